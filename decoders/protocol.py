@@ -1,0 +1,124 @@
+"""The contract between the engine and every decoding method: propose, forward, accept.
+
+A sequence's committed tokens are its prompt and what was emitted. Those whose keys and values are
+not in the cache yet are *pending*; the engine feeds them by itself, in chunks when they are many.
+When the last pending token fits into a step, the decoder may propose rows that follow it. Law
+(checked for every decoder): cached tokens == committed tokens - pending tokens, after every accept.
+
+Source: docs/architecture.md, sections 1 and 2. No torch at import time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from plait.decoders.sampling.params import SamplingParams
+
+Finish = Literal["stop", "length"]
+State = TypeVar("State")
+
+
+class Attend(IntEnum):
+    """Who sees whom among the proposed rows; all of them see the cache and the pending rows."""
+
+    CAUSAL = 0  # a row sees the rows before it
+    TREE = 1  # a row sees its ancestors
+    BLOCK = 2  # all rows see all rows
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Rows fed after the pending tokens of one sequence; none of them for plain decoding."""
+
+    token_ids: Sequence[int] = ()
+    attend: Attend = Attend.CAUSAL
+    parents: Sequence[int] | None = None  # TREE only: index of the parent row, -1 = last pending
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural-log probabilities under the model's own law, before any parameter or constraint."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), best first
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one sequence makes of its logits."""
+
+    emit: Sequence[int] = ()  # token ids committed, in order
+    keep: Sequence[int] = ()  # proposed rows, in text order, whose keys and values stay cached
+    finish: Finish | None = None
+    stop_token: int | None = None  # the token that ended the text, when one did; not emitted
+    logprobs: Sequence[TokenLogprobs] = ()  # one per emitted token, or none
+    forks: int = 0  # copies of this sequence to start from here (shared cache, own state)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRequest:
+    """What a decoder gets to know of a request."""
+
+    prompt_token_ids: Sequence[int]
+    sampling: SamplingParams
+    max_tokens: int
+    stop_token_ids: frozenset[int]
+    constraint: Constraint | None
+    sequence_index: int  # 0..n-1: the second word of the noise key
+    options: Mapping[str, Any]
+
+
+class Decoder(Protocol[State]):
+    """A host: it runs sequences of one kind of model through the three beats."""
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]]  # of the worker: "tree", "hidden", "fork", "draft_model", ...
+
+    def start(self, request: DecodeRequest) -> State:
+        """Return the state of one new sequence."""
+
+    def propose(self, states: Sequence[State]) -> Sequence[Proposal]:
+        """Return the rows each sequence feeds after its pending tokens."""
+
+    def accept(self, states: Sequence[State], logits: Sequence[Tensor]) -> Sequence[Outcome]:
+        """Decide from logits[i] [1 + proposed rows, vocab] (row 0 follows the last pending token;
+        absent when nothing was pending) what sequence i emits and keeps."""
+
+
+class Constraint(Protocol):
+    """Which tokens may come next. The verbs are those of the matcher libraries."""
+
+    def fill_bitmask(self, bitmask: Tensor, row: int) -> bool:
+        """Write the legal set as bits of int32 words; False if every token is legal."""
+
+    def accept_token(self, token_id: int) -> bool:
+        """Advance; False (and unchanged) if the token is illegal."""
+
+    def rollback(self, num_tokens: int) -> None:
+        """Take back the last accepted tokens."""
+
+    def fork(self) -> Constraint:
+        """Return an independent copy."""
+
+    def is_accepting(self) -> bool:
+        """Tell whether the text so far is complete."""
+
+    def is_terminated(self) -> bool:
+        """Tell whether nothing but the end can follow."""
+
+    def min_tokens(self) -> int:
+        """Return how many tokens complete the text from here (a bound from above, reachable)."""
+
+
+class Sampler(Protocol):
+    """Which token each row draws, and its log importance weight (0 for exact samplers)."""
+
+    def sample(self, logits: Tensor, rows: Sequence[Any]) -> tuple[Sequence[int], Sequence[float]]:
+        """Draw one token per row of logits [rows, vocab]."""

@@ -1,0 +1,129 @@
+"""What travels between the pool and a worker process, msgspec-encoded over a ZeroMQ ipc socket.
+
+Nouns only. The pool sends `Command`s, the worker answers with `Report`s; both unions are tagged.
+Times are seconds; instants are time.monotonic(), which all processes of one machine share.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from plait.decoders.sampling.params import SamplingParams
+
+FinishReason = Literal["stop", "length", "abort", "deadline", "error"]
+
+
+class CompiledConstraint(msgspec.Struct, frozen=True):
+    """A grammar that the compile service has accepted; see decoders/constrained."""
+
+    key: str  # content hash: kind, text, options, tokenizer, library version
+    compiled: bytes  # xgrammar's serialised grammar
+    grammar: str  # its text, for counting the tokens to the nearest end
+    min_tokens: int  # tokens of the shortest complete answer
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, tag="generate"):
+    """One prompt with n sequences. request_id is made by the front end and unique."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+    max_tokens: int
+    n: int = 1
+    stop_token_ids: list[int] = []
+    constraint: CompiledConstraint | None = None
+    prompt_logprobs: int | None = None  # completions with echo and logprobs
+    priority: int = 0  # lower first, as vLLM has it
+    cache_salt: str = ""
+    deadline: float | None = None
+    decoding: dict[str, Any] = {}
+    arrived: float = 0.0
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort"):
+    """The client has left, or a stop string was found in sequence `index` (None: all)."""
+
+    request_id: str
+    index: int | None = None
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
+    """Stop at once; the pool has drained before."""
+
+
+Command = GenerateRequest | Abort | Shutdown
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """Natural-log probabilities under the model's own law (no temperature, no constraint)."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]] = []
+
+
+class Started(msgspec.Struct, frozen=True, tag="started"):
+    """The request has left the queue."""
+
+    request_id: str
+    cached_tokens: int
+    at: float
+
+
+class Delta(msgspec.Struct, frozen=True, tag="delta"):
+    """New tokens of one sequence; the last delta of a sequence carries finish_reason."""
+
+    request_id: str
+    index: int
+    token_ids: list[int]
+    logprobs: list[TokenLogprob] | None = None
+    finish_reason: FinishReason | None = None
+    stop_token: int | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None = None  # first delta only; None for token 0
+    trace: dict[str, Any] | None = None  # last delta only, when decoding.trace asks for it
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The request as a whole failed; `error` names a class of server/errors.py."""
+
+    request_id: str
+    error: str
+    message: str
+    param: str | None = None
+
+
+class ModelInfo(msgspec.Struct, frozen=True, tag="ready"):
+    """First report of a worker: what it serves and what it can do."""
+
+    model: str
+    max_model_len: int
+    vocab_size: int
+    num_blocks: int
+    block_size: int
+    weights: str  # mode, e.g. "int4"
+    fingerprint: str  # of weights, mode and version: OpenAI's system_fingerprint
+    capabilities: list[str]
+    seconds_to_load: float
+
+
+class Stats(msgspec.Struct, frozen=True, tag="stats"):
+    """Heartbeat, sent about every second and whenever the engine falls idle; counters only grow."""
+
+    num_running: int
+    num_waiting: int
+    kv_blocks_used: int
+    kv_blocks_total: int
+    counters: dict[str, float]  # prefix_cache_queries, prefix_cache_hits, num_preemptions, steps,
+    # prompt_tokens, generation_tokens, forced_closings, ...
+    step_tokens: list[int] = []  # rows of each step since the last report
+
+
+class Batch(msgspec.Struct, frozen=True, tag="batch"):
+    """The reports of one engine step, in order."""
+
+    reports: list[Started | Delta | Failed]
+
+
+Report = ModelInfo | Stats | Batch

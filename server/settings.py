@@ -1,0 +1,108 @@
+"""Every setting of the server, frozen, built once by the CLI and handed down.
+
+One class a layer; the defaults here are the documented ones. Sizes in bytes, times in seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+WeightMode = Literal["auto", "fp32", "bf16", "int8", "int4"]
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """What one request may ask for."""
+
+    max_body_bytes: int = 8 * 2**20
+    max_json_depth: int = 64
+    max_n: int = 128
+    max_sequences_per_request: int = 256  # prompts x n
+    max_stop_strings: int = 4
+    max_stop_chars: int = 256
+    max_logprobs: int = 20
+    max_logit_bias: int = 1024
+    max_bad_words: int = 128
+    max_bad_word_tokens: int = 1024
+    max_cache_salt_chars: int = 128
+    max_schema_bytes: int = 256 * 2**10
+    max_schema_depth: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """The HTTP face."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: tuple[str, ...] = ()
+    protect_metrics: bool = False
+    keep_alive_s: float = 75.0  # above the 60 s of most load balancers
+    sse_comment_s: float = 15.0  # comment lines while nothing else is sent; 0: off
+    write_timeout_s: float = 60.0  # a reader slower than this is dropped
+    drain_s: float = 30.0
+    cors_origins: tuple[str, ...] = ()
+    limits: LimitSettings = field(default_factory=LimitSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class CompileSettings:
+    """The grammar compile service."""
+
+    deadline_s: float = 5.0
+    memory_bytes: int = 2 * 2**30  # address space beyond what the idle process has
+    cache_bytes: int = 64 * 2**20
+    max_whitespace: int = 4  # between two JSON tokens
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """Workers and the way to them."""
+
+    replicas: int = 1
+    max_queue: int = 256  # requests waiting or running, per worker
+    default_deadline_s: float | None = None
+    ready_timeout_s: float = 600.0
+    heartbeat_timeout_s: float = 30.0
+    restart_backoff_s: float = 1.0
+    restart_backoff_max_s: float = 60.0
+    compile: CompileSettings = field(default_factory=CompileSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """One engine; travels to the worker process."""
+
+    model: str = "smollm2-135m-instruct"  # built-in name, GGUF file or Hugging Face folder
+    served_name: str = ""  # empty: the built-in name, or the file's stem
+    device: str = "cpu"
+    weights: WeightMode = "auto"
+    threads: int = 0  # 0: as many as the machine has cores
+    max_model_len: int = 0  # 0: the model's own
+    max_num_seqs: int = 64
+    max_step_tokens: int = 512  # rows of one forward pass
+    kv_cache_bytes: int = 2**30
+    prefix_caching: bool = True
+    naive_kernels: bool = False  # the oracles instead of the compiled kernels
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetrySettings:
+    """Logs, metrics, traces."""
+
+    log_level: str = "info"
+    log_format: Literal["json", "console"] = "console"
+    access_log: bool = True
+    log_prompts: bool = False
+    otlp_endpoint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of it."""
+
+    api: ApiSettings = field(default_factory=ApiSettings)
+    pool: PoolSettings = field(default_factory=PoolSettings)
+    engines: tuple[EngineSettings, ...] = (EngineSettings(),)
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
