@@ -6,6 +6,7 @@ ServerError
 ├── Unauthorized          401
 ├── NotFound              404  no such model or route
 ├── MethodNotAllowed      405
+├── RequestTimeout        408  the body did not arrive in time
 ├── PayloadTooLarge       413
 ├── UnsupportedMediaType  415
 ├── Overloaded            429  the queue is full; retry after a while
@@ -25,13 +26,22 @@ class ServerError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str | None] = None
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None  # the class's own guess, unless the raiser knows better
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code or self.default_code
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
 
 
 class BadRequest(ServerError):
@@ -69,6 +79,14 @@ class MethodNotAllowed(ServerError):
     status = 405
     type = "invalid_request_error"
     default_code = "method_not_allowed"
+
+
+class RequestTimeout(ServerError):
+    """The body did not arrive in time."""
+
+    status = 408
+    type = "invalid_request_error"
+    default_code = "request_timeout"
 
 
 class PayloadTooLarge(ServerError):

@@ -1,0 +1,23 @@
+"""What the server tells about itself, as one object handed down to whoever has something to tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from plait.server.settings import TelemetrySettings
+from plait.server.telemetry.metrics import Metrics
+from plait.server.telemetry.tracing import Tracing, open_tracing
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """Metrics and traces of one server; logs go through structlog (see logs.py)."""
+
+    settings: TelemetrySettings = field(default_factory=TelemetrySettings)
+    metrics: Metrics = field(default_factory=Metrics)
+    tracing: Tracing = field(default_factory=Tracing)
+
+
+def build_telemetry(settings: TelemetrySettings) -> Telemetry:
+    """Return the telemetry of a server; traces are off without an endpoint."""
+    return Telemetry(settings, Metrics(), open_tracing(settings.otlp_endpoint))
