@@ -1,0 +1,24 @@
+"""Matrix products with weights of four modes: fp32, bf16, int8 and int4 (groups of 32).
+
+x [m, k] fp32, weight [n, k] -> [m, n] fp32. Outside fp32 mode x is rounded to bf16 and products
+are summed in fp32. Law: on the compiled path a row of the result has the same bits whatever the
+other rows are and however many.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from plait.kernels import dispatch
+from plait.kernels.linear import naive as _naive
+from plait.kernels.linear.weight import GROUP, Mode, Weight, dense, from_dense, from_groups
+
+__all__ = ["GROUP", "Mode", "Weight", "dense", "from_dense", "from_groups", "linear"]
+
+
+def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, *, naive: bool = False) -> Tensor:
+    """Return x [m, k] @ weight.T + bias, [m, n] fp32."""
+    if naive or weight.layout == "rows":
+        return _naive.linear(x, weight, bias)
+    result: Tensor = dispatch.extension().linear(x, weight.mode, weight.n, weight.values, bias)
+    return result

@@ -1,0 +1,40 @@
+"""Attention of ragged query rows over the paged KV cache.
+
+q [rows, heads, head_dim] fp32; k_layer [num_blocks, kv_heads, head_dim, 16] and v_layer
+[num_blocks, kv_heads, 16, head_dim], fp32 or bf16 -> [rows, heads, head_dim] fp32. Query head h
+reads KV head h // (heads / kv_heads). Row i of a segment sees the tokens 0 .. context_len - 1 of
+its sequence and, of its own segment: CAUSAL the rows 0 .. i, TREE itself and its ancestors, FULL
+all rows. With window > 0 only keys whose position is above its own minus the window (a context
+key's position is its index). Every row must see itself: its own key and value are in the cache.
+Law: on the compiled path a row's bits depend on nothing but q, the keys and values it sees and
+their places in the sequence: neither on chunking nor on other rows.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from plait.kernels import dispatch
+from plait.kernels.paged_attention import naive as _naive
+from plait.kernels.paged_attention.segments import BLOCK, CAUSAL, FULL, TREE, Segments
+
+__all__ = ["BLOCK", "CAUSAL", "FULL", "TREE", "Segments", "paged_attention"]
+
+
+def paged_attention(
+    q: Tensor,
+    k_layer: Tensor,
+    v_layer: Tensor,
+    segments: Segments,
+    *,
+    scale: float,
+    window: int = 0,
+    naive: bool = False,
+) -> Tensor:
+    """Return what each row reads from the cache, [rows, heads, head_dim] fp32."""
+    if naive or not dispatch.serves(q.device):
+        return _naive.paged_attention(q, k_layer, v_layer, segments, scale=scale, window=window)
+    out: Tensor = dispatch.extension().paged_attention(
+        q, k_layer, v_layer, segments, scale, window
+    )
+    return out

@@ -1,0 +1,64 @@
+"""The decoder stack: prepared once, then called for every forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from plait.kernels import dispatch
+from plait.kernels.decoder_stack import naive as _naive
+from plait.kernels.decoder_stack.layers import LayerWeights, StackConfig
+from plait.kernels.paged_attention import Segments
+
+if TYPE_CHECKING:
+    from plait.kernels._cpu import Stack as CompiledStack
+
+_WEIGHTS = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+class Stack:
+    """The layers of one model, ready to run.
+
+    The compiled path runs all layers in one parallel region and keeps its scratch memory from call
+    to call; it is taken when every weight is in panels. One call at a time.
+    """
+
+    def __init__(self, layers: Sequence[LayerWeights], config: StackConfig) -> None:
+        self.layers = tuple(layers)
+        self.config = config
+        self._compiled = self._compile()
+
+    def forward(
+        self,
+        x: Tensor,
+        segments: Segments,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        first_layer: int = 0,
+        last_layer: int | None = None,
+    ) -> None:
+        """Run x [rows, hidden] fp32 through layers first_layer .. last_layer - 1, in place.
+
+        k_cache [layers, num_blocks, kv_heads, head_dim, 16] and v_cache [layers, num_blocks,
+        kv_heads, 16, head_dim], fp32 or bf16: the rows' keys and values are written at their
+        slots, then read with the rest. Law: on the compiled path every row has the same bits
+        whatever the other rows are, and however a prompt is cut into calls.
+        """
+        last_layer = len(self.layers) if last_layer is None else last_layer
+        if self._compiled is not None:
+            self._compiled.forward(x, segments, k_cache, v_cache, first_layer, last_layer)
+            return
+        for index in range(first_layer, last_layer):
+            kv = k_cache[index], v_cache[index]
+            _naive.run_layer(x, self.layers[index], self.config, segments, kv)
+
+    def _compile(self) -> CompiledStack | None:
+        weights = [getattr(layer, name) for layer in self.layers for name in _WEIGHTS]
+        if any(weight.layout == "rows" for weight in weights):
+            return None
+        compiled: CompiledStack = dispatch.extension().Stack(self.config)
+        for layer in self.layers:
+            compiled.add_layer(layer)
+        return compiled

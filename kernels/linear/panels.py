@@ -1,0 +1,111 @@
+"""Weights in the order in which the C++ kernels read them.
+
+A panel is 32 columns of the product (rows of the weight); a block is one panel times one group of
+32 along k. Blocks are stored panel by panel, group by group, so that a thread reads one stream.
+The 32 columns of a block are two vectors of 16; the 32 k are 16 pairs (bf16 dot products take two
+k at a time):
+
+    fp32   [pair 16][vector 2][k of pair 2][column 16] fp32                            4096 bytes
+    bf16   [pair 16][vector 2][column 16][k of pair 2] bf16                            2048 bytes
+    int8   scale [32] fp16, [pair 16][vector 2][k of pair 2][column 16] int8           1088 bytes
+    int4   scale [32] fp16, minimum [32] fp16, [k / 8][vector 2][column 16] 32 bits     640 bytes
+
+The 32 bits of int4 hold 8 k of one column: the low half k 0, 2, 4, 6 from its lowest bits up, the
+high half k 1, 3, 5, 7, so that a shift by 4 p puts pair p into the low bits of the two halves.
+Columns beyond n and k beyond the weight's are zero.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+PANEL = 32
+GROUP = 32
+
+
+def pack_panels(mode: str, values: Tensor, scale: Tensor | None, minimum: Tensor | None) -> Tensor:
+    """Return [panels, groups, bytes of a block] uint8 for values [n, k] of layout "rows"."""
+    n, k = values.shape
+    values = pad(values, (0, -k % GROUP, 0, -n % PANEL))
+    parts = [_half_columns(half) for half in (scale, minimum) if half is not None]
+    parts.append(_PACK[mode](values))
+    return torch.cat([part.view(torch.uint8).flatten(2) for part in parts], -1).contiguous()
+
+
+def unpack_panels(mode: str, packed: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Undo pack_panels; the padding stays: values [n + pad, k + pad], scale and minimum [.., g]."""
+    scale = minimum = None
+    if mode in ("int8", "int4"):
+        scale, packed = _split_half(packed)
+    if mode == "int4":
+        minimum, packed = _split_half(packed)
+    return _UNPACK[mode](packed.contiguous()), scale, minimum
+
+
+def _half_columns(half: Tensor) -> Tensor:
+    """[n, groups] fp16 -> [panels, groups, 32]."""
+    half = pad(half, (0, 0, 0, -half.shape[0] % PANEL))
+    return half.view(-1, PANEL, half.shape[1]).transpose(1, 2).contiguous()
+
+
+def _split_half(packed: Tensor) -> tuple[Tensor, Tensor]:
+    size = 2 * PANEL
+    half = packed[..., :size].contiguous().view(torch.float16)  # [panels, groups, 32]
+    return half.transpose(1, 2).reshape(-1, packed.shape[1]), packed[..., size:]
+
+
+def _pack_planes(values: Tensor) -> Tensor:
+    """[n, k] -> [panel, group, pair, vector, k of pair, column]."""
+    split = values.view(values.shape[0] // PANEL, 2, 16, -1, 16, 2)  # [panel, v, c, group, pair, h]
+    return split.permute(0, 3, 4, 1, 5, 2).contiguous()
+
+
+def _pack_pairs(values: Tensor) -> Tensor:
+    """[n, k] -> [panel, group, pair, vector, column, k of pair]."""
+    split = values.view(values.shape[0] // PANEL, 2, 16, -1, 16, 2)
+    return split.permute(0, 3, 4, 1, 2, 5).contiguous()
+
+
+def _pack_nibbles(values: Tensor) -> Tensor:
+    """[n, k] of 0..15 -> [panel, group, k / 8, vector, column, byte of 32 bits]."""
+    panels = values.shape[0] // PANEL
+    split = values.view(panels, 2, 16, -1, 4, 2, 2, 2)  # [panel, v, c, group, eight, b, i, half]
+    low, high = split[..., 0, :], split[..., 1, :]  # pairs 0, 2 and 1, 3 of an eight
+    packed = low | (high << 4)  # [panel, v, c, group, eight, byte of half, half]
+    return packed.permute(0, 3, 4, 1, 2, 6, 5).contiguous()
+
+
+def _unpack_planes(dtype: torch.dtype, packed: Tensor) -> Tensor:
+    panels, groups, _ = packed.shape
+    split = packed.view(dtype).view(panels, groups, 16, 2, 2, 16)
+    return split.permute(0, 3, 5, 1, 2, 4).reshape(panels * PANEL, groups * GROUP)
+
+
+def _unpack_pairs(packed: Tensor) -> Tensor:
+    panels, groups, _ = packed.shape
+    split = packed.view(torch.bfloat16).view(panels, groups, 16, 2, 16, 2)
+    return split.permute(0, 3, 4, 1, 2, 5).reshape(panels * PANEL, groups * GROUP)
+
+
+def _unpack_nibbles(packed: Tensor) -> Tensor:
+    panels, groups, _ = packed.shape
+    split = packed.view(panels, groups, 4, 2, 16, 2, 2)  # [.., half, byte of half]
+    split = split.permute(0, 3, 4, 1, 2, 6, 5)  # [panel, v, c, group, eight, byte of half, half]
+    both = torch.stack([split & 15, split >> 4], -2)  # [.., byte of half, pair of byte, half]
+    return both.reshape(panels * PANEL, groups * GROUP)
+
+
+_PACK = {
+    "fp32": _pack_planes,
+    "bf16": _pack_pairs,
+    "int8": _pack_planes,
+    "int4": _pack_nibbles,
+}
+_UNPACK = {
+    "fp32": lambda packed: _unpack_planes(torch.float32, packed),
+    "bf16": _unpack_pairs,
+    "int8": lambda packed: _unpack_planes(torch.int8, packed),
+    "int4": _unpack_nibbles,
+}

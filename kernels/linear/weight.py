@@ -1,0 +1,139 @@
+"""The weight of a linear layer, in one of four modes and one of two layouts.
+
+Layout "rows" is what torch code reads: values [n, k], and for the integer modes scale and minimum
+[n, k / 32]. Layout "panels" is what the C++ kernels stream, see panels.py. A quantised value is
+`q * scale + minimum` with one scale and one minimum for 32 neighbours along k; both are fp16
+numbers, as in GGUF, so that Q4_0, Q4_1 and Q8_0 are held exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from plait.kernels import dispatch
+from plait.kernels.linear.panels import pack_panels, unpack_panels
+
+Mode = Literal["fp32", "bf16", "int8", "int4"]
+GROUP = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A matrix [n, k]; y = x @ dense(weight).T."""
+
+    mode: Mode
+    n: int
+    k: int
+    layout: Literal["rows", "panels"]
+    values: Tensor  # rows: [n, k or k padded to 32]; panels: [panels, groups, bytes] uint8
+    scale: Tensor | None = None  # rows of int8 and int4: [n, groups] fp16
+    minimum: Tensor | None = None  # rows of int4: [n, groups] fp16
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that one pass over the weight reads."""
+        parts = (self.values, self.scale, self.minimum)
+        return sum(part.nbytes for part in parts if part is not None)
+
+
+def from_dense(dense: Tensor, mode: Mode, *, naive: bool = False) -> Weight:
+    """Store a dense matrix [n, k] of any float type, rounding or quantising it to `mode`.
+
+    int4 is asymmetric (minimum and maximum of a group are hit), int8 symmetric.
+
+    Args:
+        naive: keep layout "rows" even where the compiled kernels serve.
+    """
+    n, k = dense.shape
+    if mode == "fp32":
+        return _place(Weight(mode, n, k, "rows", dense.float().contiguous()), naive)
+    if mode == "bf16":
+        return _place(Weight(mode, n, k, "rows", dense.bfloat16().contiguous()), naive)
+    groups = pad(dense.float(), (0, -k % GROUP)).view(n, -1, GROUP)
+    q, scale, minimum = _quantise_int8(groups) if mode == "int8" else _quantise_int4(groups)
+    return _place(Weight(mode, n, k, "rows", q.view(n, -1), scale, minimum), naive)
+
+
+def from_groups(q: Tensor, scale: Tensor, minimum: Tensor | None, *, naive: bool = False) -> Weight:
+    """Store groups that are quantised already; exact.
+
+    Args:
+        q: [n, k], k a multiple of 32; uint8 of 0..15 (int4) or int8 (int8).
+        scale: [n, k / 32], fp16 numbers in any float type.
+        minimum: like scale for int4; None for int8.
+    Raises:
+        ValueError: the parts do not fit together, or scale or minimum are no fp16 numbers.
+    """
+    n, k = q.shape
+    mode: Mode = "int8" if q.dtype == torch.int8 else "int4"
+    if k % GROUP or scale.shape != (n, k // GROUP):
+        raise ValueError(f"q {tuple(q.shape)} and scale {tuple(scale.shape)} are no groups of 32")
+    if (minimum is None) != (mode == "int8"):
+        raise ValueError(f"{mode} groups have {'no ' if mode == 'int8' else 'a '}minimum")
+    minimum = None if minimum is None else _as_half(minimum)
+    return _place(Weight(mode, n, k, "rows", q.contiguous(), _as_half(scale), minimum), naive)
+
+
+def dense(weight: Weight) -> Tensor:
+    """Return the matrix [n, k] fp32 that the weight stands for."""
+    if weight.layout == "panels":
+        weight = _rows(weight)
+    values = weight.values.float()
+    if weight.scale is None:
+        return values
+    groups = values.view(weight.n, -1, GROUP) * weight.scale.float().unsqueeze(-1)
+    if weight.minimum is not None:
+        groups += weight.minimum.float().unsqueeze(-1)
+    return groups.view(weight.n, -1)[:, : weight.k]
+
+
+def _quantise_int8(groups: Tensor) -> tuple[Tensor, Tensor, None]:
+    scale = (groups.abs().amax(-1) / 127).clamp(max=_HALF_MAX).half()
+    q = (groups * _inverse(scale)).round_().clamp_(-127, 127).to(torch.int8)
+    return q, scale, None
+
+
+def _quantise_int4(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    low, high = torch.aminmax(groups, dim=-1)
+    minimum = low.clamp(-_HALF_MAX, _HALF_MAX).half()
+    scale = ((high - minimum.float()) / 15).clamp(0, _HALF_MAX).half()
+    above = groups - minimum.float().unsqueeze(-1)
+    q = (above * _inverse(scale)).round_().clamp_(0, 15).to(torch.uint8)
+    return q, scale, minimum
+
+
+_HALF_MAX = 65504.0
+
+
+def _inverse(scale: Tensor) -> Tensor:
+    wide = scale.float()
+    return torch.where(wide > 0, 1 / wide, 0).unsqueeze(-1)
+
+
+def _as_half(values: Tensor) -> Tensor:
+    half = values.half().contiguous()
+    if not torch.equal(half.float(), values.float()):
+        raise ValueError("scales and minima of groups must be fp16 numbers")
+    return half
+
+
+def _place(weight: Weight, naive: bool) -> Weight:
+    if naive or not dispatch.serves(weight.values.device):
+        return weight
+    values = pack_panels(weight.mode, weight.values, weight.scale, weight.minimum)
+    return Weight(weight.mode, weight.n, weight.k, "panels", values)
+
+
+def _rows(weight: Weight) -> Weight:
+    values, scale, minimum = unpack_panels(weight.mode, weight.values)
+    values = values[: weight.n]
+    if weight.scale is None and weight.mode in ("fp32", "bf16"):
+        values = values[:, : weight.k]
+    scale = None if scale is None else scale[: weight.n]
+    minimum = None if minimum is None else minimum[: weight.n]
+    return Weight(weight.mode, weight.n, weight.k, "rows", values, scale, minimum)

@@ -1,0 +1,74 @@
+"""The oracle of paged attention, and what serves on other devices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from plait.kernels.paged_attention.segments import BLOCK, CAUSAL, TREE, Segments
+
+
+def paged_attention(
+    q: Tensor, k_layer: Tensor, v_layer: Tensor, segments: Segments, *, scale: float, window: int
+) -> Tensor:
+    """Return softmax(scale * q k) v over the keys that each row sees, [rows, heads, head_dim] fp32.
+
+    Shapes and laws in the package's docstring. Cost: a Python loop over the segments.
+    """
+    out = torch.empty_like(q, dtype=torch.float32)
+    starts = segments.row_start.tolist()
+    contexts = segments.context_len.tolist()
+    kinds = segments.attend.tolist()
+    for i, (context, kind) in enumerate(zip(contexts, kinds, strict=True)):
+        rows = slice(starts[i], starts[i + 1])
+        if rows.start == rows.stop:
+            continue
+        length = context + rows.stop - rows.start
+        keys, values = _gather(k_layer, v_layer, segments.block_tables[i], length)
+        seen = _seen(segments, rows, context, kind=kind, window=window)
+        out[rows] = _attend(q[rows].float(), keys, values, seen, scale)
+    return out
+
+
+def _gather(k_layer: Tensor, v_layer: Tensor, table: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Return keys and values of the first `length` tokens, [kv_heads, length, head_dim] fp32."""
+    blocks = table[: -(-length // BLOCK)].long()
+    keys = k_layer[blocks].permute(1, 0, 3, 2).flatten(1, 2)
+    values = v_layer[blocks].permute(1, 0, 2, 3).flatten(1, 2)
+    return keys[:, :length].float(), values[:, :length].float()
+
+
+def _seen(segments: Segments, rows: slice, context: int, *, kind: int, window: int) -> Tensor:
+    """Return which of the context and the segment's own rows each row sees, [r, context + r]."""
+    count = rows.stop - rows.start
+    positions = segments.positions[rows].long()
+    device = positions.device
+    own = torch.ones(count, count, dtype=torch.bool, device=device)
+    if kind == CAUSAL:
+        own = own.tril()
+    elif kind == TREE:
+        own = _ancestors(segments.parents[rows].tolist()).to(device)
+    before = torch.ones(count, context, dtype=torch.bool, device=device)
+    seen = torch.cat([before, own], 1)
+    if window:
+        keys = torch.cat([torch.arange(context, device=device), positions])
+        seen &= keys > (positions - window).unsqueeze(1)
+    return seen
+
+
+def _ancestors(parents: list[int]) -> Tensor:
+    seen = torch.eye(len(parents), dtype=torch.bool)
+    for row, parent in enumerate(parents):
+        if parent >= 0:
+            seen[row] |= seen[parent]
+    return seen
+
+
+def _attend(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float) -> Tensor:
+    """q [r, heads, d], keys and values [kv_heads, n, d], seen [r, n] -> [r, heads, d]."""
+    rows, heads, dim = q.shape
+    kv_heads = keys.shape[0]
+    queries = q.view(rows, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3)
+    scores = queries @ keys.transpose(1, 2).unsqueeze(1) * scale  # [kv, group, r, n]
+    weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+    return (weights @ values.unsqueeze(1)).permute(2, 0, 1, 3).reshape(rows, heads, dim)
