@@ -1,0 +1,73 @@
+"""Gumbel noise that is a function of its key, and the draw made with it.
+
+A key is (seed, sequence index, position): the request's 64 bits, which of its n sequences, and the
+absolute index of the token drawn (prompt length plus outputs so far). Token t of a key gets the
+noise that Philox4x32-10 makes of key words (seed low, seed high) and counter words (16 * (t // 64)
++ t % 16, position, sequence, 0), output word (t // 16) % 4; this order lets 16 lanes run side by
+side. The last counter word is 0 for ordinary sampling; methods with draws of their own take others.
+
+Law: argmax(scores + noise) is a draw from softmax(scores), and the noise depends on nothing but the
+key and the token: not on the batch, the vocabulary's size, the thread or the machine (elementary.py).
+
+Source: Salmon et al. 2011 (Philox, Random123); docs/architecture.md, law 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from plait.kernels import dispatch
+from plait.kernels.noise import naive as _naive
+
+
+def key(seed: int, sequence: int, position: int) -> tuple[int, int, int]:
+    """Return one row of a keys tensor; the seed's 64 bits become a signed int64."""
+    seed &= 2**64 - 1
+    return seed - 2**64 if seed >= 2**63 else seed, sequence, position
+
+
+def gumbel(keys: Tensor, num_tokens: int, *, naive: bool = False) -> Tensor:
+    """Return standard Gumbel noise; every value lies in [-2.9, 22.9].
+
+    Args:
+        keys: [b, 3] int64, see `key`.
+        num_tokens: tokens of the vocabulary, >= 1.
+        naive: use the oracle even where the compiled kernel is available.
+    Returns:
+        [b, num_tokens] float32 on the device of keys.
+    Cost: about 1 ns a value and core compiled.
+    """
+    if naive or not dispatch.serves(keys.device):
+        return _naive.gumbel(keys, num_tokens)
+    noise: Tensor = torch.ops.plait_noise.gumbel(keys, num_tokens)
+    return noise
+
+
+def gumbel_argmax(
+    scores: Tensor,
+    keys: Tensor,
+    *,
+    temperatures: Tensor | None = None,
+    rows: Tensor | None = None,
+    naive: bool = False,
+) -> Tensor:
+    """Return the token that wins under scores / temperature + noise, the lowest id among equals.
+
+    Neither the noise nor the scaled scores are stored. A temperature of 0 means neither: argmax.
+    Scores of -inf and NaN never win; a row of nothing else gives token 0.
+
+    Args:
+        scores: [n, vocab] float32, rows contiguous; not modified.
+        keys: [b, 3] int64, see `key`.
+        temperatures: [b] float32, >= 0; None means 1 everywhere.
+        rows: [b] int64, the row of scores that draw i reads; None means row i (n = b).
+        naive: use the oracle even where the compiled kernel is available.
+    Returns:
+        [b] int64 token ids.
+    """
+    if naive or not dispatch.serves(scores.device):
+        return _naive.gumbel_argmax(scores, keys, temperatures=temperatures, rows=rows)
+    tokens: Tensor = torch.ops.plait_noise.gumbel_argmax(scores, keys, temperatures, rows)
+    return tokens
+
