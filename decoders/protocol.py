@@ -59,7 +59,18 @@ class Outcome:
     finish: Finish | None = None
     stop_token: int | None = None  # the token that ended the text, when one did; not emitted
     logprobs: Sequence[TokenLogprobs] = ()  # one per emitted token, or none
-    forks: int = 0  # copies of this sequence to start from here (shared cache, own state)
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What the model returned for several sequences, packed.
+
+    Sequence i owns logits[offsets[i]:offsets[i + 1]]: the row that follows its last pending token
+    (absent when nothing was pending), then one row per proposed token.
+    """
+
+    logits: Tensor  # [rows, vocab] float32; not to be modified
+    offsets: Sequence[int]  # [sequences + 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +98,11 @@ class Decoder(Protocol[State]):
     def propose(self, states: Sequence[State]) -> Sequence[Proposal]:
         """Return the rows each sequence feeds after its pending tokens."""
 
-    def accept(self, states: Sequence[State], logits: Sequence[Tensor]) -> Sequence[Outcome]:
-        """Decide from logits[i] [1 + proposed rows, vocab] (row 0 follows the last pending token;
-        absent when nothing was pending) what sequence i emits and keeps."""
+    def accept(self, states: Sequence[State], forward: Forward) -> Sequence[Outcome]:
+        """Decide what each sequence emits and keeps."""
+
+    def report(self, state: State) -> Mapping[str, Any]:
+        """Return the sequence's share of the `decoding` object (docs/architecture.md, 7)."""
 
 
 class Constraint(Protocol):
@@ -116,9 +129,5 @@ class Constraint(Protocol):
     def min_tokens(self) -> int:
         """Return how many tokens complete the text from here (a bound from above, reachable)."""
 
-
-class Sampler(Protocol):
-    """Which token each row draws, and its log importance weight (0 for exact samplers)."""
-
-    def sample(self, logits: Tensor, rows: Sequence[Any]) -> tuple[Sequence[int], Sequence[float]]:
-        """Draw one token per row of logits [rows, vocab]."""
+    def closing_tokens(self) -> Sequence[int]:
+        """Return min_tokens() tokens that complete the text from here."""

@@ -1,0 +1,139 @@
+"""The engine's door: what can never run is refused, constraints are loaded off the step loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+from plait.decoders.protocol import Constraint, Decoder, DecodeRequest
+from plait.server.engine.kv_blocks import BLOCK, root_hash
+from plait.server.engine.sequence import Sequence
+from plait.server.errors import BadRequest, ContextTooLong
+from plait.server.pool.messages import CompiledConstraint, Failed, GenerateRequest
+
+POLL_S = 0.05  # how long an idle engine waits for a constraint before it looks at its commands
+LoadConstraint = Callable[[CompiledConstraint], Constraint]
+ChooseDecoder = Callable[[GenerateRequest], Decoder[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What one engine can hold."""
+
+    max_model_len: int
+    num_blocks: int
+    vocab_size: int
+    fingerprint: str  # of the weights: the prefix cache's root
+
+
+class Admission:
+    """Turns requests into sequences that are ready to run."""
+
+    def __init__(
+        self, capacity: Capacity, choose_decoder: ChooseDecoder, load_constraint: LoadConstraint
+    ) -> None:
+        self._capacity = capacity
+        self._choose_decoder = choose_decoder
+        self._load_constraint = load_constraint
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="constraints")
+        self._loading: dict[str, tuple[GenerateRequest, Future[Constraint | None]]] = {}
+        self._dropped: dict[str, set[int]] = {}  # sequences aborted while their request loads
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether some request waits for its constraint."""
+        return bool(self._loading)
+
+    @property
+    def num_loading(self) -> int:
+        """Sequences of requests that wait for their constraints."""
+        return sum(request.n for request, _ in self._loading.values())
+
+    def add(self, request: GenerateRequest) -> None:
+        """Check the request against the engine's size and start to load its constraint."""
+        self._check(request)
+        if request.constraint is None:
+            future: Future[Constraint | None] = Future()
+            future.set_result(None)
+        else:
+            future = self._loader.submit(self._load_constraint, request.constraint)
+        self._loading[request.request_id] = (request, future)
+
+    def drop(self, request_id: str, index: int | None) -> None:
+        """Forget a request, or one of its sequences, that has not got through the door yet."""
+        if index is None:
+            entry = self._loading.pop(request_id, None)
+            self._dropped.pop(request_id, None)
+            if entry is not None:
+                entry[1].cancel()
+        elif request_id in self._loading:
+            self._dropped.setdefault(request_id, set()).add(index)
+
+    def poll(self, *, wait: bool) -> tuple[list[list[Sequence]], list[Failed]]:
+        """Return the sequences of each request that is ready, in order of arrival, and failures.
+
+        wait: with nothing else to do, wait up to POLL_S for the first.
+        """
+        if wait and self._loading:
+            _wait_for_any([future for _, future in self._loading.values()])
+        arrived: list[list[Sequence]] = []
+        failed: list[Failed] = []
+        for request_id, (request, future) in list(self._loading.items()):
+            if not future.done():
+                continue
+            del self._loading[request_id]
+            dropped = self._dropped.pop(request_id, set())
+            error = future.exception()
+            if error is not None:
+                failed.append(Failed(request_id, "Internal", f"constraint not loaded: {error}"))
+                continue
+            members = self._sequences(request, future.result())
+            arrived.append([s for s in members if s.index not in dropped])
+        return [sequences for sequences in arrived if sequences], failed
+
+    def _check(self, request: GenerateRequest) -> None:
+        capacity, length = self._capacity, len(request.prompt_token_ids)
+        if length == 0:
+            raise BadRequest("The prompt has no tokens; give at least one.", param="prompt")
+        if not all(0 <= token < capacity.vocab_size for token in request.prompt_token_ids):
+            raise BadRequest("The prompt holds a token id outside the vocabulary.", param="prompt")
+        limit = min(capacity.max_model_len, (capacity.num_blocks - 1) * BLOCK)
+        if length + request.max_tokens > limit:
+            raise ContextTooLong(
+                f"The prompt has {length} tokens and max_tokens is {request.max_tokens}; together "
+                f"they may be at most {limit}. Shorten the prompt or lower max_tokens.",
+                param="max_tokens" if length < limit else "prompt",
+            )
+
+    def _sequences(self, request: GenerateRequest, base: Constraint | None) -> list[Sequence]:
+        decoder = self._choose_decoder(request)
+        root = root_hash(self._capacity.fingerprint, request.cache_salt)
+        made: list[Sequence] = []
+        for index in range(request.n):
+            start = DecodeRequest(
+                prompt_token_ids=request.prompt_token_ids,
+                sampling=request.sampling,
+                max_tokens=request.max_tokens,
+                stop_token_ids=frozenset(request.stop_token_ids),
+                constraint=base.fork() if base is not None else None,
+                sequence_index=index,
+                options=request.decoding,
+            )
+            made.append(
+                Sequence(
+                    request,
+                    index,
+                    decoder,
+                    decoder.start(start),
+                    root,
+                    leader=made[0] if made else None,
+                    tokens=list(request.prompt_token_ids),
+                )
+            )
+        return made
+
+
+def _wait_for_any(futures: list[Future[Constraint | None]]) -> None:
+    wait(futures, timeout=POLL_S, return_when=FIRST_COMPLETED)

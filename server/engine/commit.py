@@ -1,0 +1,85 @@
+"""Small verbs of the engine's step: grouping rows by decoder, and wording reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence as Sequences
+from typing import Any
+
+import torch
+
+from plait.decoders.protocol import Decoder, Forward, Outcome
+from plait.server.engine.sequence import Sequence
+from plait.server.pool.messages import Delta, Started, TokenLogprob
+
+
+def group_by_decoder(sequences: Sequences[Sequence]) -> list[tuple[Decoder[Any], list[int]]]:
+    """Return each decoder in use with the indices of its sequences."""
+    groups: dict[int, tuple[Decoder[Any], list[int]]] = {}
+    for i, sequence in enumerate(sequences):
+        groups.setdefault(id(sequence.decoder), (sequence.decoder, []))[1].append(i)
+    return list(groups.values())
+
+
+def select_rows(forward: Forward, members: Sequences[int]) -> Forward:
+    """Return the part of a packed forward that belongs to some sequences; a view if it is all."""
+    offsets = forward.offsets
+    if len(members) == len(offsets) - 1:
+        return forward
+    rows = [row for i in members for row in range(offsets[i], offsets[i + 1])]
+    starts = [0]
+    for i in members:
+        starts.append(starts[-1] + offsets[i + 1] - offsets[i])
+    return Forward(forward.logits[torch.tensor(rows, device=forward.logits.device)], starts)
+
+
+def started(sequence: Sequence) -> Started:
+    """Report that a sequence left the queue, with what the prefix cache gave."""
+    sequence.is_started = True
+    return Started(sequence.request.request_id, sequence.num_cached, time.monotonic())
+
+
+def is_late(sequence: Sequence) -> bool:
+    """Tell whether the request's deadline has passed."""
+    deadline = sequence.request.deadline
+    return deadline is not None and deadline <= time.monotonic()
+
+
+def ended_by_deadline(sequence: Sequence) -> Delta:
+    """Report the end of a sequence whose time is over."""
+    return Delta(sequence.request.request_id, sequence.index, [], finish_reason="deadline")
+
+
+def delta_of(sequence: Sequence, outcome: Outcome) -> Delta | None:
+    """Report what a step gave one sequence; None if there is nothing to see."""
+    request = sequence.request
+    if not outcome.emit and outcome.finish is None:
+        return None
+    is_first = len(sequence.steps) == len(outcome.emit)
+    wants_trace = outcome.finish is not None and request.decoding.get("trace", False)
+    logprobs = [TokenLogprob(t.token_id, t.logprob, list(t.top)) for t in outcome.logprobs]
+    return Delta(
+        request.request_id,
+        sequence.index,
+        list(outcome.emit),
+        logprobs=logprobs or None,
+        finish_reason=outcome.finish,
+        stop_token=outcome.stop_token,
+        prompt_logprobs=sequence.prompt_logprobs
+        if is_first and sequence.wants_prompt_logprobs
+        else None,
+        trace=trace_of(sequence) if wants_trace else None,
+    )
+
+
+def trace_of(sequence: Sequence) -> dict[str, Any]:
+    """Return the `decoding` object of docs/architecture.md, section 7, for one sequence."""
+    emitted = len(sequence.steps)
+    return {
+        "forwards": sequence.forwards,
+        "tokens_per_forward": emitted / sequence.forwards,
+        "drafted": {},
+        "accepted": {},
+        "steps": sequence.steps,
+        **sequence.decoder.report(sequence.state),
+    }

@@ -1,0 +1,163 @@
+"""The engine: propose, forward, accept, for all running sequences at once.
+
+It knows sequences, blocks and decoders by their protocols; neither text nor any method's name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence as Sequences
+
+from plait.decoders.protocol import Forward, Outcome, Proposal
+from plait.server.engine.admission import Admission
+from plait.server.engine.commit import (
+    delta_of,
+    ended_by_deadline,
+    group_by_decoder,
+    is_late,
+    select_rows,
+    started,
+)
+from plait.server.engine.kv_blocks import BlockManager
+from plait.server.engine.prompt_logprobs import collect_prompt_logprobs
+from plait.server.engine.runner import Runner
+from plait.server.engine.scheduler import Scheduler
+from plait.server.engine.sequence import Sequence, Slice
+from plait.server.pool.messages import Delta, Failed, GenerateRequest, Started, Stats
+from plait.server.settings import EngineSettings
+
+Report = Started | Delta | Failed
+
+
+class Engine:
+    """Runs requests on one model. One thread adds, aborts and steps."""
+
+    def __init__(
+        self, runner: Runner, blocks: BlockManager, admission: Admission, settings: EngineSettings
+    ) -> None:
+        self._runner = runner
+        self._blocks = blocks
+        self._admission = admission
+        self._scheduler = Scheduler(
+            blocks,
+            runner.copy_block,
+            max_seqs=settings.max_num_seqs,
+            max_rows=settings.max_step_tokens,
+        )
+        self._live: dict[str, list[Sequence]] = {}
+        self._counters: Counter[str] = Counter()
+        self._step_tokens: list[int] = []
+
+    @property
+    def has_work(self) -> bool:
+        """Whether step() would do something."""
+        return bool(self._live) or self._admission.is_loading
+
+    def add(self, request: GenerateRequest) -> None:
+        """Queue a request; raise ServerError if this engine can never serve it."""
+        self._admission.add(request)
+
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        """Drop a request or one of its sequences, and free all it holds; unknown ids are fine."""
+        self._admission.drop(request_id, index)
+        for sequence in list(self._live.get(request_id, ())):
+            if index is None or sequence.index == index:
+                self._remove(sequence)
+
+    def step(self) -> list[Report]:
+        """Advance every running sequence by one forward pass; return what there is to tell."""
+        reports = self._admit() + self._expire()
+        slices = self._scheduler.schedule(self._propose)
+        if not slices:
+            return reports
+        reports += [started(s.sequence) for s in slices if not s.sequence.is_started]
+        hidden, offsets = self._runner.forward(slices)
+        collect_prompt_logprobs(self._runner, slices, hidden, offsets)
+        due = [piece for piece in slices if piece.proposal is not None]
+        outcomes = self._accept(due, self._runner.logits(slices, hidden, offsets)) if due else {}
+        self._step_tokens.append(len(hidden))
+        return reports + [r for s in slices for r in self._commit(s, outcomes.get(id(s)))]
+
+    def stats(self) -> Stats:
+        """Return gauges, counters since the start, and the rows of each step since last asked."""
+        steps, self._step_tokens = self._step_tokens, []
+        self._counters["steps"] += len(steps)
+        counters = {
+            "prefix_cache_queries": self._blocks.queries,
+            "prefix_cache_hits": self._blocks.hits,
+            "num_preemptions": self._scheduler.num_preemptions,
+            **self._counters,
+        }
+        return Stats(
+            num_running=self._scheduler.num_running,
+            num_waiting=self._scheduler.num_waiting + self._admission.num_loading,
+            kv_blocks_used=self._blocks.num_used,
+            kv_blocks_total=self._blocks.num_blocks,
+            counters={name: float(value) for name, value in counters.items()},
+            step_tokens=steps,
+        )
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError if blocks are lost, or held while nothing runs."""
+        self._blocks.check_integrity()
+        assert self._live or self._blocks.num_used == 0, "blocks are held by nobody"
+
+    def _admit(self) -> list[Report]:
+        """Queue the requests whose constraints have been loaded meanwhile."""
+        arrived, failed = self._admission.poll(wait=not self._live)
+        for sequences in arrived:
+            self._live[sequences[0].request.request_id] = sequences
+            for sequence in sequences:
+                self._scheduler.add(sequence)
+        return [*failed]
+
+    def _expire(self) -> list[Report]:
+        """End the sequences whose request's deadline has passed."""
+        late = [s for sequences in self._live.values() for s in sequences if is_late(s)]
+        for sequence in late:
+            self._remove(sequence)
+        return [ended_by_deadline(sequence) for sequence in late]
+
+    def _propose(self, sequences: Sequences[Sequence]) -> list[Proposal]:
+        proposals: dict[int, Proposal] = {}
+        for decoder, members in group_by_decoder(sequences):
+            made = decoder.propose([sequences[i].state for i in members])
+            proposals |= dict(zip(members, made, strict=True))
+        return [proposals[i] for i in range(len(sequences))]
+
+    def _accept(self, due: Sequences[Slice], forward: Forward) -> dict[int, Outcome]:
+        outcomes: dict[int, Outcome] = {}
+        for decoder, members in group_by_decoder([piece.sequence for piece in due]):
+            states = [due[i].sequence.state for i in members]
+            made = decoder.accept(states, select_rows(forward, members))
+            outcomes |= {id(due[i]): outcome for i, outcome in zip(members, made, strict=True)}
+        return outcomes
+
+    def _commit(self, piece: Slice, outcome: Outcome | None) -> list[Report]:
+        """Make the outcome true: cache, text, counters; return what the client gets to see."""
+        sequence = piece.sequence
+        num_cached = sequence.num_cached + piece.num_pending
+        self._counters["prompt_tokens"] += max(
+            min(num_cached, sequence.prompt_length) - sequence.num_cached, 0
+        )
+        if outcome is None:
+            self._scheduler.commit(sequence, num_cached)
+            return []
+        self._runner.compact(piece, outcome.keep)
+        sequence.forwards += 1
+        sequence.tokens.extend(outcome.emit)
+        sequence.steps.extend([sequence.forwards] * len(outcome.emit))
+        self._scheduler.commit(sequence, num_cached + len(outcome.keep))
+        assert sequence.num_pending >= 0, "a decoder kept rows that it did not emit"
+        self._counters["generation_tokens"] += len(outcome.emit)
+        if outcome.finish is not None:
+            self._remove(sequence)
+        delta = delta_of(sequence, outcome)
+        return [delta] if delta is not None else []
+
+    def _remove(self, sequence: Sequence) -> None:
+        request_id = sequence.request.request_id
+        self._scheduler.remove(sequence)
+        self._live[request_id].remove(sequence)
+        if not self._live[request_id]:
+            del self._live[request_id]

@@ -1,0 +1,189 @@
+"""Who runs in the next step, on how many rows, with which blocks.
+
+Running sequences come first, in order of priority and arrival, those that decode before those that
+still read their prompt. Prompts are read in chunks of what is left of the step's token budget. When
+blocks run out, the sequence that is last in order gives its blocks back and waits (it is recomputed
+later; law 1 makes the result the same).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Sequences
+
+from plait.decoders.protocol import Proposal
+from plait.server.engine.kv_blocks import BLOCK, BlockManager, extend_hashes, num_blocks_for
+from plait.server.engine.sequence import Sequence, Slice
+
+Copy = Callable[[int, int], None]  # (source block, destination block)
+Propose = Callable[[Sequences[Sequence]], Sequences[Proposal]]
+
+
+class Scheduler:
+    """The queues and the block tables of one engine."""
+
+    def __init__(self, blocks: BlockManager, copy: Copy, *, max_seqs: int, max_rows: int) -> None:
+        self.blocks = blocks
+        self.num_preemptions = 0
+        self._copy = copy
+        self._max_seqs = max_seqs
+        self._max_rows = max_rows
+        self._waiting: list[tuple[tuple[int, float, str, int], Sequence]] = []
+        self._running: list[Sequence] = []
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences in the queue."""
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold blocks."""
+        return len(self._running)
+
+    def sequences(self) -> Iterable[Sequence]:
+        """All sequences, running ones first."""
+        return [*self._running, *(sequence for _, sequence in self._waiting)]
+
+    def add(self, sequence: Sequence) -> None:
+        """Put a sequence into the queue."""
+        heapq.heappush(self._waiting, (sequence.order, sequence))
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a sequence out, wherever it is, and release its blocks."""
+        sequence.is_done = True
+        if sequence.is_running:
+            self._running.remove(sequence)
+            self._vacate(sequence)
+        else:
+            self._waiting = [entry for entry in self._waiting if entry[1] is not sequence]
+            heapq.heapify(self._waiting)
+
+    def schedule(self, propose: Propose) -> list[Slice]:
+        """Return the slices of the next step; every one of them has its blocks."""
+        self._admit()
+        planned = self._plan_rows()
+        complete = [s for s, rows in planned if rows == s.num_pending]
+        proposals = dict(zip(map(id, complete), propose(complete), strict=True))
+        slices = [Slice(s, rows, proposals.get(id(s))) for s, rows in planned]
+        return [piece for piece in slices if self._reserve(piece)]
+
+    def commit(self, sequence: Sequence, num_cached: int) -> None:
+        """Note that so many tokens are cached now, and offer full blocks to later prompts."""
+        sequence.num_cached = num_cached
+        full = num_cached // BLOCK
+        first = len(sequence.hashes)
+        if self.blocks.prefix_caching and full > first:
+            extend_hashes(sequence.hashes, sequence.root, sequence.tokens, full)
+            for i in range(first, full):
+                self.blocks.register(sequence.blocks[i], sequence.hashes[i])
+
+    def _admit(self) -> None:
+        skipped = []
+        while self._waiting and len(self._running) < self._max_seqs:
+            entry = heapq.heappop(self._waiting)
+            if _awaits_leader(entry[1]):
+                skipped.append(entry)
+            elif not self._start(entry[1]):
+                skipped.append(entry)
+                break
+        for entry in skipped:
+            heapq.heappush(self._waiting, entry)
+
+    def _start(self, sequence: Sequence) -> bool:
+        """Give the sequence what the cache has of it, if the rest will fit as things stand."""
+        blocks = self.blocks
+        shared = self._share_prefix(sequence)
+        needed = num_blocks_for(len(sequence.tokens) + 1) - len(shared) + 1
+        if needed + len(self._running) > blocks.num_available and self._running:
+            blocks.release(shared)
+            sequence.num_cached = 0
+            return False
+        sequence.blocks = shared
+        sequence.is_running = True
+        self._running.append(sequence)
+        self._running.sort(key=lambda s: s.order)
+        return True
+
+    def _share_prefix(self, sequence: Sequence) -> list[int]:
+        """Return referenced blocks for the longest cached prefix; sets num_cached."""
+        leader, last = sequence.leader, len(sequence.tokens) - 1  # one token must stay pending
+        if leader is not None and leader.is_running and _has_prompt(leader):
+            sequence.num_cached = min(last, sequence.prompt_length - 1)
+            shared = leader.blocks[: num_blocks_for(sequence.num_cached)]
+            self.blocks.share(shared)
+            sequence.hashes = leader.hashes[: sequence.num_cached // BLOCK]
+            return shared
+        sequence.num_cached, sequence.hashes = 0, []
+        if not self.blocks.prefix_caching or sequence.wants_prompt_logprobs:
+            return []
+        chain: list[bytes] = []
+        extend_hashes(chain, sequence.root, sequence.tokens, last // BLOCK)
+        shared = self.blocks.match(chain)
+        sequence.hashes = chain[: len(shared)]
+        sequence.num_cached = len(shared) * BLOCK
+        if not sequence.is_started:
+            self.blocks.queries += last
+            self.blocks.hits += sequence.num_cached
+        return shared
+
+    def _plan_rows(self) -> list[tuple[Sequence, int]]:
+        """Share out the row budget: decoding sequences first, then prompts in order."""
+        budget = self._max_rows
+        rows = {}
+        for sequence in sorted(self._running, key=lambda s: s.num_pending > 1):
+            rows[id(sequence)] = min(sequence.num_pending, budget)
+            budget -= rows[id(sequence)]
+        return [(s, rows[id(s)]) for s in self._running if rows[id(s)] or not s.num_pending]
+
+    def _reserve(self, piece: Slice) -> bool:
+        """Make the blocks that the slice writes exist and belong to its sequence alone."""
+        sequence = piece.sequence
+        while sequence.is_running:
+            if self._try_reserve(sequence, sequence.num_cached + piece.num_rows):
+                return True
+            self._preempt(self._running[-1])
+        return False
+
+    def _try_reserve(self, sequence: Sequence, stop: int) -> bool:
+        table = sequence.blocks
+        first = sequence.num_cached // BLOCK
+        shared = [
+            i
+            for i in range(first, min(len(table), num_blocks_for(stop)))
+            if self.blocks.is_shared(table[i])
+        ]
+        missing = max(num_blocks_for(stop) - len(table), 0)
+        fresh = self.blocks.allocate(len(shared) + missing)
+        if fresh is None:
+            return False
+        for i in shared:
+            own = fresh.pop()
+            self._copy(table[i], own)
+            self.blocks.release([table[i]])
+            table[i] = own
+        table.extend(fresh)
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.num_preemptions += 1
+        self._running.remove(sequence)
+        self._vacate(sequence)
+        self.add(sequence)
+
+    def _vacate(self, sequence: Sequence) -> None:
+        self.blocks.release(sequence.blocks)
+        sequence.blocks, sequence.hashes, sequence.num_cached = [], [], 0
+        sequence.is_running = False
+
+
+def _awaits_leader(sequence: Sequence) -> bool:
+    """A sibling starts when the prompt that it shares is cached, or will never be."""
+    leader = sequence.leader
+    return leader is not None and not leader.is_done and not _has_prompt(leader)
+
+
+def _has_prompt(sequence: Sequence) -> bool:
+    """All of the prompt but its last token is cached: what a sibling can share."""
+    return sequence.num_cached >= sequence.prompt_length - 1
