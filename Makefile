@@ -1,0 +1,36 @@
+# `make serve` and `make test` are all a fresh machine needs; the README says both without make.
+PORT ?= 8000
+PEERS ?=
+BUILT_FROM := pyproject.toml $(wildcard setup.py requirements/* kernels/*/*.cpp kernels/*/*.h)
+.PHONY: serve test dev check bench docs lock
+
+serve: .venv/.runtime
+	.venv/bin/plait serve --port $(PORT)
+
+test: .venv/.dev
+	.venv/bin/python -P -m pytest
+
+dev: .venv/.dev
+	.venv/bin/pre-commit install
+
+check: .venv/.dev
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+	.venv/bin/mypy && .venv/bin/mypy tests benchmarks docs
+	.venv/bin/cog --check -P -I docs docs/*.md
+	.venv/bin/python -P .ci/wheel.py
+
+bench: .venv/.dev
+	.venv/bin/python -m benchmarks.peers $(PEERS)
+
+docs: .venv/.dev
+	.venv/bin/cog -r -P -I docs docs/*.md
+
+# After a change of the dependencies in pyproject.toml. Commit what it writes.
+lock: .venv/.dev
+	.venv/bin/uv pip compile $(LOCK) --extra model -o requirements/runtime.txt
+	.venv/bin/uv pip compile $(LOCK) --all-extras -c requirements/runtime.txt -o requirements/dev.txt
+LOCK := -q --custom-compile-command "make lock" pyproject.toml --python-version 3.11 --python-platform linux --no-annotate \
+	--no-emit-package torch
+
+.venv/.%: $(BUILT_FROM)
+	sh requirements/install.sh $*

