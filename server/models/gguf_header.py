@@ -49,11 +49,11 @@ class _Reader(GGUFReader):
     ) -> tuple[int, list[Any], list[int], list[GGUFValueType]]:
         if raw_type != GGUFValueType.ARRAY or self.byte_order != "I":
             return super()._get_field_parts(orig_offs, raw_type)
-        item_type, count = struct.unpack_from("=IQ", self.data, orig_offs)
+        item_type, count = struct.unpack_from("=IQ", self.data.data, orig_offs)
         start = orig_offs + 12
         types = [GGUFValueType.ARRAY, GGUFValueType(item_type)]
         if item_type == GGUFValueType.STRING:
-            strings, end = _strings(memoryview(self.data), start, count)
+            strings, end = _strings(self.data.data, start, count)
             return end - orig_offs, strings, list(range(count)), types
         scalar = self.gguf_scalar_to_np.get(GGUFValueType(item_type))
         if scalar is None:

@@ -1,0 +1,165 @@
+"""Loads a model: opens its files, packs its weights for the kernels, and names the result.
+
+Weight modes. fp32, bf16: every linear layer in that format. int8, int4: quantised in groups of 32;
+the head never goes below int8, since its rounding falls straight on the logits. auto keeps the
+precision of the file: Q4_0, Q4_1 and Q4_K as int4, Q5_0 and Q8_0 as int8 (all value for value, but
+for Q4_K's scales, which are rounded to fp16), other quantised types as int8, plain numbers as bf16.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from plait.kernels.decoder_stack import LayerWeights
+from plait.kernels.linear import Mode, Weight, from_dense, from_groups
+from plait.server.models.catalog import BadModel, ModelFiles
+from plait.server.models.checkpoint import (
+    EMBEDDING,
+    FINAL_NORM,
+    LM_HEAD,
+    Checkpoint,
+    Groups,
+    check_complete,
+    layer_prefix,
+)
+from plait.server.models.fingerprint import fingerprint
+from plait.server.models.gguf import GgufCheckpoint
+from plait.server.models.hf import HfCheckpoint
+from plait.server.models.rope import tables
+from plait.server.models.transformer import Model, ModelWeights
+from plait.server.settings import WeightMode
+
+
+def load_model(
+    files: ModelFiles,
+    *,
+    weights: WeightMode = "auto",
+    device: str = "cpu",
+    threads: int = 0,
+    naive: bool = False,
+) -> Model:
+    """Load a model into memory.
+
+    Args:
+        weights: the mode of the linear layers; see the module.
+        threads: of the whole process's torch and kernels; 0 leaves them as they are.
+        naive: torch oracles instead of the compiled kernels.
+    Raises:
+        BadModel: the files are damaged, incomplete or describe what plait cannot compute.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    checkpoint: Checkpoint = (
+        GgufCheckpoint(files.path) if files.kind == "gguf" else HfCheckpoint(files.path)
+    )
+    check_complete(checkpoint)
+    packer = _Packer(checkpoint, weights, torch.device(device), naive)
+    parts = packer.pack()
+    mode = weights if weights != "auto" else _main_mode(parts)
+    return Model(
+        checkpoint.spec,
+        parts,
+        mode=mode,
+        fingerprint=fingerprint(files, mode),
+        naive=naive,
+    )
+
+
+def _main_mode(parts: ModelWeights) -> Mode:
+    """Return the mode of most values in the layers."""
+    sizes: Counter[Mode] = Counter()
+    for layer in parts.layers:
+        for weight in (layer.q, layer.o, layer.gate, layer.up, layer.down):
+            sizes[weight.mode] += weight.n * weight.k
+    return sizes.most_common(1)[0][0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Packer:
+    """Turns tensors of a checkpoint into what the kernels take."""
+
+    checkpoint: Checkpoint
+    mode: WeightMode
+    device: torch.device
+    naive: bool
+
+    def pack(self) -> ModelWeights:
+        spec = self.checkpoint.spec
+        cos, sin = tables(spec.rope, spec.max_positions)
+        return ModelWeights(
+            embedding=self._embedding(),
+            layers=[self._layer(index) for index in range(spec.layers)],
+            final_norm=self._vector(FINAL_NORM),
+            lm_head=self._head(EMBEDDING if spec.tied_embeddings else LM_HEAD),
+            cos=cos.to(self.device),
+            sin=sin.to(self.device),
+        )
+
+    def _layer(self, index: int) -> LayerWeights:
+        spec = self.checkpoint.spec
+        attention, mlp = f"{layer_prefix(index)}self_attn.", f"{layer_prefix(index)}mlp."
+        return LayerWeights(
+            attn_norm=self._vector(f"{layer_prefix(index)}input_layernorm.weight"),
+            q=self._linear(f"{attention}q_proj.weight"),
+            k=self._linear(f"{attention}k_proj.weight"),
+            v=self._linear(f"{attention}v_proj.weight"),
+            o=self._linear(f"{attention}o_proj.weight"),
+            ffn_norm=self._vector(f"{layer_prefix(index)}post_attention_layernorm.weight"),
+            gate=self._linear(f"{mlp}gate_proj.weight"),
+            up=self._linear(f"{mlp}up_proj.weight"),
+            down=self._linear(f"{mlp}down_proj.weight"),
+            q_norm=self._optional(f"{attention}q_norm.weight"),
+            k_norm=self._optional(f"{attention}k_norm.weight"),
+            q_bias=self._optional(f"{attention}q_proj.bias"),
+            k_bias=self._optional(f"{attention}k_proj.bias"),
+            v_bias=self._optional(f"{attention}v_proj.bias"),
+            o_bias=self._optional(f"{attention}o_proj.bias"),
+            gate_bias=self._optional(f"{mlp}gate_proj.bias"),
+            up_bias=self._optional(f"{mlp}up_proj.bias"),
+            down_bias=self._optional(f"{mlp}down_proj.bias"),
+            window=spec.windows[index],
+            rotary=spec.rotary[index],
+        )
+
+    def _dense(self, name: str) -> Tensor:
+        stored = self.checkpoint.read(name)
+        values = stored.dense() if isinstance(stored, Groups) else stored.values
+        return values.to(self.device)
+
+    def _vector(self, name: str) -> Tensor:
+        return self._dense(name).float()
+
+    def _optional(self, name: str) -> Tensor | None:
+        # check_complete has made sure that the file holds what the description calls for, no more.
+        return self._vector(name) if name in self.checkpoint.names() else None
+
+    def _embedding(self) -> Tensor:
+        values = self._dense(EMBEDDING)
+        spec = self.checkpoint.spec
+        if values.shape != (spec.vocab, spec.hidden):
+            raise BadModel(
+                f"the embedding is {tuple(values.shape)}, not {(spec.vocab, spec.hidden)}"
+            )
+        return values.float() if self.mode == "fp32" else values.bfloat16()
+
+    def _head(self, name: str) -> Weight:
+        return self._linear(name, "int8" if self.mode == "int4" else self.mode)
+
+    def _linear(self, name: str, mode: WeightMode | None = None) -> Weight:
+        mode = mode or self.mode
+        stored = self.checkpoint.read(name)
+        if not isinstance(stored, Groups):
+            chosen = stored.keep if mode == "auto" else mode
+            return from_dense(stored.values.to(self.device), chosen, naive=self.naive)
+        if mode in ("auto", stored.mode):
+            return self._groups(stored)
+        return from_dense(stored.dense().to(self.device), mode, naive=self.naive)
+
+    def _groups(self, stored: Groups) -> Weight:
+        minimum = None if stored.minimum is None else stored.minimum.half().to(self.device)
+        scale = stored.scale.half().to(self.device)
+        return from_groups(stored.q.to(self.device), scale, minimum, naive=self.naive)

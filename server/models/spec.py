@@ -1,0 +1,87 @@
+"""The description of a decoder-only transformer: everything its forward pass depends on.
+
+One description covers Llama, Mistral, Qwen2, Qwen3, SmolLM2 and SmolLM3: pre-norm blocks of grouped
+attention and a gated SiLU feed-forward, RMS norms, rotate-half rotary positions. No torch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from plait.server.models.catalog import BadModel
+
+RopeKind = Literal["default", "linear", "llama3", "yarn", "factors"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary positions: pair p of the first `dim` dimensions turns by position * frequency[p].
+
+    The unscaled frequency is theta ** (-2p / dim); `kind` says how it is stretched (rope.py).
+    """
+
+    theta: float
+    dim: int  # rotated dimensions of a head; the rest passes through
+    kind: RopeKind = "default"
+    factor: float = 1.0  # how many times longer the context became
+    original_positions: int = 0  # context before it was stretched: llama3, yarn
+    low_freq_factor: float = 1.0  # llama3
+    high_freq_factor: float = 4.0  # llama3
+    beta_fast: float = 32.0  # yarn
+    beta_slow: float = 1.0  # yarn
+    truncate: bool = True  # yarn: ramp between whole dimensions
+    attention_factor: float = 1.0  # yarn: scales cosines and sines
+    factors: tuple[float, ...] = ()  # factors: divisor of each frequency
+
+    def max_positions(self, stated: int) -> int:
+        """Return the longest context; YaRN files often state the one before stretching."""
+        stretched = self.original_positions * self.factor if self.kind == "yarn" else 0
+        return max(stated, int(stretched))
+
+
+def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
+    """Return by how much YaRN sharpens attention. Source: arXiv:2309.00071, section 3.4."""
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Shapes, switches and constants of one model."""
+
+    family: str
+    vocab: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    norm_eps: float
+    max_positions: int
+    rope: Rope
+    windows: tuple[int, ...]  # [layers] sliding window in tokens, 0: sees everything before it
+    rotary: tuple[bool, ...]  # [layers] False: the layer knows no positions (SmolLM3)
+    qk_norm: bool = False  # RMS norm of every query and key head
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    tied_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that no forward pass can have.
+
+        Raises:
+            BadModel: naming the field.
+        """
+        sizes = ("vocab", "hidden", "layers", "heads", "kv_heads", "head_dim", "ffn")
+        for name in (*sizes, "max_positions"):
+            if getattr(self, name) <= 0:
+                raise BadModel(f"{name} must be positive, not {getattr(self, name)}")
+        if self.heads % self.kv_heads:
+            raise BadModel(f"{self.heads} heads cannot share {self.kv_heads} key-value heads")
+        if self.rope.dim % 2 or not 0 < self.rope.dim <= self.head_dim:
+            raise BadModel(f"rotary dimensions must be even and at most {self.head_dim}")
+        if len(self.windows) != self.layers or len(self.rotary) != self.layers:
+            raise BadModel("windows and rotary need one entry per layer")

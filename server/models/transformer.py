@@ -1,0 +1,117 @@
+"""The model: embedding, decoder layers, final norm and head, over a paged KV cache.
+
+It holds no request state. What a row sees is written in the segments of the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from plait.kernels.decoder_stack import LayerWeights, Stack, StackConfig
+from plait.kernels.glue import rms_norm
+from plait.kernels.linear import Mode, Weight, linear
+from plait.kernels.paged_attention import BLOCK, Segments
+from plait.server.models.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class KVCache:
+    """Keys and values of all layers, in blocks of 16 tokens; fp32 in fp32 mode, else bf16."""
+
+    k: Tensor  # [layers, num_blocks, kv_heads, head_dim, 16]
+    v: Tensor  # [layers, num_blocks, kv_heads, 16, head_dim]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWeights:
+    """Every tensor of a model, on one device."""
+
+    embedding: Tensor  # [vocab, hidden] fp32 or bf16
+    layers: Sequence[LayerWeights]
+    final_norm: Tensor  # [hidden] fp32
+    lm_head: Weight  # [vocab, hidden]
+    cos: Tensor  # [max_positions, rotary dims / 2] fp32
+    sin: Tensor
+
+
+class Model:
+    """A decoder-only transformer, ready to run; one call at a time.
+
+    Law: on the compiled path a row's hidden state and logits have the same bits whatever the rest
+    of the batch is and however its prompt was cut into calls.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weights: ModelWeights,
+        *,
+        mode: Mode,
+        fingerprint: str,
+        naive: bool = False,
+    ) -> None:
+        self.spec = spec
+        self.mode = mode  # of most linear layers; outside fp32 the cache is bf16
+        self.fingerprint = fingerprint
+        self.device = weights.embedding.device
+        self.max_positions = weights.cos.shape[0]
+        self._weights = weights
+        self._naive = naive
+        self._stack = Stack(weights.layers, _stack_config(spec, weights))
+
+    def forward(self, token_ids: Tensor, segments: Segments, kv: KVCache) -> Tensor:
+        """Run rows through the model and write their keys and values into the cache.
+
+        Args:
+            token_ids: [rows] int64.
+            segments: which rows belong together, what they see and where their KV goes; positions
+                below max_positions.
+        Returns:
+            [rows, hidden] fp32 after the final norm: what `logits` takes.
+        """
+        x = self._weights.embedding[token_ids].float()
+        self._stack.forward(x, segments, kv.k, kv.v)
+        return rms_norm(x, self._weights.final_norm, self.spec.norm_eps, naive=self._naive)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return [rows, vocab] fp32 for chosen rows of what forward returned."""
+        return linear(hidden, self._weights.lm_head, naive=self._naive)
+
+    def new_kv_cache(self, num_blocks: int) -> KVCache:
+        """Return an empty cache; its memory is taken page by page as blocks are first written."""
+        spec = self.spec
+        outer = (spec.layers, num_blocks, spec.kv_heads)
+        return KVCache(
+            self._zeros(*outer, spec.head_dim, BLOCK), self._zeros(*outer, BLOCK, spec.head_dim)
+        )
+
+    @property
+    def kv_block_bytes(self) -> int:
+        """Bytes of one cache block over all layers, keys and values."""
+        spec = self.spec
+        return 2 * spec.layers * spec.kv_heads * spec.head_dim * BLOCK * self._kv_dtype.itemsize
+
+    @property
+    def _kv_dtype(self) -> torch.dtype:
+        return torch.float32 if self.mode == "fp32" else torch.bfloat16
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=self._kv_dtype, device=self.device)
+
+
+def _stack_config(spec: ModelSpec, weights: ModelWeights) -> StackConfig:
+    return StackConfig(
+        hidden=spec.hidden,
+        heads=spec.heads,
+        kv_heads=spec.kv_heads,
+        head_dim=spec.head_dim,
+        ffn=spec.ffn,
+        norm_eps=spec.norm_eps,
+        scale=spec.head_dim**-0.5,
+        cos=weights.cos,
+        sin=weights.sin,
+    )
