@@ -1,0 +1,133 @@
+"""A tokenizer out of a Hugging Face folder: tokenizer.json and the small files around it.
+
+Only the fast format is read. No code of the folder runs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from plait.server.models.catalog import BadModel, ModelFiles
+from plait.server.prompt.vocabulary import (
+    SPACE,
+    Vocabulary,
+    byte_fallback_bytes,
+    byte_level_bytes,
+)
+
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
+
+
+def hf_vocabulary(files: ModelFiles) -> Vocabulary:
+    """Read the tokenizer of a Hugging Face folder.
+
+    Raises:
+        BadModel: a file is missing or damaged, or the vocabulary is of a kind not known here.
+    """
+    folder = files.path
+    backend = _backend(folder / "tokenizer.json")
+    settings = _read_json(folder / "tokenizer_config.json")
+    config = _read_json(folder / "config.json")
+    size = max(backend.get_vocab_size(), _text_config(config).get("vocab_size", 0))
+    named = {name: _token_text(settings[name]) for name in NAMED_TOKENS if settings.get(name)}
+    prefix = _prefix(backend)
+    bos = _token_id(backend, named.get("bos_token"))
+    spelled, strips = _spell(backend, size)
+    for token_id, token in backend.get_added_tokens_decoder().items():
+        spelled[token_id] = b"" if token.special else token.content.encode()
+    return Vocabulary(
+        backend=backend,
+        size=size,
+        token_bytes=spelled,
+        prefix=prefix,
+        bos_token_id=bos,
+        eos_token_ids=_end_tokens(folder, config, _token_id(backend, named.get("eos_token"))),
+        chat_template=_chat_template(folder, settings),
+        named_tokens=named,
+        strips_space=strips,
+    )
+
+
+def _backend(path: Path) -> tokenizers.Tokenizer:
+    if not path.is_file():
+        raise BadModel(f"{path} is missing; slow tokenizers are not read, save the fast one")
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 - the library raises nothing narrower
+        raise BadModel(f"{path} is not a tokenizer: {error}") from error
+    backend.no_truncation()  # both may be left over from training
+    backend.no_padding()
+    return backend
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadModel(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise BadModel(f"{path} is not a JSON object")
+    return content
+
+
+def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+    nested = config.get("text_config")
+    return nested if isinstance(nested, dict) else config
+
+
+def _token_text(token: str | dict[str, Any]) -> str:
+    return token if isinstance(token, str) else str(token["content"])
+
+
+def _token_id(backend: tokenizers.Tokenizer, token: str | None) -> int | None:
+    return None if token is None else backend.token_to_id(token)
+
+
+def _prefix(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
+    """Return what the post-processor puts in front; what it puts behind would end the text."""
+    plain = backend.encode("a", add_special_tokens=False).ids
+    full = backend.encode("a").ids
+    for i in range(len(full) - len(plain) + 1):
+        if full[i : i + len(plain)] == plain:
+            return tuple(full[:i])
+    return ()
+
+
+def _spell(backend: tokenizers.Tokenizer, size: int) -> tuple[list[bytes], bool]:
+    """Return every token's bytes, and whether decoding drops a space at the start.
+
+    The decoder is asked, not its description: there are several for each kind.
+    """
+    tokens = [backend.id_to_token(i) or "" for i in range(size)]
+    if backend.decoder is None:
+        raise BadModel("tokenizer.json has no decoder")
+    if backend.decoder.decode(["a", "\u0120a"]) == "a a":
+        return byte_level_bytes(tokens), False
+    if backend.decoder.decode(["a", f"{SPACE}a"]) == "a a":
+        return byte_fallback_bytes(tokens), backend.decoder.decode([f"{SPACE}a"]) == "a"
+    raise BadModel("tokenizer.json is neither byte-level nor SentencePiece with byte fallback")
+
+
+def _end_tokens(folder: Path, config: dict[str, Any], eos: int | None) -> frozenset[int]:
+    """Return every id that ends a text; generation_config.json knows best."""
+    generation = _read_json(folder / "generation_config.json").get("eos_token_id")
+    declared = generation if generation is not None else _text_config(config).get("eos_token_id")
+    ids = declared if isinstance(declared, list) else [declared]
+    return frozenset(i for i in (*ids, eos) if i is not None)
+
+
+def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = settings.get("chat_template")
+    if isinstance(template, list):  # several by name; the others serve tools and retrieval
+        named = {entry["name"]: entry["template"] for entry in template}
+        template = named.get("default")
+    return template
