@@ -6,8 +6,9 @@ noise that Philox4x32-10 makes of key words (seed low, seed high) and counter wo
 + t % 16, position, sequence, 0), output word (t // 16) % 4; this order lets 16 lanes run side by
 side. The last counter word is 0 for ordinary sampling; methods with draws of their own take others.
 
-Law: argmax(scores + noise) is a draw from softmax(scores), and the noise depends on nothing but the
-key and the token: not on the batch, the vocabulary's size, the thread or the machine (elementary.py).
+Law: argmax(scores + noise) is a draw from softmax(scores), and the noise depends on nothing but
+the key and the token: not on the batch, the vocabulary's size, the number of threads or the machine
+(see elementary.py).
 
 Source: Salmon et al. 2011 (Philox, Random123); docs/architecture.md, law 1.
 """
@@ -70,4 +71,3 @@ def gumbel_argmax(
         return _naive.gumbel_argmax(scores, keys, temperatures=temperatures, rows=rows)
     tokens: Tensor = torch.ops.plait_noise.gumbel_argmax(scores, keys, temperatures, rows)
     return tokens
-

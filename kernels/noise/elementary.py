@@ -1,8 +1,8 @@
-"""exp and log in fp32, defined operation by operation, so that every implementation agrees bit for bit.
+"""exp and log in fp32, operation by operation, so that all implementations agree bit for bit.
 
-A library's log differs between libraries, versions and vector widths; noise made with it would tie a
-seed's text to a machine. These use only additions, multiplications, comparisons and bit shifts, each
-rounded once (IEEE 754, no fused multiply-add), in one fixed order. elementary.h is the same in C++.
+A library's log differs between libraries, versions and vector widths; noise made with it would tie
+a seed's text to a machine. These use only additions, multiplications, comparisons and bit shifts,
+each rounded once (IEEE 754, no fused multiply-add), in one order. elementary.h is the same in C++.
 
 Source: reduction to a mantissa in [sqrt(1/2), sqrt(2)) and to |r| <= ln(2)/2, as in any elementary
 function library; the coefficients are weighted minimax fits made for this project (relative error

@@ -1,7 +1,7 @@
 """The noise in plain torch: oracle of the C++ kernel, path of CUDA and compiler-less installs.
 
-Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox4x32-10); Gumbel-max
-as in Maddison et al. 2014, arXiv:1411.0030.
+Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox4x32-10);
+Gumbel-max as in Maddison et al. 2014, arXiv:1411.0030.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def random_words(keys: Tensor, num_tokens: int) -> Tensor:
     seed, sequence, position = (column.expand_as(index) for column in keys[:, :, None].unbind(1))
     counter = (index, position & WORD, sequence & WORD, torch.zeros_like(index))
     words = philox(counter, (seed & WORD, (seed >> 32) & WORD))
-    grouped = torch.stack([word.unflatten(1, (groups, LANES)) for word in words], dim=2)
+    grouped = torch.stack([word.view(-1, groups, LANES) for word in words], dim=2)
     return grouped.flatten(1)[:, :num_tokens]
 
 

@@ -1,7 +1,7 @@
 """What samplers, drafters and unmaskers ask of rows of scores, one pass over memory a row.
 
-All scores are float32 [b, vocab] with contiguous rows, in natural-log units; -inf marks a token that
-can't be drawn. A row's results never depend on the other rows. Equals are ordered by token id.
+All scores are float32 [b, vocab] with contiguous rows, in natural-log units; -inf marks a token
+that can't be drawn. A row's results never depend on other rows. Equals are ordered by token id.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ def row_stats(scores: Tensor, bitmask: Tensor | None = None, *, naive: bool = Fa
             without a bit is illegal.
         naive: use the oracle even where the compiled kernel is available.
     """
-    run = _naive.row_stats if naive or not dispatch.serves(scores.device) else torch.ops.plait_row_stats.row_stats
+    run = (
+        _naive.row_stats
+        if naive or not dispatch.serves(scores.device)
+        else torch.ops.plait_row_stats.row_stats
+    )
     top_ids, top_scores, stats = run(scores, bitmask)
     logsumexp, entropy, log_mass = stats.unbind(1)
     return RowStats(top_ids, top_scores, logsumexp, entropy, log_mass)
@@ -62,7 +66,11 @@ def row_logprobs(
         rows: [b] int64, the row of scores that entry i reads; None means row i (n = b).
         naive: use the oracle even where the compiled kernel is available.
     """
-    run = _naive.logprobs if naive or not dispatch.serves(scores.device) else torch.ops.plait_row_stats.logprobs
+    run = (
+        _naive.logprobs
+        if naive or not dispatch.serves(scores.device)
+        else torch.ops.plait_row_stats.logprobs
+    )
     return RowLogprobs(*run(scores, token_ids, k, rows))
 
 
@@ -82,8 +90,8 @@ def truncate(
     Three filters, in this order; equals are ranked by rising token id:
     min_p keeps the tokens with best - score <= -log(min_p), rounded to float32;
     top_k keeps the k best of these;
-    top_p keeps the smallest prefix of these, best first, whose share of their mass reaches p. Masses
-    are exp(score - best) in units of 2**-40, whole numbers, so that sums are exact in any order.
+    top_p keeps the smallest prefix of these, best first, whose share of their mass reaches p.
+    Masses are exp(score - best) in units of 2**-40, whole numbers: sums are exact in any order.
 
     Args:
         scores: [b, vocab], already divided by the temperature.
@@ -98,4 +106,3 @@ def truncate(
         _naive.truncate(scores, top_k, top_p, reach)
     else:
         torch.ops.plait_row_stats.truncate_(scores, top_k, top_p, reach)
-

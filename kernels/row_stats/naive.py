@@ -1,4 +1,4 @@
-"""The row operations in plain torch: oracle of the C++ kernels, path of CUDA and compiler-less installs."""
+"""The row operations in plain torch: oracle of the C++, path of CUDA and compiler-less installs."""
 
 from __future__ import annotations
 

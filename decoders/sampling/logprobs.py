@@ -1,0 +1,55 @@
+"""Log-probabilities under the model's own law, as the API reports them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from plait.decoders.protocol import TokenLogprobs
+from plait.kernels.row_stats import row_logprobs
+
+
+def prompt_logprobs(
+    logits: Tensor, token_ids: Sequence[int], k: int, *, naive: bool = False
+) -> list[TokenLogprobs]:
+    """Return what the model gave to each token of a text; for echo.
+
+    Args:
+        logits: [rows, vocab] float32; row i predicts token_ids[i]; not modified.
+        token_ids: the tokens that did follow, one per row.
+        k: alternatives to report, best first.
+        naive: use the oracles of the kernels.
+    """
+    rows = list(range(len(token_ids)))
+    return logprobs_of(logits, rows, token_ids, [k] * len(rows), naive=naive)
+
+
+def logprobs_of(
+    logits: Tensor,
+    rows: Sequence[int],
+    token_ids: Sequence[int],
+    ks: Sequence[int],
+    *,
+    naive: bool = False,
+) -> list[TokenLogprobs]:
+    """Return logprobs of token_ids[i] and of the ks[i] best tokens in logits[rows[i]]."""
+    if not rows:
+        return []
+    index = torch.tensor(rows, dtype=torch.int64, device=logits.device)
+    tokens = torch.tensor(token_ids, dtype=torch.int64, device=logits.device)
+    k = min(max(ks), logits.shape[1])
+    result = row_logprobs(logits, tokens, k, rows=index, naive=naive)
+    entries = zip(
+        token_ids,
+        result.chosen.tolist(),
+        result.top_ids.tolist(),
+        result.top.tolist(),
+        ks,
+        strict=True,
+    )
+    return [
+        TokenLogprobs(token_id, logprob, tuple(zip(ids[:k], top[:k], strict=True)))
+        for token_id, logprob, ids, top, k in entries
+    ]

@@ -1,0 +1,229 @@
+"""The ordinary sampler: each row's own law, one exact draw from it.
+
+Law: the draw is argmax over tokens of score / temperature + Gumbel noise, which is a draw from
+softmax(score / temperature); the noise is a function of (seed, sequence index, position, token), so
+the same state and logits give the same token in any batch. Exact up to float32 rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from plait.decoders.protocol import TokenLogprobs
+from plait.decoders.sampling import edits
+from plait.decoders.sampling.logprobs import logprobs_of
+from plait.decoders.sampling.state import SamplingState
+from plait.kernels.noise import gumbel_argmax
+from plait.kernels.row_stats import apply_bitmask, row_stats, truncate
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """One draw per row."""
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs | None]  # None where the request asks for none
+    log_mass: list[float]  # log of the probability that the law before the constraint, at the
+    # request's temperature (1 when greedy) and before truncation, gives to what the constraint
+    # allows; 0.0 for rows without a constraint. Summed over a text it is its importance weight.
+
+
+class Obey(IntEnum):
+    """Whose bans a draw respects. Dropped one by one for a row that they leave without a token."""
+
+    NONE = 0
+    CONSTRAINT = 1
+    CALLER = 2  # and what the caller has banned
+    ALL = 3  # and the request's own allowed_token_ids, bad_words and min_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialRows:
+    """Rows that need more than a temperature; entry i of each field belongs to the same row."""
+
+    index: list[int]  # rows of the logits
+    states: list[SamplingState]
+    bitmask: Tensor | None  # [rows, words] int32
+    banned: list[Collection[int]]
+
+    def select(self, entries: list[int]) -> SpecialRows:
+        """Return these entries of it."""
+        return SpecialRows(
+            [self.index[i] for i in entries],
+            [self.states[i] for i in entries],
+            self.bitmask[entries] if self.bitmask is not None else None,
+            [self.banned[i] for i in entries],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OrdinarySampler:
+    """Draws every row by its own request's parameters; see SamplingParams for their order."""
+
+    naive: bool = False  # the oracles instead of the compiled kernels
+
+    def sample(
+        self,
+        logits: Tensor,
+        states: Sequence[SamplingState],
+        bitmask: Tensor | None = None,
+        banned: Sequence[Collection[int]] | None = None,
+    ) -> Draws:
+        """Draw one token per row. The states are not changed; append the token once it is emitted.
+
+        A row without a legal token drops the request's own bans, then the caller's, then the
+        constraint (a sound one never gets there, and its accept_token refuses what is drawn).
+
+        Args:
+            logits: [b, vocab] float32, rows contiguous; not modified.
+            states: one per row; a state may stand in several rows.
+            bitmask: [b, words] int32, bit t % 32 of word t // 32 says that token t is legal; a row
+                of all ones is unconstrained, in other rows tokens without a bit are illegal.
+            banned: per row, token ids that must not be drawn.
+        """
+        token_ids = [0] * len(states)
+        log_mass = [0.0] * len(states)
+        special = _special_rows(states, bitmask, banned)
+        plain = sorted(set(range(len(states))).difference(special.index))
+        if plain:
+            self._draw_plain(logits, states, plain, token_ids)
+        for obey in reversed(Obey):
+            if not special.index:
+                break
+            special = self._draw_special(logits, special, obey, token_ids, log_mass)
+        return Draws(token_ids, self.report(logits, states, token_ids), log_mass)
+
+    def report(
+        self, logits: Tensor, states: Sequence[SamplingState], token_ids: Sequence[int]
+    ) -> list[TokenLogprobs | None]:
+        """Return what the rows' requests ask to know of these tokens, off the untouched logits."""
+        entries: list[TokenLogprobs | None] = [None] * len(states)
+        asked = {
+            row: state.params.logprobs
+            for row, state in enumerate(states)
+            if state.params.logprobs is not None
+        }
+        rows = list(asked)
+        chosen = [token_ids[row] for row in rows]
+        found = logprobs_of(logits, rows, chosen, list(asked.values()), naive=self.naive)
+        for row, entry in zip(rows, found, strict=True):
+            entries[row] = entry
+        return entries
+
+    def _draw_plain(
+        self,
+        logits: Tensor,
+        states: Sequence[SamplingState],
+        rows: list[int],
+        token_ids: list[int],
+    ) -> None:
+        """Draw rows that have a temperature and nothing else, straight from the logits."""
+        drawn = [states[row] for row in rows]
+        heat = [0.0 if state.greedy else state.params.temperature for state in drawn]
+        tokens = gumbel_argmax(
+            logits,
+            _keys(drawn, logits.device),
+            temperatures=torch.tensor(heat, device=logits.device),
+            rows=torch.tensor(rows, dtype=torch.int64, device=logits.device),
+            naive=self.naive,
+        )
+        for row, token_id in zip(rows, tokens.tolist(), strict=True):
+            token_ids[row] = token_id
+
+    def _draw_special(
+        self,
+        logits: Tensor,
+        rows: SpecialRows,
+        obey: Obey,
+        token_ids: list[int],
+        log_mass: list[float],
+    ) -> SpecialRows:
+        """Draw these rows from edited copies; return those that had no legal token."""
+        scores, mass = self._scores(logits, rows, obey)
+        # the temperature is in the scores already
+        heat = [0.0 if state.greedy else 1.0 for state in rows.states]
+        tokens = gumbel_argmax(
+            scores,
+            _keys(rows.states, logits.device),
+            temperatures=torch.tensor(heat, device=logits.device),
+            naive=self.naive,
+        )
+        for row, token_id, value in zip(rows.index, tokens.tolist(), mass, strict=True):
+            token_ids[row], log_mass[row] = token_id, value
+        if obey is Obey.NONE:
+            return rows.select([])
+        dead = scores.gather(1, tokens[:, None])[:, 0] == -torch.inf
+        return rows.select([i for i, is_dead in enumerate(dead.tolist()) if is_dead])
+
+    def _scores(
+        self, logits: Tensor, rows: SpecialRows, obey: Obey
+    ) -> tuple[Tensor, Sequence[float]]:
+        """Return the scores to draw from, in the order of SamplingParams, and the log masses."""
+        scores = logits[torch.tensor(rows.index, dtype=torch.int64, device=logits.device)]
+        for row, state, banned in zip(scores, rows.states, rows.banned, strict=True):
+            if state.edits or banned:
+                _edit(row, state, banned, obey)
+        heat = [1.0 if state.greedy else state.params.temperature for state in rows.states]
+        scores /= torch.tensor(heat, device=logits.device)[:, None]
+        mass: Sequence[float] = [0.0] * len(heat)
+        if rows.bitmask is not None and obey >= Obey.CONSTRAINT:
+            mass = row_stats(scores, rows.bitmask, naive=self.naive).log_mass.tolist()
+            apply_bitmask(scores, rows.bitmask, naive=self.naive)
+        if any(state.truncates for state in rows.states):
+            _truncate(scores, rows.states, naive=self.naive)
+        return scores, mass
+
+
+def _special_rows(
+    states: Sequence[SamplingState],
+    bitmask: Tensor | None,
+    banned: Sequence[Collection[int]] | None,
+) -> SpecialRows:
+    """Return the rows that need more than a temperature."""
+    bans = banned if banned is not None else [()] * len(states)
+    constrained = [False] * len(states)
+    if bitmask is not None:
+        constrained = (bitmask != -1).any(dim=1).tolist()
+    index = [
+        row
+        for row, state in enumerate(states)
+        if constrained[row] or bans[row] or state.edits or state.truncates
+    ]
+    masks = bitmask[index] if bitmask is not None and any(constrained) else None
+    return SpecialRows(index, [states[row] for row in index], masks, [bans[row] for row in index])
+
+
+def _edit(row: Tensor, state: SamplingState, banned: Collection[int], obey: Obey) -> None:
+    """Apply bans, bias and penalties to one row of scores."""
+    params = state.params
+    illegal = set(banned) if obey >= Obey.CALLER else set()
+    if obey is Obey.ALL:
+        illegal |= state.bans()
+        if params.allowed_token_ids:
+            edits.keep_only(row, params.allowed_token_ids)
+    if illegal:
+        edits.ban(row, illegal)
+    if params.logit_bias:
+        edits.add_bias(row, params.logit_bias)
+    if state.counts:
+        edits.penalise(row, state.counts, params)
+
+
+def _truncate(scores: Tensor, states: Sequence[SamplingState], *, naive: bool) -> None:
+    params = [state.params for state in states]
+    truncate(
+        scores,
+        torch.tensor([p.top_k for p in params], dtype=torch.int64, device=scores.device),
+        torch.tensor([p.top_p for p in params], dtype=torch.float64, device=scores.device),
+        torch.tensor([p.min_p for p in params], dtype=torch.float64, device=scores.device),
+        naive=naive,
+    )
+
+
+def _keys(states: Sequence[SamplingState], device: torch.device) -> Tensor:
+    return torch.tensor([state.key for state in states], dtype=torch.int64, device=device)
