@@ -40,7 +40,7 @@ class Dense:
     """A tensor of plain numbers."""
 
     values: Tensor
-    keep: Literal["bf16", "int8"]  # the mode that keeps its precision
+    keep: Literal["bf16", "int8", "int4"]  # the mode that keeps its precision
 
 
 class Checkpoint(Protocol):

@@ -22,6 +22,7 @@ from plait.server.models.checkpoint import (
     FINAL_NORM,
     LM_HEAD,
     Checkpoint,
+    Dense,
     Groups,
     check_complete,
     layer_prefix,
@@ -152,12 +153,12 @@ class _Packer:
     def _linear(self, name: str, mode: WeightMode | None = None) -> Weight:
         mode = mode or self.mode
         stored = self.checkpoint.read(name)
-        if not isinstance(stored, Groups):
-            chosen = stored.keep if mode == "auto" else mode
-            return from_dense(stored.values.to(self.device), chosen, naive=self.naive)
-        if mode in ("auto", stored.mode):
-            return self._groups(stored)
-        return from_dense(stored.dense().to(self.device), mode, naive=self.naive)
+        if isinstance(stored, Groups):
+            if mode in ("auto", stored.mode):
+                return self._groups(stored)
+            stored = Dense(stored.dense(), stored.mode)
+        target = stored.keep if mode == "auto" else mode
+        return from_dense(stored.values.to(self.device), target, naive=self.naive)
 
     def _groups(self, stored: Groups) -> Weight:
         minimum = None if stored.minimum is None else stored.minimum.half().to(self.device)
