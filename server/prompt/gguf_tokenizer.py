@@ -154,8 +154,8 @@ def _byte_level(section: _Section) -> tokenizers.Tokenizer:
         known = ", ".join(sorted(PRE_TOKENIZERS))
         raise BadModel(f"tokenizer.ggml.pre is {name!r}; known are {known}")
     pattern = PRE_TOKENIZERS[name]
-    merges = [tuple(merge.split(" ", 1)) for merge in section.need("merges")]
     vocab = {token: i for i, token in enumerate(section.tokens)}
+    merges = [_merge(merge, vocab) for merge in section.need("merges")]
     model = models.BPE(vocab, merges, ignore_merges=pattern in IGNORE_MERGES)
     backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = _pre_tokenizer(pattern)
@@ -163,6 +163,13 @@ def _byte_level(section: _Section) -> tokenizers.Tokenizer:
     if pattern in NFC:
         backend.normalizer = normalizers.NFC()
     return backend
+
+
+def _merge(line: str, vocab: Mapping[str, int]) -> tuple[str, str]:
+    left, _, right = line.partition(" ")
+    if left not in vocab or right not in vocab or left + right not in vocab:
+        raise BadModel(f"the merge {line!r} is not of this vocabulary")
+    return left, right
 
 
 def _pre_tokenizer(pattern: str) -> pre_tokenizers.PreTokenizer:

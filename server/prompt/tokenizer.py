@@ -9,7 +9,7 @@ from typing import cast
 import tokenizers
 
 from plait.server.errors import BadRequest
-from plait.server.models.catalog import ModelFiles
+from plait.server.models.catalog import BadModel, ModelFiles
 from plait.server.prompt.gguf_tokenizer import gguf_vocabulary
 from plait.server.prompt.hf_tokenizer import hf_vocabulary
 from plait.server.prompt.vocabulary import Vocabulary
@@ -88,10 +88,7 @@ class Tokenizer:
         Bytes that are not UTF-8 become U+FFFD. Ids outside the vocabulary are an IndexError.
         """
         written = self._special if special else {}
-        parts = [
-            written[i].encode() if i in written else self.token_bytes[i]
-            for i in token_ids
-        ]
+        parts = [written[i].encode() if i in written else self.token_bytes[i] for i in token_ids]
         data = b"".join(parts)
         if self._strips_space and data.startswith(b" "):
             data = data[1:]
@@ -109,12 +106,6 @@ class Tokenizer:
         tokens, so that nobody can write another role's turn.
         """
         return self._quotable.sub(lambda found: self._quotes[found[0]], text)
-
-    def unquote(self, text: str) -> str:
-        """Take back what `quote` did."""
-        for plain, quoted in self._quotes.items():
-            text = text.replace(quoted, plain)
-        return text
 
     def _add_quotes(self) -> tuple[dict[str, str], dict[int, list[int]]]:
         """Give every special token a quoted form, itself an added token of the parsing backend.
@@ -157,4 +148,7 @@ def _ignoring_special(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     added = backend.get_added_tokens_decoder()
     plain.add_tokens([added[i] for i in sorted(added)])
     plain.encode_special_tokens = True
+    moved = [token.content for i, token in added.items() if plain.token_to_id(token.content) != i]
+    if moved:
+        raise BadModel(f"the ids of the added tokens leave gaps: {', '.join(moved[:4])}")
     return plain

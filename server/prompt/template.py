@@ -1,0 +1,231 @@
+"""From chat messages to a prompt.
+
+Messages are normalised first, so that a template meets what templates are written for: a role
+and a string. Rendering blocks for milliseconds, for RENDER_SECONDS at worst: call it from a
+thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+
+from plait.server.errors import BadRequest
+from plait.server.prompt.chat_template import UNEXPECTED, ChatTemplate, compile_template
+from plait.server.prompt.tokenizer import Tokenizer
+
+# chat_template_kwargs that a request may set, where the template reads them.
+ALLOWED_KWARGS = frozenset(
+    {
+        "enable_thinking",
+        "thinking",
+        "reasoning_effort",
+        "thinking_budget",
+        "preserve_thinking",
+        "clear_thinking",
+        "date_string",
+    }
+)
+MAX_KWARG_CHARS = 256
+
+# Ends the message that is to be continued, while the template puts its own words behind it.
+CONTINUE_HERE = "\ufdd1"
+
+Message = dict[str, str]
+
+
+def chat_prompt(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
+    kwargs: Mapping[str, Any] | None = None,
+) -> list[int]:
+    """Return the token ids of a conversation.
+
+    Unlike encode(render_chat(...), special=True), special tokens written in a message stay text:
+    nobody can open another role's turn. For other messages the two agree; a test checks it.
+
+    Raises:
+        BadRequest: as render_chat.
+    """
+    conversation = [
+        {key: tokenizer.quote(value) for key, value in message.items()}
+        for message in normalize(messages)
+    ]
+    text = _render(
+        tokenizer,
+        conversation,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+        kwargs=kwargs or {},
+    )
+    return tokenizer.encode(text, special=True)
+
+
+def render_chat(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
+    kwargs: Mapping[str, Any] | None = None,
+) -> str:
+    """Return a conversation as the model's chat template writes it.
+
+    Args:
+        tokenizer: Brings the template; nothing else does.
+        messages: OpenAI's: role, content (a string, text parts, or null) and perhaps a name.
+        add_generation_prompt: End with the opening of the assistant's turn.
+        continue_final_message: End within the last message instead, so that the model goes on
+            with it.
+        kwargs: The request's chat_template_kwargs.
+    Raises:
+        BadRequest: the model has no template, the template refuses the messages or exceeds its
+            limits, or an option is not one that it reads; `param` names the culprit.
+    """
+    return _render(
+        tokenizer,
+        normalize(messages),
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+        kwargs=kwargs or {},
+    )
+
+
+def template_variables(tokenizer: Tokenizer) -> frozenset[str]:
+    """Return which chat_template_kwargs this model honours."""
+    return _template(tokenizer).variables & ALLOWED_KWARGS
+
+
+def normalize(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Return the messages with roles that templates know and plain strings as content.
+
+    developer becomes system, OpenAI's newer word for the same. Text parts are joined by line
+    breaks, as vLLM does. Null content is empty.
+
+    Raises:
+        BadRequest: there is no message, or a part is not text.
+    """
+    if not messages:
+        raise BadRequest("messages is empty", param="messages")
+    return [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+
+
+def _message(message: Mapping[str, Any], where: str) -> Message:
+    role = message["role"]
+    normal = {
+        "role": "system" if role == "developer" else role,
+        "content": _content(message.get("content"), where),
+    }
+    if message.get("name"):
+        normal["name"] = message["name"]
+    return normal
+
+
+def _content(content: Any, where: str) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    return "\n".join(_part(part, f"{where}.content[{i}]") for i, part in enumerate(content))
+
+
+def _part(part: Mapping[str, Any], where: str) -> str:
+    kind = part.get("type")
+    text = part.get(kind) if kind in ("text", "refusal") else None
+    if not isinstance(text, str):
+        raise BadRequest(f"content of type {kind!r} is not supported, only text", param=where)
+    return text
+
+
+def _render(
+    tokenizer: Tokenizer,
+    conversation: list[Message],
+    *,
+    add_generation_prompt: bool,
+    continue_final_message: bool,
+    kwargs: Mapping[str, Any],
+) -> str:
+    template = _template(tokenizer)
+    _check_kwargs(template, kwargs)
+    _check_names(template, conversation)
+    if continue_final_message:
+        if add_generation_prompt:
+            raise BadRequest(
+                "continue_final_message and add_generation_prompt exclude each other",
+                param="continue_final_message",
+            )
+        conversation = [*conversation[:-1], _left_open(conversation[-1])]
+    text = _run(
+        template,
+        {
+            **tokenizer.named_tokens,
+            "tools": None,
+            "documents": None,
+            **kwargs,
+            "messages": conversation,
+            "add_generation_prompt": add_generation_prompt,
+        },
+    )
+    return _cut(text) if continue_final_message else text
+
+
+def _template(tokenizer: Tokenizer) -> ChatTemplate:
+    if tokenizer.chat_template is None:
+        raise BadRequest("this model has no chat template; use /v1/completions", param="model")
+    try:
+        return compile_template(tokenizer.chat_template)
+    except TemplateError as error:
+        raise BadRequest(
+            f"this model's chat template does not parse: {error}", param="model"
+        ) from error
+
+
+def _run(template: ChatTemplate, variables: Mapping[str, Any]) -> str:
+    try:
+        return template.render(variables)
+    except TemplateError as error:
+        raise BadRequest(f"the chat template refuses: {error}", param="messages") from error
+    except UNEXPECTED as error:
+        raise BadRequest(
+            f"the chat template cannot render these messages: {error}", param="messages"
+        ) from error
+
+
+def _check_kwargs(template: ChatTemplate, kwargs: Mapping[str, Any]) -> None:
+    for key, value in kwargs.items():
+        param = f"chat_template_kwargs.{key}"
+        if key not in ALLOWED_KWARGS:
+            allowed = ", ".join(sorted(ALLOWED_KWARGS))
+            raise BadRequest(f"{key!r} is not one of {allowed}", param=param)
+        if key not in template.variables:
+            raise BadRequest(f"this model's chat template does not read {key!r}", param=param)
+        if not isinstance(value, bool | int | str | None) or len(str(value)) > MAX_KWARG_CHARS:
+            raise BadRequest("must be a boolean, a number, null or a short string", param=param)
+
+
+def _check_names(template: ChatTemplate, conversation: list[Message]) -> None:
+    for i, message in enumerate(conversation):
+        if "name" in message and "name" not in template.mentions:
+            raise BadRequest(
+                "this model's chat template does not write names; put it into the content",
+                param=f"messages[{i}].name",
+            )
+
+
+def _left_open(message: Message) -> Message:
+    return {**message, "content": message["content"] + CONTINUE_HERE}
+
+
+def _cut(text: str) -> str:
+    before, mark, _ = text.rpartition(CONTINUE_HERE)
+    if not mark:
+        raise BadRequest(
+            "this model's chat template does not write the last message",
+            param="continue_final_message",
+        )
+    return before
