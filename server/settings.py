@@ -40,6 +40,7 @@ class ApiSettings:
     protect_metrics: bool = False
     keep_alive_s: float = 75.0  # above the 60 s of most load balancers
     sse_comment_s: float = 15.0  # comment lines while nothing else is sent; 0: off
+    read_timeout_s: float = 60.0  # a body slower than this is refused
     write_timeout_s: float = 60.0  # a reader slower than this is dropped
     drain_s: float = 30.0
     cors_origins: tuple[str, ...] = ()

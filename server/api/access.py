@@ -1,0 +1,68 @@
+"""The outermost layer: an id on every answer, a line in the access log, a count in the metrics."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from plait.server.telemetry.logs import log_access, request_scope
+from plait.server.telemetry.telemetry import Telemetry
+
+_CLIENTS_OWN_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+class AccessMiddleware:
+    """Gives every request an id, and tells of it once its answer has ended.
+
+    A client's own X-Request-Id is returned and logged if it is harmless, and used for nothing else.
+    """
+
+    def __init__(self, app: ASGIApp, *, telemetry: Telemetry) -> None:
+        self._app = app
+        self._telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        request_id = _request_id(Headers(scope=scope))
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 500  # of a fault that nothing answers
+
+        async def stamped(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            with request_scope(request_id):
+                await self._app(scope, receive, stamped)
+        finally:
+            self._tell(scope, status, time.monotonic() - began)
+
+    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._telemetry.metrics.observe_http(
+            route=route, method=scope["method"], status=status, seconds=seconds
+        )
+        if self._telemetry.settings.access_log:
+            log_access(
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                seconds=seconds,
+                client=(scope.get("client") or ("",))[0],
+                request_id=scope["state"]["request_id"],
+            )
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get("x-request-id", "")
+    return given if _CLIENTS_OWN_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"

@@ -1,0 +1,64 @@
+"""What the HTTP layer needs of the pool; `plait.server.pool.pool.Pool` is one, test stubs are others."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from plait.decoders.constrained.spec import ConstraintSpec
+from plait.server.pool.messages import (
+    CompiledConstraint,
+    Delta,
+    GenerateRequest,
+    ModelInfo,
+    Started,
+)
+
+if TYPE_CHECKING:
+    from plait.server.prompt.tokenizer import Tokenizer
+
+
+class ServedModelLike(Protocol):
+    """One model by its served name; info is None until its worker has loaded."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def created(self) -> int: ...
+    @property
+    def info(self) -> ModelInfo | None: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+
+class ReadinessLike(Protocol):
+    """Whether new work is taken, and if not, why."""
+
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def reason(self) -> str: ...
+
+
+class PoolLike(Protocol):
+    """Workers, seen from the front end. Errors are those of `plait.server.errors`."""
+
+    def models(self) -> Sequence[ServedModelLike]:
+        """Return the served models, loaded or not."""
+
+    def ready(self) -> ReadinessLike:
+        """Tell whether all workers are up, the queue has room, and no drain is under way."""
+
+    def alive(self) -> bool:
+        """Tell whether the pool itself runs."""
+
+    async def compile(self, model: str, spec: ConstraintSpec) -> CompiledConstraint:
+        """Compile a constraint; BadRequest names the keyword and its JSON pointer."""
+
+    def generate(
+        self, model: str, request: GenerateRequest
+    ) -> AsyncGenerator[Started | Delta, None]:
+        """Stream a request's events; closing the generator aborts what still runs."""
+
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        """Stop one sequence (None: all) of a request; unknown ids are fine."""

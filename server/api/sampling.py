@@ -1,0 +1,93 @@
+"""From request fields to SamplingParams: defaults, seeds, and ids checked against the vocabulary."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+
+from plait.decoders.sampling.params import SamplingParams
+from plait.server.api.schemas.common import GenerationRequest
+from plait.server.errors import BadRequest
+from plait.server.prompt.tokenizer import Tokenizer
+from plait.server.settings import LimitSettings
+
+SEED_BITS = 53  # of a drawn seed: a JSON number that every client reads back exactly
+
+
+def sampling_params(
+    request: GenerationRequest,
+    tokenizer: Tokenizer,
+    limits: LimitSettings,
+    *,
+    num_logprobs: int | None,
+) -> SamplingParams:
+    """Return the request's sampling law; a seed is drawn if it has none.
+
+    Raises:
+        BadRequest: a token id outside of the vocabulary, or bad_words of too many tokens.
+    """
+    vocab_size = tokenizer.vocab_size
+    allowed = request.allowed_token_ids or []
+    check_ids(allowed, vocab_size, param="allowed_token_ids")
+    top_k = request.top_k or 0
+    return SamplingParams(
+        temperature=_default(request.temperature, 1.0),
+        top_k=0 if top_k < 0 else top_k,
+        top_p=_default(request.top_p, 1.0),
+        min_p=_default(request.min_p, 0.0),
+        repetition_penalty=_default(request.repetition_penalty, 1.0),
+        presence_penalty=_default(request.presence_penalty, 0.0),
+        frequency_penalty=_default(request.frequency_penalty, 0.0),
+        logit_bias=_logit_bias(request.logit_bias or {}, vocab_size),
+        allowed_token_ids=tuple(dict.fromkeys(allowed)),
+        bad_words=_bad_words(request.bad_words or [], tokenizer, limits),
+        min_tokens=request.min_tokens or 0,
+        seed=seed_of(request),
+        logprobs=num_logprobs,
+    )
+
+
+def seed_of(request: GenerationRequest) -> int:
+    """Return the seed as an unsigned 64-bit number; negative ones count from 2^64 down."""
+    if request.seed is None:
+        return secrets.randbits(SEED_BITS)
+    return request.seed % 2**64
+
+
+def check_ids(token_ids: Iterable[int], vocab_size: int, *, param: str) -> None:
+    """Raise BadRequest if an id is not in the vocabulary."""
+    worst = max(token_ids, default=0)
+    if worst >= vocab_size:
+        raise BadRequest(
+            f"{param}: there is no token {worst}; the vocabulary has {vocab_size}.", param=param
+        )
+
+
+def _default(value: float | None, default: float) -> float:
+    return default if value is None else float(value)
+
+
+def _logit_bias(bias: dict[str, float], vocab_size: int) -> dict[int, float]:
+    ids: dict[int, float] = {}
+    for name, value in bias.items():
+        if not (name.isascii() and name.isdecimal() and len(name) <= 10):
+            raise BadRequest("The keys of logit_bias must be token ids.", param="logit_bias")
+        ids[int(name)] = float(value)
+    check_ids(ids, vocab_size, param="logit_bias")
+    return ids
+
+
+def _bad_words(
+    words: list[str], tokenizer: Tokenizer, limits: LimitSettings
+) -> tuple[tuple[int, ...], ...]:
+    """Return each word's tokens, at the start of a text and after a space (as vLLM does)."""
+    spelled: dict[tuple[int, ...], None] = {}
+    for word in words:
+        for text in (word, f" {word.lstrip()}"):
+            spelled[tuple(tokenizer.encode(text, prefix=False))] = None
+    sequences = tuple(sequence for sequence in spelled if sequence)
+    if sum(map(len, sequences)) > limits.max_bad_word_tokens:
+        raise BadRequest(
+            f"bad_words may have at most {limits.max_bad_word_tokens} tokens.", param="bad_words"
+        )
+    return sequences

@@ -1,0 +1,169 @@
+"""The request fields that chat and completions share, and the rules for fields that are refused.
+
+Every field is honoured or refused (law 4): an unknown one is an error, one of OpenAI's that isn't
+supported yet says so by name. Types are strict: "1" is no number, true is no 1. null means "not
+given" throughout, as it does at OpenAI. Limits that the operator sets (n, stop, logprobs, ...) are
+checked in api/limits.py, ids against the vocabulary in api/sampling.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StringConstraints,
+)
+from pydantic_core import PydanticCustomError, core_schema
+
+INT64 = 2**63
+
+
+class Strict(BaseModel):
+    """A model without unknown fields, coercions or infinities."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """Marks a field of OpenAI's that is refused, with the reason why.
+
+    null passes, and so do the values in `unless`: they ask for nothing that isn't done anyway.
+    """
+
+    why: str
+    unless: tuple[Any, ...] = ()
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._check)
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"enum": [None, *self.unless], "description": f"Not supported: {self.why}."}
+
+    def _check(self, value: Any) -> Any:
+        accepted = (None, *self.unless)
+        if any(type(value) is type(other) and value == other for other in accepted):
+            return value
+        raise PydanticCustomError(
+            "unsupported_parameter", "This is not supported: {why}", {"why": self.why}
+        )
+
+
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+StopString = Annotated[str, StringConstraints(min_length=1)]
+Short = Annotated[str, StringConstraints(max_length=512)]
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+TokenBias = Annotated[float, Field(ge=-100, le=100)]
+Metadata = Annotated[dict[MetadataKey, Short], Field(max_length=16)]
+
+
+class StreamOptions(Strict):
+    """How a stream looks; only with stream=true."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = Field(
+        None,
+        description="Pad every chunk to a multiple of 32 characters of text, so that sizes on the "
+        "wire tell little about the text. Off unless true.",
+    )
+
+
+class StructuredOutputs(Strict):
+    """What the answer must match; exactly one of the four (vLLM's names)."""
+
+    json_: dict[str, Any] | str | None = Field(None, alias="json", description="A JSON schema.")
+    regex: str | None = None
+    choice: Annotated[list[str], Field(min_length=1)] | None = None
+    grammar: str | None = Field(None, description="EBNF; the first rule is `root`.")
+
+
+class Decoding(Strict):
+    """How tokens are found. Every method gives the same law of text; see docs/architecture.md."""
+
+    sampler: Literal["auto", "ordinary"] = "auto"
+    drafter: Literal["auto", "off"] = "auto"
+    unmasker: Annotated[Any, Unsupported("no diffusion model is served", unless=("auto",))] = None
+    search: Annotated[Any, Unsupported("use n for independent answers", unless=("auto",))] = None
+    trace: bool = Field(False, description="Add an object `decoding` with counts to the answer.")
+
+
+class Sampling(Strict):
+    """The law of the next token."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, lt=2**31, description="0 and -1: off.")
+    min_p: float | None = Field(None, ge=0, le=1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    logit_bias: dict[str, TokenBias] | None = Field(None, description="Token id to bias.")
+    allowed_token_ids: Annotated[list[TokenId], Field(min_length=1)] | None = None
+    bad_words: list[StopString] | None = None
+    seed: int | None = Field(
+        None,
+        ge=-INT64,
+        lt=2 * INT64,
+        description="The same request with the same seed gives the same tokens. One is drawn if "
+        "none is given, and returned as `seed` and in the header x-plait-seed.",
+    )
+
+
+class Ending(Strict):
+    """When an answer is complete."""
+
+    max_tokens: int | None = Field(None, ge=0, lt=2**31)
+    min_tokens: int | None = Field(None, ge=0, lt=2**31)
+    stop: StopString | list[StopString] | None = None
+    stop_token_ids: list[TokenId] | None = None
+    ignore_eos: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    deadline_ms: int | None = Field(
+        None, ge=1, le=24 * 3600 * 1000, description="From arrival to the last token."
+    )
+
+
+class Bookkeeping(Strict):
+    """Who asks, and how urgent it is."""
+
+    model: Annotated[str, StringConstraints(min_length=1, max_length=512)]
+    user: Short | None = Field(None, description="Noted in the access log.")
+    priority: int | None = Field(None, ge=-INT64, lt=INT64, description="Lower runs first.")
+    cache_salt: Annotated[str, StringConstraints(min_length=1)] | None = Field(
+        None, description="Only requests with the same salt and API key share cached prefixes."
+    )
+
+
+class GenerationRequest(Sampling, Ending, Bookkeeping):
+    """All that chat and completions share."""
+
+    n: int | None = Field(None, ge=1, lt=2**31)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    structured_outputs: StructuredOutputs | None = None
+    decoding: Decoding | None = None
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings, as a list."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends with a chunk of usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def includes_obfuscation(self) -> bool:
+        """Whether the chunks of a stream are padded."""
+        return bool(self.stream_options and self.stream_options.include_obfuscation)

@@ -1,0 +1,49 @@
+"""Requests and answers of /tokenize and /detokenize, in vLLM's shapes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from plait.server.api.schemas.chat import Message
+from plait.server.api.schemas.common import Strict, TokenId
+
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+
+
+class TokenizeRequest(Strict):
+    """A text, or a conversation, to be split into tokens; exactly one of the two."""
+
+    model: ModelName | None = Field(None, description="May be left out if one model is served.")
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)] | None = None
+    add_special_tokens: bool = Field(
+        True, description="Begin a prompt with the model's own begin token, where it has one."
+    )
+    return_token_strs: bool = False
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class TokenizeResponse(Strict):
+    """The tokens."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class DetokenizeRequest(Strict):
+    """Tokens to be joined to a text."""
+
+    model: ModelName | None = Field(None, description="May be left out if one model is served.")
+    tokens: list[TokenId]
+
+
+class DetokenizeResponse(Strict):
+    """The text."""
+
+    prompt: str

@@ -1,0 +1,119 @@
+"""Server-sent events: frames on their way to a client that may be slow, gone, or behind a proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from typing import Any
+
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+
+from plait.server.api.disconnect import ClientLeft, while_connected
+from plait.server.api.errors_http import error_body
+from plait.server.errors import ServerError
+from plait.server.settings import ApiSettings
+from plait.server.telemetry.metrics import Metrics
+
+COMMENT = b": keep-alive\n\n"
+DONE = b"data: [DONE]\n\n"
+
+
+def frame(data: bytes) -> bytes:
+    """Return one event; `data` is JSON on one line."""
+    return b"data: " + data + b"\n\n"
+
+
+class EventStream(Response):
+    """Sends frames as they come, comments while none come, and stops when nobody reads.
+
+    The status line waits for the first frame: an error raised before it is an ordinary HTTP error.
+    A stream that stays silent for sse_comment_s begins with a comment instead, because proxies and
+    clients give up on connections without bytes. A client that leaves or doesn't read for
+    write_timeout_s ends the stream; `frames` is closed in any case, which aborts the generation.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes, None],
+        settings: ApiSettings,
+        metrics: Metrics,
+        *,
+        headers: Mapping[str, str],
+    ) -> None:
+        fixed = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(None, headers={**fixed, **headers})
+        del self.headers["content-length"]
+        self._frames = frames
+        self._settings = settings
+        self._metrics = metrics
+        self._has_started = False
+        self._last_sent = time.monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with self._metrics.sse_clients.track_inprogress():
+                await while_connected(receive, self._run(send))
+        except ClientLeft:
+            if not self._has_started:
+                raise
+        finally:
+            await self._frames.aclose()
+
+    async def _run(self, send: Send) -> None:
+        first = asyncio.ensure_future(anext(self._frames))
+        try:
+            await asyncio.wait({first}, timeout=self._settings.sse_comment_s or None)
+            if first.done():
+                first.result()
+            await self._start(send)
+            await self._stream(send, first)
+        finally:
+            await _cancel(first)
+
+    async def _start(self, send: Send) -> None:
+        self._has_started = True
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await self._in_time(send(start))
+
+    async def _stream(self, send: Send, first: asyncio.Future[bytes]) -> None:
+        comments = asyncio.ensure_future(self._comment(send))
+        try:
+            await self._write(send, await first)
+            async for data in self._frames:
+                await self._write(send, data)
+        except ServerError as error:
+            await self._write(send, frame(error_body(error)))
+        finally:
+            await _cancel(comments)
+        await self._in_time(send({"type": "http.response.body", "body": b""}))
+
+    async def _comment(self, send: Send) -> None:
+        """Write a comment whenever nothing has been written for a while."""
+        interval = self._settings.sse_comment_s
+        while interval:
+            idle = time.monotonic() - self._last_sent
+            if idle >= interval:
+                await self._write(send, COMMENT)
+            else:
+                await asyncio.sleep(interval - idle)
+
+    async def _write(self, send: Send, data: bytes) -> None:
+        await self._in_time(send({"type": "http.response.body", "body": data, "more_body": True}))
+        self._last_sent = time.monotonic()
+
+    async def _in_time(self, sending: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(self._settings.write_timeout_s):
+                await sending
+        except TimeoutError:
+            raise ClientLeft from None
+
+
+async def _cancel(task: asyncio.Future[Any]) -> None:
+    """Cancel a task and wait until it has ended; its own error, if any, is dropped."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

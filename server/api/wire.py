@@ -1,0 +1,152 @@
+"""The answers of chat and completions, as OpenAI shapes them, and as cheap to encode as can be.
+
+Extensions beside OpenAI's fields: `seed` (what to send to get the same tokens again) and
+`decoding` (counts, when decoding.trace asks for them).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from plait.server.prompt.logprobs import ChatLogprobs, CompletionLogprobs
+
+Finish = Literal["stop", "length"]
+
+
+class PromptTokensDetails(Struct, frozen=True):
+    """What the prompt cost."""
+
+    cached_tokens: int
+    audio_tokens: int = 0
+
+
+class CompletionTokensDetails(Struct, frozen=True):
+    """What the answer is made of."""
+
+    reasoning_tokens: int = 0
+    audio_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+
+
+class Usage(Struct, frozen=True):
+    """Tokens; those of the answers include the token that ended each."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
+
+
+class Message(Struct, frozen=True):
+    """What the model says."""
+
+    content: str
+    role: Literal["assistant"] = "assistant"
+    refusal: None = None
+
+
+class ChatChoice(Struct, frozen=True):
+    """One answer."""
+
+    index: int
+    message: Message
+    finish_reason: Finish
+    logprobs: ChatLogprobs | None = None
+
+
+class ChatCompletion(Struct, frozen=True):
+    """The answers of a chat request."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+    seed: int
+    object: Literal["chat.completion"] = "chat.completion"
+    service_tier: Literal["default"] = "default"
+    metadata: dict[str, str] | UnsetType = UNSET
+    decoding: dict[str, Any] | UnsetType = UNSET
+
+
+class Delta(Struct, frozen=True):
+    """What a chunk adds to a message."""
+
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+    refusal: None | UnsetType = UNSET
+
+
+class ChatChunkChoice(Struct, frozen=True):
+    """A piece of one answer."""
+
+    index: int
+    delta: Delta
+    finish_reason: Finish | None = None
+    logprobs: ChatLogprobs | None = None
+
+
+class ChatCompletionChunk(Struct, frozen=True):
+    """One event of a chat stream."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChunkChoice]
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    service_tier: Literal["default"] = "default"
+    usage: Usage | None | UnsetType = UNSET
+    seed: int | UnsetType = UNSET  # in the first chunk of each answer
+    obfuscation: str | UnsetType = UNSET
+    decoding: dict[str, Any] | UnsetType = UNSET
+
+
+class CompletionChoice(Struct, frozen=True):
+    """One answer, or a piece of one: finish_reason is null until the last."""
+
+    index: int
+    text: str
+    finish_reason: Finish | None = None
+    logprobs: CompletionLogprobs | None = None
+
+
+class Completion(Struct, frozen=True):
+    """The answers of a completions request, or one event of their stream."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    object: Literal["text_completion"] = "text_completion"
+    usage: Usage | None | UnsetType = UNSET
+    seed: int | UnsetType = UNSET
+    obfuscation: str | UnsetType = UNSET
+    decoding: dict[str, Any] | UnsetType = UNSET
+
+
+class Model(Struct, frozen=True):
+    """A served model."""
+
+    id: str
+    created: int
+    max_model_len: int
+    object: Literal["model"] = "model"
+    owned_by: str = "plait"
+
+
+class ModelList(Struct, frozen=True):
+    """The served models that have loaded."""
+
+    data: list[Model]
+    object: Literal["list"] = "list"
+
+
+encode = msgspec.json.Encoder().encode
