@@ -84,7 +84,7 @@ def request_scope(request_id: str) -> AbstractContextManager[None]:
     return bound_contextvars(request_id=request_id)
 
 
-def log_access(  # noqa: PLR0913  one parameter a field of the line
+def log_access(
     *, method: str, path: str, status: int, seconds: float, client: str, request_id: str
 ) -> None:
     """Write the access line of one answer; `path` without the query string."""

@@ -1,4 +1,4 @@
-"""What the server tells about itself, as one object handed down to whoever has something to tell."""
+"""What the server tells about itself, as one object for whoever has something to tell."""
 
 from __future__ import annotations
 

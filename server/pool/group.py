@@ -1,0 +1,97 @@
+"""The replicas of one served model, and who among them gets a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from plait.server.errors import Overloaded, Unavailable
+from plait.server.models.catalog import ModelFiles
+from plait.server.pool.messages import GenerateRequest, ModelInfo
+from plait.server.pool.replica import Replica
+from plait.server.pool.routing import PrefixMap, choose, prefix_hashes
+
+if TYPE_CHECKING:
+    from plait.server.prompt.tokenizer import Tokenizer
+
+RETRY_WHILE_DOWN_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether new work is welcome; `reason` says what is wrong, or degraded."""
+
+    ok: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One model by its served name; info is None until a worker has loaded it."""
+
+    name: str
+    created: int  # unix seconds
+    info: ModelInfo | None
+    tokenizer: Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The replicas of one model."""
+
+    files: ModelFiles
+    replicas: Sequence[Replica]
+    max_queue: int
+    prefixes: PrefixMap = field(default_factory=PrefixMap)
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """What a worker has told of the model, None before the first has loaded."""
+        return next((r.info for r in self.replicas if r.info is not None), None)
+
+    def route(self, request: GenerateRequest) -> Replica:
+        """Return the replica that shall run a request.
+
+        Raises:
+            Unavailable: no worker is up.
+            Overloaded: each of those that are up has max_queue requests.
+        """
+        up = [replica for replica in self.replicas if replica.is_up]
+        if not up:
+            raise Unavailable(
+                f"The model {self.files.name!r} has no worker right now: {self._why_down()}.",
+                retry_after_s=RETRY_WHILE_DOWN_S,
+            )
+        open_ = [replica for replica in up if len(replica.calls) < self.max_queue]
+        if not open_:
+            wait_s = min(replica.retry_after_s() for replica in up)
+            raise Overloaded(
+                f"The queue of {self.files.name!r} is full. Please retry in {wait_s} s.",
+                retry_after_s=wait_s,
+            )
+        return open_[0] if len(self.replicas) == 1 else self._choose(open_, request)
+
+    def _choose(self, replicas: Sequence[Replica], request: GenerateRequest) -> Replica:
+        prefixes = list(prefix_hashes(request.prompt_token_ids, request.cache_salt))
+        if request.affinity:  # the weakest hint, hence in the place of the shortest prefix
+            prefixes.insert(0, hash((request.cache_salt, request.affinity)))
+        loads = {replica.index: len(replica.calls) for replica in replicas}
+        index = choose(loads, self.prefixes.longest(prefixes))
+        self.prefixes.remember(prefixes, index)
+        return self.replicas[index]
+
+    def readiness(self) -> Readiness:
+        """Tell whether a worker is up and has room; a missing replica only shows in the reason."""
+        name = self.files.name
+        up = [replica for replica in self.replicas if replica.is_up]
+        if not up:
+            return Readiness(False, f"{name}: {self._why_down()}")
+        if all(len(replica.calls) >= self.max_queue for replica in up):
+            return Readiness(False, f"{name}: the queue is full")
+        if len(up) < len(self.replicas):
+            return Readiness(True, f"{name}: {len(up)} of {len(self.replicas)} workers are up")
+        return Readiness(True)
+
+    def _why_down(self) -> str:
+        return next(replica.down_reason for replica in self.replicas if not replica.is_up)

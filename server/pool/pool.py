@@ -1,0 +1,320 @@
+"""The pool: all workers of all models, seen from the front end as one thing that generates."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+import zmq.asyncio
+
+from plait.server.errors import BadRequest, DeadlineExceeded, NotFound, ServerError, Unavailable
+from plait.server.models.catalog import BadModel, ModelFiles, resolve
+from plait.server.pool.call import Call
+from plait.server.pool.group import Group, Readiness, ServedModel
+from plait.server.pool.messages import (
+    CompiledConstraint,
+    Delta,
+    GenerateRequest,
+    Started,
+)
+from plait.server.pool.process import NATIVE, ProcessWorker
+from plait.server.pool.replica import Replica
+from plait.server.pool.supervisor import supervise
+from plait.server.pool.worker import Boot, Worker
+from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
+from plait.server.settings import EngineSettings, Settings
+from plait.server.telemetry.engine_collector import EngineCollector, EngineSnapshot
+from plait.server.telemetry.telemetry import Telemetry
+from plait.server.telemetry.tracing import Generation
+
+if TYPE_CHECKING:
+    from plait.decoders.constrained.spec import ConstraintSpec
+
+# The worker ends late requests by itself; the pool steps in when it has not done so by then.
+DEADLINE_GRACE_S = 0.5
+
+
+class Compiler(Protocol):
+    """What the pool needs of the compile service."""
+
+    async def start(self, models: Sequence[ModelFiles]) -> None:
+        """Get ready to compile for these models."""
+
+    async def compile(self, model: str, spec: ConstraintSpec) -> CompiledConstraint:
+        """Compile; BadRequest says what the text's author must change."""
+
+    async def close(self) -> None:
+        """End its processes."""
+
+
+def _make_compiler(settings: Settings) -> Compiler:
+    from plait.server.pool.compiler import CompileService  # noqa: PLC0415
+
+    return CompileService(settings.pool.compile, settings.api.limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a pool is put together from; tests bring their own."""
+
+    worker_command: Sequence[str] = NATIVE
+    resolve: Callable[[str], ModelFiles] = resolve
+    load_tokenizer: Callable[[ModelFiles], Tokenizer] = load_tokenizer
+    make_compiler: Callable[[Settings], Compiler] = _make_compiler
+
+
+class Pool:
+    """Starts, watches and routes to the workers. Everything happens on one event loop."""
+
+    def __init__(
+        self, settings: Settings, telemetry: Telemetry, parts: Parts | None = None
+    ) -> None:
+        self._settings = settings
+        self._telemetry = telemetry
+        self._parts = parts or Parts()
+        self._groups: dict[str, Group] = {}
+        self._tokenizers: dict[str, Tokenizer] = {}
+        self._compiler = self._parts.make_compiler(settings)
+        self._created = int(time.time())
+        self._is_draining = False
+        self._serial = count()
+        self._idle = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._folder: Path | None = None
+        self._context: zmq.asyncio.Context | None = None
+
+    async def start(self) -> None:
+        """Start all workers and load the tokenizers; returns while the workers still load.
+
+        Raises:
+            BadModel: there is no such model, or two are served under one name.
+        """
+        engines = self._named_engines()
+        # mkdtemp makes it 0700: whoever can open the sockets can feed a worker.
+        self._folder = Path(tempfile.mkdtemp(prefix="plait-"))
+        self._context = zmq.asyncio.Context()
+        for files, engine in engines:
+            self._groups[files.name] = self._start_group(files, engine)
+        self._telemetry.metrics.registry.register(EngineCollector(self._snapshots))
+        try:
+            every = [files for files, _ in engines]
+            loading = (asyncio.to_thread(self._parts.load_tokenizer, files) for files in every)
+            compiling = self._compiler.start(every)
+            tokenizers, _ = await asyncio.gather(asyncio.gather(*loading), compiling)
+        except BaseException:
+            await self.close()
+            raise
+        self._tokenizers = {f.name: t for f, t in zip(every, tokenizers, strict=True)}
+
+    async def wait_ready(self) -> None:
+        """Return once every worker has loaded.
+
+        Raises:
+            WorkerGone: one could not load its model; the message is fit for the operator.
+        """
+        first = asyncio.FIRST_COMPLETED
+        for task, replica in zip(self._tasks, self._replicas(), strict=True):
+            loaded = asyncio.create_task(replica.loaded.wait())
+            await asyncio.wait({task, loaded}, return_when=first)
+            loaded.cancel()
+            if task.done():
+                task.result()
+
+    async def drain(self, limit_s: float) -> None:
+        """Take no more requests, wait for those that run, end the rest after limit_s."""
+        self._is_draining = True
+        self._note_idle()
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._idle.wait()
+        except TimeoutError:
+            for replica in self._replicas():
+                for call in list(replica.calls.values()):
+                    replica.give_up(call, Unavailable("The server is shutting down."))
+
+    async def close(self) -> None:
+        """Stop the workers, kindly first, and remove every trace of them."""
+        self._is_draining = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._compiler.close()
+        if self._context is not None:
+            self._context.destroy(linger=0)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def models(self) -> list[ServedModel]:
+        """Return the served models, loaded or not."""
+        return [
+            ServedModel(name, self._created, group.info, self._tokenizers[name])
+            for name, group in self._groups.items()
+        ]
+
+    def ready(self) -> Readiness:
+        """Tell whether new work is welcome: every model up with room, and no drain under way."""
+        if self._is_draining:
+            return Readiness(False, "draining")
+        states = [group.readiness() for group in self._groups.values()]
+        faults = [state.reason for state in states if not state.ok]
+        notes = [state.reason for state in states if state.reason]
+        return Readiness(bool(states) and not faults, "; ".join(faults or notes))
+
+    def alive(self) -> bool:
+        """Tell whether every worker is still looked after; a dead worker alone is no reason."""
+        return not any(task.done() for task in self._tasks)
+
+    async def compile(self, model: str, spec: ConstraintSpec) -> CompiledConstraint:
+        """Compile a constraint for a model's tokenizer.
+
+        Raises:
+            BadRequest: the text can't be enforced as it says; the message tells where.
+            NotFound: there is no such model.
+        """
+        self._group(model)
+        began = time.monotonic()
+        outcome = "error"
+        try:
+            compiled = await self._compiler.compile(model, spec)
+            outcome = "compiled"
+            return compiled
+        except BadRequest:
+            outcome = "refused"
+            raise
+        finally:
+            seconds = time.monotonic() - began
+            self._telemetry.metrics.compile_seconds.labels(outcome).observe(seconds)
+
+    async def generate(
+        self, model: str, request: GenerateRequest
+    ) -> AsyncGenerator[Started | Delta, None]:
+        """Run a request; yield its events. Closing the generator early aborts the request.
+
+        The deltas of a sequence that wait for a slow reader come joined into one.
+
+        Raises:
+            NotFound, Overloaded, Unavailable: before the first event.
+            Unavailable: the worker died. DeadlineExceeded: the request's deadline has passed.
+        """
+        request = self._with_deadline(request)
+        replica, call = self._admit(model, request)
+        timer = self._watch_deadline(replica, call)
+        try:
+            while events := await call.take():
+                for event in events:
+                    yield event
+        finally:
+            if timer is not None:
+                timer.cancel()
+            replica.close(call)
+            self._note_idle()
+            self._telemetry.tracing.generation(_generation(model, call))
+
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        """Stop one sequence (None: all) of a request; unknown ids are fine."""
+        for replica in self._replicas():
+            if (call := replica.calls.get(request_id)) is not None:
+                replica.abort(call, index)
+
+    def _named_engines(self) -> list[tuple[ModelFiles, EngineSettings]]:
+        named: dict[str, tuple[ModelFiles, EngineSettings]] = {}
+        for engine in self._settings.engines:
+            files = self._parts.resolve(engine.model)
+            name = engine.served_name or files.name
+            if name in named:
+                raise BadModel(f"two models would be served as {name!r}: give one another name")
+            named[name] = replace(files, name=name), replace(engine, served_name=name)
+        return list(named.values())
+
+    def _start_group(self, files: ModelFiles, engine: EngineSettings) -> Group:
+        metrics = self._telemetry.metrics
+        indices = range(self._settings.pool.replicas)
+        replicas = [Replica(files.name, i, metrics.engine(files.name, str(i))) for i in indices]
+        spawn = self._spawner(engine)
+        for replica in replicas:
+            self._tasks.append(asyncio.create_task(supervise(replica, spawn, self._settings.pool)))
+        return Group(files, replicas, self._settings.pool.max_queue)
+
+    def _spawner(self, engine: EngineSettings) -> Callable[[], Worker]:
+        def spawn() -> Worker:
+            assert self._folder is not None and self._context is not None, "start() comes first"
+            boot = Boot(
+                # A fresh name each time: a socket serves one worker and never a second.
+                socket=str(self._folder / f"{next(self._serial)}.sock"),
+                engine=engine,
+                telemetry=self._settings.telemetry,
+            )
+            load_s = self._settings.pool.ready_timeout_s
+            return ProcessWorker(self._parts.worker_command, boot, self._context, load_s)
+
+        return spawn
+
+    def _replicas(self) -> Iterator[Replica]:
+        return (replica for group in self._groups.values() for replica in group.replicas)
+
+    def _snapshots(self) -> Iterator[EngineSnapshot]:
+        return (replica.snapshot() for replica in self._replicas())
+
+    def _group(self, model: str) -> Group:
+        if model not in self._groups:
+            raise NotFound(
+                f"The model {model!r} is not served here.", param="model", code="model_not_found"
+            )
+        return self._groups[model]
+
+    def _admit(self, model: str, request: GenerateRequest) -> tuple[Replica, Call]:
+        try:
+            group = self._group(model)
+            if self._is_draining:
+                raise Unavailable("The server is shutting down.")
+            replica = group.route(request)
+        except ServerError as error:
+            self._telemetry.metrics.rejected.labels(error.code).inc()
+            raise
+        self._idle.clear()
+        return replica, replica.open(request)
+
+    def _with_deadline(self, request: GenerateRequest) -> GenerateRequest:
+        seconds = self._settings.pool.default_deadline_s
+        if request.deadline is not None or seconds is None:
+            return request
+        return msgspec.structs.replace(request, deadline=time.monotonic() + seconds)
+
+    def _watch_deadline(self, replica: Replica, call: Call) -> asyncio.TimerHandle | None:
+        if call.request.deadline is None:
+            return None
+        left_s = call.request.deadline - time.monotonic() + DEADLINE_GRACE_S
+        error = DeadlineExceeded("The request's deadline has passed.")
+        loop = asyncio.get_running_loop()
+        return loop.call_later(max(left_s, 0.0), replica.give_up, call, error)
+
+    def _note_idle(self) -> None:
+        if not any(replica.calls for replica in self._replicas()):
+            self._idle.set()
+
+
+def _generation(model: str, call: Call) -> Generation:
+    request = call.request
+    return Generation(
+        model=model,
+        request_id=request.request_id,
+        max_tokens=request.max_tokens,
+        n=request.n,
+        temperature=request.sampling.temperature,
+        top_p=request.sampling.top_p,
+        input_tokens=len(request.prompt_token_ids),
+        output_tokens=call.num_tokens,
+        finish_reasons=call.finish_reasons,
+        arrived=call.arrived,
+        started=call.started,
+        first_token=call.first_token,
+        ended=time.monotonic(),
+    )

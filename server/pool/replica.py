@@ -1,0 +1,151 @@
+"""One place for a worker: the requests it runs, and what it has last told about itself."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import Counter, deque
+
+from plait.server.errors import ServerError, Unavailable
+from plait.server.pool.call import Call, error_of
+from plait.server.pool.messages import (
+    Abort,
+    Batch,
+    Failed,
+    GenerateRequest,
+    ModelInfo,
+    Stats,
+)
+from plait.server.pool.worker import Worker
+from plait.server.telemetry.engine_collector import EngineSnapshot
+from plait.server.telemetry.metrics import EngineMetrics
+
+# Retry-After, in seconds: its range, and its value while nothing has been finished yet.
+RETRY_MIN_S, RETRY_MAX_S, RETRY_UNKNOWN_S = 1, 60, 5
+RATE_WINDOW = 64  # finished requests that the throughput is estimated from
+
+
+class Replica:
+    """Outlives its workers: one may die and the next take its place."""
+
+    def __init__(self, model: str, index: int, metrics: EngineMetrics) -> None:
+        self.model = model
+        self.index = index
+        self.metrics = metrics
+        self.calls: dict[str, Call] = {}
+        self.info: ModelInfo | None = None  # the last one: kept while a worker restarts
+        self.loaded = asyncio.Event()  # set for good when the first worker has loaded
+        self.num_reports = 0
+        self.down_reason = "loading"
+        self._worker: Worker | None = None
+        self._stats: Stats | None = None
+        self._counters: Counter[str] = Counter()  # of the workers before this one
+        self._finished: deque[float] = deque(maxlen=RATE_WINDOW)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether a loaded worker is there."""
+        return self._worker is not None
+
+    def up(self, worker: Worker, info: ModelInfo) -> None:
+        """Take a worker that has loaded."""
+        self._worker = worker
+        self.info = info
+        self.loaded.set()
+
+    def down(self, reason: str) -> None:
+        """Let go of a worker that is ending, and fail what it ran; twice is as good as once."""
+        self._worker = None
+        self.down_reason = reason
+        if self._stats is not None:
+            self._counters.update(self._stats.counters)
+            self._stats = None
+        for call in self.calls.values():
+            call.fail(Unavailable("The worker that ran this request has ended. Please retry."))
+
+    def open(self, request: GenerateRequest) -> Call:
+        """Send a request to the worker."""
+        assert self._worker is not None, "routing gives work to live replicas only"
+        assert request.request_id not in self.calls, "request ids are unique"
+        call = Call(request, self.metrics)
+        self.calls[request.request_id] = call
+        self.metrics.admitted(
+            prompt_tokens=len(request.prompt_token_ids),
+            n=request.n,
+            max_tokens=request.max_tokens,
+        )
+        self._worker.send(request)
+        return call
+
+    def close(self, call: Call) -> None:
+        """Forget a request; the worker is told if it still runs."""
+        del self.calls[call.request.request_id]
+        if not call.is_over:
+            self.abort(call, None)
+        elif call.failure is None:
+            self._finished.append(time.monotonic())
+
+    def abort(self, call: Call, index: int | None) -> None:
+        """Stop one sequence of a request, or all of them."""
+        call.stop(index)
+        self._tell(Abort(call.request.request_id, index))
+
+    def give_up(self, call: Call, error: ServerError) -> None:
+        """End a request with an error, on both sides."""
+        if not call.is_over:
+            call.fail(error)
+            self._tell(Abort(call.request.request_id))
+
+    def deliver(self, report: Stats | Batch) -> None:
+        """Hand a worker's report to whom it concerns."""
+        self.num_reports += 1
+        if isinstance(report, Stats):
+            self._stats = report
+            self.metrics.steps(report.step_tokens)
+            return
+        for event in report.reports:
+            if isinstance(event, Failed):
+                self._fail(event)
+            elif (call := self.calls.get(event.request_id)) is not None:
+                call.put(event)
+
+    def _fail(self, failed: Failed) -> None:
+        """Fail one request, or with an empty id all: then the engine itself has failed."""
+        concerned = (
+            [self.calls[failed.request_id]]
+            if failed.request_id in self.calls
+            else []
+            if failed.request_id
+            else self.calls.values()
+        )
+        for call in concerned:
+            call.fail(error_of(failed))
+
+    def _tell(self, abort: Abort) -> None:
+        if self._worker is not None:
+            self._worker.send(abort)
+
+    def retry_after_s(self) -> int:
+        """Estimate how long it takes to serve what waits now, from the latest throughput."""
+        if len(self._finished) < 2 or self._stats is None:
+            return RETRY_UNKNOWN_S
+        span = max(time.monotonic() - self._finished[0], 1e-3)
+        seconds = max(self._stats.num_waiting, 1) * span / len(self._finished)
+        return min(max(math.ceil(seconds), RETRY_MIN_S), RETRY_MAX_S)
+
+    def snapshot(self) -> EngineSnapshot:
+        """Return what metrics tell of this replica; counters never fall, restarts or not."""
+        stats = self._stats
+        totals = self._counters.copy()
+        if stats is not None:
+            totals.update(stats.counters)
+        return EngineSnapshot(
+            model=self.model,
+            engine=str(self.index),
+            info=self.info,
+            num_running=stats.num_running if stats else 0,
+            num_waiting=stats.num_waiting if stats else 0,
+            kv_usage=stats.kv_blocks_used / max(stats.kv_blocks_total, 1) if stats else 0.0,
+            counters=totals,
+        )

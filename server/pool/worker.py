@@ -1,0 +1,53 @@
+"""What the pool needs of a worker, whatever runs inside it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from plait.server.pool.messages import Batch, Command, ModelInfo, Stats
+from plait.server.settings import EngineSettings, TelemetrySettings
+
+
+class WorkerGone(Exception):
+    """The worker has ended or was given up; `reason` is one of a few words, for metrics."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Boot(msgspec.Struct, frozen=True):
+    """What a worker process is told at its start: one line of JSON on its standard input."""
+
+    socket: str
+    engine: EngineSettings
+    telemetry: TelemetrySettings
+
+
+class Worker(Protocol):
+    """One engine, somewhere. It lives once: start, receive until it is gone, close."""
+
+    async def start(self) -> ModelInfo:
+        """Start it and return what it serves once everything is loaded.
+
+        Raises:
+            WorkerGone: it could not load its model; the message is fit for the operator.
+        """
+
+    def send(self, command: Command) -> None:
+        """Send a command; one that can't be sent is dropped, since the worker is ending."""
+
+    async def receive(self) -> Stats | Batch:
+        """Return the next report.
+
+        Raises:
+            WorkerGone: it has ended, and everything it said before has been returned.
+        """
+
+    def kill(self) -> None:
+        """End it at once; receive() raises soon after."""
+
+    async def close(self, grace_s: float) -> None:
+        """Ask it to stop, wait for grace_s, kill it; everything it held is freed."""

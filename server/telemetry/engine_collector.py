@@ -1,0 +1,92 @@
+"""Turns what the workers report into metrics at the moment they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from plait.server.pool.messages import ModelInfo
+from plait.server.telemetry.metrics import ENGINE_LABELS
+
+VLLM_COUNTERS = {
+    "prefix_cache_queries": "Prompt tokens looked up in the prefix cache.",
+    "prefix_cache_hits": "Prompt tokens found there.",
+    "num_preemptions": "Sequences that gave their blocks back and were computed again.",
+    "prompt_tokens": "Prompt tokens computed.",
+    "generation_tokens": "Tokens generated.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSnapshot:
+    """One worker as it last reported itself."""
+
+    model: str
+    engine: str
+    info: ModelInfo | None  # None: never loaded so far
+    num_running: int
+    num_waiting: int
+    kv_usage: float  # 0..1
+    counters: Mapping[str, float]  # since the server's start
+
+
+class EngineCollector(Collector):
+    """Collects from a function that returns the snapshots of all workers."""
+
+    def __init__(self, snapshots: Callable[[], Iterable[EngineSnapshot]]) -> None:
+        self._snapshots = snapshots
+
+    def describe(self) -> Iterable[Metric]:
+        """Name nothing in advance, so that registering collects nothing."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric families of all workers."""
+        snapshots = list(self._snapshots())
+        yield from _gauges(snapshots)
+        yield _cache_config(snapshots)
+        yield from _counters(snapshots)
+
+
+def _gauges(snapshots: Iterable[EngineSnapshot]) -> Iterator[Metric]:
+    running = _gauge("vllm:num_requests_running", "Sequences now running.")
+    waiting = _gauge("vllm:num_requests_waiting", "Sequences now waiting.")
+    usage = _gauge("vllm:kv_cache_usage_perc", "Used part of the KV cache, 0 to 1.")
+    for snapshot in snapshots:
+        labels = (snapshot.model, snapshot.engine)
+        running.add_metric(labels, snapshot.num_running)
+        waiting.add_metric(labels, snapshot.num_waiting)
+        usage.add_metric(labels, snapshot.kv_usage)
+    return iter((running, waiting, usage))
+
+
+def _cache_config(snapshots: Iterable[EngineSnapshot]) -> Metric:
+    family = GaugeMetricFamily(
+        "vllm:cache_config_info",
+        "The KV cache's shape, as labels.",
+        labels=(*ENGINE_LABELS, "block_size", "num_gpu_blocks"),
+    )
+    for snapshot in snapshots:
+        if snapshot.info is not None:
+            shape = (str(snapshot.info.block_size), str(snapshot.info.num_blocks))
+            family.add_metric((snapshot.model, snapshot.engine, *shape), 1)
+    return family
+
+
+def _counters(snapshots: list[EngineSnapshot]) -> Iterator[Metric]:
+    """Yield vLLM's counters always, and as plait_engine_* whatever else the engines count."""
+    own = {name for snapshot in snapshots for name in snapshot.counters} - VLLM_COUNTERS.keys()
+    names = {f"vllm:{name}": (name, text) for name, text in VLLM_COUNTERS.items()}
+    names |= {f"plait_engine_{name}": (name, "Counted by the engine.") for name in sorted(own)}
+    for metric_name, (name, text) in names.items():
+        family = CounterMetricFamily(metric_name, text, labels=ENGINE_LABELS)
+        for snapshot in snapshots:
+            family.add_metric((snapshot.model, snapshot.engine), snapshot.counters.get(name, 0.0))
+        yield family
+
+
+def _gauge(name: str, text: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, labels=ENGINE_LABELS)

@@ -1,0 +1,163 @@
+"""The loop of a worker process, whatever engine runs inside: commands in, steps, reports out.
+
+The process reads one line of JSON (worker.Boot) from its standard input, loads the model, and runs
+until it is told to stop or its input closes. It speaks tokens, never HTTP.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from plait.server.errors import ServerError
+from plait.server.models.catalog import BadModel
+from plait.server.pool.messages import (
+    Abort,
+    Batch,
+    Command,
+    Delta,
+    Failed,
+    GenerateRequest,
+    ModelInfo,
+    Shutdown,
+    Started,
+    Stats,
+)
+from plait.server.pool.rpc import WorkerEnd
+from plait.server.pool.worker import Boot
+from plait.server.settings import EngineSettings
+from plait.server.telemetry.logs import configure_logging
+
+HEARTBEAT_S = 1.0
+EXIT_BAD_MODEL = 2
+EXIT_STEP_FAILED = 70
+PR_SET_PDEATHSIG = 1
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class EngineLike(Protocol):
+    """What the loop asks of an engine."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether step() would do something."""
+
+    def add(self, request: GenerateRequest) -> None:
+        """Queue a request; raise ServerError if it can never be served."""
+
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        """Drop a request or one of its sequences."""
+
+    def step(self) -> list[Started | Delta | Failed]:
+        """Advance every sequence by one forward pass."""
+
+    def stats(self) -> Stats:
+        """Return gauges and counters."""
+
+
+EngineFactory = Callable[[EngineSettings], tuple[EngineLike, ModelInfo]]
+
+
+def run(engine: EngineLike, info: ModelInfo, end: WorkerEnd) -> int:
+    """Serve commands until Shutdown; return the process's exit code.
+
+    A failing step fails every request with Internal and ends the worker, whose state can no longer
+    be trusted; the pool starts another one.
+    """
+    end.send(info)
+    loop = _Loop(engine, end)
+    try:
+        while loop.turn():
+            pass
+    except Exception:
+        log.exception("the engine failed", model=info.model)
+        message = "The engine failed while it ran this request."
+        end.send(Batch([Failed(request_id="", error="Internal", message=message)]))
+        return EXIT_STEP_FAILED
+    return 0
+
+
+class _Loop:
+    """Commands in, one step, reports out; a heartbeat each second and when the work runs out."""
+
+    def __init__(self, engine: EngineLike, end: WorkerEnd) -> None:
+        self._engine = engine
+        self._end = end
+        self._next_heartbeat = time.monotonic()
+
+    def turn(self) -> bool:
+        """Do one round; return False after Shutdown."""
+        until_heartbeat = max(self._next_heartbeat - time.monotonic(), 0.0)
+        refused: list[Failed] = []
+        for command in self._end.receive(0.0 if self._engine.has_work else until_heartbeat):
+            if isinstance(command, Shutdown):
+                return False
+            refused += self._obey(command)
+        had_work = self._engine.has_work
+        reports = [*refused, *(self._engine.step() if had_work else ())]
+        if reports:
+            self._end.send(Batch(reports))
+        if (had_work and not self._engine.has_work) or time.monotonic() >= self._next_heartbeat:
+            self._end.send(self._engine.stats())
+            self._next_heartbeat = time.monotonic() + HEARTBEAT_S
+        return True
+
+    def _obey(self, command: Command) -> list[Failed]:
+        if isinstance(command, Abort):
+            self._engine.abort(command.request_id, command.index)
+        elif isinstance(command, GenerateRequest):
+            try:
+                self._engine.add(command)
+            except ServerError as error:
+                return [failure(command.request_id, error)]
+        return []
+
+
+def failure(request_id: str, error: ServerError) -> Failed:
+    """Return the report that makes the pool raise this error again."""
+    return Failed(
+        request_id=request_id,
+        error=type(error).__name__,
+        message=error.message,
+        param=error.param,
+    )
+
+
+def main(make_engine: EngineFactory) -> int:
+    """Read the boot line, load, serve; return the exit code."""
+    faulthandler.enable()
+    boot = msgspec.json.decode(sys.stdin.buffer.readline(), type=Boot)
+    _die_with_parent()
+    configure_logging(boot.telemetry)
+    with WorkerEnd(boot.socket) as end:
+        try:
+            engine, info = make_engine(boot.engine)
+        except BadModel as error:
+            end.send(Batch([Failed(request_id="", error="BadModel", message=str(error))]))
+            return EXIT_BAD_MODEL
+        return run(engine, info, end)
+
+
+def _die_with_parent() -> None:
+    """End this process when the pool's ends, however that ends, even if the engine hangs."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_exit_on_eof, name="parent-watch", daemon=True).start()
+
+
+def _exit_on_eof() -> None:
+    # Not through sys.stdin, whose lock this thread would hold while the interpreter shuts down.
+    while os.read(0, 64):
+        pass
+    os._exit(0)
