@@ -43,6 +43,7 @@ class Tokenizer:
     token_bytes: Sequence[bytes]  # [vocab_size] what each token adds to the text; b"" if special
     chat_template: str | None
     named_tokens: Mapping[str, str]  # what templates may write: "bos_token": "<s>", ...
+    strips_space: bool  # decode drops the space that encode puts in front (SentencePiece)
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         added = vocabulary.backend.get_added_tokens_decoder()
@@ -55,7 +56,7 @@ class Tokenizer:
         self.chat_template = vocabulary.chat_template
         self.named_tokens = vocabulary.named_tokens
         self._prefix = vocabulary.prefix
-        self._strips_space = vocabulary.strips_space
+        self.strips_space = vocabulary.strips_space
         self._plain = _ignoring_special(vocabulary.backend)
         self._parsing = vocabulary.backend
         self._quotes, self._unquoted = self._add_quotes()
@@ -90,7 +91,7 @@ class Tokenizer:
         written = self._special if special else {}
         parts = [written[i].encode() if i in written else self.token_bytes[i] for i in token_ids]
         data = b"".join(parts)
-        if self._strips_space and data.startswith(b" "):
+        if self.strips_space and data.startswith(b" "):
             data = data[1:]
         return data.decode("utf-8", errors="replace")
 
@@ -121,6 +122,9 @@ class Tokenizer:
             cast(int, self._parsing.token_to_id(quoted)): self._encode_inside(text)
             for text, quoted in quotes.items()
         }
+        for ids in unquoted.values():
+            if not self.special_token_ids.isdisjoint(ids):
+                raise BadModel(f"plain text can yield a special token: {self.decode(ids)!r}")
         return quotes, unquoted
 
     def _encode_inside(self, text: str) -> list[int]:
