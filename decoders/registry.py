@@ -1,8 +1,8 @@
 """Methods by their public ids, built in or added by an installed package.
 
 A method is a `Method` record that costs nothing to import; the code behind it is loaded when a
-request first asks for it. A package adds its own through the entry-point group `plait.methods`, where
-each entry names a `Method`. Ids are the papers' names in kebab-case, unique within their kind.
+request first asks for it. A package adds its own through the entry-point group `plait.methods`,
+each entry of which names a `Method`. Ids are the papers' names in kebab-case, unique in their kind.
 """
 
 from __future__ import annotations

@@ -61,6 +61,10 @@ class Admission:
             future = self._loader.submit(self._load_constraint, request.constraint)
         self._loading[request.request_id] = (request, future)
 
+    def run_aside(self, work: Callable[[], None]) -> None:
+        """Do some work on the loader thread, before constraints that come later."""
+        self._loader.submit(work)
+
     def drop(self, request_id: str, index: int | None) -> None:
         """Forget a request, or one of its sequences, that has not got through the door yet."""
         if index is None:

@@ -1,0 +1,70 @@
+"""From settings to a running engine: files, weights, cache, decoder."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from plait.decoders.autoregressive import AutoregressiveDecoder
+from plait.decoders.sampling.sampler import OrdinarySampler
+from plait.server.engine.admission import Admission, Capacity
+from plait.server.engine.constraints import LazyConstraints
+from plait.server.engine.engine import Engine
+from plait.server.engine.kv_blocks import BLOCK, BlockManager
+from plait.server.engine.runner import Runner
+from plait.server.models.catalog import BadModel, resolve
+from plait.server.models.load import load_model
+from plait.server.pool.messages import ModelInfo
+
+if TYPE_CHECKING:
+    from plait.server.settings import EngineSettings
+
+CAPABILITIES = ["constraint", "fork", "prefix_cache", "block_rows", "several_rows", "tree"]
+
+
+def build_engine(settings: EngineSettings) -> tuple[Engine, ModelInfo]:
+    """Load the model and return an engine that is ready to step.
+
+    Raises:
+        BadModel: the model can't be found, read or computed, or the cache can't hold one request.
+    """
+    begun = time.monotonic()
+    files = resolve(settings.model)
+    model = load_model(
+        files,
+        weights=settings.weights,
+        device=settings.device,
+        threads=settings.threads,
+        naive=settings.naive_kernels,
+    )
+    num_blocks = settings.kv_cache_bytes // model.kv_block_bytes
+    if num_blocks < 2:
+        raise BadModel(
+            f"kv_cache_bytes {settings.kv_cache_bytes} holds {num_blocks} blocks of {BLOCK} tokens "
+            f"({model.kv_block_bytes} bytes each); give at least two."
+        )
+    length = min(settings.max_model_len or model.max_positions, model.max_positions)
+    runner = Runner(model, model.new_kv_cache(num_blocks), torch.device(settings.device))
+    decoder = AutoregressiveDecoder(model.vocab_size, OrdinarySampler(naive=settings.naive_kernels))
+    constraints = LazyConstraints(files)
+    admission = Admission(
+        Capacity(length, num_blocks, model.vocab_size, model.fingerprint),
+        lambda request: decoder,
+        constraints,
+    )
+    admission.run_aside(constraints.prepare)
+    blocks = BlockManager(num_blocks, prefix_caching=settings.prefix_caching)
+    info = ModelInfo(
+        model=settings.served_name or files.name,
+        max_model_len=length,
+        vocab_size=model.vocab_size,
+        num_blocks=num_blocks,
+        block_size=BLOCK,
+        weights=model.mode,
+        fingerprint=model.fingerprint,
+        capabilities=CAPABILITIES,
+        seconds_to_load=time.monotonic() - begun,
+    )
+    return Engine(runner, blocks, admission, settings), info
