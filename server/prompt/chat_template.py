@@ -109,7 +109,7 @@ def _tick() -> nodes.Stmt:
 
 def _mentions(tree: nodes.Template) -> set[str]:
     attributes = {node.attr for node in tree.find_all(nodes.Getattr)}
-    constants = {node.value for node in tree.find_all(nodes.Const)}
+    constants = (node.value for node in tree.find_all(nodes.Const))
     return attributes | {value for value in constants if isinstance(value, str)}
 
 

@@ -11,8 +11,8 @@ _UTF8 = codecs.getincrementaldecoder("utf-8")
 class Detokenizer:
     """Decodes one sequence's tokens as they come.
 
-    A character is released once its last byte is there; bytes that cannot become one are U+FFFD
-    at once. Law: the pieces and the last one of `finish`, joined, are what decoding all bytes
+    A character is released once its last byte is there, and never split; at most three bytes
+    are held. Law: the pieces and the last one of `finish`, joined, are what decoding all bytes
     together gives, with errors="replace". Special tokens add nothing.
     Cost: O(bytes of the token), whatever came before.
     """
@@ -27,7 +27,7 @@ class Detokenizer:
 
     @property
     def is_amid(self) -> bool:
-        """Whether the bytes so far end within a character, which will count as one."""
+        """Whether bytes are held that may become a character; they will make at least one."""
         return bool(self._decoder.getstate()[0])
 
     def finish(self) -> str:

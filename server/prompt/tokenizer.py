@@ -104,7 +104,8 @@ class Tokenizer:
         """Return the text so that encode(special=True) reads no special token out of it.
 
         Strings from outside are quoted before a template puts them between its own special
-        tokens, so that nobody can write another role's turn.
+        tokens, so that nobody can write another role's turn. The text is cut there: what follows
+        is encoded by itself, in older SentencePiece vocabularies with a space in front.
         """
         return self._quotable.sub(lambda found: self._quotes[found[0]], text)
 
