@@ -90,6 +90,11 @@ class Model:
         )
 
     @property
+    def vocab_size(self) -> int:
+        """Columns of the logits."""
+        return self.spec.vocab
+
+    @property
     def kv_block_bytes(self) -> int:
         """Bytes of one cache block over all layers, keys and values."""
         spec = self.spec
