@@ -35,8 +35,8 @@ class LazyConstraints:
 
     @cached_property
     def _loader(self) -> ConstraintLoader:
-        from plait.decoders.constrained.load import ConstraintLoader
-        from plait.decoders.constrained.vocabulary import make_vocabulary
+        from plait.decoders.constrained.load import ConstraintLoader  # noqa: PLC0415, see above
+        from plait.decoders.constrained.vocabulary import make_vocabulary  # noqa: PLC0415
 
         tokenizer = load_tokenizer(self._files)
         return ConstraintLoader(make_vocabulary(tokenizer.token_bytes, tokenizer.eos_token_ids))

@@ -16,18 +16,7 @@ from plait.kernels.kv_copy import copy_blocks, move_slots
 from plait.kernels.paged_attention import Segments
 from plait.server.engine.kv_blocks import as_slots, num_blocks_for
 from plait.server.engine.sequence import Slice
-
-
-class KVCache(Protocol):
-    """Paged keys and values of all layers (layouts: plait.kernels.paged_attention)."""
-
-    @property
-    def k(self) -> Tensor:
-        """Keys."""
-
-    @property
-    def v(self) -> Tensor:
-        """Values."""
+from plait.server.models.transformer import KVCache
 
 
 class Model(Protocol):
