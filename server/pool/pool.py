@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +18,7 @@ import zmq.asyncio
 from plait.server.errors import BadRequest, DeadlineExceeded, NotFound, ServerError, Unavailable
 from plait.server.models.catalog import BadModel, ModelFiles, resolve
 from plait.server.pool.call import Call
+from plait.server.pool.compiler import CompileService, CompileStats
 from plait.server.pool.group import Group, Readiness, ServedModel
 from plait.server.pool.messages import (
     CompiledConstraint,
@@ -31,7 +32,11 @@ from plait.server.pool.supervisor import supervise
 from plait.server.pool.worker import Boot, Worker
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
 from plait.server.settings import EngineSettings, Settings
-from plait.server.telemetry.engine_collector import EngineCollector, EngineSnapshot
+from plait.server.telemetry.engine_collector import (
+    EngineCollector,
+    EngineSnapshot,
+    GrammarCollector,
+)
 from plait.server.telemetry.telemetry import Telemetry
 from plait.server.telemetry.tracing import Generation
 
@@ -51,13 +56,14 @@ class Compiler(Protocol):
     async def compile(self, model: str, spec: ConstraintSpec) -> CompiledConstraint:
         """Compile; BadRequest says what the text's author must change."""
 
+    def stats(self) -> CompileStats:
+        """Return its counters."""
+
     async def close(self) -> None:
         """End its processes."""
 
 
 def _make_compiler(settings: Settings) -> Compiler:
-    from plait.server.pool.compiler import CompileService  # noqa: PLC0415
-
     return CompileService(settings.pool.compile, settings.api.limits)
 
 
@@ -103,7 +109,9 @@ class Pool:
         self._context = zmq.asyncio.Context()
         for files, engine in engines:
             self._groups[files.name] = self._start_group(files, engine)
-        self._telemetry.metrics.registry.register(EngineCollector(self._snapshots))
+        registry = self._telemetry.metrics.registry
+        registry.register(EngineCollector(self._snapshots))
+        registry.register(GrammarCollector(lambda: asdict(self._compiler.stats())))
         try:
             every = [files for files, _ in engines]
             loading = (asyncio.to_thread(self._parts.load_tokenizer, files) for files in every)

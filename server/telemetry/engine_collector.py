@@ -18,6 +18,14 @@ VLLM_COUNTERS = {
     "prompt_tokens": "Prompt tokens computed.",
     "generation_tokens": "Tokens generated.",
 }
+GRAMMAR_COUNTERS = {
+    "compiled": ("plait_grammar_compiles", "Response formats compiled."),
+    "cache_hits": ("plait_grammar_cache_hits", "Response formats that were compiled before."),
+    "refused": ("plait_grammar_refused", "Response formats that can't be enforced as they say."),
+    "timeouts": ("plait_grammar_timeouts", "Compiles that ran out of time."),
+    "crashes": ("plait_grammar_crashes", "Compiles that ended their process."),
+    "seconds": ("plait_grammar_compiling_seconds", "Time spent compiling."),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +98,25 @@ def _counters(snapshots: list[EngineSnapshot]) -> Iterator[Metric]:
 
 def _gauge(name: str, text: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, labels=ENGINE_LABELS)
+
+
+class GrammarCollector(Collector):
+    """Collects from a function that returns the compile service's counters by name."""
+
+    def __init__(self, stats: Callable[[], Mapping[str, float]]) -> None:
+        self._stats = stats
+
+    def describe(self) -> Iterable[Metric]:
+        """Name nothing in advance, so that registering collects nothing."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the service's metric families."""
+        stats = self._stats()
+        for name, (metric_name, text) in GRAMMAR_COUNTERS.items():
+            yield CounterMetricFamily(metric_name, text, value=stats.get(name, 0.0))
+        yield GaugeMetricFamily(
+            "plait_grammar_cache_bytes",
+            "Compiled response formats kept.",
+            value=stats.get("cached_bytes", 0.0),
+        )

@@ -1,0 +1,63 @@
+"""The command `plait`: the only reader of the command line, the environment and YAML files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    CliSubCommand,
+    SettingsConfigDict,
+    SettingsError,
+    get_subcommand,
+)
+
+from plait.server.options import ServeOptions
+from plait.server.serve import run
+
+EXIT_USAGE = 2
+
+
+class Version(BaseSettings):
+    """Print the version."""
+
+
+class Plait(BaseSettings):
+    """An OpenAI-compatible inference server: `plait serve` starts it on 127.0.0.1:8000."""
+
+    model_config = SettingsConfigDict(
+        cli_prog_name="plait",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_enforce_required=True,
+    )
+
+    serve: CliSubCommand[ServeOptions] = Field(description="Serve models.")
+    version: CliSubCommand[Version] = Field(description="Print the version.")
+
+    def cli_cmd(self) -> None:
+        """Run the subcommand."""
+        chosen = get_subcommand(self, cli_exit_on_error=False)
+        if isinstance(chosen, ServeOptions):
+            sys.exit(run(chosen.settings()))
+        sys.stdout.write(f"plait {version('plait')}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; wrong usage exits with code 2 and a line for each mistake."""
+    try:
+        CliApp.run(Plait, cli_args=list(sys.argv[1:] if arguments is None else arguments))
+    except ValidationError as error:
+        for mistake in error.errors(include_url=False, include_input=False):
+            where = ".".join(str(part) for part in mistake["loc"] if part != "serve")
+            what = mistake["msg"].removeprefix("Value error, ")
+            sys.stderr.write(f"plait: {where}: {what}\n" if where else f"plait: {what}\n")
+        sys.exit(EXIT_USAGE)
+    except (SettingsError, ValueError, OSError) as error:
+        sys.stderr.write(f"plait: {error}\n")
+        sys.exit(EXIT_USAGE)

@@ -1,0 +1,279 @@
+"""The options of `plait serve`, with their ranges and their help.
+
+An option is a field of settings.py under its own name (those of the compile service: `compile_*`);
+defaults come from there. cli.py fills this model and turns it into Settings, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
+from pydantic_settings import (
+    BaseSettings,
+    CliPositionalArg,
+    CliSuppress,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from plait.server.settings import (
+    ApiSettings,
+    CompileSettings,
+    EngineSettings,
+    LimitSettings,
+    PoolSettings,
+    Settings,
+    TelemetrySettings,
+    WeightMode,
+)
+
+_API, _LIMITS, _COMPILE = ApiSettings(), LimitSettings(), CompileSettings()
+_POOL, _ENGINE, _TELEMETRY = PoolSettings(), EngineSettings(), TelemetrySettings()
+
+Layer = TypeVar("Layer")
+
+
+def _split(value: object) -> object:
+    """Return the parts of a comma-separated text; YAML brings lists already."""
+    return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+
+Texts = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SecondsOrOff = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ApiOptions(BaseModel):
+    """The HTTP face."""
+
+    host: str = Field(_API.host, description="Address to listen on.")
+    port: int = Field(_API.port, ge=0, le=65535, description="Port to listen on; 0: any free one.")
+    api_key: Texts = Field(
+        [],
+        description="Key that clients must send; several: repeat it or separate them by commas. "
+        "Other users of the machine can read it here: prefer PLAIT_API_KEY or --api-key-file.",
+    )
+    api_key_file: Path | None = Field(None, description="File with one key a line.")
+    protect_metrics: bool = Field(_API.protect_metrics, description="/metrics wants a key, too.")
+    keep_alive_s: Seconds = Field(_API.keep_alive_s, description="An idle connection stays open.")
+    sse_comment_s: SecondsOrOff = Field(
+        _API.sse_comment_s, description="Pause after which a silent stream sends a comment; 0: off."
+    )
+    read_timeout_s: Seconds = Field(
+        _API.read_timeout_s, description="A client that sends its request slower is dropped."
+    )
+    write_timeout_s: Seconds = Field(
+        _API.write_timeout_s, description="A client that reads nothing for so long is dropped."
+    )
+    drain_s: SecondsOrOff = Field(
+        _API.drain_s, description="After SIGTERM, running requests get this long to end."
+    )
+    cors_origins: Texts = Field([], description="Origins that browsers may call from.")
+
+
+class LimitOptions(BaseModel):
+    """What one request may ask for."""
+
+    max_body_bytes: ByteSize = Field(ByteSize(_LIMITS.max_body_bytes), ge=1, description="A body.")
+    max_json_depth: Count = Field(_LIMITS.max_json_depth, description="Nesting of a body.")
+    max_n: Count = Field(_LIMITS.max_n, description="Answers to one prompt.")
+    max_sequences_per_request: Count = Field(
+        _LIMITS.max_sequences_per_request, description="Prompts times n."
+    )
+    max_stop_strings: Count = Field(_LIMITS.max_stop_strings, description="Stop strings.")
+    max_stop_chars: Count = Field(_LIMITS.max_stop_chars, description="Length of a stop string.")
+    max_logprobs: int = Field(_LIMITS.max_logprobs, ge=0, description="Alternatives per token.")
+    max_logit_bias: Count = Field(_LIMITS.max_logit_bias, description="Entries of logit_bias.")
+    max_bad_words: Count = Field(_LIMITS.max_bad_words, description="Entries of bad_words.")
+    max_bad_word_tokens: Count = Field(
+        _LIMITS.max_bad_word_tokens, description="Tokens of all bad words together."
+    )
+    max_cache_salt_chars: Count = Field(
+        _LIMITS.max_cache_salt_chars, description="Length of a cache_salt."
+    )
+    max_schema_bytes: ByteSize = Field(
+        ByteSize(_LIMITS.max_schema_bytes), ge=1, description="A schema, regex or grammar."
+    )
+    max_schema_depth: Count = Field(_LIMITS.max_schema_depth, description="Nesting of a schema.")
+
+
+class CompileOptions(BaseModel):
+    """The grammar compile service."""
+
+    compile_deadline_s: Seconds = Field(
+        _COMPILE.deadline_s, description="A grammar that compiles longer is refused."
+    )
+    compile_memory_bytes: ByteSize = Field(
+        ByteSize(_COMPILE.memory_bytes), ge=1, description="A grammar that needs more is refused."
+    )
+    compile_cache_bytes: ByteSize = Field(
+        ByteSize(_COMPILE.cache_bytes), description="Compiled grammars kept."
+    )
+    compile_max_whitespace: int = Field(
+        _COMPILE.max_whitespace, ge=0, description="Blanks between two JSON tokens, at most."
+    )
+
+
+class PoolOptions(BaseModel):
+    """Workers and the way to them."""
+
+    replicas: Count = Field(_POOL.replicas, description="Workers per model.")
+    max_queue: Count = Field(
+        _POOL.max_queue, description="Requests waiting or running per worker; more get a 429."
+    )
+    default_deadline_s: Seconds | None = Field(
+        _POOL.default_deadline_s, description="Deadline of requests that bring none."
+    )
+    ready_timeout_s: Seconds = Field(
+        _POOL.ready_timeout_s, description="A model that loads longer is given up."
+    )
+    heartbeat_timeout_s: Seconds = Field(
+        _POOL.heartbeat_timeout_s, description="A worker silent for so long is killed."
+    )
+    restart_backoff_s: Seconds = Field(
+        _POOL.restart_backoff_s, description="Pause before a lost worker's first restart; doubles."
+    )
+    restart_backoff_max_s: Seconds = Field(
+        _POOL.restart_backoff_max_s, description="The longest such pause."
+    )
+
+
+class EngineOptions(BaseModel):
+    """One engine."""
+
+    device: str = Field(_ENGINE.device, description="cpu, cuda, cuda:1, ...")
+    weights: WeightMode = Field(_ENGINE.weights, description="How the weights are held.")
+    threads: int = Field(_ENGINE.threads, ge=0, description="Per worker; 0: one a core.")
+    max_model_len: int = Field(
+        _ENGINE.max_model_len, ge=0, description="Tokens of prompt and answer; 0: the model's own."
+    )
+    max_num_seqs: Count = Field(_ENGINE.max_num_seqs, description="Sequences running at once.")
+    max_step_tokens: Count = Field(_ENGINE.max_step_tokens, description="Rows of a forward pass.")
+    kv_cache_bytes: ByteSize = Field(
+        ByteSize(_ENGINE.kv_cache_bytes), ge=1, description="Memory of the KV cache (512MiB, 2GiB)."
+    )
+    prefix_caching: bool = Field(
+        _ENGINE.prefix_caching, description="Reuse the KV cache of a prompt's known beginning."
+    )
+    naive_kernels: bool = Field(
+        _ENGINE.naive_kernels, description="Slow, simple kernels instead of the compiled ones."
+    )
+
+
+class ModelEntry(EngineOptions):
+    """One model of the configuration's list `engines`, with what it wants different."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    served_name: str = ""
+
+
+class TelemetryOptions(BaseModel):
+    """Logs, metrics, traces."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least important lines that are written."
+    )
+    log_format: Literal["json", "console"] = Field(
+        _TELEMETRY.log_format, description="For machines or for people."
+    )
+    access_log: bool = Field(_TELEMETRY.access_log, description="A line per request.")
+    log_prompts: bool = Field(_TELEMETRY.log_prompts, description="Prompts appear in the log.")
+    otlp_endpoint: str = Field(
+        _TELEMETRY.otlp_endpoint, description="Where traces go (OTLP over HTTP); empty: off."
+    )
+
+
+class ServeOptions(  # one column of help, in this order from the last base to the first
+    TelemetryOptions, LimitOptions, CompileOptions, PoolOptions, EngineOptions, ApiOptions,
+    BaseSettings,
+):  # fmt: skip
+    """Serve models over an OpenAI-compatible HTTP API.
+
+    Every option can also be set in the environment (--max-queue: PLAIT_MAX_QUEUE) and in a YAML
+    file (max_queue). The command line wins over the environment, that over the file.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="PLAIT_", extra="forbid", protected_namespaces=())
+
+    models: Annotated[CliPositionalArg[list[str]], NoDecode, BeforeValidator(_split)] = Field(
+        [],
+        description="A built-in name, a GGUF file or a Hugging Face folder; "
+        f"none: {_ENGINE.model}.",
+    )
+    served_name: str = Field("", description="Name of the one model, instead of its own.")
+    config: Path | None = Field(None, description="YAML file with options.")
+    engines: CliSuppress[list[ModelEntry]] = Field(
+        [], description="In the YAML file only: models with engine options of their own."
+    )
+
+    @classmethod
+    def settings_customise_sources(  # the signature is the library's
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the command line (which arrives as init), the environment, the file it names."""
+        named = init_settings().get("config") or env_settings().get("config")
+        if named is None:
+            return init_settings, env_settings
+        if not Path(named).is_file():
+            raise ValueError(f"there is no configuration file {str(named)!r}")
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, Path(named))
+
+    def settings(self) -> Settings:
+        """Return the settings these options stand for.
+
+        Raises:
+            ValueError: they contradict each other; OSError: the key file can't be read.
+        """
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        compile_values = {name.removeprefix("compile_"): value for name, value in values.items()}
+        compiling = _layer(CompileSettings, compile_values)
+        limits = _layer(LimitSettings, values)
+        keys = {"api_keys": self._keys(), "cors_origins": tuple(self.cors_origins)}
+        return Settings(
+            api=_layer(ApiSettings, {**values, **keys, "limits": limits}),
+            pool=_layer(PoolSettings, {**values, "compile": compiling}),
+            engines=self._engines(values),
+            telemetry=_layer(TelemetrySettings, values),
+        )
+
+    def _keys(self) -> tuple[str, ...]:
+        lines = self.api_key_file.read_text().split() if self.api_key_file else []
+        if self.api_key_file and not lines:
+            raise ValueError(f"api_key_file: {self.api_key_file} holds no key")
+        return (*self.api_key, *lines)
+
+    def _engines(self, values: Mapping[str, Any]) -> tuple[EngineSettings, ...]:
+        common = {name: values[name] for name in EngineOptions.model_fields}
+        plain = self.models or ([] if self.engines else [_ENGINE.model])
+        entries = [{"model": model} for model in plain]
+        entries += [entry.model_dump(exclude_unset=True) for entry in self.engines]
+        if self.served_name:
+            if len(entries) > 1:
+                raise ValueError("served_name: there are several models; name them in a YAML file")
+            entries[0]["served_name"] = self.served_name
+        return tuple(_layer(EngineSettings, {**common, **entry}) for entry in entries)
+
+
+def _layer(kind: type[Layer], values: Mapping[str, Any]) -> Layer:
+    """Return a settings object from those of the values that are its fields."""
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    plain = {name: _plain(value) for name, value in values.items() if name in names}
+    return kind(**plain)
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, ByteSize) else value

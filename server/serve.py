@@ -1,0 +1,150 @@
+"""A server's life: bind, start the pool, answer, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvloop
+
+from plait.server.http_server import HttpServer
+from plait.server.models.catalog import BadModel
+from plait.server.pool.pool import Pool
+from plait.server.pool.worker import WorkerGone
+from plait.server.settings import ApiSettings, Settings
+from plait.server.telemetry.logs import configure_logging
+from plait.server.telemetry.telemetry import Telemetry, build_telemetry
+
+EXIT_FAILED, EXIT_BAD_MODEL = 1, 2
+BACKLOG = 2048
+_IMPORTED = time.monotonic()
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What the HTTP layer stands on."""
+
+    pool: Pool
+    telemetry: Telemetry
+
+
+class Signals:
+    """SIGTERM or SIGINT: the first asks for a graceful end, the second for one at once."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.hurry = asyncio.Event()
+
+    def listen(self) -> None:
+        """Take the signals over from the interpreter."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._receive)
+
+    def _receive(self) -> None:
+        (self.hurry if self.stop.is_set() else self.stop).set()
+
+
+def run(settings: Settings) -> int:
+    """Serve until a signal; return the process's exit code."""
+    configure_logging(settings.telemetry)
+    try:
+        listener = bind(settings.api)
+    except OSError as error:
+        return _complain(f"can't listen on {settings.api.host}:{settings.api.port}: {error}")
+    with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(settings, listener))
+
+
+def bind(settings: ApiSettings) -> socket.socket:
+    """Return a listening socket; raise OSError if the address can't be had."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> int:
+    signals = Signals()
+    signals.listen()
+    telemetry = build_telemetry(settings.telemetry)
+    pool = Pool(settings, telemetry)
+    try:
+        await pool.start()
+        await _answer(settings, listener, Backend(pool, telemetry), signals)
+        return 0
+    except BadModel as error:
+        return _complain(str(error), EXIT_BAD_MODEL)
+    except WorkerGone as gone:
+        return _complain(f"a model could not be loaded: {gone}")
+    finally:
+        await pool.close()
+        telemetry.tracing.close()
+
+
+async def _answer(
+    settings: Settings, listener: socket.socket, backend: Backend, signals: Signals
+) -> None:
+    """Run the HTTP server from before the models are ready until it is told to stop."""
+    # Imported while the workers load: the web framework takes a while, too.
+    from plait.server.api.app import create_app  # noqa: PLC0415
+
+    app = create_app(settings.api, backend.pool, backend.telemetry)
+    server = HttpServer(backend.telemetry.tracing.wrap(app), settings.api)
+    answering = asyncio.create_task(server.answer(listener))
+    loading = asyncio.create_task(_announce(backend.pool, listener))
+    try:
+        stopping = asyncio.create_task(signals.stop.wait())
+        await _first_of(stopping, answering, loading)
+        await _first_of(stopping, answering)
+        log.info("stopping", drain_s=settings.api.drain_s)
+        draining = asyncio.create_task(backend.pool.drain(settings.api.drain_s))
+        await _first_of(draining, asyncio.create_task(signals.hurry.wait()))
+    finally:
+        loading.cancel()
+        server.stop(at_once=signals.hurry.is_set())
+        await answering
+
+
+async def _first_of(*tasks: asyncio.Task[Any]) -> None:
+    """Wait until one of the tasks is done, and raise its error if it has one."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+
+
+async def _announce(pool: Pool, listener: socket.socket) -> None:
+    """Write one line once every model can answer, with the time since this process began."""
+    await pool.wait_ready()
+    seconds = seconds_since_start()
+    names = [model.name for model in pool.models()]
+    word = "model" if len(names) == 1 else "models"
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    sys.stdout.write(
+        f"plait ready in {seconds:.1f} s: {word} {', '.join(names)} on http://{shown}:{port}\n"
+    )
+    sys.stdout.flush()
+
+
+def seconds_since_start() -> float:
+    """Return the age of this process, interpreter and imports included; to 0.01 s on Linux."""
+    stat = Path("/proc/self/stat")
+    if not stat.exists():
+        return time.monotonic() - _IMPORTED
+    after_name = stat.read_text().rpartition(")")[2].split()
+    started = int(after_name[19]) / os.sysconf("SC_CLK_TCK")  # field 22 of proc_pid_stat(5)
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+
+
+def _complain(message: str, code: int = EXIT_FAILED) -> int:
+    sys.stderr.write(f"plait: {message}\n")
+    return code
