@@ -28,6 +28,7 @@ class AuthMiddleware:
         self._open = OPEN_PATHS if protect_metrics else OPEN_PATHS | {"/metrics"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request (ASGI)."""
         if scope["type"] != "http" or not self._digests or scope["path"] in self._open:
             await self._app(scope, receive, send)
             return

@@ -78,9 +78,7 @@ def error_response(error: ServerError, headers: Mapping[str, str] | None = None)
         extra["www-authenticate"] = "Bearer"
     if isinstance(error, DeadlineExceeded):
         extra["x-should-retry"] = "false"  # the time the client gave is over
-    return Response(
-        error_body(error), error.status, headers=extra, media_type="application/json"
-    )
+    return Response(error_body(error), error.status, headers=extra, media_type="application/json")
 
 
 def install_error_handlers(app: FastAPI) -> None:

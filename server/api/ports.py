@@ -1,4 +1,4 @@
-"""What the HTTP layer needs of the pool; `plait.server.pool.pool.Pool` is one, test stubs are others."""
+"""What the HTTP layer needs of a pool: `plait.server.pool.pool.Pool` is one, tests have stubs."""
 
 from __future__ import annotations
 
@@ -22,22 +22,32 @@ class ServedModelLike(Protocol):
     """One model by its served name; info is None until its worker has loaded."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What requests call it."""
+
     @property
-    def created(self) -> int: ...
+    def created(self) -> int:
+        """Since when it is served, in unix seconds."""
+
     @property
-    def info(self) -> ModelInfo | None: ...
+    def info(self) -> ModelInfo | None:
+        """What its worker told of it."""
+
     @property
-    def tokenizer(self) -> Tokenizer: ...
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer."""
 
 
 class ReadinessLike(Protocol):
     """Whether new work is taken, and if not, why."""
 
     @property
-    def ok(self) -> bool: ...
+    def ok(self) -> bool:
+        """Whether new work is taken."""
+
     @property
-    def reason(self) -> str: ...
+    def reason(self) -> str:
+        """What is wrong, or degraded."""
 
 
 class PoolLike(Protocol):

@@ -37,6 +37,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, tag="generate"):
     prompt_logprobs: int | None = None  # completions with echo and logprobs
     priority: int = 0  # lower first, as vLLM has it
     cache_salt: str = ""
+    affinity: str = ""  # requests that share it go to one replica when load allows
     deadline: float | None = None
     decoding: dict[str, Any] = {}
     arrived: float = 0.0

@@ -140,7 +140,9 @@ class ChatRequest(GenerationRequest):
     modalities: Annotated[Any, Unsupported(_TEXT, unless=(["text"],))] = None
     moderation: Annotated[Any, Unsupported("there is no moderation model")] = None
     parallel_tool_calls: Annotated[Any, Unsupported(_TOOLS)] = None
-    prediction: Annotated[Any, Unsupported("drafts from a prediction are not implemented yet")] = None
+    prediction: Annotated[Any, Unsupported("drafts from a prediction are not implemented yet")] = (
+        None
+    )
     prompt_cache_options: Annotated[Any, Unsupported("prefixes are cached without options")] = None
     reasoning_effort: Annotated[Any, Unsupported("no reasoning model is served")] = None
     store: Annotated[Any, Unsupported("answers are not kept", unless=(False,))] = None

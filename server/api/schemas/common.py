@@ -3,13 +3,13 @@
 Every field is honoured or refused (law 4): an unknown one is an error, one of OpenAI's that isn't
 supported yet says so by name. Types are strict: "1" is no number, true is no 1. null means "not
 given" throughout, as it does at OpenAI. Limits that the operator sets (n, stop, logprobs, ...) are
-checked in api/limits.py, ids against the vocabulary in api/sampling.py.
+checked in api/jobs/limits.py, ids against the vocabulary in api/jobs/sampling.py.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -87,14 +87,17 @@ class StructuredOutputs(Strict):
     grammar: str | None = Field(None, description="EBNF; the first rule is `root`.")
 
 
-class Decoding(Strict):
-    """How tokens are found. Every method gives the same law of text; see docs/architecture.md."""
+Method = str | dict[str, Any]  # an id, or an object with the id as `name` and the options
 
-    sampler: Literal["auto", "ordinary"] = "auto"
-    drafter: Literal["auto", "off"] = "auto"
-    unmasker: Annotated[Any, Unsupported("no diffusion model is served", unless=("auto",))] = None
-    search: Annotated[Any, Unsupported("use n for independent answers", unless=("auto",))] = None
-    trace: bool = Field(False, description="Add an object `decoding` with counts to the answer.")
+
+class Decoding(Strict):
+    """How tokens are found; which methods there are is in docs/architecture.md."""
+
+    sampler: Method | None = None
+    drafter: Method | None = None
+    unmasker: Method | None = None
+    search: Method | None = None
+    trace: bool | None = Field(None, description="Add an object `decoding` to the answer.")
 
 
 class Sampling(Strict):

@@ -1,4 +1,4 @@
-"""From request fields to SamplingParams: defaults, seeds, and ids checked against the vocabulary."""
+"""From request fields to SamplingParams: defaults, seeds, ids checked against the vocabulary."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import secrets
 from collections.abc import Iterable
 
 from plait.decoders.sampling.params import SamplingParams
+from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.common import GenerationRequest
+from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest
 from plait.server.prompt.tokenizer import Tokenizer
 from plait.server.settings import LimitSettings
@@ -15,11 +17,7 @@ SEED_BITS = 53  # of a drawn seed: a JSON number that every client reads back ex
 
 
 def sampling_params(
-    request: GenerationRequest,
-    tokenizer: Tokenizer,
-    limits: LimitSettings,
-    *,
-    num_logprobs: int | None,
+    request: ChatRequest | CompletionRequest, tokenizer: Tokenizer, limits: LimitSettings
 ) -> SamplingParams:
     """Return the request's sampling law; a seed is drawn if it has none.
 
@@ -43,7 +41,7 @@ def sampling_params(
         bad_words=_bad_words(request.bad_words or [], tokenizer, limits),
         min_tokens=request.min_tokens or 0,
         seed=seed_of(request),
-        logprobs=num_logprobs,
+        logprobs=request.num_logprobs,
     )
 
 

@@ -54,6 +54,7 @@ class EventStream(Response):
         self._last_sent = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the frames (ASGI)."""
         try:
             with self._metrics.sse_clients.track_inprogress():
                 await while_connected(receive, self._run(send))

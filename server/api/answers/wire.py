@@ -11,8 +11,6 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from plait.server.prompt.logprobs import ChatLogprobs, CompletionLogprobs
-
 Finish = Literal["stop", "length"]
 
 
@@ -56,7 +54,7 @@ class ChatChoice(Struct, frozen=True):
     index: int
     message: Message
     finish_reason: Finish
-    logprobs: ChatLogprobs | None = None
+    logprobs: dict[str, Any] | None = None
 
 
 class ChatCompletion(Struct, frozen=True):
@@ -80,7 +78,7 @@ class Delta(Struct, frozen=True):
 
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
-    refusal: None | UnsetType = UNSET
+    refusal: UnsetType | None = UNSET
 
 
 class ChatChunkChoice(Struct, frozen=True):
@@ -89,7 +87,7 @@ class ChatChunkChoice(Struct, frozen=True):
     index: int
     delta: Delta
     finish_reason: Finish | None = None
-    logprobs: ChatLogprobs | None = None
+    logprobs: dict[str, Any] | None = None
 
 
 class ChatCompletionChunk(Struct, frozen=True):
@@ -102,7 +100,7 @@ class ChatCompletionChunk(Struct, frozen=True):
     choices: list[ChatChunkChoice]
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     service_tier: Literal["default"] = "default"
-    usage: Usage | None | UnsetType = UNSET
+    usage: Usage | UnsetType | None = UNSET
     seed: int | UnsetType = UNSET  # in the first chunk of each answer
     obfuscation: str | UnsetType = UNSET
     decoding: dict[str, Any] | UnsetType = UNSET
@@ -114,7 +112,7 @@ class CompletionChoice(Struct, frozen=True):
     index: int
     text: str
     finish_reason: Finish | None = None
-    logprobs: CompletionLogprobs | None = None
+    logprobs: dict[str, Any] | None = None
 
 
 class Completion(Struct, frozen=True):
@@ -126,7 +124,7 @@ class Completion(Struct, frozen=True):
     system_fingerprint: str
     choices: list[CompletionChoice]
     object: Literal["text_completion"] = "text_completion"
-    usage: Usage | None | UnsetType = UNSET
+    usage: Usage | UnsetType | None = UNSET
     seed: int | UnsetType = UNSET
     obfuscation: str | UnsetType = UNSET
     decoding: dict[str, Any] | UnsetType = UNSET
@@ -137,13 +135,13 @@ class Model(Struct, frozen=True):
 
     id: str
     created: int
-    max_model_len: int
+    max_model_len: int | None  # null until its worker has loaded it
     object: Literal["model"] = "model"
     owned_by: str = "plait"
 
 
 class ModelList(Struct, frozen=True):
-    """The served models that have loaded."""
+    """The served models."""
 
     data: list[Model]
     object: Literal["list"] = "list"

@@ -64,7 +64,9 @@ def _check_continuation(request: ChatRequest) -> None:
             param="continue_final_message",
         )
     if request.messages[-1].role != "assistant":
-        raise BadRequest("The last message must be an assistant's to be continued.", param="messages")
+        raise BadRequest(
+            "The last message must be an assistant's to be continued.", param="messages"
+        )
 
 
 def _check_completion(request: CompletionRequest, limits: LimitSettings) -> None:

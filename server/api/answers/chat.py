@@ -1,0 +1,114 @@
+"""The answers of /v1/chat/completions: whole, or as a stream of chunks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from plait.server.api.answers import wire
+from plait.server.api.answers.obfuscation import padding_for
+from plait.server.api.answers.outputs import Outputs, Part
+from plait.server.api.answers.sse import DONE, frame
+from plait.server.api.jobs.job import Job
+from plait.server.api.schemas.chat import ChatRequest
+from plait.server.pool.messages import TokenLogprob
+from plait.server.prompt.logprobs import chat_logprobs
+
+
+class ChatAnswer:
+    """Words one job's outputs as OpenAI's chat does."""
+
+    def __init__(self, job: Job, request: ChatRequest, outputs: Outputs) -> None:
+        self._job = job
+        self._request = request
+        self._outputs = outputs
+        self._echo = job.prompts[0].text if request.echo else ""
+        self._has_logprobs = bool(request.logprobs)
+        self._empty = wire.ChatCompletionChunk(
+            id=job.id,
+            created=job.created,
+            model=job.model,
+            system_fingerprint=job.fingerprint,
+            choices=[],
+            usage=None if request.includes_usage else UNSET,
+        )
+
+    async def whole(self) -> bytes:
+        """Return the whole answer as JSON."""
+        job = self._job
+        texts: list[list[str]] = [[self._echo] for _ in range(job.n)]
+        logprobs: list[list[TokenLogprob]] = [[] for _ in range(job.n)]
+        reasons: dict[int, wire.Finish] = {}
+        async with aclosing(self._outputs.parts()) as parts:
+            async for part in parts:
+                texts[part.index].append(part.piece.text)
+                logprobs[part.index].extend(part.piece.logprobs)
+                if part.finish is not None:
+                    reasons[part.index] = part.finish
+        choices = [
+            wire.ChatChoice(i, wire.Message("".join(texts[i])), reasons[i], self._show(logprobs[i]))
+            for i in range(job.n)
+        ]
+        decoding = self._outputs.decoding()
+        return wire.encode(
+            wire.ChatCompletion(
+                id=job.id,
+                created=job.created,
+                model=job.model,
+                system_fingerprint=job.fingerprint,
+                choices=choices,
+                usage=self._outputs.usage(),
+                seed=job.seed,
+                metadata=UNSET if self._request.metadata is None else self._request.metadata,
+                decoding=UNSET if decoding is None else decoding,
+            )
+        )
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        """Yield the answer as server-sent events, ready to be sent."""
+        async with aclosing(self._outputs.parts()) as parts:
+            async for part in parts:
+                yield self._frames_of(part)
+        yield self._last_frames()
+
+    def _frames_of(self, part: Part) -> bytes:
+        if part.is_first:
+            role = wire.Delta(role="assistant", content="", refusal=None)
+            first = self._chunk(wire.ChatChunkChoice(part.index, role), seed=self._job.seed)
+            return first + (self._content(part.index, self._echo, ()) if self._echo else b"")
+        frames = b""
+        if part.piece.text or part.piece.logprobs:
+            frames = self._content(part.index, part.piece.text, part.piece.logprobs)
+        if part.finish is not None:
+            frames += self._chunk(wire.ChatChunkChoice(part.index, wire.Delta(), part.finish))
+        return frames
+
+    def _content(self, index: int, text: str, logprobs: Sequence[TokenLogprob]) -> bytes:
+        delta = wire.Delta(content=text)
+        choice = wire.ChatChunkChoice(index, delta, logprobs=self._show(logprobs))
+        if self._request.includes_obfuscation:
+            return self._chunk(choice, obfuscation=padding_for(text))
+        return self._chunk(choice)
+
+    def _last_frames(self) -> bytes:
+        decoding = self._outputs.decoding()
+        frames = b""
+        if self._request.includes_usage:
+            extra = {} if decoding is None else {"decoding": decoding}
+            frames = self._frame(usage=self._outputs.usage(), **extra)
+        elif decoding is not None:
+            frames = self._frame(decoding=decoding)
+        return frames + DONE
+
+    def _chunk(self, choice: wire.ChatChunkChoice, **extra: Any) -> bytes:
+        return self._frame(choices=[choice], **extra)
+
+    def _frame(self, **fields: Any) -> bytes:
+        return frame(wire.encode(msgspec.structs.replace(self._empty, **fields)))
+
+    def _show(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        return chat_logprobs(self._job.tokenizer, logprobs) if self._has_logprobs else None

@@ -1,0 +1,202 @@
+"""From the pool's events to the text of each choice, and to the totals of the whole job."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+from plait.server.api.answers.wire import (
+    CompletionTokensDetails,
+    Finish,
+    PromptTokensDetails,
+    Usage,
+)
+from plait.server.api.jobs.job import Job
+from plait.server.api.ports import PoolLike
+from plait.server.errors import DeadlineExceeded, Internal, ServerError, Unavailable
+from plait.server.pool.messages import Delta, FinishReason, Started, TokenLogprob
+from plait.server.prompt.stream import Piece, TextStream
+
+Event = Started | Delta
+NOTHING = Piece("")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is new of one choice. Its first part says only that it has begun."""
+
+    index: int
+    piece: Piece = NOTHING
+    finish: Finish | None = None
+    is_first: bool = False
+
+
+@dataclass(slots=True)
+class _Choice:
+    stream: TextStream
+    is_done: bool = False
+
+
+@dataclass(slots=True)
+class _Progress:
+    """One prompt's answers."""
+
+    choices: list[_Choice]
+    has_begun: bool = False
+    cached_tokens: int = 0
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    held: list[Delta] = field(default_factory=list)  # until the prompt's logprobs are here
+
+    @property
+    def is_done(self) -> bool:
+        return all(choice.is_done for choice in self.choices)
+
+
+class Outputs:
+    """Runs a job once; the totals are right when `parts` has ended."""
+
+    def __init__(self, pool: PoolLike, job: Job) -> None:
+        self.traces: dict[int, dict[str, Any]] = {}  # by choice; none if a stop string ended it
+        self._pool = pool
+        self._job = job
+        self._ended_by_token = 0
+        self._progress = [
+            _Progress([_Choice(self._text_stream()) for _ in range(job.n)]) for _ in job.prompts
+        ]
+
+    def usage(self) -> Usage:
+        """Return what was read and written so far."""
+        prompt = sum(len(prompt.token_ids) for prompt in self._job.prompts)
+        streams = [choice.stream for each in self._progress for choice in each.choices]
+        completion = sum(stream.num_tokens for stream in streams) + self._ended_by_token
+        cached = sum(each.cached_tokens for each in self._progress)
+        return Usage(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+            prompt_tokens_details=PromptTokensDetails(cached),
+            completion_tokens_details=CompletionTokensDetails(),
+        )
+
+    def prompt_logprobs(self, prompt: int) -> Sequence[TokenLogprob | None]:
+        """Return the logprobs of a prompt's tokens; known before any part with text."""
+        return self._progress[prompt].prompt_logprobs or ()
+
+    def decoding(self) -> dict[str, Any] | None:
+        """Return the traces that were asked for: one choice's own, or a list of several."""
+        if not self.traces:
+            return None
+        if len(self._progress) * self._job.n == 1:
+            return self.traces[0]
+        return {"choices": [{"index": i, **self.traces[i]} for i in sorted(self.traces)]}
+
+    async def parts(self) -> AsyncGenerator[Part, None]:
+        """Generate, and yield what is new; closing this early aborts what still runs.
+
+        Raises:
+            ServerError: the pool refuses the job, or can't finish it.
+        """
+        streams = [self._pool.generate(self._job.model, r) for r in self._job.requests]
+        merged = _alone(streams[0]) if len(streams) == 1 else _merged(streams)
+        async with aclosing(merged) as events:
+            async for prompt, event in events:
+                for part in self._take(prompt, event):
+                    yield part
+                if all(progress.is_done for progress in self._progress):
+                    return
+        raise Internal("The answer ended early.")
+
+    def _text_stream(self) -> TextStream:
+        job = self._job
+        return TextStream(job.tokenizer.token_bytes, job.stop, include_stop=job.include_stop)
+
+    def _take(self, prompt: int, event: Event) -> Iterator[Part]:
+        progress = self._progress[prompt]
+        if not progress.has_begun:
+            progress.has_begun = True
+            first = prompt * self._job.n
+            yield from (Part(first + i, is_first=True) for i in range(self._job.n))
+        if isinstance(event, Started):
+            progress.cached_tokens = progress.cached_tokens or event.cached_tokens
+            return
+        if event.prompt_logprobs is not None:
+            progress.prompt_logprobs = event.prompt_logprobs
+        progress.held.append(event)
+        if self._job.requests[prompt].prompt_logprobs is None or progress.prompt_logprobs:
+            ready, progress.held = progress.held, []
+            for delta in ready:
+                yield from self._advance(prompt, delta)
+
+    def _advance(self, prompt: int, delta: Delta) -> Iterator[Part]:
+        choice = self._progress[prompt].choices[delta.index]
+        if choice.is_done:
+            return
+        _check_reason(delta.finish_reason)
+        index = prompt * self._job.n + delta.index
+        piece = choice.stream.push(delta.token_ids, delta.logprobs)
+        finish = self._end(choice, delta)
+        if piece.text or piece.logprobs:
+            yield Part(index, piece)
+        if finish is None:
+            return
+        choice.is_done = True
+        if delta.trace is not None:
+            self.traces[index] = delta.trace
+        yield Part(index, choice.stream.finish(), finish)
+
+    def _end(self, choice: _Choice, delta: Delta) -> Finish | None:
+        """Return why a choice ends with this delta, if it does; tell a worker that can't know."""
+        if choice.stream.stop is not None:
+            if delta.finish_reason is None:
+                self._pool.abort(delta.request_id, delta.index)
+            return "stop"
+        if delta.finish_reason is None:
+            return None
+        self._ended_by_token += delta.stop_token is not None
+        return "stop" if delta.finish_reason == "stop" else "length"
+
+
+def _check_reason(reason: FinishReason | None) -> None:
+    """Raise for an end that isn't the answer's own; clients know only stop and length."""
+    errors: dict[FinishReason | None, ServerError] = {
+        "deadline": DeadlineExceeded("The request's deadline has passed."),
+        "abort": Unavailable("The request was aborted."),
+        "error": Internal("The server failed."),
+    }
+    if reason in errors:
+        raise errors[reason]
+
+
+async def _merged(
+    streams: Sequence[AsyncGenerator[Event, None]],
+) -> AsyncGenerator[tuple[int, Event], None]:
+    """Yield the events of all streams as they come, with the stream's number.
+
+    The first error ends them all; so does closing this.
+    """
+    waiting = {asyncio.ensure_future(anext(each, None)): i for i, each in enumerate(streams)}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task, i in sorted(((task, waiting.pop(task)) for task in done), key=itemgetter(1)):
+                event = task.result()
+                if event is not None:
+                    waiting[asyncio.ensure_future(anext(streams[i], None))] = i
+                    yield i, event
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for each in streams:
+            await each.aclose()
+
+
+async def _alone(stream: AsyncGenerator[Event, None]) -> AsyncGenerator[tuple[int, Event], None]:
+    """Yield what `_merged` would, without a task per event."""
+    async with aclosing(stream):
+        async for event in stream:
+            yield 0, event

@@ -1,0 +1,61 @@
+"""The application: routes, and the layers around them."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from plait.server.api.access import AccessMiddleware
+from plait.server.api.auth import AuthMiddleware
+from plait.server.api.errors_http import install_error_handlers
+from plait.server.api.openapi import document
+from plait.server.api.ports import PoolLike
+from plait.server.api.routes import generate, models, operations, tokens
+from plait.server.settings import ApiSettings
+from plait.server.telemetry.telemetry import Telemetry
+
+
+def create_app(settings: ApiSettings, pool: PoolLike, telemetry: Telemetry) -> FastAPI:
+    """Return the ASGI application over a pool, which is started and closed by the caller."""
+    app = FastAPI(
+        title="plait",
+        version=version("plait"),
+        docs_url="/docs",
+        redoc_url=None,
+        middleware=_layers(settings, telemetry),
+        redirect_slashes=False,
+    )
+    app.state.settings = settings
+    app.state.pool = pool
+    app.state.telemetry = telemetry
+    for routes in (generate, models, tokens, operations):
+        app.include_router(routes.router)
+    install_error_handlers(app)
+    app.openapi = partial(document, app, has_keys=bool(settings.api_keys))  # type: ignore[method-assign]
+    return app
+
+
+def _layers(settings: ApiSettings, telemetry: Telemetry) -> list[Middleware]:
+    """Return the layers, outermost first. Preflight requests carry no key, so CORS is before it."""
+    layers = [
+        Middleware(AccessMiddleware, telemetry=telemetry),
+        Middleware(telemetry.tracing.wrap),
+    ]
+    if settings.cors_origins:
+        layers.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "x-plait-seed", "retry-after"],
+            )
+        )
+    auth = Middleware(
+        AuthMiddleware, api_keys=settings.api_keys, protect_metrics=settings.protect_metrics
+    )
+    return [*layers, auth]

@@ -1,0 +1,90 @@
+"""What an answer must look like: response_format or structured_outputs, within a budget."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from plait.decoders.constrained.spec import ConstraintSpec
+from plait.server.api.json_body import parse_json
+from plait.server.api.ports import PoolLike
+from plait.server.api.schemas.chat import ChatRequest, JsonSchemaFormat, TextFormat
+from plait.server.api.schemas.common import GenerationRequest, StructuredOutputs
+from plait.server.errors import BadRequest
+from plait.server.pool.messages import CompiledConstraint
+
+MAX_SCHEMA_DEPTH = 256  # of a schema given as a string; the compile service has the real limit
+
+
+async def compile_constraint(
+    pool: PoolLike, request: GenerationRequest, *, budget: int
+) -> CompiledConstraint | None:
+    """Return the request's constraint, ready for a worker; None if any text will do.
+
+    Raises:
+        BadRequest: it is contradictory, can't be enforced, or can't be met within `budget` tokens.
+    """
+    spec, param = constraint_spec(request)
+    if spec is None:
+        return None
+    for name in ("ignore_eos", "min_tokens"):
+        if getattr(request, name):
+            raise BadRequest(f"{name} and {param} exclude each other.", param=name)
+    try:
+        compiled = await pool.compile(request.model, spec)
+    except BadRequest as error:
+        raise BadRequest(error.message, param=param, code=error.code) from None
+    if compiled.min_tokens > budget:
+        raise BadRequest(
+            f"The shortest answer that {param} allows has {compiled.min_tokens} tokens, but "
+            f"max_tokens is {budget}.",
+            param=param,
+            code="constraint_exceeds_max_tokens",
+        )
+    return compiled
+
+
+def constraint_spec(request: GenerationRequest) -> tuple[ConstraintSpec | None, str]:
+    """Return the constraint and the field it comes from."""
+    chosen = request.structured_outputs
+    answer_format = request.response_format if isinstance(request, ChatRequest) else None
+    if answer_format is None or isinstance(answer_format, TextFormat):
+        return (_structured(chosen) if chosen else None), "structured_outputs"
+    if chosen is not None:
+        raise BadRequest(
+            "response_format and structured_outputs exclude each other.", param="structured_outputs"
+        )
+    if not isinstance(answer_format, JsonSchemaFormat):
+        return ConstraintSpec("json_object", ""), "response_format"
+    schema = answer_format.json_schema
+    spec = ConstraintSpec("json_schema", _write(schema.schema_ or {}), bool(schema.strict))
+    return spec, "response_format.json_schema.schema"
+
+
+def _structured(outputs: StructuredOutputs) -> ConstraintSpec:
+    given = outputs.model_dump(exclude_none=True)
+    if len(given) != 1:
+        raise BadRequest(
+            "structured_outputs needs exactly one of json, regex, choice and grammar.",
+            param="structured_outputs",
+        )
+    if outputs.json_ is not None:
+        return ConstraintSpec("json_schema", _write(_schema(outputs.json_)))
+    if outputs.choice is not None:
+        return ConstraintSpec("choice", _write(outputs.choice))
+    if outputs.regex is not None:
+        return ConstraintSpec("regex", outputs.regex)
+    return ConstraintSpec("grammar", outputs.grammar or "")
+
+
+def _schema(schema: dict[str, Any] | str) -> Any:
+    if isinstance(schema, dict):
+        return schema
+    try:
+        return parse_json(schema.encode(), max_depth=MAX_SCHEMA_DEPTH)
+    except BadRequest as error:
+        raise BadRequest(error.message, param="structured_outputs.json") from None
+
+
+def _write(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,66 @@
+"""POST /v1/chat/completions and /v1/completions."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter, Request, Response
+
+from plait.server.api.answers.chat import ChatAnswer
+from plait.server.api.answers.completions import CompletionAnswer
+from plait.server.api.answers.outputs import Outputs
+from plait.server.api.answers.sse import EventStream
+from plait.server.api.answers.wire import ChatCompletion, ChatCompletionChunk, Completion
+from plait.server.api.auth import tenant_of
+from plait.server.api.disconnect import while_connected
+from plait.server.api.jobs.job import Caller, Job, plan_chat, plan_completion
+from plait.server.api.json_body import JsonRoute
+from plait.server.api.openapi import answers
+from plait.server.api.schemas.chat import ChatRequest
+from plait.server.api.schemas.completions import CompletionRequest
+from plait.server.api.state import pool_of, settings_of, telemetry_of
+
+router = APIRouter(route_class=JsonRoute, tags=["generation"])
+
+
+@router.post(
+    "/v1/chat/completions",
+    response_model=None,
+    responses=answers(ChatCompletion, stream=ChatCompletionChunk),
+)
+async def chat_completions(body: ChatRequest, request: Request) -> Response:
+    """Continue a conversation."""
+    pool, caller = pool_of(request), _caller(request)
+    plan = plan_chat(pool, settings_of(request).limits, body, caller)
+    job = await while_connected(request.receive, plan)
+    answer = ChatAnswer(job, body, Outputs(pool, job))
+    return await _respond(request, job, answer, stream=bool(body.stream))
+
+
+@router.post(
+    "/v1/completions",
+    response_model=None,
+    responses=answers(Completion, stream=Completion),
+)
+async def completions(body: CompletionRequest, request: Request) -> Response:
+    """Continue one or several texts."""
+    pool, caller = pool_of(request), _caller(request)
+    plan = plan_completion(pool, settings_of(request).limits, body, caller)
+    job = await while_connected(request.receive, plan)
+    answer = CompletionAnswer(job, body, Outputs(pool, job))
+    return await _respond(request, job, answer, stream=bool(body.stream))
+
+
+async def _respond(
+    request: Request, job: Job, answer: ChatAnswer | CompletionAnswer, *, stream: bool
+) -> Response:
+    headers = {"x-plait-seed": str(job.seed)}
+    if stream:
+        metrics = telemetry_of(request).metrics
+        return EventStream(answer.frames(), settings_of(request), metrics, headers=headers)
+    whole = await while_connected(request.receive, answer.whole())
+    return Response(whole, media_type="application/json", headers=headers)
+
+
+def _caller(request: Request) -> Caller:
+    return Caller(tenant_of(request), time.monotonic())

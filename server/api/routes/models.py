@@ -1,0 +1,35 @@
+"""GET /v1/models, and models by id."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from plait.server.api.answers import wire
+from plait.server.api.jobs.job import find_model
+from plait.server.api.openapi import answers
+from plait.server.api.ports import ServedModelLike
+from plait.server.api.state import pool_of
+
+router = APIRouter(tags=["models"])
+
+
+@router.get("/v1/models", response_model=None, responses=answers(wire.ModelList))
+async def list_models(request: Request) -> Response:
+    """List the served models."""
+    return _json(wire.ModelList([_model(served) for served in pool_of(request).models()]))
+
+
+# A path, because names of Hugging Face models hold a slash.
+@router.get("/v1/models/{model_id:path}", response_model=None, responses=answers(wire.Model))
+async def retrieve_model(model_id: str, request: Request) -> Response:
+    """Return one served model."""
+    return _json(_model(find_model(pool_of(request), model_id)))
+
+
+def _model(served: ServedModelLike) -> wire.Model:
+    length = None if served.info is None else served.info.max_model_len
+    return wire.Model(served.name, served.created, length)
+
+
+def _json(value: wire.Model | wire.ModelList) -> Response:
+    return Response(wire.encode(value), media_type="application/json")

@@ -1,0 +1,62 @@
+"""For those who run the server: /health, /ready, /metrics, /version."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Literal
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+
+from plait.server.api.openapi import answers
+from plait.server.api.state import pool_of, telemetry_of
+from plait.server.errors import Unavailable
+
+router = APIRouter(tags=["operations"])
+
+
+class Status(msgspec.Struct, frozen=True):
+    """All is well; `reason` tells what is degraded."""
+
+    status: Literal["ok"] = "ok"
+    reason: str = ""
+
+
+class Version(msgspec.Struct, frozen=True):
+    """The server's version."""
+
+    version: str
+
+
+@router.get("/health", response_model=None, responses=answers(Status))
+async def health(request: Request) -> Response:
+    """Answer 200 while the server lives, loading and draining included: restart it otherwise."""
+    if not pool_of(request).alive():
+        raise Unavailable("The pool has stopped.")
+    return _json(Status())
+
+
+@router.get("/ready", response_model=None, responses=answers(Status))
+async def ready(request: Request) -> Response:
+    """Answer 200 while new work is welcome: send it elsewhere otherwise."""
+    readiness = pool_of(request).ready()
+    if not readiness.ok:
+        raise Unavailable(readiness.reason)
+    return _json(Status(reason=readiness.reason))
+
+
+@router.get("/metrics", response_model=None, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(request: Request) -> Response:
+    """Return the metrics in Prometheus' text format."""
+    text, content_type = telemetry_of(request).metrics.render()
+    return Response(text, headers={"content-type": content_type})
+
+
+@router.get("/version", response_model=None, responses=answers(Version))
+async def server_version() -> Response:
+    """Return the server's version."""
+    return _json(Version(version("plait")))
+
+
+def _json(value: Status | Version) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

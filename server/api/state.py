@@ -1,0 +1,27 @@
+"""What create_app hands to the routes, typed."""
+
+from __future__ import annotations
+
+from fastapi import Request
+
+from plait.server.api.ports import PoolLike
+from plait.server.settings import ApiSettings
+from plait.server.telemetry.telemetry import Telemetry
+
+
+def pool_of(request: Request) -> PoolLike:
+    """Return the pool that serves this application."""
+    pool: PoolLike = request.app.state.pool
+    return pool
+
+
+def settings_of(request: Request) -> ApiSettings:
+    """Return the application's settings."""
+    settings: ApiSettings = request.app.state.settings
+    return settings
+
+
+def telemetry_of(request: Request) -> Telemetry:
+    """Return the application's telemetry."""
+    telemetry: Telemetry = request.app.state.telemetry
+    return telemetry
