@@ -131,10 +131,10 @@ def test_kwargs_are_honoured_or_refused(model: Models) -> None:
     assert template_variables(thinking) == {"enable_thinking"}
     assert render_chat(thinking, HELLO, kwargs={"enable_thinking": True}) == "think"
     assert render_chat(thinking, HELLO) == "no"
-    for kwargs in ({"secret": "x"}, {"messages": []}, {"reasoning_effort": "low"}):
+    for key in ("secret", "messages", "reasoning_effort"):
         with pytest.raises(BadRequest) as caught:
-            render_chat(thinking, HELLO, kwargs=kwargs)
-        assert caught.value.param == f"chat_template_kwargs.{next(iter(kwargs))}"
+            render_chat(thinking, HELLO, kwargs={key: "low"})
+        assert caught.value.param == f"chat_template_kwargs.{key}"
     with pytest.raises(BadRequest, match="short string"):
         render_chat(thinking, HELLO, kwargs={"enable_thinking": ["x"]})
 
