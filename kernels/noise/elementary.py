@@ -48,8 +48,10 @@ def log(x: Tensor) -> Tensor:
 
 def log1m(v: Tensor) -> Tensor:
     """Return log(1 - v) of fp32 v, 0 < v < 1, with full relative precision for small v."""
-    k, f = _split(1.0 - v)
-    return _log(k, torch.where(k == 0.0, -v, f))
+    rest = 1.0 - v
+    k, f = _split(rest)
+    # add what the rounding of 1 - v lost: makes f = -v where k = 0, and matters nowhere else
+    return _log(k, f + ((1.0 - rest) - v))
 
 
 def _split(x: Tensor) -> tuple[Tensor, Tensor]:

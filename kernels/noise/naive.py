@@ -17,7 +17,7 @@ KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
 LANES = 16  # counters of one group; a group serves 4 * 16 tokens
 GROUP = 4 * LANES
-ALMOST_ONE = 1.0 - 2.0**-24
+WORD_UNIT = 2.0**-32 * (1.0 - 2.0**-24)  # a little below 2**-32: no word becomes 1
 
 
 def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -50,9 +50,9 @@ def random_words(keys: Tensor, num_tokens: int) -> Tensor:
 
 def gumbel(keys: Tensor, num_tokens: int) -> Tensor:
     """See plait.kernels.noise.gumbel."""
-    uniform = (random_words(keys, num_tokens).to(torch.float32) + 0.5) * 2.0**-32
+    uniform = (random_words(keys, num_tokens).to(torch.float32) + 0.5) * WORD_UNIT
     # -log(1 - u), not -log(u): the noise that wins comes from small u, where floats are dense
-    exponential = -elementary.log1m(uniform.clamp(max=ALMOST_ONE))
+    exponential = -elementary.log1m(uniform)
     return -elementary.log(exponential)
 
 
