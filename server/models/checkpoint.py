@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -27,6 +27,11 @@ class Groups:
     minimum: Tensor | None  # [n, k / 32] float32; None: 0
     mode: Literal["int4", "int8"]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[n, k]."""
+        return tuple(self.q.shape)
+
     def dense(self) -> Tensor:
         """Return the values, [n, k] float32."""
         grouped = self.q.reshape(*self.scale.shape, GROUP) * self.scale[:, :, None]
@@ -41,6 +46,15 @@ class Dense:
 
     values: Tensor
     keep: Literal["bf16", "int8", "int4"]  # the mode that keeps its precision
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Any number of axes."""
+        return tuple(self.values.shape)
+
+    def dense(self) -> Tensor:
+        """Return the values in their own type."""
+        return self.values
 
 
 class Checkpoint(Protocol):
@@ -60,34 +74,43 @@ def layer_prefix(layer: int) -> str:
     return f"model.layers.{layer}."
 
 
-def parameter_names(spec: ModelSpec) -> Iterator[str]:
-    """Yield the name of every tensor that a model of this description is made of."""
-    yield EMBEDDING
-    yield FINAL_NORM
-    if not spec.tied_embeddings:
-        yield LM_HEAD
-    for layer in range(spec.layers):
-        for part in _layer_parts(spec):
-            yield layer_prefix(layer) + part
-
-
-def _layer_parts(spec: ModelSpec) -> Iterator[str]:
-    yield from ("input_layernorm.weight", "post_attention_layernorm.weight")
-    if spec.qk_norm:
-        yield from ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
-    biased = {
-        "self_attn.q_proj": spec.qkv_bias,
-        "self_attn.k_proj": spec.qkv_bias,
-        "self_attn.v_proj": spec.qkv_bias,
-        "self_attn.o_proj": spec.o_bias,
-        "mlp.gate_proj": spec.mlp_bias,
-        "mlp.up_proj": spec.mlp_bias,
-        "mlp.down_proj": spec.mlp_bias,
+def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Return the name and shape of every tensor that a model of this description is made of."""
+    shapes: dict[str, tuple[int, ...]] = {
+        EMBEDDING: (spec.vocab, spec.hidden),
+        FINAL_NORM: (spec.hidden,),
     }
-    for linear, bias in biased.items():
-        yield f"{linear}.weight"
+    if not spec.tied_embeddings:
+        shapes[LM_HEAD] = (spec.vocab, spec.hidden)
+    parts = _layer_shapes(spec)
+    for layer in range(spec.layers):
+        shapes |= {layer_prefix(layer) + part: shape for part, shape in parts.items()}
+    return shapes
+
+
+def _layer_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    linears = {
+        "self_attn.q_proj": (q, spec.hidden, spec.qkv_bias),
+        "self_attn.k_proj": (kv, spec.hidden, spec.qkv_bias),
+        "self_attn.v_proj": (kv, spec.hidden, spec.qkv_bias),
+        "self_attn.o_proj": (spec.hidden, q, spec.o_bias),
+        "mlp.gate_proj": (spec.ffn, spec.hidden, spec.mlp_bias),
+        "mlp.up_proj": (spec.ffn, spec.hidden, spec.mlp_bias),
+        "mlp.down_proj": (spec.hidden, spec.ffn, spec.mlp_bias),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "input_layernorm.weight": (spec.hidden,),
+        "post_attention_layernorm.weight": (spec.hidden,),
+    }
+    for name, (n, k, bias) in linears.items():
+        shapes[f"{name}.weight"] = (n, k)
         if bias:
-            yield f"{linear}.bias"
+            shapes[f"{name}.bias"] = (n,)
+    if spec.qk_norm:
+        shapes["self_attn.q_norm.weight"] = (spec.head_dim,)
+        shapes["self_attn.k_norm.weight"] = (spec.head_dim,)
+    return shapes
 
 
 def check_complete(checkpoint: Checkpoint) -> None:
@@ -96,7 +119,7 @@ def check_complete(checkpoint: Checkpoint) -> None:
     Raises:
         BadModel: naming what is missing, or what the forward pass would leave unused.
     """
-    want, have = set(parameter_names(checkpoint.spec)), set(checkpoint.names())
+    want, have = set(parameter_shapes(checkpoint.spec)), set(checkpoint.names())
     if missing := sorted(want - have):
         raise BadModel(f"the file lacks {_some(missing)}")
     unused = have - want

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from gguf import MODEL_ARCH, ReaderTensor, get_tensor_name_map
 
 from plait.server.models.catalog import BadModel
-from plait.server.models.checkpoint import Dense, Groups, parameter_names
+from plait.server.models.checkpoint import Dense, Groups, parameter_shapes
 from plait.server.models.gguf_blocks import unpack
 from plait.server.models.gguf_header import GgufFile, read_gguf
 from plait.server.models.spec import ModelSpec, Rope, yarn_attention_factor
@@ -89,7 +89,7 @@ def _hf_names(spec: ModelSpec) -> dict[str, str]:
     # Qwen3's table is the union of the supported architectures'.
     table = get_tensor_name_map(MODEL_ARCH.QWEN3, spec.layers)
     suffixes = (".weight", ".bias")
-    return {table.get_name(name, suffixes) or name: name for name in parameter_names(spec)}
+    return {table.get_name(name, suffixes) or name: name for name in parameter_shapes(spec)}
 
 
 def spec_from_metadata(file: GgufFile) -> ModelSpec:
@@ -126,7 +126,7 @@ def spec_from_metadata(file: GgufFile) -> ModelSpec:
         norm_eps=keys.number("attention.layer_norm_rms_epsilon"),
         max_positions=rope.max_positions(keys.whole("context_length")),
         rope=rope,
-        windows=(keys.whole("attention.sliding_window", 0),) * layers,
+        windows=(keys.whole("attention.sliding_window", 0, least=0),) * layers,
         rotary=tuple((layer + 1) % interval != 0 for layer in range(layers)),
         qk_norm=arch == "qwen3",
         qkv_bias="blk.0.attn_q.bias" in file.tensors,
@@ -150,10 +150,10 @@ class _Keys:
     def get(self, key: str, default: Any = None) -> Any:
         return self._metadata.get(self._prefix + key, default)
 
-    def whole(self, key: str, default: int | None = None) -> int:
+    def whole(self, key: str, default: int | None = None, *, least: int = 1) -> int:
         value = self.get(key, default)
-        if not isinstance(value, int):
-            raise BadModel(f"key {self._prefix}{key} must be one whole number, not {value!r}")
+        if not isinstance(value, int) or value < least:
+            raise BadModel(f"key {self._prefix}{key} must be a whole number, not {value!r}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:

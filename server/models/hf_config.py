@@ -157,8 +157,8 @@ def _family(config: Config) -> str:
         known = ", ".join(_FAMILIES)
         raise BadModel(f"model_type {family!r} is not supported; supported are {known}")
     for key in _REQUIRED:
-        if not isinstance(config.get(key), int):
-            raise BadModel(f"{key} must be a whole number, not {config.get(key)!r}")
+        if not isinstance(config.get(key), int) or config[key] < 1:
+            raise BadModel(f"{key} must be a whole number above 0, not {config.get(key)!r}")
     activation = config.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
         raise BadModel(f"hidden_act {activation!r} is not supported; only silu is")

@@ -9,6 +9,7 @@ for Q4_K's scales, which are rounded to fp16), other quantised types as int8, pl
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,7 @@ from plait.server.models.checkpoint import (
     Groups,
     check_complete,
     layer_prefix,
+    parameter_shapes,
 )
 from plait.server.models.fingerprint import fingerprint
 from plait.server.models.gguf import GgufCheckpoint
@@ -58,8 +60,8 @@ def load_model(
         GgufCheckpoint(files.path) if files.kind == "gguf" else HfCheckpoint(files.path)
     )
     check_complete(checkpoint)
-    packer = _Packer(checkpoint, weights, torch.device(device), naive)
-    parts = packer.pack()
+    shapes = parameter_shapes(checkpoint.spec)
+    parts = _Packer(checkpoint, shapes, weights, torch.device(device), naive).pack()
     mode = weights if weights != "auto" else _main_mode(parts)
     return Model(
         checkpoint.spec,
@@ -84,6 +86,7 @@ class _Packer:
     """Turns tensors of a checkpoint into what the kernels take."""
 
     checkpoint: Checkpoint
+    shapes: Mapping[str, tuple[int, ...]]  # that the description calls for, by name
     mode: WeightMode
     device: torch.device
     naive: bool
@@ -126,25 +129,14 @@ class _Packer:
             rotary=spec.rotary[index],
         )
 
-    def _dense(self, name: str) -> Tensor:
-        stored = self.checkpoint.read(name)
-        values = stored.dense() if isinstance(stored, Groups) else stored.values
-        return values.to(self.device)
-
     def _vector(self, name: str) -> Tensor:
-        return self._dense(name).float()
+        return self._read(name).dense().to(self.device).float()
 
     def _optional(self, name: str) -> Tensor | None:
-        # check_complete has made sure that the file holds what the description calls for, no more.
-        return self._vector(name) if name in self.checkpoint.names() else None
+        return self._vector(name) if name in self.shapes else None
 
     def _embedding(self) -> Tensor:
-        values = self._dense(EMBEDDING)
-        spec = self.checkpoint.spec
-        if values.shape != (spec.vocab, spec.hidden):
-            raise BadModel(
-                f"the embedding is {tuple(values.shape)}, not {(spec.vocab, spec.hidden)}"
-            )
+        values = self._read(EMBEDDING).dense().to(self.device)
         return values.float() if self.mode == "fp32" else values.bfloat16()
 
     def _head(self, name: str) -> Weight:
@@ -152,13 +144,19 @@ class _Packer:
 
     def _linear(self, name: str, mode: WeightMode | None = None) -> Weight:
         mode = mode or self.mode
-        stored = self.checkpoint.read(name)
+        stored = self._read(name)
         if isinstance(stored, Groups):
             if mode in ("auto", stored.mode):
                 return self._groups(stored)
             stored = Dense(stored.dense(), stored.mode)
         target = stored.keep if mode == "auto" else mode
         return from_dense(stored.values.to(self.device), target, naive=self.naive)
+
+    def _read(self, name: str) -> Dense | Groups:
+        stored = self.checkpoint.read(name)
+        if stored.shape != self.shapes[name]:
+            raise BadModel(f"{name} is {stored.shape}, not {self.shapes[name]}")
+        return stored
 
     def _groups(self, stored: Groups) -> Weight:
         minimum = None if stored.minimum is None else stored.minimum.half().to(self.device)

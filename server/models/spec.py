@@ -83,5 +83,7 @@ class ModelSpec:
             raise BadModel(f"{self.heads} heads cannot share {self.kv_heads} key-value heads")
         if self.rope.dim % 2 or not 0 < self.rope.dim <= self.head_dim:
             raise BadModel(f"rotary dimensions must be even and at most {self.head_dim}")
+        if self.rope.kind == "factors" and len(self.rope.factors) != self.rope.dim // 2:
+            raise BadModel(f"{len(self.rope.factors)} rope factors for {self.rope.dim} dimensions")
         if len(self.windows) != self.layers or len(self.rotary) != self.layers:
             raise BadModel("windows and rotary need one entry per layer")

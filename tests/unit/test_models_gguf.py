@@ -1,0 +1,135 @@
+"""GGUF blocks and headers against the `gguf` package itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Type
+
+from plait.kernels.linear import dense, from_groups
+from plait.server.models.catalog import BadModel
+from plait.server.models.checkpoint import Dense, Groups
+from plait.server.models.gguf import GgufCheckpoint
+from plait.server.models.gguf_blocks import unpack
+from plait.server.models.gguf_header import read_gguf
+
+ROWS = 5
+GROUPED = (Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q8_0, Type.Q4_K)
+OTHERS = (Type.Q5_1, Type.Q2_K, Type.Q3_K, Type.Q5_K, Type.Q6_K, Type.IQ4_NL)
+
+
+def random_blocks(kind: Type) -> Any:
+    """Any bytes are a legal tensor, but for the exponents of its halves: keep those finite."""
+    values, size = gguf.GGML_QUANT_SIZES[kind]
+    rows = np.random.default_rng(0).integers(0, 256, (ROWS, 512 // values * size), dtype=np.uint8)
+    blocks = rows.reshape(ROWS, -1, size)
+    halves = {Type.Q6_K: [208], Type.Q3_K: [108], Type.Q2_K: [80, 82]}.get(kind, [0])
+    if kind in (Type.Q4_1, Type.Q5_1, Type.Q4_K, Type.Q5_K):
+        halves = [0, 2]
+    for at in halves:
+        blocks[:, :, at + 1] = 0x20 + blocks[:, :, at + 1] % 16
+    return rows
+
+
+@pytest.mark.parametrize("kind", GROUPED)
+def test_groups_are_what_gguf_dequantises(kind: Type) -> None:
+    rows = random_blocks(kind)
+    have = unpack(rows, kind)
+    assert isinstance(have, Groups)
+    want = torch.from_numpy(gguf.quants.dequantize(rows, kind))
+    assert torch.equal(have.dense(), want)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in GROUPED if kind is not Type.Q4_K])
+def test_packed_groups_hold_the_same_values(kind: Type) -> None:
+    rows = random_blocks(kind)
+    stored = unpack(rows, kind)
+    assert isinstance(stored, Groups)
+    weight = from_groups(stored.q, stored.scale, stored.minimum)
+    assert torch.equal(dense(weight), torch.from_numpy(gguf.quants.dequantize(rows, kind)))
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_types_are_dequantised(kind: Type) -> None:
+    rows = random_blocks(kind)
+    have = unpack(rows, kind)
+    assert isinstance(have, Dense)
+    assert torch.equal(have.values, torch.from_numpy(gguf.quants.dequantize(rows, kind)))
+
+
+@pytest.mark.parametrize("kind", [Type.F32, Type.F16, Type.BF16])
+def test_plain_numbers_keep_their_type(kind: Type) -> None:
+    want = torch.randn(3, 64).to(torch.float16).float().bfloat16().float()
+    have = unpack(gguf.quants.quantize(want.numpy(), kind), kind)
+    assert isinstance(have, Dense)
+    assert have.values.element_size() == (4 if kind is Type.F32 else 2)
+    assert torch.equal(have.values.float(), want)
+
+
+def test_types_without_a_dequantiser_are_refused() -> None:
+    with pytest.raises(BadModel, match="Q8_K"):
+        unpack(np.zeros((1, 292), dtype=np.uint8), Type.Q8_K)
+
+
+def write(path: Path, arch: str = "llama", **keys: Any) -> Path:
+    """Write a header of one tensor; dots of the keys stand as double underscores."""
+    writer = gguf.GGUFWriter(path, arch)
+    base = {"block_count": 1, "context_length": 64, "embedding_length": 32}
+    base |= {"feed_forward_length": 64, "attention__head_count": 2}
+    for key, value in (base | keys).items():
+        add = writer.add_uint32 if isinstance(value, int) else writer.add_string
+        add(f"{arch}.{key.replace('__', '.')}", value)
+    writer.add_float32(f"{arch}.attention.layer_norm_rms_epsilon", 1e-5)
+    writer.add_array("tokenizer.ggml.tokens", ["a", "", "日本", "x" * 300])
+    writer.add_array("tokenizer.ggml.scores", [0.5, -1.0, 2.0, 3.5])
+    writer.add_array("tokenizer.ggml.token_type", [1, 2, 3, 6])
+    writer.add_array("tokenizer.ggml.flags", [True, False])
+    writer.add_tensor("token_embd.weight", np.ones((4, 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_the_fast_reader_reads_what_gguf_reads(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.gguf")
+    have, want = read_gguf(path), gguf.GGUFReader(path)
+    assert dict(have.metadata) == {key: field.contents() for key, field in want.fields.items()}
+    assert have.metadata["tokenizer.ggml.tokens"] == ["a", "", "日本", "x" * 300]
+    assert [*have.tensors] == [tensor.name for tensor in want.tensors]
+    for tensor in want.tensors:
+        assert np.array_equal(have.tensors[tensor.name].data, tensor.data)
+
+
+@pytest.mark.parametrize("size", [3, 20, 60, 200, 700, 1000])
+def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path, size: int) -> None:
+    path = write(tmp_path / "a.gguf")
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(BadModel):
+        GgufCheckpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("arch", "keys", "message"),
+    [
+        ("gpt2", {}, "architecture 'gpt2' is not supported"),
+        ("llama", {"expert_count": 8}, "llama.expert_count = 8 is not understood"),
+        ("llama", {"rope__dimension_count": 8}, "part of the head"),
+        ("llama", {"rope__scaling__type": "longrope"}, "rope.scaling.factor must be a number"),
+        ("llama", {"attention__value_length": 8}, "different sizes"),
+        ("llama", {"attention__head_count": 0}, "head_count must be a whole number, not 0"),
+        ("llama", {"block_count": "one"}, "llama.block_count must be a whole number"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(
+    tmp_path: Path, arch: str, keys: dict[str, Any], message: str
+) -> None:
+    path = write(tmp_path / "a.gguf", arch, **keys)
+    with pytest.raises(BadModel, match=message):
+        GgufCheckpoint(path)
