@@ -49,7 +49,7 @@ def test_modes(tmp_path: Path, weights: Any, mode: str, cache: torch.dtype) -> N
     assert model.new_kv_cache(1).k.dtype == cache
     want = load_file(tmp_path / "model.safetensors")["model.layers.1.mlp.down_proj.weight"]
     have = dense(model._weights.layers[1].down)
-    step = {"fp32": 0.0, "bf16": 2**-8, "int8": 0.005, "int4": 0.04}[mode]
+    step = {"fp32": 0.0, "bf16": 2**-8, "int8": 0.005, "int4": 0.07}[mode]
     assert float((have - want).abs().max() / want.abs().max()) <= step
 
 
