@@ -43,11 +43,7 @@ GPT_2_DIGITS = "gpt-2, one digit at a time"
 # tokenizer.ggml.pre -> how text is cut before merging
 PRE_TOKENIZERS = {
     "gpt-2": GPT_2,
-    "olmo": GPT_2,
-    "phi-2": GPT_2,
     "smollm": GPT_2_DIGITS,
-    "starcoder": GPT_2_DIGITS,
-    "refact": GPT_2_DIGITS,
     "llama-bpe": LLAMA_3,
     "llama3": LLAMA_3,
     "llama-v3": LLAMA_3,

@@ -32,7 +32,7 @@ def hf_vocabulary(files: ModelFiles) -> Vocabulary:
     backend = _backend(folder / "tokenizer.json")
     settings = _read_json(folder / "tokenizer_config.json")
     config = _read_json(folder / "config.json")
-    size = max(backend.get_vocab_size(), _text_config(config).get("vocab_size", 0))
+    size = max(backend.get_vocab_size(), _text_config(config).get("vocab_size") or 0)
     named = {name: _token_text(settings[name]) for name in NAMED_TOKENS if settings.get(name)}
     prefix = _prefix(backend)
     bos = _token_id(backend, named.get("bos_token"))
