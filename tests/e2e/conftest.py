@@ -1,0 +1,55 @@
+"""Which server the conformance suite talks to.
+
+By default it is the application over a stub pool, in this process. The environment variables
+PLAIT_TEST_BASE_URL (http://127.0.0.1:8000) and PLAIT_TEST_API_KEY name any running server instead,
+ours with a real model above all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+
+from tests.fixtures.running_server import running, stub_app
+
+BASE_URL = os.environ.get("PLAIT_TEST_BASE_URL", "").rstrip("/")
+API_KEY = os.environ.get("PLAIT_TEST_API_KEY", "none")
+
+
+@pytest.fixture(scope="session")
+def base_url() -> Iterator[str]:
+    if BASE_URL:
+        yield BASE_URL
+        return
+    with running(stub_app()) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def client(base_url: str) -> Iterator[openai.OpenAI]:
+    """The official client, which validates every answer against its own types."""
+    with openai.OpenAI(
+        base_url=f"{base_url}/v1",
+        api_key=API_KEY,
+        max_retries=0,
+        _strict_response_validation=True,
+    ) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def http(base_url: str) -> Iterator[httpx.Client]:
+    """A client for what the official one would not send."""
+    headers = {"authorization": f"Bearer {API_KEY}"}
+    with httpx.Client(base_url=base_url, headers=headers, timeout=120) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def model(client: openai.OpenAI) -> str:
+    """The first model that the server has."""
+    return client.models.list().data[0].id
