@@ -23,9 +23,11 @@ from plait.decoders.protocol import (
     Forward,
     Outcome,
     Proposal,
+    Sampler,
     TokenLogprobs,
 )
-from plait.decoders.sampling.sampler import Draws, OrdinarySampler
+from plait.decoders.registry import Choice, choose
+from plait.decoders.sampling.sampler import Draws
 from plait.decoders.sampling.state import SamplingState
 
 MAX_REDRAWS = 8
@@ -37,6 +39,7 @@ class AutoregressiveState:
     """What the host remembers of one sequence."""
 
     sampling: SamplingState
+    sampler: Sampler
     constraint: Constraint | None
     stop_token_ids: frozenset[int]
     remaining: int  # tokens that may still be emitted
@@ -52,9 +55,10 @@ class AutoregressiveDecoder:
     name: ClassVar[str] = "autoregressive"
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, vocab_size: int, sampler: OrdinarySampler) -> None:
+    def __init__(self, vocab_size: int, *, naive: bool = False) -> None:
         self._num_words = -(-vocab_size // 32)
-        self._sampler = sampler
+        self._naive = naive
+        self._samplers: dict[Choice, Sampler] = {}
 
     def start(self, request: DecodeRequest) -> AutoregressiveState:
         """Return the state of one new sequence."""
@@ -65,6 +69,7 @@ class AutoregressiveDecoder:
                 sequence_index=request.sequence_index,
                 stop_token_ids=request.stop_token_ids,
             ),
+            sampler=self._sampler(request.options),
             constraint=request.constraint,
             stop_token_ids=request.stop_token_ids,
             remaining=request.max_tokens,
@@ -76,9 +81,16 @@ class AutoregressiveDecoder:
 
     def accept(self, states: Sequence[AutoregressiveState], forward: Forward) -> Sequence[Outcome]:
         """Draw one token per sequence and end those that are complete or out of budget."""
-        bitmask = self._fill_bitmask(states)
-        draws = self._sampler.sample(forward.logits, [s.sampling for s in states], bitmask)
-        return [self._commit(s, i, draws, forward.logits) for i, s in enumerate(states)]
+        outcomes: dict[int, Outcome] = {}
+        for sampler, rows in _by_sampler(states):
+            logits = forward.logits if len(rows) == len(states) else forward.logits[rows]
+            members = [states[row] for row in rows]
+            draws = sampler.sample(
+                logits, [state.sampling for state in members], self._fill_bitmask(members)
+            )
+            for i, row in enumerate(rows):
+                outcomes[row] = self._commit(members[i], i, draws, logits)
+        return [outcomes[row] for row in range(len(states))]
 
     def report(self, state: AutoregressiveState) -> Mapping[str, Any]:
         """Return log_weight (sum of log legal mass), its mean per token as a mass, and steering."""
@@ -89,6 +101,13 @@ class AutoregressiveDecoder:
             "legal_mass": exp(state.log_weight / max(state.num_emitted, 1)),
             "steered": state.num_steered,
         }
+
+    def _sampler(self, options: Mapping[str, Any]) -> Sampler:
+        choice = choose(options, "sampler")
+        assert choice is not None
+        if choice not in self._samplers:
+            self._samplers[choice] = choice.method.make(choice.options, naive=self._naive)
+        return self._samplers[choice]
 
     def _fill_bitmask(self, states: Sequence[AutoregressiveState]) -> Tensor | None:
         if all(state.constraint is None for state in states):
@@ -140,7 +159,7 @@ class AutoregressiveDecoder:
         if state.closing:
             token = state.closing.pop(0)
             _advance(constraint, token)
-            logprobs = self._sampler.report(logits, [state.sampling], [token])[0]
+            logprobs = state.sampler.report(logits, [state.sampling], [token])[0]
         state.num_steered += bool(banned)
         return token, logprobs
 
@@ -156,7 +175,15 @@ class AutoregressiveDecoder:
 
     def _redraw(self, state: AutoregressiveState, logits: Tensor, banned: set[int]) -> Draws:
         bitmask = self._fill_bitmask([state])
-        return self._sampler.sample(logits, [state.sampling], bitmask, [banned])
+        return state.sampler.sample(logits, [state.sampling], bitmask, [banned])
+
+
+def _by_sampler(states: Sequence[AutoregressiveState]) -> list[tuple[Sampler, list[int]]]:
+    """Return each sampler in use with its rows."""
+    groups: dict[int, tuple[Sampler, list[int]]] = {}
+    for row, state in enumerate(states):
+        groups.setdefault(id(state.sampler), (state.sampler, []))[1].append(row)
+    return list(groups.values())
 
 
 def _advance(constraint: Constraint, token: int) -> None:

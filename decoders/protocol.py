@@ -10,7 +10,7 @@ Source: docs/architecture.md, sections 1 and 2. No torch at import time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from plait.decoders.sampling.params import SamplingParams
+    from plait.decoders.sampling.sampler import Draws
+    from plait.decoders.sampling.state import SamplingState
 
 Finish = Literal["stop", "length"]
 State = TypeVar("State")
@@ -131,3 +133,24 @@ class Constraint(Protocol):
 
     def closing_tokens(self) -> Sequence[int]:
         """Return min_tokens() tokens that complete the text from here."""
+
+
+class Sampler(Protocol):
+    """Which token follows each row, and at what price."""
+
+    def sample(
+        self,
+        logits: Tensor,
+        states: Sequence[SamplingState],
+        bitmask: Tensor | None = None,
+        banned: Sequence[Collection[int]] | None = None,
+    ) -> Draws:
+        """Draw one token per row of logits [rows, vocab], which stay as they are.
+
+        Law: E[exp(log_mass) * 1[token = v]] == p(v) * 1[v is legal], p being the request's law.
+        """
+
+    def report(
+        self, logits: Tensor, states: Sequence[SamplingState], token_ids: Sequence[int]
+    ) -> Sequence[TokenLogprobs | None]:
+        """Return what the rows' requests ask to know of these tokens."""

@@ -34,14 +34,17 @@ class Method:
     name: str
     summary: str
     source: str  # paper, section; empty for what is common knowledge
-    target: str  # "package.module:Class"; called with the options
+    target: str  # "package.module:factory"; called with the options and its kind's keywords
     options: type[Options] = Options
     needs: frozenset[str] = frozenset()  # of the worker; ModelInfo.capabilities answers
 
-    def make(self, options: Options) -> Any:
-        """Import the method's code and build it."""
+    def make(self, options: Options, **context: Any) -> Any:
+        """Import the method's code and build it.
+
+        Samplers get naive=: whether to compute with the oracles instead of the compiled kernels.
+        """
         module, _, attribute = self.target.partition(":")
-        return getattr(import_module(module), attribute)(options)
+        return getattr(import_module(module), attribute)(options, **context)
 
 
 @dataclass(frozen=True, slots=True)

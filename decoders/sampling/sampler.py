@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from plait.decoders.protocol import TokenLogprobs
+from plait.decoders.registry import Options
 from plait.decoders.sampling import edits
 from plait.decoders.sampling.logprobs import logprobs_of
 from plait.decoders.sampling.state import SamplingState
@@ -227,3 +228,8 @@ def _truncate(scores: Tensor, states: Sequence[SamplingState], *, naive: bool) -
 
 def _keys(states: Sequence[SamplingState], device: torch.device) -> Tensor:
     return torch.tensor([state.key for state in states], dtype=torch.int64, device=device)
+
+
+def make_ordinary(options: Options, *, naive: bool) -> OrdinarySampler:
+    """Build the method `ordinary` of the registry; it has no options."""
+    return OrdinarySampler(naive=naive)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from plait.decoders.autoregressive import AutoregressiveDecoder
-from plait.decoders.sampling.sampler import OrdinarySampler
 from plait.server.engine.admission import Admission, Capacity
 from plait.server.engine.constraints import LazyConstraints
 from plait.server.engine.engine import Engine
@@ -47,7 +46,7 @@ def build_engine(settings: EngineSettings) -> tuple[Engine, ModelInfo]:
         )
     length = min(settings.max_model_len or model.max_positions, model.max_positions)
     runner = Runner(model, model.new_kv_cache(num_blocks), torch.device(settings.device))
-    decoder = AutoregressiveDecoder(model.vocab_size, OrdinarySampler(naive=settings.naive_kernels))
+    decoder = AutoregressiveDecoder(model.vocab_size, naive=settings.naive_kernels)
     constraints = LazyConstraints(files)
     admission = Admission(
         Capacity(length, num_blocks, model.vocab_size, model.fingerprint),

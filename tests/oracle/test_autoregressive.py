@@ -13,7 +13,6 @@ import torch
 
 from plait.decoders.autoregressive import AutoregressiveDecoder
 from plait.decoders.sampling.params import SamplingParams
-from plait.decoders.sampling.sampler import OrdinarySampler
 from plait.server.engine.engine import Engine
 from plait.server.pool.messages import CompiledConstraint
 from plait.server.settings import EngineSettings
@@ -28,7 +27,7 @@ LANGUAGE = [(0,), (0, 1), (2, 3, 4), (2, 3, 0, 1), (4, 4, 4, 4, 4), (4, 4, 4, 4,
 
 
 def engine(words: Sequence[Sequence[int]] = (), **settings: Any) -> Engine:
-    host = AutoregressiveDecoder(VOCAB, OrdinarySampler())
+    host = AutoregressiveDecoder(VOCAB)
     return table_engine(
         {host.name: host},
         settings=EngineSettings(**settings),

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from plait.decoders.autoregressive import AutoregressiveDecoder
-from plait.decoders.sampling.sampler import OrdinarySampler
 from plait.kernels import dispatch
 from plait.server.engine.admission import Admission, Capacity
 from plait.server.engine.engine import Engine
@@ -39,7 +38,7 @@ DISTURBANCES: dict[str, dict[str, Any]] = {
 
 
 def engine_of(model: Model, *, num_blocks: int = 512, **settings: Any) -> Engine:
-    host = AutoregressiveDecoder(model.vocab_size, OrdinarySampler())
+    host = AutoregressiveDecoder(model.vocab_size)
     return Engine(
         Runner(model, model.new_kv_cache(num_blocks), torch.device("cpu")),
         BlockManager(num_blocks, prefix_caching=settings.get("prefix_caching", True)),

@@ -1,0 +1,100 @@
+"""Block ownership: nothing is lost, shared or evicted that should not be."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plait.server.engine.kv_blocks import (
+    BLOCK,
+    BlockManager,
+    as_slots,
+    extend_hashes,
+    num_blocks_for,
+    root_hash,
+)
+
+
+def chain(tokens: list[int], *, salt: str = "") -> list[bytes]:
+    hashes: list[bytes] = []
+    extend_hashes(hashes, root_hash("weights", salt), tokens, len(tokens) // BLOCK)
+    return hashes
+
+
+def test_allocation_is_all_or_nothing() -> None:
+    blocks = BlockManager(4)
+    assert blocks.allocate(5) is None
+    assert blocks.num_available == 4
+    assert len(set(blocks.allocate(4) or ())) == 4
+    assert blocks.allocate(1) is None
+
+
+def test_prefix_is_found_by_content_and_salt() -> None:
+    blocks = BlockManager(8)
+    text = list(range(40))
+    held = blocks.allocate(2) or []
+    for block, key in zip(held, chain(text), strict=True):
+        blocks.register(block, key)
+    assert blocks.match(chain(text)) == held
+    assert blocks.match(chain([*text[:16], *[0] * 16])) == held[:1]
+    assert blocks.match(chain([7, *text[1:]])) == []
+    assert blocks.match(chain(text, salt="other")) == []
+
+
+def test_unused_prefixes_stay_until_their_memory_is_wanted() -> None:
+    blocks = BlockManager(3)
+    hashes = chain(list(range(32)))
+    held = blocks.allocate(2) or []
+    for block, key in zip(held, hashes, strict=True):
+        blocks.register(block, key)
+    blocks.release(held)
+    assert blocks.num_used == 0
+    assert len(blocks.allocate(2) or ()) == 2  # the free block, then the end of the chain
+    assert blocks.match(hashes) == held[:1]
+
+
+def test_registered_and_shared_blocks_are_not_to_be_written() -> None:
+    blocks = BlockManager(3)
+    mine, full, both = blocks.allocate(3) or []
+    blocks.register(full, chain(list(range(16)))[0])
+    blocks.share([both])
+    assert [blocks.is_shared(b) for b in (mine, full, both)] == [False, True, True]
+
+
+def test_salts_cannot_run_together() -> None:
+    assert root_hash("ab", "c") != root_hash("a", "bc")
+
+
+def test_slots_follow_the_table() -> None:
+    want = [5 * BLOCK + 14, 5 * BLOCK + 15, 2 * BLOCK, 2 * BLOCK + 1]
+    assert np.array_equal(as_slots([5, 2], 14, 18), want)
+    assert [num_blocks_for(n) for n in (0, 1, 16, 17)] == [0, 1, 1, 2]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["take", "free", "register", "match"]),
+            st.integers(0, 5),
+            st.integers(0, 3),
+        ),
+        max_size=80,
+    )
+)
+def test_every_block_is_accounted_for(actions: list[tuple[str, int, int]]) -> None:
+    blocks = BlockManager(6)
+    held: list[list[int]] = []
+    for verb, which, text in actions:
+        tokens = [text] * 48
+        if verb == "take" and (fresh := blocks.allocate(which)) is not None:
+            held.append(fresh)
+        elif verb == "free" and which < len(held):
+            blocks.release(held.pop(which))
+        elif verb == "register" and which < len(held):
+            for block, key in zip(held[which], chain(tokens), strict=False):
+                blocks.register(block, key)
+        elif verb == "match":
+            held.append(blocks.match(chain(tokens)))
+        blocks.check_integrity()
+        assert blocks.num_used == len({block for each in held for block in each})
