@@ -47,7 +47,17 @@ YARN = {
     "original_max_position_embeddings": 32,
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
-MSCALE = {**YARN, "mscale": 1.0, "mscale_all_dim": 0.7, "beta_fast": 8.0, "truncate": False}
+# A ramp that begins and ends between dimensions.
+MSCALE = {
+    "rope_type": "yarn",
+    "rope_theta": 100.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "mscale": 1.0,
+    "mscale_all_dim": 0.7,
+    "beta_fast": 8.0,
+    "truncate": False,
+}
 SLIDING = {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -58,7 +68,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-linear": ("llama", {"rope_parameters": LINEAR}),
     "llama-llama3": ("llama", {"rope_parameters": LLAMA3}),
     "llama-yarn": ("llama", {"rope_parameters": YARN}),
-    "llama-yarn-mscale": ("llama", {"rope_parameters": MSCALE}),
+    "llama-yarn-mscale": ("llama", {"rope_parameters": MSCALE, "head_dim": 16}),
     "mistral": ("mistral", {"sliding_window": 20}),
     "mistral-full": ("mistral", {"sliding_window": None}),
     "qwen2": ("qwen2", {}),

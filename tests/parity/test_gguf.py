@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from plait.kernels.linear import dense
 from plait.server.models.catalog import resolve
 from plait.server.models.hf_config import spec_from_config
 from plait.server.models.load import load_model
@@ -23,9 +24,21 @@ pytestmark = pytest.mark.parity
 
 TOKENS = [(7 * i * i + 3) % 300 for i in range(60)]
 KINDS = {kind.name: kind for kind in (Type.F32, Type.F16, Type.BF16, Type.Q8_0, Type.Q4_0)}
-KINDS |= {kind.name: kind for kind in (Type.Q4_1, Type.Q5_0, Type.Q5_1)}
-# What auto makes of a file of this type.
-AUTO = {"Q8_0": "int8", "Q5_0": "int8", "Q5_1": "int8", "Q4_0": "int4", "Q4_1": "int4"}
+KINDS |= {kind.name: kind for kind in (Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q4_K)}
+# What auto makes of a file of this type, and the largest error relative to the largest weight.
+AUTO = {
+    "F32": ("bf16", 2**-8),
+    "F16": ("bf16", 2**-8),
+    "BF16": ("bf16", 0.0),
+    "Q8_0": ("int8", 0.0),
+    "Q5_0": ("int8", 0.0),
+    "Q5_1": ("int8", 0.004),
+    "Q4_0": ("int4", 0.0),
+    "Q4_1": ("int4", 0.0),
+    "Q4_K": ("int4", 2**-10),
+}
+# Blocks of Q4_K are 256 long.
+WIDE = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
 
 
 def spec_of(**config: Any) -> ModelSpec:
@@ -34,10 +47,10 @@ def spec_of(**config: Any) -> ModelSpec:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gguf_equals_safetensors(tmp_path: Path, kind: str) -> None:
-    spec = spec_of()
+    spec = spec_of(**WIDE)
     weights = random_weights(spec, seed=1)
     write_gguf(tmp_path / "tiny.gguf", spec, weights, KINDS[kind])
-    folder = write_tiny_model(tmp_path / "hf")
+    folder = write_tiny_model(tmp_path / "hf", **WIDE)
     save_file(round_trip(weights, KINDS[kind]), folder / "model.safetensors")
     have = logits_of(_load(tmp_path / "tiny.gguf", "fp32"), TOKENS)
     want = logits_of(_load(folder, "fp32"), TOKENS)
@@ -46,13 +59,16 @@ def test_gguf_equals_safetensors(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_auto_keeps_the_precision_of_the_file(tmp_path: Path, kind: str) -> None:
-    spec = spec_of()
-    write_gguf(tmp_path / "tiny.gguf", spec, random_weights(spec, seed=1), KINDS[kind])
+    spec = spec_of(**WIDE)
+    weights = random_weights(spec, seed=1)
+    write_gguf(tmp_path / "tiny.gguf", spec, weights, KINDS[kind])
     model = _load(tmp_path / "tiny.gguf", "auto")
-    assert model.mode == AUTO.get(kind, "bf16")
-    want = logits_of(_load(tmp_path / "tiny.gguf", "fp32"), TOKENS)
-    error = (logits_of(model, TOKENS) - want).std() / want.std()
-    assert 0 < error < 0.05
+    mode, bound = AUTO[kind]
+    assert model.mode == mode
+    want = round_trip(weights, KINDS[kind])["model.layers.1.mlp.down_proj.weight"]
+    have = model._weights.layers[1].down
+    assert have.mode == mode
+    assert float((dense(have) - want).abs().max() / want.abs().max()) <= bound
 
 
 @pytest.mark.parametrize(

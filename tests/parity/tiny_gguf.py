@@ -8,12 +8,14 @@ from typing import Any
 
 import gguf
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from plait.server.models.spec import ModelSpec
 
 Type = gguf.GGMLQuantizationType
+Numbers = npt.NDArray[Any]
 PERMUTED = ("llama", "smollm3")
 
 
@@ -44,7 +46,7 @@ def write_gguf(
         raw = Type.F32 if values.ndim == 1 else kind
         writer.add_tensor(
             table.get_name(name, (".weight", ".bias")) or name,
-            gguf.quants.quantize(stored, raw),
+            quantise(stored, raw),
             raw_dtype=raw,
         )
     writer.write_header_to_file()
@@ -62,8 +64,35 @@ def round_trip(weights: Mapping[str, Tensor], kind: Type) -> dict[str, Tensor]:
 
 
 def _through(values: Tensor, kind: Type) -> Tensor:
-    stored = gguf.quants.quantize(values.numpy(), kind)
+    stored = quantise(values.numpy(), kind)
     return torch.from_numpy(np.array(gguf.quants.dequantize(stored, kind)))
+
+
+def quantise(values: Numbers, kind: Type) -> Numbers:
+    """Return the bytes of a tensor; `gguf` quantises to all types that are used here but Q4_K."""
+    if kind is not Type.Q4_K:
+        return gguf.quants.quantize(values, kind)
+    groups = values.reshape(values.shape[0], -1, 8, 32)
+    floor = -groups.min(-1).clip(max=0)
+    step, scale = _six_bits((groups.max(-1) + floor) / 15)
+    floor_step, minimum = _six_bits(floor)
+    width = np.maximum(step * scale, 1e-9)[..., None]
+    q = np.rint((groups + (floor_step * minimum)[..., None]) / width).clip(0, 15).astype(np.uint8)
+    parts = (
+        step.astype(np.float16).view(np.uint8),
+        floor_step.astype(np.float16).view(np.uint8),
+        scale[..., :4] | scale[..., 4:] >> 4 << 6,
+        minimum[..., :4] | minimum[..., 4:] >> 4 << 6,
+        scale[..., 4:] & 15 | minimum[..., 4:] << 4,
+        (q[..., 0::2, :] | q[..., 1::2, :] << 4).reshape(*q.shape[:2], 128),
+    )
+    return np.concatenate(parts, axis=-1).reshape(values.shape[0], -1)
+
+
+def _six_bits(values: Numbers) -> tuple[Numbers, Numbers]:
+    """Return a step and 0..63 times it for every 8 values."""
+    step = (values.max(-1, keepdims=True) / 63).astype(np.float16).astype(np.float32)
+    return step, np.rint(values / np.maximum(step, 1e-9)).clip(0, 63).astype(np.uint8)
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
