@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 import uvloop
 
+from plait.server.errors import ServerError
 from plait.server.http_server import HttpServer
 from plait.server.models.catalog import BadModel
 from plait.server.pool.pool import Pool
@@ -83,8 +84,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
         return 0
     except BadModel as error:
         return _complain(str(error), EXIT_BAD_MODEL)
-    except WorkerGone as gone:
-        return _complain(f"a model could not be loaded: {gone}")
+    except (WorkerGone, ServerError) as error:
+        return _complain(f"can't start: {error}")
     finally:
         await pool.close()
         telemetry.tracing.close()

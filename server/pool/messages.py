@@ -89,7 +89,7 @@ class Delta(msgspec.Struct, frozen=True, tag="delta"):
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """The request as a whole failed; `error` names a class of server/errors.py."""
 
-    request_id: str
+    request_id: str  # empty: whatever this worker runs; then it ends
     error: str
     message: str
     param: str | None = None

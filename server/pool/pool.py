@@ -93,12 +93,15 @@ class Pool:
         self._is_draining = False
         self._serial = count()
         self._idle = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []  # one supervisor per replica, in their order
+        self._starting_compiler: asyncio.Task[None] | None = None
         self._folder: Path | None = None
         self._context: zmq.asyncio.Context | None = None
 
     async def start(self) -> None:
         """Start all workers and load the tokenizers; returns while the workers still load.
+
+        Call close() whatever happens.
 
         Raises:
             BadModel: there is no such model, or two are served under one name.
@@ -112,29 +115,24 @@ class Pool:
         registry = self._telemetry.metrics.registry
         registry.register(EngineCollector(self._snapshots))
         registry.register(GrammarCollector(lambda: asdict(self._compiler.stats())))
-        try:
-            every = [files for files, _ in engines]
-            loading = (asyncio.to_thread(self._parts.load_tokenizer, files) for files in every)
-            compiling = self._compiler.start(every)
-            tokenizers, _ = await asyncio.gather(asyncio.gather(*loading), compiling)
-        except BaseException:
-            await self.close()
-            raise
+        every = [files for files, _ in engines]
+        self._starting_compiler = asyncio.create_task(self._compiler.start(every))
+        loading = (asyncio.to_thread(self._parts.load_tokenizer, files) for files in every)
+        tokenizers = await asyncio.gather(*loading)
         self._tokenizers = {f.name: t for f, t in zip(every, tokenizers, strict=True)}
 
     async def wait_ready(self) -> None:
-        """Return once every worker has loaded.
+        """Return once every worker has loaded, and the grammar compiler.
 
         Raises:
             WorkerGone: one could not load its model; the message is fit for the operator.
+            Unavailable: the compiler could not be started.
         """
-        first = asyncio.FIRST_COMPLETED
-        for task, replica in zip(self._tasks, self._replicas(), strict=True):
-            loaded = asyncio.create_task(replica.loaded.wait())
-            await asyncio.wait({task, loaded}, return_when=first)
-            loaded.cancel()
-            if task.done():
-                task.result()
+        assert self._starting_compiler is not None, "start() comes first"
+        workers = zip(self._tasks, self._replicas(), strict=True)
+        await asyncio.gather(
+            asyncio.shield(self._starting_compiler), *(_loaded(*each) for each in workers)
+        )
 
     async def drain(self, limit_s: float) -> None:
         """Take no more requests, wait for those that run, end the rest after limit_s."""
@@ -151,9 +149,10 @@ class Pool:
     async def close(self) -> None:
         """Stop the workers, kindly first, and remove every trace of them."""
         self._is_draining = True
-        for task in self._tasks:
+        tasks = [*self._tasks, *filter(None, [self._starting_compiler])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._compiler.close()
         if self._context is not None:
             self._context.destroy(linger=0)
@@ -171,6 +170,9 @@ class Pool:
         """Tell whether new work is welcome: every model up with room, and no drain under way."""
         if self._is_draining:
             return Readiness(False, "draining")
+        compiler = self._starting_compiler
+        if compiler is None or not compiler.done() or compiler.exception() is not None:
+            return Readiness(False, "the grammar compiler is loading")
         states = [group.readiness() for group in self._groups.values()]
         faults = [state.reason for state in states if not state.ok]
         notes = [state.reason for state in states if state.reason]
@@ -188,6 +190,8 @@ class Pool:
             NotFound: there is no such model.
         """
         self._group(model)
+        assert self._starting_compiler is not None, "start() comes first"
+        await asyncio.shield(self._starting_compiler)
         began = time.monotonic()
         outcome = "error"
         try:
@@ -307,6 +311,17 @@ class Pool:
     def _note_idle(self) -> None:
         if not any(replica.calls for replica in self._replicas()):
             self._idle.set()
+
+
+async def _loaded(supervising: asyncio.Task[None], replica: Replica) -> None:
+    """Wait until a replica has loaded once; raise what its supervisor gave up with."""
+    loaded = asyncio.create_task(replica.loaded.wait())
+    try:
+        await asyncio.wait({supervising, loaded}, return_when=asyncio.FIRST_COMPLETED)
+        if supervising.done():
+            supervising.result()
+    finally:
+        loaded.cancel()
 
 
 def _generation(model: str, call: Call) -> Generation:

@@ -111,16 +111,14 @@ class Replica:
                 call.put(event)
 
     def _fail(self, failed: Failed) -> None:
-        """Fail one request, or with an empty id all: then the engine itself has failed."""
-        concerned = (
-            [self.calls[failed.request_id]]
-            if failed.request_id in self.calls
-            else []
-            if failed.request_id
-            else self.calls.values()
-        )
-        for call in concerned:
+        """Fail one request, or with an empty id all: the engine itself has failed and will end."""
+        if failed.request_id:
+            if (call := self.calls.get(failed.request_id)) is not None:
+                call.fail(error_of(failed))
+            return
+        for call in self.calls.values():
             call.fail(error_of(failed))
+        self.down("the engine has failed")
 
     def _tell(self, abort: Abort) -> None:
         if self._worker is not None:
