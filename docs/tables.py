@@ -1,0 +1,156 @@
+"""The tables of the documentation: `make docs` writes them, `make check` compares them."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from openai.types import completion_create_params as openai_text
+from openai.types.chat import completion_create_params as openai_chat
+from pydantic import BaseModel, ByteSize
+from pydantic.fields import FieldInfo
+
+from plait.decoders.registry import methods
+from plait.server.api.schemas.chat import ChatRequest
+from plait.server.api.schemas.common import Unsupported
+from plait.server.api.schemas.completions import CompletionRequest
+from plait.server.options import ServeOptions
+
+ROOT = Path(__file__).resolve().parents[1]
+OPENAI = (
+    openai_chat.CompletionCreateParamsBase.__annotations__
+    | openai_text.CompletionCreateParamsBase.__annotations__
+    | {"stream": bool}
+)
+NOT_OPTIONS = ("models", "engines")  # an argument; a list that only the YAML file has
+SCALARS = {"string": "text", "integer": "whole number", "boolean": "true, false"}
+
+
+def parameters() -> str:
+    """Return every field of both generation requests that is honoured."""
+    chat, completions = _rows(ChatRequest), _rows(CompletionRequest)
+    rows = []
+    for name in sorted(chat.keys() | completions.keys()):
+        if name in chat and chat.get(name) == completions.get(name):
+            rows.append([f"`{name}`", "both", *chat[name]])
+            continue
+        places = {"chat": chat, "completions": completions}
+        rows += [[f"`{name}`", where, *own[name]] for where, own in places.items() if name in own]
+    return _table(["Field", "Where", "Values", "Meaning"], rows)
+
+
+def refusals() -> str:
+    """Return every field that is known and refused, with the reason."""
+    fields = ChatRequest.model_fields | CompletionRequest.model_fields
+    rows = []
+    for name, field in sorted(fields.items()):
+        if (refusal := _refusal(field)) is not None:
+            passing = ", ".join(f"`{json.dumps(value)}`" for value in refusal.unless)
+            rows.append([f"`{name}`", refusal.why, passing])
+    return _table(["Field", "Why it is refused", "Values that pass"], rows)
+
+
+def options() -> str:
+    """Return the options of `plait serve`."""
+    rows = [
+        [f"`--{name.replace('_', '-')}`", _default(field), field.description or ""]
+        for name, field in ServeOptions.model_fields.items()
+        if name not in NOT_OPTIONS
+    ]
+    return _table(["Option", "Default", "Meaning"], rows)
+
+
+def modules(folder: str) -> str:
+    """Return every module of a folder with the first line of its docstring."""
+    rows = []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+        name = path.relative_to(ROOT)
+        if path.name != "__init__.py" or docstring:
+            first = " ".join(docstring.split("\n\n")[0].split())
+            rows.append([f"`{name}`", first])
+    return _table(["Module", "What it is"], rows)
+
+
+def decoding_methods() -> str:
+    """Return the registered decoding methods."""
+    rows = [
+        [f"`{method.name}`", method.kind, method.summary, method.source]
+        for method in methods().values()
+    ]
+    return _table(["Id", "Kind", "What it does", "Source"], rows)
+
+
+def _rows(model: type[BaseModel]) -> dict[str, list[str]]:
+    """Return (values, meaning) of each honoured field of a request."""
+    schema = model.model_json_schema()
+    rows = {}
+    for name, field in model.model_fields.items():
+        if _refusal(field) is not None:
+            continue
+        own = schema["properties"][name]
+        options = [option for option in own.get("anyOf", [own]) if option.get("type") != "null"]
+        meaning = own.get("description") or _referred(options, schema)
+        meaning = meaning or f"As {'OpenAI' if name in OPENAI else 'vLLM'} has it."
+        rows[name] = [" or ".join(map(_values, options)), meaning]
+    return rows
+
+
+def _referred(options: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]) -> str:
+    """Return what the schema of an object says about itself."""
+    if len(options) != 1 or "$ref" not in options[0]:
+        return ""
+    return str(schema["$defs"][options[0]["$ref"].rsplit("/", 1)[1]].get("description", ""))
+
+
+def _refusal(field: FieldInfo) -> Unsupported | None:
+    return next((extra for extra in field.metadata if isinstance(extra, Unsupported)), None)
+
+
+def _values(option: Mapping[str, Any]) -> str:
+    """Say in words what a JSON Schema admits."""
+    if "$ref" in option:
+        return f"`{option['$ref'].rsplit('/', 1)[1]}`"
+    if "enum" in option or "const" in option:
+        return ", ".join(f"`{value}`" for value in option.get("enum", [option.get("const")]))
+    if option.get("type") == "array":
+        return f"list of {_values(option['items'])}"
+    if "oneOf" in option:
+        return " or ".join(_values(each) for each in option["oneOf"])
+    if option.get("type") == "object":
+        return "object"
+    name = str(option.get("type", "anything"))
+    return SCALARS.get(name, name) + _range(option)
+
+
+def _range(option: Mapping[str, Any]) -> str:
+    bounds = {
+        "minimum": "≥",
+        "exclusiveMinimum": ">",
+        "maximum": "≤",
+        "exclusiveMaximum": "<",
+    }
+    return "".join(
+        f" {sign} {option[key]:g}"
+        for key, sign in bounds.items()
+        if key in option and abs(option[key]) < 2**31
+    )
+
+
+def _default(field: FieldInfo) -> str:
+    default = field.get_default(call_default_factory=True, validated_data={})
+    if default in (None, "", []):
+        return "none"
+    if isinstance(default, ByteSize):
+        return f"`{default.human_readable(separator='')}`"
+    return f"`{default if isinstance(default, str) else json.dumps(default)}`"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines
+    )
