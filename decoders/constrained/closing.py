@@ -1,0 +1,76 @@
+"""Shortest spellings of what must still be written, counted in tokens.
+
+A `Tail` is one byte and what follows it; equal tails are the same object, so that the fewest
+tokens for a text are computed once for each of its suffixes, however many states share it.
+Law: `Tail.tokens` is the length of the shortest segmentation into vocabulary tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from plait.decoders.constrained.vocabulary import Vocabulary
+
+UNREACHABLE = 1 << 30  # more tokens than any budget: the vocabulary can not spell the text
+
+
+@dataclass(slots=True, eq=False)
+class Tail:
+    """A text as a linked list of bytes, with its best first token."""
+
+    byte: int  # -1: the end
+    rest: Tail | None
+    tokens: int
+    token_id: int = -1  # first token of the shortest segmentation
+    after: Tail | None = None  # what is left after that token
+
+
+class Tails:
+    """The texts met so far, hash-consed."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.end = Tail(-1, None, 0)
+        self._vocabulary = vocabulary
+        self._known: dict[tuple[int, Tail], Tail] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def forget(self) -> None:
+        """Drop the sharing table; tails in use stay valid."""
+        self._known.clear()
+
+    def prepend(self, text: bytes, tail: Tail) -> Tail:
+        """Return the tail that spells the text and then `tail`."""
+        for byte in reversed(text):
+            known = self._known.get((byte, tail))
+            if known is None:
+                known = self._known[byte, tail] = self._segment(byte, tail)
+            tail = known
+        return tail
+
+    def _segment(self, byte: int, rest: Tail) -> Tail:
+        """Choose the best first token of byte + rest; the longest one among equals."""
+        tail = Tail(byte, rest, UNREACHABLE)
+        spelled = bytearray()
+        at: Tail = tail
+        token_of = self._vocabulary.token_of
+        for length in self._vocabulary.lengths_from.get(byte, ()):
+            while len(spelled) < length and at.rest is not None:
+                spelled.append(at.byte)
+                at = at.rest
+            if len(spelled) < length:
+                break
+            token_id = token_of.get(bytes(spelled))
+            if token_id is not None and at.tokens + 1 <= tail.tokens:
+                tail.tokens, tail.token_id, tail.after = at.tokens + 1, token_id, at
+        return tail
+
+
+def tokens_of(tail: Tail) -> list[int]:
+    """Return the token ids of the shortest segmentation."""
+    found = []
+    while tail.after is not None:
+        found.append(tail.token_id)
+        tail = tail.after
+    return found

@@ -1,0 +1,141 @@
+"""How JSON is written: the rules that every JSON constraint shares.
+
+The generation profile (all of it RFC 8259): at most `max_whitespace` blanks between two tokens and
+none outside the root; strings are free of control characters and of half surrogate pairs; numbers
+have at most 19 integer digits, 20 decimals and a two-digit exponent, so that no reader overflows
+and no path of digits or blanks is endless.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from plait.decoders.constrained.grammar import chars
+from plait.decoders.constrained.grammar.nodes import (
+    EMPTY,
+    NOTHING,
+    Chars,
+    Node,
+    Ranges,
+    Ref,
+    Repeat,
+    Text,
+    choice,
+    optional,
+    repeat,
+    seq,
+)
+
+MAX_INTEGER_DIGITS = 19
+MAX_DECIMALS = 20
+MAX_EXPONENT_DIGITS = 2
+
+WS = Ref("ws")
+STRING = Ref("string")
+NUMBER = Ref("number")
+INTEGER = Ref("integer")
+BOOLEAN = choice([Text("true"), Text("false")])
+NULL = Text("null")
+VALUE = Ref("value")
+OBJECT = Ref("object")
+ARRAY = Ref("array")
+CHARACTER = Ref("character")
+
+DIGIT = Chars(chars.of("0123456789"))
+DIGIT_1_9 = Chars(chars.of("123456789"))
+_HEX = Chars(chars.of("0123456789abcdefABCDEF"))
+PLAIN: Ranges = chars.complement(chars.normalise([(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)]))
+_SHORT_ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n"}
+_SHORT_ESCAPES |= {"\r": "\\r", "\t": "\\t"}
+
+
+def json_rules(max_whitespace: int) -> dict[str, Node]:
+    """Return the shared rules by name; those that a grammar does not use are pruned later."""
+    comma = seq(WS, Text(","), WS)
+    member = seq(STRING, WS, Text(":"), WS, VALUE)
+    return {
+        "ws": repeat(Chars(chars.of(" \n\r\t")), 0, max_whitespace),
+        "character": _character(),
+        "string": seq(Text('"'), repeat(CHARACTER, 0, None), Text('"')),
+        "integer": _integer(),
+        "number": seq(INTEGER, optional(_fraction()), optional(_exponent())),
+        "member": member,
+        "object": bracketed("{", _listed(Ref("member"), comma), "}"),
+        "array": bracketed("[", _listed(VALUE, comma), "]"),
+        "value": choice([OBJECT, ARRAY, STRING, NUMBER, BOOLEAN, NULL]),
+    }
+
+
+def bracketed(left: str, inner: Node, right: str) -> Node:
+    """Return the inner text in brackets, blanks allowed at both sides."""
+    return seq(Text(left), WS, inner, WS, Text(right))
+
+
+def _listed(item: Node, comma: Node) -> Node:
+    return optional(seq(item, repeat(seq(comma, item), 0, None)))
+
+
+def _character() -> Node:
+    """Return one Unicode character of a string: plain, escaped, or a whole surrogate pair."""
+    low = seq(Chars(chars.of("cdefCDEF")), _HEX, _HEX)
+    high = seq(Chars(chars.of("89abAB")), _HEX, _HEX)
+    scalar = choice(
+        [
+            seq(Chars(chars.of("0123456789abcefABCEF")), Repeat(_HEX, 3, 3)),
+            seq(Chars(chars.of("dD")), Chars(chars.of("01234567")), _HEX, _HEX),
+        ]
+    )
+    d = Chars(chars.of("dD"))
+    pair = seq(d, high, Text("\\u"), d, low)
+    escape = choice([Chars(chars.of('"\\/bfnrt')), seq(Text("u"), choice([scalar, pair]))])
+    return choice([Chars(PLAIN), seq(Text("\\"), escape)])
+
+
+def _integer() -> Node:
+    digits = seq(DIGIT_1_9, repeat(DIGIT, 0, MAX_INTEGER_DIGITS - 1))
+    return seq(optional(Text("-")), choice([Text("0"), digits]))
+
+
+def _fraction() -> Node:
+    return seq(Text("."), repeat(DIGIT, 1, MAX_DECIMALS))
+
+
+def _exponent() -> Node:
+    sign = optional(Chars(chars.of("+-")))
+    return seq(Chars(chars.of("eE")), sign, repeat(DIGIT, 1, MAX_EXPONENT_DIGITS))
+
+
+def quoted(ranges: Ranges) -> Node:
+    """Return one character out of the ranges as it is written inside a JSON string.
+
+    One spelling a character: plain where that is allowed, the short escape, else \\u00xx.
+    """
+    plain = chars.intersect(ranges, PLAIN)
+    escaped = [
+        Text(_SHORT_ESCAPES.get(chr(code), f"\\u{code:04x}"))
+        for code in (*range(0x20), 0x22, 0x5C)
+        if chars.contains(ranges, code)
+    ]
+    found = [*([Chars(plain)] if plain else []), *escaped]
+    return choice(found) if found else NOTHING
+
+
+def literal(value: Any) -> Node:
+    """Return the text of a JSON value, with free blanks between its tokens."""
+    if isinstance(value, Mapping):
+        members = [
+            seq(literal(name), WS, Text(":"), WS, literal(item)) for name, item in value.items()
+        ]
+        return bracketed("{", _joined(members), "}")
+    if isinstance(value, list):
+        return bracketed("[", _joined([literal(item) for item in value]), "]")
+    return Text(json.dumps(value, ensure_ascii=False))
+
+
+def _joined(items: list[Node]) -> Node:
+    found: list[Node] = []
+    for item in items:
+        found += [WS, Text(","), WS, item] if found else [item]
+    return seq(*found) if found else EMPTY

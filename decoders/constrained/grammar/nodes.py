@@ -1,0 +1,157 @@
+"""Context-free grammars over Unicode text: the nouns and their GBNF text.
+
+Everything that constrains an answer (JSON schema, regex, choice, a user's own grammar) becomes a
+`Grammar` first. Its text is what xgrammar compiles and what the worker counts tokens with, so the
+mask and the budget can not disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+MAX_CODE_POINT = 0x10FFFF
+Ranges = tuple[tuple[int, int], ...]  # inclusive code points, sorted, not touching, no surrogates
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Exactly this text; "" is the empty word."""
+
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chars:
+    """One character out of the ranges."""
+
+    ranges: Ranges
+
+
+@dataclass(frozen=True, slots=True)
+class Seq:
+    """The items one after the other."""
+
+    items: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of the items; no items: nothing matches."""
+
+    items: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """The item least..most times; most None: without end."""
+
+    item: Node
+    least: int
+    most: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """The rule of that name."""
+
+    name: str
+
+
+Node = Text | Chars | Seq | Choice | Repeat | Ref
+EMPTY = Text("")
+NOTHING = Choice(())
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """Named rules; matching starts at `root`."""
+
+    rules: Mapping[str, Node]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name} ::= {_show(node, 0)}" for name, node in self.rules.items())
+
+
+def seq(*items: Node) -> Node:
+    """Return the items in a row, flat and without empty words."""
+    flat: list[Node] = []
+    for item in items:
+        if item == NOTHING:
+            return NOTHING
+        flat.extend(item.items if isinstance(item, Seq) else () if item == EMPTY else (item,))
+    return flat[0] if len(flat) == 1 else Seq(tuple(flat)) if flat else EMPTY
+
+
+def choice(items: Sequence[Node]) -> Node:
+    """Return the alternatives, flat and each once."""
+    flat: dict[Node, None] = {}
+    for item in items:
+        flat.update(dict.fromkeys(item.items if isinstance(item, Choice) else (item,)))
+    return next(iter(flat)) if len(flat) == 1 else Choice(tuple(flat))
+
+
+def optional(item: Node) -> Node:
+    """Return the item or nothing."""
+    return EMPTY if item == NOTHING else choice([item, EMPTY])
+
+
+def repeat(item: Node, least: int, most: int | None) -> Node:
+    """Return the item least..most times."""
+    if most is not None and least > most:
+        return NOTHING
+    if most == 0 or item in (EMPTY, NOTHING):
+        return EMPTY if least == 0 or item == EMPTY else NOTHING
+    return item if (least, most) == (1, 1) else Repeat(item, least, most)
+
+
+def children(node: Node) -> tuple[Node, ...]:
+    """Return the nodes right below this one."""
+    if isinstance(node, Seq | Choice):
+        return node.items
+    return (node.item,) if isinstance(node, Repeat) else ()
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """Yield the node and all nodes below it."""
+    todo = [node]
+    while todo:
+        node = todo.pop()
+        yield node
+        todo.extend(children(node))
+
+
+def _show(node: Node, level: int) -> str:
+    """Write a node as GBNF; level 0: alternatives, 1: a row, 2: one factor."""
+    if isinstance(node, Text):
+        return '"' + "".join(_escape(ord(c), '"\\') for c in node.value) + '"'
+    if isinstance(node, Chars):
+        return "[" + "".join(_show_range(*pair) for pair in node.ranges) + "]"
+    if isinstance(node, Ref):
+        return node.name
+    if isinstance(node, Repeat):
+        return _show(node.item, 2) + _show_times(node.least, node.most)
+    own, sign = (1, " ") if isinstance(node, Seq) else (0, " | ")
+    text = sign.join(_show(item, own + 1) for item in node.items)
+    return f"({text})" if level > own else text
+
+
+def _show_range(first: int, last: int) -> str:
+    special = "]\\^-["
+    text = _escape(first, special)
+    return text if first == last else f"{text}-{_escape(last, special)}"
+
+
+def _show_times(least: int, most: int | None) -> str:
+    sign = {(0, None): "*", (1, None): "+", (0, 1): "?"}.get((least, most))
+    if sign is not None:
+        return sign
+    return f"{{{least},{'' if most is None else most}}}"
+
+
+def _escape(code: int, special: str) -> str:
+    if 0x20 <= code < 0x7F and chr(code) not in special:
+        return chr(code)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,0 +1,304 @@
+"""Regular expressions with intersection and complement, and their way into a grammar.
+
+Expressions are interned: equal ones are the same object. A plain expression becomes grammar nodes
+by its structure; one with `both` or `without` goes through its derivatives, which form a
+deterministic automaton, one rule a state.
+
+Source: Brzozowski 1964, "Derivatives of regular expressions" (differences: repetition counters
+stay numbers; characters come in classes of equal behaviour).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Literal
+from weakref import WeakValueDictionary
+
+from plait.decoders.constrained.grammar import chars
+from plait.decoders.constrained.grammar.nodes import (
+    EMPTY,
+    MAX_CODE_POINT,
+    NOTHING,
+    Node,
+    Ranges,
+    Ref,
+    choice,
+    repeat,
+    seq,
+)
+
+Kind = Literal["set", "cat", "or", "repeat", "and", "not"]
+Encode = Callable[[Ranges], Node]  # how one character out of the ranges is written
+
+
+class TooManyStates(ValueError):
+    """The automaton of an expression is larger than allowed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Expr:
+    """A set of texts. Make one with the functions below, never directly."""
+
+    kind: Kind
+    items: tuple[Expr, ...]
+    ranges: Ranges
+    least: int
+    most: int | None
+    is_nullable: bool  # contains the empty text
+    is_plain: bool  # free of "and" and "not"
+
+
+_interned: WeakValueDictionary[object, Expr] = WeakValueDictionary()
+
+
+def _make(
+    kind: Kind,
+    items: tuple[Expr, ...] = (),
+    *,
+    ranges: Ranges = (),
+    times: tuple[int, int | None] = (0, 0),
+) -> Expr:
+    key = (kind, items, ranges, times)
+    found = _interned.get(key)
+    if found is None:
+        plain = kind not in ("and", "not") and all(item.is_plain for item in items)
+        nullable = _nullable(kind, items, times[0])
+        found = _interned[key] = Expr(kind, items, ranges, *times, nullable, plain)
+    return found
+
+
+def _nullable(kind: Kind, items: tuple[Expr, ...], least: int) -> bool:
+    if kind == "set":
+        return False
+    if kind == "repeat":
+        return least == 0 or items[0].is_nullable
+    if kind == "not":
+        return not items[0].is_nullable
+    test = any if kind == "or" else all
+    return test(item.is_nullable for item in items)
+
+
+def char(ranges: Ranges) -> Expr:
+    """Return the texts of one character out of the ranges."""
+    return _make("set", ranges=ranges)
+
+
+VOID = char(())
+EPSILON = _make("cat")
+ANY_CHAR = char(chars.ANY)
+EVERYTHING = _make("repeat", (ANY_CHAR,), times=(0, None))
+
+
+def literal(text: str) -> Expr:
+    """Return the one text."""
+    return concat([char(((ord(c), ord(c)),)) for c in text])
+
+
+def concat(items: Iterable[Expr]) -> Expr:
+    """Return the texts of the items in a row, associated to the right."""
+    return reduce(lambda tail, head: _cat(head, tail), reversed(list(items)), EPSILON)
+
+
+def _cat(head: Expr, tail: Expr) -> Expr:
+    if VOID in (head, tail):
+        return VOID
+    if head is EPSILON:
+        return tail
+    if tail is EPSILON:
+        return head
+    if head.kind == "cat":
+        return _cat(head.items[0], _cat(head.items[1], tail))
+    return _make("cat", (head, tail))
+
+
+def union(items: Iterable[Expr]) -> Expr:
+    """Return the texts in any of the items."""
+    flat: dict[Expr, None] = {}
+    for item in items:
+        flat.update(dict.fromkeys(item.items if item.kind == "or" else (item,)))
+    if EVERYTHING in flat:
+        return EVERYTHING
+    single = chars.normalise(pair for i in flat if i.kind == "set" for pair in i.ranges)
+    rest = [item for item in flat if item.kind != "set"]
+    found = sorted([*rest, *([char(single)] if single else [])], key=id)
+    return found[0] if len(found) == 1 else _make("or", tuple(found)) if found else VOID
+
+
+def both(left: Expr, right: Expr) -> Expr:
+    """Return the texts in both."""
+    if left is right or right is EVERYTHING:
+        return left
+    if left is EVERYTHING:
+        return right
+    if VOID in (left, right):
+        return VOID
+    if left.kind == right.kind == "set":
+        return char(chars.intersect(left.ranges, right.ranges))
+    return _make("and", tuple(sorted((left, right), key=id)))
+
+
+def without(expr: Expr) -> Expr:
+    """Return all other texts."""
+    if expr.kind == "not":
+        return expr.items[0]
+    if expr is VOID:
+        return EVERYTHING
+    return VOID if expr is EVERYTHING else _make("not", (expr,))
+
+
+def times(item: Expr, least: int, most: int | None) -> Expr:
+    """Return the item least..most times in a row."""
+    if most == 0 or item is EPSILON:
+        return EPSILON
+    if item is VOID:
+        return EPSILON if least == 0 else VOID
+    return item if (least, most) == (1, 1) else _make("repeat", (item,), times=(least, most))
+
+
+def derivative(expr: Expr, code: int) -> Expr:
+    """Return what may follow the character `code` at the start of the texts."""
+    if expr.kind == "set":
+        return EPSILON if chars.contains(expr.ranges, code) else VOID
+    if expr.kind == "cat":
+        return _derive_cat(expr, code)
+    if expr.kind == "repeat":
+        less = None if expr.most is None else expr.most - 1
+        again = times(expr.items[0], max(expr.least - 1, 0), less)
+        return _cat(derivative(expr.items[0], code), again)
+    derived = [derivative(item, code) for item in expr.items]
+    if expr.kind == "or":
+        return union(derived)
+    return both(*derived) if expr.kind == "and" else without(derived[0])
+
+
+def _derive_cat(expr: Expr, code: int) -> Expr:
+    if expr is EPSILON:
+        return VOID
+    head, tail = expr.items
+    derived = _cat(derivative(head, code), tail)
+    return union([derived, derivative(tail, code)]) if head.is_nullable else derived
+
+
+def matches(expr: Expr, text: str) -> bool:
+    """Tell whether the whole text is in the set."""
+    for c in text:
+        expr = derivative(expr, ord(c))
+    return expr.is_nullable
+
+
+def moves(expr: Expr) -> dict[Expr, Ranges]:
+    """Return what may follow, with the characters that lead there; dead ends are left out."""
+    cuts: set[int] = {0, 0xD800, 0xE000, MAX_CODE_POINT + 1}
+    _collect_cuts(expr, cuts)
+    bounds = sorted(cuts)
+    found: dict[Expr, list[tuple[int, int]]] = {}
+    for first, end in zip(bounds, bounds[1:], strict=False):
+        target = VOID if first == 0xD800 else derivative(expr, first)
+        if target is not VOID:
+            found.setdefault(target, []).append((first, end - 1))
+    return {target: chars.normalise(pairs) for target, pairs in found.items()}
+
+
+def _collect_cuts(expr: Expr, cuts: set[int]) -> None:
+    """Add the code points where the derivative may change."""
+    if expr.kind == "set":
+        cuts.update(bound for first, last in expr.ranges for bound in (first, last + 1))
+    elif expr.kind == "cat":
+        for item in expr.items:
+            _collect_cuts(item, cuts)
+            if not item.is_nullable:
+                break
+    else:
+        for item in expr.items:
+            _collect_cuts(item, cuts)
+
+
+def is_void(expr: Expr, *, max_states: int) -> bool:
+    """Tell whether the set is empty.
+
+    Raises:
+        TooManyStates: it could not be told within max_states.
+    """
+    seen = {expr}
+    todo = [expr]
+    while todo:
+        at = todo.pop()
+        if at.is_nullable:
+            return False
+        fresh = [target for target in moves(at) if target not in seen]
+        seen.update(fresh)
+        todo.extend(fresh)
+        if len(seen) > max_states:
+            raise TooManyStates
+    return True
+
+
+def span(expr: Expr) -> tuple[int, int | None]:
+    """Return bounds of the texts' lengths; the upper one None: without end, or not known."""
+    if expr.kind in ("and", "not"):
+        return 0, None
+    if expr.kind == "set":
+        return 1, 1
+    spans = [span(item) for item in expr.items]
+    least, most = [low for low, _ in spans], [high for _, high in spans]
+    if expr.kind == "or":
+        return min(least), None if None in most else max(high or 0 for high in most)
+    if expr.kind == "cat":
+        return sum(least), None if None in most else sum(high or 0 for high in most)
+    endless = most[0] is None or expr.most is None
+    return expr.least * least[0], None if endless else (expr.most or 0) * (most[0] or 0)
+
+
+def structure(expr: Expr, encode: Encode) -> Node:
+    """Return the grammar node of a plain expression."""
+    assert expr.is_plain, "an expression with `both` or `without` needs `automaton`"
+    if expr.kind == "set":
+        return encode(expr.ranges) if expr.ranges else NOTHING
+    parts = [structure(item, encode) for item in expr.items]
+    if expr.kind == "repeat":
+        return repeat(parts[0], expr.least, expr.most)
+    return seq(*parts) if expr.kind == "cat" else choice(parts)
+
+
+def automaton(
+    expr: Expr, encode: Encode, name: str, *, max_states: int
+) -> tuple[Node, dict[str, Node]]:
+    """Return the node and the rules (named name-1, name-2, ...) of any expression.
+
+    Raises:
+        TooManyStates: more than max_states rules would be needed.
+    """
+    names: dict[Expr, str] = {expr: f"{name}-0"}
+    rules: dict[str, Node] = {}
+    todo = [expr]
+    while todo:
+        state = todo.pop()
+        if state.is_plain:
+            rules[names[state]] = structure(state, encode)
+            continue
+        found = moves(state)
+        fresh = [target for target in found if target not in names]
+        for target in fresh:
+            names[target] = f"{name}-{len(names)}"
+        if len(names) > max_states:
+            raise TooManyStates
+        todo.extend(fresh)
+        rules[names[state]] = _state_rule(state, found, names, encode)
+    return Ref(names[expr]), rules
+
+
+def _state_rule(
+    state: Expr, found: dict[Expr, Ranges], names: dict[Expr, str], encode: Encode
+) -> Node:
+    """Return one state's rule: stay here for a while, then move on or end."""
+    ahead = [
+        seq(encode(ranges), Ref(names[target]))
+        for target, ranges in found.items()
+        if target is not state
+    ]
+    end = choice([*ahead, *([EMPTY] if state.is_nullable else [])])
+    if state not in found:
+        return end
+    return seq(repeat(encode(found[state]), 0, None), end)

@@ -1,0 +1,224 @@
+"""Spread schemas out into alternatives: every $ref, combinator and condition resolved.
+
+Laws: a value is valid under the schemas of some places if it is valid under one of the alternatives
+(each of them may be narrower, never wider, where a keyword's exact reading has no such form: the
+negations inside oneOf, not and if/else); no schema is visited inside itself at one spot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from plait.decoders.constrained.schema.algebra import Algebra, Unprovable
+from plait.decoders.constrained.schema.document import Document, escape
+from plait.decoders.constrained.schema.facts import Facts, Place, Places, meet
+from plait.decoders.constrained.schema.read import Schema, read_assertions
+from plait.decoders.constrained.spec import UnsupportedKeyword
+
+MAX_ALTERNATIVES = 256
+
+Several = tuple[Facts, ...]
+
+
+class _Busy(Exception):
+    """A question about a place whose reading has not ended yet."""
+
+
+class Alternatives:
+    """The alternatives of places, each computed once."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._algebra = Algebra(self.below, self.is_exact)
+        self._known: dict[Place, Several] = {}
+        self._narrow: set[Place] = set()  # places whose alternatives may not be all there are
+        self._has_narrowed = False  # while a place is being read: did anything narrow it?
+        self._open: dict[Place, int] = {}  # being read, with the order of opening
+        self._floor = 0  # places opened before this belong to spots further up
+        self._of_places: dict[Places, Several] = {}
+
+    @property
+    def algebra(self) -> Algebra:
+        """Questions about facts that may need the alternatives of what lies below them."""
+        return self._algebra
+
+    def of(self, places: Places) -> Several:
+        """Return the alternatives of a value for which all places hold.
+
+        Raises:
+            UnsupportedKeyword: something in there cannot be enforced.
+        """
+        known = self._of_places.get(places)
+        if known is None:
+            known = (Facts(),)
+            for place in places:
+                known = self._product(known, self._at(place), place.pointer, "allOf")
+            self._of_places[places] = known
+        return known
+
+    def _at(self, place: Place) -> Several:
+        known = self._known.get(place)
+        if known is not None:
+            self._has_narrowed |= place in self._narrow
+            return known
+        if place in self._open:
+            if self._open[place] < self._floor:
+                raise _Busy
+            reason = "the reference leads back to itself without an object or array in between"
+            raise UnsupportedKeyword(place.pointer, "$ref", reason)
+        self._open[place] = len(self._open)
+        outside, self._has_narrowed = self._has_narrowed, False
+        try:
+            known = self._negation(place) if place.negated else self._schema(place.pointer)
+            if self._has_narrowed:
+                self._narrow.add(place)
+        finally:
+            self._has_narrowed |= outside
+            del self._open[place]
+        self._known[place] = known
+        return known
+
+    def below(self, places: Places) -> Several:
+        """Return the alternatives of a value further down, asked while reading this one.
+
+        Raises:
+            Unprovable: they depend on what is being read.
+        """
+        outside, self._floor = self._floor, len(self._open)
+        narrowed = self._has_narrowed
+        try:
+            return self.of(places)
+        except _Busy:
+            raise Unprovable("the schema is recursive here") from None
+        finally:
+            self._floor, self._has_narrowed = outside, narrowed
+
+    def is_exact(self, places: Places) -> bool:
+        """Tell whether the alternatives of the places are all there are."""
+        try:
+            self.below(places)
+        except Unprovable:
+            return False
+        return self._narrow.isdisjoint(places)
+
+    def _schema(self, pointer: str) -> Several:
+        schema = self._document.at(pointer)
+        if isinstance(schema, bool):
+            return (Facts(pointer=pointer),) if schema else ()
+        if not isinstance(schema, dict):
+            raise UnsupportedKeyword(pointer, "", "a schema is an object or a boolean")
+        context: Several = (read_assertions(schema, pointer),)
+        if "$ref" in schema:
+            context = self._reference(context, schema, pointer)
+        for place in self._listed(schema, pointer, "allOf"):
+            context = self._product(context, self._at(place), pointer, "allOf")
+        if "anyOf" in schema:
+            context = self._any_of(context, schema, pointer)
+        context = self._dependent(context, schema, pointer)
+        if "oneOf" in schema:
+            context = self._one_of(context, schema, pointer)
+        if "not" in schema:
+            context = self._without(context, Place(f"{pointer}/not"), pointer, "not")
+        return self._condition(context, schema, pointer) if "if" in schema else context
+
+    def _negation(self, place: Place) -> Several:
+        return self._without((Facts(),), Place(place.pointer), place.pointer, "not")
+
+    def _reference(self, context: Several, schema: Schema, pointer: str) -> Several:
+        reference = schema["$ref"]
+        if not isinstance(reference, str):
+            raise UnsupportedKeyword(pointer, "$ref", "its value must be a string")
+        target = Place(self._document.resolve(reference, pointer))
+        return self._product(context, self._at(target), pointer, "$ref")
+
+    def _listed(self, schema: Schema, pointer: str, keyword: str) -> list[Place]:
+        listed = schema.get(keyword, [])
+        if not isinstance(listed, list) or (keyword in schema and not listed):
+            raise UnsupportedKeyword(pointer, keyword, "its value must be a list of schemas")
+        return [Place(f"{pointer}/{keyword}/{index}") for index in range(len(listed))]
+
+    def _any_of(self, context: Several, schema: Schema, pointer: str) -> Several:
+        places = self._listed(schema, pointer, "anyOf")
+        union = tuple(facts for place in places for facts in self._at(place))
+        return self._product(context, union, pointer, "anyOf")
+
+    def _one_of(self, context: Several, schema: Schema, pointer: str) -> Several:
+        """Return each branch without what another branch accepts as well."""
+        places = self._listed(schema, pointer, "oneOf")
+        found: Several = ()
+        for place in places:
+            branch = self._product(context, self._at(place), pointer, "oneOf")
+            for other in places:
+                if other != place:
+                    branch = self._without(branch, other, pointer, "oneOf")
+            found += branch
+        return self._limited(found, pointer, "oneOf")
+
+    def _condition(self, context: Several, schema: Schema, pointer: str) -> Several:
+        """Return what holds with the `if` and the `then`, and without the `if` but the `else`."""
+        condition = Place(f"{pointer}/if")
+        yes = self._product(context, self._at(condition), pointer, "if")
+        if "then" in schema:
+            yes = self._product(yes, self._at(Place(f"{pointer}/then")), pointer, "then")
+        no = self._without(context, condition, pointer, "if")
+        if "else" in schema:
+            no = self._product(no, self._at(Place(f"{pointer}/else")), pointer, "else")
+        return yes + no
+
+    def _dependent(self, context: Several, schema: Schema, pointer: str) -> Several:
+        for keyword in ("dependentRequired", "dependentSchemas", "dependencies"):
+            listed = schema.get(keyword, {})
+            if not isinstance(listed, dict):
+                raise UnsupportedKeyword(pointer, keyword, "its value must be an object")
+            for name, needs in listed.items():
+                at = f"{pointer}/{keyword}/{escape(name)}"
+                absent = Facts(forbidden=frozenset({name}), pointer=pointer)
+                either = (absent, *self._present(name, needs, at))
+                context = self._product(context, either, pointer, keyword)
+        return context
+
+    def _present(self, name: str, needs: Any, at: str) -> Several:
+        """Return what holds when the name that others depend on is there."""
+        if isinstance(needs, str):
+            needs = [needs]
+        if isinstance(needs, list):
+            return (Facts(required=(name, *map(str, needs)), pointer=at),)
+        return self._product((Facts(required=(name,)),), self._at(Place(at)), at, "dependencies")
+
+    def _product(self, left: Several, right: Several, pointer: str, keyword: str) -> Several:
+        found = [both for a in left for b in right if (both := meet(a, b)) is not None]
+        return self._limited(found, pointer, keyword)
+
+    def _without(self, context: Several, place: Place, pointer: str, keyword: str) -> Several:
+        """Return the context without the values that are valid at a place."""
+        found: Sequence[Facts] = context
+        unwanted_facts = self._at(place)
+        if place in self._narrow:
+            raise UnsupportedKeyword(
+                pointer, keyword, "negations inside negations are not supported"
+            )
+        self._has_narrowed = True
+        for unwanted in unwanted_facts:
+            try:
+                found = [left for a in found for left in self._algebra.exclude(a, unwanted)]
+            except Unprovable as error:
+                raise UnsupportedKeyword(pointer, keyword, str(error)) from None
+        return self._limited(found, pointer, keyword)
+
+    def _limited(self, found: Sequence[Facts], pointer: str, keyword: str) -> Several:
+        if len(found) > MAX_ALTERNATIVES:
+            reason = f"it spreads out into more than {MAX_ALTERNATIVES} alternatives"
+            raise UnsupportedKeyword(pointer, keyword, reason)
+        return tuple(found)
+
+
+def untyped(facts: Facts) -> Facts:
+    """Return facts read the way their author means them when no type was given.
+
+    A schema without type, whose keywords speak of some types only, is read as of those types: the
+    narrower reading of {"properties": {...}} is an object.
+    """
+    said = facts.mentions() & facts.kinds
+    return facts if facts.is_typed or not said else replace(facts, kinds=said)

@@ -1,0 +1,229 @@
+"""What a conjunction of schemas says about a value: nouns of the schema reader.
+
+A `Place` names a schema of the document by its JSON pointer, or its negation; `Places` are schemas
+that must all hold at one spot of the answer. `Facts` are what they say once every $ref, allOf,
+anyOf, oneOf, not and if is spread out; several Facts side by side are alternatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from decimal import Decimal
+from typing import Any, Literal
+
+from plait.decoders.constrained.grammar import regex
+from plait.decoders.constrained.grammar.regex import EVERYTHING, Expr
+
+# "fraction": numbers that are no integers. JSON schema's "number" is both.
+Kind = Literal["null", "boolean", "integer", "fraction", "string", "array", "object"]
+Kinds = frozenset[Kind]
+NUMBERS: Kinds = frozenset({"integer", "fraction"})
+ALL: Kinds = NUMBERS | {"null", "boolean", "string", "array", "object"}
+TYPES: Mapping[str, Kinds] = {
+    "null": frozenset({"null"}),
+    "boolean": frozenset({"boolean"}),
+    "integer": frozenset({"integer"}),
+    "number": NUMBERS,
+    "string": frozenset({"string"}),
+    "array": frozenset({"array"}),
+    "object": frozenset({"object"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A schema of the document, or its negation."""
+
+    pointer: str
+    negated: bool = False
+
+
+Places = tuple[Place, ...]  # all of them hold; () allows any value
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """An end of a range of numbers."""
+
+    value: Decimal
+    is_open: bool  # the value itself is outside
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayRule:
+    """What one schema says about the items; rest None: nothing about the further ones."""
+
+    prefix: tuple[Places, ...]
+    rest: Places | None
+
+    def places(self, index: int) -> Places:
+        """Return what holds for the item at an index."""
+        return self.prefix[index] if index < len(self.prefix) else self.rest or ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObjectRule:
+    """What one schema says about the properties; extra None: nothing about unnamed ones."""
+
+    named: Mapping[str, Places]
+    patterns: tuple[tuple[Expr, Places], ...] = ()
+    extra: Places | None = None
+
+    def places(self, name: str) -> Places:
+        """Return what holds for the value of a property."""
+        found = self.named.get(name, ())
+        matching = [places for expr, places in self.patterns if regex.matches(expr, name)]
+        found += tuple(place for places in matching for place in places)
+        if name in self.named or matching:
+            return found
+        return self.extra or ()
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """A keyword that can't be enforced, should a value of this kind be possible."""
+
+    kind: Kind
+    pointer: str
+    keyword: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Facts:
+    """A conjunction of simple assertions; the fields of a kind speak about that kind only."""
+
+    kinds: Kinds = ALL
+    is_typed: bool = False  # a type was given, not only guessed from the keywords
+    literals: tuple[Any, ...] | None = None  # const, enum
+    booleans: frozenset[bool] = frozenset({False, True})
+    low: Bound | None = None
+    high: Bound | None = None
+    multiples: tuple[Decimal, ...] = ()
+    text: Expr = EVERYTHING
+    formats: tuple[str, ...] = ()
+    min_length: int = 0
+    max_length: int | None = None
+    arrays: tuple[ArrayRule, ...] = ()
+    min_items: int = 0
+    max_items: int | None = None
+    objects: tuple[ObjectRule, ...] = ()
+    required: tuple[str, ...] = ()
+    forbidden: frozenset[str] = frozenset()
+    names: Places = ()  # propertyNames
+    min_properties: int = 0
+    max_properties: int | None = None
+    obstacles: tuple[Obstacle, ...] = ()
+    pointer: str = ""  # where most of it was said, for messages
+
+    def item(self, index: int) -> Places:
+        """Return what holds for the array item at an index."""
+        return joined(*(rule.places(index) for rule in self.arrays))
+
+    def value(self, name: str) -> Places:
+        """Return what holds for the value of a property."""
+        return joined(*(rule.places(name) for rule in self.objects))
+
+    def mentions(self) -> Kinds:
+        """Return the kinds that some assertion speaks of."""
+        said = {kind for name, kinds in _SPEAKS_OF.items() if self._says(name) for kind in kinds}
+        return frozenset(said | {obstacle.kind for obstacle in self.obstacles})
+
+    def is_free(self, kind: Kind) -> bool:
+        """Tell whether every value of the kind is allowed, should the kind be."""
+        return self.literals is None and kind not in self.mentions()
+
+    def _says(self, name: str) -> bool:
+        return getattr(self, name) != _DEFAULTS[name]
+
+
+_SPEAKS_OF: Mapping[str, Kinds] = {
+    **dict.fromkeys(("low", "high", "multiples"), NUMBERS),
+    **dict.fromkeys(("text", "formats", "min_length", "max_length"), TYPES["string"]),
+    **dict.fromkeys(("arrays", "min_items", "max_items"), TYPES["array"]),
+    **dict.fromkeys(("objects", "required", "forbidden", "names"), TYPES["object"]),
+    **dict.fromkeys(("min_properties", "max_properties"), TYPES["object"]),
+    "booleans": TYPES["boolean"],
+}
+_DEFAULTS = {field.name: field.default for field in fields(Facts)}
+
+
+def joined(*several: Places) -> Places:
+    """Return all places, each once, in order."""
+    return tuple(dict.fromkeys(place for places in several for place in places))
+
+
+def meet(left: Facts, right: Facts) -> Facts | None:
+    """Return what holds when both do; None: plainly nothing does."""
+    kinds = left.kinds & right.kinds
+    if not kinds:
+        return None
+    return replace(
+        left,
+        kinds=kinds,
+        is_typed=left.is_typed or right.is_typed,
+        literals=_both_literals(left.literals, right.literals),
+        booleans=left.booleans & right.booleans,
+        low=_tighter(left.low, right.low, 1),
+        high=_tighter(left.high, right.high, -1),
+        multiples=tuple(dict.fromkeys(left.multiples + right.multiples)),
+        text=regex.both(left.text, right.text),
+        formats=tuple(dict.fromkeys(left.formats + right.formats)),
+        min_length=max(left.min_length, right.min_length),
+        max_length=_least(left.max_length, right.max_length),
+        arrays=left.arrays + right.arrays,
+        min_items=max(left.min_items, right.min_items),
+        max_items=_least(left.max_items, right.max_items),
+        objects=left.objects + right.objects,
+        required=tuple(dict.fromkeys(left.required + right.required)),
+        forbidden=left.forbidden | right.forbidden,
+        names=joined(left.names, right.names),
+        min_properties=max(left.min_properties, right.min_properties),
+        max_properties=_least(left.max_properties, right.max_properties),
+        obstacles=left.obstacles + right.obstacles,
+        pointer=left.pointer if left.mentions() or not right.mentions() else right.pointer,
+    )
+
+
+def _least(left: int | None, right: int | None) -> int | None:
+    return right if left is None else left if right is None else min(left, right)
+
+
+def _tighter(left: Bound | None, right: Bound | None, sign: int) -> Bound | None:
+    """Return the bound that allows less; sign 1: lower bounds, -1: upper bounds."""
+    if left is None or right is None:
+        return left or right
+    return max(left, right, key=lambda bound: (sign * bound.value, bound.is_open))
+
+
+def _both_literals(
+    left: tuple[Any, ...] | None, right: tuple[Any, ...] | None
+) -> tuple[Any, ...] | None:
+    if left is None or right is None:
+        return right if left is None else left
+    return tuple(value for value in left if any(same(value, other) for other in right))
+
+
+def same(left: Any, right: Any) -> bool:
+    """Tell whether two JSON values are equal as JSON schema has it: 1 is 1.0 but not true."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(same, left, right))
+    return bool(left == right)
+
+
+def kind_of(value: Any) -> Kind:
+    """Return the kind of a JSON value."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "integer" if value == int(value) else "fraction"
+    if isinstance(value, str):
+        return "string"
+    return "array" if isinstance(value, list) else "object"

@@ -1,0 +1,278 @@
+"""From a JSON schema to the grammar of its answers.
+
+Law 3, "sound or loud": every text of the grammar is valid under the schema, by the 2020-12
+standard with formats as assertions; a keyword that would break this is refused by its pointer.
+
+The generation profile, always a subset of the schema: keys in the schema's order; objects closed
+unless additionalProperties, patternProperties or propertyNames speak of further keys, or no key is
+declared at all; a schema without type read by its keywords; numbers and blanks as json_text.py
+writes them; const and enum values as given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from plait.decoders.constrained.grammar import json_text, regex
+from plait.decoders.constrained.grammar.json_text import WS
+from plait.decoders.constrained.grammar.nodes import (
+    EMPTY,
+    NOTHING,
+    Chars,
+    Grammar,
+    Node,
+    Ref,
+    Text,
+    choice,
+    repeat,
+    seq,
+)
+from plait.decoders.constrained.grammar.regex import EVERYTHING, Encode, Expr
+from plait.decoders.constrained.grammar.regex_parser import parse_whole
+from plait.decoders.constrained.schema.algebra import Unprovable, text_of
+from plait.decoders.constrained.schema.alternatives import Alternatives, untyped
+from plait.decoders.constrained.schema.document import Document
+from plait.decoders.constrained.schema.facts import NUMBERS, Facts, Kind, Place, Places, kind_of
+from plait.decoders.constrained.schema.formats import FORMATS
+from plait.decoders.constrained.schema.numbers import NotRegular, number_text
+from plait.decoders.constrained.schema.objects import (
+    Member,
+    ObjectRules,
+    declared_names,
+    key_classes,
+    member,
+)
+from plait.decoders.constrained.spec import ConstraintError, ConstraintLimits, UnsupportedKeyword
+
+MAX_COUNT = 100_000  # longest array or string that is told apart from an endless one
+MAX_STATES = 4000  # rules of one text's automaton
+
+_COMMA = seq(WS, Text(","), WS)
+_QUOTE = Text('"')
+
+
+def schema_grammar(schema: Any, limits: ConstraintLimits) -> Grammar:
+    """Return the grammar of a JSON schema; it may have dead rules (grammar.check.prune).
+
+    Raises:
+        UnsupportedKeyword: a keyword can't be enforced here.
+        ConstraintError: the schema is malformed or too large.
+    """
+    document = Document(schema, max_depth=limits.max_depth)
+    return _Lowering(Alternatives(document), limits).run()
+
+
+class _Lowering:
+    """Rules by name, and the places whose rules are still to be written."""
+
+    def __init__(self, alternatives: Alternatives, limits: ConstraintLimits) -> None:
+        self._alternatives = alternatives
+        self._limits = limits
+        self._rules: dict[str, Node] = {}
+        self._names: dict[Places, str] = {}
+        self._todo: list[Places] = []
+        self._texts: dict[tuple[Expr, bool], Node] = {}  # automata written already
+
+    def run(self) -> Grammar:
+        root = self._value((Place(""),))
+        while self._todo:
+            places = self._todo.pop(0)
+            self._define(self._names[places], self._places(places))
+        shared = json_text.json_rules(self._limits.max_whitespace)
+        return Grammar({"root": root, **self._rules, **shared})
+
+    def _define(self, name: str, node: Node) -> None:
+        self._rules[name] = node
+        if len(self._rules) > self._limits.max_rules:
+            raise ConstraintError(f"it needs more than {self._limits.max_rules} grammar rules")
+
+    def _value(self, places: Places) -> Node:
+        """Return the rule of a value at some places, to be written later."""
+        name = self._names.get(places)
+        if name is None:
+            name = self._names[places] = f"v{len(self._names)}"
+            self._todo.append(places)
+        return Ref(name)
+
+    def _places(self, places: Places) -> Node:
+        name = self._names[places]
+        found = self._alternatives.of(places)
+        return choice([self._facts(facts, f"{name}-{i}") for i, facts in enumerate(found)])
+
+    def _facts(self, facts: Facts, name: str) -> Node:
+        facts = untyped(facts)
+        if facts.literals is not None:
+            return self._literals(facts)
+        if not facts.is_typed and not facts.mentions():
+            return json_text.VALUE
+        for obstacle in facts.obstacles:
+            if obstacle.kind in facts.kinds:
+                raise UnsupportedKeyword(obstacle.pointer, obstacle.keyword, obstacle.reason)
+        kinds: list[Kind] = ["object", "array", "string", "boolean", "null"]
+        found = [self._kind(facts, kind, name) for kind in kinds if kind in facts.kinds]
+        return choice([*found, self._number(facts, name)])
+
+    def _literals(self, facts: Facts) -> Node:
+        found = []
+        for value in facts.literals or ():
+            try:
+                if self._alternatives.algebra.admits(facts, value):
+                    found.append(json_text.literal(value))
+            except Unprovable as error:
+                raise UnsupportedKeyword(facts.pointer, "enum", str(error)) from None
+        return choice(found)
+
+    def _kind(self, facts: Facts, kind: Kind, name: str) -> Node:
+        if kind == "object":
+            return self._object(facts, name)
+        if kind == "array":
+            return self._array(facts)
+        if kind == "string":
+            return self._string(facts, name)
+        if kind == "boolean":
+            return choice([json_text.literal(value) for value in sorted(facts.booleans)])
+        return json_text.NULL
+
+    def _number(self, facts: Facts, name: str) -> Node:
+        kinds = facts.kinds & NUMBERS
+        if not kinds:
+            return NOTHING
+        if "integer" in kinds and not facts.mentions() & NUMBERS:
+            return json_text.INTEGER if kinds == {"integer"} else json_text.NUMBER
+        try:
+            expr = number_text(facts)
+        except NotRegular as error:
+            raise UnsupportedKeyword(facts.pointer, "multipleOf", str(error)) from None
+        return self._text(expr, f"{name}n", facts, "maximum", is_quoted=False)
+
+    def _string(self, facts: Facts, name: str) -> Node:
+        if facts.text is EVERYTHING and not facts.formats:
+            if not facts.min_length and facts.max_length is None:
+                return json_text.STRING
+            most = facts.max_length
+            inner = self._repeated(json_text.CHARACTER, facts.min_length, most, facts, "minLength")
+            return seq(_QUOTE, inner, _QUOTE)
+        expr = facts.text
+        for format_name in facts.formats:
+            if format_name in FORMATS:
+                expr = regex.both(expr, parse_whole(FORMATS[format_name]))
+        expr = self._with_length(expr, facts)
+        return seq(_QUOTE, self._text(expr, f"{name}s", facts, "pattern", is_quoted=True), _QUOTE)
+
+    def _with_length(self, expr: Expr, facts: Facts) -> Expr:
+        """Return the texts that also have the right length, untouched if they have it anyway."""
+        least, most = regex.span(expr)
+        low = facts.min_length if least < facts.min_length else 0
+        is_longer = most is None or (facts.max_length is not None and most > facts.max_length)
+        high = facts.max_length if is_longer else None
+        return text_of(replace(facts, text=expr, min_length=low, max_length=high))
+
+    def _text(self, expr: Expr, name: str, facts: Facts, keyword: str, *, is_quoted: bool) -> Node:
+        """Return the node of a text, quoted: as it is written inside a JSON string."""
+        encode: Encode = json_text.quoted if is_quoted else Chars
+        if expr.is_plain:
+            return regex.structure(expr, encode)
+        if (expr, is_quoted) in self._texts:
+            return self._texts[expr, is_quoted]
+        try:
+            node, rules = regex.automaton(expr, encode, name, max_states=MAX_STATES)
+        except regex.TooManyStates:
+            reason = f"together with its neighbours it needs more than {MAX_STATES} states"
+            raise UnsupportedKeyword(facts.pointer, keyword, reason) from None
+        for rule, body in rules.items():
+            self._define(rule, body)
+        self._texts[expr, is_quoted] = node
+        return node
+
+    def _repeated(
+        self, item: Node, least: int, most: int | None, facts: Facts, keyword: str
+    ) -> Node:
+        if least > MAX_COUNT:
+            reason = f"more than {MAX_COUNT} are not supported"
+            raise UnsupportedKeyword(facts.pointer, keyword, reason)
+        return repeat(item, least, None if most is None else min(most, MAX_COUNT))
+
+    def _array(self, facts: Facts) -> Node:
+        """Return `[item, ...]`: the listed items first, then the others, as many as allowed."""
+        listed = max((len(rule.prefix) for rule in facts.arrays), default=0)
+        most = facts.max_items
+        if most is not None:
+            listed = min(listed, most)
+        room = None if most is None else most - listed
+        rest = self._value(facts.item(listed))
+        missing = max(facts.min_items - listed, 0)
+        tail = self._repeated(seq(_COMMA, rest), missing, room, facts, "minItems")
+        for index in range(listed - 1, -1, -1):
+            tail = seq(_COMMA if index else EMPTY, self._value(facts.item(index)), tail)
+            tail = tail if index < facts.min_items else choice([tail, EMPTY])
+        if not listed and room != 0:
+            fewer = None if room is None else room - 1
+            more = self._repeated(seq(_COMMA, rest), max(missing - 1, 0), fewer, facts, "minItems")
+            tail = seq(rest, more) if missing else choice([seq(rest, more), EMPTY])
+        return json_text.bracketed("[", tail, "]")
+
+    def _object(self, facts: Facts, name: str) -> Node:
+        members = [
+            Member(
+                member(json_text.literal(key), self._value(facts.value(key))),
+                key in facts.required,
+            )
+            for key in declared_names(facts)
+            if self._is_name(facts, key)
+        ]
+        if any(
+            key not in declared_names(facts) or not self._is_name(facts, key)
+            for key in facts.required
+        ):
+            return NOTHING
+        extra = self._extra(facts, name)
+        declared_at_least = sum(m.is_required for m in members)
+        if extra != NOTHING and facts.min_properties > max(declared_at_least, 0) + 1:
+            reason = "undeclared keys may repeat, so they cannot be counted"
+            raise UnsupportedKeyword(facts.pointer, "minProperties", reason)
+        rules = ObjectRules(
+            f"{name}o", members, extra, facts.min_properties, facts.max_properties, self._define
+        )
+        return rules.node()
+
+    def _is_name(self, facts: Facts, key: str) -> bool:
+        if not facts.names:
+            return True
+        try:
+            return self._alternatives.algebra.admits_below(facts.names, key)
+        except Unprovable as error:
+            raise UnsupportedKeyword(facts.pointer, "propertyNames", str(error)) from None
+
+    def _extra(self, facts: Facts, name: str) -> Node:
+        """Return one undeclared member, whatever its class."""
+        found = []
+        for index, keys in enumerate(key_classes(facts)):
+            if not self._alternatives.of(keys.places):
+                continue
+            for number, allowed in enumerate(self._key_texts(facts)):
+                expr = regex.both(keys.keys, allowed)
+                text = self._text(
+                    expr, f"{name}k{index}-{number}", facts, "patternProperties", is_quoted=True
+                )
+                key = seq(_QUOTE, text, _QUOTE)
+                found.append(member(key, self._value(keys.places)))
+        return choice(found)
+
+    def _key_texts(self, facts: Facts) -> list[Expr]:
+        """Return what propertyNames allows, one text for each of its alternatives."""
+        if not facts.names:
+            return [EVERYTHING]
+        found = []
+        for names in self._alternatives.of(facts.names):
+            if "string" not in names.kinds:
+                continue
+            if names.formats or any(o.kind == "string" for o in names.obstacles):
+                reason = "formats of keys are not supported"
+                raise UnsupportedKeyword(facts.pointer, "propertyNames", reason)
+            text = text_of(names)
+            if names.literals is not None:
+                literals = [v for v in names.literals if kind_of(v) == "string"]
+                text = regex.both(text, regex.union(map(regex.literal, literals)))
+            found.append(text)
+        return found

@@ -1,0 +1,228 @@
+"""Numbers within bounds, as regular expressions over their decimal text.
+
+Numbers are written without exponent here, without leading zeros, and never as -0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+
+from plait.decoders.constrained.grammar import chars, regex
+from plait.decoders.constrained.grammar.json_text import MAX_DECIMALS, MAX_INTEGER_DIGITS
+from plait.decoders.constrained.grammar.regex import EPSILON, VOID, Expr
+from plait.decoders.constrained.schema.facts import Bound, Facts
+
+MAX_LISTED = 1000  # multiples that are listed one by one
+MAX_SCALE = 1000  # the largest power of ten whose remainders are listed
+
+_DIGIT = regex.char(chars.of("0123456789"))
+_NONZERO = regex.char(chars.of("123456789"))
+_ZERO = regex.literal("0")
+_DOT = regex.literal(".")
+_ANY_TAIL = regex.times(regex.concat([_DOT, regex.times(_DIGIT, 1, MAX_DECIMALS)]), 0, 1)
+_INTEGERS = regex.union(
+    [_ZERO, regex.concat([_NONZERO, regex.times(_DIGIT, 0, MAX_INTEGER_DIGITS - 1)])]
+)
+_FRACTION_TAIL = regex.concat(
+    [_DOT, regex.times(_DIGIT, 0, MAX_DECIMALS - 1), _NONZERO, regex.times(_DIGIT, 0, 1)]
+)
+
+
+class NotRegular(ValueError):
+    """The numbers can't be described; the message says why."""
+
+
+def number_text(facts: Facts) -> Expr:
+    """Return the texts of the numbers that the facts allow (integers, fractions or both).
+
+    Raises:
+        NotRegular: a multipleOf that needs arithmetic.
+    """
+    if facts.multiples and facts.low is not None and facts.high is not None:
+        listed = _listed(facts)
+        if listed is not None:
+            return listed
+    tail = _ANY_TAIL if "fraction" in facts.kinds else EPSILON
+    positive = _signless(facts.low, facts.high, tail)
+    negative = _signless(_mirrored(facts.high), _mirrored(facts.low), tail)
+    negative = regex.both(negative, _at_least(Bound(Decimal(0), is_open=True), tail))
+    shape = _shape(facts)
+    positive, negative = regex.both(positive, shape), regex.both(negative, shape)
+    return regex.union([positive, regex.concat([regex.literal("-"), negative])])
+
+
+def _shape(facts: Facts) -> Expr:
+    """Return what else holds for the signless numbers."""
+    found = regex.EVERYTHING
+    if "integer" not in facts.kinds:
+        found = regex.concat([_INTEGERS, _FRACTION_TAIL])
+    for multiple in facts.multiples:
+        found = regex.both(found, _multiples(multiple))
+    return found
+
+
+def _mirrored(bound: Bound | None) -> Bound | None:
+    return None if bound is None else Bound(-bound.value, bound.is_open)
+
+
+def _signless(low: Bound | None, high: Bound | None, tail: Expr) -> Expr:
+    """Return the signless numbers between bounds, written with the tail or without."""
+    if tail is EPSILON:
+        low, high = _whole(low, ROUND_CEILING, 1), _whole(high, ROUND_FLOOR, -1)
+    if high is not None and (high.value < 0 or (high.is_open and high.value == 0)):
+        return VOID
+    found = regex.concat([_INTEGERS, tail]) if high is None else _at_most(high, tail)
+    if low is None or low.value < 0 or (low.value == 0 and not low.is_open):
+        return found
+    return _at_least(low, tail) if high is None else regex.both(found, _at_least(low, tail))
+
+
+def _whole(bound: Bound | None, rounding: str, inwards: int) -> Bound | None:
+    """Return the closed bound that allows the same integers."""
+    if bound is None:
+        return None
+    value = bound.value.to_integral_value(rounding)
+    is_out = bound.is_open and value == bound.value
+    return Bound(value + inwards if is_out else value, is_open=False)
+
+
+def _parts(value: Decimal) -> tuple[str, str]:
+    """Return the digits before and after the point, the latter without trailing zeros."""
+    whole, _, fraction = f"{value:f}".partition(".")
+    return whole, fraction.rstrip("0")
+
+
+def _digits(first: int, last: int) -> Expr:
+    return regex.char(((48 + first, 48 + last),)) if first <= last else VOID
+
+
+def _any_digits(least: int, most: int) -> Expr:
+    return regex.times(_DIGIT, least, most) if most >= least else VOID
+
+
+def _at_least(bound: Bound, any_tail: Expr) -> Expr:
+    whole, fraction = _parts(bound.value)
+    longer = regex.concat([_NONZERO, _any_digits(len(whole), max(MAX_INTEGER_DIGITS, len(whole)))])
+    greater = [
+        regex.concat(
+            [
+                regex.literal(whole[:index]),
+                _digits(int(digit) + 1, 9),
+                regex.times(_DIGIT, *[len(whole) - index - 1] * 2),
+            ]
+        )
+        for index, digit in enumerate(whole)
+    ]
+    above = regex.concat([regex.union([longer, *greater]), any_tail])
+    tail = _tail_from(fraction, bound) if any_tail is not EPSILON else EPSILON
+    return regex.union([above, regex.concat([regex.literal(whole), tail])])
+
+
+def _tail_from(fraction: str, bound: Bound) -> Expr:
+    """Return the tails ".ddd" (or none) that are at least .fraction."""
+    if not fraction and not bound.is_open:
+        return _ANY_TAIL
+    found: Expr = _any_digits(0, MAX_DECIMALS)
+    if bound.is_open:
+        found = regex.concat([regex.times(_ZERO, 0, MAX_DECIMALS), _NONZERO, found])
+    for digit in reversed(fraction):
+        larger = regex.concat([_digits(int(digit) + 1, 9), _any_digits(0, MAX_DECIMALS)])
+        found = regex.union([larger, regex.concat([regex.literal(digit), found])])
+    return regex.concat([_DOT, found])
+
+
+def _at_most(bound: Bound, any_tail: Expr) -> Expr:
+    whole, fraction = _parts(bound.value)
+    shorter = regex.concat([_NONZERO, _any_digits(0, len(whole) - 2)]) if len(whole) > 1 else VOID
+    smaller = [
+        regex.concat(
+            [
+                regex.literal(whole[:index]),
+                _digits(1 if index == 0 and len(whole) > 1 else 0, int(digit) - 1),
+                regex.times(_DIGIT, *[len(whole) - index - 1] * 2),
+            ]
+        )
+        for index, digit in enumerate(whole)
+    ]
+    zero = _ZERO if len(whole) > 1 else VOID
+    under = regex.concat([regex.union([zero, shorter, *smaller]), any_tail])
+    tail = _tail_to(fraction, bound) if any_tail is not EPSILON else EPSILON
+    return regex.union([under, regex.concat([regex.literal(whole), tail])])
+
+
+def _tail_to(fraction: str, bound: Bound) -> Expr:
+    """Return the tails ".ddd" (or none) that are at most .fraction."""
+    zeros = VOID if bound.is_open else regex.times(_ZERO, 1, MAX_DECIMALS)
+    if not fraction:
+        return VOID if bound.is_open else regex.union([EPSILON, regex.concat([_DOT, zeros])])
+    found = regex.union([EPSILON, zeros]) if not bound.is_open else VOID
+    for index in range(len(fraction) - 1, -1, -1):
+        digit = fraction[index]
+        less = regex.concat([_digits(0, int(digit) - 1), _any_digits(0, MAX_DECIMALS)])
+        # Ending before the bound's own digits do is smaller, unless no digit was written at all.
+        short = EPSILON if index else VOID
+        found = regex.union([short, less, regex.concat([regex.literal(digit), found])])
+    return regex.union([EPSILON, regex.concat([_DOT, found])])
+
+
+def _multiples(multiple: Decimal) -> Expr:
+    """Return signless numbers that are multiples, where their last digits tell.
+
+    Raises:
+        NotRegular: they don't.
+    """
+    sign, digits, exponent = multiple.normalize().as_tuple()
+    assert not sign and isinstance(exponent, int), "multipleOf is a positive number"
+    step = int("".join(map(str, digits))) * 10 ** max(exponent, 0)
+    places = max(-exponent, 0)
+    scale = 10**places
+    while scale % step and scale < MAX_SCALE:
+        scale *= 10
+    if scale % step or places > MAX_DECIMALS:
+        raise NotRegular(f"multiples of {multiple} cannot be told by their last digits")
+    if step == 1:
+        tail = regex.concat([_DOT, regex.times(_DIGIT, 1, places)]) if places else VOID
+        return regex.concat([_INTEGERS, regex.union([EPSILON, tail])])
+    return _ending_in(range(0, scale, step), len(str(scale)) - 1, places)
+
+
+def _ending_in(remainders: Iterable[int], width: int, places: int) -> Expr:
+    """Return the numbers whose last `width` digits are among the remainders."""
+    found = []
+    for remainder in remainders:
+        ending = f"{remainder:0{width}d}"
+        whole, fraction = ending[: width - places], ending[width - places :].rstrip("0")
+        tail = regex.literal("." + fraction) if fraction else EPSILON
+        front = regex.concat([_NONZERO, _any_digits(0, MAX_INTEGER_DIGITS - 1 - len(whole))])
+        if not whole:
+            found.append(regex.concat([_INTEGERS, tail]))
+            continue
+        alone = regex.literal(str(int(whole)))
+        found.append(regex.concat([regex.union([alone, regex.concat([front, regex.literal(whole)])]), tail]))
+    return regex.union(found)
+
+
+def _listed(facts: Facts) -> Expr | None:
+    """Return the multiples between the bounds one by one, unless they are too many."""
+    assert facts.low is not None and facts.high is not None
+    step = max(facts.multiples)
+    first = (facts.low.value / step).to_integral_value(ROUND_CEILING)
+    last = (facts.high.value / step).to_integral_value(ROUND_FLOOR)
+    if last - first > MAX_LISTED:
+        return None
+    values = [step * count for count in range(int(first), int(last) + 1)]
+    return regex.union(regex.literal(_written(v)) for v in values if _is_inside(facts, v))
+
+
+def _is_inside(facts: Facts, value: Decimal) -> bool:
+    assert facts.low is not None and facts.high is not None
+    if any(b.is_open and value == b.value for b in (facts.low, facts.high)):
+        return False
+    kind = "integer" if value == value.to_integral_value() else "fraction"
+    return kind in facts.kinds and all(value % multiple == 0 for multiple in facts.multiples)
+
+
+def _written(value: Decimal) -> str:
+    whole, fraction = _parts(abs(value))
+    return ("-" if value < 0 else "") + whole + ("." + fraction if fraction else "")

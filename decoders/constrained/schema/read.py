@@ -1,0 +1,388 @@
+"""Read the assertions of one schema object, keyword by keyword.
+
+This is the whitelist: a keyword that is not listed here is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+from plait.decoders.constrained.grammar import regex
+from plait.decoders.constrained.grammar.regex import Expr
+from plait.decoders.constrained.grammar.regex_parser import RegexError, parse_search
+from plait.decoders.constrained.schema.document import escape
+from plait.decoders.constrained.schema.facts import (
+    NUMBERS,
+    TYPES,
+    ArrayRule,
+    Bound,
+    Facts,
+    Kind,
+    ObjectRule,
+    Obstacle,
+    Place,
+    Places,
+    kind_of,
+)
+from plait.decoders.constrained.schema.formats import FORMATS, NUMBER_FORMATS
+from plait.decoders.constrained.spec import UnsupportedKeyword
+
+Schema = dict[str, Any]
+Reader = Callable[[Facts, Schema, str], Facts]
+
+# Spread out by alternatives.py.
+APPLICATORS = frozenset(
+    [
+        "$ref",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "not",
+        "if",
+        "then",
+        "else",
+        "dependentRequired",
+        "dependentSchemas",
+        "dependencies",
+    ]
+)
+# Say nothing about the instance, by the standard or by the habits of OpenAPI, editors and forms.
+ANNOTATIONS = frozenset(
+    [
+        "$schema",
+        "$id",
+        "id",
+        "$anchor",
+        "$comment",
+        "$defs",
+        "definitions",
+        "$vocabulary",
+        "title",
+        "description",
+        "default",
+        "examples",
+        "example",
+        "deprecated",
+        "readOnly",
+        "writeOnly",
+        "contentEncoding",
+        "contentMediaType",
+        "contentSchema",
+        "markdownDescription",
+        "enumDescriptions",
+        "markdownEnumDescriptions",
+        "enumNames",
+        "defaultSnippets",
+        "deprecationMessage",
+        "doNotSuggest",
+        "errorMessage",
+        "patternErrorMessage",
+        "suggestSortText",
+        "allowTrailingCommas",
+        "allowComments",
+        "$dynamicAnchor",
+        "$recursiveAnchor",
+        "discriminator",
+        "xml",
+        "externalDocs",
+        "propertyOrder",
+        "options",
+        "headerTemplate",
+        "self",
+        "version",
+        "name",
+        "javaType",
+        "tsType",
+        "fileMatch",
+    ]
+)
+
+
+def read_assertions(schema: Schema, pointer: str) -> Facts:
+    """Return what the schema's own keywords assert, applicators left out.
+
+    Raises:
+        UnsupportedKeyword: unknown, malformed, or beyond any mask.
+    """
+    facts = Facts(pointer=pointer)
+    for keyword in schema:
+        reader = _READERS.get(keyword)
+        if reader is not None:
+            facts = reader(facts, schema, pointer)
+        elif keyword not in APPLICATORS and not _is_annotation(keyword):
+            raise UnsupportedKeyword(pointer, keyword, "this keyword is not known")
+    return facts
+
+
+def _is_annotation(keyword: str) -> bool:
+    return keyword in ANNOTATIONS or keyword.startswith(("x-", "_"))
+
+
+def _malformed(pointer: str, keyword: str, want: str) -> UnsupportedKeyword:
+    return UnsupportedKeyword(pointer, keyword, f"its value must be {want}")
+
+
+def _count(schema: Schema, pointer: str, keyword: str) -> int:
+    value = schema[keyword]
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value % 1:
+        raise _malformed(pointer, keyword, "a non-negative integer")
+    return int(value)
+
+
+def _number(schema: Schema, pointer: str, keyword: str) -> Decimal:
+    value = schema[keyword]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _malformed(pointer, keyword, "a number")
+    return Decimal(repr(value))
+
+
+def _object_of(schema: Schema, pointer: str, keyword: str) -> dict[str, Any]:
+    value = schema[keyword]
+    if not isinstance(value, dict):
+        raise _malformed(pointer, keyword, "an object")
+    return value
+
+
+def _places(schema: Schema, pointer: str, keyword: str) -> Places:
+    if not isinstance(schema[keyword], dict | bool):
+        raise _malformed(pointer, keyword, "a schema")
+    return (Place(f"{pointer}/{escape(keyword)}"),)
+
+
+def _type(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    value = schema["type"]
+    names = value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) and name in TYPES for name in names):
+        raise _malformed(pointer, "type", f"one or more of {', '.join(TYPES)}")
+    kinds = frozenset(kind for name in names for kind in TYPES[name])
+    return replace(facts, kinds=facts.kinds & kinds, is_typed=True)
+
+
+def _enum(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    if not isinstance(schema["enum"], list):
+        raise _malformed(pointer, "enum", "a list")
+    return _literals(facts, schema["enum"])
+
+
+def _const(facts: Facts, schema: Schema, _: str) -> Facts:
+    return _literals(facts, [schema["const"]])
+
+
+def _literals(facts: Facts, values: list[Any]) -> Facts:
+    kinds = facts.kinds & {kind_of(value) for value in values}
+    if facts.literals is not None:
+        values = [v for v in values if v in facts.literals]
+    return replace(facts, kinds=kinds, literals=tuple(values), is_typed=True)
+
+
+def _low(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    return replace(facts, low=_bound(schema, pointer, ("minimum", "exclusiveMinimum"), max))
+
+
+def _high(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    return replace(facts, high=_bound(schema, pointer, ("maximum", "exclusiveMaximum"), min))
+
+
+def _bound(
+    schema: Schema, pointer: str, keywords: tuple[str, str], pick: Callable[..., Any]
+) -> Bound | None:
+    """Return the tighter one of two bounds; draft 4's boolean exclusive... is understood."""
+    closed, exclusive = keywords
+    found = []
+    if closed in schema:
+        is_open = schema.get(exclusive) is True
+        found.append((_number(schema, pointer, closed), is_open))
+    if exclusive in schema and not isinstance(schema[exclusive], bool):
+        found.append((_number(schema, pointer, exclusive), True))
+    if not found:
+        return None
+    value = pick(value for value, _ in found)
+    return Bound(value, any(is_open for other, is_open in found if other == value))
+
+
+def _multiple(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    value = _number(schema, pointer, "multipleOf")
+    if value <= 0:
+        raise _malformed(pointer, "multipleOf", "a positive number")
+    return replace(facts, multiples=(value,))
+
+
+def _min_length(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    return replace(facts, min_length=_count(schema, pointer, "minLength"))
+
+
+def _max_length(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    return replace(facts, max_length=_count(schema, pointer, "maxLength"))
+
+
+def _pattern(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    if not isinstance(schema["pattern"], str):
+        raise _malformed(pointer, "pattern", "a string")
+    text = read_pattern(schema["pattern"], pointer, "pattern")
+    return replace(facts, text=regex.both(facts.text, text))
+
+
+def read_pattern(pattern: str, pointer: str, keyword: str) -> Expr:
+    """Return the texts in which the pattern is found.
+
+    Raises:
+        UnsupportedKeyword: it is not regular, or malformed.
+    """
+    try:
+        return parse_search(pattern)
+    except RegexError as error:
+        raise UnsupportedKeyword(pointer, keyword, str(error)) from None
+
+
+def _format(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    name = schema["format"]
+    if name in NUMBER_FORMATS:
+        return replace(facts, formats=(name,), **_number_format(facts, name))
+    if name in FORMATS:
+        return replace(facts, formats=(name,))
+    return _blocked(facts, "string", pointer, "format", f"the format {name!r} is not known")
+
+
+def _number_format(facts: Facts, name: str) -> dict[str, Any]:
+    """Return the fields of OpenAPI's sized numbers; doubles hold whatever the profile writes."""
+    bits = NUMBER_FORMATS[name]
+    if bits is None or not facts.kinds & NUMBERS:
+        return {}
+    size = Decimal(2) ** (bits - 1)
+    low, high = facts.low or Bound(-size, False), facts.high or Bound(size, True)
+    return {"low": low, "high": high}
+
+
+def _blocked(facts: Facts, kind: Kind, pointer: str, keyword: str, reason: str) -> Facts:
+    obstacle = Obstacle(kind, pointer, keyword, reason)
+    return replace(facts, obstacles=(*facts.obstacles, obstacle))
+
+
+def _array_rule(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    """Read prefixItems and items, or the older items list and additionalItems."""
+    if facts.arrays:
+        return facts
+    lists = [k for k in ("prefixItems", "items") if isinstance(schema.get(k), list)]
+    rest_keyword = "additionalItems" if "items" in lists else "items"
+    prefix: tuple[Places, ...] = ()
+    if lists:
+        count = len(schema[lists[0]])
+        prefix = tuple((Place(f"{pointer}/{lists[0]}/{index}"),) for index in range(count))
+    rest = _places(schema, pointer, rest_keyword) if rest_keyword in schema else None
+    if not prefix and rest is None:
+        return facts
+    return replace(facts, arrays=(ArrayRule(prefix, rest),))
+
+
+def _min_items(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    return replace(facts, min_items=_count(schema, pointer, "minItems"))
+
+
+def _max_items(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    return replace(facts, max_items=_count(schema, pointer, "maxItems"))
+
+
+def _unique(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    if schema["uniqueItems"] is False or schema.get("maxItems", 2) in (0, 1):
+        return facts
+    return _blocked(facts, "array", pointer, "uniqueItems", "distinct items cannot be enforced")
+
+
+def _contains(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    if schema.get("minContains", 1) == 0 and "maxContains" not in schema:
+        return facts
+    return _blocked(facts, "array", pointer, "contains", "counting items cannot be enforced")
+
+
+def _contains_count(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    del schema, pointer  # read with contains; alone they say nothing
+    return facts
+
+
+def _object_rule(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    """Read properties, patternProperties and additionalProperties, once."""
+    if facts.objects:
+        return facts
+    named: dict[str, Places] = {}
+    patterns: list[tuple[Expr, Places]] = []
+    if "properties" in schema:
+        for name in _object_of(schema, pointer, "properties"):
+            named[name] = (Place(f"{pointer}/properties/{escape(name)}"),)
+    if "patternProperties" in schema:
+        for pattern in _object_of(schema, pointer, "patternProperties"):
+            at = f"{pointer}/patternProperties"
+            expr = read_pattern(pattern, at, pattern)
+            patterns.append((expr, (Place(f"{at}/{escape(pattern)}"),)))
+    keyword = "additionalProperties"
+    extra = _places(schema, pointer, keyword) if keyword in schema else None
+    return replace(facts, objects=(ObjectRule(named, tuple(patterns), extra),))
+
+
+def _required(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    value = schema["required"]
+    if isinstance(value, bool):
+        reason = "draft 3's boolean is not supported; list the names in the object's schema"
+        raise UnsupportedKeyword(pointer, "required", reason)
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise _malformed(pointer, "required", "a list of names")
+    return replace(facts, required=tuple(dict.fromkeys(value)))
+
+
+def _names(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    return replace(facts, names=_places(schema, pointer, "propertyNames"))
+
+
+def _min_properties(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    return replace(facts, min_properties=_count(schema, pointer, "minProperties"))
+
+
+def _max_properties(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    return replace(facts, max_properties=_count(schema, pointer, "maxProperties"))
+
+
+def _unevaluated(kind: Kind, keyword: str) -> Reader:
+    def read(facts: Facts, schema: Schema, pointer: str) -> Facts:
+        if schema[keyword] is True or schema[keyword] == {}:
+            return facts
+        reason = "what other keywords have evaluated is not tracked"
+        return _blocked(facts, kind, pointer, keyword, reason)
+
+    return read
+
+
+def _nullable(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    """OpenAPI 3.0's nullable: true widens the type; not granting null is the narrower reading."""
+    if not isinstance(schema["nullable"], bool):
+        raise _malformed(pointer, "nullable", "a boolean")
+    return facts
+
+
+_READERS: dict[str, Reader] = {
+    "type": _type,
+    "enum": _enum,
+    "const": _const,
+    "nullable": _nullable,
+    **dict.fromkeys(("minimum", "exclusiveMinimum"), _low),
+    **dict.fromkeys(("maximum", "exclusiveMaximum"), _high),
+    "multipleOf": _multiple,
+    "minLength": _min_length,
+    "maxLength": _max_length,
+    "pattern": _pattern,
+    "format": _format,
+    **dict.fromkeys(("items", "prefixItems", "additionalItems"), _array_rule),
+    "minItems": _min_items,
+    "maxItems": _max_items,
+    "uniqueItems": _unique,
+    "contains": _contains,
+    **dict.fromkeys(("minContains", "maxContains"), _contains_count),
+    **dict.fromkeys(("properties", "patternProperties", "additionalProperties"), _object_rule),
+    "required": _required,
+    "propertyNames": _names,
+    "minProperties": _min_properties,
+    "maxProperties": _max_properties,
+    "unevaluatedProperties": _unevaluated("object", "unevaluatedProperties"),
+    "unevaluatedItems": _unevaluated("array", "unevaluatedItems"),
+}

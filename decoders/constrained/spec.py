@@ -1,0 +1,113 @@
+"""What a request asks its answer to look like, and the limits of asking. No torch, no xgrammar."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+ConstraintKind = Literal["json_object", "json_schema", "regex", "grammar", "choice"]
+_LOWERING = 1  # counts changes of what a constraint means; part of every content key
+
+
+class ConstraintError(ValueError):
+    """The constraint is malformed or too large; the message can be shown to the client."""
+
+
+class UnsupportedKeyword(ConstraintError):
+    """A JSON schema says something that no mask enforces exactly."""
+
+    def __init__(self, pointer: str, keyword: str, reason: str) -> None:
+        super().__init__(f"{pointer or '/'}: keyword '{keyword}': {reason}")
+        self.pointer = pointer
+        self.keyword = keyword
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class ConstraintSpec:
+    """A constraint as text.
+
+    text: the JSON schema, the regular expression, the GBNF grammar, or the JSON list of choices;
+    "" for json_object. `strict` asks for OpenAI's strict subset of JSON schema.
+    """
+
+    kind: ConstraintKind
+    text: str
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ConstraintLimits:
+    """What a constraint may cost and how loosely JSON may be written."""
+
+    max_bytes: int = 256 * 2**10
+    max_depth: int = 64
+    max_whitespace: int = 4  # between two JSON tokens; 0 writes compact JSON
+    max_rules: int = 20_000
+    max_closing_bytes: int = 2**16  # of the shortest complete answer
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A constraint that is ready to be matched, in a form that travels."""
+
+    compiled: bytes  # xgrammar's serialised grammar
+    grammar: str  # its GBNF text, for the budget
+    min_tokens: int  # tokens of the shortest complete answer
+
+
+def canonical(spec: ConstraintSpec) -> ConstraintSpec:
+    """Return the spec with its JSON in one spelling. Order of keys stays: it is the output order.
+
+    Raises:
+        ConstraintError: the text is not JSON where it must be.
+    """
+    if spec.kind not in ("json_schema", "choice"):
+        return spec
+    parsed = parse_json(spec)
+    text = json.dumps(parsed, ensure_ascii=False, separators=(",", ":"))
+    return ConstraintSpec(spec.kind, text, spec.strict)
+
+
+def parse_json(spec: ConstraintSpec) -> Any:
+    """Return the JSON that the spec's text holds.
+
+    Raises:
+        ConstraintError: it is not JSON (NaN and Infinity are not).
+    """
+    try:
+        return json.loads(spec.text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ConstraintError(f"{spec.kind} is not valid JSON: {error}") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def vocabulary_fingerprint(token_bytes: Sequence[bytes], eos_token_ids: Iterable[int]) -> str:
+    """Return a hash of what the tokens spell; equal exactly when compiled grammars can be shared."""
+    digest = hashlib.blake2b(digest_size=16)
+    for token in token_bytes:
+        digest.update(len(token).to_bytes(4, "little"))
+        digest.update(token)
+    digest.update(repr(sorted(eos_token_ids)).encode())
+    return digest.hexdigest()
+
+
+def content_key(spec: ConstraintSpec, limits: ConstraintLimits, fingerprint: str) -> str:
+    """Return the content hash under which a compiled constraint is cached."""
+    parts = (
+        spec.kind,
+        spec.text,
+        spec.strict,
+        astuple(limits),
+        fingerprint,
+        version("xgrammar"),
+        _LOWERING,
+    )
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
