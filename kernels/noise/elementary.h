@@ -2,8 +2,8 @@
 // that C++ and torch agree bit for bit; and what the row kernels share.
 //
 // Loops are left to the compiler's vectoriser: PLAIT_CLONES compiles a function for several
-// instruction sets, and the loader picks one. Every operation is rounded by itself (no contraction
-// into fused multiply-adds, no reassociation), so the clones agree as well.
+// instruction sets, and the loader picks one. Every operation is rounded by itself (setup.py forbids
+// contraction into fused multiply-adds), so the clones agree as well.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,6 @@
 
 #if defined(__FAST_MATH__)
 #error "the noise must not depend on the compiler: build without -ffast-math"
-#endif
-
-#if defined(__clang__)
-#pragma clang fp contract(off)
-#elif defined(__GNUC__)
-#pragma GCC optimize("fp-contract=off")
 #endif
 
 #if defined(__x86_64__) && defined(__gnu_linux__)

@@ -2,16 +2,14 @@
 // contract. Noise is made in blocks that stay in the first-level cache, right beside the scores
 // that it perturbs, and not at all for blocks that cannot win.
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include <algorithm>
-#include <numeric>
 #include <optional>
 #include <vector>
 
-#include "elementary.h"
+#include "rows.h"
 
 namespace plait {
 namespace {
@@ -77,31 +75,12 @@ PLAIT_CLONES void make_noise(const Key& key, int64_t first_token, float* __restr
   for (int64_t i = 0; i < kBlock; ++i) noise[i] = gumbel_of(words[i]);
 }
 
-PLAIT_CLONES int32_t highest_order(const float* __restrict x, int64_t n) {
-  int32_t highest = INT32_MIN;
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t order = order_of(x[i]);
-    highest = order > highest ? order : highest;
-  }
-  return highest;
-}
-
 PLAIT_CLONES void divide(const float* __restrict x, float by, int64_t n, float* __restrict out) {
   for (int64_t i = 0; i < n; ++i) out[i] = x[i] / by;
 }
 
 PLAIT_CLONES void add(float* __restrict x, const float* __restrict y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] = y[i] + x[i];
-}
-
-// The lowest index of x with this order; n if there is none.
-PLAIT_CLONES int64_t first_with(const float* __restrict x, int64_t n, int32_t order) {
-  auto first = static_cast<int32_t>(n);
-  for (int32_t i = 0; i < static_cast<int32_t>(n); ++i) {
-    const int32_t index = order_of(x[i]) == order ? i : static_cast<int32_t>(n);
-    first = index < first ? index : first;
-  }
-  return first;
 }
 
 struct Best {
@@ -139,21 +118,6 @@ void check_keys(const at::Tensor& keys) {
               "keys must be [b, 3] int64");
 }
 
-// The row of scores that each draw reads.
-std::vector<int64_t> sources(const std::optional<at::Tensor>& rows, int64_t draws, int64_t num_rows) {
-  std::vector<int64_t> source(draws);
-  if (!rows) {
-    TORCH_CHECK(draws == num_rows, "as many keys as rows of scores are needed");
-    std::iota(source.begin(), source.end(), 0);
-    return source;
-  }
-  TORCH_CHECK(rows->numel() == draws && rows->scalar_type() == at::kLong, "rows must be [b] int64");
-  const at::Tensor packed = rows->contiguous();
-  std::copy_n(packed.const_data_ptr<int64_t>(), draws, source.begin());
-  for (const int64_t row : source) TORCH_CHECK(0 <= row && row < num_rows, "no such row: ", row);
-  return source;
-}
-
 at::Tensor gumbel(const at::Tensor& keys, int64_t num_tokens) {
   check_keys(keys);
   const at::Tensor packed = keys.contiguous();
@@ -176,20 +140,15 @@ at::Tensor gumbel_argmax(const at::Tensor& scores, const at::Tensor& keys,
                          const std::optional<at::Tensor>& temperatures,
                          const std::optional<at::Tensor>& rows) {
   check_keys(keys);
-  TORCH_CHECK(scores.dim() == 2 && scores.scalar_type() == at::kFloat && scores.stride(1) == 1,
-              "scores must be [n, vocab] float32 with contiguous rows");
+  check_scores(scores);
   const int64_t draws = keys.size(0), vocab = scores.size(1), stride = scores.stride(0);
-  const std::vector<int64_t> source = sources(rows, draws, scores.size(0));
+  const std::vector<int64_t> source = source_rows(rows, draws, scores.size(0));
   const at::Tensor packed = keys.contiguous();
-  const at::Tensor heat =
-      temperatures ? temperatures->contiguous() : at::ones({draws}, scores.options());
-  TORCH_CHECK(heat.numel() == draws && heat.scalar_type() == at::kFloat,
-              "temperatures must be [b] float32");
-
+  const at::Tensor heat = temperatures.value_or(at::ones({draws}, scores.options()));
+  const float* degrees = vector_data<float>(heat, draws, "temperatures");
   const int64_t chunks = (vocab + kChunk - 1) / kChunk;
   std::vector<Best> bests(draws * chunks);
   const float* values = scores.const_data_ptr<float>();
-  const float* degrees = heat.const_data_ptr<float>();
   const int64_t* key_rows = packed.const_data_ptr<int64_t>();
   at::parallel_for(0, draws * chunks, 1, [&](int64_t first, int64_t last) {
     for (int64_t task = first; task < last; ++task) {
