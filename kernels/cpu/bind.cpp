@@ -1,0 +1,127 @@
+// The Python module plait.kernels._cpu; its signatures are in kernels/_cpu.pyi.
+
+#include <ATen/Parallel.h>
+
+#include "../decoder_stack/compiled.h"
+#include "../kv_copy/kv_copy.h"
+#include "views.h"
+
+namespace py = pybind11;
+
+namespace plait {
+namespace {
+
+std::vector<const Kernels*> supported() {
+  std::vector<const Kernels*> found;
+#if defined(__x86_64__)
+  if (kAvx512Kernels.supported()) found.push_back(&kAvx512Kernels);
+  if (kAvx2Kernels.supported()) found.push_back(&kAvx2Kernels);
+#endif
+  found.push_back(&kGenericKernels);
+  return found;
+}
+
+const Kernels*& chosen() {
+  static const Kernels* kernels = supported().front();
+  return kernels;
+}
+
+std::vector<std::string> isas() {
+  std::vector<std::string> names;
+  for (const Kernels* kernels : supported()) names.emplace_back(kernels->name);
+  return names;
+}
+
+void use_isa(const std::string& name) {
+  for (const Kernels* kernels : supported()) {
+    if (name != kernels->name) continue;
+    chosen() = kernels;
+    return;
+  }
+  TORCH_CHECK_VALUE(false, "this processor has no kernels named ", name);
+}
+
+at::Tensor linear(const at::Tensor& x, const std::string& mode, int64_t n, const at::Tensor& panels,
+                  const std::optional<at::Tensor>& bias) {
+  const at::Tensor input = x.contiguous();
+  const float* data = data_of<float>(input, 2, "x");
+  const int rows = static_cast<int>(input.size(0)), k = static_cast<int>(input.size(1));
+  const Matrix matrix = matrix_of(mode, n, k, panels, bias);
+  at::Tensor out = at::empty({rows, n}, input.options());
+
+  const int threads = at::get_num_threads();
+  const size_t own = own_bytes(k, 0, 0);
+  LinearCall call{matrix, data, out.data_ptr<float>(), rows, {}};
+  const auto carve = [&](char* memory) {
+    Carver carver(memory);
+    call.scratch.acts = carve_acts(carver, rows, k);
+    call.scratch.own = carver.take<char>(own * threads);
+    call.scratch.own_bytes = own;
+    return carver.used();
+  };
+  thread_local Buffer buffer;
+  carve(buffer.reserve(carve(nullptr)));
+  Team::run(threads, [&](Team& team, int thread) { active().linear(team, thread, call); });
+  return out;
+}
+
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps) {
+  const at::Tensor input = x.contiguous();
+  const float* data = data_of<float>(input, 2, "x");
+  const int64_t n = input.size(1);
+  const float* gains = vector_of(gain, n, "gain");
+  at::Tensor out = at::empty_like(input);
+  float* to = out.data_ptr<float>();
+  for (int64_t row = 0; row < input.size(0); ++row) {
+    active().rms_norm(data + row * n, gains, to + row * n, static_cast<int>(n),
+                      static_cast<float>(eps));
+  }
+  return out;
+}
+
+at::Tensor paged_attention(const at::Tensor& q, const at::Tensor& k_layer,
+                           const at::Tensor& v_layer, py::handle segments, double scale,
+                           int64_t window) {
+  const at::Tensor queries = q.contiguous();
+  const CacheView cache(k_layer, v_layer, false);
+  const float* data = data_of<float>(queries, 3, "q");
+  const int rows = static_cast<int>(queries.size(0)), heads = static_cast<int>(queries.size(1));
+  TORCH_CHECK_VALUE(heads % cache.kv_heads == 0 && queries.size(2) == cache.head_dim, "q ",
+                    queries.sizes(), " does not fit the cache ", k_layer.sizes());
+  const SegmentsView view(segments, rows, cache.num_blocks);
+  const std::vector<RowTile> tiles = view.tiles(static_cast<int>(heads / cache.kv_heads));
+  at::Tensor out = at::empty_like(queries);
+
+  const py::gil_scoped_release release;
+  const int threads = at::get_num_threads(), dim = static_cast<int>(cache.head_dim);
+  const size_t own = own_bytes(0, dim, rows);
+  thread_local Buffer buffer;
+  char* memory = buffer.reserve(own * threads);
+  const Attention call{data, out.data_ptr<float>(), heads, static_cast<float>(scale),
+                       static_cast<int>(window), view.view(), tiles.data(),
+                       static_cast<int>(tiles.size())};
+  const Cache layer{cache.k, cache.v, cache.half, static_cast<int>(cache.kv_heads), dim};
+  Team::run(threads, [&](Team& team, int thread) {
+    active().attention(team, thread, call, layer, memory + thread * own);
+  });
+  return out;
+}
+
+}  // namespace
+
+const Kernels& active() { return *chosen(); }
+
+}  // namespace plait
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  const auto release = py::call_guard<py::gil_scoped_release>();
+  m.def("isa", [] { return std::string(plait::active().name); });
+  m.def("isas", &plait::isas);
+  m.def("use_isa", &plait::use_isa);
+  m.def("linear", &plait::linear, release);
+  m.def("rms_norm", &plait::rms_norm, release);
+  m.def("paged_attention", &plait::paged_attention);
+  m.def("copy_blocks", &plait::copy_blocks, release);
+  m.def("move_slots", &plait::move_slots, release);
+  plait::bind_stack(m);
+}

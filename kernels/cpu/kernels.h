@@ -1,0 +1,147 @@
+// What the binding hands to the kernels: plain views of tensors, and one table of entry points for
+// each instruction set. Shapes as in the Python packages of the same names.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "team.h"
+
+namespace plait {
+
+constexpr int kPanel = 32;      // columns of a weight panel
+constexpr int kGroup = 32;      // k of a weight block
+constexpr int kBlock = 16;      // tokens of a KV block
+constexpr int kMaxTile = 8;     // rows of a packed tile, at most
+constexpr int kRowBlock = 128;  // rows that share one decoded weight block
+constexpr int kQueries = 24;    // queries (row, head) that share the keys of an attention task
+constexpr int kStrip = 64;      // keys between two corrections of the running softmax
+
+enum class Mode { fp32, bf16, int8, int4 };
+enum Attend { kCausal = 0, kTree = 1, kFull = 2 };
+
+inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+inline int round_up(int a, int b) { return ceil_div(a, b) * b; }
+
+struct Matrix {
+  Mode mode;
+  int n, k;
+  const uint8_t* panels;
+  const float* bias;  // may be null
+
+  int groups() const { return ceil_div(k, kGroup); }
+  int panel_count() const { return ceil_div(n, kPanel); }
+};
+
+// Rows of a matrix product's input in tiles, each [group][row of tile][32], as the kernels read
+// them: fp32, or bf16 where the instruction set multiplies that. Sums over groups beside them.
+struct Acts {
+  void* values;
+  float* sums;
+  int rows, groups;
+};
+
+struct Segments {
+  const int32_t* row_start;
+  const int32_t* context_len;
+  const int32_t* block_tables;
+  const int32_t* attend;
+  const int32_t* parents;
+  const int32_t* positions;
+  const int64_t* slots;
+  int count, max_blocks, rows;
+};
+
+// Rows first .. last - 1 (of the pass) of one segment, read together.
+struct RowTile {
+  int segment, first, last;
+};
+
+struct Cache {
+  void* k;
+  void* v;
+  bool half;  // bf16
+  int kv_heads, head_dim;
+};
+
+struct Attention {
+  const float* q;  // [rows, heads, head_dim]
+  float* out;      // likewise
+  int heads;
+  float scale;
+  int window;
+  Segments segments;
+  const RowTile* tiles;
+  int tile_count;
+};
+
+struct Layer {
+  const float *attn_norm, *ffn_norm, *q_norm, *k_norm;  // the last two may be null
+  Matrix q, k, v, o, gate, up, down;
+  int window;
+  bool rotary;
+};
+
+struct Shape {
+  int hidden, heads, kv_heads, head_dim, ffn, half_rotary;
+  float eps, scale;
+  const float *cos, *sin;  // [max_positions, half_rotary]
+};
+
+// Memory for one pass. Every thread has its own slice of `own`.
+struct Scratch {
+  Acts acts;                   // fits the widest input
+  float *q, *k, *v, *read;     // [rows, heads or kv_heads, head_dim]
+  float *gate, *up;            // [rows, ffn]
+  char* own;
+  size_t own_bytes;
+};
+
+struct StackCall {
+  const Shape* shape;
+  const Layer* layers;
+  int first, last;
+  float* x;  // [rows, hidden]
+  char *k_cache, *v_cache;
+  size_t cache_stride;  // bytes from layer to layer
+  bool half;
+  Segments segments;
+  const RowTile* tiles;
+  int tile_count;
+  Scratch scratch;
+};
+
+struct LinearCall {
+  Matrix matrix;
+  const float* x;
+  float* out;
+  int rows;
+  Scratch scratch;  // acts and own
+};
+
+// Every thread of the team calls the entry with its own number.
+struct Kernels {
+  const char* name;
+  bool (*supported)();
+  void (*linear)(Team& team, int thread, const LinearCall& call);
+  void (*attention)(Team& team, int thread, const Attention& call, const Cache& cache, char* own);
+  void (*stack)(Team& team, int thread, const StackCall& call);
+  void (*rms_norm)(const float* x, const float* gain, float* out, int n, float eps);
+};
+
+extern const Kernels kGenericKernels;
+#if defined(__x86_64__)
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+#endif
+
+// Bytes of a thread's own scratch.
+inline size_t own_bytes(int width, int head_dim, int rows) {
+  const size_t dim = round_up(head_dim, 16);
+  const size_t attention = kQueries * (2 * dim + kStrip + 4) * sizeof(float) + kQueries * rows;
+  const size_t linear = (kRowBlock * kPanel + 2 * kPanel * kGroup) * sizeof(float);
+  const size_t row = round_up(width, kGroup) * sizeof(float);
+  return (std::max(std::max(attention, linear), row) + 127) / 64 * 64;
+}
+
+}  // namespace plait

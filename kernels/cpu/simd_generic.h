@@ -1,0 +1,95 @@
+// Vectors of 16 floats in the compiler's own vector types, for processors without a kernel set of
+// their own. Included inside a namespace.
+
+using Vec = float __attribute__((vector_size(64)));
+using Words = uint32_t __attribute__((vector_size(64)));
+using Ints = int32_t __attribute__((vector_size(64)));
+using Halves = uint16_t __attribute__((vector_size(32)));
+using Bytes = int8_t __attribute__((vector_size(16)));
+
+constexpr int kTile = 2;
+
+template <class T>
+inline T read_as(const void* p) {
+  T value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+inline Words words(Vec a) { return reinterpret_cast<Words>(a); }
+inline Vec floats(Words a) { return reinterpret_cast<Vec>(a); }
+
+inline Vec zero() { return Vec{}; }
+inline Vec splat(float a) { return a - Vec{}; }
+inline Vec load(const float* p) { return read_as<Vec>(p); }
+inline Vec load(const uint16_t* p) {
+  return floats(__builtin_convertvector(read_as<Halves>(p), Words) << 16);
+}
+template <class T>
+inline Vec load_first(const T* p, int n) {
+  T padded[16] = {};
+  std::memcpy(padded, p, n * sizeof(T));
+  return load(padded);
+}
+inline void store(float* p, Vec a) { std::memcpy(p, &a, sizeof a); }
+inline void store_first(float* p, Vec a, int n) { std::memcpy(p, &a, n * sizeof(float)); }
+
+// Rounds to nearest even; NaN stays NaN.
+inline void store(uint16_t* p, Vec a) {
+  const Words bits = words(a);
+  const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Words number = reinterpret_cast<Words>(a == a);
+  const Words chosen = (rounded & number) | (0x7fc0 & ~number);
+  const Halves halves = __builtin_convertvector(chosen, Halves);
+  std::memcpy(p, &halves, sizeof halves);
+}
+// Reads the fp16 bits as an fp32 number whose exponent is too small by 112, and scales that away:
+// right for subnormal numbers too. Scales are never infinite.
+inline Vec load_fp16(const uint8_t* p) {
+  const Words half = __builtin_convertvector(read_as<Halves>(p), Words);
+  const Words shrunk = ((half & 0x7fff) << 13) | ((half & 0x8000) << 16);
+  return floats(shrunk) * 0x1p112f;
+}
+
+inline Vec add(Vec a, Vec b) { return a + b; }
+inline Vec sub(Vec a, Vec b) { return a - b; }
+inline Vec mul(Vec a, Vec b) { return a * b; }
+inline Vec div(Vec a, Vec b) { return a / b; }
+inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
+inline Vec select(Words mask, Vec a, Vec b) {
+  return floats((mask & words(a)) | (~mask & words(b)));
+}
+inline Vec max(Vec a, Vec b) { return select(reinterpret_cast<Words>(a > b), a, b); }
+inline Vec keep(uint16_t bits, Vec a, Vec other) {
+  const Words each = {1,   2,   4,    8,    16,   32,   64,    128,
+                      256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+  return select(reinterpret_cast<Words>((bits & each) != 0), a, other);
+}
+inline float sum(Vec a) {
+  for (int width = 8; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) a[i] += a[i + width];
+  }
+  return a[0];
+}
+inline float highest(Vec a) {
+  float best = a[0];
+  for (int i = 1; i < 16; ++i) best = a[i] > best ? a[i] : best;
+  return best;
+}
+// For magnitudes below 2^22, which is all that exp needs.
+inline Vec nearest(Vec a) { return (a + 0x1.8p23f) - 0x1.8p23f; }
+inline Vec power_of_two(Ints exponent) { return reinterpret_cast<Vec>((exponent + 127) << 23); }
+inline Vec ldexp(Vec a, Vec exponent) {
+  const Ints whole = __builtin_convertvector(exponent, Ints);
+  const Ints half = whole >> 1;  // two steps reach below the normal numbers
+  return a * power_of_two(half) * power_of_two(whole - half);
+}
+inline void prefetch(const void* p) { __builtin_prefetch(p); }
+
+// Sixteen weights as floats, from 16 int8; from the low or high bf16 of 16 times 32 bits; from the
+// nibble at `shift` of 16 times 32 bits.
+inline Vec from_int8(const uint8_t* p) { return __builtin_convertvector(read_as<Bytes>(p), Vec); }
+inline Vec from_low_bf16(const uint8_t* p) { return floats(read_as<Words>(p) << 16); }
+inline Vec from_high_bf16(const uint8_t* p) { return floats(read_as<Words>(p) & 0xffff0000u); }
+inline Vec from_nibble(const uint8_t* p, int shift) {
+  return __builtin_convertvector(reinterpret_cast<Ints>((read_as<Words>(p) >> shift) & 15u), Vec);
+}

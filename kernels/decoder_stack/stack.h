@@ -1,0 +1,139 @@
+// All layers of a decoder in one parallel region. Included inside a namespace, last.
+
+// One thread's view of a pass.
+class StackRun {
+ public:
+  StackRun(Team& team, int thread, const StackCall& call)
+      : team_(team),
+        call_(call),
+        shape_(*call.shape),
+        scratch_(call.scratch),
+        own_(call.scratch.own + thread * call.scratch.own_bytes),
+        rows_(call.segments.rows) {}
+
+  void run() {
+    for (int i = call_.first; i < call_.last; ++i) {
+      const Layer& layer = call_.layers[i];
+      const size_t at = i * call_.cache_stride;
+      const Cache cache{call_.k_cache + at, call_.v_cache + at, call_.half, shape_.kv_heads,
+                        shape_.head_dim};
+      attend_layer(layer, cache);
+      feed_forward(layer);
+    }
+  }
+
+ private:
+  void attend_layer(const Layer& layer, const Cache& cache) {
+    const int q_width = shape_.heads * shape_.head_dim, k_width = shape_.kv_heads * shape_.head_dim;
+    norm(layer.attn_norm, layer.q);
+    products({{&layer.q, {scratch_.q, q_width, false}},
+              {&layer.k, {scratch_.k, k_width, false}},
+              {&layer.v, {scratch_.v, k_width, false}}});
+    each_row([&](int row) { place(layer, cache, row); });
+    const Attention attention_call{scratch_.q,    scratch_.read,   shape_.heads,
+                                   shape_.scale,  layer.window,    call_.segments,
+                                   call_.tiles,   call_.tile_count};
+    attention(team_, 0, attention_call, cache, own_);
+    team_.meet();
+    pack(scratch_.read, layer.o);
+    products({{&layer.o, {call_.x, shape_.hidden, true}}});
+  }
+
+  void feed_forward(const Layer& layer) {
+    norm(layer.ffn_norm, layer.gate);
+    products({{&layer.gate, {scratch_.gate, shape_.ffn, false}},
+              {&layer.up, {scratch_.up, shape_.ffn, false}}});
+    const Acts acts = acts_for(layer.down);
+    each_row([&](int row) {
+      float* gate = scratch_.gate + static_cast<size_t>(row) * shape_.ffn;
+      silu_mul(gate, scratch_.up + static_cast<size_t>(row) * shape_.ffn, shape_.ffn);
+      pack_row(gate, shape_.ffn, row, layer.down.mode == Mode::fp32, acts);
+    });
+    products({{&layer.down, {call_.x, shape_.hidden, true}}});
+  }
+
+  struct Product {
+    const Matrix* matrix;
+    Sink sink;
+  };
+
+  // The packed acts times several matrices, whose panels are shared out together.
+  void products(std::initializer_list<Product> all) {
+    int panels = 0;
+    for (const Product& product : all) panels += product.matrix->panel_count();
+    int begin, end;
+    while (team_.claim(panels, panels, &begin, &end)) {
+      int base = 0;
+      for (const Product& product : all) {
+        const Matrix& m = *product.matrix;
+        const int first = std::max(begin - base, 0), last = std::min(end - base, m.panel_count());
+        if (first < last) linear_panels(m, first, last, acts_for(m), product.sink, own_);
+        base += m.panel_count();
+      }
+    }
+    team_.meet();
+  }
+
+  // Norms, rotates and stores one row's keys and values; norms and rotates its queries.
+  void place(const Layer& layer, const Cache& cache, int row) {
+    const size_t dim = shape_.head_dim;
+    float* q = scratch_.q + row * shape_.heads * dim;
+    float* k = scratch_.k + row * shape_.kv_heads * dim;
+    const float* v = scratch_.v + row * shape_.kv_heads * dim;
+    turn(layer, layer.q_norm, q, shape_.heads, row);
+    turn(layer, layer.k_norm, k, shape_.kv_heads, row);
+    const int64_t slot = call_.segments.slots[row];
+    if (cache.half) {
+      write_kv<uint16_t>(k, v, cache, slot);
+    } else {
+      write_kv<float>(k, v, cache, slot);
+    }
+  }
+
+  void turn(const Layer& layer, const float* gain, float* x, int heads, int row) {
+    const size_t at = static_cast<size_t>(call_.segments.positions[row]) * shape_.half_rotary;
+    for (int head = 0; head < heads; ++head, x += shape_.head_dim) {
+      if (gain) rms_norm(x, gain, x, shape_.head_dim, shape_.eps);
+      if (layer.rotary) rotate(x, shape_.cos + at, shape_.sin + at, shape_.half_rotary);
+    }
+  }
+
+  void norm(const float* gain, const Matrix& next) {
+    const Acts acts = acts_for(next);
+    float* normed = reinterpret_cast<float*>(own_);
+    each_row([&](int row) {
+      const float* x = call_.x + static_cast<size_t>(row) * shape_.hidden;
+      rms_norm(x, gain, normed, shape_.hidden, shape_.eps);
+      pack_row(normed, shape_.hidden, row, next.mode == Mode::fp32, acts);
+    });
+  }
+
+  void pack(const float* x, const Matrix& next) {
+    const Acts acts = acts_for(next);
+    each_row([&](int row) {
+      pack_row(x + static_cast<size_t>(row) * next.k, next.k, row, next.mode == Mode::fp32, acts);
+    });
+  }
+
+  Acts acts_for(const Matrix& m) const {
+    return {scratch_.acts.values, scratch_.acts.sums, rows_, m.groups()};
+  }
+
+  template <class F>
+  void each_row(const F& f) {
+    int begin, end;
+    while (team_.claim(rows_, 64, &begin, &end)) {
+      for (int row = begin; row < end; ++row) f(row);
+    }
+    team_.meet();
+  }
+
+  Team& team_;
+  const StackCall& call_;
+  const Shape& shape_;
+  const Scratch& scratch_;
+  char* own_;
+  int rows_;
+};
+
+void stack(Team& team, int thread, const StackCall& call) { StackRun(team, thread, call).run(); }

@@ -1,0 +1,303 @@
+// Attention of a few rows of one segment, all query heads of one KV head at a time. Included inside
+// a namespace, after the vectors.
+//
+// Keys are read in logical order, in strips of 64 that start at multiples of 64: the running
+// softmax is corrected once a strip. A key that a row does not see has weight exactly 0, so the
+// bits of a row do not depend on which other rows, or how many keys more, its task reads.
+
+constexpr int kSub = 6;  // queries whose sums are in registers together
+
+// Memory of one task: up to kQueries queries, dim = head_dim rounded up to 16.
+struct TaskScratch {
+  float *q;       // [query][dim], scaled
+  float *scores;  // [query][kStrip]: scores, then weights
+  float *sums;    // [query][dim]: weighted values
+  float *top, *mass, *shrink;  // [query]: running maximum, sum of weights, correction
+  uint8_t* kin;   // [row][row of segment]: TREE, is it the row or its ancestor?
+};
+
+inline TaskScratch task_scratch(char* own, int dim) {
+  TaskScratch s;
+  s.q = reinterpret_cast<float*>(own);
+  s.scores = s.q + kQueries * dim;
+  s.sums = s.scores + kQueries * kStrip;
+  s.top = s.sums + kQueries * dim;
+  s.mass = s.top + kQueries;
+  s.shrink = s.mass + kQueries;
+  s.kin = reinterpret_cast<uint8_t*>(s.shrink + 2 * kQueries);
+  return s;
+}
+
+// What one row sees.
+struct Sight {
+  int context, own, kind;  // own: rows of the segment
+  int row, position, window;
+  const int32_t* positions;  // of the segment's rows
+  const uint8_t* kin;        // of this row
+
+  bool sees(int key) const {
+    const int mate = key - context;
+    if (mate >= own) return false;
+    if (window && (mate < 0 ? key : positions[mate]) <= position - window) return false;
+    if (mate < 0) return true;
+    return kind == kFull || (kind == kCausal ? mate <= row : kin[mate] != 0);
+  }
+  // Whether all of key .. key + count - 1 are seen, if that is cheap to tell.
+  bool sees_all(int key, int count) const {
+    const int end = kind == kFull ? context + own : kind == kCausal ? context + row + 1 : context;
+    return key + count <= end && !window;
+  }
+  uint16_t bits(int key) const {
+    if (sees_all(key, kBlock)) return 0xffff;
+    unsigned bits = 0;
+    for (int i = 0; i < kBlock; ++i) bits |= static_cast<unsigned>(sees(key + i)) << i;
+    return static_cast<uint16_t>(bits);
+  }
+};
+
+// scores[query][block] = q . k for NQ queries and NB blocks of 16 keys.
+template <int NQ, int NB, class T>
+inline void score(const float* q, int stride, int dim, const T* const* keys, float* scores) {
+  Vec acc[NQ][NB];
+#pragma GCC unroll 8
+  for (int i = 0; i < NQ; ++i) {
+#pragma GCC unroll 4
+    for (int b = 0; b < NB; ++b) acc[i][b] = zero();
+  }
+  for (int d = 0; d < dim; ++d) {
+    Vec k[NB];
+#pragma GCC unroll 4
+    for (int b = 0; b < NB; ++b) k[b] = load(keys[b] + d * kBlock);
+#pragma GCC unroll 8
+    for (int i = 0; i < NQ; ++i) {
+      const Vec x = splat(q[i * stride + d]);
+#pragma GCC unroll 4
+      for (int b = 0; b < NB; ++b) acc[i][b] = fma(x, k[b], acc[i][b]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < NQ; ++i) {
+#pragma GCC unroll 4
+    for (int b = 0; b < NB; ++b) store(scores + i * kStrip + b * kBlock, acc[i][b]);
+  }
+}
+
+// sums[query] = sums[query] * shrink[query] + weights . v for NQ queries and NV vectors of 16 dims.
+template <int NQ, int NV, class T>
+inline void mix(const float* weights, const float* shrink, int count, const T* const* values,
+                int head_dim, float* sums, int stride) {
+  Vec acc[NQ][NV];
+#pragma GCC unroll 8
+  for (int i = 0; i < NQ; ++i) {
+    const Vec factor = splat(shrink[i]);
+#pragma GCC unroll 4
+    for (int n = 0; n < NV; ++n) acc[i][n] = mul(factor, load(sums + i * stride + 16 * n));
+  }
+  for (int j = 0; j < count; ++j) {
+    const T* value = values[j / kBlock] + j % kBlock * head_dim;
+    Vec v[NV];
+#pragma GCC unroll 4
+    for (int n = 0; n < NV; ++n) v[n] = load(value + 16 * n);
+#pragma GCC unroll 8
+    for (int i = 0; i < NQ; ++i) {
+      const Vec w = splat(weights[i * kStrip + j]);
+#pragma GCC unroll 4
+      for (int n = 0; n < NV; ++n) acc[i][n] = fma(w, v[n], acc[i][n]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < NQ; ++i) {
+#pragma GCC unroll 4
+    for (int n = 0; n < NV; ++n) store(sums + i * stride + 16 * n, acc[i][n]);
+  }
+}
+
+// The last dims of a head whose size is no multiple of 16.
+template <class T>
+inline void mix_rest(const float* weights, float shrink, int count, const T* const* values,
+                     int head_dim, int rest, float* sums) {
+  Vec acc = mul(splat(shrink), load(sums));
+  for (int j = 0; j < count; ++j) {
+    const T* value = values[j / kBlock] + j % kBlock * head_dim;
+    acc = fma(splat(weights[j]), load_first(value, rest), acc);
+  }
+  store(sums, acc);
+}
+
+template <int N = 1, class F>
+inline void with_queries(int count, const F& f) {
+  if constexpr (N < kSub) {
+    if (count != N) return with_queries<N + 1>(count, f);
+  }
+  f(std::integral_constant<int, N>());
+}
+
+// Adds a strip of `blocks` blocks holding `count` keys to the running softmax of all queries.
+template <class T>
+struct Strip {
+  const T* keys[kStrip / kBlock];
+  const T* values[kStrip / kBlock];
+  int first, count, blocks;
+};
+
+template <class T>
+inline void score_strip(const Strip<T>& strip, const TaskScratch& s, int queries, int stride,
+                        int head_dim) {
+  for (int i = 0; i < queries; i += kSub) {
+    with_queries(std::min(kSub, queries - i), [&](auto size) {
+      constexpr int N = decltype(size)::value;
+      const float* q = s.q + i * stride;
+      float* scores = s.scores + i * kStrip;
+      if (strip.blocks == 4) return score<N, 4>(q, stride, head_dim, strip.keys, scores);
+      for (int b = 0; b < strip.blocks; ++b) {
+        score<N, 1>(q, stride, head_dim, strip.keys + b, scores + b * kBlock);
+      }
+    });
+  }
+}
+
+// Scores become weights; top, mass and shrink follow.
+inline void weigh(int query, int blocks, const TaskScratch& s) {
+  float* scores = s.scores + query * kStrip;
+  Vec best = splat(s.top[query]);
+  for (int b = 0; b < blocks; ++b) best = max(best, load(scores + b * kBlock));
+  const float top = highest(best);
+  const Vec base = splat(top == -INFINITY ? 0.0f : top);  // nothing seen yet: all weights 0
+  Vec total = zero();
+  for (int b = 0; b < blocks; ++b) {
+    const Vec weight = exp(sub(load(scores + b * kBlock), base));
+    store(scores + b * kBlock, weight);
+    total = add(total, weight);
+  }
+  float shrink[16];
+  store(shrink, exp(sub(splat(s.top[query]), base)));
+  s.shrink[query] = shrink[0];
+  s.mass[query] = s.mass[query] * shrink[0] + sum(total);
+  s.top[query] = top;
+}
+
+template <class T>
+inline void mix_strip(const Strip<T>& strip, const TaskScratch& s, int queries, int stride,
+                      int head_dim) {
+  for (int i = 0; i < queries; i += kSub) {
+    with_queries(std::min(kSub, queries - i), [&](auto size) {
+      constexpr int N = decltype(size)::value;
+      const float* weights = s.scores + i * kStrip;
+      float* sums = s.sums + i * stride;
+      const T* values[kStrip / kBlock];
+      std::copy(strip.values, strip.values + strip.blocks, values);
+      int d = 0;
+      const auto advance = [&](int dims) {
+        d += dims;
+        for (int b = 0; b < strip.blocks; ++b) values[b] += dims;
+      };
+      for (; d + 64 <= head_dim; advance(64)) {
+        mix<N, 4>(weights, s.shrink + i, strip.count, values, head_dim, sums + d, stride);
+      }
+      for (; d + 16 <= head_dim; advance(16)) {
+        mix<N, 1>(weights, s.shrink + i, strip.count, values, head_dim, sums + d, stride);
+      }
+      for (int n = 0; d < head_dim && n < N; ++n) {
+        mix_rest(weights + n * kStrip, s.shrink[i + n], strip.count, values, head_dim,
+                 head_dim - d, sums + n * stride + d);
+      }
+    });
+  }
+}
+
+// Marks each row of the tile and its ancestors.
+inline void mark_kin(const Segments& g, const RowTile& tile, int start, int own, uint8_t* kin) {
+  for (int row = tile.first; row < tile.last; ++row, kin += own) {
+    std::memset(kin, 0, own);
+    for (int at = row - start; at >= 0; at = g.parents[start + at]) kin[at] = 1;
+  }
+}
+
+// One task: the rows of a tile, query heads first_head .. first_head + heads - 1, one KV head.
+template <class T>
+void attend(const Attention& call, const Cache& cache, const RowTile& tile, int kv_head,
+            int first_head, int heads, char* own_scratch) {
+  const Segments& g = call.segments;
+  const int head_dim = cache.head_dim, stride = round_up(head_dim, 16);
+  const int start = g.row_start[tile.segment], own = g.row_start[tile.segment + 1] - start;
+  const int context = g.context_len[tile.segment], kind = g.attend[tile.segment];
+  const int rows = tile.last - tile.first, queries = rows * heads;
+  const TaskScratch s = task_scratch(own_scratch, stride);
+
+  for (int i = 0; i < queries; ++i) {  // query = row of tile * heads + head
+    const size_t row = tile.first + i / heads;
+    const float* q = call.q + (row * call.heads + first_head + i % heads) * head_dim;
+    for (int d = 0; d < head_dim; ++d) s.q[i * stride + d] = q[d] * call.scale;
+    std::fill_n(s.sums + i * stride, stride, 0.0f);
+    s.top[i] = -INFINITY;
+    s.mass[i] = 0.0f;
+  }
+  if (kind == kTree) mark_kin(g, tile, start, own, s.kin);
+
+  const int32_t* positions = g.positions + start;
+  const int end = context + (kind == kCausal ? tile.last - start : own);
+  int begin = 0;
+  if (call.window) {
+    const int32_t* first = g.positions + tile.first;
+    begin = std::clamp(*std::min_element(first, first + rows) - call.window + 1, 0, context);
+  }
+  const int32_t* table = g.block_tables + static_cast<size_t>(tile.segment) * g.max_blocks;
+  const size_t head_size = static_cast<size_t>(head_dim) * kBlock;
+  for (int first = begin / kStrip * kStrip; first < end; first += kStrip) {
+    Strip<T> strip;
+    strip.first = first;
+    strip.count = std::min(kStrip, end - first);
+    strip.blocks = ceil_div(strip.count, kBlock);
+    for (int b = 0; b < strip.blocks; ++b) {
+      const size_t block = table[first / kBlock + b];
+      const size_t at = (block * cache.kv_heads + kv_head) * head_size;
+      strip.keys[b] = static_cast<const T*>(cache.k) + at;
+      strip.values[b] = static_cast<const T*>(cache.v) + at;
+    }
+    score_strip(strip, s, queries, stride, head_dim);
+    for (int row = 0; row < rows; ++row) {
+      const int local = tile.first + row - start;
+      const Sight sight{context,       own,         kind,      local,
+                        positions[local], call.window, positions, s.kin + row * own};
+      if (!sight.sees_all(first, strip.count) || strip.count % kBlock) {
+        for (int b = 0; b < strip.blocks; ++b) {
+          const uint16_t bits = sight.bits(first + b * kBlock);
+          for (int h = 0; h < heads; ++h) {
+            float* scores = s.scores + (row * heads + h) * kStrip + b * kBlock;
+            store(scores, keep(bits, load(scores), splat(-INFINITY)));
+          }
+        }
+      }
+    }
+    for (int i = 0; i < queries; ++i) weigh(i, strip.blocks, s);
+    mix_strip(strip, s, queries, stride, head_dim);
+  }
+  for (int i = 0; i < queries; ++i) {
+    const size_t row = tile.first + i / heads;
+    float* out = call.out + (row * call.heads + first_head + i % heads) * head_dim;
+    const float mass = 1.0f / s.mass[i];
+    for (int d = 0; d < head_dim; ++d) out[d] = s.sums[i * stride + d] * mass;
+  }
+}
+
+template <class T>
+void attend_all(Team& team, const Attention& call, const Cache& cache, char* own) {
+  const int group = call.heads / cache.kv_heads;
+  int task, end;
+  while (team.claim(call.tile_count * cache.kv_heads, 1, &task, &end)) {
+    const int back = call.tile_count - 1 - task / cache.kv_heads;  // late tiles read most: first
+    for (int head = 0; head < group; head += kQueries) {
+      const int kv_head = task % cache.kv_heads;
+      attend<T>(call, cache, call.tiles[back], kv_head, kv_head * group + head,
+                std::min(kQueries, group - head), own);
+    }
+  }
+}
+
+void attention(Team& team, int, const Attention& call, const Cache& cache, char* own) {
+  if (cache.half) {
+    attend_all<uint16_t>(team, call, cache, own);
+  } else {
+    attend_all<float>(team, call, cache, own);
+  }
+}
