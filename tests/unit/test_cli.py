@@ -1,0 +1,204 @@
+"""The command line: where options come from, and what wrong ones get."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plait.server import cli
+from plait.server.options import ServeOptions
+from plait.server.serve import bind, seconds_since_start
+from plait.server.settings import ApiSettings, EngineSettings, Settings
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ServeOptions.model_fields:
+        monkeypatch.delenv(f"PLAIT_{name.upper()}", raising=False)
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """Settings that `plait serve` would have run with."""
+    seen: list[Settings] = []
+
+    def run(settings: Settings) -> int:
+        seen.append(settings)
+        return 0
+
+    monkeypatch.setattr(cli, "run", run)
+    return seen
+
+
+def serve(served: list[Settings], *arguments: str) -> Settings:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve", *arguments])
+    assert ended.value.code == 0
+    return served[-1]
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def leaves(layer: Any, prefix: str = "") -> dict[str, Any]:
+    """Return every field below a settings object, by the name of its option."""
+    found: dict[str, Any] = {}
+    for field in fields(layer):
+        value = getattr(layer, field.name)
+        if is_dataclass(value):
+            found |= leaves(value, "compile_" if field.name == "compile" else "")
+        elif field.name != "engines":
+            found[prefix + field.name] = value
+    return found
+
+
+def test_without_options_the_settings_are_the_documented_ones(served: list[Settings]) -> None:
+    assert serve(served) == Settings()
+
+
+def test_every_setting_has_an_option_with_its_default_and_a_help() -> None:
+    options = ServeOptions.model_fields
+    wanted = leaves(Settings()) | leaves(EngineSettings())
+    renamed = {"api_keys": "api_key", "model": "models"}
+    for name, default in wanted.items():
+        option = options[renamed.get(name, name)]
+        assert option.description, name
+        if name not in renamed and name != "cors_origins":
+            assert option.default == default, name
+    assert len({*wanted}) == len(wanted)
+
+
+def test_every_option_reaches_its_setting(served: list[Settings]) -> None:
+    plain = leaves(Settings()) | leaves(EngineSettings())
+    strange: dict[str, Any] = {
+        "host": "::1",
+        "weights": "fp32",
+        "device": "cuda",
+        "log_format": "json",
+        "log_level": "error",
+        "otlp_endpoint": "http://x",
+        "served_name": "s",
+        "default_deadline_s": 3.0,
+    }
+    want: dict[str, Any] = {}
+    arguments: list[str] = []
+    for name, default in plain.items():
+        flag = f"--{name.replace('_', '-')}"
+        if name in ("api_keys", "cors_origins", "model"):
+            continue
+        if isinstance(default, bool):
+            want[name] = not default
+            arguments.append(flag if want[name] else f"--no-{name.replace('_', '-')}")
+        else:
+            want[name] = strange[name] if name in strange else default + 1
+            arguments += [flag, str(want[name])]
+    settings = serve(served, "m", *arguments, "--cors-origins", "a,b")
+    have = leaves(settings) | leaves(settings.engines[0])
+    assert {name: have[name] for name in want} == want
+    assert settings.api.cors_origins == ("a", "b")
+    assert settings.engines[0].model == "m"
+
+
+def test_the_command_line_beats_the_environment_beats_the_file(
+    served: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "plait.yaml"
+    file.write_text("port: 1\nmax_queue: 2\nreplicas: 3\nkv_cache_bytes: 1MiB\n")
+    monkeypatch.setenv("PLAIT_MAX_QUEUE", "20")
+    monkeypatch.setenv("PLAIT_REPLICAS", "30")
+    settings = serve(served, "--config", str(file), "--replicas", "300")
+    assert (settings.api.port, settings.pool.max_queue, settings.pool.replicas) == (1, 20, 300)
+    assert settings.engines[0].kv_cache_bytes == 2**20
+    monkeypatch.setenv("PLAIT_CONFIG", str(file))
+    assert serve(served).api.port == 1
+
+
+def test_models_and_what_they_want_different(served: list[Settings], tmp_path: Path) -> None:
+    settings = serve(served, "one", "two", "--weights", "int8")
+    assert [(e.model, e.weights) for e in settings.engines] == [("one", "int8"), ("two", "int8")]
+    file = tmp_path / "plait.yaml"
+    file.write_text("weights: bf16\nengines:\n- {model: a, weights: fp32}\n- {model: b}\n")
+    settings = serve(served, "--config", str(file), "--max-num-seqs", "3")
+    have = [(e.model, e.weights, e.max_num_seqs) for e in settings.engines]
+    assert have == [("a", "fp32", 3), ("b", "bf16", 3)]
+
+
+def test_api_keys_from_everywhere(
+    served: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("one\ntwo\n")
+    monkeypatch.setenv("PLAIT_API_KEY", "three")
+    assert serve(served, "--api-key-file", str(file)).api.api_keys == ("three", "one", "two")
+    settings = serve(served, "--api-key", "x", "--api-key", "y")
+    assert settings.api.api_keys == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "want"),
+    [
+        (["serve", "--prot", "1"], "unrecognized arguments"),
+        (["serve", "--port", "abc"], "plait: port: "),
+        (["serve", "--port", "65536"], "plait: port: "),
+        (["serve", "--max-queue", "0"], "plait: max_queue: "),
+        (["serve", "--keep-alive-s", "nan"], "plait: keep_alive_s: "),
+        (["serve", "--weights", "int2"], "plait: weights: "),
+        (["serve", "a", "b", "--served-name", "c"], "plait: served_name: "),
+        (["serve", "--config", "/nowhere.yaml"], "there is no configuration file"),
+        (["serve", "--api-key-file", "/nowhere"], "No such file"),
+        (["sevre"], "sevre"),
+        ([], "subcommand is required"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line_each(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], want: str
+) -> None:
+    have = complaint(capsys, *arguments)
+    assert want in have
+    assert "Traceback" not in have
+
+
+def test_unknown_keys_of_the_file_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "plait.yaml"
+    file.write_text("prot: 1\n")
+    assert "plait: prot: " in complaint(capsys, "serve", "--config", str(file))
+    file.write_text("engines: [{model: a, wights: int8}]\n")
+    assert "wights" in complaint(capsys, "serve", "--config", str(file))
+
+
+def test_a_wrong_key_file_never_shows_a_key(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAIT_API_KEY", "s3cret")
+    assert "s3cret" not in complaint(capsys, "serve", "--port", "x")
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["version"])
+    assert capsys.readouterr().out.startswith("plait ")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve", "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"--{name.replace('_', '-')}" in text for name in leaves(Settings()) if name in text)
+    assert "PLAIT_MAX_QUEUE" in text
+
+
+def test_a_port_in_use_raises_and_a_free_one_is_found() -> None:
+    with bind(ApiSettings(port=0)) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(OSError, match="in use"):
+            bind(ApiSettings(port=port))
+
+
+def test_the_age_of_this_process_is_plausible() -> None:
+    assert 0 < seconds_since_start() < 24 * 3600
