@@ -32,6 +32,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(*args, **named)
         self._head_bytes = 0  # of the head that is being read
         self._is_in_head = True
+        self._num_heads = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -48,9 +49,10 @@ class LimitedProtocol(HttpToolsProtocol):
         """Parse what has come; refuse a head that has grown too large."""
         if self._is_in_head and self._timer is None:
             self._await_head()
+        was_in_head, num_heads = self._is_in_head, self._num_heads
         super().data_received(data)
         # A read that ends a head may hold body bytes, too; it is no larger than one buffer anyway.
-        if self._is_in_head:
+        if was_in_head and self._num_heads == num_heads:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.send_400_response("The request's headers are too large.")
@@ -64,6 +66,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Stop the clock: the application bounds the body."""
         self._is_in_head = False
+        self._num_heads += 1
         self._head_bytes = 0
         self._stop_timer()
         super().on_headers_complete()

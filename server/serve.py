@@ -18,7 +18,7 @@ import uvloop
 from plait.server.errors import ServerError
 from plait.server.http_server import HttpServer
 from plait.server.models.catalog import BadModel
-from plait.server.pool.pool import Pool
+from plait.server.pool.pool import Parts, Pool
 from plait.server.pool.worker import WorkerGone
 from plait.server.settings import ApiSettings, Settings
 from plait.server.telemetry.logs import configure_logging
@@ -56,7 +56,7 @@ class Signals:
         (self.hurry if self.stop.is_set() else self.stop).set()
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, parts: Parts | None = None) -> int:
     """Serve until a signal; return the process's exit code."""
     configure_logging(settings.telemetry)
     try:
@@ -64,7 +64,7 @@ def run(settings: Settings) -> int:
     except OSError as error:
         return _complain(f"can't listen on {settings.api.host}:{settings.api.port}: {error}")
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, listener))
+        return runner.run(_serve(settings, listener, parts))
 
 
 def bind(settings: ApiSettings) -> socket.socket:
@@ -73,11 +73,11 @@ def bind(settings: ApiSettings) -> socket.socket:
     return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> int:
+async def _serve(settings: Settings, listener: socket.socket, parts: Parts | None) -> int:
     signals = Signals()
     signals.listen()
     telemetry = build_telemetry(settings.telemetry)
-    pool = Pool(settings, telemetry)
+    pool = Pool(settings, telemetry, parts)
     try:
         await pool.start()
         await _answer(settings, listener, Backend(pool, telemetry), signals)

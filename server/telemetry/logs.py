@@ -20,6 +20,7 @@ from structlog.typing import Processor
 
 from plait.server.settings import TelemetrySettings
 
+PROBES = frozenset({"/health", "/ready", "/metrics"})
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _FOREIGN = ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio")
 
@@ -87,8 +88,12 @@ def request_scope(request_id: str) -> AbstractContextManager[None]:
 def log_access(
     *, method: str, path: str, status: int, seconds: float, client: str, request_id: str
 ) -> None:
-    """Write the access line of one answer; `path` without the query string."""
-    _access.info(
+    """Write the access line of one answer; `path` without the query string.
+
+    Answers to probes that find all well are of interest to nobody: they are debug lines.
+    """
+    is_noise = path in PROBES and status == 200
+    (_access.debug if is_noise else _access.info)(
         "request",
         method=method,
         path=path,

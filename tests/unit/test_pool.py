@@ -307,7 +307,7 @@ async def test_metrics_tell_of_requests_and_engines() -> None:
         assert tells("vllm:inter_token_latency_seconds_count", **LABELS) == 6
         assert tells("vllm:request_queue_time_seconds_count", **LABELS) == 1
         assert tells("vllm:request_generation_tokens_sum", **LABELS) == 8
-        shape = {"block_size": "16", "num_gpu_blocks": "16"}
+        shape = {"block_size": "16", "num_gpu_blocks": "512"}
         assert tells("vllm:cache_config_info", **LABELS, **shape) == 1
         await until(lambda: tells("vllm:generation_tokens_total", **LABELS) == 8)
         os.kill(await worker_pid(running.pool), signal.SIGKILL)
