@@ -152,6 +152,5 @@ def _show_times(least: int, most: int | None) -> str:
 def _escape(code: int, special: str) -> str:
     if 0x20 <= code < 0x7F and chr(code) not in special:
         return chr(code)
-    if code < 0x100:
-        return f"\\x{code:02x}"
+    # xgrammar reads \x on for as long as hexadecimal digits follow; \u takes four.
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
