@@ -18,9 +18,12 @@ from plait.decoders.protocol import TokenLogprobs
 from plait.decoders.registry import Options
 from plait.decoders.sampling import edits
 from plait.decoders.sampling.logprobs import logprobs_of
+from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.state import SamplingState
 from plait.kernels.noise import gumbel_argmax
 from plait.kernels.row_stats import apply_bitmask, row_stats, truncate
+
+UNCUT = SamplingParams()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ class OrdinarySampler:
         """
         token_ids = [0] * len(states)
         log_mass = [0.0] * len(states)
-        special = _special_rows(states, bitmask, banned)
+        special = _special_rows(logits, states, bitmask, banned)
         plain = sorted(set(range(len(states))).difference(special.index))
         if plain:
             self._draw_plain(logits, states, plain, token_ids)
@@ -98,6 +101,20 @@ class OrdinarySampler:
                 break
             special = self._draw_special(logits, special, obey, token_ids, log_mass)
         return Draws(token_ids, self.report(logits, states, token_ids), log_mass)
+
+    def scores(
+        self,
+        logits: Tensor,
+        states: Sequence[SamplingState],
+        bitmask: Tensor | None = None,
+        banned: Sequence[Collection[int]] | None = None,
+    ) -> Tensor:
+        """Return the scores [b, vocab] that draws are made from: a row's law is their softmax.
+
+        Arguments as in `sample`; a greedy row's law is all on its best token. No bans are dropped.
+        """
+        rows = _rows(logits, states, bitmask, banned)
+        return self._scores(logits, rows, Obey.ALL)[0]
 
     def report(
         self, logits: Tensor, states: Sequence[SamplingState], token_ids: Sequence[int]
@@ -181,22 +198,43 @@ class OrdinarySampler:
 
 
 def _special_rows(
+    logits: Tensor,
     states: Sequence[SamplingState],
     bitmask: Tensor | None,
     banned: Sequence[Collection[int]] | None,
 ) -> SpecialRows:
     """Return the rows that need more than a temperature."""
-    bans = banned if banned is not None else [()] * len(states)
     constrained = [False] * len(states)
     if bitmask is not None:
-        constrained = (bitmask != -1).any(dim=1).tolist()
-    index = [
-        row
-        for row, state in enumerate(states)
-        if constrained[row] or bans[row] or state.edits or state.truncates
-    ]
-    masks = bitmask[index] if bitmask is not None and any(constrained) else None
-    return SpecialRows(index, [states[row] for row in index], masks, [bans[row] for row in index])
+        constrained = _is_constrained(bitmask).tolist()
+    rows = _rows(logits, states, bitmask if any(constrained) else None, banned)
+    return rows.select(
+        [
+            row
+            for row, state in enumerate(states)
+            if constrained[row] or rows.banned[row] or state.edits or state.truncates
+        ]
+    )
+
+
+def _rows(
+    logits: Tensor,
+    states: Sequence[SamplingState],
+    bitmask: Tensor | None,
+    banned: Sequence[Collection[int]] | None,
+) -> SpecialRows:
+    """Return all rows, with a bit for every token of the logits in the bitmask."""
+    if bitmask is not None:
+        missing = -(-logits.shape[1] // 32) - bitmask.shape[1]
+        if missing > 0:
+            tail = torch.where(_is_constrained(bitmask), 0, -1).to(torch.int32)
+            bitmask = torch.cat([bitmask, tail[:, None].expand(-1, missing)], dim=1)
+    bans = list(banned) if banned is not None else [()] * len(states)
+    return SpecialRows(list(range(len(states))), list(states), bitmask, bans)
+
+
+def _is_constrained(bitmask: Tensor) -> Tensor:
+    return (bitmask != -1).any(dim=1)
 
 
 def _edit(row: Tensor, state: SamplingState, banned: Collection[int], obey: Obey) -> None:
@@ -216,7 +254,7 @@ def _edit(row: Tensor, state: SamplingState, banned: Collection[int], obey: Obey
 
 
 def _truncate(scores: Tensor, states: Sequence[SamplingState], *, naive: bool) -> None:
-    params = [state.params for state in states]
+    params = [state.params if state.truncates else UNCUT for state in states]
     truncate(
         scores,
         torch.tensor([p.top_k for p in params], dtype=torch.int64, device=scores.device),

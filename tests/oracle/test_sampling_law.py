@@ -1,0 +1,222 @@
+"""The sampler's law against its definitions, and what a draw may depend on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from fractions import Fraction
+from itertools import product
+from math import exp, inf, log, sqrt
+
+import pytest
+import torch
+from torch import Tensor
+
+from plait.decoders.sampling.params import SamplingParams
+from plait.decoders.sampling.sampler import OrdinarySampler
+from plait.decoders.sampling.state import SamplingState
+from plait.kernels import dispatch
+from tests.fixtures.sampling_law import Situation, both_kernels, law, scores
+
+# all numbers below are short binary fractions, so float32 makes no rounding error in the scores
+TABLES = [
+    [Fraction(x) for x in row]
+    for row in (
+        [1.5, -0.75, 2.25, 0.0, -3.0, 1.25],
+        [0.5, 0.5, 2.0, 0.5, 2.0, -1.0],
+        [-1.0, -2.0, -0.5, -4.0, -0.25, -8.0],
+    )
+]
+PENALTIES = [
+    {},
+    {"repetition_penalty": 2.0},
+    {"presence_penalty": 0.5, "frequency_penalty": 0.25},
+    {"repetition_penalty": 0.5, "presence_penalty": -1.0, "frequency_penalty": 0.75},
+]
+BANS = [
+    {},
+    {"logit_bias": {0: 4.0, 2: -100.0}},
+    {"allowed_token_ids": (0, 1, 3, 5)},
+    {"bad_words": ((1,), (4, 3, 2), (2, 3, 0)), "min_tokens": 4},
+]
+SHAPES = [
+    {"temperature": 0.0, "top_k": 2},
+    {"temperature": 0.5, "top_k": 3},
+    {"temperature": 2.0, "top_p": 0.7},
+    {"temperature": 1.0, "min_p": 0.13, "top_k": 4, "top_p": 0.85},
+]
+CONSTRAINTS = [None, (0, 2, 3, 5)]
+TEXT = {"prompt": (5, 4, 4), "output": (2, 4, 3), "stop": (5,)}
+
+
+def situations() -> list[Situation]:
+    return [
+        Situation(SamplingParams(**penalty, **ban, **shape), legal=legal, banned=banned, **TEXT)
+        for penalty, ban, shape, legal, banned in product(
+            PENALTIES, BANS, SHAPES, CONSTRAINTS, [(), (3,)]
+        )
+    ]
+
+
+def state(now: Situation, sequence_index: int = 0) -> SamplingState:
+    made = SamplingState(
+        now.params, now.prompt, stop_token_ids=now.stop, sequence_index=sequence_index
+    )
+    for token in now.output:
+        made.append(token)
+    return made
+
+
+def bitmask(situations: list[Situation]) -> Tensor:
+    words = [-1 if now.legal is None else sum(1 << t for t in now.legal) for now in situations]
+    return torch.tensor(words, dtype=torch.int32)[:, None]
+
+
+def within(have: Counter[int], want: list[float], draws: int) -> None:
+    """Compare frequencies with a law: nothing outside the support, 4 standard errors inside."""
+    for token, mass in enumerate(want):
+        if mass == 0.0:
+            assert have[token] == 0
+        else:
+            error = sqrt(mass * (1.0 - mass) / draws)
+            assert abs(have[token] / draws - mass) <= 4.0 * error + 1e-12
+
+
+@both_kernels
+@pytest.mark.parametrize("table", TABLES)
+def test_scores_are_the_definitions(table: list[Fraction], naive: bool) -> None:
+    grid = situations()
+    logits = torch.tensor([float(x) for x in table]).expand(len(grid), -1)
+    have = OrdinarySampler(naive=naive).scores(
+        logits, [state(now) for now in grid], bitmask(grid), [now.banned for now in grid]
+    )
+    for now, row in zip(grid, have.tolist(), strict=True):
+        want = [-inf if score is None else float(score) for score in scores(table, now)]
+        assert row == want, now
+
+
+@both_kernels
+@pytest.mark.parametrize("now", situations()[::17])
+def test_frequencies_are_the_law(now: Situation, naive: bool) -> None:
+    draws = 2000
+    states = [state(now, sequence_index) for sequence_index in range(draws)]
+    table = TABLES[0]
+    logits = torch.tensor([float(x) for x in table]).expand(draws, -1)
+    have = OrdinarySampler(naive=naive).sample(
+        logits, states, bitmask([now] * draws), [now.banned] * draws
+    )
+    within(Counter(have.token_ids), law(table, now), draws)
+
+
+@both_kernels
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_frequencies_over_positions(temperature: float, naive: bool) -> None:
+    draws = 5000
+    now = Situation(SamplingParams(temperature=temperature, seed=3))
+    states = [SamplingState(now.params, range(length)) for length in range(draws)]
+    logits = torch.tensor([float(x) for x in TABLES[1]]).expand(draws, -1)
+    have = OrdinarySampler(naive=naive).sample(logits, states)
+    within(Counter(have.token_ids), law(TABLES[1], now), draws)
+
+
+@both_kernels
+@pytest.mark.parametrize(
+    "other", [{"seed": 8}, {"seed": 7 + 2**32}, {"sequence_index": 1}, {"prompt": range(9999)}]
+)
+def test_other_keys_are_independent(other: dict[str, object], naive: bool) -> None:
+    """Seed (either half), sequence and position each give draws that know nothing of the others."""
+    draws = 4000
+    sampler = OrdinarySampler(naive=naive)
+    logits = torch.zeros(draws, 3)
+
+    def tokens(seed: int = 7, sequence_index: int = 0, prompt: range = range(0)) -> list[int]:
+        params = SamplingParams(seed=seed)
+        states = [
+            SamplingState(params, range(len(prompt) + i), sequence_index=sequence_index)
+            for i in range(draws)
+        ]
+        return sampler.sample(logits, states).token_ids
+
+    pairs = Counter(zip(tokens(), tokens(**other), strict=True))  # type: ignore[arg-type]
+    joint = Counter({3 * a + b: count for (a, b), count in pairs.items()})
+    within(joint, [1 / 9] * 9, draws)
+
+
+def mixed_batch(rows: int = 16, vocab: int = 700) -> tuple[Tensor, list[SamplingState], Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(rows, vocab, generator=generator) * 3.0
+    kinds = [
+        SamplingParams(temperature=0.8),
+        SamplingParams(temperature=0.0),
+        SamplingParams(temperature=1.2, top_p=0.9, min_p=0.01),
+        SamplingParams(temperature=0.9, repetition_penalty=1.3, top_k=40, logprobs=2),
+        SamplingParams(frequency_penalty=0.4, logit_bias={3: 5.0}, bad_words=((1,),)),
+    ]
+    states = [SamplingState(kinds[i % 5], range(i + 1), sequence_index=i % 3) for i in range(rows)]
+    words = torch.full((rows, -(-vocab // 32)), -1, dtype=torch.int32)
+    words[::4] = torch.randint(
+        -(2**31), 2**31, (len(words[::4]), words.shape[1]), generator=generator
+    ).to(torch.int32)
+    return logits, states, words
+
+
+@both_kernels
+def test_a_draw_ignores_the_batch(naive: bool) -> None:
+    logits, states, words = mixed_batch()
+    sampler = OrdinarySampler(naive=naive)
+    together = sampler.sample(logits, states, words)
+    for row, single in enumerate(states):
+        alone = sampler.sample(logits[row : row + 1], [single], words[row : row + 1])
+        assert alone.token_ids == [together.token_ids[row]]
+        assert alone.log_mass == [together.log_mass[row]]
+        assert alone.logprobs == [together.logprobs[row]]
+    order = [(7 * i + 3) % len(states) for i in range(len(states))]
+    shuffled = sampler.sample(logits[order], [states[i] for i in order], words[order])
+    assert shuffled.token_ids == [together.token_ids[i] for i in order]
+
+
+def test_an_unconstrained_row_ignores_a_narrow_bitmask() -> None:
+    """Tokens beyond the bitmask stay legal in its rows of ones, whatever the other rows are."""
+    logits = torch.zeros(2, 40)
+    logits[:, 39] = 50.0
+    states = [SamplingState(SamplingParams(top_p=0.9), ())] * 2
+    words = torch.tensor([[-1], [0b110]], dtype=torch.int32)
+    have = OrdinarySampler().sample(logits, states, words).token_ids
+    assert have[0] == 39
+    assert have[1] in (1, 2)
+
+
+@both_kernels
+def test_plain_and_edited_rows_agree(naive: bool) -> None:
+    """The path for rows that need nothing but a temperature is only a shorter way to the same."""
+    generator = torch.Generator().manual_seed(9)
+    logits = torch.randn(30, 3000, generator=generator) * 5.0
+    for temperature in (0.0, 0.3, 1.0, 1.7):
+        plain = SamplingParams(temperature=temperature, seed=11)
+        edits = SamplingParams(temperature=temperature, seed=11, logit_bias={0: 0.0})
+        have = [
+            OrdinarySampler(naive=naive)
+            .sample(logits, [SamplingState(params, range(i)) for i in range(30)])
+            .token_ids
+            for params in (plain, edits)
+        ]
+        assert have[0] == have[1]
+
+
+@pytest.mark.skipif(not dispatch.available(), reason="no compiled kernels")
+def test_compiled_draws_are_the_oracles() -> None:
+    logits, states, words = mixed_batch(vocab=5001)
+    have = OrdinarySampler().sample(logits, states, words)
+    want = OrdinarySampler(naive=True).sample(logits, states, words)
+    assert have.token_ids == want.token_ids
+    assert have.log_mass == pytest.approx(want.log_mass, abs=1e-5)
+
+
+@both_kernels
+def test_log_mass_is_the_legal_share(naive: bool) -> None:
+    table = TABLES[0]
+    now = Situation(SamplingParams(temperature=0.5, top_k=1), legal=(1, 3, 4))
+    logits = torch.tensor([[float(x) for x in table]])
+    have = OrdinarySampler(naive=naive).sample(logits, [state(now)], bitmask([now])).log_mass[0]
+    weights = [exp(2.0 * float(x)) for x in table]
+    want = log(sum(weights[t] for t in (1, 3, 4)) / sum(weights))
+    assert have == pytest.approx(want, abs=1e-5)
