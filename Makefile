@@ -16,7 +16,7 @@ dev: .venv/.dev
 check: .venv/.dev
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	.venv/bin/mypy && .venv/bin/mypy tests benchmarks docs
-	.venv/bin/cog --check -P -I docs docs/*.md
+	.venv/bin/cog --check -P -I docs docs/*.md && .venv/bin/hadolint Dockerfile
 	.venv/bin/python -P .ci/wheel.py
 
 bench: .venv/.dev
@@ -27,7 +27,7 @@ docs: .venv/.dev
 
 # After a change of the dependencies in pyproject.toml. Commit what it writes.
 lock: .venv/.dev
-	.venv/bin/uv pip compile $(LOCK) --extra model -o requirements/runtime.txt
+	.venv/bin/uv pip compile $(LOCK) --extra model --extra kernels -o requirements/runtime.txt
 	.venv/bin/uv pip compile $(LOCK) --all-extras -c requirements/runtime.txt -o requirements/dev.txt
 LOCK := -q --custom-compile-command "make lock" pyproject.toml --python-version 3.11 --python-platform linux --no-annotate \
 	--no-emit-package torch

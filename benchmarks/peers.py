@@ -13,6 +13,7 @@ import asyncio
 import datetime
 import json
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -109,6 +110,7 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Measure all, print the table; 1 when plait itself failed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unwinds, so that servers are stopped
     args = _arguments()
     files = args.files or Path(tempfile.mkdtemp(prefix="plait-bench-"))
     files.mkdir(parents=True, exist_ok=True)

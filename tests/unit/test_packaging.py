@@ -93,7 +93,11 @@ def test_every_import_is_declared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lock", "extras"), [("runtime", ["model"]), ("dev", ["model", "otel", "bench", "dev"])]
+    ("lock", "extras"),
+    [
+        ("runtime", ["model", "kernels"]),
+        ("dev", ["model", "kernels", "otel", "bench", "dev"]),
+    ],
 )
 def test_locks_pin_what_pyproject_names(lock: str, extras: list[str]) -> None:
     text = (ROOT / "requirements" / f"{lock}.txt").read_text()
