@@ -97,7 +97,7 @@ def test_scores_are_the_definitions(table: list[Fraction], naive: bool) -> None:
 @both_kernels
 @pytest.mark.parametrize("now", situations()[::17])
 def test_frequencies_are_the_law(now: Situation, naive: bool) -> None:
-    draws = 2000
+    draws = 1000
     states = [state(now, sequence_index) for sequence_index in range(draws)]
     table = TABLES[0]
     logits = torch.tensor([float(x) for x in table]).expand(draws, -1)

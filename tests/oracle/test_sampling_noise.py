@@ -1,0 +1,178 @@
+"""The noise: the published generator, the Gumbel law, independence, the same bits everywhere."""
+
+from __future__ import annotations
+
+from math import exp, inf, log, nan, sqrt
+
+import pytest
+import torch
+from torch import Tensor
+
+from plait.kernels import dispatch, noise
+from plait.kernels.noise import elementary
+from plait.kernels.noise import naive as oracle
+from tests.fixtures.sampling_law import both_kernels
+
+BASE = (12345, 0, 40)
+compiled = pytest.mark.skipif(not dispatch.available(), reason="no compiled kernels")
+
+
+def keys(*rows: tuple[int, int, int]) -> Tensor:
+    return torch.tensor([noise.key(*row) for row in rows], dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "want"),
+    [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        (
+            (0xFFFFFFFF,) * 4,
+            (0xFFFFFFFF,) * 2,
+            (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD),
+        ),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_philox_is_the_published_one(
+    counter: tuple[int, ...], key: tuple[int, int], want: tuple[int, ...]
+) -> None:
+    """The known-answer vectors that Random123 ships for philox4x32 with 10 rounds."""
+    words = tuple(torch.tensor(word, dtype=torch.int64) for word in counter)
+    key_words = (torch.tensor(key[0], dtype=torch.int64), torch.tensor(key[1], dtype=torch.int64))
+    assert tuple(int(word) for word in oracle.philox(words, key_words)) == want
+
+
+def test_exp_and_log_are_accurate() -> None:
+    x = -torch.logspace(-6, 1.9, 20001)
+    have = elementary.exp(x).double()
+    assert ((have / x.double().exp()) - 1.0).abs().max() < 2e-7
+    assert elementary.exp(torch.tensor([-inf, -88.0, 0.0])).tolist() == [0.0, 0.0, 1.0]
+
+    x = torch.logspace(-30, 3, 20001)
+    x = x[(x - 1.0).abs() > 1e-3]
+    assert (elementary.log(x).double() / x.double().log() - 1.0).abs().max() < 2e-7
+    v = torch.logspace(-9.9, -1e-4, 20001)
+    assert (elementary.log1m(v).double() / torch.log1p(-v.double()) - 1.0).abs().max() < 4e-7
+
+
+@compiled
+@pytest.mark.parametrize("num_tokens", [1, 15, 64, 100, 1023, 1024, 9001])
+def test_compiled_noise_has_the_oracles_bits(num_tokens: int) -> None:
+    rows = keys(BASE, (2**64 - 1, 3, 0), (2**63, 2**32 - 1, 2**31))
+    have = noise.gumbel(rows, num_tokens)
+    assert torch.equal(have, noise.gumbel(rows, num_tokens, naive=True))
+
+
+@both_kernels
+def test_noise_follows_the_gumbel_law(naive: bool) -> None:
+    """Bins of equal mass hold equal counts (4 standard errors); the extremes stay in range."""
+    have = noise.gumbel(keys(*((5, 1, i) for i in range(64))), 4096, naive=naive)
+    uniform = (-(-have.double()).exp()).exp()
+    bins, draws = 64, have.numel()
+    counts = torch.histc(uniform, bins, 0.0, 1.0)
+    error = sqrt(draws * (1 / bins) * (1 - 1 / bins))
+    assert (counts - draws / bins).abs().max() < 4.0 * error
+    assert have.min() > -2.9
+    # the tail that wins argmaxes: P(noise > t) = 1 - exp(-exp(-t))
+    for t in (4.0, 6.0, 8.0):
+        mass = 1.0 - exp(-exp(-t))
+        error = sqrt(draws * mass * (1.0 - mass))
+        assert abs(int((have > t).sum()) - draws * mass) < 4.0 * error
+
+
+def test_the_range_holds_for_the_extreme_words() -> None:
+    words = torch.tensor([0, 2**32 - 1], dtype=torch.int64)
+    uniform = (words.to(torch.float32) + 0.5) * oracle.WORD_UNIT
+    have = -elementary.log(-elementary.log1m(uniform))
+    assert have[0].item() == pytest.approx(log(2.0) * 33, abs=1e-4)
+    assert -2.9 < have[1].item() < -2.7
+
+
+@both_kernels
+@pytest.mark.parametrize(
+    "other",
+    [
+        (BASE[0] + 1, *BASE[1:]),
+        (BASE[0] + 2**32, *BASE[1:]),
+        (BASE[0], 1, BASE[2]),
+        (*BASE[:2], BASE[2] + 1),
+    ],
+    ids=["seed low", "seed high", "sequence", "position"],
+)
+def test_neighbouring_keys_are_uncorrelated(other: tuple[int, int, int], naive: bool) -> None:
+    a, b = noise.gumbel(keys(BASE, other), 40000, naive=naive).double()
+    correlation = torch.corrcoef(torch.stack([a, b]))[0, 1].item()
+    assert abs(correlation) < 4.0 / sqrt(len(a))
+    assert not (a == b).any() or (a == b).sum() < 4
+
+
+@both_kernels
+@pytest.mark.parametrize("lag", [1, 16, 64])
+def test_neighbouring_tokens_are_uncorrelated(lag: int, naive: bool) -> None:
+    (row,) = noise.gumbel(keys(BASE), 40000, naive=naive).double()
+    correlation = torch.corrcoef(torch.stack([row[:-lag], row[lag:]]))[0, 1].item()
+    assert abs(correlation) < 4.0 / sqrt(len(row) - lag)
+
+
+@both_kernels
+def test_noise_ignores_batch_and_vocabulary(naive: bool) -> None:
+    rows = [(i % 3, i % 2, i) for i in range(9)]
+    together = noise.gumbel(keys(*rows), 5000, naive=naive)
+    for i, row in enumerate(rows):
+        assert torch.equal(noise.gumbel(keys(row), 777, naive=naive)[0], together[i, :777])
+
+
+@both_kernels
+@pytest.mark.parametrize("vocab", [1, 70, 1024, 20000])
+def test_fused_draw_is_the_argmax_of_the_sum(vocab: int, naive: bool) -> None:
+    generator = torch.Generator().manual_seed(vocab)
+    scores = torch.randn(5, vocab, generator=generator) * 4.0
+    scores[1] = scores[1].round()
+    scores[2, vocab // 7 :] = -inf
+    heat = torch.tensor([0.0, 0.0, 0.7, 1.0, 1.9])
+    rows = keys(*((2, 0, i) for i in range(5)))
+    perturbed = scores / heat.clamp(min=1e-9)[:, None] + noise.gumbel(rows, vocab, naive=naive)
+    perturbed[:2] = scores[:2]
+    have = noise.gumbel_argmax(scores, rows, temperatures=heat, naive=naive)
+    for row, token in zip(perturbed, have.tolist(), strict=True):
+        assert token == int((row == row.max()).nonzero()[0])
+
+
+@both_kernels
+def test_illegal_scores_never_win(naive: bool) -> None:
+    scores = torch.tensor(
+        [[-inf, nan, -1e30, nan], [-inf, -inf, nan, nan], [nan, -5.0, -5.0, -inf]]
+    )
+    rows = keys(*((0, 0, i) for i in range(3)))
+    for heat in (0.0, 1.0):
+        temperatures = torch.full((3,), heat)
+        have = noise.gumbel_argmax(scores, rows, temperatures=temperatures, naive=naive).tolist()
+        assert have[:2] == [2, 0]
+        assert have[2] in ({1} if heat == 0.0 else {1, 2})
+
+
+@both_kernels
+def test_draws_read_the_rows_named(naive: bool) -> None:
+    scores = torch.randn(6, 500, generator=torch.Generator().manual_seed(1))
+    index = torch.tensor([5, 0, 5])
+    rows = keys((1, 0, 0), (1, 0, 1), (1, 1, 0))
+    have = noise.gumbel_argmax(scores, rows, rows=index, naive=naive)
+    assert torch.equal(have, noise.gumbel_argmax(scores[index], rows, naive=naive))
+    # a view of wider rows is read where it lies
+    wide = torch.cat([scores, scores], dim=1)[:, :500]
+    assert torch.equal(have, noise.gumbel_argmax(wide, rows, rows=index, naive=naive))
+
+
+@compiled
+def test_bad_arguments_are_refused() -> None:
+    scores, rows = torch.zeros(2, 8), keys((0, 0, 0), (0, 0, 1))
+    with pytest.raises(RuntimeError, match="no such row"):
+        noise.gumbel_argmax(scores, rows, rows=torch.tensor([0, 2]))
+    with pytest.raises(RuntimeError, match="float32"):
+        noise.gumbel_argmax(scores.double(), rows)
+    with pytest.raises(RuntimeError, match=r"2 rows of scores for 1 results"):
+        noise.gumbel_argmax(scores, rows[:1])

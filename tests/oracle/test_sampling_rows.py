@@ -1,0 +1,190 @@
+"""Statistics, logprobs, masks and cuts of rows: definitions, and C++ against the oracle."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import exp, inf, log
+
+import pytest
+import torch
+from torch import Tensor
+
+from plait.kernels import dispatch
+from plait.kernels.row_stats import apply_bitmask, row_logprobs, row_stats, truncate
+from tests.fixtures.sampling_law import both_kernels
+
+SHAPES = [(1, 2), (1, 5), (3, 33), (2, 1000), (2, 4096), (2, 5000)]
+compiled = pytest.mark.skipif(not dispatch.available(), reason="no compiled kernels")
+
+
+def rows(shape: tuple[int, int], kind: str) -> Tensor:
+    generator = torch.Generator().manual_seed(shape[1])
+    scores = torch.randn(shape, generator=generator) * 4.0
+    if kind == "ties":
+        scores = scores.round() * torch.tensor([1.0, -0.0]).repeat(shape[1])[: shape[1]]
+    if kind == "holes":
+        scores[:, ::3] = -inf
+    return scores
+
+
+def words(shape: tuple[int, int], missing: int) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    count = max(1, -(-shape[1] // 32) - missing)
+    bits = torch.randint(-(2**31), 2**31, (shape[0], count), generator=generator)
+    bits[0, 0] = -1
+    return bits.to(torch.int32)
+
+
+def cuts(
+    num_rows: int, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        torch.full((num_rows,), top_k),
+        torch.full((num_rows,), top_p, dtype=torch.float64),
+        torch.full((num_rows,), min_p, dtype=torch.float64),
+    )
+
+
+@both_kernels
+def test_statistics_are_the_definitions(naive: bool) -> None:
+    probabilities = [1 / 2, 1 / 8, 1 / 4, 1 / 8]
+    scores = torch.tensor([[3.0 + log(p) for p in probabilities], [-inf, 2.0, -inf, 2.0]])
+    mask = torch.tensor([[0b0110], [0b0101]], dtype=torch.int32)
+    have = row_stats(scores, mask, naive=naive)
+    assert have.top_ids.tolist() == [[0, 2], [1, 3]]
+    assert torch.equal(have.top_scores, scores.gather(1, have.top_ids))
+    assert have.logsumexp.tolist() == pytest.approx([3.0, 2.0 + log(2.0)], abs=1e-6)
+    assert have.entropy.tolist() == pytest.approx([1.75 * log(2.0), log(2.0)], abs=1e-6)
+    assert have.log_mass.tolist() == pytest.approx([log(3 / 8), -inf], abs=1e-6)
+    assert row_stats(scores, naive=naive).log_mass.tolist() == [0.0, 0.0]
+
+
+@both_kernels
+def test_a_row_without_a_legal_token_has_finite_entropy(naive: bool) -> None:
+    scores = torch.full((1, 40), -inf)
+    have = row_stats(scores, torch.ones(1, 2, dtype=torch.int32), naive=naive)
+    assert have.top_ids.tolist() == [[0, 1]]
+    assert (have.logsumexp.item(), have.entropy.item(), have.log_mass.item()) == (-inf, 0.0, -inf)
+
+
+@both_kernels
+def test_logprobs_are_the_definitions(naive: bool) -> None:
+    scores = torch.tensor([[0.0, 1.0, 1.0, -2.0], [5.0, 5.0, 5.0, 5.0]])
+    have = row_logprobs(
+        scores, torch.tensor([3, 1, 0]), 3, rows=torch.tensor([0, 1, 0]), naive=naive
+    )
+    total = log(1 + 2 * exp(1.0) + exp(-2.0))
+    assert have.top_ids.tolist() == [[1, 2, 0], [0, 1, 2], [1, 2, 0]]
+    assert have.chosen.tolist() == pytest.approx([-2.0 - total, -log(4.0), -total], abs=1e-6)
+    assert have.top[0].tolist() == pytest.approx([1.0 - total, 1.0 - total, -total], abs=1e-6)
+    assert row_logprobs(scores, torch.tensor([0, 0]), 0, naive=naive).top_ids.shape == (2, 0)
+
+
+@both_kernels
+def test_a_bitmask_forbids_what_it_has_no_bit_for(naive: bool) -> None:
+    scores = torch.zeros(2, 70)
+    mask = torch.tensor([[-1, -(2**31)], [0b101, -1]], dtype=torch.int32)
+    apply_bitmask(scores, mask, naive=naive)
+    legal = [(row == 0.0).nonzero()[:, 0].tolist() for row in scores]
+    assert legal == [[*range(32), 63], [0, 2, *range(32, 64)]]
+    narrow = torch.zeros(1, 10)
+    apply_bitmask(narrow, torch.tensor([[0b11, 7]], dtype=torch.int32), naive=naive)
+    assert (narrow == 0.0).sum() == 2
+
+
+@both_kernels
+@pytest.mark.parametrize(
+    ("cut", "want"),
+    [
+        ({}, {0, 1, 2, 3, 4, 6}),
+        ({"top_k": 2}, {1, 3}),
+        ({"top_k": 9}, {0, 1, 2, 3, 4, 6}),
+        ({"top_p": 0.0}, {1}),
+        ({"min_p": 0.5}, {1, 3, 4, 6}),
+        ({"min_p": 1.0}, {1, 3, 4, 6}),
+        ({"min_p": 0.1, "top_p": 0.99999}, {0, 1, 2, 3, 4, 6}),
+        # sums of equals are exact, so the cuts among them are
+        ({"min_p": 1.0, "top_p": 0.5}, {1, 3}),
+        ({"min_p": 1.0, "top_p": 0.5000001}, {1, 3, 4}),
+        # of the two that top_k leaves, one has half of the mass
+        ({"top_k": 2, "top_p": 0.5}, {1}),
+        ({"top_k": 5, "top_p": 0.999}, {0, 1, 3, 4, 6}),
+    ],
+)
+def test_truncation_is_the_definition(cut: dict[str, float], want: set[int], naive: bool) -> None:
+    scores = torch.tensor([[4.0, 5.0, 4.0, 5.0, 5.0, -inf, 5.0]])
+    have = scores.clone()
+    truncate(have, *cuts(1, **cut), naive=naive)  # type: ignore[arg-type]
+    kept = set((have[0] > -inf).nonzero()[:, 0].tolist())
+    assert kept == want
+    assert torch.equal(have[have > -inf], scores[have > -inf])
+
+
+@both_kernels
+def test_truncation_takes_each_row_by_itself(naive: bool) -> None:
+    scores = rows((4, 300), "plain")
+    top_k, top_p = torch.tensor([0, 3, 0, 50]), torch.tensor([1.0, 1.0, 0.6, 0.9]).double()
+    min_p = torch.tensor([0.0, 0.0, 0.0, 0.01]).double()
+    together = scores.clone()
+    truncate(together, top_k, top_p, min_p, naive=naive)
+    assert torch.equal(together[0], scores[0])
+    for i in range(4):
+        alone = scores[i : i + 1].clone()
+        truncate(alone, *(cut[i : i + 1] for cut in (top_k, top_p, min_p)), naive=naive)
+        assert torch.equal(alone[0], together[i])
+
+
+@compiled
+@pytest.mark.parametrize("kind", ["plain", "ties", "holes"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_compiled_rows_agree_with_the_oracle(shape: tuple[int, int], kind: str) -> None:
+    scores = rows(shape, kind)
+    for mask in (None, words(shape, 0), words(shape, 2)):
+        have, want = row_stats(scores, mask), row_stats(scores, mask, naive=True)
+        assert torch.equal(have.top_ids, want.top_ids)
+        assert torch.equal(have.top_scores, want.top_scores)
+        torch.testing.assert_close(have.logsumexp, want.logsumexp, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(have.entropy, want.entropy, rtol=2e-6, atol=2e-6)
+        torch.testing.assert_close(have.log_mass, want.log_mass, rtol=1e-6, atol=1e-6)
+        if mask is not None:
+            masked, oracle = scores.clone(), scores.clone()
+            apply_bitmask(masked, mask)
+            apply_bitmask(oracle, mask, naive=True)
+            assert torch.equal(masked, oracle)
+    token_ids = torch.arange(shape[0]) % shape[1]
+    k = min(20, shape[1])
+    found, expected = (row_logprobs(scores, token_ids, k, naive=naive) for naive in (False, True))
+    assert torch.equal(found.top_ids, expected.top_ids)
+    torch.testing.assert_close(found.top, expected.top, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.chosen, expected.chosen, rtol=1e-6, atol=1e-6)
+
+
+@compiled
+@pytest.mark.parametrize("kind", ["plain", "ties", "holes", "flat", "steep"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_compiled_cuts_are_the_oracles(shape: tuple[int, int], kind: str) -> None:
+    """Masses are whole numbers: not one token may differ."""
+    scores = rows(shape, "plain" if kind in ("flat", "steep") else kind)
+    scores *= {"flat": 0.01, "steep": 100.0}.get(kind, 1.0)
+    for top_k, top_p, min_p in product((0, 1, 7, 1000), (0.0, 0.5, 0.95, 1.0), (0.0, 0.02, 1.0)):
+        have, want = scores.clone(), scores.clone()
+        cut = cuts(shape[0], top_k, top_p, min_p)
+        truncate(have, *cut)
+        truncate(want, *cut, naive=True)
+        assert torch.equal(have, want), (top_k, top_p, min_p)
+
+
+@both_kernels
+def test_a_row_of_nothing_stays_so(naive: bool) -> None:
+    scores = torch.full((1, 9), -inf)
+    truncate(scores, *cuts(1, 2, 0.5, 0.1), naive=naive)
+    assert (scores == -inf).all()
+
+
+@compiled
+def test_rows_of_a_wider_tensor_are_changed_where_they_lie() -> None:
+    wide = rows((3, 1000), "plain")
+    want = wide.clone()
+    truncate(want[:, :400], *cuts(3, 5), naive=True)
+    truncate(wide[:, :400], *cuts(3, 5))
+    assert torch.equal(wide, want)
