@@ -229,7 +229,7 @@ def _rows(
         if missing > 0:
             tail = torch.where(_is_constrained(bitmask), 0, -1).to(torch.int32)
             bitmask = torch.cat([bitmask, tail[:, None].expand(-1, missing)], dim=1)
-    bans = list(banned) if banned is not None else [()] * len(states)
+    bans: list[Collection[int]] = list(banned) if banned is not None else [()] * len(states)
     return SpecialRows(list(range(len(states))), list(states), bitmask, bans)
 
 

@@ -2,8 +2,8 @@
 // that C++ and torch agree bit for bit; and what the row kernels share.
 //
 // Loops are left to the compiler's vectoriser: PLAIT_CLONES compiles a function for several
-// instruction sets, and the loader picks one. Every operation is rounded by itself (setup.py forbids
-// contraction into fused multiply-adds), so the clones agree as well.
+// instruction sets, and the loader picks one. Every operation is rounded by itself, as setup.py
+// forbids contraction into fused multiply-adds; so the clones agree as well.
 #pragma once
 
 #include <cstdint>

@@ -6,6 +6,7 @@ from collections import Counter
 from fractions import Fraction
 from itertools import product
 from math import exp, inf, log, sqrt
+from typing import Any
 
 import pytest
 import torch
@@ -26,26 +27,26 @@ TABLES = [
         [-1.0, -2.0, -0.5, -4.0, -0.25, -8.0],
     )
 ]
-PENALTIES = [
+PENALTIES: list[dict[str, Any]] = [
     {},
     {"repetition_penalty": 2.0},
     {"presence_penalty": 0.5, "frequency_penalty": 0.25},
     {"repetition_penalty": 0.5, "presence_penalty": -1.0, "frequency_penalty": 0.75},
 ]
-BANS = [
+BANS: list[dict[str, Any]] = [
     {},
     {"logit_bias": {0: 4.0, 2: -100.0}},
     {"allowed_token_ids": (0, 1, 3, 5)},
     {"bad_words": ((1,), (4, 3, 2), (2, 3, 0)), "min_tokens": 4},
 ]
-SHAPES = [
+SHAPES: list[dict[str, Any]] = [
     {"temperature": 0.0, "top_k": 2},
     {"temperature": 0.5, "top_k": 3},
     {"temperature": 2.0, "top_p": 0.7},
     {"temperature": 1.0, "min_p": 0.13, "top_k": 4, "top_p": 0.85},
 ]
 CONSTRAINTS = [None, (0, 2, 3, 5)]
-TEXT = {"prompt": (5, 4, 4), "output": (2, 4, 3), "stop": (5,)}
+TEXT: dict[str, tuple[int, ...]] = {"prompt": (5, 4, 4), "output": (2, 4, 3), "stop": (5,)}
 
 
 def situations() -> list[Situation]:
@@ -122,7 +123,7 @@ def test_frequencies_over_positions(temperature: float, naive: bool) -> None:
 @pytest.mark.parametrize(
     "other", [{"seed": 8}, {"seed": 7 + 2**32}, {"sequence_index": 1}, {"prompt": range(9999)}]
 )
-def test_other_keys_are_independent(other: dict[str, object], naive: bool) -> None:
+def test_other_keys_are_independent(other: dict[str, Any], naive: bool) -> None:
     """Seed (either half), sequence and position each give draws that know nothing of the others."""
     draws = 4000
     sampler = OrdinarySampler(naive=naive)
@@ -136,7 +137,7 @@ def test_other_keys_are_independent(other: dict[str, object], naive: bool) -> No
         ]
         return sampler.sample(logits, states).token_ids
 
-    pairs = Counter(zip(tokens(), tokens(**other), strict=True))  # type: ignore[arg-type]
+    pairs = Counter(zip(tokens(), tokens(**other), strict=True))
     joint = Counter({3 * a + b: count for (a, b), count in pairs.items()})
     within(joint, [1 / 9] * 9, draws)
 

@@ -49,14 +49,14 @@ def test_philox_is_the_published_one(
 def test_exp_and_log_are_accurate() -> None:
     x = -torch.logspace(-6, 1.9, 20001)
     have = elementary.exp(x).double()
-    assert ((have / x.double().exp()) - 1.0).abs().max() < 2e-7
+    assert ((have / x.double().exp()) - 1.0).abs().max() < 1.3e-7
     assert elementary.exp(torch.tensor([-inf, -88.0, 0.0])).tolist() == [0.0, 0.0, 1.0]
 
     x = torch.logspace(-30, 3, 20001)
     x = x[(x - 1.0).abs() > 1e-3]
-    assert (elementary.log(x).double() / x.double().log() - 1.0).abs().max() < 2e-7
+    assert (elementary.log(x).double() / x.double().log() - 1.0).abs().max() < 1.3e-7
     v = torch.logspace(-9.9, -1e-4, 20001)
-    assert (elementary.log1m(v).double() / torch.log1p(-v.double()) - 1.0).abs().max() < 4e-7
+    assert (elementary.log1m(v).double() / torch.log1p(-v.double()) - 1.0).abs().max() < 1.3e-7
 
 
 @compiled
@@ -107,7 +107,7 @@ def test_neighbouring_keys_are_uncorrelated(other: tuple[int, int, int], naive: 
     a, b = noise.gumbel(keys(BASE, other), 40000, naive=naive).double()
     correlation = torch.corrcoef(torch.stack([a, b]))[0, 1].item()
     assert abs(correlation) < 4.0 / sqrt(len(a))
-    assert not (a == b).any() or (a == b).sum() < 4
+    assert int((a == b).sum()) < 4
 
 
 @both_kernels
