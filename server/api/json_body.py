@@ -53,9 +53,10 @@ def _check_depth(body: bytes, max_depth: int) -> None:
     """Delete innermost pairs of brackets, level by level; what is left is nested too deep."""
     brackets = _STRING.sub(b"", body).translate(_TO_SQUARE, _NOT_BRACKETS)
     for _ in range(max_depth):
-        if not brackets:
-            return
+        size = len(brackets)
         brackets = brackets.replace(b"[]", b"")
+        if len(brackets) == size:
+            break
     if brackets:
         raise _bad_json(f"it is nested deeper than {max_depth} levels, or its brackets don't match")
 
@@ -142,19 +143,23 @@ async def _read_body(request: Request, settings: ApiSettings) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limit:
         raise _too_large(limit)
-    chunks: list[bytes] = []
-    size = 0
     try:
         async with asyncio.timeout(settings.read_timeout_s):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > limit:
-                    raise _too_large(limit)
-                chunks.append(chunk)
+            return await _collect(request, limit)
     except TimeoutError:
         raise RequestTimeout("The body did not arrive in time.") from None
     except ClientDisconnect:
         raise ClientLeft from None
+
+
+async def _collect(request: Request, limit: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
     return b"".join(chunks)
 
 

@@ -20,13 +20,23 @@ class Person(BaseModel):
 
 
 def ask(client: openai.OpenAI, model: str, **options: Any) -> ChatCompletion:
-    fields = {"model": model, "messages": MESSAGES, "max_tokens": 12, "seed": 1} | options
+    fields: dict[str, Any] = {
+        "model": model,
+        "messages": MESSAGES,
+        "max_tokens": 12,
+        "seed": 1,
+    } | options
     answer: ChatCompletion = client.chat.completions.create(**fields)
     return answer
 
 
 def stream(client: openai.OpenAI, model: str, **options: Any) -> list[ChatCompletionChunk]:
-    fields = {"model": model, "messages": MESSAGES, "max_tokens": 12, "seed": 1} | options
+    fields: dict[str, Any] = {
+        "model": model,
+        "messages": MESSAGES,
+        "max_tokens": 12,
+        "seed": 1,
+    } | options
     return list(client.chat.completions.create(stream=True, **fields))
 
 
@@ -100,9 +110,7 @@ def test_stream_equals_whole(client: openai.OpenAI, model: str) -> None:
     assert texts(chunks, 3) == [choice.message.content for choice in whole.choices]
 
 
-def test_stream_begins_with_roles_and_ends_with_reasons(
-    client: openai.OpenAI, model: str
-) -> None:
+def test_stream_begins_with_roles_and_ends_with_reasons(client: openai.OpenAI, model: str) -> None:
     chunks = stream(client, model, n=2)
     for index in range(2):
         mine = [c for chunk in chunks for c in chunk.choices if c.index == index]

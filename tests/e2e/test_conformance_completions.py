@@ -44,23 +44,36 @@ class Chunk(openai.BaseModel):
 
 
 def ask(client: openai.OpenAI, model: str, **options: Any) -> Completion:
-    fields = {"model": model, "prompt": PROMPT, "max_tokens": 10, "seed": 1} | options
+    fields: dict[str, Any] = {
+        "model": model,
+        "prompt": PROMPT,
+        "max_tokens": 10,
+        "seed": 1,
+    } | options
     answer: Completion = client.completions.create(**fields)
     return answer
 
 
 def raw(client: openai.OpenAI, model: str, **options: Any) -> Chunk:
-    fields = {"model": model, "prompt": PROMPT, "max_tokens": 10, "seed": 1} | options
+    fields: dict[str, Any] = {
+        "model": model,
+        "prompt": PROMPT,
+        "max_tokens": 10,
+        "seed": 1,
+    } | options
     return client.post("/completions", cast_to=Chunk, body=fields)
 
 
 def stream(client: openai.OpenAI, model: str, **options: Any) -> list[Chunk]:
-    fields = {"model": model, "prompt": PROMPT, "max_tokens": 10, "seed": 1} | options
+    fields: dict[str, Any] = {
+        "model": model,
+        "prompt": PROMPT,
+        "max_tokens": 10,
+        "seed": 1,
+    } | options
     body = {**fields, "stream": True}
     return list(
-        client.post(
-            "/completions", cast_to=Chunk, body=body, stream=True, stream_cls=Stream[Chunk]
-        )
+        client.post("/completions", cast_to=Chunk, body=body, stream=True, stream_cls=Stream[Chunk])
     )
 
 
@@ -95,9 +108,7 @@ def test_list_of_prompts_is_like_each_alone(client: openai.OpenAI, model: str) -
     assert [choice.text for choice in have.choices] == want
 
 
-def test_token_prompts_equal_text_prompts(
-    client: openai.OpenAI, model: str, http: Any
-) -> None:
+def test_token_prompts_equal_text_prompts(client: openai.OpenAI, model: str, http: Any) -> None:
     tokens = http.post("/tokenize", json={"model": model, "prompt": PROMPT}).json()["tokens"]
     want = ask(client, model, temperature=0).choices[0].text
     assert ask(client, model, prompt=tokens, temperature=0).choices[0].text == want

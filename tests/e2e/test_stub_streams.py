@@ -118,7 +118,7 @@ def test_chat_stream_to_the_byte() -> None:
 
 
 def test_chat_stream_with_usage_to_the_byte() -> None:
-    options = {"stream_options": {"include_usage": True}}
+    options: dict[str, Any] = {"stream_options": {"include_usage": True}}
     response = post(pool_of(playing(started(16), "hey", ended())), **options)
     null = ',"usage":null'
     assert masked(response.content) == [
@@ -173,9 +173,7 @@ def test_error_within_a_stream_is_its_last_event() -> None:
     assert end == ""
 
 
-@pytest.mark.parametrize(
-    ("reason", "status"), [("deadline", 504), ("abort", 503), ("error", 500)]
-)
+@pytest.mark.parametrize(("reason", "status"), [("deadline", 504), ("abort", 503), ("error", 500)])
 @pytest.mark.parametrize("streams", [False, True])
 def test_inner_reasons_are_errors_and_never_leak(reason: str, status: int, streams: bool) -> None:
     response = post(pool_of(playing(ended(reason))), stream=streams)
@@ -270,9 +268,7 @@ def test_a_slow_reader_is_dropped() -> None:
     assert pool.closed_early == [pool.requests[0].request_id]
 
 
-def _sent(
-    url: str, body: dict[str, Any], *, receive_buffer: int | None = None
-) -> socket.socket:
+def _sent(url: str, body: dict[str, Any], *, receive_buffer: int | None = None) -> socket.socket:
     """Return a connection on which a request has been sent and nothing was read."""
     address = urlsplit(url)
     connection = socket.socket()

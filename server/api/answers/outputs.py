@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any
 
 from plait.server.api.answers.wire import (
@@ -182,11 +181,10 @@ async def _merged(
     try:
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task, i in sorted(((task, waiting.pop(task)) for task in done), key=itemgetter(1)):
-                event = task.result()
-                if event is not None:
-                    waiting[asyncio.ensure_future(anext(streams[i], None))] = i
-                    yield i, event
+            ended = sorted((waiting.pop(task), task.result()) for task in done)
+            for i, event in [(i, event) for i, event in ended if event is not None]:
+                waiting[asyncio.ensure_future(anext(streams[i], None))] = i
+                yield i, event
     finally:
         for task in waiting:
             task.cancel()

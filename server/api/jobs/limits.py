@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plait.server.api.schemas.chat import ChatRequest
+from plait.server.api.schemas.chat import AssistantMessage, ChatRequest
 from plait.server.api.schemas.common import GenerationRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest
@@ -50,6 +50,11 @@ def _check_chat(request: ChatRequest, limits: LimitSettings) -> None:
         raise BadRequest("top_logprobs needs logprobs=true.", param="top_logprobs")
     if request.max_tokens == 0:
         raise BadRequest("max_tokens must be at least 1.", param="max_tokens")
+    for i, message in enumerate(request.messages):
+        if isinstance(message, AssistantMessage) and message.refusal and message.content:
+            raise BadRequest(
+                "A message has either content or a refusal.", param=f"messages[{i}].refusal"
+            )
     _check_continuation(request)
 
 

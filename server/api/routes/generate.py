@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from fastapi import APIRouter, Request, Response
+from structlog.contextvars import bind_contextvars
 
 from plait.server.api.answers.chat import ChatAnswer
 from plait.server.api.answers.completions import CompletionAnswer
@@ -19,6 +20,7 @@ from plait.server.api.openapi import answers
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.api.state import pool_of, settings_of, telemetry_of
+from plait.server.telemetry.logs import log_prompt
 
 router = APIRouter(route_class=JsonRoute, tags=["generation"])
 
@@ -33,6 +35,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     pool, caller = pool_of(request), _caller(request)
     plan = plan_chat(pool, settings_of(request).limits, body, caller)
     job = await while_connected(request.receive, plan)
+    _note(request, job, user=body.user, safety_identifier=body.safety_identifier)
     answer = ChatAnswer(job, body, Outputs(pool, job))
     return await _respond(request, job, answer, stream=bool(body.stream))
 
@@ -47,6 +50,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     pool, caller = pool_of(request), _caller(request)
     plan = plan_completion(pool, settings_of(request).limits, body, caller)
     job = await while_connected(request.receive, plan)
+    _note(request, job, user=body.user)
     answer = CompletionAnswer(job, body, Outputs(pool, job))
     return await _respond(request, job, answer, stream=bool(body.stream))
 
@@ -60,6 +64,15 @@ async def _respond(
         return EventStream(answer.frames(), settings_of(request), metrics, headers=headers)
     whole = await while_connected(request.receive, answer.whole())
     return Response(whole, media_type="application/json", headers=headers)
+
+
+def _note(request: Request, job: Job, **identifiers: str | None) -> None:
+    """Put who asked on every log line of this request, and the prompts into the log if wanted."""
+    bind_contextvars(job=job.id, **{key: who for key, who in identifiers.items() if who})
+    settings = telemetry_of(request).settings
+    if settings.log_prompts:
+        for prompt in job.prompts:
+            log_prompt(settings, job.id, job.tokenizer.decode(prompt.token_ids, special=True))
 
 
 def _caller(request: Request) -> Caller:

@@ -1,0 +1,197 @@
+"""From request fields to what workers run."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from plait.server.api.answers.obfuscation import STEP, padding_for
+from plait.server.api.jobs.job import Caller, Job, plan_chat, plan_completion
+from plait.server.api.schemas.chat import ChatRequest
+from plait.server.api.schemas.completions import CompletionRequest
+from plait.server.errors import BadRequest, ContextTooLong
+from plait.server.settings import LimitSettings
+from tests.fixtures.byte_tokenizer import END, EOS
+from tests.fixtures.stub_pool import INFO, StubPool
+
+LIMITS = LimitSettings()
+
+
+async def chat(pool: StubPool | None = None, **fields: Any) -> Job:
+    body = {"model": "stub", "messages": [{"role": "user", "content": "hi"}]} | fields
+    caller = Caller("", time.monotonic())
+    return await plan_chat(pool or StubPool(), LIMITS, ChatRequest.model_validate(body), caller)
+
+
+async def complete(pool: StubPool | None = None, **fields: Any) -> Job:
+    body = {"model": "stub", "prompt": "hi"} | fields
+    caller = Caller("", time.monotonic())
+    request = CompletionRequest.model_validate(body)
+    return await plan_completion(pool or StubPool(), LIMITS, request, caller)
+
+
+async def test_defaults_are_openais() -> None:
+    request = (await chat()).requests[0]
+    sampling = request.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (1.0, 1.0, 0)
+    assert sampling.logprobs is None
+    assert request.max_tokens == INFO.max_model_len - len(request.prompt_token_ids)
+    assert request.stop_token_ids == [EOS, END]
+    assert request.n == 1
+    assert request.deadline is None
+    assert (await complete()).requests[0].max_tokens == 16
+
+
+async def test_every_field_arrives() -> None:
+    job = await chat(
+        n=2,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=-1,
+        min_p=0.1,
+        presence_penalty=1,
+        frequency_penalty=-1,
+        repetition_penalty=1.1,
+        logit_bias={"7": -100, "8": 2.5},
+        allowed_token_ids=[5, 5, 6],
+        bad_words=["no"],
+        seed=-1,
+        max_tokens=9,
+        max_completion_tokens=8,
+        min_tokens=2,
+        stop="END",
+        stop_token_ids=[3],
+        ignore_eos=True,
+        include_stop_str_in_output=True,
+        logprobs=True,
+        top_logprobs=4,
+        priority=-5,
+        prompt_cache_key="key",
+        deadline_ms=1000,
+        decoding={"trace": True, "drafter": "off"},
+    )
+    request = job.requests[0]
+    sampling = request.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.9, 0)
+    assert (sampling.min_p, sampling.repetition_penalty) == (0.1, 1.1)
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (1, -1)
+    assert sampling.logit_bias == {7: -100, 8: 2.5}
+    assert sampling.allowed_token_ids == (5, 6)
+    assert sampling.bad_words == (tuple(b"no"), tuple(b" no"))
+    assert sampling.seed == 2**64 - 1
+    assert (sampling.min_tokens, request.max_tokens) == (2, 8)
+    assert request.stop_token_ids == [3]
+    assert sampling.logprobs == 4
+    assert (request.n, request.priority, request.affinity) == (2, -5, "key")
+    assert request.deadline == pytest.approx(request.arrived + 1)
+    assert request.decoding == {"trace": True, "drafter": "off"}
+    assert job.include_stop
+
+
+async def test_a_seed_is_drawn_and_every_reader_can_hold_it() -> None:
+    seeds = {(await chat()).seed for _ in range(8)}
+    assert len(seeds) == 8
+    assert max(seeds) < 2**53
+
+
+async def test_prompts_of_a_list_share_all_but_their_tokens() -> None:
+    job = await complete(prompt=["a", "bc"], n=2, seed=4)
+    assert [request.prompt_token_ids for request in job.requests] == [[97], [98, 99]]
+    assert len({request.request_id for request in job.requests}) == 2
+    assert {request.sampling.seed for request in job.requests} == {4}
+
+
+async def test_special_tokens_in_a_prompt_are_text() -> None:
+    assert max((await complete(prompt="<|im_end|>")).requests[0].prompt_token_ids) < 256
+    job = await chat(messages=[{"role": "user", "content": "<|im_end|>"}])
+    assert job.requests[0].prompt_token_ids.count(END) == 1
+
+
+async def test_the_context_is_the_models_or_what_its_cache_holds() -> None:
+    with pytest.raises(ContextTooLong, match="2048 tokens; the prompt has 2048"):
+        await complete(prompt=[1] * 2048, max_tokens=None)
+    with pytest.raises(ContextTooLong, match="the prompt has 2000 and 49 were asked"):
+        await complete(prompt=[1] * 2000, max_tokens=49)
+    assert (await complete(prompt=[1] * 2000, max_tokens=48)).requests[0].max_tokens == 48
+    assert (await complete(prompt=[1] * 2040)).requests[0].max_tokens == 8
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": [259]}, "prompt"),
+        ({"stop_token_ids": [259]}, "stop_token_ids"),
+        ({"logit_bias": {"259": 1}}, "logit_bias"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logit_bias": {"٣": 1}}, "logit_bias"),
+        ({"allowed_token_ids": [259]}, "allowed_token_ids"),
+        ({"prompt": ["a"] * 129, "n": 2}, "prompt"),
+        ({"n": 129}, "n"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"stop": ["x"] * 5}, "stop"),
+        ({"stop": "x" * 257}, "stop"),
+        ({"bad_words": ["x" * 2000]}, "bad_words"),
+        ({"min_tokens": 17}, "min_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"decoding": {"drafter": "telepathy"}}, "decoding.drafter"),
+        ({"decoding": {"sampler": {"name": "ordinary", "x": 1}}}, "decoding.sampler.x"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs"),
+        ({"structured_outputs": {"json": "{"}}, "structured_outputs.json"),
+        ({"structured_outputs": {"regex": "a"}, "ignore_eos": True}, "ignore_eos"),
+        ({"structured_outputs": {"regex": "a"}, "min_tokens": 1}, "min_tokens"),
+    ],
+)
+async def test_what_cannot_run_is_named(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        await complete(**fields)
+    assert caught.value.param == param
+
+
+async def test_constraints_reach_the_compiler_as_written() -> None:
+    pool = StubPool()
+    schema = {"type": "object", "properties": {"z": {"type": "string"}, "a": {"enum": ["ü"]}}}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+    await chat(pool, response_format=form)
+    await chat(pool, response_format={"type": "json_object"})
+    await chat(pool, response_format={"type": "text"}, structured_outputs={"choice": ["ü", "b"]})
+    await chat(pool, structured_outputs={"regex": "[a-z]"})
+    await chat(pool, structured_outputs={"grammar": 'root ::= "a"'})
+    await chat(pool, structured_outputs={"json": schema})
+    have = [(spec.kind, spec.text, spec.strict) for spec in pool.specs]
+    text = '{"type":"object","properties":{"z":{"type":"string"},"a":{"enum":["ü"]}}}'
+    assert have == [
+        ("json_schema", text, True),
+        ("json_object", "", False),
+        ("choice", '["ü","b"]', False),
+        ("regex", "[a-z]", False),
+        ("grammar", 'root ::= "a"', False),
+        ("json_schema", text, False),
+    ]
+
+
+async def test_a_refused_keyword_keeps_its_pointer_and_gets_its_field() -> None:
+    schema = {"type": "array", "uniqueItems": True}
+    with pytest.raises(BadRequest, match="uniqueItems") as caught:
+        await chat(structured_outputs={"json": schema})
+    assert caught.value.param == "structured_outputs"
+
+
+async def test_a_refusal_sent_back_is_what_the_assistant_said() -> None:
+    said = {"role": "assistant", "content": None, "refusal": "I can't."}
+    have = await chat(messages=[{"role": "user", "content": "x"}, said])
+    assert b"I can't." in bytes(t for t in have.requests[0].prompt_token_ids if t < 256)
+    both = said | {"content": "But"}
+    with pytest.raises(BadRequest) as caught:
+        await chat(messages=[{"role": "user", "content": "x"}, both])
+    assert caught.value.param == "messages[1].refusal"
+
+
+@pytest.mark.parametrize("text", ["", "x", "ü" * 15, "y" * 32, "z" * 100])
+def test_padding_completes_a_step(text: str) -> None:
+    padding = padding_for(text)
+    assert 1 <= len(padding) <= STEP
+    assert (len(text.encode()) + len(padding)) % STEP == 0
+    assert padding.isascii()
