@@ -44,6 +44,13 @@ def _split(value: object) -> object:
     return [part for part in value.split(",") if part] if isinstance(value, str) else value
 
 
+def _not_a_link(value: object) -> object:
+    """Refuse what Kubernetes puts into PLAIT_PORT beside a service called plait."""
+    if isinstance(value, str) and value.startswith("tcp://"):
+        raise ValueError("PLAIT_PORT is a Kubernetes service link: set enableServiceLinks: false")
+    return value
+
+
 Texts = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SecondsOrOff = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -54,7 +61,9 @@ class ApiOptions(BaseModel):
     """The HTTP face."""
 
     host: str = Field(_API.host, description="Address to listen on.")
-    port: int = Field(_API.port, ge=0, le=65535, description="Port to listen on; 0: any free one.")
+    port: Annotated[int, BeforeValidator(_not_a_link)] = Field(
+        _API.port, ge=0, le=65535, description="Port to listen on; 0: any free one."
+    )
     api_key: Texts = Field(
         [],
         description="Key that clients must send; several: repeat it or separate them by commas. "

@@ -141,4 +141,4 @@ def describe_exit(returncode: int) -> str:
     """Say in words how a process ended."""
     if returncode >= 0:
         return f"the worker ended with code {returncode}"
-    return f"the worker was killed by {signal.Signals(-returncode).name}"
+    return f"the worker was killed by signal {-returncode} ({signal.strsignal(-returncode)})"

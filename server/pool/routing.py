@@ -38,11 +38,6 @@ class PrefixMap:
         while len(self._replicas) > self._max:
             self._replicas.popitem(last=False)
 
-    def forget(self, replica: int) -> None:
-        """Drop what is known of a replica, whose cache died with its worker."""
-        for prefix in [p for p, holder in self._replicas.items() if holder == replica]:
-            del self._replicas[prefix]
-
 
 def prefix_hashes(token_ids: Sequence[int], salt: str) -> Iterator[int]:
     """Yield one hash per full block of the prompt, each over all before it, and over the salt.

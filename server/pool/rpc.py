@@ -6,6 +6,7 @@ Every message is decoded into one of the types of messages.py; nothing is ever p
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import Self
 
@@ -38,7 +39,6 @@ class PoolEnd:
         self._socket.set(zmq.LINGER, 0)
         self._socket.set(zmq.SNDHWM, MAX_UNREAD_COMMANDS)
         self._socket.bind(f"ipc://{path}")
-        self._now: zmq.Socket[bytes] = zmq.Socket(shadow=self._socket.underlying)
 
     def send(self, command: Command) -> None:
         """Hand a command to the socket, at once.
@@ -46,10 +46,12 @@ class PoolEnd:
         Raises:
             Unsent: no worker is connected, or it has stopped reading.
         """
-        try:
-            self._now.send(_encoder.encode(command), zmq.NOBLOCK)
-        except zmq.Again as error:
+        # Through the asyncio socket although it doesn't wait: ZeroMQ announces a report only once,
+        # and a send that meets the announcement must pass it on to the one who waits in receive().
+        sent = asyncio.ensure_future(self._socket.send(_encoder.encode(command), zmq.NOBLOCK))
+        if isinstance(error := sent.exception(), zmq.Again):
             raise Unsent from error
+        sent.result()
 
     async def receive(self) -> Report:
         """Return the next report."""

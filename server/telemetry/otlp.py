@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -45,7 +46,9 @@ class OpenTelemetry(Tracing):
                 if name in (b"traceparent", b"tracestate")
             }
             with self._tracer.start_as_current_span(
-                scope["method"], context=propagator.extract(carrier), kind=SpanKind.SERVER
+                scope["method"],
+                context=propagator.extract(carrier, Context()),
+                kind=SpanKind.SERVER,
             ) as span:
                 span.set_attribute("http.request.method", scope["method"])
 

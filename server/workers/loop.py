@@ -18,6 +18,7 @@ from typing import Protocol
 
 import msgspec
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from plait.server.errors import ServerError
 from plait.server.models.catalog import BadModel
@@ -140,6 +141,7 @@ def main(make_engine: EngineFactory) -> int:
     boot = msgspec.json.decode(sys.stdin.buffer.readline(), type=Boot)
     _die_with_parent()
     configure_logging(boot.telemetry)
+    bind_contextvars(worker=boot.engine.served_name)
     with WorkerEnd(boot.socket) as end:
         try:
             engine, info = make_engine(boot.engine)

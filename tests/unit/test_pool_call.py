@@ -26,7 +26,8 @@ def delta(index: int, token: int, finish: str | None = None) -> Delta:
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 99))))
 def test_joined_deltas_say_what_the_single_ones_said(pieces: list[tuple[int, int]]) -> None:
-    events = [STARTED, *(delta(index, token) for index, token in pieces)]
+    events: list[Started | Delta] = [STARTED]
+    events += [delta(index, token) for index, token in pieces]
     joined = coalesce(events)
     assert joined[0] == STARTED
     assert len(joined) == 1 + len({index for index, _ in pieces})

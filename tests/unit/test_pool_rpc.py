@@ -1,0 +1,101 @@
+"""The wire: everything arrives, in order, and no report is overlooked."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+import zmq.asyncio
+
+from plait.decoders.sampling.params import SamplingParams
+from plait.server.pool.messages import (
+    Abort,
+    Batch,
+    CompiledConstraint,
+    Delta,
+    GenerateRequest,
+    Report,
+    Shutdown,
+    Started,
+    Stats,
+    TokenLogprob,
+)
+from plait.server.pool.rpc import PoolEnd, Unsent, WorkerEnd
+
+STATS = Stats(1, 2, 3, 4, {"steps": 5.0}, [6, 7])
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.asyncio.Context]:
+    made = zmq.asyncio.Context()
+    yield made
+    made.destroy(linger=0)
+
+
+async def connected(end: PoolEnd, worker: WorkerEnd) -> None:
+    """Exchange one message each way."""
+    worker.send(STATS)
+    await end.receive()
+    end.send(Shutdown())
+    assert worker.receive(5) == [Shutdown()]
+
+
+async def test_messages_arrive_as_they_were(context: zmq.asyncio.Context, tmp_path: Path) -> None:
+    sampling = SamplingParams(logit_bias={7: -1.5}, bad_words=((1, 2), (3,)), seed=2**64 - 1)
+    request = GenerateRequest(
+        request_id="r",
+        prompt_token_ids=[1, 2, 3],
+        sampling=sampling,
+        max_tokens=5,
+        constraint=CompiledConstraint("key", b"\x00\xff", "root ::= x", 1),
+        deadline=1.5,
+        decoding={"trace": True},
+    )
+    entry = TokenLogprob(1, -0.5, [(1, -0.5), (2, -1.0)])
+    delta = Delta("r", 0, [1], [entry], "stop", prompt_logprobs=[None, entry])
+    reports: list[Report] = [STATS, Batch([Started("r", 0, 1.0), delta])]
+    end = PoolEnd(context, str(tmp_path / "s"))
+    with WorkerEnd(str(tmp_path / "s")) as worker:
+        await connected(end, worker)
+        for command in (request, Abort("r", 1), Abort("r")):
+            end.send(command)
+        have = worker.receive(5)
+        while len(have) < 3:
+            have += worker.receive(5)
+        assert have == [request, Abort("r", 1), Abort("r")]
+        for report in reports:
+            worker.send(report)
+        assert [await end.receive() for _ in reports] == reports
+    end.close()
+
+
+async def test_a_send_does_not_swallow_the_news_of_a_report(
+    context: zmq.asyncio.Context, tmp_path: Path
+) -> None:
+    end = PoolEnd(context, str(tmp_path / "s"))
+    with WorkerEnd(str(tmp_path / "s")) as worker:
+        await connected(end, worker)
+        receiving = asyncio.ensure_future(end.receive())
+        await asyncio.sleep(0)
+        worker.send(STATS)
+        select.select([end._socket.get(zmq.FD)], [], [], 5)  # the report is here, untold
+        end.send(Abort("r"))
+        async with asyncio.timeout(5):
+            assert await receiving == STATS
+    end.close()
+
+
+async def test_sending_to_nobody_says_so(context: zmq.asyncio.Context, tmp_path: Path) -> None:
+    end = PoolEnd(context, str(tmp_path / "s"))
+    with pytest.raises(Unsent):
+        end.send(Shutdown())
+    end.close()
+
+
+def test_receive_returns_when_nothing_comes(tmp_path: Path) -> None:
+    with WorkerEnd(str(tmp_path / "s")) as worker:
+        assert worker.receive(0.001) == []
