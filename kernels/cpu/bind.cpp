@@ -1,6 +1,8 @@
 // The Python module plait.kernels._cpu; its signatures are in kernels/_cpu.pyi.
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 
 #include "../decoder_stack/compiled.h"
 #include "../kv_copy/kv_copy.h"

@@ -12,8 +12,6 @@ namespace plait {
 constexpr int kPanel = 32;      // columns of a weight panel
 constexpr int kGroup = 32;      // k of a weight block
 constexpr int kBlock = 16;      // tokens of a KV block
-constexpr int kMaxTile = 8;     // rows of a packed tile, at most
-constexpr int kRowBlock = 128;  // rows that share one decoded weight block
 constexpr int kQueries = 24;    // queries (row, head) that share the keys of an attention task
 constexpr int kStrip = 64;      // keys between two corrections of the running softmax
 
@@ -136,12 +134,12 @@ extern const Kernels kAvx512Kernels;
 #endif
 
 // Bytes of a thread's own scratch.
+// width: the widest input of a product.
 inline size_t own_bytes(int width, int head_dim, int rows) {
   const size_t dim = round_up(head_dim, 16);
   const size_t attention = kQueries * (2 * dim + kStrip + 4) * sizeof(float) + kQueries * rows;
-  const size_t linear = (kRowBlock * kPanel + 2 * kPanel * kGroup) * sizeof(float);
-  const size_t row = round_up(width, kGroup) * sizeof(float);
-  return (std::max(std::max(attention, linear), row) + 127) / 64 * 64;
+  const size_t panel = sizeof(float) * kPanel * round_up(width, kGroup);
+  return (std::max(attention, panel) + 63) / 64 * 64;
 }
 
 }  // namespace plait

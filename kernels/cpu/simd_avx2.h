@@ -4,7 +4,8 @@ struct Vec {
   __m256 a, b;
 };
 
-constexpr int kTile = 3;
+constexpr int kTile = 3;  // rows multiplied together
+constexpr bool kDecodesPanels = true;
 
 inline Vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline Vec splat(float a) { return {_mm256_set1_ps(a), _mm256_set1_ps(a)}; }

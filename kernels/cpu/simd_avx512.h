@@ -2,7 +2,8 @@
 
 using Vec = __m512;
 
-constexpr int kTile = 8;
+constexpr int kTile = 8;  // rows multiplied together
+constexpr bool kDecodesPanels = false;  // decoding hides behind the products
 
 inline Vec zero() { return _mm512_setzero_ps(); }
 inline Vec splat(float a) { return _mm512_set1_ps(a); }

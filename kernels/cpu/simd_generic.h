@@ -7,7 +7,8 @@ using Ints = int32_t __attribute__((vector_size(64)));
 using Halves = uint16_t __attribute__((vector_size(32)));
 using Bytes = int8_t __attribute__((vector_size(16)));
 
-constexpr int kTile = 2;
+constexpr int kTile = 2;  // rows multiplied together
+constexpr bool kDecodesPanels = true;
 
 template <class T>
 inline T read_as(const void* p) {

@@ -1,7 +1,7 @@
 // From tensors to the plain views of kernels.h, everything checked: the kernels trust their input.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <cstdlib>
@@ -44,9 +44,6 @@ class Carver {
   size_t used_ = 0;
 };
 
-// Packed rows of the given width.
-Acts carve_acts(Carver& carver, int rows, int width);
-
 // The data of a contiguous CPU tensor of type T with `dims` dimensions.
 template <class T>
 T* data_of(const at::Tensor& tensor, int dims, const char* name) {
@@ -57,12 +54,6 @@ T* data_of(const at::Tensor& tensor, int dims, const char* name) {
                     tensor.sizes());
   return tensor.data_ptr<T>();
 }
-
-// A vector of n floats, or null for None.
-const float* vector_of(const std::optional<at::Tensor>& tensor, int64_t n, const char* name);
-
-Matrix matrix_of(const std::string& mode, int64_t n, int64_t k, const at::Tensor& panels,
-                 const std::optional<at::Tensor>& bias);
 
 // The cache of one layer, or of all: [layers,] num_blocks, kv_heads, head_dim, 16 and
 // [layers,] num_blocks, kv_heads, 16, head_dim.
@@ -92,5 +83,158 @@ class SegmentsView {
   std::vector<at::Tensor> held_;
   Segments view_;
 };
+
+inline char* Buffer::reserve(size_t bytes) {
+  if (bytes > size_) {
+    bytes = (bytes + 63) / 64 * 64;
+    memory_.reset();
+    size_ = 0;
+    memory_.reset(static_cast<char*>(std::aligned_alloc(64, bytes)));
+    if (!memory_) throw std::bad_alloc();
+    size_ = bytes;
+  }
+  return memory_.get();
+}
+
+// Packed rows of the given width.
+inline Acts carve_acts(Carver& carver, int rows, int width) {
+  const size_t groups = ceil_div(width, kGroup);
+  Acts acts{};
+  acts.values = carver.take<float>(rows * groups * kGroup);
+  acts.sums = carver.take<float>(rows * groups);
+  return acts;
+}
+
+// A vector of n floats, or null for None.
+inline const float* vector_of(const std::optional<at::Tensor>& tensor, int64_t n, const char* name) {
+  if (!tensor) return nullptr;
+  const float* data = data_of<float>(*tensor, 1, name);
+  TORCH_CHECK_VALUE(tensor->size(0) == n, name, " must have ", n, " elements");
+  return data;
+}
+
+inline Matrix matrix_of(const std::string& mode, int64_t n, int64_t k, const at::Tensor& panels,
+                 const std::optional<at::Tensor>& bias) {
+  struct Format {
+    const char* name;
+    Mode mode;
+    int bytes;
+  };
+  static constexpr Format kFormats[] = {{"fp32", Mode::fp32, 4096},
+                                        {"bf16", Mode::bf16, 2048},
+                                        {"int8", Mode::int8, 1088},
+                                        {"int4", Mode::int4, 640}};
+  for (const Format& format : kFormats) {
+    if (mode != format.name) continue;
+    const uint8_t* data = data_of<uint8_t>(panels, 3, "panels");
+    const Matrix matrix{format.mode, static_cast<int>(n), static_cast<int>(k), data,
+                        vector_of(bias, n, "bias")};
+    TORCH_CHECK_VALUE(panels.size(0) == matrix.panel_count() && panels.size(1) == matrix.groups() &&
+                          panels.size(2) == format.bytes,
+                      "panels ", panels.sizes(), " do not hold ", mode, " [", n, ", ", k, "]");
+    return matrix;
+  }
+  TORCH_CHECK_VALUE(false, "no weight mode ", mode);
+}
+
+inline CacheView::CacheView(const at::Tensor& keys, const at::Tensor& values, bool layered) {
+  const int lead = layered ? 1 : 0;
+  half = keys.scalar_type() == at::kBFloat16;
+  if (half) {
+    k = reinterpret_cast<char*>(data_of<at::BFloat16>(keys, 4 + lead, "k_cache"));
+    v = reinterpret_cast<char*>(data_of<at::BFloat16>(values, 4 + lead, "v_cache"));
+  } else {
+    k = reinterpret_cast<char*>(data_of<float>(keys, 4 + lead, "k_cache"));
+    v = reinterpret_cast<char*>(data_of<float>(values, 4 + lead, "v_cache"));
+  }
+  layers = layered ? keys.size(0) : 1;
+  num_blocks = keys.size(lead);
+  kv_heads = keys.size(lead + 1);
+  head_dim = keys.size(lead + 2);
+  layer_bytes = num_blocks * kv_heads * head_dim * kBlock * keys.element_size();
+  std::vector<int64_t> want{num_blocks, kv_heads, kBlock, head_dim};
+  if (layered) want.insert(want.begin(), layers);
+  TORCH_CHECK_VALUE(keys.size(lead + 3) == kBlock && values.sizes() == at::IntArrayRef(want),
+                    "k_cache ", keys.sizes(), " and v_cache ", values.sizes(), " do not fit");
+}
+
+inline SegmentsView::SegmentsView(pybind11::handle segments, int64_t rows, int64_t num_blocks) {
+  const auto ints = [&](const char* name, int dims) -> const int32_t* {
+    held_.push_back(segments.attr(name).cast<at::Tensor>());
+    return data_of<int32_t>(held_.back(), dims, name);
+  };
+  view_.row_start = ints("row_start", 1);
+  view_.count = static_cast<int>(held_.back().size(0)) - 1;
+  view_.rows = static_cast<int>(rows);
+  const auto sized = [&](int64_t want, const char* name) {
+    TORCH_CHECK_VALUE(held_.back().size(0) == want, name, " must have ", want, " entries, not ",
+                      held_.back().size(0));
+  };
+  view_.context_len = ints("context_len", 1);
+  sized(view_.count, "context_len");
+  view_.attend = ints("attend", 1);
+  sized(view_.count, "attend");
+  view_.block_tables = ints("block_tables", 2);
+  sized(view_.count, "block_tables");
+  view_.max_blocks = static_cast<int>(held_.back().size(1));
+  view_.parents = ints("parents", 1);
+  sized(rows, "parents");
+  view_.positions = ints("positions", 1);
+  sized(rows, "positions");
+  held_.push_back(segments.attr("slots").cast<at::Tensor>());
+  view_.slots = data_of<int64_t>(held_.back(), 1, "slots");
+  sized(rows, "slots");
+  check(num_blocks);
+}
+
+inline void SegmentsView::check(int64_t num_blocks) const {
+  TORCH_CHECK_VALUE(view_.count >= 0 && view_.row_start[0] == 0 &&
+                        view_.row_start[view_.count] == view_.rows,
+                    "row_start must run from 0 to the number of rows, ", view_.rows);
+  for (int i = 0; i < view_.count; ++i) check_segment(i, num_blocks);
+  for (int row = 0; row < view_.rows; ++row) {
+    const int64_t slot = view_.slots[row];
+    TORCH_CHECK_INDEX(slot >= 0 && slot < num_blocks * kBlock, "row ", row, " has no slot ", slot);
+  }
+}
+
+inline void SegmentsView::check_segment(int segment, int64_t num_blocks) const {
+  const int start = view_.row_start[segment], own = view_.row_start[segment + 1] - start;
+  const int64_t length = int64_t{view_.context_len[segment]} + own;
+  const int kind = view_.attend[segment];
+  TORCH_CHECK_VALUE(own >= 0 && view_.context_len[segment] >= 0, "segment ", segment,
+                    " has a negative length");
+  TORCH_CHECK_VALUE(kind >= kCausal && kind <= kFull, "no kind of attention ", kind);
+  TORCH_CHECK_INDEX(length <= int64_t{view_.max_blocks} * kBlock, "segment ", segment, " ends at ",
+                    length, ", beyond its block table");
+  const int32_t* table = view_.block_tables + int64_t{segment} * view_.max_blocks;
+  for (int64_t i = 0; i * kBlock < length; ++i) {
+    TORCH_CHECK_INDEX(table[i] >= 0 && table[i] < num_blocks, "segment ", segment,
+                      " has no block ", table[i]);
+  }
+  for (int i = 0; kind == kTree && i < own; ++i) {
+    const int parent = view_.parents[start + i];
+    TORCH_CHECK_INDEX(parent >= -1 && parent < i, "tree row ", i, " cannot have parent ", parent);
+  }
+}
+
+inline void SegmentsView::check_positions(int64_t limit) const {
+  for (int row = 0; row < view_.rows; ++row) {
+    TORCH_CHECK_INDEX(view_.positions[row] >= 0 && view_.positions[row] < limit, "row ", row,
+                      " has position ", view_.positions[row], ", the rotary tables end at ", limit);
+  }
+}
+
+inline std::vector<RowTile> SegmentsView::tiles(int group) const {
+  const int most = std::max(1, kQueries / group);
+  std::vector<RowTile> tiles;
+  for (int i = 0; i < view_.count; ++i) {
+    const int end = view_.row_start[i + 1];
+    for (int first = view_.row_start[i]; first < end; first += most) {
+      tiles.push_back({i, first, std::min(first + most, end)});
+    }
+  }
+  return tiles;
+}
 
 }  // namespace plait

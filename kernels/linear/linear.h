@@ -41,7 +41,18 @@ struct Sink {
   bool accumulate;
 };
 
-constexpr int kPrefetch = 2048;  // bytes ahead of a stream of weights
+// Asks for one block's bytes, some blocks ahead of the stream of weights.
+template <int kBytes>
+inline void prefetch_ahead(const uint8_t* block) {
+  constexpr int kAhead = 2048;
+#pragma GCC unroll 64
+  for (int i = 0; i < kBytes; i += 64) prefetch(block + kAhead + i);
+}
+
+template <class W>
+inline const uint8_t* panel_at(const Matrix& m, int panel) {
+  return m.panels + static_cast<size_t>(panel) * m.groups() * W::kBytes;
+}
 
 // acc[r][v] += the block's weights times 32 inputs of R rows.
 template <int R, class W>
@@ -69,25 +80,26 @@ inline void clear(Vec (&acc)[R][2]) {
 
 // total = scale * acc + total, then + minimum * sum, with the scales at the head of a block.
 template <int R, bool kMinimum>
-inline void scale_up(const uint8_t* block, const float* sums, Vec (&acc)[R][2], Vec* total) {
+inline void scale_up(const uint8_t* block, const float* sums, const Vec (&acc)[R][2],
+                     Vec (&total)[R][2]) {
   const Vec s0 = load_fp16(block), s1 = load_fp16(block + 32);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    total[2 * r] = fma(s0, acc[r][0], total[2 * r]);
-    total[2 * r + 1] = fma(s1, acc[r][1], total[2 * r + 1]);
+    total[r][0] = fma(s0, acc[r][0], total[r][0]);
+    total[r][1] = fma(s1, acc[r][1], total[r][1]);
   }
   if constexpr (kMinimum) {
     const Vec m0 = load_fp16(block + 64), m1 = load_fp16(block + 96);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const Vec sum = splat(sums[r]);
-      total[2 * r] = fma(m0, sum, total[2 * r]);
-      total[2 * r + 1] = fma(m1, sum, total[2 * r + 1]);
+      total[r][0] = fma(m0, sum, total[r][0]);
+      total[r][1] = fma(m1, sum, total[r][1]);
     }
   }
 }
 
-inline void emit_row(const Matrix& m, int panel, const Vec* total, float* out, bool accumulate) {
+inline void emit_row(const Matrix& m, int panel, const Vec (&total)[2], float* out, bool accumulate) {
   const int first = panel * kPanel;
   for (int v = 0; v < 2; ++v) {
     const int column = first + 16 * v, columns = std::min(16, m.n - column);
@@ -106,55 +118,54 @@ inline void emit_row(const Matrix& m, int panel, const Vec* total, float* out, b
 }
 
 template <int R>
-inline void emit(const Matrix& m, int panel, int row, const Vec* total, const Sink& sink) {
+inline void emit(const Matrix& m, int panel, int row, const Vec (&total)[R][2], const Sink& sink) {
   for (int r = 0; r < R; ++r) {
     float* out = sink.out + static_cast<size_t>(row + r) * sink.stride;
-    emit_row(m, panel, total + 2 * r, out, sink.accumulate);
+    emit_row(m, panel, total[r], out, sink.accumulate);
   }
 }
 
 // One tile of R rows times one panel, weights decoded on the way to the multiplier.
 template <int R, class W>
 void plain_tile(const Matrix& m, int panel, const Acts& acts, int row, const Sink& sink) {
-  const uint8_t* block = m.panels + static_cast<size_t>(panel) * acts.groups * W::kBytes;
+  const uint8_t* block = panel_at<W>(m, panel);
   const auto* x = static_cast<const typename W::Dot::Act*>(acts.values) +
                   static_cast<size_t>(row) * acts.groups * kGroup;
   Vec acc[R][2];
   clear(acc);
   for (int g = 0; g < acts.groups; ++g, block += W::kBytes, x += R * kGroup) {
-    if constexpr (R < kTile) {
-#pragma GCC unroll 64
-      for (int i = 0; i < W::kBytes; i += 64) prefetch(block + kPrefetch + i);
-    }
+    if constexpr (R < kTile) prefetch_ahead<W::kBytes>(block);
     multiply<R, W>(block, x, acc);
   }
-  emit<R>(m, panel, row, acc[0], sink);
+  emit<R>(m, panel, row, acc, sink);
 }
 
-template <int R, class W>
-void scaled_tile(const Matrix& m, int panel, const Acts& acts, int row, const Sink& sink) {
-  const uint8_t* block = m.panels + static_cast<size_t>(panel) * acts.groups * W::kBytes;
+// The same with scales. `quants` holds the block's pairs in the form of W, `step` bytes apart: the
+// blocks themselves, or what decode_panel made of them.
+template <int R, class Scales, class W>
+void scaled_tile(const Matrix& m, int panel, const Acts& acts, int row, const Sink& sink,
+                 const uint8_t* quants, int step) {
+  const uint8_t* block = panel_at<Scales>(m, panel);
   const auto* x = static_cast<const typename W::Dot::Act*>(acts.values) +
                   static_cast<size_t>(row) * acts.groups * kGroup;
   const float* sums = acts.sums + static_cast<size_t>(row) * acts.groups;
-  Vec total[2 * R];
-  for (Vec& t : total) t = zero();
-  for (int g = 0; g < acts.groups; ++g, block += W::kBytes, x += R * kGroup, sums += R) {
-#pragma GCC unroll 64
-    for (int i = 0; i < W::kBytes; i += 64) prefetch(block + kPrefetch + i);
+  Vec total[R][2];
+  clear(total);
+  for (int g = 0; g < acts.groups; ++g) {
+    if constexpr (std::is_same_v<W, Scales>) prefetch_ahead<W::kBytes>(block);
     Vec acc[R][2];
     clear(acc);
-    multiply<R, W>(block + W::kQuants, x, acc);
-    scale_up<R, W::kMinimum>(block, sums, acc, total);
+    multiply<R, W>(quants, x, acc);
+    scale_up<R, Scales::kMinimum>(block, sums, acc, total);
+    block += Scales::kBytes;
+    quants += step;
+    x += R * kGroup;
+    sums += R;
   }
   emit<R>(m, panel, row, total, sink);
 }
 
-// Many tiles times one panel: each block is decoded once for up to kRowBlock rows.
-template <class W>
-void scaled_panel(const Matrix& m, int panel, const Acts& acts, const Sink& sink, char* own);
-
-// Calls f.operator()<R>() for R = rows.
+// Calls f(std::integral_constant<int, rows>()).
 template <int R = 1, class F>
 inline void with_rows(int rows, const F& f) {
   if constexpr (R < kTile) {
@@ -163,69 +174,59 @@ inline void with_rows(int rows, const F& f) {
   f(std::integral_constant<int, R>());
 }
 
+// Writes all pairs of a panel as they are multiplied.
 template <class W>
-inline void decode(const uint8_t* q, uint8_t* pairs) {
+inline void decode_panel(const uint8_t* block, int groups, uint8_t* pairs) {
   using Dot = typename W::Dot;
-#pragma GCC unroll 16
-  for (int p = 0; p < 16; ++p) {
-    Dot::write(pairs + sizeof(typename Dot::Pair) * (2 * p), W::pair(q, 0, p));
-    Dot::write(pairs + sizeof(typename Dot::Pair) * (2 * p + 1), W::pair(q, 1, p));
+  constexpr size_t kPair = sizeof(typename Dot::Pair);
+  for (int g = 0; g < groups; ++g, block += W::kBytes, pairs += 32 * kPair) {
+    prefetch_ahead<W::kBytes>(block);
+#pragma GCC unroll 4
+    for (int p = 0; p < 16; ++p) {
+      Dot::write(pairs + kPair * (2 * p), W::pair(block + W::kQuants, 0, p));
+      Dot::write(pairs + kPair * (2 * p + 1), W::pair(block + W::kQuants, 1, p));
+    }
   }
 }
 
-template <class W>
-void scaled_panel(const Matrix& m, int panel, const Acts& acts, const Sink& sink, char* own) {
-  using Dot = typename W::Dot;
-  Vec* totals = reinterpret_cast<Vec*>(own);  // [row of block][2]
-  uint8_t* pairs = reinterpret_cast<uint8_t*>(totals + 2 * kRowBlock);
-  const auto* x = static_cast<const typename Dot::Act*>(acts.values);
-  constexpr int kBlockRows = kRowBlock / kTile * kTile;
-  for (int first = 0; first < acts.rows; first += kBlockRows) {
-    const int last = std::min(first + kBlockRows, acts.rows);
-    for (int i = 0; i < 2 * (last - first); ++i) totals[i] = zero();
-    const uint8_t* block = m.panels + static_cast<size_t>(panel) * acts.groups * W::kBytes;
-    for (int g = 0; g < acts.groups; ++g, block += W::kBytes) {
-      decode<W>(block + W::kQuants, pairs);
+// Calls tile(panel, row, size) for every tile, in an order that finds its inputs in the cache.
+template <class F>
+inline void each_tile(int begin, int end, int rows, const F& tile) {
+  constexpr int kRows = 128 / kTile * kTile;  // of inputs and weights, half of a core's L2 cache
+  for (int first = 0; first < rows; first += kRows) {
+    const int last = std::min(first + kRows, rows);
+    for (int panel = begin; panel < end; ++panel) {
       for (int row = first; row < last; row += kTile) {
-        with_rows(std::min(kTile, last - row), [&](auto size) {
-          constexpr int R = decltype(size)::value;
-          const size_t at = static_cast<size_t>(row) * acts.groups + g * R;
-          Vec acc[R][2];
-          clear(acc);
-          multiply<R, Plain<Dot>>(pairs, x + at * kGroup, acc);
-          scale_up<R, W::kMinimum>(block, acts.sums + at, acc, totals + 2 * (row - first));
-        });
+        with_rows(std::min(kTile, last - row), [&](auto size) { tile(panel, row, size); });
       }
-    }
-    for (int row = first; row < last; ++row) {
-      float* out = sink.out + static_cast<size_t>(row) * sink.stride;
-      emit_row(m, panel, totals + 2 * (row - first), out, sink.accumulate);
     }
   }
 }
 
 template <class W>
 inline void plain_panels(const Matrix& m, int begin, int end, const Acts& acts, const Sink& sink) {
-  for (int panel = begin; panel < end; ++panel) {
-    for (int row = 0; row < acts.rows; row += kTile) {
-      with_rows(std::min(kTile, acts.rows - row), [&](auto size) {
-        plain_tile<decltype(size)::value, W>(m, panel, acts, row, sink);
-      });
-    }
-  }
+  each_tile(begin, end, acts.rows, [&](int panel, int row, auto size) {
+    plain_tile<decltype(size)::value, W>(m, panel, acts, row, sink);
+  });
 }
 
 template <class W>
 inline void scaled_panels(
     const Matrix& m, int begin, int end, const Acts& acts, const Sink& sink, char* own) {
-  for (int panel = begin; panel < end; ++panel) {
-    if (acts.rows > kTile) {
-      scaled_panel<W>(m, panel, acts, sink, own);
-    } else {
-      with_rows(acts.rows, [&](auto size) {
-        scaled_tile<decltype(size)::value, W>(m, panel, acts, 0, sink);
-      });
-    }
+  if (!kDecodesPanels || acts.rows <= kTile) {
+    return each_tile(begin, end, acts.rows, [&](int panel, int row, auto size) {
+      const uint8_t* quants = panel_at<W>(m, panel) + W::kQuants;
+      scaled_tile<decltype(size)::value, W, W>(m, panel, acts, row, sink, quants, W::kBytes);
+    });
+  }
+  using Pairs = Plain<typename W::Dot>;
+  uint8_t* pairs = reinterpret_cast<uint8_t*>(own);
+  for (; begin < end; ++begin) {
+    decode_panel<W>(panel_at<W>(m, begin), acts.groups, pairs);
+    each_tile(begin, begin + 1, acts.rows, [&](int panel, int row, auto size) {
+      constexpr int R = decltype(size)::value;
+      scaled_tile<R, W, Pairs>(m, panel, acts, row, sink, pairs, Pairs::kBytes);
+    });
   }
 }
 

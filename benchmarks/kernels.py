@@ -1,0 +1,158 @@
+"""Times one forward pass (decoder stack and output matrix) on random weights.
+
+Shapes of SmolLM2-135M unless said otherwise. A time is the fastest of many calls: the best guess
+of what the kernels need on a machine that is never quite idle.
+
+    python benchmarks/kernels.py --modes int4 bf16 --rows 1 8 512
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from plait.kernels import dispatch
+from plait.kernels.decoder_stack import LayerWeights, Stack, StackConfig
+from plait.kernels.linear import Mode, Weight, from_dense, linear
+from plait.kernels.paged_attention import BLOCK, Segments
+
+LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB = 30, 576, 9, 3, 64, 1536, 49152
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A random model and its cache."""
+
+    stack: Stack
+    head: Weight
+    k_cache: Tensor
+    v_cache: Tensor
+
+    def forward(self, x: Tensor, segments: Segments) -> Tensor:
+        """Run all layers and the output matrix; logits of at most 64 rows, as a server asks."""
+        self.stack.forward(x, segments, self.k_cache, self.v_cache)
+        return linear(x[:64], self.head)
+
+
+def build(mode: Mode, head_mode: Mode, num_blocks: int) -> Bench:
+    """Make a model with all linears in `mode`."""
+
+    def weight(n: int, k: int) -> Weight:
+        return from_dense(torch.randn(n, k) * k**-0.5, mode)
+
+    def layer() -> LayerWeights:
+        return LayerWeights(
+            attn_norm=torch.ones(HIDDEN),
+            q=weight(HEADS * HEAD_DIM, HIDDEN),
+            k=weight(KV_HEADS * HEAD_DIM, HIDDEN),
+            v=weight(KV_HEADS * HEAD_DIM, HIDDEN),
+            o=weight(HIDDEN, HEADS * HEAD_DIM),
+            ffn_norm=torch.ones(HIDDEN),
+            gate=weight(FFN, HIDDEN),
+            up=weight(FFN, HIDDEN),
+            down=weight(HIDDEN, FFN),
+        )
+
+    angles = torch.arange(8192).outer(100000.0 ** -torch.arange(0, 1, 2 / HEAD_DIM))
+    config = StackConfig(
+        hidden=HIDDEN,
+        heads=HEADS,
+        kv_heads=KV_HEADS,
+        head_dim=HEAD_DIM,
+        ffn=FFN,
+        norm_eps=1e-5,
+        scale=HEAD_DIM**-0.5,
+        cos=angles.cos(),
+        sin=angles.sin(),
+    )
+    stack = Stack([layer() for _ in range(LAYERS)], config)
+    head = from_dense(torch.randn(VOCAB, HIDDEN) * HIDDEN**-0.5, head_mode)
+    dtype = torch.float32 if mode == "fp32" else torch.bfloat16
+    k_cache = torch.zeros(LAYERS, num_blocks, KV_HEADS, HEAD_DIM, BLOCK, dtype=dtype)
+    v_cache = torch.zeros(LAYERS, num_blocks, KV_HEADS, BLOCK, HEAD_DIM, dtype=dtype)
+    return Bench(stack, head, k_cache, v_cache)
+
+
+def decode_rows(rows: int, context: int) -> Segments:
+    """One new token for each of `rows` sequences."""
+    blocks = context // BLOCK + 1
+    tables = torch.arange(rows * blocks, dtype=torch.int32).view(rows, blocks)
+    return Segments(
+        row_start=torch.arange(rows + 1, dtype=torch.int32),
+        context_len=torch.full((rows,), context, dtype=torch.int32),
+        block_tables=tables,
+        attend=torch.zeros(rows, dtype=torch.int32),
+        parents=torch.zeros(rows, dtype=torch.int32),
+        positions=torch.full((rows,), context, dtype=torch.int32),
+        slots=tables[:, context // BLOCK].long() * BLOCK + context % BLOCK,
+    )
+
+
+def prompt_rows(rows: int) -> Segments:
+    """One prompt of `rows` tokens."""
+    blocks = -(-rows // BLOCK)
+    return Segments(
+        row_start=torch.tensor([0, rows], dtype=torch.int32),
+        context_len=torch.zeros(1, dtype=torch.int32),
+        block_tables=torch.arange(blocks, dtype=torch.int32).view(1, -1),
+        attend=torch.zeros(1, dtype=torch.int32),
+        parents=torch.zeros(rows, dtype=torch.int32),
+        positions=torch.arange(rows, dtype=torch.int32),
+        slots=torch.arange(rows),
+    )
+
+
+def fastest(call: Callable[[], object], seconds: float) -> float:
+    """Return the shortest time of one call, in ms, among those that fit into `seconds`."""
+    call()
+    best = float("inf")
+    end = time.perf_counter() + seconds
+    while True:
+        start = time.perf_counter()
+        call()
+        now = time.perf_counter()
+        best = min(best, now - start)
+        if now > end:
+            return best * 1e3
+
+
+def measure(mode: Mode, rows: Sequence[int], context: int, seconds: float) -> list[str]:
+    """Return one cell for every number of rows: whole pass, and the stack alone."""
+    num_blocks = max(rows) * (context // BLOCK + 1)
+    bench = build(mode, "int8" if mode == "int4" else mode, num_blocks)
+    cells = []
+    for count in rows:
+        segments = prompt_rows(count) if count > 64 else decode_rows(count, context)
+        x = torch.randn(count, HIDDEN)
+        whole = fastest(lambda x=x, s=segments: bench.forward(x.clone(), s), seconds)
+        head = fastest(lambda x=x: linear(x[:64], bench.head), seconds / 4)
+        cells.append(f"{whole:.1f} ({whole - head:.1f})")
+    return cells
+
+
+def main() -> None:
+    """Print a table: ms of a whole pass (of the stack alone)."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--modes", nargs="+", default=["int4", "bf16", "fp32"])
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64, 512])
+    parser.add_argument("--context", type=int, default=100, help="cached tokens of a decode row")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for every cell")
+    parser.add_argument("--isa", default="", help="instead of the best one")
+    arguments = parser.parse_args()
+    if arguments.isa:
+        dispatch.use_isa(arguments.isa)
+    torch.manual_seed(0)
+    print(f"{dispatch.isa()}, {torch.get_num_threads()} threads, ms a pass (stack alone)")
+    print("| rows |", " | ".join(map(str, arguments.rows)), "|")
+    for mode in arguments.modes:
+        cells = measure(mode, arguments.rows, arguments.context, arguments.seconds)
+        print(f"| {mode} |", " | ".join(cells), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()
