@@ -51,7 +51,15 @@ async def _live_once(replica: Replica, worker: Worker, settings: PoolSettings) -
     """Run one worker until it is gone; return why. When cancelled, stop it kindly."""
     grace_s = STOP_GRACE_S
     try:
-        replica.up(worker, await worker.start())
+        info = await worker.start()
+        replica.up(worker, info)
+        log.info(
+            "worker ready",
+            model=replica.model,
+            replica=replica.index,
+            weights=info.weights,
+            seconds_to_load=round(info.seconds_to_load, 2),
+        )
         await _listen(replica, worker, settings.heartbeat_timeout_s)
     except WorkerGone as gone:
         grace_s = 0.0
