@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plait.decoders.protocol import Constraint, Decoder, DecodeRequest
-from plait.server.engine.kv_blocks import BLOCK, root_hash
+from plait.server.engine.kv_blocks import root_hash
 from plait.server.engine.sequence import Sequence
 from plait.server.errors import BadRequest, ContextTooLong
 from plait.server.pool.messages import CompiledConstraint, Failed, GenerateRequest
@@ -22,8 +22,7 @@ ChooseDecoder = Callable[[GenerateRequest], Decoder[Any]]
 class Capacity:
     """What one engine can hold."""
 
-    max_model_len: int
-    num_blocks: int
+    max_model_len: int  # tokens of one sequence; fits the KV cache
     vocab_size: int
     fingerprint: str  # of the weights: the prefix cache's root
 
@@ -103,7 +102,7 @@ class Admission:
             raise BadRequest("The prompt has no tokens; give at least one.", param="prompt")
         if not all(0 <= token < capacity.vocab_size for token in request.prompt_token_ids):
             raise BadRequest("The prompt holds a token id outside the vocabulary.", param="prompt")
-        limit = min(capacity.max_model_len, (capacity.num_blocks - 1) * BLOCK)
+        limit = capacity.max_model_len
         if length + request.max_tokens > limit:
             raise ContextTooLong(
                 f"The prompt has {length} tokens and max_tokens is {request.max_tokens}; together "

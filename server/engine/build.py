@@ -44,12 +44,16 @@ def build_engine(settings: EngineSettings) -> tuple[Engine, ModelInfo]:
             f"kv_cache_bytes {settings.kv_cache_bytes} holds {num_blocks} blocks of {BLOCK} tokens "
             f"({model.kv_block_bytes} bytes each); give at least two."
         )
-    length = min(settings.max_model_len or model.max_positions, model.max_positions)
+    length = min(
+        settings.max_model_len or model.max_positions,
+        model.max_positions,
+        (num_blocks - 1) * BLOCK,  # one block is spare: a sequence may need to copy one
+    )
     runner = Runner(model, model.new_kv_cache(num_blocks), torch.device(settings.device))
     decoder = AutoregressiveDecoder(model.vocab_size, naive=settings.naive_kernels)
     constraints = LazyConstraints(files)
     admission = Admission(
-        Capacity(length, num_blocks, model.vocab_size, model.fingerprint),
+        Capacity(length, model.vocab_size, model.fingerprint),
         lambda request: decoder,
         constraints,
     )

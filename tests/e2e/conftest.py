@@ -1,8 +1,8 @@
-"""Which server the conformance suite talks to.
+"""Which servers the conformance suite talks to.
 
-By default it is the application over a stub pool, in this process. The environment variables
-PLAIT_TEST_BASE_URL (http://127.0.0.1:8000) and PLAIT_TEST_API_KEY name any running server instead,
-ours with a real model above all.
+The application over a stub pool, in this process, and `plait serve` with the default model. The
+environment variables PLAIT_TEST_BASE_URL (http://127.0.0.1:8000) and PLAIT_TEST_API_KEY name any
+running server instead.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import httpx
 import openai
 import pytest
 
+from tests.fixtures.real_server import RealServer, real_server
 from tests.fixtures.running_server import running, stub_app
 
 BASE_URL = os.environ.get("PLAIT_TEST_BASE_URL", "").rstrip("/")
@@ -21,12 +22,21 @@ API_KEY = os.environ.get("PLAIT_TEST_API_KEY", "none")
 
 
 @pytest.fixture(scope="session")
-def base_url() -> Iterator[str]:
-    if BASE_URL:
-        yield BASE_URL
-        return
-    with running(stub_app()) as url:
-        yield url
+def server() -> Iterator[RealServer]:
+    """The default model, with a small cache and queue so that tests can fill them."""
+    with real_server("--max-queue", "40", "--kv-cache-bytes", "100MB") as running_server:
+        yield running_server
+
+
+@pytest.fixture(scope="session", params=[BASE_URL] if BASE_URL else ["stub", "smollm2"])
+def base_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "smollm2":
+        yield request.getfixturevalue("server").url
+    elif request.param != "stub":
+        yield request.param
+    else:
+        with running(stub_app()) as url:
+            yield url
 
 
 @pytest.fixture(scope="session")

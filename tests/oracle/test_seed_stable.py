@@ -16,7 +16,7 @@ from plait.decoders.autoregressive import AutoregressiveDecoder
 from plait.kernels import dispatch
 from plait.server.engine.admission import Admission, Capacity
 from plait.server.engine.engine import Engine
-from plait.server.engine.kv_blocks import BlockManager
+from plait.server.engine.kv_blocks import BLOCK, BlockManager
 from plait.server.engine.runner import Runner
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model
@@ -43,7 +43,7 @@ def engine_of(model: Model, *, num_blocks: int = 512, **settings: Any) -> Engine
         Runner(model, model.new_kv_cache(num_blocks), torch.device("cpu")),
         BlockManager(num_blocks, prefix_caching=settings.get("prefix_caching", True)),
         Admission(
-            Capacity(model.max_positions, num_blocks, model.vocab_size, model.fingerprint),
+            Capacity((num_blocks - 1) * BLOCK, model.vocab_size, model.fingerprint),
             lambda request: host,
             no_constraints,
         ),
