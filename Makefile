@@ -29,8 +29,8 @@ docs: .venv/.dev
 lock: .venv/.dev
 	.venv/bin/uv pip compile $(LOCK) --extra model --extra kernels -o requirements/runtime.txt
 	.venv/bin/uv pip compile $(LOCK) --all-extras -c requirements/runtime.txt -o requirements/dev.txt
-LOCK := -q --custom-compile-command "make lock" pyproject.toml --python-version 3.11 --python-platform linux --no-annotate \
-	--no-emit-package torch
+LOCK := -q pyproject.toml --python-version 3.11 --python-platform linux --no-annotate \
+	--no-emit-package torch --custom-compile-command "make lock"
 
 .venv/.%: $(BUILT_FROM)
 	sh requirements/install.sh $*

@@ -28,9 +28,18 @@ else
         pip install --no-deps --extra-index-url "$cpu_wheels" "torch==$torch+cpu"
 fi
 
-echo "plait: building the kernels" >&2
 # Builds the kernels with the torch just installed; without a compiler plait goes on, slower.
-pip install --no-deps --no-build-isolation -e .
+# That takes minutes, so it is left out when nothing has changed that they are made of.
+changed_since() {
+    [ ! -e "$1" ] || find pyproject.toml setup.py requirements/install.sh kernels \
+        \( -name '*.cpp' -o -name '*.h' -o ! -path 'kernels*' \) -newer "$1" | grep -q .
+}
+if changed_since .venv/.built; then
+    echo "plait: building the kernels" >&2
+    touch .venv/.building
+    pip install --no-deps --no-build-isolation -e .
+    mv .venv/.building .venv/.built
+fi
 
 # Links that let mypy see the import package plait, whose roots are the three folders.
 mkdir -p .typing/plait

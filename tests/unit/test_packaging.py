@@ -16,6 +16,8 @@ from tests.fixtures.source_tree import LAYERS, ROOT, plant, sources
 
 # Import names that differ from the name of the distribution that brings them.
 DISTRIBUTIONS = {"pydantic_core": "pydantic", "yaml": "pydantic-settings", "zmq": "pyzmq"}
+# Dependencies that other libraries import for us.
+UNSEEN = frozenset({"httptools"})
 NEVER = ("torchvision", "triton", "llama-cpp-python", "llm")
 
 
@@ -63,6 +65,15 @@ def undeclared_imports(root: Path) -> list[str]:
     ]
 
 
+def unused_dependencies(root: Path) -> set[str]:
+    """Return the dependencies that nothing imports."""
+    imports = {
+        name.split(".")[0] for source in sources(root, *LAYERS) for _, name in source.imports()
+    }
+    used = {DISTRIBUTIONS.get(top, _name(top)) for top in imports}
+    return {_name(text) for text in _project(root)["project"]["dependencies"]} - used - UNSEEN
+
+
 def lock_faults(lock: str, wanted: Mapping[str, str]) -> list[str]:
     """Return what a lock file lacks, leaves unpinned or must not hold."""
     lines = [line for line in lock.splitlines() if line and not line.startswith("#")]
@@ -90,6 +101,10 @@ def test_every_package_has_an_init_but_kernels_has_none() -> None:
 
 def test_every_import_is_declared() -> None:
     assert undeclared_imports(ROOT) == []
+
+
+def test_every_dependency_is_used() -> None:
+    assert unused_dependencies(ROOT) == set()
 
 
 @pytest.mark.parametrize(
@@ -135,6 +150,7 @@ def test_a_sound_tree_passes(tmp_path: Path) -> None:
     assert unlisted_packages(root) == set()
     assert packages_without_init(root) == []
     assert undeclared_imports(root) == []
+    assert unused_dependencies(root) == set()
 
 
 def test_an_unlisted_package_is_seen(tmp_path: Path) -> None:
@@ -160,6 +176,11 @@ def test_a_missing_init_is_seen(tmp_path: Path) -> None:
 def test_an_undeclared_import_is_seen(tmp_path: Path) -> None:
     root = plant(tmp_path, GOOD | {"kernels/dispatch.py": "def f():\n    import numpy as np\n"})
     assert undeclared_imports(root) == ["kernels/dispatch.py:2: numpy"]
+
+
+def test_an_unused_dependency_is_seen(tmp_path: Path) -> None:
+    root = plant(tmp_path, GOOD | {"kernels/dispatch.py": ""})
+    assert unused_dependencies(root) == {"torch"}
 
 
 @pytest.mark.parametrize(
