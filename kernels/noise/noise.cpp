@@ -14,13 +14,14 @@
 namespace plait {
 namespace {
 
-constexpr int64_t kLanes = 16;             // counters of a group, side by side in a vector
-constexpr int64_t kGroup = 4 * kLanes;     // tokens served by a group: four words per counter
-constexpr int64_t kBlock = 16 * kGroup;    // tokens whose noise is made at a time
-constexpr int64_t kChunk = 8 * kBlock;     // tokens of one task
-constexpr uint32_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;
-constexpr float kMaxNoise = 23.0f;         // above every value of the noise
-constexpr float kWordUnit = 0x1.fffffep-33f;  // just below 2**-32
+constexpr int64_t kLanes = 16;            // counters of a group, side by side in a vector
+constexpr int64_t kGroup = 4 * kLanes;    // tokens served by a group: four words per counter
+constexpr int64_t kBlock = 16 * kGroup;   // tokens whose noise is made at a time
+constexpr int64_t kChunk = 8 * kBlock;    // tokens of one task
+constexpr int64_t kChunksPerThread = 3;   // fewer are not worth waking a thread for
+constexpr float kMaxNoise = 23.0f;        // above every value of the noise
+constexpr float kWordUnit = 0x1.fffffep-33f;  // just below 2**-32: no word becomes 1
+constexpr uint32_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;  // Philox4x32's
 
 struct Key {
   uint32_t seed_low, seed_high, sequence, position;
@@ -150,7 +151,7 @@ at::Tensor gumbel_argmax(const at::Tensor& scores, const at::Tensor& keys,
   std::vector<Best> bests(draws * chunks);
   const float* values = scores.const_data_ptr<float>();
   const int64_t* key_rows = packed.const_data_ptr<int64_t>();
-  at::parallel_for(0, draws * chunks, 1, [&](int64_t first, int64_t last) {
+  at::parallel_for(0, draws * chunks, kChunksPerThread, [&](int64_t first, int64_t last) {
     for (int64_t task = first; task < last; ++task) {
       const int64_t draw = task / chunks, begin = task % chunks * kChunk;
       bests[task] = best_of(values + source[draw] * stride, key_of(key_rows + 3 * draw),

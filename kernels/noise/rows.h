@@ -53,7 +53,8 @@ PLAIT_CLONES static int32_t highest_order(const float* __restrict x, int64_t n) 
 }
 
 // The lowest index of x with this order; n if there is none.
-PLAIT_CLONES static int64_t first_with(const float* __restrict x, int64_t n, int32_t order) {
+[[maybe_unused]] PLAIT_CLONES static int64_t first_with(const float* __restrict x, int64_t n,
+                                                        int32_t order) {
   const auto none = static_cast<int32_t>(n);
   int32_t first = none;
   for (int32_t i = 0; i < none; ++i) {

@@ -21,6 +21,9 @@ constexpr int64_t kChunk = 4096;  // tokens whose terms stay in the first-level 
 constexpr int64_t kStretch = 64;  // tokens passed over together when none is among the best
 constexpr int64_t kWord = 32;     // tokens of a word of the bitmask
 
+// Rows that are worth waking a thread for.
+constexpr int64_t kRowsToSum = 2, kRowsToMask = 16;
+
 using Words = std::optional<at::Tensor>;
 
 // e[i] = exp(x[i] - highest)
@@ -157,7 +160,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> row_stats(const at::Tensor& score
   int64_t* ids = top_ids.mutable_data_ptr<int64_t>();
   float* tops = top_scores.mutable_data_ptr<float>();
   float* out = stats.mutable_data_ptr<float>();
-  at::parallel_for(0, rows, 1, [&](int64_t first, int64_t last) {
+  at::parallel_for(0, rows, kRowsToSum, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
       const float* x = values + row * stride;
       const std::vector<uint64_t> best = best_of(x, vocab, 2);
@@ -198,7 +201,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> logprobs(const at::Tensor& scores
   float* chosen_out = chosen.mutable_data_ptr<float>();
   int64_t* ids_out = top_ids.mutable_data_ptr<int64_t>();
   float* top_out = top.mutable_data_ptr<float>();
-  at::parallel_for(0, length, 1, [&](int64_t first, int64_t last) {
+  at::parallel_for(0, length, kRowsToSum, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const float* x = values + source[i] * stride;
       const float highest = from_order(highest_order(x, vocab));
@@ -220,7 +223,7 @@ void apply_bitmask_(const at::Tensor& scores, const at::Tensor& bitmask) {
   const int64_t rows = scores.size(0), vocab = scores.size(1), stride = scores.stride(0);
   const Bitmask packed(bitmask, rows);
   float* values = scores.mutable_data_ptr<float>();
-  at::parallel_for(0, rows, 1, [&](int64_t first, int64_t last) {
+  at::parallel_for(0, rows, kRowsToMask, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
       mask(values + row * stride, 0, vocab, packed.row(row), packed.num_words, -kInfinity);
     }
