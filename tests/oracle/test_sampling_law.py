@@ -108,25 +108,23 @@ def test_frequencies_are_the_law(now: Situation, naive: bool) -> None:
     within(Counter(have.token_ids), law(table, now), draws)
 
 
-@both_kernels
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_frequencies_over_positions(temperature: float, naive: bool) -> None:
+def test_frequencies_over_positions(temperature: float) -> None:
     draws = 5000
     now = Situation(SamplingParams(temperature=temperature, seed=3))
     states = [SamplingState(now.params, range(length)) for length in range(draws)]
     logits = torch.tensor([float(x) for x in TABLES[1]]).expand(draws, -1)
-    have = OrdinarySampler(naive=naive).sample(logits, states)
+    have = OrdinarySampler().sample(logits, states)
     within(Counter(have.token_ids), law(TABLES[1], now), draws)
 
 
-@both_kernels
 @pytest.mark.parametrize(
     "other", [{"seed": 8}, {"seed": 7 + 2**32}, {"sequence_index": 1}, {"prompt": range(9999)}]
 )
-def test_other_keys_are_independent(other: dict[str, Any], naive: bool) -> None:
+def test_other_keys_are_independent(other: dict[str, Any]) -> None:
     """Seed (either half), sequence and position each give draws that know nothing of the others."""
     draws = 4000
-    sampler = OrdinarySampler(naive=naive)
+    sampler = OrdinarySampler()
     logits = torch.zeros(draws, 3)
 
     def tokens(seed: int = 7, sequence_index: int = 0, prompt: range = range(0)) -> list[int]:
