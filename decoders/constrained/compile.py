@@ -10,6 +10,7 @@ from plait.decoders.constrained.automaton import Automaton
 from plait.decoders.constrained.closing import UNREACHABLE
 from plait.decoders.constrained.grammar import gbnf, json_text, regex
 from plait.decoders.constrained.grammar.check import left_recursion, prune
+from plait.decoders.constrained.grammar.for_matcher import for_matcher
 from plait.decoders.constrained.grammar.json_text import json_rules
 from plait.decoders.constrained.grammar.nodes import Chars, Grammar, Text, choice
 from plait.decoders.constrained.grammar.regex_parser import RegexError, parse_whole
@@ -48,7 +49,7 @@ def compile_constraint(
     compiler = xgrammar.GrammarCompiler(
         vocabulary.xgrammar_info, max_threads=1, cache_enabled=False
     )
-    compiled = compiler.compile_grammar(text)
+    compiled = compiler.compile_grammar(str(for_matcher(grammar)))
     return Compiled(compiled.serialize_json().encode(), text, shortest)
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 import xgrammar
+from numpy.typing import NDArray
+from torch import Tensor
 
 from plait.decoders.constrained.automaton import Automaton, State
 from plait.decoders.constrained.closing import tokens_of
 from plait.decoders.constrained.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,12 @@ class GrammarConstraint:
         if self._matcher.is_terminated():
             bitmask[row] = 0
             return True
-        return bool(self._matcher.fill_next_token_bitmask(bitmask[row : row + 1, :words], 0)) or (
-            words < bitmask.shape[1]
-        )
+        narrow = bitmask[row : row + 1, :words]
+        is_partial = bool(self._matcher.fill_next_token_bitmask(narrow, 0))
+        keep = self._keep()
+        if keep is not None:
+            narrow &= torch.from_numpy(keep)
+        return is_partial or keep is not None or words < bitmask.shape[1]
 
     def accept_token(self, token_id: int) -> bool:
         """Advance; False (and unchanged) if the token is illegal."""
@@ -64,6 +67,9 @@ class GrammarConstraint:
         if not (legal and self._matcher.accept_token(token_id)):
             return False
         self._token_ids.append(token_id)
+        if self._grammar.automaton.counts and self._state() is None:
+            self.rollback(1)
+            return False
         return True
 
     def rollback(self, num_tokens: int) -> None:
@@ -106,6 +112,12 @@ class GrammarConstraint:
         """Return the tokens that complete the text from here the cheapest way."""
         state = self._state()
         return [] if state is None or self._matcher.is_terminated() else tokens_of(state.closing)
+
+    def _keep(self) -> NDArray[np.int32] | None:
+        """Return what long counts leave of the mask; None: all of it."""
+        automaton = self._grammar.automaton
+        state = self._state() if automaton.counts else None
+        return None if state is None else automaton.keep(state)
 
     def _state(self) -> State | None:
         """Catch up with the accepted tokens. None: given up (see automaton.MAX_STACKS)."""

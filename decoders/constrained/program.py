@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from plait.decoders.constrained.closing import UNREACHABLE, Tails
+from plait.decoders.constrained.grammar.for_matcher import is_counted
 from plait.decoders.constrained.grammar.nodes import (
     Chars,
     Grammar,
@@ -51,6 +52,8 @@ class Program:
     tails: Tails
     operations: list[Operation] = field(default_factory=list)
     root: Op = 0
+    counted: set[Op] = field(default_factory=set)  # bodies whose counts the matcher leaves out
+    _is_estimated: bool = False
     _known: dict[object, Op] = field(default_factory=dict)
     _rules: dict[str, Op] = field(default_factory=dict)
 
@@ -98,7 +101,10 @@ class Program:
         if isinstance(node, Ref):
             return self._rules[node.name]
         if isinstance(node, Repeat):
-            return self.repeat(self.add(node.item), node.least, node.most)
+            body = self.add(node.item)
+            if is_counted(node):
+                self.counted.add(body)
+            return self.repeat(body, node.least, node.most)
         items = [self.add(item) for item in node.items]
         return self.chain(items) if isinstance(node, Seq) else self.choice(items)
 
@@ -132,13 +138,18 @@ class Program:
         return bytes(spelled)
 
     def estimate(self) -> None:
-        """Give every operation its cheapest text: least fixed point, right to left (Knuth)."""
-        open_ended = [o for o in reversed(self.operations) if o.kind not in ("bytes", "set")]
-        grown = True
-        while grown:
-            grown = False
-            for operation in open_ended:
-                grown |= self._improve(operation)
+        """Give every operation its cheapest text: the least fixed point, by a worklist (Knuth)."""
+        users: list[list[Op]] = [[] for _ in self.operations]
+        for op, operation in enumerate(self.operations):
+            for item in set(operation.items):
+                users[item].append(op)
+        waiting = dict.fromkeys(reversed(range(len(self.operations))))
+        while waiting:
+            op = next(iter(waiting))
+            del waiting[op]
+            if self._improve(self.operations[op]):
+                waiting.update(dict.fromkeys(users[op]))
+        self._is_estimated = True
 
     def _improve(self, operation: Operation) -> bool:
         """Lower the cost if it can be; `best` changes only then, so that it never runs in circles."""
@@ -172,15 +183,10 @@ class Program:
         op = self._known.get(key)
         if op is None:
             op = self._known[key] = len(self.operations)
-            if operation.kind != "rule":
-                self._improve_new(operation)
+            if self._is_estimated:
+                self._improve(operation)
             self.operations.append(operation)
         return op
-
-    def _improve_new(self, operation: Operation) -> None:
-        """Cost an operation made after `estimate`; before it this is only a first guess."""
-        if all(item < len(self.operations) for item in operation.items):
-            self._improve(operation)
 
     def _chars(self, ranges: Ranges) -> Op:
         """Return the operation of one UTF-8 encoded character."""

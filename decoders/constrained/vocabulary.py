@@ -6,16 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import xgrammar
+from numpy.typing import NDArray
 
-MAX_TOKEN_BYTES = 64  # longer tokens are not used in closings
+from plait.decoders.constrained.grammar.for_matcher import MAX_TOKEN_BYTES
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """What each token adds to the text; b"" for special tokens, which no grammar allows.
 
-    Logit rows may be wider than token_bytes: what lies beyond is never legal.
+    Tokens of more than MAX_TOKEN_BYTES (long runs of blanks or dashes) are never legal either, and
+    logit rows may be wider than token_bytes: what lies beyond is not legal.
     """
 
     token_bytes: Sequence[bytes]
@@ -24,7 +27,7 @@ class Vocabulary:
     @cached_property
     def xgrammar_info(self) -> xgrammar.TokenizerInfo:
         """The vocabulary as xgrammar wants it. Cost: about 50 ms for 49,152 tokens."""
-        spelled = [b"" if i in self.eos_token_ids else t for i, t in enumerate(self.token_bytes)]
+        spelled = [t if self.is_text(i) else b"" for i, t in enumerate(self.token_bytes)]
         return xgrammar.TokenizerInfo(
             spelled, xgrammar.VocabType.RAW, stop_token_ids=sorted(self.eos_token_ids)
         )
@@ -34,7 +37,7 @@ class Vocabulary:
         """The lowest token id for each spelling that closings may use."""
         found: dict[bytes, int] = {}
         for token_id, spelling in enumerate(self.token_bytes):
-            if 0 < len(spelling) <= MAX_TOKEN_BYTES and token_id not in self.eos_token_ids:
+            if self.is_text(token_id):
                 found.setdefault(spelling, token_id)
         return found
 
@@ -47,9 +50,23 @@ class Vocabulary:
         return {first: tuple(sorted(found)) for first, found in lengths.items()}
 
     def is_text(self, token_id: int) -> bool:
-        """Tell whether the token spells something."""
-        known = 0 <= token_id < len(self.token_bytes) and token_id not in self.eos_token_ids
-        return known and bool(self.token_bytes[token_id])
+        """Tell whether the token spells something that a constrained text may hold."""
+        if token_id in self.eos_token_ids or not 0 <= token_id < len(self.token_bytes):
+            return False
+        return 0 < len(self.token_bytes[token_id]) <= MAX_TOKEN_BYTES
+
+    @cached_property
+    def in_order(self) -> tuple[list[bytes], NDArray[np.int64]]:
+        """The spellings in the order of their bytes, and the token of each."""
+        ids = [i for i in range(len(self.token_bytes)) if self.is_text(i)]
+        ids.sort(key=lambda i: self.token_bytes[i])
+        return [self.token_bytes[i] for i in ids], np.array(ids, np.int64)
+
+    def bits(self, token_ids: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return a bitmask row [words] int32 in which these tokens' bits are set."""
+        flags = np.zeros(-(-len(self.token_bytes) // 32) * 32, np.uint8)
+        flags[token_ids] = 1
+        return np.packbits(flags, bitorder="little").view(np.int32)
 
 
 def make_vocabulary(token_bytes: Iterable[bytes], eos_token_ids: Iterable[int]) -> Vocabulary:

@@ -51,17 +51,20 @@ def left_recursion(grammar: Grammar) -> str | None:
 
 
 def _fixpoint(rules: Mapping[str, Node], holds: Callable[[Node, Known], bool]) -> Known:
-    """Return the least set of rules closed under `holds`; right-to-left order converges fast."""
-    found: Known = set()
-    backwards = list(reversed(rules.items()))
-    grown = True
-    while grown:
-        grown = False
-        for name, node in backwards:
-            if name not in found and holds(node, found):
-                found.add(name)
-                grown = True
-    return found
+    """Return the least set of rules closed under `holds`, by a worklist."""
+    users: dict[str, list[str]] = {name: [] for name in rules}
+    for name, node in rules.items():
+        for target in {found.name for found in walk(node) if isinstance(found, Ref)}:
+            users[target].append(name)
+    known: Known = set()
+    waiting = dict.fromkeys(reversed(rules))
+    while waiting:
+        name = next(iter(waiting))
+        del waiting[name]
+        if name not in known and holds(rules[name], known):
+            known.add(name)
+            waiting.update(dict.fromkeys(users[name]))
+    return known
 
 
 def _is_productive(node: Node, known: Known) -> bool:

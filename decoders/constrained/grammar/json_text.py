@@ -41,7 +41,6 @@ NULL = Text("null")
 VALUE = Ref("value")
 OBJECT = Ref("object")
 ARRAY = Ref("array")
-CHARACTER = Ref("character")
 
 DIGIT = Chars(chars.of("0123456789"))
 DIGIT_1_9 = Chars(chars.of("123456789"))
@@ -57,7 +56,6 @@ def json_rules(max_whitespace: int) -> dict[str, Node]:
     member = seq(STRING, WS, Text(":"), WS, VALUE)
     return {
         "ws": repeat(Chars(chars.of(" \n\r\t")), 0, max_whitespace),
-        "character": _character(),
         "string": seq(Text('"'), repeat(CHARACTER, 0, None), Text('"')),
         "integer": _integer(),
         "number": seq(INTEGER, optional(_fraction()), optional(_exponent())),
@@ -91,6 +89,9 @@ def _character() -> Node:
     pair = seq(d, high, Text("\\u"), d, low)
     escape = choice([Chars(chars.of('"\\/bfnrt')), seq(Text("u"), choice([scalar, pair]))])
     return choice([Chars(PLAIN), seq(Text("\\"), escape)])
+
+
+CHARACTER = _character()
 
 
 def _integer() -> Node:

@@ -130,7 +130,9 @@ def _show(node: Node, level: int) -> str:
     if isinstance(node, Ref):
         return node.name
     if isinstance(node, Repeat):
-        return _show(node.item, 2) + _show_times(node.least, node.most)
+        item = _show(node.item, 2)
+        item = f"({item})" if isinstance(node.item, Repeat) else item
+        return item + _show_times(node.least, node.most)
     own, sign = (1, " ") if isinstance(node, Seq) else (0, " | ")
     text = sign.join(_show(item, own + 1) for item in node.items)
     return f"({text})" if level > own else text

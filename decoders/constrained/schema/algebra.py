@@ -6,7 +6,7 @@ holds no value of the unwanted facts. It may return less than the exact differen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -18,7 +18,6 @@ from plait.decoders.constrained.schema.facts import (
     Bound,
     Facts,
     Kind,
-    Kinds,
     ObjectRule,
     Place,
     Places,
@@ -116,8 +115,9 @@ class Algebra:
             return False
         return all(self.is_empty(facts, levels - 1) for facts in self._alternatives(places))
 
-    def exclude(self, facts: Facts, unwanted: Facts) -> list[Facts]:
-        """Return alternatives that cover facts without the values of `unwanted`.
+    def exclude(self, facts: Facts, unwanted: Facts) -> tuple[list[Facts], bool]:
+        """Return alternatives for the facts without the values of `unwanted`, and whether those
+        are all such values.
 
         Raises:
             Unprovable: no part of a kind could be told apart.
@@ -125,27 +125,47 @@ class Algebra:
         if facts.literals is not None:
             kept = tuple(v for v in facts.literals if not self.admits(unwanted, v))
             kinds = frozenset(map(kind_of, kept)) & facts.kinds
-            return [replace(facts, literals=kept, kinds=kinds)] if kept else []
+            return ([replace(facts, literals=kept, kinds=kinds)] if kept else []), True
         found = []
+        is_all = True
         shared = facts.kinds & unwanted.kinds
         if apart := facts.kinds - shared:
             found.append(_of_kinds(facts, apart))
-        for group in (frozenset[Kind]({kind}) for kind in sorted(shared)):
-            found += self._exclude_kind(_of_kinds(facts, group), unwanted, next(iter(group)))
-        return found
+        for kind in sorted(shared):
+            pieces, is_covered = self._exclude_kind(_of_kinds(facts, {kind}), unwanted, kind)
+            found += pieces
+            is_all &= is_covered
+        return found, is_all
 
-    def _exclude_kind(self, facts: Facts, unwanted: Facts, kind: Kind) -> list[Facts]:
-        if unwanted.is_free(kind):
-            return []
+    def _exclude_kind(self, facts: Facts, unwanted: Facts, kind: Kind) -> tuple[list[Facts], bool]:
+        if unwanted.is_free(kind) or (kind == "null" and not self.is_empty(unwanted)):
+            return [], True
         both = meet(facts, _of_kinds(unwanted, facts.kinds))
         if both is None or self.is_empty(both):
-            return [facts]
+            return [facts], True
         if any(obstacle.kind == kind for obstacle in unwanted.obstacles):
             raise Unprovable("what it rules out holds a keyword that cannot be negated")
         pieces = list(self._pieces(facts, unwanted, kind))
         if not pieces:
             raise Unprovable("the alternatives overlap, and cannot be told apart")
-        return [piece for piece in pieces if not self.is_empty(piece)]
+        kept = [piece for piece in pieces if not self.is_empty(piece)]
+        return kept, self._is_covered(unwanted, kind)
+
+    def _is_covered(self, unwanted: Facts, kind: Kind) -> bool:
+        """Tell whether `_pieces` breaks every assertion that there is."""
+        if kind == "array":
+            return unwanted.literals is None and not unwanted.arrays
+        if kind != "object":
+            return not (kind in NUMBERS and unwanted.multiples)
+        rules = unwanted.objects
+        if unwanted.names or unwanted.max_properties is not None:
+            return False
+        if any(rule.patterns or rule.extra is not None for rule in rules):
+            return False
+        return all(self._is_negatable(unwanted.value(n)) for rule in rules for n in rule.named)
+
+    def _is_negatable(self, places: Places) -> bool:
+        return len(places) == 1 and not places[0].negated and self._is_exact(places)
 
     def _pieces(self, facts: Facts, unwanted: Facts, kind: Kind) -> Iterator[Facts]:
         """Yield parts of the facts that break one assertion of `unwanted` each."""
@@ -171,7 +191,7 @@ class Algebra:
             yield replace(facts, required=(*facts.required, name))
         for name in dict.fromkeys(n for rule in unwanted.objects for n in rule.named):
             places = unwanted.value(name)
-            if len(places) == 1 and not places[0].negated and self._is_exact(places):
+            if self._is_negatable(places):
                 rule = ObjectRule({name: (Place(places[0].pointer, negated=True),)})
                 required = tuple(dict.fromkeys((*facts.required, name)))
                 yield replace(facts, required=required, objects=(*facts.objects, rule))
@@ -179,7 +199,7 @@ class Algebra:
             yield replace(facts, max_properties=unwanted.min_properties - 1)
 
 
-def _of_kinds(facts: Facts, kinds: Kinds) -> Facts:
+def _of_kinds(facts: Facts, kinds: Set[Kind]) -> Facts:
     return replace(facts, kinds=facts.kinds & kinds, is_typed=True)
 
 
@@ -189,7 +209,10 @@ def _without_literals(facts: Facts, values: list[Any], kind: Kind) -> Iterator[F
     elif kind == "string":
         named = regex.union(regex.literal(value) for value in values)
         yield replace(facts, text=regex.both(facts.text, regex.without(named)))
-    elif kind != "null":
+    elif kind == "array":
+        lengths = [len(value) for value in values]
+        yield from _arrays_outside(facts, Facts(min_items=min(lengths), max_items=max(lengths)))
+    else:
         raise Unprovable(f"{kind} values cannot be excluded one by one")
 
 

@@ -14,10 +14,12 @@ from typing import Any
 from plait.decoders.constrained.schema.algebra import Algebra, Unprovable
 from plait.decoders.constrained.schema.document import Document, escape
 from plait.decoders.constrained.schema.facts import Facts, Place, Places, meet
-from plait.decoders.constrained.schema.read import Schema, read_assertions
+from plait.decoders.constrained.schema.read import ANNOTATIONS, Schema, read_assertions
 from plait.decoders.constrained.spec import UnsupportedKeyword
 
 MAX_ALTERNATIVES = 256
+MAX_LEVELS = 4  # of questions about further levels, asked while reading
+MANY = 8  # alternatives from which on it pays to look for empty ones
 
 Several = tuple[Facts, ...]
 
@@ -36,6 +38,7 @@ class Alternatives:
         self._narrow: set[Place] = set()  # places whose alternatives may not be all there are
         self._has_narrowed = False  # while a place is being read: did anything narrow it?
         self._open: dict[Place, int] = {}  # being read, with the order of opening
+        self._levels = 0  # of questions about what lies below, asked while reading
         self._floor = 0  # places opened before this belong to spots further up
         self._of_places: dict[Places, Several] = {}
 
@@ -86,14 +89,18 @@ class Alternatives:
         Raises:
             Unprovable: they depend on what is being read.
         """
+        if self._levels >= MAX_LEVELS:
+            raise Unprovable("the schema is nested too deeply here")
         outside, self._floor = self._floor, len(self._open)
         narrowed = self._has_narrowed
+        self._levels += 1
         try:
             return self.of(places)
         except _Busy:
             raise Unprovable("the schema is recursive here") from None
         finally:
             self._floor, self._has_narrowed = outside, narrowed
+            self._levels -= 1
 
     def is_exact(self, places: Places) -> bool:
         """Tell whether the alternatives of the places are all there are."""
@@ -120,11 +127,18 @@ class Alternatives:
         if "oneOf" in schema:
             context = self._one_of(context, schema, pointer)
         if "not" in schema:
-            context = self._without(context, Place(f"{pointer}/not"), pointer, "not")
+            context = self._not(context, f"{pointer}/not", pointer)
         return self._condition(context, schema, pointer) if "if" in schema else context
 
     def _negation(self, place: Place) -> Several:
-        return self._without((Facts(),), Place(place.pointer), place.pointer, "not")
+        return self._not((Facts(),), place.pointer, place.pointer)
+
+    def _not(self, context: Several, negated: str, pointer: str) -> Several:
+        """Return the context without what a schema allows; not of not is the schema itself."""
+        schema = self._document.at(negated)
+        if isinstance(schema, dict) and {"not"} == set(schema) - ANNOTATIONS:
+            return self._product(context, self._at(Place(f"{negated}/not")), pointer, "not")
+        return self._without(context, Place(negated), pointer, "not")
 
     def _reference(self, context: Several, schema: Schema, pointer: str) -> Several:
         reference = schema["$ref"]
@@ -189,22 +203,24 @@ class Alternatives:
 
     def _product(self, left: Several, right: Several, pointer: str, keyword: str) -> Several:
         found = [both for a in left for b in right if (both := meet(a, b)) is not None]
+        if len(found) > MANY:
+            found = [facts for facts in found if not self._algebra.is_empty(facts)]
         return self._limited(found, pointer, keyword)
 
     def _without(self, context: Several, place: Place, pointer: str, keyword: str) -> Several:
         """Return the context without the values that are valid at a place."""
-        found: Sequence[Facts] = context
         unwanted_facts = self._at(place)
         if place in self._narrow:
-            raise UnsupportedKeyword(
-                pointer, keyword, "negations inside negations are not supported"
-            )
-        self._has_narrowed = True
+            reason = "it negates what is itself told apart only in part"
+            raise UnsupportedKeyword(pointer, keyword, reason)
+        found: Sequence[Facts] = context
         for unwanted in unwanted_facts:
             try:
-                found = [left for a in found for left in self._algebra.exclude(a, unwanted)]
+                parts = [self._algebra.exclude(facts, unwanted) for facts in found]
             except Unprovable as error:
                 raise UnsupportedKeyword(pointer, keyword, str(error)) from None
+            found = [left for pieces, _ in parts for left in pieces]
+            self._has_narrowed |= not all(is_all for _, is_all in parts)
         return self._limited(found, pointer, keyword)
 
     def _limited(self, found: Sequence[Facts], pointer: str, keyword: str) -> Several:

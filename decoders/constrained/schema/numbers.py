@@ -199,7 +199,9 @@ def _ending_in(remainders: Iterable[int], width: int, places: int) -> Expr:
             found.append(regex.concat([_INTEGERS, tail]))
             continue
         alone = regex.literal(str(int(whole)))
-        found.append(regex.concat([regex.union([alone, regex.concat([front, regex.literal(whole)])]), tail]))
+        found.append(
+            regex.concat([regex.union([alone, regex.concat([front, regex.literal(whole)])]), tail])
+        )
     return regex.union(found)
 
 

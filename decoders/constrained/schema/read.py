@@ -1,6 +1,7 @@
 """Read the assertions of one schema object, keyword by keyword.
 
-This is the whitelist: a keyword that is not listed here is refused by name.
+By the standard an unknown keyword asserts nothing. Those that resemble an assertion, or are one in
+another dialect, are refused by name all the same.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any
 
 from plait.decoders.constrained.grammar import regex
@@ -34,71 +36,20 @@ Schema = dict[str, Any]
 Reader = Callable[[Facts, Schema, str], Facts]
 
 # Spread out by alternatives.py.
-APPLICATORS = frozenset(
-    [
-        "$ref",
-        "allOf",
-        "anyOf",
-        "oneOf",
-        "not",
-        "if",
-        "then",
-        "else",
-        "dependentRequired",
-        "dependentSchemas",
-        "dependencies",
-    ]
-)
-# Say nothing about the instance, by the standard or by the habits of OpenAPI, editors and forms.
-ANNOTATIONS = frozenset(
-    [
-        "$schema",
-        "$id",
-        "id",
-        "$anchor",
-        "$comment",
-        "$defs",
-        "definitions",
-        "$vocabulary",
-        "title",
-        "description",
-        "default",
-        "examples",
-        "example",
-        "deprecated",
-        "readOnly",
-        "writeOnly",
-        "contentEncoding",
-        "contentMediaType",
-        "contentSchema",
-        "markdownDescription",
-        "enumDescriptions",
-        "markdownEnumDescriptions",
-        "enumNames",
-        "defaultSnippets",
-        "deprecationMessage",
-        "doNotSuggest",
-        "errorMessage",
-        "patternErrorMessage",
-        "suggestSortText",
-        "allowTrailingCommas",
-        "allowComments",
-        "$dynamicAnchor",
-        "$recursiveAnchor",
-        "discriminator",
-        "xml",
-        "externalDocs",
-        "propertyOrder",
-        "options",
-        "headerTemplate",
-        "self",
-        "version",
-        "name",
-        "javaType",
-        "tsType",
-        "fileMatch",
-    ]
-)
+APPLICATORS = frozenset(("$ref", "allOf", "anyOf", "oneOf", "not", "if", "then", "else"))
+APPLICATORS |= {"dependentRequired", "dependentSchemas", "dependencies"}
+# Assertions and references of other drafts and of validators' extensions.
+FOREIGN = frozenset(("$dynamicRef", "$recursiveRef", "$data", "$merge", "$patch", "extends"))
+FOREIGN |= {"disallow", "divisibleBy", "propertyDependencies", "uniqueItemProperties", "min", "max"}
+FOREIGN |= {"allRequired", "anyRequired", "oneRequired", "patternRequired", "prohibited", "regexp"}
+FOREIGN |= {"formatMinimum", "formatMaximum", "formatExclusiveMinimum", "formatExclusiveMaximum"}
+FOREIGN |= {"instanceof", "range", "exclusiveRange", "select", "selectCases", "deepRequired"}
+# Say nothing about the instance by the standard, though they resemble keywords that do.
+ANNOTATIONS = frozenset(("$schema", "$id", "id", "$anchor", "$comment", "$defs", "definitions"))
+ANNOTATIONS |= {"$vocabulary", "$dynamicAnchor", "$recursiveAnchor", "title", "description"}
+ANNOTATIONS |= {"default", "examples", "deprecated", "readOnly", "writeOnly", "contentEncoding"}
+ANNOTATIONS |= {"contentMediaType", "contentSchema", "types", "formats", "propertyOrder"}
+TYPO_RATIO = 0.84  # difflib's; "minLenght" is 0.89 like minLength, "links" is like nothing
 
 
 def read_assertions(schema: Schema, pointer: str) -> Facts:
@@ -112,13 +63,27 @@ def read_assertions(schema: Schema, pointer: str) -> Facts:
         reader = _READERS.get(keyword)
         if reader is not None:
             facts = reader(facts, schema, pointer)
-        elif keyword not in APPLICATORS and not _is_annotation(keyword):
-            raise UnsupportedKeyword(pointer, keyword, "this keyword is not known")
+        elif keyword not in APPLICATORS:
+            _check_unknown(keyword, pointer)
     return facts
 
 
-def _is_annotation(keyword: str) -> bool:
-    return keyword in ANNOTATIONS or keyword.startswith(("x-", "_"))
+def _check_unknown(keyword: str, pointer: str) -> None:
+    """Let annotations pass: the standard's own, and by the standard all unknown keywords.
+
+    Raises:
+        UnsupportedKeyword: another dialect's assertion, or a misspelt one of ours.
+    """
+    if keyword in FOREIGN:
+        raise UnsupportedKeyword(pointer, keyword, "this keyword is not supported")
+    if keyword in ANNOTATIONS or keyword.startswith(("x-", "_", "//")):
+        return
+    known = [*_READERS, *APPLICATORS]
+    meant = get_close_matches(keyword, known, n=1, cutoff=TYPO_RATIO)
+    folded = [name for name in known if name.lower() == keyword.lower()]
+    if found := folded or meant:
+        reason = f"this keyword is not known; is {found[0]!r} meant?"
+        raise UnsupportedKeyword(pointer, keyword, reason)
 
 
 def _malformed(pointer: str, keyword: str, want: str) -> UnsupportedKeyword:
