@@ -31,6 +31,9 @@ def extension():
         "-fopenmp",
         "-ffp-contract=off",
         "-fvisibility=hidden",
+        "-Wno-uninitialized",  # GCC 12 finds fault with its own AVX-512 headers
+        "-Wno-maybe-uninitialized",
+        "-Wno-psabi",  # vectors are never passed between files
     ]
     return CppExtension(
         "plait.kernels._cpu",

@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ class Bench:
 
     def forward(self, x: Tensor, segments: Segments) -> Tensor:
         """Run all layers and the output matrix; logits of at most 64 rows, as a server asks."""
+        x = x.clone()  # the stack works in place
         self.stack.forward(x, segments, self.k_cache, self.v_cache)
         return linear(x[:64], self.head)
 
@@ -129,8 +131,8 @@ def measure(mode: Mode, rows: Sequence[int], context: int, seconds: float) -> li
     for count in rows:
         segments = prompt_rows(count) if count > 64 else decode_rows(count, context)
         x = torch.randn(count, HIDDEN)
-        whole = fastest(lambda x=x, s=segments: bench.forward(x.clone(), s), seconds)
-        head = fastest(lambda x=x: linear(x[:64], bench.head), seconds / 4)
+        whole = fastest(partial(bench.forward, x, segments), seconds)
+        head = fastest(partial(linear, x[:64], bench.head), seconds / 4)
         cells.append(f"{whole:.1f} ({whole - head:.1f})")
     return cells
 

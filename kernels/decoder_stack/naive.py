@@ -38,10 +38,10 @@ def _heads(
     h: Tensor, layer: LayerWeights, config: StackConfig, segments: Segments
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries, keys and values [rows, heads or kv_heads, head_dim], normed and rotated."""
-    dim = config.head_dim
-    q = linear(h, layer.q, layer.q_bias).unflatten(1, (-1, dim))
-    k = linear(h, layer.k, layer.k_bias).unflatten(1, (-1, dim))
-    v = linear(h, layer.v, layer.v_bias).unflatten(1, (-1, dim))
+    rows, dim = h.shape[0], config.head_dim
+    q = linear(h, layer.q, layer.q_bias).view(rows, config.heads, dim)
+    k = linear(h, layer.k, layer.k_bias).view(rows, config.kv_heads, dim)
+    v = linear(h, layer.v, layer.v_bias).view(rows, config.kv_heads, dim)
     if layer.q_norm is not None:
         q = rms_norm(q, layer.q_norm, config.norm_eps)
     if layer.k_norm is not None:

@@ -62,7 +62,7 @@ class StackRun {
     int panels = 0;
     for (const Product& product : all) panels += product.matrix->panel_count();
     int begin, end;
-    while (team_.claim(panels, panels, &begin, &end)) {
+    while (team_.claim(panels, kClaim, &begin, &end)) {
       int base = 0;
       for (const Product& product : all) {
         const Matrix& m = *product.matrix;

@@ -41,6 +41,8 @@ struct Sink {
   bool accumulate;
 };
 
+constexpr int kClaim = 8;  // panels taken at once: their weights fit a core's L2 cache
+
 // Asks for one block's bytes, some blocks ahead of the stream of weights.
 template <int kBytes>
 inline void prefetch_ahead(const uint8_t* block) {
@@ -289,7 +291,7 @@ void linear(Team& team, int thread, const LinearCall& call) {
   }
   team.meet();
   const Sink sink{call.out, m.n, false};
-  while (team.claim(m.panel_count(), 32, &begin, &end)) {
+  while (team.claim(m.panel_count(), kClaim, &begin, &end)) {
     linear_panels(m, begin, end, acts, sink, own);
   }
 }

@@ -29,12 +29,9 @@ def paged_attention(
     *,
     scale: float,
     window: int = 0,
-    naive: bool = False,
 ) -> Tensor:
     """Return what each row reads from the cache, [rows, heads, head_dim] fp32."""
-    if naive or not dispatch.serves(q.device):
+    if not dispatch.serves(q.device):
         return _naive.paged_attention(q, k_layer, v_layer, segments, scale=scale, window=window)
-    out: Tensor = dispatch.extension().paged_attention(
-        q, k_layer, v_layer, segments, scale, window
-    )
+    out: Tensor = dispatch.extension().paged_attention(q, k_layer, v_layer, segments, scale, window)
     return out

@@ -1,0 +1,137 @@
+"""Paged attention: agreement with the oracle, and rows that do not know their neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from plait.kernels import dispatch
+from plait.kernels.paged_attention import BLOCK, CAUSAL, FULL, TREE, Segments, paged_attention
+from plait.kernels.paged_attention.naive import paged_attention as oracle
+from tests.fixtures.ragged import Geometry, Kind, make_segments, one_layer
+
+MIXED: list[Kind] = [
+    (0, 1, CAUSAL),
+    (130, 7, TREE),
+    (5, 33, FULL),
+    (17, 40, CAUSAL),
+    (128, 1, CAUSAL),
+    (63, 16, TREE),
+    (0, 100, CAUSAL),
+    (64, 2, FULL),
+    (1, 3, TREE),
+]
+HEADS = [(1, 1), (3, 1), (9, 3), (8, 2), (30, 1), (4, 4)]
+
+pytestmark = pytest.mark.skipif(not dispatch.available(), reason="no compiled kernels")
+
+
+@pytest.fixture(params=dispatch.isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    best = dispatch.isa()
+    dispatch.use_isa(request.param)
+    yield request.param
+    dispatch.use_isa(best)
+
+
+def _setting(kinds: list[Kind], geometry: Geometry) -> tuple[Tensor, Tensor, Tensor, Segments]:
+    torch.manual_seed(0)
+    segments = make_segments(kinds)
+    keys, values = one_layer(segments, geometry, own_rows=True)
+    rows = int(segments.row_start[-1])
+    return torch.randn(rows, geometry.heads, geometry.head_dim), keys, values, segments
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("head_dim", [8, 32, 40, 64, 128])
+@pytest.mark.parametrize(("heads", "kv_heads"), HEADS)
+def test_mixed_segments_agree_with_the_oracle(
+    isa: str, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype
+) -> None:
+    q, keys, values, segments = _setting(MIXED, Geometry(heads, kv_heads, head_dim, dtype))
+    scale = head_dim**-0.5
+    for window in (0, 1, 20):
+        have = paged_attention(q, keys, values, segments, scale=scale, window=window)
+        want = oracle(q, keys, values, segments, scale=scale, window=window)
+        torch.testing.assert_close(have, want, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 16, 33, 100])
+def test_every_context_agrees_with_the_oracle(isa: str, rows: int) -> None:
+    kinds = [(context, rows, kind) for context in (0, 1, 15, 16, 17, 63, 64, 65, 130)
+             for kind in (CAUSAL, TREE, FULL)]  # fmt: skip
+    q, keys, values, segments = _setting(kinds, Geometry(3, 1, 8))
+    have = paged_attention(q, keys, values, segments, scale=0.5)
+    want = oracle(q, keys, values, segments, scale=0.5, window=0)
+    torch.testing.assert_close(have, want, rtol=1e-4, atol=2e-5)
+
+
+def test_large_scores_do_not_overflow(isa: str) -> None:
+    q, keys, values, segments = _setting([(70, 9, CAUSAL)], Geometry(2, 1, 16))
+    have = paged_attention(q * 1e3, keys, values, segments, scale=10.0)
+    want = oracle(q * 1e3, keys, values, segments, scale=10.0, window=0)
+    torch.testing.assert_close(have, want, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("window", [0, 50])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chunks_give_the_bits_of_the_whole(isa: str, dtype: torch.dtype, window: int) -> None:
+    q, keys, values, whole = _setting([(0, 150, CAUSAL)], Geometry(6, 2, 32, dtype))
+    want = paged_attention(q, keys, values, whole, scale=0.2, window=window)
+    for cuts in ([1] * 150, [16] * 9 + [6], [64, 64, 22], [7, 100, 43]):
+        starts = torch.tensor([0, *cuts], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        chunked = replace(
+            whole,
+            row_start=starts,
+            context_len=starts[:-1].clone(),
+            block_tables=whole.block_tables.expand(len(cuts), -1).contiguous(),
+            attend=torch.zeros(len(cuts), dtype=torch.int32),
+        )
+        have = paged_attention(q, keys, values, chunked, scale=0.2, window=window)
+        assert torch.equal(have, want)
+
+
+def _alone(segments: Segments, index: int) -> tuple[slice, Segments]:
+    first, last = segments.row_start[index : index + 2].tolist()
+    rows = slice(first, last)
+    return rows, Segments(
+        row_start=torch.tensor([0, last - first], dtype=torch.int32),
+        context_len=segments.context_len[index : index + 1],
+        block_tables=segments.block_tables[index : index + 1],
+        attend=segments.attend[index : index + 1],
+        parents=segments.parents[rows],
+        positions=segments.positions[rows],
+        slots=segments.slots[rows],
+    )
+
+
+def test_segments_do_not_depend_on_the_batch(isa: str) -> None:
+    q, keys, values, segments = _setting(MIXED, Geometry(9, 3, 64, torch.bfloat16))
+    want = paged_attention(q, keys, values, segments, scale=0.125)
+    for index in range(len(MIXED)):
+        rows, alone = _alone(segments, index)
+        assert torch.equal(paged_attention(q[rows], keys, values, alone, scale=0.125), want[rows])
+
+
+def test_bad_segments_are_refused() -> None:
+    q, keys, values, segments = _setting([(20, 3, TREE)], Geometry(1, 1, 16))
+
+    def call(**changes: Tensor) -> None:
+        paged_attention(q, keys, values, replace(segments, **changes), scale=1.0)
+
+    with pytest.raises(IndexError, match="no block 99"):
+        call(block_tables=torch.full_like(segments.block_tables, 99))
+    with pytest.raises(IndexError, match="beyond its block table"):
+        call(context_len=segments.context_len + 10 * BLOCK)
+    with pytest.raises(IndexError, match="cannot have parent"):
+        call(parents=torch.tensor([-1, 1, 0], dtype=torch.int32))
+    with pytest.raises(IndexError, match="no slot"):
+        call(slots=segments.slots - 10**6)
+    with pytest.raises(ValueError, match="no kind of attention"):
+        call(attend=segments.attend + 5)
+    with pytest.raises(ValueError, match="row_start"):
+        call(row_start=segments.row_start + 1)

@@ -1,0 +1,144 @@
+"""Matrix products: exact storage, agreement with torch, rows that do not know their neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from plait.kernels import dispatch
+from plait.kernels.linear import Mode, dense, from_dense, from_groups, linear
+
+MODES: tuple[Mode, ...] = ("fp32", "bf16", "int8", "int4")
+SHAPES = [(576, 576), (70, 100), (31, 33), (1, 1), (96, 1536)]
+ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 33, 100, 129]
+
+compiled = pytest.mark.skipif(not dispatch.available(), reason="no compiled kernels")
+
+
+@pytest.fixture(params=dispatch.isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    best = dispatch.isa()
+    dispatch.use_isa(request.param)
+    yield request.param
+    dispatch.use_isa(best)
+
+
+def _random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _groups(n: int, k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    low, high = (-128, 128) if dtype == torch.int8 else (0, 16)
+    q = torch.randint(low, high, (n, k), dtype=dtype)
+    return q, _random(n, k // 32).half().float(), _random(n, k // 32, seed=1).half().float()
+
+
+@pytest.mark.parametrize("naive", [True, False])
+@pytest.mark.parametrize(("n", "k"), [(70, 96), (32, 32), (1, 64)])
+def test_groups_are_held_exactly(n: int, k: int, naive: bool) -> None:
+    q, scale, minimum = _groups(n, k, torch.uint8)
+    want = q.view(n, -1, 32) * scale.unsqueeze(-1) + minimum.unsqueeze(-1)
+    have = dense(from_groups(q, scale, minimum, naive=naive))
+    assert torch.equal(have, want.view(n, k))
+    q, scale, _ = _groups(n, k, torch.int8)
+    want = q.view(n, -1, 32) * scale.unsqueeze(-1)
+    assert torch.equal(dense(from_groups(q, scale, None, naive=naive)), want.view(n, k))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_both_layouts_hold_the_same(mode: Mode, n: int, k: int) -> None:
+    matrix = _random(n, k)
+    rows, panels = from_dense(matrix, mode, naive=True), from_dense(matrix, mode)
+    assert rows.layout == "rows"
+    assert torch.equal(dense(panels), dense(rows))
+
+
+@pytest.mark.parametrize(("mode", "steps"), [("int8", 254), ("int4", 15)])
+def test_quantising_errs_by_half_a_step(mode: Mode, steps: int) -> None:
+    matrix = _random(64, 128)
+    groups = matrix.view(64, -1, 32)
+    spread = groups.amax(-1) - groups.amin(-1)
+    if mode == "int8":
+        spread = 2 * groups.abs().amax(-1)
+    error = (dense(from_dense(matrix, mode)).view_as(groups) - groups).abs().amax(-1)
+    half = matrix.abs().amax() * 2**-10  # scale and minimum are rounded to fp16
+    assert torch.all(error <= spread / steps / 2 + half)
+
+
+def test_constant_groups_survive_quantising() -> None:
+    matrix = torch.full((3, 64), 0.5)
+    for mode in ("int8", "int4"):
+        torch.testing.assert_close(dense(from_dense(matrix, mode)), matrix, rtol=1e-3, atol=0)
+    assert torch.equal(dense(from_dense(torch.zeros(3, 64), "int4")), torch.zeros(3, 64))
+
+
+def test_groups_that_do_not_fit_are_refused() -> None:
+    q, scale, minimum = _groups(4, 64, torch.uint8)
+    with pytest.raises(ValueError, match="no groups of 32"):
+        from_groups(q, scale[:, :1], minimum)
+    with pytest.raises(ValueError, match="int4 groups have a minimum"):
+        from_groups(q, scale, None)
+    with pytest.raises(ValueError, match="fp16 numbers"):
+        from_groups(q, scale + 1e-6, minimum)
+
+
+@compiled
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_products_agree_with_torch(isa: str, mode: Mode, n: int, k: int) -> None:
+    weight, bias = from_dense(_random(n, k), mode), _random(n, seed=1)
+    for rows in ROWS:
+        x = _random(rows, k, seed=rows)
+        have, want = linear(x, weight, bias), linear(x, weight, bias, naive=True)
+        scale = (x.abs() @ dense(weight).abs().T).amax()  # of the terms that are summed
+        assert float((have - want).abs().amax() / scale) < 1e-6
+
+
+@compiled
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("n", "k"), [(576, 576), (70, 100)])
+def test_a_row_does_not_depend_on_the_others(isa: str, mode: Mode, n: int, k: int) -> None:
+    weight, x = from_dense(_random(n, k), mode), _random(300, k)
+    whole = linear(x, weight)
+    for rows in ROWS:
+        assert torch.equal(linear(x[7 : 7 + rows], weight), whole[7 : 7 + rows])
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(linear(x[order], weight), whole[order])
+
+
+@compiled
+@pytest.mark.parametrize("mode", MODES)
+def test_a_poisoned_row_stays_alone(isa: str, mode: Mode) -> None:
+    weight, x = from_dense(_random(40, 64), mode), _random(9, 64)
+    clean = linear(x, weight)
+    x[4] = torch.nan
+    have = linear(x, weight)
+    assert torch.all(have[4].isnan())
+    assert torch.equal(have[[0, 1, 2, 3, 5, 6, 7, 8]], clean[[0, 1, 2, 3, 5, 6, 7, 8]])
+
+
+@compiled
+def test_threads_do_not_change_bits() -> None:
+    weight, x = from_dense(_random(200, 96), "int4"), _random(20, 96)
+    threads = torch.get_num_threads()
+    want = linear(x, weight)
+    try:
+        for count in (1, 2, 3, 5):
+            torch.set_num_threads(count)
+            assert torch.equal(linear(x, weight), want)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@compiled
+def test_wrong_shapes_are_refused() -> None:
+    weight = from_dense(_random(40, 64), "bf16")
+    with pytest.raises(ValueError, match="do not hold"):
+        linear(_random(2, 32), weight)
+    with pytest.raises(ValueError, match="x must be"):
+        linear(_random(2, 64).double(), weight)
+    assert linear(_random(0, 64), weight).shape == (0, 40)

@@ -1,0 +1,230 @@
+"""The decoder stack: agreement with the oracle, and rows that do not know their neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from plait.kernels import dispatch
+from plait.kernels.decoder_stack import LayerWeights, Stack, StackConfig
+from plait.kernels.linear import Mode, Weight, from_dense
+from plait.kernels.paged_attention import CAUSAL, FULL, TREE, Segments
+from tests.fixtures.ragged import Geometry, Kind, causal, make_segments, one_layer
+
+MIXED: list[Kind] = [
+    (0, 5, CAUSAL),
+    (40, 1, CAUSAL),
+    (17, 6, TREE),
+    (30, 16, FULL),
+    (0, 70, CAUSAL),
+]
+LAYERS = 3
+# Largest difference from the oracle, as a share of the largest output: rounding to bf16 between
+# the products may fall to either side.
+TOLERANCE: dict[Mode, float] = {"fp32": 1e-5, "bf16": 2e-2, "int8": 2e-2, "int4": 2e-2}
+
+pytestmark = pytest.mark.skipif(not dispatch.available(), reason="no compiled kernels")
+
+
+@pytest.fixture(params=dispatch.isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    best = dispatch.isa()
+    dispatch.use_isa(request.param)
+    yield request.param
+    dispatch.use_isa(best)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What families of models differ in."""
+
+    heads: int = 6
+    kv_heads: int = 2
+    head_dim: int = 16
+    hidden: int = 72
+    ffn: int = 100
+    rotary_half: int = 8
+    head_norm: bool = False
+    biases: bool = False
+    window: int = 0
+    rotary: bool = True
+
+
+FAMILIES = {
+    "llama": Family(),
+    "qwen2": Family(biases=True, heads=4, kv_heads=4),
+    "qwen3": Family(head_norm=True, head_dim=32, rotary_half=16),
+    "mistral": Family(window=9, hidden=64, ffn=96),
+    "partial rotary": Family(rotary_half=3),
+    "no positions": Family(rotary=False),
+}
+
+
+def _layer(family: Family, mode: Mode, naive: bool) -> LayerWeights:
+    def weight(n: int, k: int) -> Weight:
+        return from_dense(torch.randn(n, k) * k**-0.5, mode, naive=naive)
+
+    def vector(n: int, wanted: bool = True, mean: float = 0.0) -> Tensor | None:
+        values = torch.randn(n) * 0.2 + mean
+        return values if wanted else None
+
+    hidden, ffn, dim = family.hidden, family.ffn, family.head_dim
+    q, k = family.heads * dim, family.kv_heads * dim
+    biases = {"q": q, "k": k, "v": k, "o": hidden, "gate": ffn, "up": ffn, "down": hidden}
+    gain = torch.randn(2, hidden) * 0.2 + 1
+    return LayerWeights(
+        attn_norm=gain[0],
+        q=weight(q, hidden),
+        k=weight(k, hidden),
+        v=weight(k, hidden),
+        o=weight(hidden, q),
+        ffn_norm=gain[1],
+        gate=weight(ffn, hidden),
+        up=weight(ffn, hidden),
+        down=weight(hidden, ffn),
+        q_norm=vector(dim, family.head_norm, 1.0),
+        k_norm=vector(dim, family.head_norm, 1.0),
+        **{f"{name}_bias": vector(n, family.biases) for name, n in biases.items()},
+        window=family.window,
+        rotary=family.rotary,
+    )
+
+
+def make_stack(family: Family, mode: Mode, *, naive: bool) -> Stack:
+    """Return a random stack; the same one for naive and not."""
+    torch.manual_seed(1)
+    angles = torch.arange(200).outer(100.0 ** -torch.arange(0, 1, 1 / family.rotary_half))
+    config = StackConfig(
+        hidden=family.hidden,
+        heads=family.heads,
+        kv_heads=family.kv_heads,
+        head_dim=family.head_dim,
+        ffn=family.ffn,
+        norm_eps=1e-5,
+        scale=family.head_dim**-0.5,
+        cos=angles.cos(),
+        sin=angles.sin(),
+    )
+    return Stack([_layer(family, mode, naive) for _ in range(LAYERS)], config)
+
+
+def _cache(segments: Segments, family: Family, mode: Mode) -> tuple[Tensor, Tensor]:
+    dtype = torch.float32 if mode == "fp32" else torch.bfloat16
+    geometry = Geometry(family.heads, family.kv_heads, family.head_dim, dtype)
+    layers = [one_layer(segments, geometry, own_rows=False) for _ in range(LAYERS)]
+    keys, values = zip(*layers, strict=True)
+    return torch.stack(keys), torch.stack(values)
+
+
+def _run(stack: Stack, x: Tensor, segments: Segments, cache: tuple[Tensor, Tensor]) -> Tensor:
+    x = x.clone()
+    stack.forward(x, segments, *cache)
+    return x
+
+
+@pytest.mark.parametrize("mode", list(TOLERANCE))
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_families_agree_with_the_oracle(isa: str, name: str, mode: Mode) -> None:
+    family = FAMILIES[name]
+    torch.manual_seed(0)
+    segments = make_segments(MIXED)
+    k_cache, v_cache = _cache(segments, family, mode)
+    fast_k, fast_v = k_cache.clone(), v_cache.clone()
+    x = torch.randn(int(segments.row_start[-1]), family.hidden)
+    want = _run(make_stack(family, mode, naive=True), x, segments, (k_cache, v_cache))
+    have = _run(make_stack(family, mode, naive=False), x, segments, (fast_k, fast_v))
+    limit = TOLERANCE[mode]
+    assert float((have - want).abs().amax() / want.abs().amax()) < limit
+    for fast, slow in ((fast_k, k_cache), (fast_v, v_cache)):
+        error = (fast.float() - slow.float()).abs().nan_to_num_(0).amax()
+        assert float(error / slow.nan_to_num(0).abs().amax()) < limit
+        assert torch.equal(fast.isnan(), slow.isnan())
+
+
+@pytest.mark.parametrize("mode", list(TOLERANCE))
+def test_a_prompt_in_pieces_gives_the_bits_of_the_whole(isa: str, mode: Mode) -> None:
+    family = FAMILIES["llama"]
+    stack = make_stack(family, mode, naive=False)
+    torch.manual_seed(0)
+    whole = make_segments(causal(50))
+    x = torch.randn(50, family.hidden)
+    want = _run(stack, x, whole, _cache(whole, family, mode))
+    for cuts in ([1] * 50, [7, 33, 10], [16, 16, 16, 2]):
+        cache = _cache(whole, family, mode)
+        pieces, start = [], 0
+        for count in cuts:
+            rows = slice(start, start + count)
+            piece = replace(
+                whole,
+                row_start=torch.tensor([0, count], dtype=torch.int32),
+                context_len=torch.tensor([start], dtype=torch.int32),
+                parents=whole.parents[rows],
+                positions=whole.positions[rows],
+                slots=whole.slots[rows],
+            )
+            pieces.append(_run(stack, x[rows], piece, cache))
+            start += count
+        assert torch.equal(torch.cat(pieces), want)
+
+
+@pytest.mark.parametrize("mode", list(TOLERANCE))
+def test_a_sequence_does_not_depend_on_the_batch(isa: str, mode: Mode) -> None:
+    family = FAMILIES["qwen3"]
+    stack = make_stack(family, mode, naive=False)
+    torch.manual_seed(0)
+    segments = make_segments(causal(3, 9, 20, 1, 40))
+    x = torch.randn(73, family.hidden)
+    together = _run(stack, x, segments, _cache(segments, family, mode))
+    for index in range(5):
+        first, last = segments.row_start[index : index + 2].tolist()
+        alone = make_segments(causal(last - first))
+        have = _run(stack, x[first:last], alone, _cache(alone, family, mode))
+        assert torch.equal(have, together[first:last])
+
+
+def test_scratch_of_an_earlier_pass_is_never_read(isa: str) -> None:
+    family = FAMILIES["llama"]
+    stack = make_stack(family, "int4", naive=False)
+    torch.manual_seed(0)
+    segments = make_segments(MIXED)
+    cache = _cache(segments, family, "int4")
+    x = torch.randn(int(segments.row_start[-1]), family.hidden)
+    want = _run(stack, x, segments, cache)
+    bad = make_segments(causal(120))
+    _run(stack, torch.full((120, family.hidden), torch.nan), bad, _cache(bad, family, "int4"))
+    assert torch.equal(_run(stack, x, segments, cache), want)
+
+
+def test_layers_can_run_one_by_one(isa: str) -> None:
+    family = FAMILIES["llama"]
+    stack = make_stack(family, "bf16", naive=False)
+    torch.manual_seed(0)
+    segments = make_segments(causal(10))
+    x, cache = torch.randn(10, family.hidden), _cache(segments, family, "bf16")
+    want = _run(stack, x, segments, cache)
+    for layer in range(LAYERS):
+        stack.forward(x, segments, *cache, first_layer=layer, last_layer=layer + 1)
+    assert torch.equal(x, want)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    family = FAMILIES["llama"]
+    stack = make_stack(family, "bf16", naive=False)
+    segments = make_segments(causal(4))
+    k_cache, v_cache = _cache(segments, family, "bf16")
+    x = torch.zeros(4, family.hidden)
+    with pytest.raises(ValueError, match="not of this model"):
+        stack.forward(x, segments, k_cache[:2], v_cache[:2])
+    with pytest.raises(ValueError, match="hidden size"):
+        stack.forward(x[:, :8].contiguous(), segments, k_cache, v_cache)
+    with pytest.raises(ValueError, match="must have 3 entries"):
+        stack.forward(x[:3], segments, k_cache, v_cache)
+    with pytest.raises(IndexError, match="rotary tables end"):
+        far = replace(segments, positions=segments.positions + 1000)
+        stack.forward(x, far, k_cache, v_cache)
+    with pytest.raises(IndexError, match="no layers"):
+        stack.forward(x, segments, k_cache, v_cache, 0, 9)
