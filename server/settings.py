@@ -17,6 +17,8 @@ class LimitSettings:
 
     max_body_bytes: int = 8 * 2**20
     max_json_depth: int = 64
+    max_json_values: int = 2**18  # in one body: a token prompt may be about that long
+    max_json_names: int = 2**13  # in one object
     max_n: int = 128
     max_sequences_per_request: int = 256  # prompts x n
     max_stop_strings: int = 4

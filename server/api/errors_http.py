@@ -28,6 +28,7 @@ from plait.server.errors import (
 
 _MAX_CHARS = 500  # of a message about a value the client sent
 _MAX_PARAM_CHARS = 200
+_MAX_REPORTS = 64  # of pydantic's that are looked at
 _RENAMED = {
     "guided_json": "structured_outputs.json",
     "guided_regex": "structured_outputs.regex",
@@ -127,7 +128,7 @@ def invalid_request(errors: Sequence[Any], body: Any) -> BadRequest:
     A union reports each of its branches: the report that reaches deepest into the field counts,
     and those about the same place are joined.
     """
-    located = [(_path(error, body), error) for error in errors]
+    located = [(_path(error, body), error) for error in errors[:_MAX_REPORTS]]
     field = located[0][0][:1]
     about = [(path, error) for path, error in located if path[:1] == field]
     where, first = max(about, key=lambda item: len(item[0]))

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Coroutine
+from functools import cache
 from typing import Any, NoReturn
 
 from fastapi import Request, Response
@@ -19,25 +20,26 @@ from starlette.requests import ClientDisconnect
 
 from plait.server.api.disconnect import ClientLeft
 from plait.server.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
-from plait.server.settings import ApiSettings
+from plait.server.settings import ApiSettings, LimitSettings
 
 # A string literal, or the rest of the text from an unclosed quote; possessive, hence linear.
 _STRING = re.compile(rb'"(?>[^"\\]+|\\.)*+"?', re.DOTALL)
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NOT_MARKS = bytes(set(range(256)) - set(b"[]{},"))
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def parse_json(body: bytes, *, max_depth: int) -> Any:
+def parse_json(body: bytes, limits: LimitSettings) -> Any:
     """Return the value of a JSON text (RFC 8259, no duplicate names, finite numbers).
 
     Raises:
         BadRequest: the text isn't such JSON; the message says where, and never quotes the text.
-    Cost: linear in the body for each level of nesting, at C speed.
+    Cost: linear in the body for each level of nesting, at C speed; the event loop waits for it,
+    which is why the number of values has a limit too.
     """
-    _check_depth(body, max_depth)
+    _check_size(body, limits)
     try:
-        value = _DECODER.decode(body.decode("utf-8"))
+        value = _decoder(limits.max_json_names).decode(body.decode("utf-8"))
         if _SURROGATE_ESCAPE.search(body):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeError:
@@ -49,23 +51,24 @@ def parse_json(body: bytes, *, max_depth: int) -> Any:
     return value
 
 
-def _check_depth(body: bytes, max_depth: int) -> None:
-    """Delete innermost pairs of brackets, level by level; what is left is nested too deep."""
-    brackets = _STRING.sub(b"", body).translate(_TO_SQUARE, _NOT_BRACKETS)
-    for _ in range(max_depth):
+def _check_size(body: bytes, limits: LimitSettings) -> None:
+    """Count values by the commas and brackets between strings, and levels by deleting them.
+
+    Each round deletes the innermost pairs of brackets; what is left at last is nested too deep.
+    """
+    marks = _STRING.sub(b"", body).translate(_TO_SQUARE, _NOT_MARKS)
+    if len(marks) > limits.max_json_values:
+        raise _bad_json(f"it has more than about {limits.max_json_values} values")
+    brackets = marks.translate(None, b",")
+    for _ in range(limits.max_json_depth):
         size = len(brackets)
         brackets = brackets.replace(b"[]", b"")
         if len(brackets) == size:
             break
     if brackets:
-        raise _bad_json(f"it is nested deeper than {max_depth} levels, or its brackets don't match")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("an object has the same name twice")
-    return value
+        raise _bad_json(
+            f"it is nested deeper than {limits.max_json_depth} levels, or brackets don't match"
+        )
 
 
 def _finite(text: str) -> float:
@@ -86,12 +89,22 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_unique,
-    parse_float=_finite,
-    parse_int=_integer,
-    parse_constant=_no_constant,
-)
+@cache
+def _decoder(max_names: int) -> json.JSONDecoder:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(pairs) > max_names:
+            raise ValueError(f"an object has more than {max_names} names")
+        value = dict(pairs)
+        if len(value) != len(pairs):
+            raise ValueError("an object has the same name twice")
+        return value
+
+    return json.JSONDecoder(
+        object_pairs_hook=unique,
+        parse_float=_finite,
+        parse_int=_integer,
+        parse_constant=_no_constant,
+    )
 
 
 def _bad_json(reason: str) -> BadRequest:
@@ -125,7 +138,7 @@ class JsonRoute(APIRoute):
             _check_content_type(request)
             known = _JsonRequest(request.scope, request.receive)
             known.raw = await _read_body(request, settings)
-            known.parsed = parse_json(known.raw, max_depth=settings.limits.max_json_depth)
+            known.parsed = parse_json(known.raw, settings.limits)
             return await handler(known)
 
         return strict

@@ -14,6 +14,7 @@ from plait.server.api.errors_http import error_response, invalid_request
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest, ServerError
+from plait.server.settings import LimitSettings
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 
@@ -77,6 +78,30 @@ def test_what_the_client_sent_is_not_sent_back_at_length() -> None:
     assert have.param is not None
     assert len(have.param) <= 200
     assert len(refused({"model": "m", "messages": [{"role": "r" * 10_000}]}).message) <= 500
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"stop": [1] * 10**6},
+        {"messages": [{}] * 10**6},
+        {"messages": [{"role": "user", "content": [{}] * 10**6}]},
+        {"stop_token_ids": ["x"] * 10**6},
+        {"logit_bias": {str(i): "x" for i in range(LimitSettings().max_json_names)}},
+        {f"k{i}": i for i in range(LimitSettings().max_json_names)},
+    ],
+    ids=lambda extra: next(iter(extra)),
+)
+def test_a_million_faults_cost_no_more_than_one(extra: dict[str, Any]) -> None:
+    assert len(refused(CHAT | extra).message) <= 500
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("item", ["x", -1, {}, [], ["x"], [-1]])
+def test_a_million_bad_prompts_cost_no_more_than_one(item: Any) -> None:
+    bad = {"model": "m", "prompt": [1, *[item] * 10**6]}
+    assert refused(bad, CompletionRequest).param is not None
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from plait.server.api.json_body import parse_json
 from plait.server.errors import BadRequest
+from plait.server.settings import LimitSettings
 
 DEPTH = 8
+LIMITS = LimitSettings(max_json_depth=DEPTH, max_json_values=100, max_json_names=9)
 LEAVES = (
     st.none()
     | st.booleans()
@@ -22,7 +24,8 @@ LEAVES = (
 )
 JSON = st.recursive(
     LEAVES,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=20,
 )
 
 
@@ -38,16 +41,16 @@ def depth_of(value: Any) -> int:
 def test_reads_what_was_written_unless_it_is_too_deep(value: Any, ascii_only: bool) -> None:
     body = json.dumps(value, ensure_ascii=ascii_only).encode()
     if depth_of(value) <= DEPTH:
-        assert parse_json(body, max_depth=DEPTH) == value
+        assert parse_json(body, LIMITS) == value
     else:
         with pytest.raises(BadRequest, match="nested"):
-            parse_json(body, max_depth=DEPTH)
+            parse_json(body, LIMITS)
 
 
 @given(body=st.binary(max_size=40))
 def test_any_bytes_are_a_value_or_a_bad_request(body: bytes) -> None:
     try:
-        value = parse_json(body, max_depth=DEPTH)
+        value = parse_json(body, LIMITS)
     except BadRequest as error:
         assert error.code == "invalid_json"
     else:
@@ -72,11 +75,13 @@ def test_any_bytes_are_a_value_or_a_bad_request(body: bytes) -> None:
         (b"[1,]", "line 1 column 4"),
         (b"[[[[[[[[[]]]]]]]]]", "deeper than 8"),
         (b"]", "brackets"),
+        (b"[" + b"1," * 100 + b"1]", "more than about 100 values"),
+        (json.dumps({str(i): i for i in range(10)}).encode(), "more than 9 names"),
     ],
 )
 def test_what_readers_might_disagree_on_is_refused(body: bytes, reason: str) -> None:
     with pytest.raises(BadRequest, match=reason):
-        parse_json(body, max_depth=DEPTH)
+        parse_json(body, LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +96,7 @@ def test_what_readers_might_disagree_on_is_refused(body: bytes, reason: str) -> 
     ],
 )
 def test_what_looks_odd_but_is_fine(body: bytes, want: Any) -> None:
-    assert parse_json(body, max_depth=DEPTH) == want
+    assert parse_json(body, LIMITS) == want
 
 
 @pytest.mark.timeout(20)
@@ -110,4 +115,4 @@ def test_what_looks_odd_but_is_fine(body: bytes, want: Any) -> None:
 )
 def test_eight_hostile_megabytes_take_linear_time(body: bytes) -> None:
     with pytest.raises(BadRequest):
-        parse_json(body, max_depth=64)
+        parse_json(body, LimitSettings())

@@ -12,8 +12,10 @@ from plait.server.api.schemas.chat import ChatRequest, JsonSchemaFormat, TextFor
 from plait.server.api.schemas.common import GenerationRequest, StructuredOutputs
 from plait.server.errors import BadRequest
 from plait.server.pool.messages import CompiledConstraint
+from plait.server.settings import LimitSettings
 
-MAX_SCHEMA_DEPTH = 256  # of a schema given as a string; the compile service has the real limit
+# Of a schema that is given as a string; the compile service has the real limits.
+SCHEMA_LIMITS = LimitSettings(max_json_depth=256)
 
 
 async def compile_constraint(
@@ -81,7 +83,7 @@ def _schema(schema: dict[str, Any] | str) -> Any:
     if isinstance(schema, dict):
         return schema
     try:
-        return parse_json(schema.encode(), max_depth=MAX_SCHEMA_DEPTH)
+        return parse_json(schema.encode(), SCHEMA_LIMITS)
     except BadRequest as error:
         raise BadRequest(error.message, param="structured_outputs.json") from None
 

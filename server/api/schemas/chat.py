@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints
 
 from plait.server.api.schemas.common import (
     GenerationRequest,
+    Items,
     Metadata,
     Short,
     Strict,
@@ -39,7 +40,7 @@ class InstructionMessage(Strict):
     """What the developer says."""
 
     role: Literal["system", "developer"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | Annotated[Items[TextPart], Field(min_length=1)]
     name: Short | None = None
 
 
@@ -47,7 +48,7 @@ class UserMessage(Strict):
     """What the user says."""
 
     role: Literal["user"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | Annotated[Items[TextPart], Field(min_length=1)]
     name: Short | None = None
 
 
@@ -55,7 +56,7 @@ class AssistantMessage(Strict):
     """What the model said; a message of an earlier answer can be sent back as it came."""
 
     role: Literal["assistant"]
-    content: str | Annotated[list[AssistantPart], Field(min_length=1)] | None = None
+    content: str | Annotated[Items[AssistantPart], Field(min_length=1)] | None = None
     refusal: str | None = None
     name: Short | None = None
     annotations: Annotated[Any, Unsupported("no search is done", unless=([],))] = None
@@ -111,7 +112,7 @@ ResponseFormat = Annotated[
 class ChatRequest(GenerationRequest):
     """A conversation to be continued."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    messages: Annotated[Items[Message], Field(min_length=1, max_length=4096)]
     max_completion_tokens: int | None = Field(
         None, ge=1, lt=2**31, description="Wins over max_tokens; default: what the context leaves."
     )

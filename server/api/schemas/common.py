@@ -9,7 +9,7 @@ checked in api/jobs/limits.py, ids against the vocabulary in api/jobs/sampling.p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -59,6 +59,9 @@ class Unsupported:
         )
 
 
+# A list stops at its first bad item: millions of reports would cost minutes (each item has one).
+T = TypeVar("T")
+Items = Annotated[list[T], Field(fail_fast=True)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 StopString = Annotated[str, StringConstraints(min_length=1)]
 Short = Annotated[str, StringConstraints(max_length=512)]
@@ -83,7 +86,7 @@ class StructuredOutputs(Strict):
 
     json_: dict[str, Any] | str | None = Field(None, alias="json", description="A JSON schema.")
     regex: str | None = None
-    choice: Annotated[list[str], Field(min_length=1)] | None = None
+    choice: Annotated[Items[str], Field(min_length=1)] | None = None
     grammar: str | None = Field(None, description="EBNF; the first rule is `root`.")
 
 
@@ -111,8 +114,8 @@ class Sampling(Strict):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     logit_bias: dict[str, TokenBias] | None = Field(None, description="Token id to bias.")
-    allowed_token_ids: Annotated[list[TokenId], Field(min_length=1)] | None = None
-    bad_words: list[StopString] | None = None
+    allowed_token_ids: Annotated[Items[TokenId], Field(min_length=1)] | None = None
+    bad_words: Items[StopString] | None = None
     seed: int | None = Field(
         None,
         ge=-INT64,
@@ -127,8 +130,8 @@ class Ending(Strict):
 
     max_tokens: int | None = Field(None, ge=0, lt=2**31)
     min_tokens: int | None = Field(None, ge=0, lt=2**31)
-    stop: StopString | list[StopString] | None = None
-    stop_token_ids: list[TokenId] | None = None
+    stop: StopString | Items[StopString] | None = None
+    stop_token_ids: Items[TokenId] | None = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     deadline_ms: int | None = Field(

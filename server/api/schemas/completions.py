@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from plait.server.api.schemas.common import GenerationRequest, TokenId, Unsupported
+from plait.server.api.schemas.common import GenerationRequest, Items, TokenId, Unsupported
 
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
-Texts = Annotated[list[str], Field(min_length=1)]
-TokenIdLists = Annotated[list[TokenIds], Field(min_length=1)]
+TokenIds = Annotated[Items[TokenId], Field(min_length=1)]
+Texts = Annotated[Items[str], Field(min_length=1)]
+TokenIdLists = Annotated[Items[TokenIds], Field(min_length=1)]
 
 
 class CompletionRequest(GenerationRequest):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from plait.server.api.schemas.chat import Message
-from plait.server.api.schemas.common import Strict, TokenId
+from plait.server.api.schemas.common import Items, Strict, TokenId
 
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 
@@ -17,7 +17,7 @@ class TokenizeRequest(Strict):
 
     model: ModelName | None = Field(None, description="May be left out if one model is served.")
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)] | None = None
+    messages: Annotated[Items[Message], Field(min_length=1, max_length=4096)] | None = None
     add_special_tokens: bool = Field(
         True, description="Begin a prompt with the model's own begin token, where it has one."
     )
@@ -40,7 +40,7 @@ class DetokenizeRequest(Strict):
     """Tokens to be joined to a text."""
 
     model: ModelName | None = Field(None, description="May be left out if one model is served.")
-    tokens: list[TokenId]
+    tokens: Items[TokenId]
 
 
 class DetokenizeResponse(Strict):
