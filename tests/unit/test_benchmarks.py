@@ -1,0 +1,102 @@
+"""The comparison with peers: what it counts, what it refuses, which way its ratios point."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.client import ServerFault, ask
+from benchmarks.report import Report, table
+from benchmarks.rows import QUESTIONS, Bench, Measured, RedGate, check
+from benchmarks.servers import Command, NotReady, running
+
+USAGE = {"prompt_tokens": 9, "completion_tokens": 5}
+
+
+def _events(*texts: str) -> bytes:
+    deltas = [{"choices": [{"delta": {"content": text}}]} for text in texts]
+    chunks = [*deltas, {"choices": [], "usage": USAGE}]
+    lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
+    return "".join([": keep-alive\n\n", *lines, "data: [DONE]\n\n"]).encode()
+
+
+def _streamed(content: bytes) -> httpx.Response:
+    return httpx.Response(200, stream=httpx.ByteStream(content))
+
+
+def _client(answer: Callable[[httpx.Request], httpx.Response]) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url="http://peer", transport=httpx.MockTransport(answer))
+
+
+async def test_tokens_are_counted_by_usage_not_by_chunks() -> None:
+    content = _events("two tok", "ens each")
+    async with _client(lambda _: _streamed(content)) as client:
+        have = await ask(client, "m", [], 5)
+    assert (have.text, have.prompt_tokens, have.tokens) == ("two tokens each", 9, 5)
+    assert have.sent <= have.first <= have.last <= have.ended
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        httpx.Response(503, content=b"busy"),
+        _streamed(b'data: {"error": {"message": "busy"}}\n\n'),
+    ],
+)
+async def test_errors_end_the_measurement(response: httpx.Response) -> None:
+    async with _client(lambda _: response) as client:
+        with pytest.raises(ServerFault, match="busy"):
+            await ask(client, "m", [], 5)
+
+
+def _answering(known: dict[str, str]) -> Callable[[httpx.Request], httpx.Response]:
+    def answer(request: httpx.Request) -> httpx.Response:
+        question = json.loads(request.content)["messages"][0]["content"]
+        return _streamed(_events(known.get(question, '{"name": "A"}')))
+
+    return answer
+
+
+async def test_the_gate_passes_right_answers() -> None:
+    async with _client(_answering(QUESTIONS)) as client:
+        await check(Bench(client, "m"))
+
+
+async def test_the_gate_is_red_for_wrong_answers() -> None:
+    known = QUESTIONS | {"How many days are in a week?": "five"}
+    async with _client(_answering(known)) as client:
+        with pytest.raises(RedGate, match="five"):
+            await check(Bench(client, "m"))
+
+
+async def test_prompts_share_no_prefix() -> None:
+    async with _client(_answering({})) as client:
+        bench = Bench(client, "m")
+        prompts = {bench.prompt("same")[0]["content"].split()[0] for _ in range(100)}
+    assert len(prompts) == 100
+
+
+def test_a_ratio_above_one_says_that_plait_is_better() -> None:
+    own = {"start": Measured("s", [2.0]), "single": Measured("tok/s", [1.0, 30.0, 99.0])}
+    peer = {"start": Measured("s", [8.0]), "single": Measured("tok/s", [20.0])}
+    have = table([Report("plait", own), Report("peer", peer), Report("gone", fault="no")])
+    assert have.splitlines() == [
+        "|  | plait | peer |",
+        "| --- | ---: | ---: |",
+        "| start-up, s | 2 | 8 (4.00x) |",
+        "| 1 stream, decode, tok/s | 30 | 20 (1.50x) |",
+        "",
+        "gone: no",
+    ]
+
+
+def test_a_server_that_ends_is_reported(tmp_path: Path) -> None:
+    with (
+        pytest.raises(NotReady, match="ended with 3"),
+        running(Command(["sh", "-c", "exit 3"], ready="/"), tmp_path / "log"),
+    ):
+        pass
