@@ -14,6 +14,7 @@ from plait.decoders.constrained.grammar.for_matcher import for_matcher
 from plait.decoders.constrained.grammar.json_text import json_rules
 from plait.decoders.constrained.grammar.nodes import Chars, Grammar, Text, choice
 from plait.decoders.constrained.grammar.regex_parser import RegexError, parse_whole
+from plait.decoders.constrained.program import TooLong
 from plait.decoders.constrained.schema.lower import schema_grammar
 from plait.decoders.constrained.schema.strict import check_strict
 from plait.decoders.constrained.spec import (
@@ -43,7 +44,10 @@ def compile_constraint(
     """
     grammar = lower(spec, limits)
     text = str(grammar)
-    shortest = Automaton(grammar, vocabulary).start.closing.tokens
+    try:
+        shortest = Automaton(grammar, vocabulary).start.closing.tokens
+    except TooLong as error:
+        raise ConstraintError(f"{spec.kind}: {error}") from None
     if shortest >= UNREACHABLE:
         raise ConstraintError("the model's vocabulary cannot spell any complete answer")
     compiler = xgrammar.GrammarCompiler(

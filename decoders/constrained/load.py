@@ -20,6 +20,7 @@ class ConstraintLoader:
 
     def __init__(self, vocabulary: Vocabulary, cache_bytes: int = 256 * 2**20) -> None:
         self._vocabulary = vocabulary
+        vocabulary.prepare()
         self._cache_bytes = cache_bytes
         self._loaded: OrderedDict[str, tuple[LoadedGrammar, int]] = OrderedDict()
         self._lock = Lock()

@@ -27,6 +27,13 @@ from plait.decoders.constrained.vocabulary import Vocabulary
 OpKind = Literal["bytes", "set", "pair", "choice", "repeat", "rule"]
 Op = int
 
+MAX_CLOSING_TOKENS = 8192  # of any one operation
+
+
+class TooLong(ValueError):
+    """Some part of the grammar needs more tokens than any answer has."""
+
+
 _UTF8_BOUNDS = ((0x0, 0x7F), (0x80, 0x7FF), (0x800, 0xFFFF), (0x10000, 0x10FFFF))
 
 
@@ -152,7 +159,7 @@ class Program:
         self._is_estimated = True
 
     def _improve(self, operation: Operation) -> bool:
-        """Lower the cost if it can be; `best` changes only then, so that it never runs in circles."""
+        """Lower the cost if it can be; `best` changes only then, so it never runs in circles."""
         cost, best = self._cost(operation)
         if cost >= operation.cost:
             return False
@@ -160,7 +167,7 @@ class Program:
         return True
 
     def _cost(self, operation: Operation) -> tuple[int, Op | bytes]:
-        """Return the tokens of the cheapest text and the way to it, given the costs known so far."""
+        """Return the tokens of the cheapest text and the way to it, by the costs known so far."""
         if operation.kind == "bytes":
             return self.tails.prepend(operation.text, self.tails.end).tokens, b""
         if operation.kind == "set":
@@ -203,13 +210,19 @@ class Program:
 
 
 def build_program(grammar: Grammar, vocabulary: Vocabulary) -> Program:
-    """Return the program of a pruned grammar."""
+    """Return the program of a pruned grammar.
+
+    Raises:
+        TooLong: a part's shortest text has more than MAX_CLOSING_TOKENS.
+    """
     program = Program(vocabulary, Tails(vocabulary))
     program.declare(list(grammar.rules))
     for name, node in grammar.rules.items():
         program.define(name, node)
     program.root = program.add(Ref("root"))
     program.estimate()
+    if any(MAX_CLOSING_TOKENS < o.cost < UNREACHABLE for o in program.operations):
+        raise TooLong(f"a part of it takes more than {MAX_CLOSING_TOKENS} tokens to complete")
     return program
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from importlib.metadata import version
+from math import isfinite
 from typing import Any, Literal
 
 ConstraintKind = Literal["json_object", "json_schema", "regex", "grammar", "choice"]
@@ -48,7 +49,6 @@ class ConstraintLimits:
     max_depth: int = 64
     max_whitespace: int = 4  # between two JSON tokens; 0 writes compact JSON
     max_rules: int = 20_000
-    max_closing_bytes: int = 2**16  # of the shortest complete answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,16 @@ def parse_json(spec: ConstraintSpec) -> Any:
         ConstraintError: it is not JSON (NaN and Infinity are not).
     """
     try:
-        return json.loads(spec.text, parse_constant=_refuse_constant)
+        return json.loads(spec.text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ConstraintError(f"{spec.kind} is not valid JSON: {error}") from None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(f"{text} is too large for a number")
+    return value
 
 
 def _refuse_constant(name: str) -> None:
@@ -90,7 +97,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def vocabulary_fingerprint(token_bytes: Sequence[bytes], eos_token_ids: Iterable[int]) -> str:
-    """Return a hash of what the tokens spell; equal exactly when compiled grammars can be shared."""
+    """Return a hash of what the tokens spell; compiled grammars are shared where it is equal."""
     digest = hashlib.blake2b(digest_size=16)
     for token in token_bytes:
         digest.update(len(token).to_bytes(4, "little"))

@@ -62,6 +62,11 @@ class Vocabulary:
         ids.sort(key=lambda i: self.token_bytes[i])
         return [self.token_bytes[i] for i in ids], np.array(ids, np.int64)
 
+    def prepare(self) -> None:
+        """Compute now what would otherwise be computed in the middle of a request."""
+        assert self.xgrammar_info is not None
+        assert self.lengths_from is not None and self.in_order is not None
+
     def bits(self, token_ids: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return a bitmask row [words] int32 in which these tokens' bits are set."""
         flags = np.zeros(-(-len(self.token_bytes) // 32) * 32, np.uint8)

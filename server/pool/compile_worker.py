@@ -72,8 +72,7 @@ def _load_vocabulary(model: Model) -> Vocabulary:
     kind = cast(Literal["gguf", "hf"], model.kind)
     tokenizer = load_tokenizer(ModelFiles(kind, Path(model.path), model.name))
     vocabulary = make_vocabulary(tokenizer.token_bytes, tokenizer.eos_token_ids)
-    # Built now, so that no job pays for it.
-    assert vocabulary.xgrammar_info is not None and vocabulary.lengths_from
+    vocabulary.prepare()
     return vocabulary
 
 

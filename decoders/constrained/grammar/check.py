@@ -57,7 +57,7 @@ def _fixpoint(rules: Mapping[str, Node], holds: Callable[[Node, Known], bool]) -
         for target in {found.name for found in walk(node) if isinstance(found, Ref)}:
             users[target].append(name)
     known: Known = set()
-    waiting = dict.fromkeys(reversed(rules))
+    waiting = dict.fromkeys(reversed(list(rules)))
     while waiting:
         name = next(iter(waiting))
         del waiting[name]

@@ -3,8 +3,8 @@
     root  ::= greeting (", " name)?      # alternatives |, groups ( ), repetition ? * + {m,n}
     name  ::= [A-Z] [a-z]{1,20}          # classes, ranges, [^...]; any character: .
 
-Escapes: \\n \\r \\t \\\\ \\" \\[ \\] \\- \\^ \\xHH \\uHHHH \\UHHHHHHHH. A rule ends where the next one begins.
-What this parser does not know (look-ahead, macros, token references) is refused by line.
+Escapes: \\n \\r \\t \\\\ \\" \\[ \\] \\- \\^ \\xHH \\uHHHH \\UHHHHHHHH. A rule ends where the
+next one begins. What is unknown here (look-ahead, macros, token references) is refused by line.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def quoted(ranges: Ranges) -> Node:
     One spelling a character: plain where that is allowed, the short escape, else \\u00xx.
     """
     plain = chars.intersect(ranges, PLAIN)
-    escaped = [
+    escaped: list[Node] = [
         Text(_SHORT_ESCAPES.get(chr(code), f"\\u{code:04x}"))
         for code in (*range(0x20), 0x22, 0x5C)
         if chars.contains(ranges, code)

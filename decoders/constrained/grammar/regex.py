@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 from typing import Literal
 from weakref import WeakValueDictionary
 
@@ -194,7 +195,7 @@ def moves(expr: Expr) -> dict[Expr, Ranges]:
     _collect_cuts(expr, cuts)
     bounds = sorted(cuts)
     found: dict[Expr, list[tuple[int, int]]] = {}
-    for first, end in zip(bounds, bounds[1:], strict=False):
+    for first, end in pairwise(bounds):
         target = VOID if first == 0xD800 else derivative(expr, first)
         if target is not VOID:
             found.setdefault(target, []).append((first, end - 1))

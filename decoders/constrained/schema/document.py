@@ -10,11 +10,25 @@ from plait.decoders.constrained.spec import ConstraintError, UnsupportedKeyword
 
 Pointer = str  # RFC 6901; "" is the root
 
-_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_MAPS += ("dependencies",)
-_LISTS = ("anyOf", "allOf", "oneOf", "prefixItems", "items")
-_SINGLE = ("items", "additionalProperties", "additionalItems", "not", "if", "then", "else")
-_SINGLE += ("propertyNames", "contains", "unevaluatedItems", "unevaluatedProperties")
+_MAPS = frozenset(
+    ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"]
+)
+_LISTS = frozenset(("anyOf", "allOf", "oneOf", "prefixItems", "items"))
+_SINGLE = frozenset(
+    [
+        "items",
+        "additionalProperties",
+        "additionalItems",
+        "not",
+        "if",
+        "then",
+        "else",
+        "propertyNames",
+        "contains",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+    ]
+)
 
 
 def escape(name: str) -> str:

@@ -135,7 +135,7 @@ class Facts:
         return self.literals is None and kind not in self.mentions()
 
     def _says(self, name: str) -> bool:
-        return getattr(self, name) != _DEFAULTS[name]
+        return bool(getattr(self, name) != _DEFAULTS[name])
 
 
 _SPEAKS_OF: Mapping[str, Kinds] = {

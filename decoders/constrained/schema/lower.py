@@ -213,22 +213,15 @@ class _Lowering:
         return json_text.bracketed("[", tail, "]")
 
     def _object(self, facts: Facts, name: str) -> Node:
-        members = [
-            Member(
-                member(json_text.literal(key), self._value(facts.value(key))),
-                key in facts.required,
-            )
-            for key in declared_names(facts)
-            if self._is_name(facts, key)
-        ]
-        if any(
-            key not in declared_names(facts) or not self._is_name(facts, key)
-            for key in facts.required
-        ):
+        names = [key for key in declared_names(facts) if self._is_name(facts, key)]
+        if not set(facts.required) <= set(names):
             return NOTHING
+        members = [
+            Member(member(json_text.literal(k), self._value(facts.value(k))), k in facts.required)
+            for k in names
+        ]
         extra = self._extra(facts, name)
-        declared_at_least = sum(m.is_required for m in members)
-        if extra != NOTHING and facts.min_properties > max(declared_at_least, 0) + 1:
+        if extra != NOTHING and facts.min_properties > len(facts.required) + 1:
             reason = "undeclared keys may repeat, so they cannot be counted"
             raise UnsupportedKeyword(facts.pointer, "minProperties", reason)
         rules = ObjectRules(
