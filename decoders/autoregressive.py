@@ -34,6 +34,10 @@ MAX_REDRAWS = 8
 PLAIN = Proposal()
 
 
+class ConstraintBroken(RuntimeError):
+    """A constraint contradicts itself; its request fails, the others go on."""
+
+
 @dataclass(slots=True)
 class AutoregressiveState:
     """What the host remembers of one sequence."""
@@ -89,7 +93,7 @@ class AutoregressiveDecoder:
                 logits, [state.sampling for state in members], self._fill_bitmask(members)
             )
             for i, row in enumerate(rows):
-                outcomes[row] = self._commit(members[i], i, draws, logits)
+                outcomes[row] = self._try_commit(members[i], i, draws, logits)
         return [outcomes[row] for row in range(len(states))]
 
     def report(self, state: AutoregressiveState) -> Mapping[str, Any]:
@@ -117,6 +121,14 @@ class AutoregressiveDecoder:
             if state.constraint is not None:
                 state.constraint.fill_bitmask(bitmask, row)
         return bitmask
+
+    def _try_commit(
+        self, state: AutoregressiveState, row: int, draws: Draws, logits: Tensor
+    ) -> Outcome:
+        try:
+            return self._commit(state, row, draws, logits)
+        except ConstraintBroken as broken:
+            return Outcome(fault=str(broken))
 
     def _commit(
         self, state: AutoregressiveState, row: int, draws: Draws, logits: Tensor
@@ -188,7 +200,7 @@ def _by_sampler(states: Sequence[AutoregressiveState]) -> list[tuple[Sampler, li
 
 def _advance(constraint: Constraint, token: int) -> None:
     if not constraint.accept_token(token):
-        raise RuntimeError(f"the constraint refuses token {token}, which it had allowed")
+        raise ConstraintBroken(f"the constraint refuses token {token}, which it had allowed")
 
 
 def _finish(state: AutoregressiveState) -> Finish | None:

@@ -61,6 +61,7 @@ class Outcome:
     finish: Finish | None = None
     stop_token: int | None = None  # the token that ended the text, when one did; not emitted
     logprobs: Sequence[TokenLogprobs] = ()  # one per emitted token, or none
+    fault: str = ""  # not empty: the request can't go on, and nobody else is to suffer for it
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,8 @@ class Engine:
     def _commit(self, piece: Slice, outcome: Outcome | None) -> list[Report]:
         """Make the outcome true: cache, text, counters; return what the client gets to see."""
         sequence = piece.sequence
+        if sequence.is_done:  # its request failed earlier in this step
+            return []
         num_cached = sequence.num_cached + piece.num_pending
         self._counters["prompt_tokens"] += max(
             min(num_cached, sequence.prompt_length) - sequence.num_cached, 0
@@ -143,6 +145,8 @@ class Engine:
         if outcome is None:
             self._scheduler.commit(sequence, num_cached)
             return []
+        if outcome.fault:
+            return self._fail(sequence, outcome.fault)
         self._runner.compact(piece, outcome.keep)
         sequence.forwards += 1
         sequence.tokens.extend(outcome.emit)
@@ -154,6 +158,12 @@ class Engine:
             self._remove(sequence)
         delta = delta_of(sequence, outcome)
         return [delta] if delta is not None else []
+
+    def _fail(self, sequence: Sequence, fault: str) -> list[Report]:
+        """End the whole request of a sequence that can't go on."""
+        request_id = sequence.request.request_id
+        self.abort(request_id)
+        return [Failed(request_id, "Internal", fault)]
 
     def _remove(self, sequence: Sequence) -> None:
         request_id = sequence.request.request_id

@@ -14,7 +14,7 @@ import torch
 from plait.decoders.autoregressive import AutoregressiveDecoder
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.engine.engine import Engine
-from plait.server.pool.messages import CompiledConstraint
+from plait.server.pool.messages import CompiledConstraint, Delta, Failed
 from plait.server.settings import EngineSettings
 from tests.fixtures.engines import request, run, table_engine
 from tests.fixtures.table_model import text_logits
@@ -148,3 +148,26 @@ def test_prompt_logprobs_are_the_models_own() -> None:
         assert entry.token_id == prompt[i]
         assert entry.logprob == pytest.approx(row[prompt[i]].item(), abs=1e-5)
         assert [token for token, _ in entry.top] == row.topk(2).indices.tolist()
+
+
+def test_broken_constraint_fails_its_own_request_only() -> None:
+    """A mask that allows what the constraint then refuses, among requests that are fine."""
+
+    class Broken(WordConstraint):
+        def accept_token(self, token_id: int) -> bool:
+            return False
+
+        def fork(self) -> WordConstraint:
+            return Broken(self.words, self.end)
+
+    host = AutoregressiveDecoder(VOCAB)
+    running = table_engine({host.name: host}, load_constraint=lambda c: Broken(LANGUAGE, END))
+    running.add(request("fine", PROMPT, 4))
+    running.add(request("broken", PROMPT, 4, n=3, constraint=COMPILED))
+    reports = [report for _ in range(8) for report in running.step()]
+    failed = [report for report in reports if isinstance(report, Failed)]
+    assert [(report.request_id, report.error) for report in failed] == [("broken", "Internal")]
+    deltas = [report for report in reports if isinstance(report, Delta)]
+    assert {delta.request_id for delta in deltas} == {"fine"}
+    assert deltas[-1].finish_reason == "length"
+    running.check_integrity()
