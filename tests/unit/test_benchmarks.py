@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import httpx
@@ -66,10 +67,19 @@ async def test_the_gate_passes_right_answers() -> None:
         await check(Bench(client, "m"))
 
 
-async def test_the_gate_is_red_for_wrong_answers() -> None:
-    known = QUESTIONS | {"How many days are in a week?": "five"}
+@pytest.mark.parametrize("num_wrong", [1, 2, 3])
+async def test_the_gate_is_red_when_most_answers_are_wrong(num_wrong: int) -> None:
+    known = QUESTIONS | dict.fromkeys([*QUESTIONS][:num_wrong], "no idea")
     async with _client(_answering(known)) as client:
-        with pytest.raises(RedGate, match="five"):
+        red = pytest.raises(RedGate, match="no idea") if num_wrong > 1 else nullcontext()
+        with red:
+            await check(Bench(client, "m"))
+
+
+async def test_the_gate_is_red_for_answers_that_change() -> None:
+    texts = iter(["4", "four"])
+    async with _client(lambda _: _streamed(_events(next(texts)))) as client:
+        with pytest.raises(RedGate, match="'4' and 'four'"):
             await check(Bench(client, "m"))
 
 
