@@ -2,8 +2,8 @@
 regular or not certain.
 
 Lazy quantifiers match the same texts as greedy ones and are read as such. Refused: look-around,
-back references, word boundaries, named groups' references, Unicode properties, inline flags, and
-^ or $ where they are not at an end of the whole expression.
+back references, word boundaries, named groups' references, Unicode properties, inline flags, what
+other dialects read differently, and ^ or $ where they are not at an end of the whole expression.
 """
 
 from __future__ import annotations
@@ -215,6 +215,8 @@ class _Reader:
             return None
         body, closed, _ = self.text[self.at + 1 :].partition("}")
         first, comma, last = body.partition(",")
+        if closed and not first and last.isdecimal():
+            raise self.error("'{,n}' means different things in different dialects")
         if not closed or not first.isdecimal() or not (last.isdecimal() or not last):
             return None
         self.at += len(body) + 2
@@ -273,6 +275,8 @@ class _Reader:
 
     def char_class(self) -> Ranges:
         negated = self.take("^")
+        if self.sees("]"):
+            raise self.error("'[]' means different things in different dialects")
         pairs: list[tuple[int, int]] = []
         while not self.take("]"):
             pairs.extend(self.class_part())

@@ -10,25 +10,11 @@ from plait.decoders.constrained.spec import ConstraintError, UnsupportedKeyword
 
 Pointer = str  # RFC 6901; "" is the root
 
-_MAPS = frozenset(
-    ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"]
-)
+_MAPS = frozenset(("properties", "patternProperties", "$defs", "definitions"))
+_MAPS |= {"dependentSchemas", "dependencies"}
 _LISTS = frozenset(("anyOf", "allOf", "oneOf", "prefixItems", "items"))
-_SINGLE = frozenset(
-    [
-        "items",
-        "additionalProperties",
-        "additionalItems",
-        "not",
-        "if",
-        "then",
-        "else",
-        "propertyNames",
-        "contains",
-        "unevaluatedItems",
-        "unevaluatedProperties",
-    ]
-)
+_SINGLE = frozenset(("items", "additionalProperties", "additionalItems", "not", "if", "then"))
+_SINGLE |= {"else", "propertyNames", "contains", "unevaluatedItems", "unevaluatedProperties"}
 
 
 def escape(name: str) -> str:

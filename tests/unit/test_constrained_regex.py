@@ -1,0 +1,113 @@
+"""Regular expressions: the reader against Python's, the algebra against set algebra."""
+
+from __future__ import annotations
+
+import random
+import re
+from itertools import product
+
+import pytest
+
+from plait.decoders.constrained.grammar import regex
+from plait.decoders.constrained.grammar.regex import Expr
+from plait.decoders.constrained.grammar.regex_parser import (
+    RegexError,
+    parse_search,
+    parse_whole,
+)
+
+PATTERNS = [
+    "^a|b$",
+    "(^$)|(^[a-f]{2})",
+    "a.c",
+    r"^(?:[a-z]{2,3}\.)+x?$",
+    r"[^\s-]+",
+    r"\d\d",
+    "^$|^x",
+    "[a-zA-z]{1}",
+    "x{2,}?",
+    "^([^,]|$)",
+    "(a|^b)c*",
+    r"\x61\u0062",
+]
+ALPHABET = "abcxz.,1 -{2}]"
+SHORT = [*"ab", "", *map("".join, product("ab", repeat=2)), *map("".join, product("ab", repeat=3))]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_search_finds_what_python_finds(pattern: str) -> None:
+    draw = random.Random(pattern)
+    have = parse_search(pattern)
+
+    for _ in range(400):
+        text = "".join(draw.choices(ALPHABET, k=draw.randrange(7)))
+        assert regex.matches(have, text) == bool(re.search(pattern, text)), text
+
+
+@pytest.mark.parametrize("pattern", ["a|b", "^a+$", "(ab)*", "[ab]{2}"])
+def test_whole_matches_from_end_to_end(pattern: str) -> None:
+    have = parse_whole(pattern)
+
+    for text in SHORT:
+        assert regex.matches(have, text) == bool(re.fullmatch(pattern, text)), text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "want"),
+    [
+        ("(?=a)", "look-ahead"),
+        ("(?<!a)b", "look-behind"),
+        (r"a\b", "word boundaries"),
+        (r"(a)\1", "back references"),
+        (r"(?<n>a)\k<n>", "back references"),
+        (r"\p{L}", "Unicode properties"),
+        ("(?i)a", "inline flags"),
+        ("a^b", "'^' is only supported at the start"),
+        ("a$b", "'$' is only supported at the end"),
+        ("(^a)*", "cannot be repeated"),
+        ("(a", "not closed"),
+        ("a)", "closes nothing"),
+        ("[a", "too early"),
+        ("a**", "two quantifiers"),
+        ("*a", "nothing to repeat"),
+        (r"\y", "unknown escape"),
+        ("a{2,1}", "not a repetition"),
+        ("[b-a]", "backwards"),
+        ("a{,2}", "different dialects"),
+        ("[]a]", "different dialects"),
+    ],
+)
+def test_what_is_not_supported_is_named(pattern: str, want: str) -> None:
+    with pytest.raises(RegexError) as have:
+        parse_search(pattern)
+
+    assert want in str(have.value)
+
+
+def _texts(expr: Expr) -> set[str]:
+    return {text for text in SHORT if regex.matches(expr, text)}
+
+
+def test_the_algebra_is_set_algebra() -> None:
+    left, right = parse_search("^a"), parse_search("b$")
+
+    assert _texts(regex.both(left, right)) == _texts(left) & _texts(right)
+    assert _texts(regex.without(left)) == set(SHORT) - _texts(left)
+    assert _texts(regex.union([left, right])) == _texts(left) | _texts(right)
+
+
+def test_emptiness_is_decided() -> None:
+    odd = parse_whole("a(aa)*")
+    even = parse_whole("(aa)*")
+
+    assert regex.is_void(regex.both(odd, even), max_states=50)
+    assert not regex.is_void(regex.both(odd, parse_whole("a{5,9}")), max_states=50)
+    with pytest.raises(regex.TooManyStates):
+        regex.is_void(regex.both(parse_whole("a{50}"), parse_whole("a{49}")), max_states=20)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "want"), [("^a{2,5}b?$", (2, 6)), ("^(ab|c)$", (1, 2)), ("a", (1, None))]
+)
+def test_the_span_of_lengths(pattern: str, want: tuple[int, int | None]) -> None:
+    assert regex.span(parse_search(pattern)) == want
