@@ -35,9 +35,8 @@ WARM_UP_TOKENS = 16
 async def _measure(server: Running, rows: Sequence[str], reps: int) -> dict[str, Measured]:
     async with connect(server.base_url) as client:
         bench = Bench(client, server.model, reps)
-        await check(bench)
+        measured = {"gate": await check(bench)}
         await bench.batch([bench.decode(bench.prompt("Hi."), WARM_UP_TOKENS) for _ in range(8)])
-        measured = {}
         for key in rows:
             measured[key] = await ROWS[key][1](bench)
             _say(f"  {key}: {measured[key].median:.4g} {measured[key].unit} {measured[key].notes}")

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from benchmarks.rows import ROWS, Measured
 
-TITLES = {"start": "start-up"} | {key: title for key, (title, _) in ROWS.items()}
+TITLES = {"gate": "gate, answers", "start": "start-up"} | {
+    key: title for key, (title, _) in ROWS.items()
+}
 SMALLER_IS_BETTER = frozenset({"s", "ms"})
 
 
@@ -44,6 +46,8 @@ def _cell(report: Report, own: Report | None, key: str) -> str:
     row = report.rows.get(key)
     if row is None:
         return "-"
+    if row.unit == "right":
+        return f"{row.median:.0f} of {row.notes['of']}"
     text = f"{row.median:.3g}"
     if "valid" in row.notes:
         text += f", {row.notes['valid']} of {row.notes['of']} valid"
