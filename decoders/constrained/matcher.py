@@ -52,6 +52,7 @@ class GrammarConstraint:
             return True
         narrow = bitmask[row : row + 1, :words]
         is_partial = bool(self._matcher.fill_next_token_bitmask(narrow, 0))
+        narrow[:, -1] &= self._grammar.vocabulary.last_word  # xgrammar may set the bits beyond
         keep = self._keep()
         if keep is not None:
             narrow &= torch.from_numpy(keep)

@@ -67,6 +67,11 @@ class Vocabulary:
         assert self.xgrammar_info is not None
         assert self.lengths_from is not None and self.in_order is not None
 
+    @cached_property
+    def last_word(self) -> int:
+        """The bits of a row's last word that stand for tokens, as a signed 32-bit integer."""
+        return int(self.bits(np.arange(len(self.token_bytes)))[-1])
+
     def bits(self, token_ids: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return a bitmask row [words] int32 in which these tokens' bits are set."""
         flags = np.zeros(-(-len(self.token_bytes) // 32) * 32, np.uint8)

@@ -14,7 +14,6 @@ from typing import Any
 
 from plait.decoders.constrained.grammar import chars
 from plait.decoders.constrained.grammar.nodes import (
-    EMPTY,
     NOTHING,
     Chars,
     Node,
@@ -60,19 +59,19 @@ def json_rules(max_whitespace: int) -> dict[str, Node]:
         "integer": _integer(),
         "number": seq(INTEGER, optional(_fraction()), optional(_exponent())),
         "member": member,
-        "object": bracketed("{", _listed(Ref("member"), comma), "}"),
-        "array": bracketed("[", _listed(VALUE, comma), "]"),
+        "object": _bracketed("{", seq(Ref("member"), _more(Ref("member"), comma)), "}"),
+        "array": _bracketed("[", seq(VALUE, _more(VALUE, comma)), "]"),
         "value": choice([OBJECT, ARRAY, STRING, NUMBER, BOOLEAN, NULL]),
     }
 
 
-def bracketed(left: str, inner: Node, right: str) -> Node:
-    """Return the inner text in brackets, blanks allowed at both sides."""
-    return seq(Text(left), WS, inner, WS, Text(right))
+def _bracketed(left: str, inner: Node, right: str) -> Node:
+    """Return brackets with the inner text or nothing; one stretch of blanks where it is missing."""
+    return seq(Text(left), WS, choice([seq(inner, WS, Text(right)), Text(right)]))
 
 
-def _listed(item: Node, comma: Node) -> Node:
-    return optional(seq(item, repeat(seq(comma, item), 0, None)))
+def _more(item: Node, comma: Node) -> Node:
+    return repeat(seq(comma, item), 0, None)
 
 
 def _character() -> Node:
@@ -129,14 +128,14 @@ def literal(value: Any) -> Node:
         members = [
             seq(literal(name), WS, Text(":"), WS, literal(item)) for name, item in value.items()
         ]
-        return bracketed("{", _joined(members), "}")
+        return _fixed("{", members, "}")
     if isinstance(value, list):
-        return bracketed("[", _joined([literal(item) for item in value]), "]")
+        return _fixed("[", [literal(item) for item in value], "]")
     return Text(json.dumps(value, ensure_ascii=False))
 
 
-def _joined(items: list[Node]) -> Node:
-    found: list[Node] = []
-    for item in items:
-        found += [WS, Text(","), WS, item] if found else [item]
-    return seq(*found) if found else EMPTY
+def _fixed(left: str, items: list[Node], right: str) -> Node:
+    found: list[Node] = [Text(left), WS]
+    for index, item in enumerate(items):
+        found += [Text(","), WS, item, WS] if index else [item, WS]
+    return seq(*found, Text(right))

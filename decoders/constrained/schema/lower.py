@@ -195,22 +195,21 @@ class _Lowering:
 
     def _array(self, facts: Facts) -> Node:
         """Return `[item, ...]`: the listed items first, then the others, as many as allowed."""
-        listed = max((len(rule.prefix) for rule in facts.arrays), default=0)
+        end, empty = seq(WS, Text("]")), Text("]")
         most = facts.max_items
-        if most is not None:
-            listed = min(listed, most)
+        listed = max((len(rule.prefix) for rule in facts.arrays), default=0)
+        # An array without listed items begins with one of the others, which has no comma.
+        listed = max(listed, 1) if most is None else min(max(listed, 1), most)
         room = None if most is None else most - listed
-        rest = self._value(facts.item(listed))
         missing = max(facts.min_items - listed, 0)
-        tail = self._repeated(seq(_COMMA, rest), missing, room, facts, "minItems")
+        rest = self._value(facts.item(listed))
+        tail = seq(self._repeated(seq(_COMMA, rest), missing, room, facts, "minItems"), end)
         for index in range(listed - 1, -1, -1):
             tail = seq(_COMMA if index else EMPTY, self._value(facts.item(index)), tail)
-            tail = tail if index < facts.min_items else choice([tail, EMPTY])
-        if not listed and room != 0:
-            fewer = None if room is None else room - 1
-            more = self._repeated(seq(_COMMA, rest), max(missing - 1, 0), fewer, facts, "minItems")
-            tail = seq(rest, more) if missing else choice([seq(rest, more), EMPTY])
-        return json_text.bracketed("[", tail, "]")
+            tail = tail if index < facts.min_items else choice([tail, end if index else empty])
+        if not listed:
+            tail = NOTHING if facts.min_items else empty
+        return seq(Text("["), WS, tail)
 
     def _object(self, facts: Facts, name: str) -> Node:
         names = [key for key in declared_names(facts) if self._is_name(facts, key)]

@@ -132,7 +132,7 @@ class ObjectRules:
         for index in range(len(self.members), -1, -1):
             for count in counts[: index + 1]:
                 self.define(self._rule(index, count), self._body(index, count, counts[-1]))
-        return json_text.bracketed("{", Ref(self._rule(0, 0)), "}")
+        return seq(Text("{"), WS, Ref(self._rule(0, 0)))
 
     def _rule(self, index: int, count: int) -> str:
         return f"{self.name}-{index}-{count}"
@@ -149,16 +149,16 @@ class ObjectRules:
         return taken if found.is_required else choice([taken, Ref(self._rule(index + 1, count))])
 
     def _rest(self, count: int) -> Node:
-        """Return the undeclared members after all declared ones."""
+        """Return the undeclared members after all declared ones, and the closing brace."""
         room = None if self.most is None else self.most - count
         missing = max(self.least - count, 0)
+        end, empty = seq(WS, Text("}")), Text("}")
         if self.extra == NOTHING:
-            return NOTHING if missing else EMPTY
+            return NOTHING if missing else end if count else empty
         more = seq(_COMMA, self.extra)
         if count:
-            return repeat(more, missing, room)
-        some = seq(
-            self.extra, repeat(more, max(missing - 1, 0), None if room is None else room - 1)
-        )
+            return seq(repeat(more, missing, room), end)
+        others = None if room is None else room - 1
+        some = seq(self.extra, repeat(more, max(missing - 1, 0), others), end)
         some = NOTHING if room == 0 else some
-        return some if missing else choice([some, EMPTY])
+        return some if missing else choice([some, empty])

@@ -1,0 +1,315 @@
+"""Laws of the constraint of one sequence: mask, end, rollback, fork, and the way to an end."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+import torch
+
+from plait.decoders.constrained.automaton import Automaton, State
+from plait.decoders.constrained.closing import UNREACHABLE, Tails, tokens_of
+from plait.decoders.constrained.compile import compile_constraint, lower
+from plait.decoders.constrained.grammar.gbnf import parse
+from plait.decoders.constrained.load import ConstraintLoader
+from plait.decoders.constrained.matcher import GrammarConstraint
+from plait.decoders.constrained.spec import (
+    ConstraintError,
+    ConstraintKind,
+    ConstraintLimits,
+    ConstraintSpec,
+)
+from plait.decoders.constrained.vocabulary import Vocabulary, make_vocabulary
+from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, byte_tokens, spell
+
+LIMITS = ConstraintLimits()
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 40},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "tags": {"type": "array", "items": {"enum": ["ab", "abc", "é"]}, "minItems": 1},
+        "more": {"type": "object", "additionalProperties": {"type": "number"}},
+    },
+    "required": ["name", "tags"],
+}
+SPECS: list[tuple[ConstraintKind, str]] = [
+    ("json_object", ""),
+    ("json_schema", json.dumps(SCHEMA)),
+    ("json_schema", json.dumps({"type": "string", "minLength": 3, "maxLength": 33})),
+    ("json_schema", json.dumps({"type": "string", "pattern": "^[a-c]{2,40}$"})),
+    ("regex", r"(ab|abc)*c{0,35}[€-₯]?"),
+    ("grammar", 'root ::= "[" root* "]" | [a-c]{1,3}'),
+    ("choice", '["yes", "no", "not sure"]'),
+]
+Load = Callable[[ConstraintKind, str], GrammarConstraint]
+
+
+@pytest.fixture(scope="module")
+def load() -> Load:
+    loader = ConstraintLoader(BYTES_AND_PIECES)
+
+    def loaded(kind: ConstraintKind, text: str) -> GrammarConstraint:
+        done = compile_constraint(ConstraintSpec(kind, text), BYTES_AND_PIECES, LIMITS)
+        return loader.load(kind + text, done.compiled, done.grammar)
+
+    return loaded
+
+
+def _legal(constraint: GrammarConstraint, *, words: int = 9) -> list[int]:
+    bitmask = torch.full((3, words), -1, dtype=torch.int32)
+    constraint.fill_bitmask(bitmask, 1)
+    row = [word & 0xFFFFFFFF for word in bitmask[1].tolist()]
+    return [32 * i + bit for i, word in enumerate(row) for bit in range(32) if word >> bit & 1]
+
+
+def _random_walk(constraint: GrammarConstraint, draw: random.Random, steps: int) -> list[int]:
+    """Accept up to `steps` random tokens, content rather than blanks."""
+    taken: list[int] = []
+    for _ in range(steps):
+        legal = [t for t in _legal(constraint) if t != EOS]
+        if not legal:
+            break
+        taken.append(draw.choice([t for t in legal if not spell([t]).isspace()] or legal))
+        assert constraint.accept_token(taken[-1])
+    return taken
+
+
+@pytest.mark.parametrize(("kind", "text"), SPECS)
+def test_a_token_is_accepted_exactly_when_its_bit_is_set(
+    kind: ConstraintKind, text: str, load: Load
+) -> None:
+    draw = random.Random(text)
+    constraint = load(kind, text)
+
+    for _ in range(12):
+        want = []
+        for token_id in range(len(BYTES_AND_PIECES.token_bytes) + 40):
+            if constraint.accept_token(token_id):
+                want.append(token_id)
+                constraint.rollback(1)
+        assert _legal(constraint) == want
+        assert (EOS in want) == constraint.is_accepting()
+        _random_walk(constraint, draw, 3)
+
+
+@pytest.mark.parametrize(("kind", "text"), SPECS)
+def test_the_mask_is_the_automaton(kind: ConstraintKind, text: str, load: Load) -> None:
+    """Two implementations of the grammar, xgrammar's and ours, agree on every next token."""
+    automaton = Automaton(lower(ConstraintSpec(kind, text), LIMITS), BYTES_AND_PIECES)
+    draw = random.Random(text)
+    for _ in range(4):
+        constraint = load(kind, text)
+        taken = _random_walk(constraint, draw, draw.randrange(60))
+        state = _step(automaton, automaton.start, spell(taken))
+        assert state is not None
+        want = [
+            token_id
+            for token_id, spelling in enumerate(BYTES_AND_PIECES.token_bytes)
+            if spelling and _step(automaton, state, spelling) is not None
+        ]
+        assert [t for t in _legal(constraint) if t != EOS] == want
+        assert state.is_accepting == constraint.is_accepting()
+
+
+def _step(automaton: Automaton, state: State | None, text: bytes) -> State | None:
+    for byte in text:
+        state = automaton.step(state, byte) if state is not None else None
+    return state
+
+
+@pytest.mark.parametrize(("kind", "text"), SPECS)
+def test_following_the_closing_tokens_completes_the_text(
+    kind: ConstraintKind, text: str, load: Load
+) -> None:
+    draw = random.Random(text)
+    for _ in range(10):
+        constraint = load(kind, text)
+        _random_walk(constraint, draw, draw.randrange(50))
+        closing = list(constraint.closing_tokens())
+        assert constraint.min_tokens() == len(closing)
+        for i, token_id in enumerate(closing):
+            assert constraint.accept_token(token_id)
+            assert constraint.min_tokens() <= len(closing) - i - 1
+        assert constraint.is_accepting()
+
+
+@pytest.mark.parametrize("kind_text", SPECS[:3])
+@pytest.mark.parametrize("spare", range(4))
+def test_every_answer_fits_a_budget_that_one_fits(
+    kind_text: tuple[ConstraintKind, str], spare: int, load: Load
+) -> None:
+    """The host's rule: never take a token after which the end is out of reach."""
+    draw = random.Random(spare)
+    for _ in range(10):
+        constraint = load(*kind_text)
+        left = constraint.min_tokens() + spare
+        while left and not constraint.is_terminated():
+            token_id = draw.choice([t for t in _legal(constraint) if t != EOS])
+            assert constraint.accept_token(token_id)
+            if constraint.min_tokens() > left - 1:
+                constraint.rollback(1)
+                token_id = constraint.closing_tokens()[0] if constraint.min_tokens() else EOS
+                if token_id == EOS:
+                    break
+                assert constraint.accept_token(token_id)
+            left -= 1
+        assert constraint.is_accepting()
+
+
+def test_rollback_and_fork_leave_no_trace(load: Load) -> None:
+    draw = random.Random(7)
+    constraint = load("json_schema", json.dumps(SCHEMA))
+    _random_walk(constraint, draw, 12)
+    want = (_legal(constraint), constraint.min_tokens())
+
+    other = constraint.fork()
+    taken = _random_walk(other, draw, 9)
+    other.min_tokens()
+    other.rollback(len(taken))
+
+    assert (_legal(other), other.min_tokens()) == want
+    assert (_legal(constraint), constraint.min_tokens()) == want
+
+
+def test_the_end_is_legal_once_and_can_be_taken_back(load: Load) -> None:
+    constraint = load("choice", '["no", "not"]')
+    assert not constraint.accept_token(EOS)
+    for token_id in byte_tokens("no"):
+        assert constraint.accept_token(token_id)
+    assert constraint.is_accepting() and not constraint.is_terminated()
+
+    assert constraint.accept_token(EOS)
+    assert constraint.is_terminated() and _legal(constraint) == []
+    assert not constraint.accept_token(ord("t")) and not constraint.accept_token(EOS)
+
+    constraint.rollback(1)
+    assert constraint.accept_token(ord("t"))
+    assert constraint.is_terminated() and constraint.min_tokens() == 0
+
+
+def test_logits_wider_than_the_vocabulary_are_never_legal(load: Load) -> None:
+    assert _legal(load("regex", "(a|b)+"), words=14) == [ord("a"), ord("b"), 261, 262][:2] + [
+        t for t in _legal(load("regex", "(a|b)+")) if t > EOS
+    ]
+
+
+def test_long_tokens_are_never_legal() -> None:
+    vocabulary = make_vocabulary([*(bytes([b]) for b in range(256)), b"", b" " * 33], [EOS])
+    done = compile_constraint(ConstraintSpec("regex", " *"), vocabulary, LIMITS)
+    constraint = ConstraintLoader(vocabulary).load("", done.compiled, done.grammar)
+
+    assert _legal(constraint) == [ord(" "), EOS]
+
+
+@pytest.mark.parametrize("max_whitespace", [0, 2])
+@pytest.mark.parametrize(("kind", "text"), SPECS[:2])
+def test_blanks_never_run_on(kind: ConstraintKind, text: str, max_whitespace: int) -> None:
+    """Liveness: whoever loves blanks must write something else after max_whitespace of them."""
+    limits = ConstraintLimits(max_whitespace=max_whitespace)
+    grammar = lower(ConstraintSpec(kind, text), limits)
+    automaton = Automaton(grammar, BYTES_AND_PIECES)
+    draw = random.Random(text)
+    for _ in range(20):
+        state: State | None = automaton.start
+        run, longest, inside = 0, 0, False
+        for _ in range(200):
+            assert state is not None
+            blanks = [b for b in b" \n" if automaton.step(state, b) is not None]
+            if not inside and blanks:
+                run += 1
+                state = automaton.step(state, draw.choice(blanks))
+                continue
+            longest, run = max(longest, run), 0
+            if state.closing.byte < 0:
+                break
+            inside ^= state.closing.byte == ord('"')
+            state = automaton.step(state, state.closing.byte)
+        assert state is not None and state.is_final
+        assert longest <= max_whitespace
+
+
+def test_nothing_follows_the_root(load: Load) -> None:
+    constraint = load("json_object", "")
+    for token_id in byte_tokens("{}"):
+        assert constraint.accept_token(token_id)
+
+    assert constraint.is_terminated() and _legal(constraint) == [EOS]
+
+
+def _fewest_tokens(grammar: str, vocabulary: Vocabulary, limit: int) -> int:
+    """Return the fewest tokens of a text of the grammar, by trying all of them."""
+    automaton = Automaton(parse(grammar), vocabulary)
+    spelling = [t for t in vocabulary.token_bytes if t]
+    for count in range(limit + 1):
+        for tokens in product(spelling, repeat=count):
+            state = _step(automaton, automaton.start, b"".join(tokens))
+            if state is not None and state.is_accepting:
+                return count
+    raise AssertionError("no text within the limit")
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'root ::= "abcabc"',
+        'root ::= "a" [bc]{3,5} "d"',
+        'root ::= ("ab" | "c") root | "d"',
+        'root ::= "a" root "b" | "cd"',
+        'root ::= ("a" | "bcd") "d"+',
+    ],
+)
+def test_the_count_is_the_minimum_on_small_grammars(grammar: str) -> None:
+    vocabulary = make_vocabulary([b"a", b"b", b"c", b"d", b"ab", b"abc", b"dd", b"bb", b""], [8])
+    automaton = Automaton(parse(grammar), vocabulary)
+
+    assert automaton.start.closing.tokens == _fewest_tokens(grammar, vocabulary, 5)
+
+
+def test_the_count_is_a_bound_where_alternatives_would_share_a_token() -> None:
+    """Further on, alternatives are compared each by itself: "c" is cheaper, but "ab" + "c" is."""
+    vocabulary = make_vocabulary([b"a", b"b", b"c", b"abc", b"q", b""], [5])
+    grammar = 'root ::= "q" x "c"\nx ::= "c" | "ab"'
+
+    assert _fewest_tokens(grammar, vocabulary, 3) == 2
+    assert Automaton(parse(grammar), vocabulary).start.closing.tokens == 3
+
+
+def test_segmentation_is_shortest() -> None:
+    vocabulary = make_vocabulary([b"a", b"b", b"ab", b"aba", b"bab", b"babab"], [])
+    draw = random.Random(1)
+    for _ in range(200):
+        text = bytes(draw.choices(b"ab", k=draw.randrange(12)))
+        fewest = [0] + [UNREACHABLE] * len(text)
+        for end in range(1, len(text) + 1):
+            ways = [t for t in vocabulary.token_bytes if text[:end].endswith(t)]
+            fewest[end] = 1 + min(fewest[end - len(t)] for t in ways)
+        tails = Tails(vocabulary)
+        tail = tails.prepend(text, tails.end)
+        assert tail.tokens == fewest[-1] == len(tokens_of(tail))
+        assert spell(tokens_of(tail), vocabulary) == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "want"),
+    [
+        ("choice", "[]", "1 to 10000 strings"),
+        ("choice", '"a"', "a list of strings"),
+        ("choice", '["\\ud800"]', "surrogate"),
+        ("json_schema", "{", "not valid JSON"),
+        ("json_schema", '{"const": NaN}', "not valid JSON"),
+        ("json_schema", '{"const": 1e999}', "not valid JSON"),
+        ("json_schema", "3", "an object or a boolean"),
+        ("regex", "a(?!b)", "look-ahead"),
+        ("regex", "[^\\s\\S]", "no answer can satisfy it"),
+        ("grammar", "root ::= x", "line 1, column 10"),
+        ("grammar", 'root ::= root "a" | "b"', "left-recursive"),
+        ("regex", "(a{100}){100}", "more than 8192 tokens"),
+    ],
+)
+def test_what_cannot_be_compiled_is_said(kind: ConstraintKind, text: str, want: str) -> None:
+    with pytest.raises(ConstraintError, match=want):
+        compile_constraint(ConstraintSpec(kind, text), BYTES_AND_PIECES, LIMITS)

@@ -1,0 +1,164 @@
+"""The compile service: real child processes over a tiny tokenizer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from plait.decoders.constrained.load import ConstraintLoader
+from plait.decoders.constrained.spec import ConstraintSpec
+from plait.decoders.constrained.vocabulary import make_vocabulary
+from plait.server.errors import BadRequest, NotFound
+from plait.server.models.catalog import ModelFiles
+from plait.server.pool.compiler import CompileService
+from plait.server.prompt.tokenizer import load_tokenizer
+from plait.server.settings import CompileSettings, LimitSettings
+from tests.fixtures.tiny_models import write_tiny_model
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+DEADLINE_S = 2.0
+REGEX_BOMB = ConstraintSpec("regex", "((((a{0,99}b?){0,99}c?){0,99}d?){0,99}e?){0,99}")
+OBJECT = ConstraintSpec("json_schema", '{"type": "object", "required": ["a"]}')
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+    return ModelFiles("hf", write_tiny_model(tmp_path_factory.mktemp("tiny")), "tiny")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(model: ModelFiles) -> AsyncIterator[CompileService]:
+    settings = CompileSettings(deadline_s=DEADLINE_S)
+    service = CompileService(settings, LimitSettings(max_schema_bytes=10_000))
+    await service.start([model])
+    yield service
+    await service.close()
+
+
+def _spec(number: int) -> ConstraintSpec:
+    """Return a spec that no other test uses."""
+    return ConstraintSpec("json_schema", json.dumps({"const": number}))
+
+
+async def test_what_comes_back_can_be_matched(service: CompileService, model: ModelFiles) -> None:
+    tokenizer = load_tokenizer(model)
+    loader = ConstraintLoader(make_vocabulary(tokenizer.token_bytes, tokenizer.eos_token_ids))
+
+    have = await service.compile("tiny", OBJECT)
+
+    constraint = loader.load(have.key, have.compiled, have.grammar)
+    assert constraint.min_tokens() == have.min_tokens
+    for token_id in tokenizer.encode('{"a":[true]}'):
+        assert constraint.accept_token(token_id)
+    assert constraint.is_terminated()
+
+
+async def test_the_same_constraint_is_compiled_once(service: CompileService) -> None:
+    before = service.stats()
+    spaced = ConstraintSpec("json_schema", '{ "const" : 1 }')
+
+    first = await asyncio.gather(*(service.compile("tiny", _spec(1)) for _ in range(5)))
+    again = await service.compile("tiny", spaced)
+
+    assert all(have is first[0] for have in [*first, again])
+    assert service.stats().compiled == before.compiled + 1
+    assert service.stats().cache_hits == before.cache_hits + 1
+
+
+async def test_a_refusal_names_pointer_and_keyword_and_is_remembered(
+    service: CompileService,
+) -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": True}}}
+    before = service.stats()
+    for _ in range(2):
+        with pytest.raises(BadRequest) as have:
+            await service.compile("tiny", ConstraintSpec("json_schema", json.dumps(schema)))
+        assert "/properties/x: keyword 'uniqueItems'" in have.value.message
+        assert have.value.param == "response_format"
+
+    assert service.stats().refused == before.refused + 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "want"),
+    [
+        (ConstraintSpec("json_schema", "{"), "not valid JSON"),
+        (ConstraintSpec("regex", "a" * 10_001), "larger than 10000 bytes"),
+        (ConstraintSpec("grammar", "root ::= x"), "line 1"),
+    ],
+)
+async def test_malformed_constraints_are_the_clients_fault(
+    spec: ConstraintSpec, want: str, service: CompileService
+) -> None:
+    with pytest.raises(BadRequest, match=want):
+        await service.compile("tiny", spec)
+
+
+async def test_unknown_models_are_not_found(service: CompileService) -> None:
+    with pytest.raises(NotFound):
+        await service.compile("other", OBJECT)
+
+
+async def test_a_bomb_dies_at_its_deadline_while_others_compile(service: CompileService) -> None:
+    before = service.stats()
+    bomb = asyncio.create_task(service.compile("tiny", REGEX_BOMB))
+    compiled = 0
+    while not bomb.done():
+        await service.compile("tiny", _spec(100 + compiled))
+        compiled += 1
+
+    with pytest.raises(BadRequest, match="does not compile within 2 s"):
+        await bomb
+    assert compiled > 1
+    assert service.stats().timeouts == before.timeouts + 1
+
+
+async def test_a_dead_child_is_replaced(service: CompileService) -> None:
+    for child in list(service._children):
+        os.kill(child._process.pid, signal.SIGKILL)
+        await child._process.wait()
+
+    assert (await service.compile("tiny", _spec(2))).min_tokens > 0
+
+
+async def test_a_client_that_leaves_leaves_the_compile_to_others(service: CompileService) -> None:
+    leaver = asyncio.create_task(service.compile("tiny", _spec(3)))
+    stayer = asyncio.create_task(service.compile("tiny", _spec(3)))
+    await asyncio.sleep(0)
+    leaver.cancel()
+
+    assert (await stayer).min_tokens > 0
+
+
+@pytest.mark.slow
+async def test_a_memory_bomb_costs_only_its_child(model: ModelFiles) -> None:
+    rules = "\n".join(f"r{i} ::= ([a-z]{{1,50}} r{(i + 1) % 400})*" for i in range(400))
+    bomb = ConstraintSpec("grammar", f"root ::= {' '.join(f'r{i}' for i in range(400))}\n{rules}")
+    settings = CompileSettings(deadline_s=60.0, memory_bytes=8 * 2**20)
+    service = CompileService(settings, LimitSettings())
+    await service.start([model])
+    try:
+        with pytest.raises(BadRequest, match="memory"):
+            await service.compile("tiny", bomb)
+        assert (await service.compile("tiny", _spec(4))).min_tokens > 0
+    finally:
+        await service.close()
+
+
+async def test_close_leaves_no_process(model: ModelFiles) -> None:
+    service = CompileService(CompileSettings(), LimitSettings())
+    await service.start([model])
+    (child,) = service._children
+
+    await service.close()
+
+    assert not child.is_alive
+    assert not Path(f"/proc/{child._process.pid}").exists()
