@@ -16,10 +16,10 @@ except ImportError:
     BuildExtension = None
 
 
-def sources():
-    """Return every C++ file of the kernels, relative to this file."""
+def files(suffix):
+    """Return the kernels' files of one kind, relative to this file."""
     root = Path(__file__).parent
-    return sorted(str(path.relative_to(root)) for path in (root / "kernels").glob("*/*.cpp"))
+    return sorted(str(path.relative_to(root)) for path in (root / "kernels").glob(f"*/*{suffix}"))
 
 
 def extension():
@@ -37,7 +37,8 @@ def extension():
     ]
     return CppExtension(
         "plait.kernels._cpu",
-        sources(),
+        files(".cpp"),
+        depends=files(".h"),
         extra_compile_args=flags,
         extra_link_args=["-fopenmp"],
         optional=True,  # a failed compilation warns, and the installation goes on

@@ -1,6 +1,5 @@
 // The Python module plait.kernels._cpu; its signatures are in kernels/_cpu.pyi.
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
@@ -51,7 +50,7 @@ at::Tensor linear(const at::Tensor& x, const std::string& mode, int64_t n, const
   const Matrix matrix = matrix_of(mode, n, k, panels, bias);
   at::Tensor out = at::empty({rows, n}, input.options());
 
-  const int threads = at::get_num_threads();
+  const int threads = threads_for(1.0 * rows * n * k);
   const size_t own = own_bytes(k, 0, 0);
   LinearCall call{matrix, data, out.data_ptr<float>(), rows, {}};
   const auto carve = [&](char* memory) {
@@ -95,7 +94,8 @@ at::Tensor paged_attention(const at::Tensor& q, const at::Tensor& k_layer,
   at::Tensor out = at::empty_like(queries);
 
   const py::gil_scoped_release release;
-  const int threads = at::get_num_threads(), dim = static_cast<int>(cache.head_dim);
+  const int dim = static_cast<int>(cache.head_dim), longest = view.view().max_blocks * kBlock;
+  const int threads = threads_for(2.0 * rows * heads * dim * longest);
   const size_t own = own_bytes(0, dim, rows);
   thread_local Buffer buffer;
   char* memory = buffer.reserve(own * threads);

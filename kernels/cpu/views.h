@@ -1,9 +1,11 @@
 // From tensors to the plain views of kernels.h, everything checked: the kernels trust their input.
 #pragma once
 
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <optional>
@@ -15,6 +17,12 @@
 namespace plait {
 
 const Kernels& active();  // of the instruction set in use
+
+// Threads for a stage of so many multiplications: small ones are done before a second thread wakes.
+inline int threads_for(double multiplications) {
+  constexpr double kEach = 1 << 18;  // some 10 us of one core
+  return static_cast<int>(std::clamp<double>(multiplications / kEach, 1, at::get_num_threads()));
+}
 
 // 64-byte aligned memory that only grows; what was in it is lost when it does.
 class Buffer {

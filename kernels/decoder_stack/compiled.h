@@ -2,13 +2,12 @@
 
 #pragma once
 
-#include <ATen/Parallel.h>
-
 #include "../cpu/views.h"
 
 namespace py = pybind11;
 
 namespace plait {
+
 class CompiledStack {
  public:
   explicit CompiledStack(py::handle config) {
@@ -82,7 +81,7 @@ class CompiledStack {
     call.segments = view.view();
     call.tiles = tiles.data();
     call.tile_count = static_cast<int>(tiles.size());
-    const int threads = at::get_num_threads();
+    const int threads = threads_for(1.0 * call.segments.rows * weights_of_a_layer());
     const size_t bytes = carve(nullptr, call, threads);
     carve(buffer_.reserve(bytes), call, threads);
     Team::run(threads, [&](Team& team, int thread) { active().stack(team, thread, call); });
@@ -110,6 +109,11 @@ class CompiledStack {
                       "weight ", name, " must be [", n, ", ", k, "]");
     return matrix_of(weight.attr("mode").cast<std::string>(), n, k, hold(weight.attr("values")),
                      optional(layer, name + "_bias"));
+  }
+
+  double weights_of_a_layer() const {
+    const double attention = 2.0 * (shape_.heads + shape_.kv_heads) * shape_.head_dim;
+    return shape_.hidden * (attention + 3.0 * shape_.ffn);
   }
 
   size_t carve(char* memory, StackCall& call, int threads) const {

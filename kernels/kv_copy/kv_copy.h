@@ -8,6 +8,7 @@
 #include "../cpu/views.h"
 
 namespace plait {
+
 struct CopyPairs {
   std::vector<int64_t> src, dst;
 };

@@ -132,13 +132,30 @@ inline void with_queries(int count, const F& f) {
   f(std::integral_constant<int, N>());
 }
 
-// Adds a strip of `blocks` blocks holding `count` keys to the running softmax of all queries.
+// Keys first .. first + count - 1 of the sequence, where their blocks lie for one KV head.
 template <class T>
 struct Strip {
   const T* keys[kStrip / kBlock];
   const T* values[kStrip / kBlock];
   int first, count, blocks;
 };
+
+template <class T>
+inline Strip<T> strip_at(const Cache& cache, const int32_t* table, int kv_head, int first,
+                         int count) {
+  Strip<T> strip;
+  strip.first = first;
+  strip.count = count;
+  strip.blocks = ceil_div(count, kBlock);
+  const size_t head_size = static_cast<size_t>(cache.head_dim) * kBlock;
+  for (int b = 0; b < strip.blocks; ++b) {
+    const size_t block = table[first / kBlock + b];
+    const size_t at = (block * cache.kv_heads + kv_head) * head_size;
+    strip.keys[b] = static_cast<const T*>(cache.k) + at;
+    strip.values[b] = static_cast<const T*>(cache.v) + at;
+  }
+  return strip;
+}
 
 template <class T>
 inline void score_strip(const Strip<T>& strip, const TaskScratch& s, int queries, int stride,
@@ -213,72 +230,104 @@ inline void mark_kin(const Segments& g, const RowTile& tile, int start, int own,
   }
 }
 
-// One task: the rows of a tile, query heads first_head .. first_head + heads - 1, one KV head.
+// One task: the rows of a tile, `heads` query heads from first_head on, one KV head. A query is
+// row of tile * heads + head.
 template <class T>
-void attend(const Attention& call, const Cache& cache, const RowTile& tile, int kv_head,
-            int first_head, int heads, char* own_scratch) {
-  const Segments& g = call.segments;
-  const int head_dim = cache.head_dim, stride = round_up(head_dim, 16);
-  const int start = g.row_start[tile.segment], own = g.row_start[tile.segment + 1] - start;
-  const int context = g.context_len[tile.segment], kind = g.attend[tile.segment];
-  const int rows = tile.last - tile.first, queries = rows * heads;
-  const TaskScratch s = task_scratch(own_scratch, stride);
+class AttentionTask {
+ public:
+  AttentionTask(const Attention& call, const Cache& cache, const RowTile& tile, char* scratch)
+      : call_(call),
+        segments_(call.segments),
+        cache_(cache),
+        tile_(tile),
+        dim_(cache.head_dim),
+        stride_(round_up(cache.head_dim, 16)),
+        start_(segments_.row_start[tile.segment]),
+        own_(segments_.row_start[tile.segment + 1] - start_),
+        context_(segments_.context_len[tile.segment]),
+        kind_(segments_.attend[tile.segment]),
+        rows_(tile.last - tile.first),
+        s_(task_scratch(scratch, stride_)) {}
 
-  for (int i = 0; i < queries; ++i) {  // query = row of tile * heads + head
-    const size_t row = tile.first + i / heads;
-    const float* q = call.q + (row * call.heads + first_head + i % heads) * head_dim;
-    for (int d = 0; d < head_dim; ++d) s.q[i * stride + d] = q[d] * call.scale;
-    std::fill_n(s.sums + i * stride, stride, 0.0f);
-    s.top[i] = -INFINITY;
-    s.mass[i] = 0.0f;
-  }
-  if (kind == kTree) mark_kin(g, tile, start, own, s.kin);
-
-  const int32_t* positions = g.positions + start;
-  const int end = context + (kind == kCausal ? tile.last - start : own);
-  int begin = 0;
-  if (call.window) {
-    const int32_t* first = g.positions + tile.first;
-    begin = std::clamp(*std::min_element(first, first + rows) - call.window + 1, 0, context);
-  }
-  const int32_t* table = g.block_tables + static_cast<size_t>(tile.segment) * g.max_blocks;
-  const size_t head_size = static_cast<size_t>(head_dim) * kBlock;
-  for (int first = begin / kStrip * kStrip; first < end; first += kStrip) {
-    Strip<T> strip;
-    strip.first = first;
-    strip.count = std::min(kStrip, end - first);
-    strip.blocks = ceil_div(strip.count, kBlock);
-    for (int b = 0; b < strip.blocks; ++b) {
-      const size_t block = table[first / kBlock + b];
-      const size_t at = (block * cache.kv_heads + kv_head) * head_size;
-      strip.keys[b] = static_cast<const T*>(cache.k) + at;
-      strip.values[b] = static_cast<const T*>(cache.v) + at;
+  void run(int kv_head, int first_head, int heads) {
+    first_head_ = first_head;
+    heads_ = heads;
+    begin_queries();
+    if (kind_ == kTree) mark_kin(segments_, tile_, start_, own_, s_.kin);
+    const int32_t* table =
+        segments_.block_tables + static_cast<size_t>(tile_.segment) * segments_.max_blocks;
+    const int end = context_ + (kind_ == kCausal ? tile_.last - start_ : own_);
+    for (int first = first_key() / kStrip * kStrip; first < end; first += kStrip) {
+      const int count = std::min(kStrip, end - first);
+      const Strip<T> strip = strip_at<T>(cache_, table, kv_head, first, count);
+      score_strip(strip, s_, queries(), stride_, dim_);
+      hide(strip);
+      for (int i = 0; i < queries(); ++i) weigh(i, strip.blocks, s_);
+      mix_strip(strip, s_, queries(), stride_, dim_);
     }
-    score_strip(strip, s, queries, stride, head_dim);
-    for (int row = 0; row < rows; ++row) {
-      const int local = tile.first + row - start;
-      const Sight sight{context,       own,         kind,      local,
-                        positions[local], call.window, positions, s.kin + row * own};
-      if (!sight.sees_all(first, strip.count) || strip.count % kBlock) {
-        for (int b = 0; b < strip.blocks; ++b) {
-          const uint16_t bits = sight.bits(first + b * kBlock);
-          for (int h = 0; h < heads; ++h) {
-            float* scores = s.scores + (row * heads + h) * kStrip + b * kBlock;
-            store(scores, keep(bits, load(scores), splat(-INFINITY)));
-          }
+    write_out();
+  }
+
+ private:
+  int queries() const { return rows_ * heads_; }
+
+  size_t offset_of(int query) const {
+    const size_t row = tile_.first + query / heads_;
+    return (row * call_.heads + first_head_ + query % heads_) * dim_;
+  }
+
+  // The first key that any row of the tile sees.
+  int first_key() const {
+    if (!call_.window) return 0;
+    const int32_t* first = segments_.positions + tile_.first;
+    const int earliest = *std::min_element(first, first + rows_);
+    return std::clamp(earliest - call_.window + 1, 0, context_);
+  }
+
+  void begin_queries() {
+    for (int i = 0; i < queries(); ++i) {
+      const float* q = call_.q + offset_of(i);
+      for (int d = 0; d < dim_; ++d) s_.q[i * stride_ + d] = q[d] * call_.scale;
+      std::fill_n(s_.sums + i * stride_, stride_, 0.0f);
+      s_.top[i] = -INFINITY;
+      s_.mass[i] = 0.0f;
+    }
+  }
+
+  // Takes the scores of keys that a row does not see down to minus infinity.
+  void hide(const Strip<T>& strip) {
+    const int32_t* positions = segments_.positions + start_;
+    for (int row = 0; row < rows_; ++row) {
+      const int local = tile_.first + row - start_;
+      const Sight sight{context_,         own_,         kind_,     local,
+                        positions[local], call_.window, positions, s_.kin + row * own_};
+      if (sight.sees_all(strip.first, strip.blocks * kBlock)) continue;
+      for (int b = 0; b < strip.blocks; ++b) {
+        const uint16_t bits = sight.bits(strip.first + b * kBlock);
+        for (int h = 0; h < heads_; ++h) {
+          float* scores = s_.scores + (row * heads_ + h) * kStrip + b * kBlock;
+          store(scores, keep(bits, load(scores), splat(-INFINITY)));
         }
       }
     }
-    for (int i = 0; i < queries; ++i) weigh(i, strip.blocks, s);
-    mix_strip(strip, s, queries, stride, head_dim);
   }
-  for (int i = 0; i < queries; ++i) {
-    const size_t row = tile.first + i / heads;
-    float* out = call.out + (row * call.heads + first_head + i % heads) * head_dim;
-    const float mass = 1.0f / s.mass[i];
-    for (int d = 0; d < head_dim; ++d) out[d] = s.sums[i * stride + d] * mass;
+
+  void write_out() {
+    for (int i = 0; i < queries(); ++i) {
+      float* out = call_.out + offset_of(i);
+      const float share = 1.0f / s_.mass[i];
+      for (int d = 0; d < dim_; ++d) out[d] = s_.sums[i * stride_ + d] * share;
+    }
   }
-}
+
+  const Attention& call_;
+  const Segments& segments_;
+  const Cache& cache_;
+  const RowTile& tile_;
+  const int dim_, stride_, start_, own_, context_, kind_, rows_;
+  const TaskScratch s_;
+  int first_head_ = 0, heads_ = 0;
+};
 
 template <class T>
 void attend_all(Team& team, const Attention& call, const Cache& cache, char* own) {
@@ -286,10 +335,10 @@ void attend_all(Team& team, const Attention& call, const Cache& cache, char* own
   int task, end;
   while (team.claim(call.tile_count * cache.kv_heads, 1, &task, &end)) {
     const int back = call.tile_count - 1 - task / cache.kv_heads;  // late tiles read most: first
+    const int kv_head = task % cache.kv_heads;
+    AttentionTask<T> work(call, cache, call.tiles[back], own);
     for (int head = 0; head < group; head += kQueries) {
-      const int kv_head = task % cache.kv_heads;
-      attend<T>(call, cache, call.tiles[back], kv_head, kv_head * group + head,
-                std::min(kQueries, group - head), own);
+      work.run(kv_head, kv_head * group + head, std::min(kQueries, group - head));
     }
   }
 }
