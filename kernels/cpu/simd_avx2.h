@@ -86,7 +86,8 @@ inline float highest(Vec v) {
 }
 inline Vec nearest(Vec v) { return {_mm256_round_ps(v.a, 8), _mm256_round_ps(v.b, 8)}; }
 inline __m256 power_of_two(__m256i exponent) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(exponent, _mm256_set1_epi32(127)), 23));
+  const __m256i biased = _mm256_add_epi32(exponent, _mm256_set1_epi32(127));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
 }
 inline __m256 ldexp(__m256 v, __m256 exponent) {
   const __m256i whole = _mm256_cvtps_epi32(exponent);

@@ -114,7 +114,8 @@ inline Acts carve_acts(Carver& carver, int rows, int width) {
 }
 
 // A vector of n floats, or null for None.
-inline const float* vector_of(const std::optional<at::Tensor>& tensor, int64_t n, const char* name) {
+inline const float* vector_of(const std::optional<at::Tensor>& tensor, int64_t n,
+                              const char* name) {
   if (!tensor) return nullptr;
   const float* data = data_of<float>(*tensor, 1, name);
   TORCH_CHECK_VALUE(tensor->size(0) == n, name, " must have ", n, " elements");

@@ -101,7 +101,8 @@ inline void scale_up(const uint8_t* block, const float* sums, const Vec (&acc)[R
   }
 }
 
-inline void emit_row(const Matrix& m, int panel, const Vec (&total)[2], float* out, bool accumulate) {
+inline void emit_row(const Matrix& m, int panel, const Vec (&total)[2], float* out,
+                     bool accumulate) {
   const int first = panel * kPanel;
   for (int v = 0; v < 2; ++v) {
     const int column = first + 16 * v, columns = std::min(16, m.n - column);
