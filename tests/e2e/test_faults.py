@@ -152,7 +152,7 @@ async def test_grammar_bomb_is_refused_while_streams_keep_their_pace(
     for i in range(10):  # doubles each time
         properties = {f"k{i}": nested, "other": nested}
         nested = {"oneOf": [{"type": "object", "properties": properties}, {"type": "object"}]}
-    bombs = [
+    bombs: list[dict[str, Any]] = [
         {
             "response_format": {
                 "type": "json_schema",

@@ -82,7 +82,7 @@ async def test_a_send_does_not_swallow_the_news_of_a_report(
         receiving = asyncio.ensure_future(end.receive())
         await asyncio.sleep(0)
         worker.send(STATS)
-        announcement = [end._socket.get(zmq.FD)]
+        announcement = [int(end._socket.get(zmq.FD))]
         select.select(announcement, [], [], 5)
         while select.select(announcement, [], [], 0)[0]:  # a send takes it down at most each 1 ms
             end.send(Abort("r"))
