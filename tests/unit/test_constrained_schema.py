@@ -131,7 +131,7 @@ CASES: list[tuple[Schema, list[str], list[str]]] = [
     # objects
     (
         _object(a={"type": "integer"}),
-        ['{"a":1}', '{ "a" : 1 }'],
+        ['{"a":1}', '{ "a": 1 }'],
         ["{}", '{"a":1,"b":2}', '{"a":"x"}'],
     ),
     (

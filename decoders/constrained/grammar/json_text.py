@@ -1,9 +1,9 @@
 """How JSON is written: the rules that every JSON constraint shares.
 
-The generation profile (all of it RFC 8259): at most `max_whitespace` blanks between two tokens and
-none outside the root; strings are free of control characters and of half surrogate pairs; numbers
-have at most 19 integer digits, 20 decimals and a two-digit exponent, so that no reader overflows
-and no path of digits or blanks is endless.
+The generation profile (all of it RFC 8259): blanks stand only where pretty printers put them,
+inside brackets and after a comma or colon, at most `max_whitespace` in a place; strings are free of
+control characters and of half surrogate pairs; numbers have at most 19 integer digits, 20 decimals
+and a two-digit exponent, so that no reader overflows and no path of digits or blanks is endless.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ MAX_DECIMALS = 20
 MAX_EXPONENT_DIGITS = 2
 
 WS = Ref("ws")
+COMMA = seq(Text(","), WS)
+COLON = seq(Text(":"), WS)
 STRING = Ref("string")
 NUMBER = Ref("number")
 INTEGER = Ref("integer")
@@ -51,16 +53,14 @@ _SHORT_ESCAPES |= {"\r": "\\r", "\t": "\\t"}
 
 def json_rules(max_whitespace: int) -> dict[str, Node]:
     """Return the shared rules by name; those that a grammar does not use are pruned later."""
-    comma = seq(WS, Text(","), WS)
-    member = seq(STRING, WS, Text(":"), WS, VALUE)
     return {
         "ws": repeat(Chars(chars.of(" \n\r\t")), 0, max_whitespace),
         "string": seq(Text('"'), repeat(CHARACTER, 0, None), Text('"')),
         "integer": _integer(),
         "number": seq(INTEGER, optional(_fraction()), optional(_exponent())),
-        "member": member,
-        "object": _bracketed("{", seq(Ref("member"), _more(Ref("member"), comma)), "}"),
-        "array": _bracketed("[", seq(VALUE, _more(VALUE, comma)), "]"),
+        "member": seq(STRING, COLON, VALUE),
+        "object": _bracketed("{", seq(Ref("member"), _more(Ref("member"))), "}"),
+        "array": _bracketed("[", seq(VALUE, _more(VALUE)), "]"),
         "value": choice([OBJECT, ARRAY, STRING, NUMBER, BOOLEAN, NULL]),
     }
 
@@ -70,8 +70,8 @@ def _bracketed(left: str, inner: Node, right: str) -> Node:
     return seq(Text(left), WS, choice([seq(inner, WS, Text(right)), Text(right)]))
 
 
-def _more(item: Node, comma: Node) -> Node:
-    return repeat(seq(comma, item), 0, None)
+def _more(item: Node) -> Node:
+    return repeat(seq(COMMA, item), 0, None)
 
 
 def _character() -> Node:
@@ -123,11 +123,9 @@ def quoted(ranges: Ranges) -> Node:
 
 
 def literal(value: Any) -> Node:
-    """Return the text of a JSON value, with free blanks between its tokens."""
+    """Return the text of a JSON value, with blanks between its tokens."""
     if isinstance(value, Mapping):
-        members = [
-            seq(literal(name), WS, Text(":"), WS, literal(item)) for name, item in value.items()
-        ]
+        members = [seq(literal(name), COLON, literal(item)) for name, item in value.items()]
         return _fixed("{", members, "}")
     if isinstance(value, list):
         return _fixed("[", [literal(item) for item in value], "]")
@@ -137,5 +135,5 @@ def literal(value: Any) -> Node:
 def _fixed(left: str, items: list[Node], right: str) -> Node:
     found: list[Node] = [Text(left), WS]
     for index, item in enumerate(items):
-        found += [Text(","), WS, item, WS] if index else [item, WS]
-    return seq(*found, Text(right))
+        found += [COMMA, item] if index else [item]
+    return seq(*found, *([WS] if items else []), Text(right))

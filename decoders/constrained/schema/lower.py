@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from plait.decoders.constrained.grammar import json_text, regex
-from plait.decoders.constrained.grammar.json_text import WS
+from plait.decoders.constrained.grammar.json_text import COMMA, WS
 from plait.decoders.constrained.grammar.nodes import (
     EMPTY,
     NOTHING,
@@ -48,7 +48,6 @@ from plait.decoders.constrained.spec import ConstraintError, ConstraintLimits, U
 MAX_COUNT = 100_000  # longest array or string that is told apart from an endless one
 MAX_STATES = 4000  # rules of one text's automaton
 
-_COMMA = seq(WS, Text(","), WS)
 _QUOTE = Text('"')
 
 
@@ -203,9 +202,9 @@ class _Lowering:
         room = None if most is None else most - listed
         missing = max(facts.min_items - listed, 0)
         rest = self._value(facts.item(listed))
-        tail = seq(self._repeated(seq(_COMMA, rest), missing, room, facts, "minItems"), end)
+        tail = seq(self._repeated(seq(COMMA, rest), missing, room, facts, "minItems"), end)
         for index in range(listed - 1, -1, -1):
-            tail = seq(_COMMA if index else EMPTY, self._value(facts.item(index)), tail)
+            tail = seq(COMMA if index else EMPTY, self._value(facts.item(index)), tail)
             tail = tail if index < facts.min_items else choice([tail, end if index else empty])
         if not listed:
             tail = NOTHING if facts.min_items else empty

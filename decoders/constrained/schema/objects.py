@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from plait.decoders.constrained.grammar import json_text, regex
-from plait.decoders.constrained.grammar.json_text import WS
+from plait.decoders.constrained.grammar.json_text import COLON, COMMA, WS
 from plait.decoders.constrained.grammar.nodes import (
     EMPTY,
     NOTHING,
@@ -29,8 +29,6 @@ from plait.decoders.constrained.spec import UnsupportedKeyword
 MAX_PATTERNS = 6  # of patternProperties that may overlap
 MAX_COUNTED = 20_000  # rules of one object whose properties are counted
 
-_COMMA = seq(WS, Text(","), WS)
-_COLON = seq(WS, Text(":"), WS)
 _NO_ESCAPES = regex.times(regex.char(json_text.PLAIN), 0, None)
 
 
@@ -108,7 +106,7 @@ def _places_of(facts: Facts, chosen: set[Expr]) -> Places | None:
 
 def member(key: Node, value: Node) -> Node:
     """Return `key: value`, the key's node with its quotes."""
-    return seq(key, _COLON, value)
+    return seq(key, COLON, value)
 
 
 @dataclass(slots=True)
@@ -144,7 +142,7 @@ class ObjectRules:
         if index == len(self.members):
             return self._rest(count)
         found = self.members[index]
-        comma = _COMMA if count else EMPTY
+        comma = COMMA if count else EMPTY
         taken = seq(comma, found.node, Ref(self._rule(index + 1, min(count + 1, limit))))
         return taken if found.is_required else choice([taken, Ref(self._rule(index + 1, count))])
 
@@ -155,7 +153,7 @@ class ObjectRules:
         end, empty = seq(WS, Text("}")), Text("}")
         if self.extra == NOTHING:
             return NOTHING if missing else end if count else empty
-        more = seq(_COMMA, self.extra)
+        more = seq(COMMA, self.extra)
         if count:
             return seq(repeat(more, missing, room), end)
         others = None if room is None else room - 1
