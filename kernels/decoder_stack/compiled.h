@@ -26,7 +26,8 @@ class CompiledStack {
     max_positions_ = cos.size(0);
     TORCH_CHECK_VALUE(cos.sizes() == sin.sizes() && 2 * shape_.half_rotary <= shape_.head_dim,
                       "cos ", cos.sizes(), " and sin ", sin.sizes(), " do not fit the heads");
-    TORCH_CHECK_VALUE(shape_.heads % shape_.kv_heads == 0, "KV heads must serve equally many heads");
+    TORCH_CHECK_VALUE(shape_.heads % shape_.kv_heads == 0,
+                      "KV heads must serve equally many heads");
   }
 
   void add_layer(py::handle layer) {
