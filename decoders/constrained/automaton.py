@@ -17,7 +17,7 @@ ambiguous grammars, and the exact segmentation of the closing text.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from plait.decoders.constrained.closing import Tail
 from plait.decoders.constrained.grammar.for_matcher import MAX_TOKEN_BYTES
 from plait.decoders.constrained.grammar.nodes import Grammar
-from plait.decoders.constrained.program import Op, Program, build_program
+from plait.decoders.constrained.program import Op, Operation, Program, build_program
 from plait.decoders.constrained.vocabulary import Vocabulary
 
 MAX_STACKS = 4096  # of one state; beyond, the dearest are given up
@@ -39,6 +39,7 @@ class Stack:
 
     op: Op
     below: Stack | None
+    room: int  # the least that is left in a count that only this automaton keeps
     tail: Tail | None = None  # its cheapest text; computed when asked for
 
 
@@ -47,10 +48,11 @@ class State:
     """The stacks that fit the bytes read so far; each begins with a byte, or is the end."""
 
     stacks: tuple[Stack, ...]
+    ghosts: tuple[Stack, ...]  # what only the matcher, which leaves out long counts, goes on with
     closing: Tail
     is_accepting: bool
     is_final: bool  # accepting, and nothing can follow
-    room: int  # characters before some count runs out, where the matcher does not count
+    room: int  # bytes that fit into every count which the matcher leaves out
     successors: dict[int, State | None] = field(default_factory=dict)
     keep: NDArray[np.int32] | None = None  # see Automaton.keep
 
@@ -61,10 +63,11 @@ class Automaton:
     def __init__(self, grammar: Grammar, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._program: Program = build_program(grammar, vocabulary)
-        self._bottom = Stack(self._program.text(b""), None, self._program.tails.end)
+        nothing = self._program.text(b"")
+        self._bottom = Stack(nothing, None, MAX_TOKEN_BYTES, self._program.tails.end)
         self._stacks: dict[tuple[Op, Stack], Stack] = {}
-        self._states: dict[tuple[frozenset[Stack], bool], State] = {}
-        start = self._state([self._push(self._program.root, self._bottom)])
+        self._states: dict[tuple[frozenset[Stack], frozenset[Stack]], State] = {}
+        start = self._state(self._expand([self._push(self._program.root, self._bottom)], []), [])
         assert start is not None, "a pruned grammar matches something"
         self.start: State = start
 
@@ -78,12 +81,30 @@ class Automaton:
         try:
             return state.successors[byte]
         except KeyError:
-            after = state.successors[byte] = self._state(self._consume(state, byte))
+            after = state.successors[byte] = self._after(state, byte)
             return after
 
-    def _consume(self, state: State, byte: int) -> list[Stack]:
+    def _after(self, state: State, byte: int) -> State | None:
+        spilt: list[Stack] = []
+        ready = self._expand(self._consume(state.stacks, byte), spilt)
+        ghosts = self._haunt(self._consume(state.ghosts, byte) + spilt)
+        return self._state(ready, [ghost for ghost in ghosts if ghost not in ready])
+
+    def _haunt(self, stacks: list[Stack]) -> list[Stack]:
+        """Return the expanded ghosts; counts inside of them go on without end as well."""
+        ready: dict[Stack, None] = {}
+        seen: set[Stack] = set()
+        while stacks:
+            seen.update(stacks)
+            spilt: list[Stack] = []
+            ready.update(dict.fromkeys(self._expand(stacks, spilt)))
+            stacks = [stack for stack in spilt if stack not in seen]
+        return list(ready)
+
+    def _consume(self, stacks: Iterable[Stack], byte: int) -> list[Stack]:
+        """Return the stacks that begin with the byte, after it."""
         found = []
-        for stack in state.stacks:
+        for stack in stacks:
             operation = self._program[stack.op]
             if stack.below is None:
                 continue
@@ -94,46 +115,28 @@ class Automaton:
                 found.append(self._push(self._program.text(operation.text[1:]), stack.below))
         return found
 
-    def _state(self, stacks: Iterable[Stack]) -> State | None:
-        ready, is_full = self._expand(stacks)
+    def _state(self, ready: Sequence[Stack], ghosts: Sequence[Stack]) -> State | None:
         if not ready:
             return None
-        key = (frozenset(ready), is_full)
+        key = (frozenset(ready), frozenset(ghosts))
         known = self._states.get(key)
         if known is None:
-            known = self._states[key] = self._make_state(list(ready), is_full=is_full)
+            known = self._states[key] = self._make_state(ready, ghosts)
             self._bound()
         return known
 
-    def _make_state(self, stacks: list[Stack], *, is_full: bool) -> State:
-        tails = {stack: self._tail(stack) for stack in stacks}
-        if len(stacks) > MAX_STACKS:
-            stacks = sorted(stacks, key=lambda stack: tails[stack].tokens)[:MAX_STACKS]
-        accepting = self._bottom in stacks
-        closing = min((tails[stack] for stack in stacks), key=lambda tail: tail.tokens)
-        is_final = accepting and len(stacks) == 1
-        room = 0 if is_full else self._room(stacks)
-        return State(tuple(stacks), closing, accepting, is_final, room)
-
-    def _room(self, stacks: Iterable[Stack]) -> int:
-        """Return the fewest characters left in a count that only this automaton keeps."""
-        if not self._program.counted:
-            return MAX_TOKEN_BYTES
-        return min(map(self._stack_room, stacks))
-
-    def _stack_room(self, stack: Stack) -> int:
-        """Return the room in the innermost repetition; its counter lies right below the item."""
-        at: Stack | None = stack
-        for _ in range(MAX_TOKEN_BYTES):
-            if at is None:
-                break
-            operation = self._program[at.op]
-            if operation.kind == "repeat":
-                most = operation.most
-                is_counted = most is not None and operation.items[0] in self._program.counted
-                return most if is_counted and most is not None else MAX_TOKEN_BYTES
-            at = at.below
-        return MAX_TOKEN_BYTES
+    def _make_state(self, ready: Sequence[Stack], ghosts: Sequence[Stack]) -> State:
+        tails = {stack: self._tail(stack) for stack in ready}
+        stacks = sorted(ready, key=lambda stack: tails[stack].tokens)[:MAX_STACKS]
+        accepting = self._bottom in tails
+        return State(
+            stacks=tuple(stacks),
+            ghosts=tuple(ghosts),
+            closing=tails[stacks[0]],
+            is_accepting=accepting,
+            is_final=accepting and len(ready) == 1,
+            room=0 if ghosts else min(stack.room for stack in ready),
+        )
 
     def keep(self, state: State) -> NDArray[np.int32] | None:
         """Return the bitmask row of the tokens that no count forbids here; None: all of them.
@@ -171,13 +174,13 @@ class Automaton:
                 low = end
         return dead
 
-    def _expand(self, stacks: Iterable[Stack]) -> tuple[dict[Stack, None], bool]:
+    def _expand(self, stacks: Iterable[Stack], spilt: list[Stack]) -> list[Stack]:
         """Return the stacks after all free moves: they begin with a byte, or are empty.
 
-        The second value tells whether a count that only this automaton keeps has just run out.
+        Where a count that the matcher leaves out has run out, what the matcher goes on with is
+        added to `spilt`.
         """
         ready: dict[Stack, None] = {}
-        is_full = False
         todo = list(stacks)
         seen = set(todo)
         while todo:
@@ -186,13 +189,19 @@ class Automaton:
             if stack is self._bottom or operation.kind == "set" or operation.text:
                 ready[stack] = None
                 continue
-            if operation.kind == "repeat" and operation.most == 0:
-                is_full |= operation.items[0] in self._program.counted
+            if (
+                operation.kind == "repeat"
+                and operation.most == 0
+                and operation.items[0] in self._program.counted
+            ):
+                assert stack.below is not None
+                endless = self._program.repeat(operation.items[0], operation.least, None)
+                spilt.append(self._push(endless, stack.below))
             for moved in self._moves(stack):
                 if moved not in seen:
                     seen.add(moved)
                     todo.append(moved)
-        return ready, is_full
+        return list(ready)
 
     def _moves(self, stack: Stack) -> list[Stack]:
         operation, below = self._program[stack.op], stack.below
@@ -214,8 +223,17 @@ class Automaton:
     def _push(self, op: Op, below: Stack) -> Stack:
         known = self._stacks.get((op, below))
         if known is None:
-            known = self._stacks[op, below] = Stack(op, below)
+            known = self._stacks[op, below] = Stack(op, below, self._room(op, below))
         return known
+
+    def _is_counted(self, repeat: Operation) -> bool:
+        return repeat.items[0] in self._program.counted
+
+    def _room(self, op: Op, below: Stack) -> int:
+        operation = self._program[op]
+        if operation.kind == "repeat" and self._is_counted(operation):
+            return min(below.room, MAX_TOKEN_BYTES if operation.most is None else operation.most)
+        return below.room
 
     def _tail(self, stack: Stack) -> Tail:
         """Return the cheapest text of a stack, from its deepest part upwards."""

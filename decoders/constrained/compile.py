@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import xgrammar
-
 from plait.decoders.constrained.automaton import Automaton
 from plait.decoders.constrained.closing import UNREACHABLE
 from plait.decoders.constrained.grammar import gbnf, json_text, regex
@@ -14,6 +12,7 @@ from plait.decoders.constrained.grammar.for_matcher import for_matcher
 from plait.decoders.constrained.grammar.json_text import json_rules
 from plait.decoders.constrained.grammar.nodes import Chars, Grammar, Text, choice
 from plait.decoders.constrained.grammar.regex_parser import RegexError, parse_whole
+from plait.decoders.constrained.load import compile_for_matcher
 from plait.decoders.constrained.program import TooLong
 from plait.decoders.constrained.schema.lower import schema_grammar
 from plait.decoders.constrained.schema.strict import check_strict
@@ -50,11 +49,11 @@ def compile_constraint(
         raise ConstraintError(f"{spec.kind}: {error}") from None
     if shortest >= UNREACHABLE:
         raise ConstraintError("the model's vocabulary cannot spell any complete answer")
-    compiler = xgrammar.GrammarCompiler(
-        vocabulary.xgrammar_info, max_threads=1, cache_enabled=False
-    )
-    compiled = compiler.compile_grammar(str(for_matcher(grammar)))
-    return Compiled(compiled.serialize_json().encode(), text, shortest)
+    matched = str(for_matcher(grammar))
+    # Only to learn whether it can be done in time: xgrammar's own serialised form is up to 4,000
+    # times as long as the grammar, and slower to read than to compute again.
+    compile_for_matcher(matched, vocabulary)
+    return Compiled(matched.encode(), text, shortest)
 
 
 def lower(spec: ConstraintSpec, limits: ConstraintLimits) -> Grammar:

@@ -55,8 +55,8 @@ class ConstraintLimits:
 class Compiled:
     """A constraint that is ready to be matched, in a form that travels."""
 
-    compiled: bytes  # xgrammar's serialised grammar
-    grammar: str  # its GBNF text, for the budget
+    compiled: bytes  # the GBNF text that the matcher compiles; see grammar/for_matcher.py
+    grammar: str  # the exact GBNF text, for counts and budget
     min_tokens: int  # tokens of the shortest complete answer
 
 

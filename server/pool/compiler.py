@@ -33,6 +33,7 @@ from plait.server.settings import CompileSettings, LimitSettings
 COMPILER = (sys.executable, "-P", "-m", "plait.server.pool.compile_worker")
 NUM_CHILDREN = 2
 MAX_WAITING = 256  # compiles in line; beyond, clients are told to come back
+MAX_WAIT_S = 30.0  # in line
 MAX_REFUSALS = 1024  # remembered
 REFUSAL_S = 60.0  # a refusal is forgotten after this time: a deadline may have been bad luck
 START_LIMIT_S = 120.0
@@ -280,11 +281,13 @@ class CompileService:
 
     async def _take_child(self) -> _Child:
         """Return an idle child that lives, in the order of asking."""
-        while True:
-            child = await self._idle.get()
-            if child.is_alive:
-                return child
-            await self._drop_child(child)
+        try:
+            async with asyncio.timeout(MAX_WAIT_S):
+                while not (child := await self._idle.get()).is_alive:
+                    await self._drop_child(child)
+        except TimeoutError:
+            raise Overloaded("the grammar compiler is busy") from None
+        return child
 
     async def _drop_child(self, child: _Child) -> None:
         self._children.discard(child)

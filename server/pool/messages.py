@@ -19,8 +19,8 @@ class CompiledConstraint(msgspec.Struct, frozen=True):
     """A grammar that the compile service has accepted; see decoders/constrained."""
 
     key: str  # content hash: kind, text, options, tokenizer, library version
-    compiled: bytes  # xgrammar's serialised grammar
-    grammar: str  # its text, for counting the tokens to the nearest end
+    compiled: bytes  # what the matcher compiles; opaque here
+    grammar: str  # the exact text, for counting the tokens to the nearest end
     min_tokens: int  # tokens of the shortest complete answer
 
 

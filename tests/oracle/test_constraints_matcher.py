@@ -42,7 +42,9 @@ SPECS: list[tuple[ConstraintKind, str]] = [
     ("json_schema", json.dumps({"type": "string", "minLength": 3, "maxLength": 33})),
     ("json_schema", json.dumps({"type": "string", "pattern": "^[a-c]{2,40}$"})),
     ("regex", r"(ab|abc)*c{0,35}[€-₯]?"),
+    ("regex", "([ab]{0,33}c){0,32}(ab)?c*"),
     ("grammar", 'root ::= "[" root* "]" | [a-c]{1,3}'),
+    ("grammar", 'root ::= [ab]{0,32} x* "."\nx ::= "ab" | [ac]{32,34} "b"'),
     ("choice", '["yes", "no", "not sure"]'),
 ]
 Load = Callable[[ConstraintKind, str], GrammarConstraint]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from plait.decoders.constrained.grammar.check import left_recursion, prune
 from plait.decoders.constrained.grammar.chars import complement, intersect, normalise
+from plait.decoders.constrained.grammar.check import left_recursion, prune
 from plait.decoders.constrained.grammar.gbnf import GrammarError, parse
 
 EXAMPLE = r"""

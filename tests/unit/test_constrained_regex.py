@@ -111,3 +111,19 @@ def test_emptiness_is_decided() -> None:
 )
 def test_the_span_of_lengths(pattern: str, want: tuple[int, int | None]) -> None:
     assert regex.span(parse_search(pattern)) == want
+
+
+@pytest.mark.parametrize("pattern", ["[ab]+", "a[ab]*b", "(ab){2}a*", "a{0,2}"])
+@pytest.mark.parametrize(("low", "high"), [(0, 2), (2, None), (1, 3), (3, 3)])
+def test_a_fitted_expression_is_the_intersection(pattern: str, low: int, high: int | None) -> None:
+    expr = parse_whole(pattern)
+    have = regex.fitted(expr, low, high)
+
+    assert have is not None
+    want = regex.both(expr, regex.times(regex.ANY_CHAR, low, high))
+    assert _texts(have) == _texts(want)
+
+
+@pytest.mark.parametrize("pattern", ["a*b*", "(a|bb)*", "a|bb", "abc"])
+def test_lengths_that_no_single_loop_decides_are_not_fitted(pattern: str) -> None:
+    assert regex.fitted(parse_whole(pattern), 1, 2) is None

@@ -252,6 +252,36 @@ def span(expr: Expr) -> tuple[int, int | None]:
     return expr.least * least[0], None if endless else (expr.most or 0) * (most[0] or 0)
 
 
+def fitted(expr: Expr, low: int, high: int | None) -> Expr | None:
+    """Return the texts of low..high characters, where one loop over characters decides the length.
+
+    None: there is no such loop, or more than that one vary; then it takes an automaton.
+    """
+    items = _factors(expr)
+    loops = [i for i, item in enumerate(items) if len(set(span(item))) > 1]
+    if len(loops) != 1 or items[loops[0]].kind != "repeat":
+        return None
+    loop = items[loops[0]]
+    if span(loop.items[0]) != (1, 1):
+        return None
+    fixed = sum(span(item)[0] for item in items) - loop.least
+    least = max(loop.least, low - fixed)
+    bounds = [m for m in (loop.most, None if high is None else high - fixed) if m is not None]
+    most = min(bounds) if bounds else None
+    if most is not None and least > most:
+        return VOID
+    items[loops[0]] = times(loop.items[0], least, most)
+    return concat(items)
+
+
+def _factors(expr: Expr) -> list[Expr]:
+    found = []
+    while expr.kind == "cat" and expr.items:
+        found.append(expr.items[0])
+        expr = expr.items[1]
+    return [*found, expr] if expr is not EPSILON else found
+
+
 def structure(expr: Expr, encode: Encode) -> Node:
     """Return the grammar node of a plain expression."""
     assert expr.is_plain, "an expression with `both` or `without` needs `automaton`"

@@ -165,6 +165,10 @@ class _Lowering:
         low = facts.min_length if least < facts.min_length else 0
         is_longer = most is None or (facts.max_length is not None and most > facts.max_length)
         high = facts.max_length if is_longer else None
+        if expr.is_plain and (low or high is not None):
+            fitted = regex.fitted(expr, low, high)
+            if fitted is not None:
+                return fitted
         return text_of(replace(facts, text=expr, min_length=low, max_length=high))
 
     def _text(self, expr: Expr, name: str, facts: Facts, keyword: str, *, is_quoted: bool) -> Node:
