@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import API_KEY
+from tests.e2e.conftest import API_KEY, BASE_URL
 
 ROOT = Path(__file__).parents[2]
 PHASES = "examples,coverage,fuzzing,stateful"
@@ -23,6 +23,7 @@ MAX_EXAMPLES = 10  # per operation, in each random phase; coverage brings near 2
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("base_url", [BASE_URL or "smollm2"], indirect=True)
 def test_all_phases(base_url: str, model: str, tmp_path: Path) -> None:
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{base_url}/openapi.json"),
