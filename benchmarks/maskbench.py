@@ -72,21 +72,26 @@ class Tally:
 
 def cases(corpus: Path) -> Iterator[Case]:
     """Yield the schemas of a corpus; of the Test-Suite the required part."""
-    if corpus.name.endswith(".jsonl.gz"):
-        with gzip.open(corpus, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                row = json.loads(line)
-                yield Case(row["id"], row["schema"], row["tests"])
-        return
+    return _lines(corpus) if corpus.name.endswith(".jsonl.gz") else _suite(corpus)
+
+
+def _lines(corpus: Path) -> Iterator[Case]:
+    with gzip.open(corpus, "rt", encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            yield Case(row["id"], row["schema"], row["tests"])
+
+
+def _suite(corpus: Path) -> Iterator[Case]:
     with tarfile.open(corpus) as archive:
         for member in archive.getmembers():
             path = Path(member.name)
-            if path.suffix == ".json" and path.parts[-3:-1] == ("tests", "draft2020-12"):
-                content = archive.extractfile(member)
-                assert content is not None
-                for index, group in enumerate(json.load(content)):
-                    name = f"{path.stem} {index}: {group['description']}"
-                    yield Case(name, group["schema"], group["tests"])
+            if path.parts[-3:-1] != ("tests", "draft2020-12") or path.suffix != ".json":
+                continue
+            content = archive.extractfile(member)
+            assert content is not None
+            for index, group in enumerate(json.load(content)):
+                name = f"{path.stem} {index}: {group['description']}"
+                yield Case(name, group["schema"], group["tests"])
 
 
 def key_order(schema: Any) -> dict[str, int]:
@@ -95,13 +100,11 @@ def key_order(schema: Any) -> dict[str, int]:
     todo = [schema]
     while todo:
         value = todo.pop(0)
-        if isinstance(value, dict):
-            if isinstance(value.get("properties"), dict):
-                for name in value["properties"]:
-                    ranks.setdefault(name, len(ranks))
-            todo.extend(value.values())
-        elif isinstance(value, list):
-            todo.extend(value)
+        named = value.get("properties") if isinstance(value, dict) else None
+        for name in named if isinstance(named, dict) else ():
+            ranks.setdefault(name, len(ranks))
+        if isinstance(value, dict | list):
+            todo.extend(value.values() if isinstance(value, dict) else value)
     return ranks
 
 

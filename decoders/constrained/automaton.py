@@ -16,7 +16,7 @@ ambiguous grammars, and the exact segmentation of the closing text.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -70,6 +70,7 @@ class Automaton:
         start = self._state(self._expand([self._push(self._program.root, self._bottom)], []), [])
         assert start is not None, "a pruned grammar matches something"
         self.start: State = start
+        self._limit = MAX_KNOWN + 2 * len(self._program.tails)
 
     @property
     def counts(self) -> bool:
@@ -81,6 +82,7 @@ class Automaton:
         try:
             return state.successors[byte]
         except KeyError:
+            self._bound()
             after = state.successors[byte] = self._after(state, byte)
             return after
 
@@ -122,7 +124,6 @@ class Automaton:
         known = self._states.get(key)
         if known is None:
             known = self._states[key] = self._make_state(ready, ghosts)
-            self._bound()
         return known
 
     def _make_state(self, ready: Sequence[Stack], ghosts: Sequence[Stack]) -> State:
@@ -165,7 +166,8 @@ class Automaton:
                 low += 1
             while low < high:
                 byte = spellings[low][depth]
-                end = bisect_right(spellings, byte, low, high, key=lambda s: s[depth])
+                following = spellings[low][:depth] + bytes([byte + 1]) if byte < 0xFF else None
+                end = bisect_left(spellings, following, low, high) if following else high
                 after = self.step(at, byte)
                 if after is None:
                     dead += range(low, end)
@@ -250,7 +252,7 @@ class Automaton:
 
     def _bound(self) -> None:
         """Forget what can be computed again; states in use keep what they hold."""
-        if len(self._stacks) + len(self._program.tails) > MAX_KNOWN:
+        if len(self._stacks) + len(self._program.tails) > self._limit:
             self._stacks.clear()
             self._states.clear()
             self._program.tails.forget()

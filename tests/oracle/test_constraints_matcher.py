@@ -139,27 +139,32 @@ def test_following_the_closing_tokens_completes_the_text(
         assert constraint.is_accepting()
 
 
-@pytest.mark.parametrize("kind_text", SPECS[:3])
+@pytest.mark.parametrize(("kind", "text"), SPECS[:3])
 @pytest.mark.parametrize("spare", range(4))
 def test_every_answer_fits_a_budget_that_one_fits(
-    kind_text: tuple[ConstraintKind, str], spare: int, load: Load
+    kind: ConstraintKind, text: str, spare: int, load: Load
 ) -> None:
     """The host's rule: never take a token after which the end is out of reach."""
     draw = random.Random(spare)
     for _ in range(10):
-        constraint = load(*kind_text)
+        constraint = load(kind, text)
         left = constraint.min_tokens() + spare
         while left and not constraint.is_terminated():
-            token_id = draw.choice([t for t in _legal(constraint) if t != EOS])
-            assert constraint.accept_token(token_id)
-            if constraint.min_tokens() > left - 1:
-                constraint.rollback(1)
-                token_id = constraint.closing_tokens()[0] if constraint.min_tokens() else EOS
-                if token_id == EOS:
-                    break
-                assert constraint.accept_token(token_id)
             left -= 1
+            if not _advance_within(constraint, draw, left):
+                break
         assert constraint.is_accepting()
+
+
+def _advance_within(constraint: GrammarConstraint, draw: random.Random, left: int) -> bool:
+    """Accept a random token after which `left` tokens are enough; False: only the end is left."""
+    token_id = draw.choice([t for t in _legal(constraint) if t != EOS])
+    assert constraint.accept_token(token_id)
+    if constraint.min_tokens() <= left:
+        return True
+    constraint.rollback(1)
+    closing = constraint.closing_tokens()
+    return bool(closing) and constraint.accept_token(closing[0])
 
 
 def test_rollback_and_fork_leave_no_trace(load: Load) -> None:

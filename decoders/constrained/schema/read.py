@@ -49,7 +49,7 @@ ANNOTATIONS = frozenset(("$schema", "$id", "id", "$anchor", "$comment", "$defs",
 ANNOTATIONS |= {"$vocabulary", "$dynamicAnchor", "$recursiveAnchor", "title", "description"}
 ANNOTATIONS |= {"default", "examples", "deprecated", "readOnly", "writeOnly", "contentEncoding"}
 ANNOTATIONS |= {"contentMediaType", "contentSchema", "types", "formats", "propertyOrder"}
-TYPO_RATIO = 0.84  # difflib's; "minLenght" is 0.89 like minLength, "links" is like nothing
+TYPO_RATIO = 0.87  # difflib's; "minLenght" is 0.89 like minLength, "links" is like nothing
 
 
 def read_assertions(schema: Schema, pointer: str) -> Facts:
@@ -76,7 +76,7 @@ def _check_unknown(keyword: str, pointer: str) -> None:
     """
     if keyword in FOREIGN:
         raise UnsupportedKeyword(pointer, keyword, "this keyword is not supported")
-    if keyword in ANNOTATIONS or keyword.startswith(("x-", "_", "//")):
+    if keyword in ANNOTATIONS or keyword.startswith(("x-", "_", "//", "@")):
         return
     known = [*_READERS, *APPLICATORS]
     meant = get_close_matches(keyword, known, n=1, cutoff=TYPO_RATIO)
