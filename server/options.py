@@ -92,6 +92,8 @@ class LimitOptions(BaseModel):
 
     max_body_bytes: ByteSize = Field(ByteSize(_LIMITS.max_body_bytes), ge=1, description="A body.")
     max_json_depth: Count = Field(_LIMITS.max_json_depth, description="Nesting of a body.")
+    max_json_values: Count = Field(_LIMITS.max_json_values, description="Values in a body.")
+    max_json_names: Count = Field(_LIMITS.max_json_names, description="Names in one object.")
     max_n: Count = Field(_LIMITS.max_n, description="Answers to one prompt.")
     max_sequences_per_request: Count = Field(
         _LIMITS.max_sequences_per_request, description="Prompts times n."

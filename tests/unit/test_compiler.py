@@ -142,7 +142,7 @@ async def test_a_client_that_leaves_leaves_the_compile_to_others(service: Compil
 async def test_a_memory_bomb_costs_only_its_child(model: ModelFiles) -> None:
     schema = {"enum": ["x" * 200 + str(number) for number in range(1000)]}
     bomb = ConstraintSpec("json_schema", json.dumps(schema))
-    settings = CompileSettings(deadline_s=60.0, memory_bytes=8 * 2**20)
+    settings = CompileSettings(deadline_s=60.0, memory_bytes=2**20)
     service = CompileService(settings, LimitSettings())
     await service.start([model])
     try:
