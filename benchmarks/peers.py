@@ -107,6 +107,12 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _command(args: argparse.Namespace) -> str:
+    """Return the command that measures the same; where the peers lie is this machine's affair."""
+    words = ["--only", ",".join(args.only), "--rows", ",".join(args.rows), "--reps", str(args.reps)]
+    return f"python -m benchmarks.peers {shlex.join(words)}"
+
+
 def main() -> int:
     """Measure all, print the table; 1 when plait itself failed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unwinds, so that servers are stopped
@@ -114,11 +120,11 @@ def main() -> int:
     files = args.files or Path(tempfile.mkdtemp(prefix="plait-bench-"))
     files.mkdir(parents=True, exist_ok=True)
     places = Venvs(args.vllm.absolute(), args.llama.absolute(), files, args.model)
-    machine, command = this_machine(), "python -m benchmarks.peers " + shlex.join(sys.argv[1:])
+    machine, command = this_machine(), _command(args)
     reports = [_run(label, places, args.rows, args.reps) for label in args.only]
     path = _save(machine, reports, command)
     print(f"{machine.cpu}, {machine.cores} cores, {machine.vector}; torch {machine.torch}")
-    print(f"commit {machine.commit}; {command.strip()}; {path.relative_to(ROOT)}\n")
+    print(f"commit {machine.commit}; {command}; {path.relative_to(ROOT)}\n")
     print(table(reports))
     return int(any(report.fault for report in reports if report.label == "plait"))
 
