@@ -9,7 +9,7 @@ later; law 1 makes the result the same).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from collections.abc import Sequence as Sequences
 
 from plait.decoders.protocol import Proposal
@@ -41,10 +41,6 @@ class Scheduler:
     def num_running(self) -> int:
         """Sequences that hold blocks."""
         return len(self._running)
-
-    def sequences(self) -> Iterable[Sequence]:
-        """All sequences, running ones first."""
-        return [*self._running, *(sequence for _, sequence in self._waiting)]
 
     def add(self, sequence: Sequence) -> None:
         """Put a sequence into the queue."""
@@ -100,6 +96,9 @@ class Scheduler:
             blocks.release(shared)
             sequence.num_cached = 0
             return False
+        if blocks.prefix_caching and not sequence.is_started:  # once, however long it waited
+            blocks.queries += len(sequence.tokens) - 1
+            blocks.hits += sequence.num_cached
         sequence.blocks = shared
         sequence.is_running = True
         self._running.append(sequence)
@@ -123,9 +122,6 @@ class Scheduler:
         shared = self.blocks.match(chain)
         sequence.hashes = chain[: len(shared)]
         sequence.num_cached = len(shared) * BLOCK
-        if not sequence.is_started:
-            self.blocks.queries += last
-            self.blocks.hits += sequence.num_cached
         return shared
 
     def _plan_rows(self) -> list[tuple[Sequence, int]]:

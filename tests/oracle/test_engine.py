@@ -118,6 +118,13 @@ def test_prefix_cache_is_per_salt() -> None:
     assert engine.stats().counters["prefix_cache_hits"] == 32
 
 
+def test_waiting_for_blocks_is_one_query() -> None:
+    """A request that is turned back at every step until blocks are free is looked up once."""
+    engine = make(num_blocks=6)
+    run(engine, [request("a", [1] * 40, 30), request("b", [2] * 40, 2, arrived=1.0)])
+    assert engine.stats().counters["prefix_cache_queries"] == 39 + 39
+
+
 def test_abort_frees_everything() -> None:
     engine = make()
     for i, prompt in enumerate(prompts(6, seed=9)):
