@@ -121,7 +121,9 @@ def test_prefix_cache_is_per_salt() -> None:
 def test_waiting_for_blocks_is_one_query() -> None:
     """A request that is turned back at every step until blocks are free is looked up once."""
     engine = make(num_blocks=6)
-    run(engine, [request("a", [1] * 40, 30), request("b", [2] * 40, 2, arrived=1.0)])
+    engine.add(request("a", [1] * 40, 30))
+    engine.step()
+    run(engine, [request("b", [2] * 40, 2, arrived=1.0)])
     assert engine.stats().counters["prefix_cache_queries"] == 39 + 39
 
 
