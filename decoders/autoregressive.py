@@ -79,7 +79,11 @@ class AutoregressiveDecoder:
             remaining=request.max_tokens,
         )
 
-    def propose(self, states: Sequence[AutoregressiveState]) -> Sequence[Proposal]:
+    def block(self, state: AutoregressiveState) -> int:
+        """Read text causally."""
+        return 1
+
+    def propose(self, states: Sequence[AutoregressiveState], room: int) -> Sequence[Proposal]:
         """Propose nothing: the pending token is all there is to feed."""
         return [PLAIN] * len(states)
 
@@ -95,6 +99,9 @@ class AutoregressiveDecoder:
             for i, row in enumerate(rows):
                 outcomes[row] = self._try_commit(members[i], i, draws, logits)
         return [outcomes[row] for row in range(len(states))]
+
+    def evicted(self, state: AutoregressiveState) -> None:
+        """Nothing that the host remembers depends on the cache."""
 
     def report(self, state: AutoregressiveState) -> Mapping[str, Any]:
         """Return log_weight (sum of log legal mass), its mean per token as a mass, and steering."""

@@ -32,15 +32,28 @@ class Attend(IntEnum):
     CAUSAL = 0  # a row sees the rows before it
     TREE = 1  # a row sees its ancestors
     BLOCK = 2  # all rows see all rows
+    BRANCHES = 3  # a row sees the rows of its own branch, whole
+    SHADOW = 4  # first half: sees itself whole; row i of the second: the first without its i, and i
+    CONTEXT = 5  # rows are refreshed in place: each sees the first `length` positions as they stand
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Rows fed after the pending tokens of one sequence; none of them for plain decoding."""
+    """Rows fed after the pending tokens of one sequence; none of them for plain decoding.
+
+    Position 0 is the first one behind the pending tokens that the step feeds; with a block other
+    than 1 (Decoder.block) committed tokens may stand there too, among the proposed rows.
+    """
 
     token_ids: Sequence[int] = ()
     attend: Attend = Attend.CAUSAL
-    parents: Sequence[int] | None = None  # TREE only: index of the parent row, -1 = last pending
+    parents: Sequence[int] | None = None  # TREE: index of the parent row, -1 = last pending;
+    # BRANCHES: number of the row's branch
+    positions: Sequence[int] | None = None  # where each row stands; None: one after the other, in
+    # a tree by depth. CONTEXT: also where its keys and values are written
+    length: int = 0  # CONTEXT: positions seen by every row, cached earlier or fed now
+    read: Sequence[int] | None = None  # rows whose logits are due, rising; -1: the last pending row
+    # None: that one and all proposed ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +82,8 @@ class Forward:
     """What the model returned for several sequences, packed.
 
     Sequence i owns logits[offsets[i]:offsets[i + 1]]: the row that follows its last pending token
-    (absent when nothing was pending), then one row per proposed token.
+    (absent when nothing was pending), then one row per proposed token; or just the rows that its
+    proposal reads. A diffusion model never gives its mask token a finite logit.
     """
 
     logits: Tensor  # [rows, vocab] float32; not to be modified
@@ -98,11 +112,26 @@ class Decoder(Protocol[State]):
     def start(self, request: DecodeRequest) -> State:
         """Return the state of one new sequence."""
 
-    def propose(self, states: Sequence[State]) -> Sequence[Proposal]:
-        """Return the rows each sequence feeds after its pending tokens."""
+    def block(self, state: State) -> int:
+        """Return how committed tokens enter the cache; it never changes for a sequence.
+
+        1: one after the other, causally. b > 1: in blocks of b positions, at multiples of b, that
+        see each other whole; a rest shorter than b stays pending and is the proposal's to feed.
+        0: never; every proposal feeds what it wants to see (CONTEXT).
+        """
+
+    def propose(self, states: Sequence[State], room: int) -> Sequence[Proposal]:
+        """Return the rows each sequence feeds after its pending tokens.
+
+        room: rows of the step's budget that are left for drafts, over all sequences; what a
+        decoder can't do without may exceed it.
+        """
 
     def accept(self, states: Sequence[State], forward: Forward) -> Sequence[Outcome]:
         """Decide what each sequence emits and keeps."""
+
+    def evicted(self, state: State) -> None:
+        """Take note that the sequence has lost its cache; what is pending is read again."""
 
     def report(self, state: State) -> Mapping[str, Any]:
         """Return the sequence's share of the `decoding` object (docs/architecture.md, 7)."""

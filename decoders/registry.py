@@ -8,10 +8,11 @@ each entry of which names a `Method`. Ids are the papers' names in kebab-case, u
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from itertools import chain, combinations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -37,11 +38,17 @@ class Method:
     target: str  # "package.module:factory"; called with the options and its kind's keywords
     options: type[Options] = Options
     needs: frozenset[str] = frozenset()  # of the worker; ModelInfo.capabilities answers
+    part: str = ""  # unmaskers: which part of a step it decides; one method a part and request
+    excludes: frozenset[str] = frozenset()  # names of methods that it can't be composed with
+    presets: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict, hash=False
+    )  # further published options, by name
 
     def make(self, options: Options, **context: Any) -> Any:
         """Import the method's code and build it.
 
         Samplers get naive=: whether to compute with the oracles instead of the compiled kernels.
+        Unmaskers get what the host that builds them says (decoders/diffusion/chain.py).
         """
         module, _, attribute = self.target.partition(":")
         return getattr(import_module(module), attribute)(options, **context)
@@ -63,6 +70,7 @@ class MethodError(ValueError):
         self.param = param
 
 
+LISTS = ("plait.decoders.diffusion.methods",)  # modules whose METHODS are built in as well
 BUILT_IN = (
     Method(
         kind="sampler",
@@ -78,7 +86,8 @@ DEFAULTS: Mapping[Kind, str] = {"sampler": "ordinary"}
 @cache
 def methods() -> Mapping[tuple[Kind, str], Method]:
     """Return all known methods; a package can't replace one that is built in."""
-    found = {(method.kind, method.name): method for method in BUILT_IN}
+    lists = [import_module(name).METHODS for name in LISTS]
+    found = {(method.kind, method.name): method for method in chain(BUILT_IN, *lists)}
     for entry in entry_points(group=GROUP):
         method = entry.load()
         if not isinstance(method, Method):
@@ -98,12 +107,42 @@ def choose(decoding: Mapping[str, Any], kind: Kind) -> Choice | None:
         MethodError: unknown id or option, or nothing to choose from; the message lists what exists.
     """
     value = decoding.get(kind, "auto")
-    param = f"decoding.{kind}"
     if value == "off" and kind != "sampler":
         return None
     if value == "auto":
         default = DEFAULTS.get(kind)
         return Choice(methods()[kind, default], Options()) if default else None
+    return _choice(value, kind, f"decoding.{kind}")
+
+
+def compose(decoding: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:
+    """Return the methods that a request names together; none for "auto" and "off".
+
+    The value is what `choose` takes, or a list of it: one method for each part of a step.
+
+    Raises:
+        MethodError: as `choose`; or two methods decide the same part, or exclude each other.
+    """
+    value = decoding.get(kind, "auto")
+    if value in ("auto", "off"):
+        return ()
+    param = f"decoding.{kind}"
+    if not isinstance(value, list | tuple):
+        return (_choice(value, kind, param),)
+    chosen = [_choice(each, kind, f"{param}.{i}") for i, each in enumerate(value)]
+    for (_, one), (i, other) in combinations(enumerate(chosen), 2):
+        names = f"{one.method.name} and {other.method.name}"
+        if one.method.part == other.method.part:
+            raise MethodError(
+                f"{names} both decide the {one.method.part}; name one.", f"{param}.{i}"
+            )
+        if other.method.name in one.method.excludes or one.method.name in other.method.excludes:
+            raise MethodError(f"{names} can't be composed.", f"{param}.{i}")
+    return tuple(chosen)
+
+
+def _choice(value: Any, kind: Kind, param: str) -> Choice:
+    """Return the method that one value names, with a preset's options under its own."""
     fields = {"name": value} if isinstance(value, str) else dict(value)
     name = fields.pop("name", None)
     method = methods().get((kind, str(name)))
@@ -111,11 +150,23 @@ def choose(decoding: Mapping[str, Any], kind: Kind) -> Choice | None:
         known = sorted(known for each, known in methods() if each == kind) or ["none yet"]
         raise MethodError(f"There is no {kind} {name!r}; there is: {', '.join(known)}.", param)
     try:
-        return Choice(method, method.options.model_validate(fields))
+        return Choice(method, method.options.model_validate(_with_preset(method, fields, param)))
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join([param, *map(str, first["loc"])])
         raise MethodError(f"{name}: {first['msg']}.", path) from error
+
+
+def _with_preset(method: Method, fields: dict[str, Any], param: str) -> dict[str, Any]:
+    if "preset" not in fields:
+        return fields
+    preset = fields.pop("preset")
+    if preset not in method.presets:
+        known = ", ".join(sorted(method.presets)) or "none"
+        raise MethodError(
+            f"{method.name} has no preset {preset!r}; its presets are: {known}.", f"{param}.preset"
+        )
+    return {**method.presets[preset], **fields}
 
 
 def check_needs(choice: Choice, capabilities: list[str]) -> None:

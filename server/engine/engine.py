@@ -121,7 +121,7 @@ class Engine:
     def _propose(self, sequences: Sequences[Sequence]) -> list[Proposal]:
         proposals: dict[int, Proposal] = {}
         for decoder, members in group_by_decoder(sequences):
-            made = decoder.propose([sequences[i].state for i in members])
+            made = decoder.propose([sequences[i].state for i in members], room=0)
             proposals |= dict(zip(members, made, strict=True))
         return [proposals[i] for i in range(len(sequences))]
 

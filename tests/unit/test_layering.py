@@ -13,7 +13,7 @@ from tests.fixtures.source_tree import LAYERS, OTHERS, ROOT, Source, plant, sour
 
 FRONT_END = ("api", "prompt", "pool", "telemetry")
 # What one folder of decoders/ may use of another; all else they share lies in decoders/ itself.
-SHARED = ("plait.decoders.protocol", "plait.decoders.registry", "plait.decoders.sampling.params")
+SHARED = ("plait.decoders.protocol", "plait.decoders.registry", "plait.decoders.sampling")
 # Entry points of the processes that must start without torch.
 TORCHLESS = (
     "plait.server.cli",
@@ -90,7 +90,7 @@ def test_starts_without_torch(module: str) -> None:
         ("kernels/noise/naive.py", "from plait.decoders import protocol"),
         ("kernels/noise/naive.py", "import plait.server.errors"),
         ("decoders/registry.py", "from plait.server.errors import BadRequest"),
-        ("decoders/search/smc.py", "from plait.decoders.sampling.sampler import OrdinarySampler"),
+        ("decoders/search/smc.py", "from plait.decoders.constrained.load import ConstraintLoader"),
         ("server/api/app.py", "from tests.fixtures import stub_pool"),
         ("server/api/app.py", "import benchmarks.peers"),
         ("server/api/app.py", "import kernels.noise"),
