@@ -78,10 +78,16 @@ def modules(folder: str) -> str:
 def decoding_methods() -> str:
     """Return the registered decoding methods."""
     rows = [
-        [f"`{method.name}`", method.kind, method.summary, method.source]
+        [
+            f"`{method.name}`",
+            f"{method.kind}: {method.part}" if method.part else method.kind,
+            method.summary,
+            ", ".join(f"`{name}`" for name in method.options.model_fields),
+            method.source,
+        ]
         for method in methods().values()
     ]
-    return _table(["Id", "Kind", "What it does", "Source"], rows)
+    return _table(["Id", "Kind", "What it does", "Options", "Source"], rows)
 
 
 def _rows(model: type[BaseModel]) -> dict[str, list[str]]:
