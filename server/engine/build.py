@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,14 +19,21 @@ from plait.server.models.load import load_model
 from plait.server.pool.messages import ModelInfo
 
 if TYPE_CHECKING:
+    from plait.server.engine.runner import Model as Runnable
+    from plait.server.models.transformer import Model
     from plait.server.settings import EngineSettings
 
 CAPABILITIES = ["constraint", "fork", "prefix_cache", "block_rows", "several_rows", "tree"]
 
 
-def build_engine(settings: EngineSettings) -> tuple[Engine, ModelInfo]:
+def build_engine(
+    settings: EngineSettings, watch: Callable[[Model], Runnable] | None = None
+) -> tuple[Engine, ModelInfo]:
     """Load the model and return an engine that is ready to step.
 
+    Args:
+        settings: What to load, and how much of it to run at once.
+        watch: Returns what runs in the model's place: a benchmark's counter around it.
     Raises:
         BadModel: the model can't be found, read or computed, or the cache can't hold one request.
     """
@@ -49,7 +57,8 @@ def build_engine(settings: EngineSettings) -> tuple[Engine, ModelInfo]:
         model.max_positions,
         (num_blocks - 1) * BLOCK,  # one block is spare: a sequence may need to copy one
     )
-    runner = Runner(model, model.new_kv_cache(num_blocks), torch.device(settings.device))
+    kv = model.new_kv_cache(num_blocks)
+    runner = Runner(watch(model) if watch else model, kv, torch.device(settings.device))
     decoder = AutoregressiveDecoder(model.vocab_size, naive=settings.naive_kernels)
     constraints = LazyConstraints(files)
     admission = Admission(
