@@ -16,10 +16,12 @@ from pydantic_settings import (
     get_subcommand,
 )
 
+from plait.server.bench.options import BenchOptions, DecodersOptions
 from plait.server.options import ServeOptions
 from plait.server.serve import run
 
 EXIT_USAGE = 2
+SUBCOMMANDS = ("serve", "bench", "decoders")
 
 
 class Version(BaseSettings):
@@ -38,6 +40,7 @@ class Plait(BaseSettings):
     )
 
     serve: CliSubCommand[ServeOptions] = Field(description="Serve models.")
+    bench: CliSubCommand[BenchOptions] = Field(description="Measure.")
     version: CliSubCommand[Version] = Field(description="Print the version.")
 
     def cli_cmd(self) -> None:
@@ -45,6 +48,12 @@ class Plait(BaseSettings):
         chosen = get_subcommand(self, cli_exit_on_error=False)
         if isinstance(chosen, ServeOptions):
             sys.exit(run(chosen.settings()))
+        if isinstance(chosen, BenchOptions):
+            chosen = get_subcommand(chosen, cli_exit_on_error=False)
+        if isinstance(chosen, DecodersOptions):
+            from plait.server.bench.decoders import run_bench  # noqa: PLC0415, it loads torch
+
+            sys.exit(run_bench(chosen))
         sys.stdout.write(f"plait {version('plait')}\n")
 
 
@@ -54,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         CliApp.run(Plait, cli_args=list(sys.argv[1:] if arguments is None else arguments))
     except ValidationError as error:
         for mistake in error.errors(include_url=False, include_input=False):
-            where = ".".join(str(part) for part in mistake["loc"] if part != "serve")
+            where = ".".join(str(part) for part in mistake["loc"] if part not in SUBCOMMANDS)
             what = mistake["msg"].removeprefix("Value error, ")
             sys.stderr.write(f"plait: {where}: {what}\n" if where else f"plait: {what}\n")
         sys.exit(EXIT_USAGE)

@@ -39,7 +39,7 @@ _POOL, _ENGINE, _TELEMETRY = PoolSettings(), EngineSettings(), TelemetrySettings
 Layer = TypeVar("Layer")
 
 
-def _split(value: object) -> object:
+def split(value: object) -> object:
     """Return the parts of a comma-separated text; YAML brings lists already."""
     return [part for part in value.split(",") if part] if isinstance(value, str) else value
 
@@ -51,7 +51,7 @@ def _not_a_link(value: object) -> object:
     return value
 
 
-Texts = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+Texts = Annotated[list[str], NoDecode, BeforeValidator(split)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SecondsOrOff = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -215,7 +215,7 @@ class ServeOptions(  # one column of help, in this order from the last base to t
 
     model_config = SettingsConfigDict(env_prefix="PLAIT_", extra="forbid", protected_namespaces=())
 
-    models: Annotated[CliPositionalArg[list[str]], NoDecode, BeforeValidator(_split)] = Field(
+    models: Annotated[CliPositionalArg[list[str]], NoDecode, BeforeValidator(split)] = Field(
         [],
         description="A built-in name, a GGUF file or a Hugging Face folder; "
         f"none: {_ENGINE.model}.",
@@ -251,14 +251,14 @@ class ServeOptions(  # one column of help, in this order from the last base to t
         """
         values = {name: getattr(self, name) for name in type(self).model_fields}
         compile_values = {name.removeprefix("compile_"): value for name, value in values.items()}
-        compiling = _layer(CompileSettings, compile_values)
-        limits = _layer(LimitSettings, values)
+        compiling = layer(CompileSettings, compile_values)
+        limits = layer(LimitSettings, values)
         keys = {"api_keys": self._keys(), "cors_origins": tuple(self.cors_origins)}
         return Settings(
-            api=_layer(ApiSettings, {**values, **keys, "limits": limits}),
-            pool=_layer(PoolSettings, {**values, "compile": compiling}),
+            api=layer(ApiSettings, {**values, **keys, "limits": limits}),
+            pool=layer(PoolSettings, {**values, "compile": compiling}),
             engines=self._engines(values),
-            telemetry=_layer(TelemetrySettings, values),
+            telemetry=layer(TelemetrySettings, values),
         )
 
     def _keys(self) -> tuple[str, ...]:
@@ -276,10 +276,10 @@ class ServeOptions(  # one column of help, in this order from the last base to t
             if len(entries) > 1:
                 raise ValueError("served_name: there are several models; name them in a YAML file")
             entries[0]["served_name"] = self.served_name
-        return tuple(_layer(EngineSettings, {**common, **entry}) for entry in entries)
+        return tuple(layer(EngineSettings, {**common, **entry}) for entry in entries)
 
 
-def _layer(kind: type[Layer], values: Mapping[str, Any]) -> Layer:
+def layer(kind: type[Layer], values: Mapping[str, Any]) -> Layer:
     """Return a settings object from those of the values that are its fields."""
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     plain = {name: _plain(value) for name, value in values.items() if name in names}

@@ -1,0 +1,104 @@
+"""Objects extracted from texts, with and without their JSON Schema as response_format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jsonschema_rs
+
+from plait.decoders.constrained.compile import compile_constraint
+from plait.decoders.constrained.spec import (
+    ConstraintLimits,
+    ConstraintSpec,
+    canonical,
+    content_key,
+    vocabulary_fingerprint,
+)
+from plait.decoders.constrained.vocabulary import make_vocabulary
+from plait.server.bench.cells import Sample, judged, requests_of, texts
+from plait.server.bench.presets import Setting
+from plait.server.bench.running import Run, Served, answer_all
+from plait.server.bench.statistics import Interval, wilson
+from plait.server.bench.tasks.case import Case
+from plait.server.pool.messages import CompiledConstraint
+
+TASK = "json_extract"
+CASES = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """One setting over all cases."""
+
+    setting: str
+    constrained: bool
+    valid: Interval  # share of answers that their schema accepts
+    exact: Interval  # share of answers that are the right object
+    forwards: float  # per answer
+    tokens_per_forward: float
+    tokens_per_second: float
+
+
+def extraction(
+    served: Served, settings: Sequence[Setting], sample: Sample, streams: int
+) -> list[Extraction]:
+    """Answer all cases with every setting, without their schemas and with them.
+
+    Raises:
+        Refused, ServerError: a setting can't be constrained.
+    """
+    cases = Sample(sample.seed, CASES, sample.templates).of(TASK)
+    constraints = compiled(served, [case.schema or {} for case in cases])
+    warm = requests_of(served, settings[0], cases, constraints)  # loads every grammar
+    answer_all(served, warm, streams)
+    found = []
+    for setting in settings:
+        for given in (None, constraints):
+            run = answer_all(served, requests_of(served, setting, cases, given), streams)
+            found.append(_extraction(served, setting, cases, run, constrained=given is not None))
+    return found
+
+
+def compiled(served: Served, schemas: Sequence[Mapping[str, Any]]) -> list[CompiledConstraint]:
+    """Compile schemas for the model's vocabulary; equal ones once."""
+    tokenizer, limits = served.tokenizer, ConstraintLimits()
+    vocabulary = make_vocabulary(tokenizer.token_bytes, tokenizer.eos_token_ids)
+    vocabulary.prepare()
+    fingerprint = vocabulary_fingerprint(vocabulary.token_bytes, vocabulary.eos_token_ids)
+    known: dict[str, CompiledConstraint] = {}
+    found = []
+    for schema in schemas:
+        spec = canonical(ConstraintSpec("json_schema", json.dumps(schema)))
+        key = content_key(spec, limits, fingerprint)
+        if key not in known:
+            done = compile_constraint(spec, vocabulary, limits)
+            known[key] = CompiledConstraint(key, done.compiled, done.grammar, done.min_tokens)
+        found.append(known[key])
+    return found
+
+
+def is_valid(text: str, schema: Mapping[str, Any]) -> bool:
+    """Tell whether a text is JSON that its schema accepts."""
+    try:
+        return jsonschema_rs.is_valid(dict(schema), json.loads(text))
+    except json.JSONDecodeError:
+        return False
+
+
+def _extraction(
+    served: Served, setting: Setting, cases: Sequence[Case], run: Run, *, constrained: bool
+) -> Extraction:
+    answered = zip(texts(served, run), cases, strict=True)
+    valid = sum(is_valid(text, case.schema or {}) for text, case in answered)
+    return Extraction(
+        setting=setting.name,
+        constrained=constrained,
+        valid=wilson(valid, len(cases)),
+        exact=wilson(sum(judged(served, cases, run)), len(cases)),
+        forwards=run.forwards / len(cases),
+        tokens_per_forward=run.tokens / run.forwards,
+        tokens_per_second=run.tokens / run.seconds,
+    )

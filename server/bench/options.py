@@ -1,0 +1,59 @@
+"""The options of `plait bench decoders`. No torch: the command line reads them before it loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field
+from pydantic_settings import CliPositionalArg, CliSubCommand
+
+from plait.server.options import Count, EngineOptions, Texts, layer, split
+from plait.server.settings import EngineSettings
+
+Part = Literal["decoders", "serving", "json"]
+PARTS: tuple[Part, ...] = ("decoders", "serving", "json")
+
+
+class DecodersOptions(EngineOptions):
+    """Compare the ways to decode one diffusion model: accuracy, forward passes, time.
+
+    Every setting stands beside one token per step and the autoregressive run of the same weights.
+    A run that was broken off goes on where it stopped.
+    """
+
+    model: CliPositionalArg[str] = Field("tiny-diffusion", description="What to decode.")
+    distilled: str = Field(
+        "tiny-diffusion-distilled", description="The same model, distilled for parallel decoding."
+    )
+    methods: Texts = Field(
+        [],
+        description="Settings or sweeps by name, or one JSON file with settings; none: all of "
+        "them.",
+    )
+    tasks: Texts = Field([], description="Tasks by name; none: all of them.")
+    templates: Annotated[list[int], BeforeValidator(split)] = Field(
+        [0, 1, 2], description="Wordings of each task; training has not seen the last one."
+    )
+    samples: Count = Field(27, description="Cases of each task, over all wordings.")
+    seed: int = Field(0, ge=0, lt=1_000_000, description="Another one draws other cases.")
+    streams: Count = Field(32, description="Answers that grow at once.")
+    parts: Annotated[list[Part], BeforeValidator(split)] = Field(
+        [*PARTS], description="Tables to make."
+    )
+    output: Path = Field(Path("bench-decoders"), description="Folder for what was found.")
+
+    # What one engine may do at once; a benchmark asks each prompt once for every setting.
+    max_step_tokens: Count = Field(4096, description="Rows of a forward pass.")
+    prefix_caching: bool = Field(False, description="Reuse prompts from setting to setting.")
+
+    def engine(self, model: str) -> EngineSettings:
+        """Return the engine settings for a model."""
+        values = {name: getattr(self, name) for name in EngineOptions.model_fields}
+        return layer(EngineSettings, {**values, "model": model})
+
+
+class BenchOptions(BaseModel):
+    """Measure."""
+
+    decoders: CliSubCommand[DecodersOptions] = Field(description="Compare diffusion decoders.")

@@ -1,0 +1,252 @@
+"""Requests answered in this process, and what that took: time, forward passes, arithmetic."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from plait.decoders.protocol import Attend
+from plait.kernels.paged_attention import Segments
+from plait.server.engine.build import build_engine
+from plait.server.engine.runner import Model
+from plait.server.models.catalog import ModelFiles, resolve
+from plait.server.models.spec import ModelSpec
+from plait.server.models.transformer import KVCache
+from plait.server.models.transformer import Model as Transformer
+from plait.server.pool.messages import Delta, Failed, GenerateRequest, ModelInfo, Started
+from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
+from plait.server.settings import EngineSettings
+
+
+class Refused(RuntimeError):
+    """A request failed; the message is the engine's."""
+
+
+class EngineLike(Protocol):
+    """What answering takes of an engine."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether step() would do something."""
+
+    def add(self, request: GenerateRequest) -> None:
+        """Queue a request; raise ServerError if it can never be served."""
+
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        """Drop a request."""
+
+    def step(self) -> Sequence[Started | Delta | Failed]:
+        """Advance every sequence by one forward pass."""
+
+
+@dataclass(slots=True)
+class Work:
+    """What a model has computed so far."""
+
+    rows: int = 0
+    head_rows: int = 0  # whose logits were computed
+    pairs: int = 0  # of a row and a key that it saw, in one layer
+
+    def flops(self, spec: ModelSpec) -> float:
+        """Return multiplications and additions: of the weights' matrices and of attention.
+
+        Norms, rotations and everything behind the logits are left out: a few percent.
+        """
+        queries = spec.heads * spec.head_dim
+        projections = 2 * spec.hidden * (queries + spec.kv_heads * spec.head_dim)
+        layer = self.rows * (projections + 3 * spec.hidden * spec.ffn) + self.pairs * 2 * queries
+        return 2.0 * (spec.layers * layer + self.head_rows * spec.hidden * spec.vocab)
+
+
+class Metered:
+    """A model that counts what it computes; otherwise the same."""
+
+    def __init__(self, model: Transformer, work: Work) -> None:
+        self._model = model
+        self._work = work
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits."""
+        return self._model.vocab_size
+
+    def forward(self, token_ids: Tensor, segments: Segments, kv: KVCache) -> Tensor:
+        """Run the model; count its rows and whom they saw."""
+        self._work.rows += len(token_ids)
+        self._work.pairs += seen_keys(segments)
+        return self._model.forward(token_ids, segments, kv)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return logits; count their rows."""
+        self._work.head_rows += len(hidden)
+        return self._model.logits(hidden)
+
+
+def seen_keys(segments: Segments) -> int:
+    """Count the pairs of a row and a key that it sees, over all segments."""
+    starts, context, attend, parents, positions = (
+        each.cpu().numpy().astype(np.int64)
+        for each in (
+            segments.row_start,
+            segments.context_len,
+            segments.attend,
+            segments.parents,
+            segments.positions,
+        )
+    )
+    rows = np.diff(starts)
+    own = rows * rows
+    own[attend == Attend.CAUSAL] = (rows * (rows + 1) // 2)[attend == Attend.CAUSAL]
+    own[attend == Attend.SHADOW] //= 2
+    own[attend == Attend.CONTEXT] = 0
+    for i in np.flatnonzero((attend == Attend.TREE) | (attend == Attend.BRANCHES)):
+        members = slice(starts[i], starts[i + 1])
+        if attend[i] == Attend.TREE:
+            own[i] = int((positions[members] - context[i] + 1).sum())
+        else:
+            own[i] = _pairs_within(parents[members])
+    return int((rows * context + own).sum())
+
+
+def _pairs_within(branches: NDArray[np.int64]) -> int:
+    sizes = np.bincount(branches - branches.min())
+    return int((sizes * sizes).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model that is ready to answer."""
+
+    engine: EngineLike
+    info: ModelInfo
+    tokenizer: Tokenizer
+    files: ModelFiles
+    spec: ModelSpec
+    work: Work
+
+
+def serve(settings: EngineSettings) -> Served:
+    """Load a model.
+
+    Raises:
+        BadModel: it can't be found, read or computed.
+    """
+    work, seen = Work(), list[ModelSpec]()
+
+    def watch(model: Transformer) -> Model:
+        seen.append(model.spec)
+        return Metered(model, work)
+
+    engine, info = build_engine(settings, watch=watch)
+    files = resolve(settings.model)
+    return Served(engine, info, load_tokenizer(files), files, seen[0], work)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer and what it took."""
+
+    token_ids: tuple[int, ...]
+    tokens: int  # with the one that ended it
+    forwards: int
+    latency: float  # seconds from entering the engine to the last token
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Some requests answered together."""
+
+    answers: Sequence[Answer]  # in the order of the requests
+    seconds: float
+    steps: int  # of the engine
+    rows: int
+    flops: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all answers."""
+        return sum(answer.tokens for answer in self.answers)
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes of all answers; one step of the engine is one for each running answer."""
+        return sum(answer.forwards for answer in self.answers)
+
+
+@dataclass(slots=True)
+class _Open:
+    """An answer that is still growing."""
+
+    begun: float
+    token_ids: list[int] = field(default_factory=list)
+    answer: Answer | None = None
+
+
+def answer_all(served: Served, requests: Sequence[GenerateRequest], streams: int) -> Run:
+    """Answer requests, at most `streams` of them at any time, each with one sequence.
+
+    Raises:
+        Refused: one of them failed; none is left behind.
+        ServerError: the engine can never serve one of them.
+    """
+    engine, work = served.engine, served.work
+    waiting, answers = deque(requests), dict[str, _Open]()
+    rows, flops = work.rows, work.flops(served.spec)
+    begun, running, steps = time.perf_counter(), 0, 0
+    while waiting or running:
+        while waiting and running < streams:
+            request = waiting.popleft()
+            answers[request.request_id] = _Open(time.perf_counter())
+            engine.add(request)
+            running += 1
+        try:
+            running -= _note(answers, engine.step())
+        except Refused:
+            for name in answers:
+                engine.abort(name)
+            raise
+        steps += 1
+    return Run(
+        answers=[_closed(answers[request.request_id]) for request in requests],
+        seconds=time.perf_counter() - begun,
+        steps=steps,
+        rows=work.rows - rows,
+        flops=work.flops(served.spec) - flops,
+    )
+
+
+def _note(answers: Mapping[str, _Open], reports: Sequence[Started | Delta | Failed]) -> int:
+    """Write down what a step reported; return how many answers it completed."""
+    done = 0
+    for report in reports:
+        if isinstance(report, Failed):
+            raise Refused(report.message)
+        if not isinstance(report, Delta):
+            continue
+        growing = answers[report.request_id]
+        growing.token_ids += report.token_ids
+        if report.finish_reason is not None:
+            growing.answer = _complete(growing, report, report.trace or {})
+            done += 1
+    return done
+
+
+def _complete(growing: _Open, last: Delta, trace: Mapping[str, Any]) -> Answer:
+    return Answer(
+        token_ids=tuple(growing.token_ids),
+        tokens=len(growing.token_ids) + (last.stop_token is not None),
+        forwards=int(trace["forwards"]),
+        latency=time.perf_counter() - growing.begun,
+    )
+
+
+def _closed(growing: _Open) -> Answer:
+    assert growing.answer is not None, "an answer has no end"
+    return growing.answer

@@ -1,0 +1,178 @@
+"""From cells to what is reported of each setting, beside one token per step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from plait.server.bench.cells import Cell
+from plait.server.bench.presets import ONE_TOKEN, Setting
+from plait.server.bench.statistics import Interval, Point, paired_difference, reach, wilson
+from plait.server.bench.tasks.case import TEMPLATES
+
+LEARNT = 0.9  # a task counts as learnt if one token per step is right so often
+LOSS = 0.02  # of accuracy: what the fastest setting worth having may give up
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Some cases of one setting, taken together."""
+
+    accuracy: Interval
+    cases: int
+    forwards: float  # per answer
+    tokens_per_forward: float
+    tokens_per_second: float  # on the wall clock, over all streams
+    flops_per_token: float
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What came of one setting."""
+
+    setting: Mapping[str, Any]
+    total: Score | None = None  # None: nothing was measured
+    learnt: Score | None = None  # the tasks that the model has learnt
+    by_task: Mapping[str, Score] = field(default_factory=dict)
+    by_template: Mapping[int, Interval] = field(default_factory=dict)
+    difference: Interval | None = None  # of accuracy, to one token per step on the same cases
+    fault: str = ""  # why nothing was measured
+
+    @property
+    def name(self) -> str:
+        """The setting's name."""
+        return str(self.setting["name"])
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How fast one method gets at an accuracy that has to be kept."""
+
+    sweep: str
+    pb90: float  # tokens per forward pass over all tasks; 0: never so accurate
+    pb95: float
+    learnt_pb90: float  # over the tasks that the model has learnt
+    learnt_pb95: float
+
+
+Cells = Mapping[str, Sequence[Cell]]  # of each setting, one per task, in one order of tasks
+
+
+def score(cells: Sequence[Cell]) -> Score:
+    """Put cells together; tokens are divided by forwards and seconds in sums, not one by one."""
+    right = list(chain.from_iterable(cell.right for cell in cells))
+    tokens = sum(sum(cell.tokens) for cell in cells)
+    forwards = sum(sum(cell.forwards) for cell in cells)
+    return Score(
+        accuracy=wilson(sum(right), len(right)),
+        cases=len(right),
+        forwards=forwards / len(right),
+        tokens_per_forward=tokens / forwards,
+        tokens_per_second=tokens / sum(cell.seconds for cell in cells),
+        flops_per_token=sum(cell.flops for cell in cells) / tokens,
+    )
+
+
+def learnt_tasks(reference: Sequence[Cell]) -> frozenset[str]:
+    """Return the tasks that one token per step gets right often enough to tell decoders apart."""
+    return frozenset(c.task for c in reference if sum(c.right) >= LEARNT * len(c.right))
+
+
+def summarise(settings: Sequence[Setting], cells: Cells, faults: Mapping[str, str]) -> list[Line]:
+    """Return one line per setting."""
+    reference = cells[ONE_TOKEN]
+    learnt = learnt_tasks(reference)
+    return [
+        _line(setting, cells[setting.name], reference, learnt)
+        if setting.name in cells
+        else Line(setting.model_dump(), fault=faults[setting.name])
+        for setting in settings
+    ]
+
+
+def _line(
+    setting: Setting, cells: Sequence[Cell], reference: Sequence[Cell], learnt: frozenset[str]
+) -> Line:
+    known = [cell for cell in cells if cell.task in learnt]
+    return Line(
+        setting=setting.model_dump(),
+        total=score(cells),
+        learnt=score(known) if known else None,
+        by_task={cell.task: score([cell]) for cell in cells},
+        by_template=_templates(cells),
+        difference=paired_difference(
+            [right for cell in cells for right in cell.right],
+            [right for cell in reference for right in cell.right],
+            [cell.task for cell in cells for _ in cell.right],
+        ),
+    )
+
+
+def _templates(cells: Sequence[Cell]) -> dict[int, Interval]:
+    found: dict[int, list[bool]] = {i: [] for i in range(TEMPLATES)}
+    for cell in cells:
+        for template, right in zip(cell.templates, cell.right, strict=True):
+            found[template].append(right)
+    return {i: wilson(sum(right), len(right)) for i, right in found.items() if right}
+
+
+def reaches(lines: Sequence[Line]) -> list[Reach]:
+    """Return PB90 and PB95 of every sweep, and of the settings that stand alone."""
+    sweeps: dict[str, list[Line]] = {}
+    for line in lines:
+        if line.total is not None:
+            sweeps.setdefault(line.setting["sweep"] or line.name, []).append(line)
+    return [
+        Reach(
+            name,
+            *(reach(_points(members, "total"), x) for x in (0.9, 0.95)),
+            *(reach(_points(members, "learnt"), x) for x in (0.9, 0.95)),
+        )
+        for name, members in sweeps.items()
+    ]
+
+
+def _points(lines: Sequence[Line], part: str) -> list[Point]:
+    scores = [getattr(line, part) for line in lines]
+    return [Point(s.tokens_per_forward, s.accuracy.value) for s in scores if s is not None]
+
+
+def unequal(settings: Sequence[Setting], cells: Cells) -> list[str]:
+    """Return a sentence for each setting that does not give the answers it must."""
+    faults = []
+    for setting in settings:
+        if setting.name not in cells or setting.equals not in cells:
+            continue
+        have = [answer for cell in cells[setting.name] for answer in cell.answers]
+        want = [answer for cell in cells[setting.equals] for answer in cell.answers]
+        if differing := sum(a != b for a, b in zip(have, want, strict=True)):
+            faults.append(
+                f"{setting.name}: {differing} of {len(want)} answers are not those of "
+                f"{setting.equals}"
+            )
+    return faults
+
+
+def best_lossless(lines: Sequence[Line]) -> str | None:
+    """Name the fastest setting on the wall clock that must equal one token per step."""
+    return _fastest([line for line in lines if line.setting["equals"].startswith(ONE_TOKEN)])
+
+
+def best_fast(lines: Sequence[Line]) -> str | None:
+    """Name the fastest setting on the wall clock that gives up at most LOSS of accuracy."""
+    return _fastest([li for li in lines if li.difference and li.difference.value >= -LOSS])
+
+
+def _fastest(lines: Sequence[Line]) -> str | None:
+    """Name the fastest greedy setting of the base weights that proposes more than one token."""
+    rates = {
+        line.name: line.total.tokens_per_second
+        for line in lines
+        if line.total is not None
+        and line.setting["weights"] == "base"
+        and line.setting["temperature"] == 0
+        and line.setting["decoding"].get("unmasker") != "off"
+    }
+    return max(rates, key=lambda name: rates[name]) if rates else None
