@@ -164,6 +164,9 @@ class Constraint(Protocol):
     def closing_tokens(self) -> Sequence[int]:
         """Return min_tokens() tokens that complete the text from here."""
 
+    def forced_tokens(self) -> Sequence[int]:
+        """Return tokens of the text that must follow, none of which an alternative reaches over."""
+
 
 class Sampler(Protocol):
     """Which token follows each row, and at what price."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.decoders.constrained.closing import Tail
+from plait.decoders.constrained.closing import Tail, tokens_of
 from plait.decoders.constrained.grammar.for_matcher import MAX_TOKEN_BYTES
 from plait.decoders.constrained.grammar.nodes import Grammar
 from plait.decoders.constrained.program import Op, Operation, Program, build_program
@@ -31,6 +31,7 @@ from plait.decoders.constrained.vocabulary import Vocabulary
 
 MAX_STACKS = 4096  # of one state; beyond, the dearest are given up
 MAX_KNOWN = 200_000  # remembered stacks and tails of one grammar
+MAX_FORCED = 256  # bytes of one forced text
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +56,7 @@ class State:
     room: int  # bytes that fit into every count which the matcher leaves out
     successors: dict[int, State | None] = field(default_factory=dict)
     keep: NDArray[np.int32] | None = None  # see Automaton.keep
+    forced: tuple[int, ...] | None = None  # see Automaton.forced
 
 
 class Automaton:
@@ -154,6 +156,46 @@ class Automaton:
             dead = [long[i] for i in self._overrun(state, [spellings[i] for i in long])]
             state.keep = ~self._vocabulary.bits(token_ids[dead])
         return state.keep
+
+    def forced(self, state: State) -> tuple[int, ...]:
+        """Return tokens of the text that every completion goes on with.
+
+        Law: wherever one of them begins, every legal token is a prefix of the forced text, so that
+        choosing among them would only be choosing a spelling. The fewest tokens are taken.
+        """
+        if state.forced is None:
+            text = self._forced_text(state)
+            tails = self._program.tails
+            found = []
+            for token_id in tokens_of(tails.prepend(text, tails.end)):
+                if self._vocabulary.outgrows(text):
+                    break
+                found.append(token_id)
+                text = text[len(self._vocabulary.token_bytes[token_id]) :]
+            state.forced = tuple(found)
+        return state.forced
+
+    def _forced_text(self, state: State) -> bytes:
+        """Return the bytes that come next whatever is chosen, at most MAX_FORCED."""
+        text = bytearray()
+        at: State | None = state
+        while at is not None and not at.is_accepting and len(text) < MAX_FORCED:
+            following = self._following(at)
+            if len(following) != 1:
+                break
+            text += bytes(following)
+            at = self.step(at, text[-1])
+        return bytes(text)
+
+    def _following(self, state: State) -> set[int]:
+        """Return the bytes that the state's stacks begin with; all, if stacks were given up."""
+        if len(state.stacks) == MAX_STACKS:
+            return set(range(256))
+        found: set[int] = set()
+        for stack in state.stacks:
+            operation = self._program[stack.op]
+            found.update(operation.allowed if operation.kind == "set" else operation.text[:1])
+        return found
 
     def _overrun(self, state: State, spellings: list[bytes]) -> list[int]:
         """Return the indices of the ordered spellings that overrun a count of the state."""

@@ -114,6 +114,16 @@ class GrammarConstraint:
         state = self._state()
         return [] if state is None or self._matcher.is_terminated() else tokens_of(state.closing)
 
+    def forced_tokens(self) -> Sequence[int]:
+        """Return tokens of the text that must follow, none of which an alternative reaches over.
+
+        Exact up to the spelling: with other tokens the same text could be written.
+        """
+        state = self._state()
+        if state is None or self._matcher.is_terminated():
+            return []
+        return self._grammar.automaton.forced(state)
+
     def _keep(self) -> NDArray[np.int32] | None:
         """Return what long counts leave of the mask; None: all of it."""
         automaton = self._grammar.automaton

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,6 +62,12 @@ class Vocabulary:
         ids = [i for i in range(len(self.token_bytes)) if self.is_text(i)]
         ids.sort(key=lambda i: self.token_bytes[i])
         return [self.token_bytes[i] for i in ids], np.array(ids, np.int64)
+
+    def outgrows(self, text: bytes) -> bool:
+        """Tell whether some token begins with the text and goes on. Cost: a binary search."""
+        spellings, _ = self.in_order
+        following = bisect_right(spellings, text)
+        return following < len(spellings) and spellings[following].startswith(text)
 
     def prepare(self) -> None:
         """Compute now what would otherwise be computed in the middle of a request."""

@@ -139,6 +139,39 @@ def test_following_the_closing_tokens_completes_the_text(
         assert constraint.is_accepting()
 
 
+@pytest.mark.parametrize(("kind", "text"), SPECS)
+def test_forced_tokens_leave_only_the_spelling_open(
+    kind: ConstraintKind, text: str, load: Load
+) -> None:
+    """All legal tokens are prefixes of the forced text, and what has no alternative is forced."""
+    draw = random.Random(text)
+    for _ in range(20):
+        constraint = load(kind, text)
+        _random_walk(constraint, draw, draw.randrange(40))
+        legal = _legal(constraint)
+        forced = list(constraint.forced_tokens())
+        lone = len(legal) == 1 and not BYTES_AND_PIECES.outgrows(spell(legal))
+        assert not lone or forced[:1] == legal
+        while forced:
+            ahead = spell(forced)
+            assert all(ahead.startswith(spell([token_id])) for token_id in _legal(constraint))
+            assert not constraint.is_accepting()
+            assert constraint.accept_token(forced.pop(0))
+
+
+def test_a_key_is_forced_up_to_where_tokens_reach_over_it(load: Load) -> None:
+    keys = {key: {"const": 1} for key in ("abc", "é")}
+    constraint = load("json_schema", json.dumps({"properties": keys, "required": list(keys)}))
+    assert constraint.forced_tokens() == ()  # "{" or the longer '{"'
+    assert constraint.accept_token(BYTES_AND_PIECES.token_of[b'{"'])
+    assert spell(list(constraint.forced_tokens())) == b"abc"  # '":' may go on with a blank
+    for token_id in byte_tokens('abc":1,"'):
+        assert constraint.accept_token(token_id)
+    assert list(constraint.forced_tokens()) == byte_tokens("é")
+    assert constraint.accept_token(0xC3)
+    assert list(constraint.forced_tokens()) == [0xA9]
+
+
 @pytest.mark.parametrize(("kind", "text"), SPECS[:3])
 @pytest.mark.parametrize("spare", range(4))
 def test_every_answer_fits_a_budget_that_one_fits(
