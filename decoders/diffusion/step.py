@@ -149,3 +149,10 @@ class Verifier(Protocol):
 
         holes: open holes of that one. rows: its size. room: rows left for drafts in this step.
         """
+
+
+def best(scores: Floats, k: int) -> Bools:
+    """Mark the k greatest of scores [h]; among equals the lower index wins."""
+    chosen = np.zeros(len(scores), dtype=np.bool_)
+    chosen[np.argsort(-scores, kind="stable")[:k]] = True
+    return chosen
