@@ -1,0 +1,94 @@
+"""Static: the k surest holes a step, whatever their probabilities.
+
+Sureness is the probability of the drawn token, its lead over the runner-up, the negative entropy,
+or the place in the text. Law: k holes are settled a step, the greatest scores of all, and among
+equals the lowest position. With k = 1 this is the decoding that lossless methods must reproduce.
+
+Source: LLaDA, arXiv:2502.09992, section 2.4 (low-confidence remasking); Dream, arXiv:2508.15487
+(maskgit_plus, topk_margin, entropy). They fix the number of steps; here the quota k is fixed, which
+is the same for steps = holes / k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from plait.decoders.diffusion.step import Floats, Selection, StepView, best
+from plait.decoders.registry import Method, Options
+
+Strategy = Literal["confidence", "margin", "entropy", "left_to_right"]
+
+
+class StaticOptions(Options):
+    """How many holes a step, and which come first."""
+
+    tokens_per_step: int = Field(1, ge=1)
+    strategy: Strategy = "confidence"
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """Settles a fixed number of holes a step."""
+
+    options: StaticOptions
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The statistic that the strategy ranks by."""
+        return NEEDS.get(self.options.strategy, frozenset())
+
+    def score(self, view: StepView) -> Floats:
+        """Return what the strategy ranks by."""
+        return SCORES[self.options.strategy](view)
+
+    def select(self, view: StepView, memory: Any) -> Selection:
+        """Choose the k best."""
+        return Selection(best(self.score(view), self.options.tokens_per_step))
+
+
+def _margin(view: StepView) -> Floats:
+    assert view.p2 is not None
+    return view.p - view.p2
+
+
+def _certainty(view: StepView) -> Floats:
+    assert view.entropy is not None
+    return -view.entropy
+
+
+NEEDS: Mapping[Strategy, frozenset[str]] = {
+    "margin": frozenset({"p2"}),
+    "entropy": frozenset({"entropy"}),
+}
+SCORES: Mapping[Strategy, Callable[[StepView], Floats]] = {
+    "confidence": lambda view: view.p,
+    "margin": _margin,
+    "entropy": _certainty,
+    "left_to_right": lambda view: -view.holes.astype(float),
+}
+
+
+def make(options: StaticOptions, **context: Any) -> Static:
+    """Return the selector."""
+    return Static(options)
+
+
+METHOD = Method(
+    kind="unmasker",
+    part="selector",
+    name="static",
+    summary="The k surest holes a step.",
+    source="LLaDA, arXiv:2502.09992, section 2.4; Dream, arXiv:2508.15487",
+    target="plait.decoders.diffusion.selectors.static:make",
+    options=StaticOptions,
+    needs=frozenset({"canvas"}),
+    presets={
+        "llada": {"tokens_per_step": 1, "strategy": "confidence"},
+        "dream": {"tokens_per_step": 1, "strategy": "entropy"},
+        "sequential": {"tokens_per_step": 1, "strategy": "left_to_right"},
+    },
+)
