@@ -1,0 +1,116 @@
+"""A canvas: a run of positions, some settled, the others holes. Numpy only.
+
+It is all that a step is a function of, beside the text before it. Its verbs change it in place; a
+branch works on a fork. Positions are absolute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from plait.decoders.diffusion.step import Bools, Ints
+from plait.decoders.protocol import TokenLogprobs
+
+GIVEN = 0  # the pass in which prompt tokens, and those of earlier canvases, were settled
+
+
+@dataclass(slots=True)
+class Canvas:
+    """Positions start..stop-1; its current block is begin..end-1."""
+
+    start: int
+    ids: Ints  # [n] token ids; what stands at a hole means nothing
+    hole: Bools  # [n]
+    limit: int  # no position from here on is ever settled
+    begin: int  # first position of the current block
+    end: int = 0  # one past its last; 0 until the block's first pass has said how far it reaches
+    step: int = 0  # passes whose logits the block has used
+    memories: tuple[Any, Any] = (None, None)  # what selector and scorer remember of the block
+    settled_in: Ints = field(default_factory=lambda: np.zeros(0, np.int64))  # [n] pass, or GIVEN
+    is_end: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))  # [n] settled, ends text
+    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)  # position -> when settled
+
+    def __post_init__(self) -> None:
+        if len(self.settled_in) != len(self.ids):
+            self.settled_in = np.zeros(len(self.ids), np.int64)
+            self.is_end = np.zeros(len(self.ids), np.bool_)
+
+    @property
+    def stop(self) -> int:
+        """One past the last position."""
+        return self.start + len(self.ids)
+
+    def fork(self) -> Canvas:
+        """Return an independent copy. Memories are values, so they are shared. Cost: O(n)."""
+        return Canvas(
+            self.start,
+            self.ids.copy(),
+            self.hole.copy(),
+            self.limit,
+            self.begin,
+            self.end,
+            self.step,
+            self.memories,
+            self.settled_in.copy(),
+            self.is_end.copy(),
+            dict(self.logprobs),
+        )
+
+    def shows_as(self, other: Canvas) -> bool:
+        """Tell whether a model would see the same: equal holes, equal tokens elsewhere."""
+        return bool((self.hole == other.hole).all() and ((self.ids == other.ids) | self.hole).all())
+
+    def shown(self, mask_id: int) -> Ints:
+        """Return what the model is fed: the mask token at holes."""
+        return np.where(self.hole, mask_id, self.ids)
+
+    def seen(self, start: int, stop: int) -> Ints:
+        """Return the tokens of some positions, -1 at holes."""
+        part = slice(start - self.start, stop - self.start)
+        return np.where(self.hole[part], -1, self.ids[part])
+
+    def settle(self, positions: Ints, tokens: Ints, is_end: Bools, pass_number: int) -> None:
+        """Fill holes."""
+        at = positions - self.start
+        self.ids[at] = tokens
+        self.hole[at] = False
+        self.is_end[at] = is_end
+        self.settled_in[at] = pass_number
+
+    def reopen(self, positions: Iterable[int]) -> None:
+        """Make settled positions holes again."""
+        for position in positions:
+            at = position - self.start
+            assert self.settled_in[at] != GIVEN, "what was given stays"
+            self.hole[at] = True
+            self.is_end[at] = False
+            self.settled_in[at] = GIVEN
+            self.logprobs.pop(position, None)
+
+    def open_holes(self, start: int, stop: int) -> Ints:
+        """Return the holes that may be settled, rising: before the limit and the first end."""
+        low, high = start - self.start, min(stop, self.reach) - self.start
+        return np.flatnonzero(self.hole[low : max(high, low)]) + start
+
+    @property
+    def reach(self) -> int:
+        """One past the last position that can still become text."""
+        ends = np.flatnonzero(self.is_end)
+        return min(self.limit, self.start + int(ends[0]) if len(ends) else self.limit)
+
+    def first_hole(self, position: int) -> int:
+        """Return the first hole from a position on, or stop."""
+        holes = np.flatnonzero(self.hole[position - self.start :])
+        return position + int(holes[0]) if len(holes) else self.stop
+
+    def end_at(self, position: int) -> None:
+        """Give up everything behind a position."""
+        self.limit = min(self.limit, position + 1)
+
+    def next_block(self, begin: int) -> None:
+        """Forget the block; another begins, its length yet unknown."""
+        self.begin, self.end, self.step, self.memories = begin, 0, 0, (None, None)
