@@ -11,8 +11,8 @@ from pydantic_settings import CliPositionalArg, CliSubCommand
 from plait.server.options import Count, EngineOptions, Texts, layer, split
 from plait.server.settings import EngineSettings
 
-Part = Literal["decoders", "serving", "json"]
-PARTS: tuple[Part, ...] = ("decoders", "serving", "json")
+Part = Literal["serving", "json"]
+PARTS: tuple[Part, ...] = ("serving", "json")
 
 
 class DecodersOptions(EngineOptions):
@@ -39,7 +39,7 @@ class DecodersOptions(EngineOptions):
     seed: int = Field(0, ge=0, lt=1_000_000, description="Another one draws other cases.")
     streams: Count = Field(32, description="Answers that grow at once.")
     parts: Annotated[list[Part], BeforeValidator(split)] = Field(
-        [*PARTS], description="Tables to make."
+        [*PARTS], description="Tables to make beside the comparison."
     )
     output: Path = Field(Path("bench-decoders"), description="Folder for what was found.")
 

@@ -140,19 +140,32 @@ def _points(lines: Sequence[Line], part: str) -> list[Point]:
 
 
 def unequal(settings: Sequence[Setting], cells: Cells) -> list[str]:
-    """Return a sentence for each setting that does not give the answers it must."""
+    """Return a sentence for each setting that breaks its promise.
+
+    Law: a lossless setting gives the answers of the one it equals, token for token, in at most as
+    many forward passes each.
+    """
     faults = []
     for setting in settings:
         if setting.name not in cells or setting.equals not in cells:
             continue
-        have = [answer for cell in cells[setting.name] for answer in cell.answers]
-        want = [answer for cell in cells[setting.equals] for answer in cell.answers]
-        if differing := sum(a != b for a, b in zip(have, want, strict=True)):
+        pairs = list(zip(cells[setting.name], cells[setting.equals], strict=True))
+        differing = sum(_differing(have.answers, want.answers) for have, want in pairs)
+        slower = sum(_greater(have.forwards, want.forwards) for have, want in pairs)
+        if differing or slower:
             faults.append(
-                f"{setting.name}: {differing} of {len(want)} answers are not those of "
-                f"{setting.equals}"
+                f"{setting.name}: {differing} answers are not those of {setting.equals}, "
+                f"{slower} took more forward passes"
             )
     return faults
+
+
+def _differing(have: Sequence[list[int]], want: Sequence[list[int]]) -> int:
+    return sum(one != other for one, other in zip(have, want, strict=True))
+
+
+def _greater(have: Sequence[int], want: Sequence[int]) -> int:
+    return sum(one > other for one, other in zip(have, want, strict=True))
 
 
 def best_lossless(lines: Sequence[Line]) -> str | None:

@@ -53,7 +53,8 @@ def undeclared_imports(root: Path) -> list[str]:
     """Return third-party imports that no dependency or extra used at run time declares."""
     project = _project(root)["project"]
     extras = project.get("optional-dependencies", {})
-    declared = {_name(text) for text in [*project["dependencies"], *extras.get("otel", [])]}
+    optional = [text for name in ("otel", "bench") for text in extras.get(name, [])]
+    declared = {_name(text) for text in [*project["dependencies"], *optional]}
     declared |= {name.split("-")[0] for name in declared if name.startswith("opentelemetry")}
     known = sys.stdlib_module_names | {"plait"}
     return [

@@ -1,0 +1,216 @@
+"""`plait bench decoders`: every setting on every task, the gate, the tables, the plot."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from plait.decoders.registry import MethodError
+from plait.server.bench.cells import Cell, Sample, Store, key_of, measure, requests_of
+from plait.server.bench.machine import this_machine
+from plait.server.bench.options import DecodersOptions
+from plait.server.bench.presets import (
+    AUTOREGRESSIVE,
+    ONE_TOKEN,
+    BadSettings,
+    Setting,
+    Weights,
+    choose_settings,
+)
+from plait.server.bench.report import Report, markdown
+from plait.server.bench.running import Refused, Served, answer_all, serve
+from plait.server.bench.serving import serving
+from plait.server.bench.summary import (
+    best_fast,
+    best_lossless,
+    learnt_tasks,
+    reaches,
+    summarise,
+    unequal,
+)
+from plait.server.bench.tasks.catalog import TASKS
+from plait.server.errors import ServerError
+from plait.server.models.catalog import BadModel
+
+EXIT_FAILED, EXIT_BAD_OPTIONS = 1, 2
+WARM_UP = 8  # answers before the first measured one
+EXTRA = "it comes with the extra: pip install 'plait[bench]'"
+TITLE = "Exact match against tokens per forward pass: {}, {} cases a setting"
+REFERENCES = (AUTOREGRESSIVE, ONE_TOKEN)
+FAULTS = (Refused, ServerError, MethodError, BadModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What has been measured."""
+
+    settings: Sequence[Setting]
+    cells: dict[str, list[Cell]] = field(default_factory=dict)  # of a setting: one per task
+    faults: dict[str, str] = field(default_factory=dict)  # why a setting has none
+
+
+class Bench:
+    """One run: its options, and the models, each loaded when it is first asked for."""
+
+    def __init__(self, options: DecodersOptions) -> None:
+        self.options = options
+        self.machine = this_machine()
+        self.tasks = _tasks(options.tasks)
+        self.sample = Sample(options.seed, options.samples, tuple(options.templates))
+        self._names: dict[Weights, str] = {"base": options.model, "distilled": options.distilled}
+        self._served: dict[Weights, Served] = {}
+
+    def served(self, weights: Weights) -> Served:
+        """Return a model, warmed up.
+
+        Raises:
+            BadModel: it can't be loaded.
+        """
+        if weights not in self._served:
+            _say(f"loading {self._names[weights]}")
+            made = serve(self.options.engine(self._names[weights]))
+            warm = Setting(name="", decoding={"unmasker": "off"}, max_tokens=4)
+            cases = Sample(self.sample.seed, WARM_UP).of(self.tasks[0])
+            answer_all(made, requests_of(made, warm, cases), WARM_UP)
+            self._served[weights] = made
+        return self._served[weights]
+
+    def models(self) -> dict[str, str]:
+        """Return what was served, by weights."""
+        return {
+            weights: f"{served.info.model} in {served.info.weights}, {served.info.fingerprint}"
+            for weights, served in self._served.items()
+        }
+
+    def compare(self, settings: Sequence[Setting], store: Store) -> Comparison:
+        """Measure every setting on every task, but for what the store holds."""
+        found = Comparison(settings)
+        for setting in settings:
+            try:
+                served = self.served(setting.weights)
+                cells = [self._cell(served, setting, task, store) for task in self.tasks]
+            except FAULTS as error:
+                found.faults[setting.name] = str(error)
+                _say(f"{setting.name}: {error}")
+                continue
+            found.cells[setting.name] = cells
+            _say(f"{setting.name}: {sum(cell.seconds for cell in cells):.1f} s")
+        return found
+
+    def _cell(self, served: Served, setting: Setting, task: str, store: Store) -> Cell:
+        engine = self.options.engine("")
+        conditions = {
+            "machine": asdict(replace(self.machine, load=0.0)),
+            "weights": served.info.fingerprint,
+            "sample": asdict(self.sample),
+            "streams": self.options.streams,
+            "engine": asdict(engine),
+        }
+        key = key_of(setting, task, conditions)
+        found = store.get(key)
+        if found is None:
+            cases = self.sample.of(task)
+            found = measure(served, setting, cases, streams=self.options.streams, key=key)
+            store.add(found)
+        return found
+
+
+def run_bench(options: DecodersOptions) -> int:
+    """Run the comparison; return the process's exit code.
+
+    1: what all are compared with could not be measured, or a lossless setting gave other answers;
+    then nothing is reported. 2: wrong options.
+    """
+    try:
+        settings = choose_settings(options.methods)
+        bench = Bench(options)
+        bench.served("base")
+    except (BadSettings, BadModel, OSError) as error:
+        return _complain(str(error), EXIT_BAD_OPTIONS)
+    found = bench.compare(settings, Store(options.output / "decoders.cells.jsonl"))
+    faults = [f"{name}: {found.faults[name]}" for name in REFERENCES if name in found.faults]
+    faults += unequal(settings, found.cells)
+    if faults:
+        return _complain("\nplait: ".join(faults))
+    try:
+        _save(options.output, make_report(bench, found))
+    except ModuleNotFoundError as error:
+        return _complain(f"{error}; {EXTRA}")
+    return 0
+
+
+def make_report(bench: Bench, found: Comparison) -> Report:
+    """Put the tables together; measure what they need beyond the comparison."""
+    options = bench.options
+    lines = summarise(found.settings, found.cells, found.faults)
+    report = Report(
+        date=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+        command=command(options),
+        machine=bench.machine,
+        engine=asdict(options.engine(Path(options.model).name)),
+        models=bench.models(),
+        sample={**asdict(bench.sample), "streams": options.streams, "tasks": bench.tasks},
+        lines=lines,
+        reaches=reaches(lines),
+        learnt=sorted(learnt_tasks(found.cells[ONE_TOKEN])),
+        lossless=best_lossless(lines) or "",
+        fast=best_fast(lines) or "",
+    )
+    names = [*REFERENCES, report.lossless, report.fast]
+    chosen = [s for s in found.settings if s.name in names]
+    if "serving" in options.parts:
+        _say("serving")
+        report = replace(report, serving=serving(bench.served("base"), chosen, bench.tasks))
+    if "json" in options.parts:
+        from plait.server.bench.objects import extraction  # noqa: PLC0415, of the extra bench
+
+        _say("json")
+        made = extraction(bench.served("base"), chosen, bench.sample, options.streams)
+        report = replace(report, objects=made)
+    return report
+
+
+def _save(folder: Path, report: Report) -> None:
+    """Write decoders.json, .md, .png and .svg, and show the tables."""
+    from plait.server.bench.plot import save_plot  # noqa: PLC0415, of the extra bench
+
+    text = markdown(report)
+    (folder / "decoders.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
+    (folder / "decoders.md").write_text(text)
+    cases = max(line.total.cases for line in report.lines if line.total is not None)
+    save_plot(report.lines, folder / "decoders", TITLE.format(report.models["base"], cases))
+    sys.stdout.write(text)
+
+
+def command(options: DecodersOptions) -> str:
+    """Return the command line that does the same, without the machine's paths."""
+    words = ["plait", "bench", "decoders", Path(options.model).name]
+    for name, option in DecodersOptions.model_fields.items():
+        value = getattr(options, name)
+        if name in ("model", "output") or value == option.default:
+            continue
+        given = value if isinstance(value, list) else [value]
+        texts = [Path(str(each)).name for each in given]
+        words += [f"--{name.replace('_', '-')}", ",".join(texts)]
+    return shlex.join(words)
+
+
+def _tasks(names: Sequence[str]) -> list[str]:
+    if unknown := [name for name in names if name not in TASKS]:
+        raise BadSettings(f"no task {', '.join(unknown)}; there are: {', '.join(TASKS)}")
+    return list(names or TASKS)
+
+
+def _complain(message: str, code: int = EXIT_FAILED) -> int:
+    _say(f"plait: {message}")
+    return code
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
