@@ -2,15 +2,60 @@
 
 from __future__ import annotations
 
-from plait.decoders.diffusion.parts import free_dave
-from plait.decoders.diffusion.selectors import static, threshold
+from plait.decoders.diffusion.parts import (
+    ada_block,
+    credit,
+    dkv_cache,
+    dual_cache,
+    eotp,
+    free_dave,
+    prefix_cache,
+    recap,
+)
+from plait.decoders.diffusion.selectors import (
+    d_parallel,
+    dynamic,
+    entropy_bound,
+    factor,
+    hierarchy,
+    klass,
+    learn2pd,
+    local_leap,
+    random_order,
+    static,
+    threshold,
+    wino,
+)
 from plait.decoders.registry import Method
 
-METHODS: tuple[Method, ...] = tuple(
+SELECTORS: tuple[Method, ...] = tuple(
     module.METHOD
     for module in (
         static,
+        random_order,
         threshold,
-        free_dave,
+        dynamic,
+        factor,
+        entropy_bound,
+        d_parallel,
+        local_leap,
+        hierarchy,
+        klass,
+        learn2pd,
+        wino,
     )
 )
+PARTS: tuple[Method, ...] = tuple(
+    module.METHOD
+    for module in (
+        credit,
+        ada_block,
+        eotp,
+        free_dave,
+        prefix_cache,
+        dual_cache,
+        dkv_cache,
+        recap,
+    )
+)
+METHODS: tuple[Method, ...] = SELECTORS + PARTS

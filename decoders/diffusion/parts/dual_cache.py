@@ -1,0 +1,57 @@
+"""DualCache: inside a block, neither what lies before it nor behind it is computed again.
+
+Law: a block's first pass computes all positions, the others the block's own. Approximate, as the
+keys and values outside the block are those of its first pass.
+
+Source: Fast-dLLM, arXiv:2505.22618, section 3.2. `around` recomputes that many positions on either
+side as well (vicinity refresh: dInfer, arXiv:2510.08666; 16 there).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from plait.decoders.diffusion.step import CacheView, Ints
+from plait.decoders.registry import Method, Options
+
+
+class DualCacheOptions(Options):
+    """How much of the surroundings is computed with the block."""
+
+    around: int = Field(0, ge=0)  # positions on either side
+
+
+@dataclass(frozen=True, slots=True)
+class DualCache:
+    """Computes the block alone."""
+
+    options: DualCacheOptions
+
+    def rows(self, view: CacheView) -> Ints:
+        """Return all positions for a block's first pass, then the block's."""
+        if view.step == 0:
+            return np.arange(view.length)
+        start = max(view.start - self.options.around, 0)
+        return np.arange(start, min(view.stop + self.options.around, view.length))
+
+
+def make(options: DualCacheOptions, **context: Any) -> DualCache:
+    """Return the cache policy."""
+    return DualCache(options)
+
+
+METHOD = Method(
+    kind="unmasker",
+    part="cache",
+    name="dual-cache",
+    summary="Keeps what lies before and behind a block while the block is decoded.",
+    source="Fast-dLLM, arXiv:2505.22618, section 3.2",
+    target="plait.decoders.diffusion.parts.dual_cache:make",
+    options=DualCacheOptions,
+    needs=frozenset({"canvas"}),
+    presets={"fast-dllm": {"around": 0}, "dinfer": {"around": 16}},
+)

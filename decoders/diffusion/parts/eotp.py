@@ -1,0 +1,64 @@
+"""EoTP: once the end of the text is certain, what would follow it is not decoded.
+
+Law: the text ends at the leftmost open hole whose token is an end with p >= threshold; the holes on
+its left stay open, those on its right are given up. Preset `reference` is the paper's code: the end
+is the surest hole whose token is one, however sure that is, and can cut an answer short.
+
+Source: Learn2PD, arXiv:2509.25188, section 3.3 (end-of-text prediction) and released code.
+Departures: the threshold, and the leftmost hole instead of the surest. The paper also cuts behind
+an end that was settled before; here the host never reaches what lies behind one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from plait.decoders.diffusion.step import StepView
+from plait.decoders.registry import Method, Options
+
+
+class EotpOptions(Options):
+    """When an end is believed, and which one of several."""
+
+    threshold: float = Field(0.9, ge=0.0, le=2.0)
+    choice: Literal["leftmost", "surest"] = "leftmost"
+
+
+@dataclass(frozen=True, slots=True)
+class Eotp:
+    """Ends the text early."""
+
+    options: EotpOptions
+
+    def end(self, view: StepView) -> int | None:
+        """Return the position that becomes the text's end."""
+        passing = view.is_end & (view.p >= self.options.threshold)
+        if not passing.any():
+            return None
+        scores = view.p if self.options.choice == "surest" else np.ones_like(view.p)
+        return int(view.holes[np.argmax(np.where(passing, scores, -1.0))])
+
+
+def make(options: EotpOptions, **context: Any) -> Eotp:
+    """Return the stopper."""
+    return Eotp(options)
+
+
+METHOD = Method(
+    kind="unmasker",
+    part="stopper",
+    name="eotp",
+    summary="Gives up what lies behind an end of the text that is certain.",
+    source="Learn2PD, arXiv:2509.25188, section 3.3",
+    target="plait.decoders.diffusion.parts.eotp:make",
+    options=EotpOptions,
+    needs=frozenset({"canvas"}),
+    presets={
+        "safe": {"threshold": 0.9, "choice": "leftmost"},
+        "reference": {"threshold": 0.0, "choice": "surest"},
+    },
+)

@@ -1,0 +1,42 @@
+"""PrefixCache: inside a block, what lies before it is not computed again.
+
+Law: a block's first pass computes all positions, the others those from the block's start on. The
+keys and values before the block are then those of a canvas with more holes: approximate.
+
+Source: Fast-dLLM, arXiv:2505.22618, section 3.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from plait.decoders.diffusion.step import CacheView, Ints
+from plait.decoders.registry import Method, Options
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixCache:
+    """Computes the block and what is behind it."""
+
+    def rows(self, view: CacheView) -> Ints:
+        """Return all positions for a block's first pass, then those from its start on."""
+        return np.arange(view.start if view.step else 0, view.length)
+
+
+def make(options: Options, **context: Any) -> PrefixCache:
+    """Return the cache policy."""
+    return PrefixCache()
+
+
+METHOD = Method(
+    kind="unmasker",
+    part="cache",
+    name="prefix-cache",
+    summary="Keeps what lies before a block while the block is decoded.",
+    source="Fast-dLLM, arXiv:2505.22618, section 3.2",
+    target="plait.decoders.diffusion.parts.prefix_cache:make",
+    needs=frozenset({"canvas"}),
+)

@@ -1,0 +1,62 @@
+"""ReCAP: between full passes only the holes likely to be settled next are computed.
+
+Passes come in groups: one of all positions, then `local` ones of the `active` surest holes of the
+block and of what the last step settled; only holes that were computed can be settled. Law: with
+local = 0 there is no cache, and each pass's rows hold at least one open hole.
+
+Source: ReCAP, arXiv:2505.19089, section 4, for masked image generators; text as in the cards of
+this project: the active set is scattered, and a token is computed once more after it was settled
+(dKV-Cache). Departure: the set is chosen again for each local pass by the probabilities that were
+last computed, for text has no fixed quota a group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from plait.decoders.diffusion.step import CacheView, Ints, best
+from plait.decoders.registry import Method, Options
+
+
+class RecapOptions(Options):
+    """How many passes are local, and how many holes they compute."""
+
+    local: int = Field(1, ge=0)  # passes after each of all positions
+    active: int = Field(8, ge=1)  # holes
+    full_first: int = Field(0, ge=0)  # passes at a block's start that compute all positions
+
+
+@dataclass(frozen=True, slots=True)
+class Recap:
+    """Computes a scattered set of holes."""
+
+    options: RecapOptions
+
+    def rows(self, view: CacheView) -> Ints:
+        """Return all positions at a group's start, then those of the active set."""
+        is_early = view.step < self.options.full_first
+        if view.age < 0 or view.age >= self.options.local or is_early:
+            return np.arange(view.length)
+        return np.union1d(view.holes[best(view.p, self.options.active)], view.fresh)
+
+
+def make(options: RecapOptions, **context: Any) -> Recap:
+    """Return the cache policy."""
+    return Recap(options)
+
+
+METHOD = Method(
+    kind="unmasker",
+    part="cache",
+    name="recap",
+    summary="Between full passes computes only the holes likely to be settled next.",
+    source="ReCAP, arXiv:2505.19089, section 4",
+    target="plait.decoders.diffusion.parts.recap:make",
+    options=RecapOptions,
+    needs=frozenset({"canvas"}),
+    presets={"alternating": {"local": 1, "active": 8}},
+)

@@ -1,0 +1,69 @@
+"""dParallel: every hole whose entropy is low, on weights distilled to be certain early.
+
+Law: the holes with entropy <= threshold (nats), or the one of least entropy if there is none. The
+method's gain is in the weights: certainty-forcing distillation (benchmarks/tiny_diffusion) lowers
+the entropy of what is right already. On other weights it is a threshold rule like others.
+
+Source: dParallel, arXiv:2509.26488, sections 3.3 and 4.1, released decoding code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from plait.decoders.diffusion.step import Floats, Selection, StepView
+from plait.decoders.registry import Method, Options
+
+
+class DParallelOptions(Options):
+    """What is certain enough."""
+
+    threshold: float = Field(0.5, ge=0.0)  # nats
+
+
+@dataclass(frozen=True, slots=True)
+class DParallel:
+    """Settles what has little entropy."""
+
+    options: DParallelOptions
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The holes' entropies."""
+        return frozenset({"entropy"})
+
+    def score(self, view: StepView) -> Floats:
+        """Return the negative entropy."""
+        assert view.entropy is not None
+        return -view.entropy
+
+    def select(self, view: StepView, memory: Any) -> Selection:
+        """Choose all that pass."""
+        assert view.entropy is not None
+        return Selection(view.entropy <= self.options.threshold)
+
+
+def make(options: DParallelOptions, **context: Any) -> DParallel:
+    """Return the selector."""
+    return DParallel(options)
+
+
+METHOD = Method(
+    kind="unmasker",
+    part="selector",
+    name="d-parallel",
+    summary="Every hole of little entropy; meant for weights distilled to be certain early.",
+    source="dParallel, arXiv:2509.26488, section 4.1",
+    target="plait.decoders.diffusion.selectors.d_parallel:make",
+    options=DParallelOptions,
+    needs=frozenset({"canvas"}),
+    excludes=frozenset({"credit"}),  # few steps leave no history to give credit for
+    presets={
+        "llada": {"threshold": 0.5},
+        "llada-mbpp": {"threshold": 0.45},
+        "dream": {"threshold": 0.45},
+    },
+)

@@ -1,0 +1,66 @@
+"""Dynamic: all holes that pass a bar if they fill the step's quota, else the quota's best.
+
+Law: with n holes of p >= threshold, those n if n >= tokens_per_step, else the tokens_per_step best.
+With a quota of 1 this is `threshold`.
+
+Source: SDAR, arXiv:2510.06303, dynamic low-confidence decoding of the released code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from plait.decoders.diffusion.step import Floats, Selection, StepView, best
+from plait.decoders.registry import Method, Options
+
+
+class DynamicOptions(Options):
+    """What is probable enough, and how many are settled in any case."""
+
+    threshold: float = Field(0.85, ge=0.0, le=2.0)
+    tokens_per_step: int = Field(1, ge=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Dynamic:
+    """Settles what passes, and never less than a quota."""
+
+    options: DynamicOptions
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Nothing but p."""
+        return frozenset()
+
+    def score(self, view: StepView) -> Floats:
+        """Return p."""
+        return view.p
+
+    def select(self, view: StepView, memory: Any) -> Selection:
+        """Choose what passes or the quota, whichever is more."""
+        passing = view.p >= self.options.threshold
+        if np.count_nonzero(passing) >= self.options.tokens_per_step:
+            return Selection(passing)
+        return Selection(best(view.p, self.options.tokens_per_step))
+
+
+def make(options: DynamicOptions, **context: Any) -> Dynamic:
+    """Return the selector."""
+    return Dynamic(options)
+
+
+METHOD = Method(
+    kind="unmasker",
+    part="selector",
+    name="dynamic",
+    summary="Every hole that is probable enough, but never fewer than a quota.",
+    source="SDAR, arXiv:2510.06303",
+    target="plait.decoders.diffusion.selectors.dynamic:make",
+    options=DynamicOptions,
+    needs=frozenset({"canvas"}),
+    presets={"sdar": {"threshold": 0.9}, "lmdeploy": {"threshold": 0.85}},
+)

@@ -1,0 +1,76 @@
+"""Entropy bound: the largest set of sure holes whose joint error stays below a bound.
+
+Law: in the order of scores, the longest prefix whose entropies sum to at most `bound` (nats) when
+the greatest is left out; at least one. That sum bounds the divergence between the law of the set
+and the product of its marginals. Bound 0 is static decoding by entropy, but for holes of entropy 0.
+
+Source: EB-Sampler, arXiv:2505.24857, section 4 and algorithm 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from plait.decoders.diffusion.step import Floats, Selection, StepView, best
+from plait.decoders.registry import Method, Options
+
+
+class EntropyBoundOptions(Options):
+    """How much a step may lose, and which holes come first."""
+
+    bound: float = Field(0.1, ge=0.0)  # nats
+    order: Literal["entropy", "confidence"] = "entropy"
+
+
+@dataclass(frozen=True, slots=True)
+class EntropyBound:
+    """Settles holes until their entropies are used up."""
+
+    options: EntropyBoundOptions
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The holes' entropies."""
+        return frozenset({"entropy"})
+
+    def score(self, view: StepView) -> Floats:
+        """Return the order's score."""
+        assert view.entropy is not None
+        return -view.entropy if self.options.order == "entropy" else view.p
+
+    def select(self, view: StepView, memory: Any) -> Selection:
+        """Choose the longest prefix; what it costs rises with its length."""
+        assert view.entropy is not None
+        scores = self.score(view)
+        ordered = view.entropy[np.argsort(-scores, kind="stable")]
+        # zero-padded sums: exactly 0 for one hole, which cumsum - maximum need not be
+        greatest = np.maximum.accumulate(ordered)
+        before = np.concatenate([[0.0], np.cumsum(np.minimum(ordered[1:], greatest[:-1]))])
+        return Selection(best(scores, int(np.count_nonzero(before <= self.options.bound))))
+
+
+def make(options: EntropyBoundOptions, **context: Any) -> EntropyBound:
+    """Return the selector."""
+    return EntropyBound(options)
+
+
+METHOD = Method(
+    kind="unmasker",
+    part="selector",
+    name="entropy-bound",
+    summary="The largest set of sure holes whose entropies, without the greatest, stay in a bound.",
+    source="EB-Sampler, arXiv:2505.24857, algorithm 1",
+    target="plait.decoders.diffusion.selectors.entropy_bound:make",
+    options=EntropyBoundOptions,
+    needs=frozenset({"canvas"}),
+    presets={
+        "eb-sampler": {"bound": 0.1},
+        "diffusion-gemma": {"bound": 0.1},
+        "sglang": {"bound": 0.15},
+        "sdar": {"bound": 0.35},
+    },
+)

@@ -1,0 +1,141 @@
+"""Learn2PD: a small filter that has learnt which tokens are final already.
+
+The filter reads the best probability of every row of the block, settled or not, and says for each
+position whether its token would still stand at the end. Law: the holes that the filter gives more
+than `threshold`, and the k surest. A filter that rejects everything is static decoding; one that
+knows the outcome of static decoding gives that outcome in the fewest steps.
+
+Source: Learn2PD, arXiv:2509.25188, section 3. Its filter, 32 -> 32 -> 32 with a ReLU between, is
+read from learn2pd.safetensors beside the weights: tensors block<B>.0.weight [n, B], block<B>.0.bias
+[n], block<B>.2.weight [B, n] and so on, for blocks of B. A shorter block is read as one whose rest
+is settled and sure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors.numpy import load_file
+
+from plait.decoders.diffusion.step import Floats, Selection, StepView, best
+from plait.decoders.registry import Method, MethodError, Options
+
+FILE = "learn2pd.safetensors"
+PARAM = "decoding.unmasker"
+Layer = tuple[Floats, Floats]  # weight [out, in], bias [out]
+Filters = Mapping[int, Sequence[Layer]]  # by size of the block
+
+
+class Learn2pdOptions(Options):
+    """When the filter is believed, and how many are settled in any case."""
+
+    threshold: float = Field(0.96, ge=0.0, le=1.0)
+    tokens_per_step: int = Field(1, ge=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Learn2pd:
+    """Settles what the filter takes for final."""
+
+    options: Learn2pdOptions
+    filters: Filters = field(repr=False)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The probabilities of the whole block."""
+        return frozenset({"block_p"})
+
+    def score(self, view: StepView) -> Floats:
+        """Return p."""
+        return view.p
+
+    def select(self, view: StepView, memory: Any) -> Selection:
+        """Choose what the filter accepts, and the k surest."""
+        accepted = self._accept(view)[view.holes - view.start] > self.options.threshold
+        return Selection(accepted | best(view.p, self.options.tokens_per_step))
+
+    def _accept(self, view: StepView) -> Floats:
+        """Return the filter's probability for each of the block's positions."""
+        assert view.block_p is not None
+        length = view.stop - view.start
+        size = min((size for size in self.filters if size >= length), default=0)
+        if size == 0:  # none was trained for blocks this long
+            return np.zeros(length)
+        x = np.pad(view.block_p, (0, size - length), constant_values=1.0)
+        *hidden, (weight, bias) = self.filters[size]
+        for inner_weight, inner_bias in hidden:
+            x = np.maximum(inner_weight @ x + inner_bias, 0.0)
+        logits: Floats = weight @ x + bias
+        return 1.0 / (1.0 + np.exp(-np.clip(logits, -50.0, 50.0)))[:length]
+
+
+@lru_cache(maxsize=8)
+def load_filters(path: Path) -> Filters:
+    """Return the filters of a file by size of their block."""
+    return read_filters(load_file(path))
+
+
+def read_filters(tensors: Mapping[str, NDArray[Any]]) -> Filters:
+    """Return the filters in a set of tensors, layers in order of their numbers.
+
+    Raises:
+        ValueError: a filter's layers don't fit each other or its block.
+    """
+    found: dict[int, dict[int, Layer]] = {}
+    for name in sorted(tensors):
+        block, number, what = name.split(".")
+        if what == "weight":
+            weight, bias = tensors[name], tensors[f"{block}.{number}.bias"]
+            size = int(block.removeprefix("block"))
+            layer = weight.astype(np.float64), bias.astype(np.float64)
+            found.setdefault(size, {})[int(number)] = layer
+    filters = {size: [by[number] for number in sorted(by)] for size, by in found.items()}
+    for size, layers in filters.items():
+        widths = [size, *(len(bias) for _, bias in layers)]
+        shapes = [weight.shape for weight, _ in layers]
+        if widths[-1] != size or shapes != [(out, into) for into, out in pairwise(widths)]:
+            raise ValueError(f"the filter for blocks of {size} has layers of shapes {shapes}")
+    return filters
+
+
+def make(
+    options: Learn2pdOptions,
+    *,
+    folder: Path | None = None,
+    block: int | None = None,
+    **context: Any,
+) -> Learn2pd:
+    """Return the selector with the filters that lie beside the weights.
+
+    Raises:
+        MethodError: there are none, or none for the request's block.
+    """
+    path = None if folder is None else folder / FILE
+    if path is None or not path.is_file():
+        raise MethodError(f"learn2pd needs a filter, and this model has no {FILE}.", PARAM)
+    filters = load_filters(path)
+    if block is not None and block not in filters:
+        sizes = ", ".join(map(str, sorted(filters)))
+        raise MethodError(f"learn2pd has filters for blocks of {sizes}, not {block}.", PARAM)
+    return Learn2pd(options, filters)
+
+
+METHOD = Method(
+    kind="unmasker",
+    part="selector",
+    name="learn2pd",
+    summary="Holes whose tokens a small trained filter takes for final.",
+    source="Learn2PD, arXiv:2509.25188, section 3",
+    target="plait.decoders.diffusion.selectors.learn2pd:make",
+    options=Learn2pdOptions,
+    needs=frozenset({"canvas"}),
+    presets={"llada": {"threshold": 0.96}, "dream": {"threshold": 0.9}},
+)
