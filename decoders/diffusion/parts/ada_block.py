@@ -80,7 +80,7 @@ def make(
     options: AdaBlockOptions,
     *,
     spec: DiffusionSpec | None = None,
-    block: int | None = None,
+    block_size: int | None = None,
     delimiters: Collection[int] = (),
     folder: Path | None = None,
     **context: Any,
@@ -98,7 +98,7 @@ def make(
             "ada-block knows no delimiters of this model; name delimiter_ids.", "decoding.unmasker"
         )
     own = spec.block_size if spec is not None else FALLBACK
-    size = options.block_size or block or own
+    size = options.block_size or block_size or own
     return AdaBlock(options, size, np.array(sorted(ids), dtype=np.int64))
 
 

@@ -110,7 +110,7 @@ def make(
     options: Learn2pdOptions,
     *,
     folder: Path | None = None,
-    block: int | None = None,
+    block_size: int | None = None,
     **context: Any,
 ) -> Learn2pd:
     """Return the selector with the filters that lie beside the weights.
@@ -122,9 +122,9 @@ def make(
     if path is None or not path.is_file():
         raise MethodError(f"learn2pd needs a filter, and this model has no {FILE}.", PARAM)
     filters = load_filters(path)
-    if block is not None and block not in filters:
+    if block_size is not None and block_size not in filters:
         sizes = ", ".join(map(str, sorted(filters)))
-        raise MethodError(f"learn2pd has filters for blocks of {sizes}, not {block}.", PARAM)
+        raise MethodError(f"learn2pd has filters for blocks of {sizes}, not {block_size}.", PARAM)
     return Learn2pd(options, filters)
 
 
