@@ -1,0 +1,271 @@
+"""The constraint on a canvas: whatever is drawn and chosen, the answer is legal, whole and in time.
+
+A small host stands in for the real one: its draws are random functions of the canvas, its selector
+chooses at random among the admitted holes, and sometimes it makes holes of settled tokens again.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from plait.decoders.constrained.compile import compile_constraint
+from plait.decoders.constrained.load import ConstraintLoader
+from plait.decoders.constrained.spec import ConstraintKind, ConstraintLimits, ConstraintSpec
+from plait.decoders.diffusion.frontier import (
+    HOLE,
+    ConstraintBroken,
+    Frontier,
+    Span,
+    Standing,
+    Walk,
+)
+from plait.decoders.protocol import Constraint
+from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, spell
+from tests.fixtures.word_constraint import WordConstraint
+
+END = 5
+LANGUAGE = [(0,), (0, 1), (2, 3, 4), (2, 3, 0, 1), (4, 4, 4, 4, 4), (4, 4, 4, 4, 1, 0)]
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 6},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "tags": {"type": "array", "items": {"enum": ["ab", "abc", "é"]}, "minItems": 1},
+    },
+    "required": ["name", "age", "tags"],
+}
+GRAMMARS: list[tuple[ConstraintKind, str]] = [
+    ("json_schema", json.dumps(SCHEMA)),
+    ("regex", "([ab]{0,33}c){0,32}(ab)?c*"),
+    ("grammar", 'root ::= "[" root* "]" | [a-c]{1,3}'),
+    ("choice", '["yes", "no", "not sure"]'),
+]
+
+
+def words(language: Sequence[Sequence[int]] = LANGUAGE) -> WordConstraint:
+    return WordConstraint(language, END)
+
+
+@dataclass
+class Host:
+    """Settles one answer, block by block."""
+
+    make: Callable[[], Constraint]
+    vocab: int
+    end: int
+    block: int
+    budget: int
+    seed: int
+    again: float = 0.0  # how often a method makes holes of what is settled
+    num_forwards: int = 0
+    num_reopened: int = 0
+
+    def draw(self, name: str, legal: Sequence[int]) -> int:
+        return random.Random(f"{self.seed} {name}").choice(legal)
+
+    def redraw(self, i: int, bitmask: Tensor, banned: Collection[int]) -> int:
+        legal = [token for token in bits(bitmask) if token not in banned] or [0]
+        return self.draw(f"{self.num_forwards} {i} {sorted(banned)}", legal)
+
+    def step(self, frontier: Frontier, span: Span) -> list[int]:
+        """Return the span's tokens after one forward pass; it is as `stand` left it."""
+        self.num_forwards += 1
+        name = f"{span.first} {list(span.tokens)}"
+        anything = range(self.vocab)
+        drawn = [self.draw(f"{name} {i}", anything) for i in range(len(span.tokens))]
+        bitmask = torch.full((2, -(-self.vocab // 32)), -1, dtype=torch.int32)
+        frontier.fill_bitmask(span, bitmask, 1)
+        hole = list(span.tokens).index(HOLE)
+        drawn[hole] = self.draw(f"{name} {hole}", bits(bitmask[1:]))
+        walk = frontier.walk(span, drawn, self.redraw)
+        assert all(token in (HOLE, new) for token, new in zip(span.tokens, walk.tokens, strict=True)
+                   if token != HOLE)  # fmt: skip
+        return self.choose(span, walk)
+
+    def choose(self, span: Span, walk: Walk) -> list[int]:
+        rng = random.Random(f"{self.seed} {self.num_forwards} choice")
+        admitted = [i for i, admitted in enumerate(walk.admitted) if admitted]
+        chosen = {i for i in admitted if rng.random() < 0.4 or walk.must[i]}
+        chosen |= set() if chosen else {rng.choice(admitted)}
+        tokens = [walk.tokens[i] if i in chosen else token for i, token in enumerate(span.tokens)]
+        if rng.random() < self.again:
+            tokens[rng.randrange(len(tokens))] = HOLE
+        return tokens
+
+    def answer(self) -> tuple[list[int], Standing]:
+        """Return the answer without its end, and how the last block stood."""
+        frontier = Frontier(self.make(), [self.end], self.vocab)
+        text: list[int] = []
+        while True:
+            size = min(self.block, self.budget - len(text))
+            standing = self.settle(frontier, Span(len(text), [HOLE] * size, self.budget))
+            text += standing.tokens[: standing.frontier]
+            if standing.is_over or len(text) == self.budget:
+                return [token for token in text if token != self.end], standing
+
+    def settle(self, frontier: Frontier, span: Span) -> Standing:
+        passed = 0
+        while True:
+            standing = frontier.stand(span)
+            self.num_reopened += len(standing.reopened)
+            if not self.again:
+                assert standing.frontier >= passed, "the frontier moved back"
+            passed = standing.frontier
+            if standing.is_over or standing.frontier == len(standing.tokens):
+                return standing
+            assert self.num_forwards < 2_000
+            here = Span(span.first, standing.tokens, span.limit)
+            span = Span(span.first, self.step(frontier, here), span.limit)
+
+
+def bits(bitmask: Tensor) -> list[int]:
+    rows = [word & 0xFFFFFFFF for word in bitmask[0].tolist()]
+    return [32 * i + bit for i, word in enumerate(rows) for bit in range(32) if word >> bit & 1]
+
+
+@pytest.fixture(scope="module")
+def load() -> Callable[[ConstraintKind, str], Constraint]:
+    loader = ConstraintLoader(BYTES_AND_PIECES)
+
+    def loaded(kind: ConstraintKind, text: str) -> Constraint:
+        spec = ConstraintSpec(kind, text)
+        done = compile_constraint(spec, BYTES_AND_PIECES, ConstraintLimits())
+        return loader.load(kind + text, done.compiled, done.grammar)
+
+    return loaded
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 8])
+@pytest.mark.parametrize("again", [0.0, 0.2])
+def test_answers_are_the_words_that_fit(block: int, again: float) -> None:
+    """Every answer is a whole word within its budget, and every word that fits it can come."""
+    for budget in range(1, 8):
+        want = {word for word in LANGUAGE if len(word) <= budget}
+        hosts = [Host(words, 6, END, block, budget, seed, again) for seed in range(120)]
+        have = set()
+        for host in hosts:
+            text, standing = host.answer()
+            assert standing.is_complete or standing.is_over
+            have.add(tuple(text))
+        assert have == want, budget
+
+
+@pytest.mark.parametrize(("kind", "text"), GRAMMARS)
+@pytest.mark.parametrize("block", [1, 4, 32])
+@pytest.mark.parametrize("spare", [0, 3, 40])
+def test_answers_match_their_grammar_in_time(
+    kind: ConstraintKind,
+    text: str,
+    block: int,
+    spare: int,
+    load: Callable[[ConstraintKind, str], Constraint],
+) -> None:
+    budget = max(load(kind, text).min_tokens() + spare, 1)
+    vocab = len(BYTES_AND_PIECES.token_bytes)
+    for seed in range(4):
+        again = 0.1 if seed % 2 else 0.0
+        host = Host(lambda: load(kind, text), vocab, EOS, block, budget, seed, again)
+        have, _ = host.answer()
+        judge = load(kind, text)
+        assert len(have) <= budget
+        assert all(judge.accept_token(token) for token in have), spell(have)
+        assert judge.is_accepting(), spell(have)
+
+
+def test_what_stands_right_of_the_frontier_gives_way() -> None:
+    """A provisional token is kept as long as the frontier can reach it, and no longer."""
+    frontier = Frontier(words([(0, 1, 2), (3, 4, 2), (3, 4, 4)]), [END], 6)
+    standing = frontier.stand(Span(0, [HOLE, HOLE, 2], 3))
+    assert (standing.tokens, standing.frontier, standing.reopened) == ([HOLE, HOLE, 2], 0, [])
+    standing = frontier.stand(Span(0, [3, HOLE, 1], 3))
+    assert (standing.tokens, standing.reopened, standing.forced) == ([3, 4, HOLE], [2], [1])
+    standing = frontier.stand(Span(0, [0, HOLE, 4], 3))
+    assert (standing.tokens, standing.reopened, standing.forced) == ([0, 1, 2], [2], [1, 2])
+    assert standing.is_over and standing.is_complete
+
+
+def test_a_lone_word_takes_no_forward_pass() -> None:
+    host = Host(lambda: words([(4, 1, 4, 2)]), 6, END, 3, 9, 0)
+    assert host.answer()[0] == [4, 1, 4, 2]
+    assert host.num_forwards == 0
+
+
+def test_standing_is_a_function_of_the_span_alone() -> None:
+    """One frontier that was asked about other canvases before says what a new one says."""
+    rng = random.Random(3)
+    used = Frontier(words(), [END], 6)
+    for _ in range(2_000):
+        tokens = [rng.choice([HOLE, HOLE, 0, 1, 2, 3, 4, END]) for _ in range(6)]
+        span = Span(0, tokens, rng.randrange(6, 8))
+        assert used.stand(span) == Frontier(words(), [END], 6).stand(span)
+
+
+def test_admitted_tokens_have_a_witness() -> None:
+    """What a walk admits, with what is settled before it, begins a word that ends in time."""
+    rng = random.Random(4)
+    frontier = Frontier(words(), [END], 6)
+
+    def redraw(i: int, bitmask: Tensor, banned: Collection[int]) -> int:
+        return rng.choice([token for token in bits(bitmask) if token not in banned] or [0])
+
+    for _ in range(2_000):
+        limit = rng.randrange(1, 7)
+        tokens = [rng.choice([HOLE, HOLE, HOLE, 0, 1, 3, 4]) for _ in range(limit)]
+        standing = frontier.stand(Span(0, tokens, limit))
+        if standing.is_over or standing.frontier == limit:
+            continue
+        span = Span(0, standing.tokens, limit)
+        drawn = [rng.randrange(6) for _ in range(limit)]
+        walk = frontier.walk(span, drawn, redraw)
+        assert walk.admitted[standing.frontier]
+        last = max(i for i in range(limit) if walk.admitted[i])
+        begun = tuple(walk.tokens[: last + 1])
+        begun, ends = (begun[:-1], True) if begun[-1] == END else (begun, False)
+        fitting = [word for word in LANGUAGE if len(word) <= limit and word[: len(begun)] == begun]
+        assert begun in fitting if ends else fitting, (span, drawn, walk)
+
+
+def test_a_walk_goes_around_what_is_illegal() -> None:
+    frontier = Frontier(words([(0, 1, 2), (0, 3, 2)]), [END], 6)
+    walk = frontier.walk(Span(0, [HOLE] * 3, 3), [0, 4, 2], lambda i, bitmask, banned: 3)
+    assert (walk.tokens, walk.admitted, walk.must) == ([0, 3, 2], [True] * 3, [False] * 3)
+
+
+def test_a_budget_that_nothing_fits_is_spent_on_the_shortest_end() -> None:
+    for block in (1, 2, 8):
+        text, standing = Host(lambda: words([(4, 1, 4, 2), (0, 3, 3, 3, 3)]), 6, END, block, 3, 0,
+                              0.2).answer()  # fmt: skip
+        assert not standing.is_complete
+        assert text in ([4, 1, 4], [0, 3, 3])
+
+
+def test_a_complete_text_ends_where_nothing_else_fits() -> None:
+    """More unfitting tokens than redraws: the end is found among the legal ones."""
+    language = [(), *((token, token) for token in range(20))]
+    for seed in range(10):
+        host = Host(lambda: WordConstraint(language, 30), 31, 30, 1, 1, seed)
+        text, standing = host.answer()
+        assert text == [] and standing.is_over
+
+
+def test_a_limit_may_fall_as_long_as_an_end_fits() -> None:
+    frontier = Frontier(words(), [END], 6)
+    assert [frontier.has_room(Span(0, [4, HOLE], 9), limit) for limit in (4, 5)] == [False, True]
+    assert frontier.has_room(Span(0, [0, HOLE], 9), 1)
+
+
+def test_a_constraint_that_contradicts_itself_is_named() -> None:
+    class Broken(WordConstraint):
+        def accept_token(self, token_id: int) -> bool:
+            return False
+
+    frontier = Frontier(Broken(LANGUAGE, END), [END], 6)
+    with pytest.raises(ConstraintBroken, match="its own end"):
+        frontier.walk(Span(0, [HOLE], 4), [0], lambda i, bitmask, banned: 0)
