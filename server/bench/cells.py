@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,6 +18,7 @@ from plait.server.bench.tasks.case import HELD_OUT_SEEDS, Case
 from plait.server.bench.tasks.catalog import judge, make_case
 from plait.server.pool.messages import CompiledConstraint, GenerateRequest
 from plait.server.prompt.template import chat_prompt
+from plait.server.prompt.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ def requests_of(
     constraints: Sequence[CompiledConstraint] | None = None,
 ) -> list[GenerateRequest]:
     """Return one request per case, as the server's front end would make it."""
+    decoding = decoding_of(setting, served.tokenizer)
     return [
         GenerateRequest(
             request_id=f"{case.task}-{i}",
@@ -101,11 +104,22 @@ def requests_of(
             max_tokens=setting.max_tokens,
             stop_token_ids=sorted(served.tokenizer.eos_token_ids),
             constraint=constraints[i] if constraints else None,
-            decoding={**setting.decoding, "trace": True},
+            decoding={**decoding, "trace": True},
             arrived=float(i),
         )
         for i, case in enumerate(cases)
     ]
+
+
+def decoding_of(setting: Setting, tokenizer: Tokenizer) -> Mapping[str, Any]:
+    """Return a setting's `decoding` with its delimiters as this model's tokens."""
+    if not setting.delimiters:
+        return setting.decoding
+    text = setting.delimiters.encode()
+    ids = [i for i, spelled in enumerate(tokenizer.token_bytes) if text in spelled]
+    named = {"name": "ada-block", "delimiter_ids": ids}
+    methods = [named if each == "ada-block" else each for each in setting.decoding["unmasker"]]
+    return {**setting.decoding, "unmasker": methods}
 
 
 def measure(

@@ -27,7 +27,7 @@ def save_plot(lines: Sequence[Line], stem: Path, title: str) -> list[Path]:
     """
     scores = {line.name: line.total for line in lines if line.total is not None}
     anchors = {name: scores[name] for name in ANCHORS if name in scores}
-    panels = _panels([line for line in lines if line.name in scores and line.name not in anchors])
+    panels = _panels([line for line in lines if line.name in scores and _is_drawn(line)])
     with mpl.rc_context({"svg.hashsalt": "plait", "font.size": 8.0}):  # the salt: of ids
         figure = Figure(figsize=(4.6 * len(panels) + 0.4, 6.4), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -51,6 +51,11 @@ def _panels(lines: Sequence[Line]) -> dict[str, dict[str, list[Score]]]:
         sweep = line.setting["sweep"] or line.name
         panels.setdefault(_panel_of(line), {}).setdefault(sweep, []).append(line.total)
     return panels or {"": {}}
+
+
+def _is_drawn(line: Line) -> bool:
+    """Tell whether a setting is drawn by its sweep; those without one may be anchors."""
+    return line.name not in ANCHORS or bool(line.setting["sweep"])
 
 
 def _panel_of(line: Line) -> str:

@@ -26,6 +26,7 @@ class Setting(BaseModel):
     weights: Weights = "base"
     temperature: float = 0.0
     max_tokens: int = 32  # the longest right answer takes 32 with its end
+    delimiters: str = ""  # ada-block's blocks end with the tokens that hold it; empty: line breaks
     equals: str = ""  # the setting whose answers it must give, token for token
 
 
@@ -55,6 +56,7 @@ def _blocks(name: str, *methods: str | Mapping[str, Any], equals: str = "") -> l
         Setting(
             name=f"{name} (block {size})",
             decoding={"unmasker": list(methods), "canvas": {"block_size": size}},
+            sweep=f"{name} by block",
             equals=f"{equals} (block {size})" if equals else "",
         )
         for size in (4, 8, 16)
@@ -69,7 +71,15 @@ _LOSSLESS = (
         decoding=_unmask({"name": "static", "tokens_per_step": 1}),
         sweep="static k",
     ),
-    Setting(name="free-dave", decoding=_unmask("static", "free-dave"), equals=ONE_TOKEN),
+    *(
+        Setting(
+            name=f"free-dave d={width}",
+            decoding=_unmask("static", {"name": "free-dave", "width": width}),
+            sweep="free-dave",
+            equals=ONE_TOKEN,
+        )
+        for width in (2, 4, 8)
+    ),
     Setting(name="static k=1 (T=1)", decoding=_unmask("static"), temperature=1.0),
     Setting(
         name="free-dave (T=1)",
@@ -91,10 +101,16 @@ _FULL = (
         equals="full: static k=1",
     ),
     Setting(name="full: threshold 0.9", decoding=_unmask(_SURE, full=True)),
-    Setting(name="full: ada-block", decoding=_unmask(_SURE, "ada-block", full=True)),
+    Setting(name="full: local-leap", decoding=_unmask(_LEAP, full=True)),
     Setting(
-        name="full: ada-block + credit + local-leap",
+        name="full: threshold 0.9 + ada-block",
+        decoding=_unmask(_SURE, "ada-block", full=True),
+        delimiters=",",
+    ),
+    Setting(
+        name="full: local-leap + credit + ada-block",
         decoding=_unmask(_LEAP, "credit", "ada-block", full=True),
+        delimiters=",",
     ),
     *(
         Setting(name=f"full: threshold 0.9 + {cache}", decoding=_unmask(_SURE, cache, full=True))
@@ -145,9 +161,10 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     *_sweep("threshold", "threshold", "threshold", (0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)),
     *_sweep("factor", "factor", "factor", (0.5, 0.7, 1.0, 1.3, 1.6, 1.9)),
-    *_sweep("entropy-bound", "entropy-bound", "gamma", (0.05, 0.1, 0.2, 0.35, 0.7)),
+    *_sweep("entropy-bound", "entropy-bound", "bound", (0.05, 0.1, 0.2, 0.35, 0.7)),
     *_sweep("local-leap", "local-leap", "relaxed", (0.85, 0.75, 0.6, 0.5)),
     *_sweep("learn2pd", "learn2pd", "threshold", (0.96, 0.9, 0.7, 0.5)),
+    *_sweep("hierarchy", "hierarchy", "low", (0.6, 0.4, 0.2)),
     *_sweep("klass", "klass", "threshold", (0.9, 0.7, 0.6)),
     *_sweep("wino", "wino", "draft", (0.9, 0.7, 0.6, 0.5)),
     *_sweep("d-parallel", "d-parallel", "threshold", (0.1, 0.3, 0.5, 0.8)),

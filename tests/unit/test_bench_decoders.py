@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+from plait.decoders.diffusion.chain import check
+from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.protocol import Attend
 from plait.kernels.paged_attention import Segments
 from plait.server.bench import decoders
-from plait.server.bench.cells import Cell, Sample, Store, key_of, measure
+from plait.server.bench.cells import Cell, Sample, Store, decoding_of, key_of, measure
 from plait.server.bench.decoders import command, run_bench
 from plait.server.bench.objects import is_valid
 from plait.server.bench.options import DecodersOptions
@@ -230,6 +232,7 @@ class Spelling:
 
     chat_template = "{{ messages[0]['content'] }}"
     eos_token_ids = frozenset({0})
+    token_bytes = tuple(chr(i).encode() for i in range(128))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return "".join(map(chr, token_ids))
@@ -271,6 +274,23 @@ def test_every_setting_has_a_name_of_its_own_and_equals_an_earlier_one() -> None
         seen.append(setting.name)
     assert {setting.equals for setting in SETTINGS} - {""} <= set(seen)
     assert {AUTOREGRESSIVE, ONE_TOKEN} <= set(seen)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_every_setting_can_be_asked_of_the_tiny_model(setting: Setting) -> None:
+    spec = DiffusionSpec(
+        mask_id=1,
+        eos_ids=(0,),
+        attention="block",
+        block_size=32,
+        block_sizes=(1, 4, 8, 16, 32),
+        also_full=True,
+    )
+    named = {**setting.decoding}
+    if setting.delimiters:
+        named = {**decoding_of(setting, cast(Any, Spelling()))}
+        assert {"name": "ada-block", "delimiter_ids": [ord(",")]} in named["unmasker"]
+    check(named, spec)
 
 
 def test_what_is_chosen_brings_what_it_is_compared_with() -> None:
@@ -485,19 +505,21 @@ def test_a_run_is_reported_and_resumed(
     scripted: dict[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = given(
-        tasks=["copy", "echo"], methods=["free-dave"], samples=2, parts=[], output=tmp_path
+        tasks=["copy", "echo"], methods=["free-dave d=4"], samples=2, parts=[], output=tmp_path
     )
     assert run_bench(options) == 0
     assert scripted == {"loaded": 1, "answered": 3 * 2}
     out = capsys.readouterr().out
-    assert "| free-dave |" in out and f"| {ONE_TOKEN} |" in out
+    assert "| free-dave d=4 |" in out and f"| {ONE_TOKEN} |" in out
     found = json.loads((tmp_path / "decoders.json").read_text())
     assert [line["setting"]["name"] for line in found["lines"]] == [
         AUTOREGRESSIVE,
         ONE_TOKEN,
-        "free-dave",
+        "free-dave d=4",
     ]
-    assert found["command"].endswith("--methods free-dave --tasks copy,echo --samples 2 --parts ''")
+    assert found["command"].endswith(
+        "--methods 'free-dave d=4' --tasks copy,echo --samples 2 --parts ''"
+    )
     assert run_bench(options) == 0
     assert scripted["answered"] == 3 * 2
 
@@ -509,7 +531,7 @@ def test_a_red_gate_reports_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(decoders, "unequal", lambda *_: ["free-dave: other answers"])
-    options = given(tasks=["copy"], methods=["free-dave"], parts=[], output=tmp_path)
+    options = given(tasks=["copy"], methods=["free-dave d=4"], parts=[], output=tmp_path)
     assert run_bench(options) == 1
     have = capsys.readouterr()
     assert have.out == "" and "free-dave: other answers" in have.err
