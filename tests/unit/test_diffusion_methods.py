@@ -1,0 +1,430 @@
+"""Every unmasking method on vectors made by hand; what it takes and what it is refused with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from plait.decoders.diffusion.methods import METHODS
+from plait.decoders.diffusion.parts.ada_block import newline_ids
+from plait.decoders.diffusion.selectors.learn2pd import FILE, read_filters
+from plait.decoders.diffusion.step import STATISTICS, StepView, best
+from plait.decoders.registry import MethodError, compose
+from tests.fixtures.step_views import cache_view, part, view_of
+
+P = [0.5, 0.95, 0.8, 0.99, 0.3]
+NEEDS_A_FILE = ("learn2pd", "ada-block")
+PARTS = {"selector", "scorer", "window", "stopper", "verifier", "cache"}
+# What step.py says can't go together: pairs of public names.
+IMPOSSIBLE = {
+    *(
+        frozenset({one, cache})
+        for one in ("free-dave", "wino")
+        for cache in ("prefix-cache", "dual-cache", "dkv-cache", "recap")
+    ),
+    frozenset({"free-dave", "wino"}),
+    frozenset({"d-parallel", "credit"}),
+}
+
+
+def settled(name: str, view: StepView, memory: Any = None, **options: Any) -> list[int]:
+    """Return the positions that a selector chooses."""
+    selection = part(name, options).select(view, memory)
+    return [int(hole) for hole in view.holes[selection.settle]]
+
+
+def test_best_breaks_ties_to_the_left() -> None:
+    scores = np.array([0.2, 0.7, 0.7, 0.1, 0.7])
+    assert np.flatnonzero(best(scores, 2)).tolist() == [1, 2]
+    assert np.flatnonzero(best(scores, 9)).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("options", "want"),
+    [
+        ({}, [3]),
+        ({"tokens_per_step": 3}, [1, 2, 3]),
+        ({"tokens_per_step": 9}, [0, 1, 2, 3, 4]),
+        ({"strategy": "left_to_right"}, [0]),
+        ({"strategy": "margin"}, [1]),
+        ({"strategy": "entropy", "tokens_per_step": 2}, [0, 4]),
+    ],
+)
+def test_static(options: dict[str, Any], want: list[int]) -> None:
+    view = view_of(P, p2=[0.4, 0.01, 0.1, 0.5, 0.2], entropy=[0.1, 0.5, 0.4, 0.3, 0.2])
+    assert settled("static", view, **options) == want
+
+
+def test_random_order_depends_on_seed_sequence_and_position_alone() -> None:
+    method, view = part("random"), view_of(P)
+    scores = method.score(view)
+    fewer = view_of(P[:2], holes=[1, 4], step=3)
+    assert method.score(fewer).tolist() == scores[[1, 4]].tolist()
+    assert len(set(scores.tolist())) == 5
+    keys = ((0, 1), (1, 0), (-(2**63), 0), (2**63 - 1, 2**31))
+    others = [method.score(replace(view, key=key)).tolist() for key in keys]
+    assert scores.tolist() not in others
+    assert len(settled("random", view, tokens_per_step=2)) == 2
+
+
+def test_random_orders_are_equally_likely() -> None:
+    method, counts = part("random"), dict.fromkeys(range(6), 0)
+    view = view_of(P[:3])
+    for seed in range(3000):
+        order = np.argsort(method.score(replace(view, key=(seed, 0))))
+        counts[int(order[0]) * 2 + int(order[1] > order[2])] += 1
+    assert max(abs(n - 500) for n in counts.values()) < 4 * (3000 * 1 / 6 * 5 / 6) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "want"),
+    [
+        ("threshold", {}, [1, 3]),
+        ("threshold", {"threshold": 0.95}, [1, 3]),  # what equals the bar passes
+        ("threshold", {"threshold": 1.5}, []),
+        ("dynamic", {"threshold": 0.9, "tokens_per_step": 2}, [1, 3]),
+        ("dynamic", {"threshold": 0.9, "tokens_per_step": 3}, [1, 2, 3]),
+        # (n + 1) * (1 - c): 0.02, 0.15, 0.8, 2.5, 4.2
+        ("factor", {"factor": 0.79}, [1, 3]),
+        ("factor", {"factor": 0.81}, [1, 2, 3]),
+        ("factor", {"factor": 0.15}, [3]),
+        ("factor", {"factor": 3.0}, [0, 1, 2, 3]),
+    ],
+)
+def test_bars_on_probability(name: str, options: dict[str, Any], want: list[int]) -> None:
+    assert settled(name, view_of(P), **options) == want
+
+
+@pytest.mark.parametrize(
+    ("bound", "want"),
+    [(0.0, [1]), (0.1, [1, 3]), (0.29, [1, 3]), (0.31, [0, 1, 3]), (5.0, [0, 1, 2, 3])],
+)
+def test_entropy_bound_leaves_the_greatest_out(bound: float, want: list[int]) -> None:
+    view = view_of(P[:4], entropy=[0.7, 0.1, 0.9, 0.2])
+    assert settled("entropy-bound", view, bound=bound) == want
+
+
+def test_entropy_bound_in_order_of_confidence() -> None:
+    # order 2, 1, 0: 0, then min(0.4, 0.9), then min(0.1, 0.9)
+    view = view_of([0.3, 0.5, 0.7], entropy=[0.1, 0.4, 0.9])
+    assert settled("entropy-bound", view, order="confidence", bound=0.45) == [1, 2]
+    assert settled("entropy-bound", view, order="confidence", bound=0.5) == [0, 1, 2]
+
+
+def test_d_parallel() -> None:
+    view = view_of(P[:3], entropy=[0.5, 0.51, 0.1])
+    assert settled("d-parallel", view) == [0, 2]
+    assert settled("d-parallel", view, threshold=0.05) == []
+    assert part("d-parallel").score(view).argmax() == 2
+
+
+def test_local_leap_lowers_the_bar_near_anchors() -> None:
+    view = view_of([0.8, 0.95, 0.7, 0.8, 0.76], holes=[2, 4, 5, 8, 9])
+    assert settled("local-leap", view) == [2, 4, 8]
+    assert settled("local-leap", view, radius=1) == [4]
+    assert settled("local-leap", view, radius=5, relaxed=0.7) == [2, 4, 5, 8, 9]
+    assert settled("local-leap", view_of([0.8, 0.85])) == []
+
+
+def test_local_leap_with_the_anchors_of_the_step_before() -> None:
+    method = part("local-leap", {"anchors": "previous_step"})
+    first = method.select(view_of([0.8, 0.95, 0.7], holes=[2, 4, 5]), None)
+    assert first.settle.tolist() == [False, True, False]
+    then = method.select(view_of([0.8, 0.8, 0.8], holes=[2, 5, 9]), first.memory)
+    assert then.settle.tolist() == [True, True, False]
+    assert not method.select(view_of([0.8, 0.8], holes=[2, 9]), then.memory).settle.any()
+
+
+def test_hierarchy_takes_one_of_every_run() -> None:
+    view = view_of([0.5, 0.6, 0.3, 0.41, 0.41, 0.95], holes=[1, 2, 5, 7, 8, 9])
+    assert settled("hierarchy", view) == [2, 9]
+    assert settled("hierarchy", view, threshold=0.96) == [2, 9]
+    assert settled("hierarchy", view, low=0.2) == [2, 5, 9]
+    assert settled("hierarchy", view_of([0.41, 0.41, 0.3])) == [0]  # the left one of equals
+
+
+def top_of(*rows: dict[int, float]) -> tuple[Any, Any]:
+    ids = np.array([list(row) for row in rows])
+    return ids, np.array([list(row.values()) for row in rows])
+
+
+def test_klass_waits_until_the_law_is_still() -> None:
+    method = part("klass", {"threshold": 0.6, "divergence": 0.05})
+    still, moving = {1: 0.7, 2: 0.3}, {1: 0.4, 2: 0.6}
+    view = view_of([0.7, 0.7], top=top_of(still, still))
+    first = method.select(view, None)
+    assert first.settle.tolist() == [True, False]  # nothing passes: the surest
+    second = method.select(replace(view, top=top_of(still, moving)), first.memory)
+    assert second.memory.still.tolist() == [1, 0]
+    third = method.select(replace(view, top=top_of(still, moving)), second.memory)
+    assert third.settle.tolist() == [True, False]
+    assert third.memory.still.tolist() == [2, 1]
+    fourth = method.select(view_of([0.7], holes=[1], top=top_of(moving)), third.memory)
+    assert fourth.settle.tolist() == [True]
+    assert fourth.memory.still.tolist() == [2]
+
+
+def test_klass_begins_anew_at_a_hole_it_has_not_seen() -> None:
+    method, law = part("klass"), {1: 0.95, 2: 0.05}
+    one = method.select(view_of([0.95], holes=[4], top=top_of(law)), None)
+    two = method.select(view_of([0.95] * 2, holes=[2, 4], top=top_of(law, law)), one.memory)
+    assert two.memory.still.tolist() == [0, 1]
+
+
+def test_klass_measures_divergence() -> None:
+    method = part("klass", {"divergence": 0.0823})
+    before, now = {3: 0.5, 4: 0.5}, {4: 0.7, 3: 0.3}
+    exact = 0.7 * np.log(0.7 / 0.5) + 0.3 * np.log(0.3 / 0.5)  # 0.08228
+    first = method.select(view_of([0.5], top=top_of(before)), None)
+    assert method.select(view_of([0.7], top=top_of(now)), first.memory).memory.still.tolist() == [1]
+    tighter = part("klass", {"divergence": exact - 1e-4})
+    assert tighter.select(view_of([0.7], top=top_of(now)), first.memory).memory.still == [0]
+
+
+def filter_tensors(size: int, bias: float, width: int = 3) -> dict[str, Any]:
+    """Return a filter that passes confidences on, shifted."""
+    eye = np.eye(size, dtype=np.float32)
+    return {
+        f"block{size}.0.weight": eye,
+        f"block{size}.0.bias": np.zeros(size, dtype=np.float32),
+        f"block{size}.2.weight": 10 * eye,
+        f"block{size}.2.bias": np.full(size, bias, dtype=np.float32),
+    }
+
+
+def test_learn2pd_reads_its_filter(tmp_path: Path) -> None:
+    save_file(filter_tensors(4, -5.0) | filter_tensors(8, -50.0), tmp_path / FILE)
+    method = part("learn2pd", {"threshold": 0.9}, folder=tmp_path, block_size=4)
+    # sigmoid(10 c - 5) > 0.9 where c > 0.72
+    view = view_of([0.8, 0.6, 0.7], holes=[5, 6, 7], start=4, block_p=[0.1, 0.8, 0.6, 0.7])
+    assert method.select(view, None).settle.tolist() == [True, False, False]
+    more = view_of([0.73, 0.8], holes=[0, 2], block_p=[0.73, 0.1, 0.8])  # a block of 3
+    assert method.select(more, None).settle.tolist() == [True, True]
+    longer = view_of([0.8] * 9, block_p=[0.8] * 9)
+    assert np.count_nonzero(method.select(longer, None).settle) == 1
+
+
+def test_learn2pd_is_refused_without_its_filter(tmp_path: Path) -> None:
+    for folder in (None, tmp_path):
+        with pytest.raises(MethodError, match=FILE):
+            part("learn2pd", folder=folder)
+    save_file(filter_tensors(4, 0.0), tmp_path / FILE)
+    with pytest.raises(MethodError, match="blocks of 4, not 32"):
+        part("learn2pd", folder=tmp_path, block_size=32)
+    crooked = filter_tensors(4, 0.0) | {"block4.2.bias": np.zeros(3, dtype=np.float32)}
+    with pytest.raises(ValueError, match="blocks of 4"):
+        read_filters(crooked)
+
+
+def test_wino_opens_what_the_shadow_doubts() -> None:
+    method = part("wino")
+    first = method.select(view_of([0.9, 0.8, 0.75, 0.2, 0.1], shadow=[np.nan] * 5), None)
+    assert first.settle.tolist() == [True, True, True, False, False]
+    assert first.reopen == ()
+    shadow = [0.5, 0.95, 0.4, np.nan, np.nan]
+    second = method.select(view_of([0.9, 0.8], holes=[3, 4], stop=5, shadow=shadow), first.memory)
+    assert second.settle.tolist() == [True, True]
+    assert second.reopen == (2, 0)  # the worst first, fewer than the three of before
+    shadow = [np.nan, 0.1, np.nan, 0.2, 0.3]
+    third = method.select(view_of([0.9, 0.8], holes=[0, 2], stop=5, shadow=shadow), second.memory)
+    assert third.reopen == (1,)
+
+
+def test_wino_never_opens_more_than_it_gains() -> None:
+    method = part("wino")
+    memory = method.select(view_of([0.9, 0.1], stop=5, shadow=[np.nan] * 5), None).memory
+    shadow = [0.1, np.nan, np.nan, np.nan, np.nan]
+    view = view_of([0.9] * 4, holes=[1, 2, 3, 4], shadow=shadow, start=0)
+    assert method.select(view, memory).reopen == ()  # one was settled: nothing to spare
+    alone = method.select(replace(view, p=np.array([0.9, 0.1, 0.1, 0.1])), memory)
+    assert alone.reopen == ()
+
+
+def test_wino_leaves_what_others_settled() -> None:
+    method = part("wino")
+    first = method.select(view_of([0.9, 0.8], holes=[2, 3], stop=6, shadow=[0.0] * 6), None)
+    then = view_of([0.9, 0.8], holes=[4, 5], shadow=[0.0, 0.0, 0.1, 0.95, np.nan, np.nan])
+    assert method.select(then, first.memory).reopen == (2,)
+
+
+def test_wino_has_a_cap() -> None:
+    view = view_of([0.9] * 10, shadow=[np.nan] * 10)
+    assert settled("wino", view) == list(range(7))
+    view = view_of([0.9] * 40, shadow=[np.nan] * 40)
+    assert settled("wino", view) == list(range(20))
+    view = view_of([0.9] * 6, shadow=[np.nan] * 6)
+    assert settled("wino", view) == list(range(5))
+
+
+def test_credit_grows_and_fades() -> None:
+    method = part("credit", {"weight": 1.0, "fade": 0.5, "power": 1.0, "slots": 2})
+    first = method.bias(view_of([0.5, 0.4], tokens=[3, 4]), None)
+    assert (first.rows.tolist(), first.tokens.tolist()) == ([0, 1], [3, 4])
+    assert first.deltas == pytest.approx(np.log([1.5, 1.4]))
+    second = method.bias(view_of([0.6], holes=[1], tokens=[5]), first.memory)
+    assert second.rows.tolist() == [0, 0]
+    assert dict(zip(second.tokens.tolist(), second.deltas, strict=True)) == pytest.approx(
+        {4: np.log(1.2), 5: np.log(1.6)}
+    )
+    third = method.bias(view_of([0.7], holes=[1], tokens=[6]), second.memory)
+    assert dict(zip(third.tokens.tolist(), third.deltas, strict=True)) == pytest.approx(
+        {6: np.log(1.7), 5: np.log(1.3)}
+    )
+    assert first.memory.earned.tolist() == [[0.5, 0.0], [0.4, 0.0]]  # values don't change
+
+
+def test_credit_without_tuning_follows_the_settled_share() -> None:
+    method = part("credit", {"preset": "tuning-free"})
+    bias = method.bias(view_of([0.5], holes=[0], tokens=[2], stop=4), None)
+    assert bias.deltas == pytest.approx([0.75 * np.log(1.5)])
+
+
+def test_ada_block_ends_at_the_surest_delimiter() -> None:
+    method = part("ada-block", {"delimiter_ids": [7, 9]}, block_size=4)
+    view = view_of([0.9, 0.4, 0.9, 0.5, 0.9, 0.9], tokens=[1, 7, 2, 9, 3, 4])
+    assert method.length(view) == 4
+    assert method.length(replace(view, tokens=np.array([1, 7, 2, 3, 4, 9]))) == 6
+    assert method.length(replace(view, tokens=np.array([7, 1, 2, 3, 4, 5]))) == 1
+    assert method.length(replace(view, p=np.full(6, 0.29), tokens=np.full(6, 7))) == 4
+    assert method.length(view_of([0.9] * 2, tokens=[1, 1])) == 2  # less is left than a block
+    later = view_of([0.9, 0.9], tokens=[1, 7], holes=[9, 12], start=8, stop=20)
+    assert method.length(later) == 5
+    floored = part("ada-block", {"delimiter_ids": [7], "floor": 3}, block_size=4)
+    assert floored.length(view_of([0.9] * 6, tokens=[7, 1, 2, 3, 7, 1])) == 5
+
+
+@pytest.mark.parametrize(
+    ("remaining", "answer", "want"), [(100, 100, 25), (100, 8, 4), (3, 100, 3), (30, 512, 30)]
+)
+def test_ada_block_looks_ahead(remaining: int, answer: int, want: int) -> None:
+    method = part("ada-block", {"delimiter_ids": [7]}, block_size=4)
+    assert method.reach(remaining, answer) == want
+
+
+def test_ada_block_finds_line_breaks(tmp_path: Path) -> None:
+    with pytest.raises(MethodError, match="delimiter_ids"):
+        part("ada-block", folder=tmp_path)
+    pieces = {"a": 0, "\u010a": 3, ".\u010a\u010a": 5, "<0x0A>": 7, "\n": 8, "n": 9}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": pieces}}))
+    assert newline_ids(tmp_path / "tokenizer.json") == (3, 5, 7, 8)
+    assert part("ada-block", folder=tmp_path).delimiters.tolist() == [3, 5, 7, 8]
+    assert part("ada-block", folder=tmp_path, delimiters=(1,)).delimiters.tolist() == [1]
+    (tmp_path / "unigram.json").write_text(
+        json.dumps({"model": {"vocab": [["a", -1.0], ["\n", -2.0]]}})
+    )
+    assert newline_ids(tmp_path / "unigram.json") == (1,)
+
+
+@pytest.mark.parametrize(
+    ("options", "p", "want"),
+    [
+        ({}, [0.5, 0.99, 0.95, 0.99], 2),  # leftmost end that is sure enough
+        ({}, [0.99, 0.99, 0.8, 0.7], None),
+        ({"preset": "reference"}, [0.5, 0.99, 0.2, 0.3], 3),
+        ({"preset": "reference"}, [0.5, 0.99, 0.3, 0.3], 2),
+    ],
+)
+def test_eotp(options: dict[str, Any], p: list[float], want: int | None) -> None:
+    view = view_of(p, is_end=[False, False, True, True])
+    assert part("eotp", options).end(view) == want
+
+
+def test_free_dave_fits_its_drafts_into_the_room() -> None:
+    method = part("free-dave", {"width": 4})
+    assert method.width(32, 32, 1000) == 4
+    assert method.width(2, 32, 1000) == 2  # a draft without holes tells nothing
+    assert method.width(32, 32, 95) == 3
+    assert method.width(32, 32, 0) == 1
+    assert method.width(0, 4, 100) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fields", "want"),
+    [
+        ("prefix-cache", {}, {"step": 0}, range(12)),
+        ("prefix-cache", {}, {}, range(4, 12)),
+        ("dual-cache", {}, {"step": 0}, range(12)),
+        ("dual-cache", {}, {}, range(4, 8)),
+        ("dual-cache", {"around": 3}, {}, range(1, 11)),
+        ("dual-cache", {"preset": "dinfer"}, {}, range(12)),
+        ("dkv-cache", {}, {"age": -1}, range(12)),
+        ("dkv-cache", {}, {}, range(4, 12)),
+        ("dkv-cache", {}, {"fresh": [1, 6], "holes": [5, 7], "p": [0, 0]}, [1, *range(5, 12)]),
+        ("dkv-cache", {}, {"age": 7}, range(12)),
+        ("dkv-cache", {"refresh": 1}, {}, range(12)),
+        ("dkv-cache", {"refresh": 9, "variant": "greedy", "radius": 1}, {}, range(3, 9)),
+        ("recap", {"local": 0}, {}, range(12)),
+        ("recap", {}, {"age": -1}, range(12)),
+        ("recap", {}, {"age": 1}, range(12)),
+        ("recap", {"active": 2}, {}, [4, 6, 7]),
+        ("recap", {"local": 3, "active": 1}, {"age": 2, "fresh": []}, [6]),
+        ("recap", {"full_first": 2}, {}, range(12)),
+    ],
+)
+def test_caches(name: str, options: dict[str, Any], fields: dict[str, Any], want: Any) -> None:
+    assert part(name, options).rows(cache_view(**fields)).tolist() == list(want)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_every_method_is_described_and_buildable(method: Any) -> None:
+    assert method.kind == "unmasker"
+    assert method.part in PARTS
+    assert method.summary.endswith(".")
+    assert "arXiv" in method.source
+    assert "canvas" in method.needs
+    method.options()  # defaults are complete
+    for preset in method.presets:
+        compose({"unmasker": {"name": method.name, "preset": preset}}, "unmasker")
+    if method.name not in NEEDS_A_FILE:
+        built = method.make(method.options(), spec=None, naive=False, folder=None)
+        assert getattr(built, "needs", frozenset()) <= STATISTICS
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"name": "threshold", "threshold": -0.1},
+        {"name": "threshold", "bar": 0.9},
+        {"name": "static", "tokens_per_step": 0},
+        {"name": "static", "strategy": "luck"},
+        {"name": "local-leap", "radius": -1},
+        {"name": "free-dave", "width": 0},
+        {"name": "credit", "fade": 1.5},
+        {"name": "klass", "preset": "nonesuch"},
+        "nonesuch",
+    ],
+)
+def test_bad_options_are_refused(bad: Any) -> None:
+    with pytest.raises(MethodError) as error:
+        compose({"unmasker": bad}, "unmasker")
+    assert error.value.param.startswith("decoding.unmasker")
+
+
+def test_exactly_the_impossible_pairs_are_refused() -> None:
+    refused = set()
+    for one, other in combinations(METHODS, 2):
+        for pair in ((one, other), (other, one)):
+            try:
+                compose({"unmasker": [method.name for method in pair]}, "unmasker")
+            except MethodError as error:
+                assert one.name in str(error)
+                assert other.name in str(error)
+                refused.add(frozenset({one.name, other.name}))
+    same_part = {
+        frozenset({one.name, other.name})
+        for one, other in combinations(METHODS, 2)
+        if one.part == other.part
+    }
+    assert refused == IMPOSSIBLE | same_part
+
+
+def test_a_long_chain_composes() -> None:
+    names = ["ada-block", "credit", "local-leap", "eotp", "free-dave"]
+    assert [c.method.name for c in compose({"unmasker": names}, "unmasker")] == names
