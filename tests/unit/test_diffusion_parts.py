@@ -1,4 +1,4 @@
-"""The parts of a step beside the selector: scorer, window, stopper, verifier and caches, by hand."""
+"""The parts of a step beside the selector, on vectors made by hand."""
 
 from __future__ import annotations
 
