@@ -131,7 +131,7 @@ class CacheView:
     fresh: Ints  # positions settled by the last step
     p: Floats  # [h] of the last step that saw them; 0 where none has
     step: int  # forward passes of this block before this one; 0: its first
-    age: int  # forward passes since the one that computed all positions; -1: none has
+    age: int  # forward passes from the last of all positions on, that one counted; 0: none was
 
 
 class Cache(Protocol):

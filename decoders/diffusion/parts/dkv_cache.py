@@ -37,7 +37,7 @@ class DkvCache:
 
     def rows(self, view: CacheView) -> Ints:
         """Return all positions when they are due, else those that move."""
-        if view.age < 0 or view.age + 1 >= self.options.refresh:
+        if view.age % self.options.refresh == 0:
             return np.arange(view.length)
         active = np.union1d(view.holes, view.fresh)
         if self.options.variant == "decode":

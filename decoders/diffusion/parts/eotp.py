@@ -5,8 +5,8 @@ its left stay open, those on its right are given up. Preset `reference` is the p
 is the surest hole whose token is one, however sure that is, and can cut an answer short.
 
 Source: Learn2PD, arXiv:2509.25188, section 3.3 (end-of-text prediction) and released code.
-Departures: the threshold, and the leftmost hole instead of the surest. The paper also cuts behind
-an end that was settled before; here the host never reaches what lies behind one.
+Departures: the threshold, and the leftmost hole instead of the surest. What lies behind an end that
+is settled the host gives up with any method; the paper counts that in its gain.
 """
 
 from __future__ import annotations

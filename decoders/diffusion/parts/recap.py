@@ -39,7 +39,7 @@ class Recap:
     def rows(self, view: CacheView) -> Ints:
         """Return all positions at a group's start, then those of the active set."""
         is_early = view.step < self.options.full_first
-        if view.age < 0 or view.age >= self.options.local or is_early:
+        if view.age % (self.options.local + 1) == 0 or is_early:
             return np.arange(view.length)
         return np.union1d(view.holes[best(view.p, self.options.active)], view.fresh)
 
