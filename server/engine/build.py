@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from plait.server.models.transformer import Model
     from plait.server.settings import EngineSettings
 
-CAPABILITIES = ["constraint", "fork", "prefix_cache", "block_rows", "several_rows", "tree"]
+CAPABILITIES = [
+    *("constraint", "fork", "prefix_cache", "block_rows", "several_rows", "tree"),
+    "prompt_logprobs",
+]
 
 
 def build_engine(

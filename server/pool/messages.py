@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.sampling.params import SamplingParams
 
 FinishReason = Literal["stop", "length", "abort", "deadline", "error"]
@@ -30,7 +31,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, tag="generate"):
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
-    max_tokens: int
+    max_tokens: int  # behind the prompt; 0 for a template, whose holes are within it
     n: int = 1
     stop_token_ids: list[int] = []
     constraint: CompiledConstraint | None = None
@@ -107,6 +108,7 @@ class ModelInfo(msgspec.Struct, frozen=True, tag="ready"):
     fingerprint: str  # of weights, mode and version: OpenAI's system_fingerprint
     capabilities: list[str]
     seconds_to_load: float
+    diffusion: DiffusionSpec | None = None  # of a model that fills holes
 
 
 class Stats(msgspec.Struct, frozen=True, tag="stats"):
