@@ -161,7 +161,7 @@ def _with_preset(method: Method, fields: dict[str, Any], param: str) -> dict[str
     if "preset" not in fields:
         return fields
     preset = fields.pop("preset")
-    if preset not in method.presets:
+    if not isinstance(preset, str) or preset not in method.presets:
         known = ", ".join(sorted(method.presets)) or "none"
         raise MethodError(
             f"{method.name} has no preset {preset!r}; its presets are: {known}.", f"{param}.preset"
