@@ -6,6 +6,7 @@ import datetime
 import json
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -38,7 +39,7 @@ from plait.server.errors import ServerError
 from plait.server.models.catalog import BadModel
 
 EXIT_FAILED, EXIT_BAD_OPTIONS = 1, 2
-WARM_UP = 8  # answers before the first measured one
+WARM_UP_S = 3.0  # before the first measured answer; meanwhile an engine prepares its grammars
 EXTRA = "it comes with the extra: pip install 'plait[bench]'"
 TITLE = "Exact match against tokens per forward pass: {}, {} cases a setting"
 REFERENCES = (AUTOREGRESSIVE, ONE_TOKEN)
@@ -74,11 +75,16 @@ class Bench:
         if weights not in self._served:
             _say(f"loading {self._names[weights]}")
             made = serve(self.options.engine(self._names[weights]))
-            warm = Setting(name="", decoding={"unmasker": "off"}, max_tokens=4)
-            cases = Sample(self.sample.seed, WARM_UP).of(self.tasks[0])
-            answer_all(made, requests_of(made, warm, cases), WARM_UP)
+            self._warm_up(made)
             self._served[weights] = made
         return self._served[weights]
+
+    def _warm_up(self, served: Served) -> None:
+        cases = self.sample.of(self.tasks[0])
+        plain = Setting(name="", decoding={"unmasker": "off"})
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < WARM_UP_S:
+            answer_all(served, requests_of(served, plain, cases), self.options.streams)
 
     def models(self) -> dict[str, str]:
         """Return what was served, by weights."""
@@ -158,10 +164,10 @@ def make_report(bench: Bench, found: Comparison) -> Report:
         lines=lines,
         reaches=reaches(lines),
         learnt=sorted(learnt_tasks(found.cells[ONE_TOKEN])),
-        lossless=best_lossless(lines) or "",
-        fast=best_fast(lines) or "",
+        lossless=best_lossless(lines),
+        fast=best_fast(lines),
     )
-    names = [*REFERENCES, report.lossless, report.fast]
+    names = [*REFERENCES, *report.lossless, *report.fast]
     chosen = [s for s in found.settings if s.name in names]
     if "serving" in options.parts:
         _say("serving")
