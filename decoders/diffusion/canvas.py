@@ -15,7 +15,7 @@ import numpy as np
 from plait.decoders.diffusion.step import Bools, Ints
 from plait.decoders.protocol import TokenLogprobs
 
-GIVEN = 0  # the pass in which prompt tokens, and those of earlier canvases, were settled
+GIVEN = 0  # the step of prompt tokens, and of those that an earlier canvas has settled
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Canvas:
     end: int = 0  # one past its last; 0 until the block's first pass has said how far it reaches
     step: int = 0  # passes whose logits the block has used
     memories: tuple[Any, Any] = (None, None)  # what selector and scorer remember of the block
-    settled_in: Ints = field(default_factory=lambda: np.zeros(0, np.int64))  # [n] pass, or GIVEN
+    settled_in: Ints = field(default_factory=lambda: np.zeros(0, np.int64))  # [n] step, or GIVEN
     is_end: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))  # [n] settled, ends text
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)  # position -> when settled
 
@@ -73,13 +73,13 @@ class Canvas:
         part = slice(start - self.start, stop - self.start)
         return np.where(self.hole[part], -1, self.ids[part])
 
-    def settle(self, positions: Ints, tokens: Ints, is_end: Bools, pass_number: int) -> None:
-        """Fill holes."""
+    def settle(self, positions: Ints, tokens: Ints, is_end: Bools, number: int) -> None:
+        """Fill holes, in the sequence's step of this number."""
         at = positions - self.start
         self.ids[at] = tokens
         self.hole[at] = False
         self.is_end[at] = is_end
-        self.settled_in[at] = pass_number
+        self.settled_in[at] = number
 
     def reopen(self, positions: Iterable[int]) -> None:
         """Make settled positions holes again."""

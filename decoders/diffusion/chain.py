@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from plait.decoders.diffusion.spec import Attention, DiffusionSpec
 from plait.decoders.diffusion.step import Cache, Scorer, Selector, Stopper, Verifier, Window
 from plait.decoders.registry import Choice, MethodError, compose
 
-Part = Literal["selector", "scorer", "window", "stopper", "verifier", "cache"]
 AUTO = ("static", "free-dave")  # one token a step, proved several at a time
 SELECTOR = "static"  # of a list that names none
 INFILL = ("suffix_token_ids", "holes")  # keys of `decoding` that ask for text between text
@@ -29,21 +28,12 @@ class Recipe:
     attention: Attention
     block_size: int
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Public ids of the methods."""
-        return tuple(choice.method.name for choice in self.choices)
-
-    def has(self, part: Part) -> bool:
-        """Tell whether some method decides this part."""
-        return any(choice.method.part == part for choice in self.choices)
-
 
 @dataclass(frozen=True, slots=True)
 class Chain:
     """The parts that decide the steps of one sequence. Stateless; shared by sequences."""
 
-    names: tuple[str, ...]
+    names: Mapping[str, str]  # part -> public id of the method that decides it
     attention: Attention
     block_size: int  # positions settled before the next ones begin
     selector: Selector
@@ -105,12 +95,12 @@ def build(
         "block_size": recipe.block_size,
     }
     parts = {c.method.part: c.method.make(c.options, **context) for c in recipe.choices}
-    chain = Chain(recipe.names, recipe.attention, recipe.block_size, **parts)
+    names = {choice.method.part: choice.method.name for choice in recipe.choices}
+    chain = Chain(names, recipe.attention, recipe.block_size, **parts)
     if chain.revises and (spec.shift or chain.verifier or chain.cache):
         raise MethodError(
-            f"{recipe.names[0]} reads shadow rows: each predicts its own position, and is seen by "
-            "no cached one; drafts, caches and models whose rows predict the next position have "
-            "none.",
+            f"{names['selector']} reads shadow rows, which predict their own position and see no "
+            "cached copy of it: no drafts, no cache policy, no model that predicts the next one.",
             "decoding.unmasker",
         )
     return chain

@@ -1,0 +1,229 @@
+"""What the request's law draws at each hole, and how sure it is, for many canvases at once.
+
+Law: the token of a position is a function of its row of logits, of the request's parameters, of the
+text that is settled and of the noise keyed (seed, sequence index, position); not of other rows. Its
+probability p is the one at temperature 1, after bans, bias, penalties and constraint, before any
+truncation. Rows that have a temperature and nothing else are read in place; only others are copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plait.decoders.diffusion.step import TOP, Bools, Floats, Ints
+from plait.decoders.sampling.params import SamplingParams
+from plait.decoders.sampling.sampler import OrdinarySampler
+from plait.decoders.sampling.state import SamplingState
+from plait.kernels import noise
+from plait.kernels.noise import gumbel_argmax
+from plait.kernels.row_stats import row_logprobs, row_stats
+
+BEST = {"block_p": 1, "p2": 2, "top": TOP}  # best tokens of a row that a statistic is made of
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """How one sequence draws, whatever the canvas."""
+
+    params: SamplingParams
+    key: tuple[int, int]  # the noise key without its position
+    heat: float  # temperature, 0 when greedy
+    is_plain: bool  # nothing but a temperature
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Positions of one canvas whose rows are read."""
+
+    law: Law
+    positions: Ints  # [r]
+    rows: Ints  # [r] of the logits
+    needs: frozenset[str]  # names of step.STATISTICS
+    states: Sequence[SamplingState] = ()  # [r], unless the law is plain: see hole_states
+    bitmask: Tensor | None = None  # [r, words] int32, what a constraint allows
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its rows can be read in place."""
+        return self.law.is_plain and self.bitmask is None
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What a job's rows say; fields as in StepView, with every position read."""
+
+    positions: Ints
+    tokens: Ints
+    p: Floats
+    best_p: Floats | None = None  # of the best token, whichever was drawn
+    p2: Floats | None = None
+    entropy: Floats | None = None
+    top: tuple[Ints, Floats] | None = None
+
+    def only(self, kept: Bools | slice) -> Drawn:
+        """Return some of its positions."""
+        return Drawn(
+            self.positions[kept],
+            self.tokens[kept],
+            self.p[kept],
+            None if self.best_p is None else self.best_p[kept],
+            None if self.p2 is None else self.p2[kept],
+            None if self.entropy is None else self.entropy[kept],
+            None if self.top is None else (self.top[0][kept], self.top[1][kept]),
+        )
+
+
+def law_of(state: SamplingState) -> Law:
+    """Return how a sequence draws."""
+    seed, sequence, _ = noise.key(state.params.seed, state.sequence_index, 0)
+    plain = not (state.edits or state.truncates or state.counts is not None)
+    heat = 0.0 if state.greedy else state.params.temperature
+    return Law(state.params, (seed, sequence), heat, plain)
+
+
+def hole_states(
+    base: SamplingState, text: Sequence[int], first: int, positions: Ints, settled: Sequence[int]
+) -> list[SamplingState]:
+    """Return what sampling knows at each of these positions.
+
+    Args:
+        base: of the sequence; its counts are those of the prompt and of what was emitted.
+        text: the ids from position 0 on, -1 at holes, which match no bad word.
+        first: position of the answer's first token.
+        positions: where a token is to be drawn.
+        settled: answer tokens that stand in the canvas and were not emitted yet.
+    """
+    counts = base.counts
+    if counts is not None:
+        counts = counts.copy()
+        for token in settled:
+            counts.add(token)
+    made = []
+    for position in positions.tolist():
+        state = copy(base)
+        state.counts = counts
+        state.params = replace(base.params, logprobs=None)
+        state.output = list(text[first:position])
+        made.append(state)
+    return made
+
+
+def draw(logits: Tensor, jobs: Sequence[Job], *, naive: bool) -> list[Drawn]:
+    """Draw every row of every job. Cost: a handful of calls for all jobs that are alike.
+
+    Args:
+        logits: [rows, vocab] float32; not modified.
+        jobs: what to read.
+        naive: use the oracles of the kernels.
+    """
+    made: dict[int, Drawn] = {}
+    for members in _alike(jobs):
+        group = [jobs[i] for i in members]
+        if group[0].is_plain:
+            drawn = _draw_plain(logits, group, naive)
+        else:
+            drawn = _draw_edited(logits, group, naive)
+        made |= dict(zip(members, _split(drawn, group), strict=True))
+    return [made[i] for i in range(len(jobs))]
+
+
+def chances(logits: Tensor, rows: Ints, tokens: Ints, *, naive: bool) -> Floats:
+    """Return the probability that the model's own law gives to one token of each row."""
+    index = torch.from_numpy(rows).to(logits.device)
+    given = torch.from_numpy(tokens).to(logits.device)
+    return _floats(row_logprobs(logits, given, 0, rows=index, naive=naive).chosen.exp())
+
+
+def _alike(jobs: Sequence[Job]) -> list[list[int]]:
+    """Group jobs whose rows can be computed together."""
+    groups: dict[tuple[bool, bool, frozenset[str]], list[int]] = {}
+    for i, job in enumerate(jobs):
+        key = (job.is_plain, job.bitmask is not None, job.needs - {"shadow"})
+        groups.setdefault(key, []).append(i)
+    return list(groups.values())
+
+
+def _draw_plain(logits: Tensor, jobs: Sequence[Job], naive: bool) -> Drawn:
+    sizes = [len(job.rows) for job in jobs]
+    rows = torch.from_numpy(np.concatenate([job.rows for job in jobs])).to(logits.device)
+    keys = np.empty((sum(sizes), 3), np.int64)
+    keys[:, :2] = np.repeat([job.law.key for job in jobs], sizes, axis=0)
+    keys[:, 2] = np.concatenate([job.positions for job in jobs])
+    heat = np.repeat(np.array([job.law.heat for job in jobs], np.float32), sizes)
+    tokens = gumbel_argmax(
+        logits,
+        torch.from_numpy(keys).to(logits.device),
+        temperatures=torch.from_numpy(heat).to(logits.device),
+        rows=rows,
+        naive=naive,
+    )
+    return _statistics(logits, rows, tokens, jobs, naive)
+
+
+def _draw_edited(logits: Tensor, jobs: Sequence[Job], naive: bool) -> Drawn:
+    """Draw from edited copies; the statistics are those of the copies, at temperature 1."""
+    sampler = OrdinarySampler(naive=naive)
+    rows = np.concatenate([job.rows for job in jobs])
+    scores = logits[torch.from_numpy(rows).to(logits.device)]
+    states = [state for job in jobs for state in job.states]
+    masks = [job.bitmask for job in jobs if job.bitmask is not None]
+    bitmask = torch.cat(masks) if masks else None
+    tokens = sampler.sample(scores, states, bitmask).token_ids
+    cold = sampler.scores(scores, [_cold(state) for state in states], bitmask)
+    index = torch.arange(len(rows), device=logits.device)
+    return _statistics(cold, index, torch.tensor(tokens, device=logits.device), jobs, naive)
+
+
+def _cold(state: SamplingState) -> SamplingState:
+    """Return the same state at temperature 1, without truncation."""
+    twin = copy(state)
+    twin.truncates = False
+    twin.greedy = True  # its scores are not divided
+    return twin
+
+
+def _statistics(
+    scores: Tensor, rows: Tensor, tokens: Tensor, jobs: Sequence[Job], naive: bool
+) -> Drawn:
+    """Return what is asked about tokens[i], drawn from scores[rows[i]]."""
+    needs = jobs[0].needs
+    count = max((BEST[name] for name in needs if name in BEST), default=0)
+    law = row_logprobs(scores, tokens, min(count, scores.shape[1]), rows=rows, naive=naive)
+    best_ids, best = law.top_ids.cpu().numpy(), _floats(law.top.exp())
+    chosen = tokens.cpu().numpy()
+    return Drawn(
+        positions=np.concatenate([job.positions for job in jobs]),
+        tokens=chosen,
+        p=_floats(law.chosen.exp()),
+        best_p=best[:, 0] if "block_p" in needs else None,
+        p2=_runner_up(best_ids, best, chosen) if "p2" in needs else None,
+        entropy=_floats(row_stats(scores[rows], naive=naive).entropy)
+        if "entropy" in needs
+        else None,
+        top=(best_ids, best) if "top" in needs else None,
+    )
+
+
+def _runner_up(best_ids: Ints, best: Floats, chosen: Ints) -> Floats:
+    """Return the probability of the best token that wasn't drawn."""
+    second = best[:, 1] if best.shape[1] > 1 else np.zeros(len(best))
+    return np.where(best_ids[:, 0] == chosen, second, best[:, 0])
+
+
+def _floats(values: Tensor) -> Floats:
+    return values.double().cpu().numpy()
+
+
+def _split(drawn: Drawn, jobs: Sequence[Job]) -> list[Drawn]:
+    """Cut the rows of several jobs apart."""
+    stops = np.cumsum([len(job.rows) for job in jobs]).tolist()
+    parts = []
+    for start, stop in zip([0, *stops], stops, strict=False):
+        parts.append(drawn.only(slice(start, stop)))
+    return parts

@@ -1,0 +1,416 @@
+"""The diffusion host: canvases whose holes are settled in any order, emitted from the left.
+
+Per forward pass and sequence: draw at every hole that is read, let the chain's methods decide what
+is settled (settling.py), and while the new canvas is one of the drafts that were fed as well, go on
+with that draft's logits (branches.py). What is emitted is the left-contiguous settled text that no
+method may open again, up to max_tokens or the token that ends it.
+
+Law: the text is a function of the request alone (law 1): not of the batch, of drafts, of chunks or
+of evictions. Exact wherever a row's logits are a function of what the row sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plait.decoders.diffusion import branches, settling
+from plait.decoders.diffusion import state as states_of
+from plait.decoders.diffusion.canvas import GIVEN, Canvas
+from plait.decoders.diffusion.chain import Chain, Recipe, build, check
+from plait.decoders.diffusion.draws import Drawn, Job, chances, draw, hole_states
+from plait.decoders.diffusion.rows import ANCHOR, Plan, block_plan, full_plan, shadow_plan
+from plait.decoders.diffusion.spec import DiffusionSpec
+from plait.decoders.diffusion.state import DiffusionState
+from plait.decoders.diffusion.step import Bias, CacheView, Floats, Ints, StepView
+from plait.decoders.protocol import DecodeRequest, Finish, Forward, Outcome, Proposal
+from plait.decoders.registry import MethodError
+from plait.decoders.sampling.logprobs import logprobs_of
+
+NO_CHAIN = Chain({}, "block", 1, None)  # type: ignore[arg-type]
+IDLE = Plan(Proposal(), (), ())
+
+
+@dataclass(slots=True)
+class Walk:
+    """One sequence's way through the canvases that one pass has fed."""
+
+    state: DiffusionState
+    offset: int  # of its rows in the logits
+    anchor: int  # row of the logits that holds the kept one
+    branch: int = 0
+    canvas: Canvas | None = None  # the one that is stepped now
+
+    def rows(self) -> Ints:
+        """Return the rows of the logits that this branch reads."""
+        assert self.state.plan is not None
+        rows = self.state.plan.readings[self.branch].rows
+        return np.where(rows == ANCHOR, self.anchor, rows + self.offset)
+
+    def positions(self) -> Ints:
+        """Return the positions whose laws they are."""
+        assert self.state.plan is not None
+        return self.state.plan.readings[self.branch].positions
+
+
+class DiffusionDecoder:
+    """Runs the sequences of a masked diffusion model, each by its own methods."""
+
+    name: ClassVar[str] = "diffusion"
+    needs: ClassVar[frozenset[str]] = frozenset({"canvas"})
+
+    def __init__(
+        self,
+        spec: DiffusionSpec,
+        vocab_size: int,
+        *,
+        naive: bool = False,
+        folder: Path | None = None,
+        delimiters: tuple[int, ...] = (),
+    ) -> None:
+        self.spec = spec
+        self._vocab_size = vocab_size
+        self._naive = naive
+        self._folder = folder
+        self._delimiters = delimiters
+        self._chains: dict[Recipe, Chain] = {}
+
+    def start(self, request: DecodeRequest) -> DiffusionState:
+        """Return the state of one new sequence."""
+        try:
+            chain = self._chain(request.options)
+        except MethodError as error:
+            state = states_of.start(replace(request, max_tokens=0), NO_CHAIN, self.spec)
+            state.fault = str(error)
+            return state
+        state = states_of.start(request, chain, self.spec)
+        if request.constraint is not None:
+            state.fault = "This model doesn't take constraints yet."
+        return state
+
+    def block(self, state: DiffusionState) -> int:
+        """Return the block size, or 0 with full attention."""
+        if state.fault or not state.answer:
+            return 1  # one look at the prompt, and it is over
+        return state.chain.block_size if state.chain.attention == "block" else 0
+
+    def propose(self, states: Sequence[DiffusionState], room: int) -> Sequence[Proposal]:
+        """Feed each sequence's canvas; drafts of those that can use them share the room."""
+        eager = sum(state.progress.guess is not None for state in states)
+        for state in states:
+            state.plan = self._plan(state, room // max(eager, 1))
+        return [state.plan.proposal for state in states if state.plan is not None]
+
+    def accept(self, states: Sequence[DiffusionState], forward: Forward) -> Sequence[Outcome]:
+        """Step every canvas as far as the pass tells, and emit what is certain."""
+        walks, logits = _begin(states, forward)
+        while walks:
+            walks = self._advance(walks, logits)
+        return [self._outcome(state) for state in states]
+
+    def evicted(self, state: DiffusionState) -> None:
+        """Go back to the last canvas whose keys and values are all computed again anyway."""
+        if state.refreshed is not None:
+            state.progress = state.refreshed
+
+    def report(self, state: DiffusionState) -> Mapping[str, Any]:
+        """Return the pass that settled each token, the methods, and how drafts fared."""
+        return states_of.report_of(state)
+
+    def _chain(self, options: Mapping[str, Any]) -> Chain:
+        recipe = check(options, self.spec)
+        if recipe not in self._chains:
+            self._chains[recipe] = build(
+                recipe,
+                self.spec,
+                naive=self._naive,
+                folder=self._folder,
+                delimiters=self._delimiters,
+            )
+        return self._chains[recipe]
+
+    def _plan(self, state: DiffusionState, room: int) -> Plan:
+        if state.fault or not state.answer:
+            return IDLE
+        chain, canvas = state.chain, state.canvas
+        wanted = settling.wanted(canvas, chain, state.room)
+        if chain.revises and len(revisable := _revisable(canvas)):
+            return shadow_plan(canvas, wanted, revisable, self.spec)
+        canvases = _drafts(state, wanted, room)
+        if chain.attention == "block":
+            return block_plan(canvases, wanted, self.spec, has_anchor=state.anchor is not None)
+        return full_plan(canvases, wanted, _refreshed(state, wanted), self.spec)
+
+    def _advance(self, walks: Sequence[Walk], logits: Tensor) -> list[Walk]:
+        """Make one step of each walk; return those that can go on."""
+        jobs = [_job(walk) for walk in walks]
+        drawn = draw(logits, jobs, naive=self._naive)
+        views = [self._open(walk, each, logits) for walk, each in zip(walks, drawn, strict=True)]
+        views = self._with_scorers(walks, jobs, views, logits)
+        settled = [_step(walk, view) for walk, view in zip(walks, views, strict=True)]
+        self._note_logprobs(walks, settled, logits)
+        return [walk for walk in walks if _goes_on(walk)]
+
+    def _open(self, walk: Walk, drawn: Drawn, logits: Tensor) -> StepView:
+        """Return what methods see of the block, which begins now if none has."""
+        state, canvas = walk.state, walk.canvas
+        assert canvas is not None
+        if np.isnan(drawn.p).any():
+            state.fault = "The model's logits are not numbers."
+        ends, key = state.ends, state.law.key
+        if not canvas.end:
+            _, stop = settling.outlook(canvas, state.chain, state.room)
+            look = settling.view_of(canvas, drawn, stop, ends=ends, key=key)
+            settling.open_block(canvas, state.chain, look)
+        shadow = self._shadow(walk, logits)
+        return settling.view_of(canvas, drawn, canvas.end, ends=ends, key=key, shadow=shadow)
+
+    def _shadow(self, walk: Walk, logits: Tensor) -> Floats | None:
+        """Return what shadow rows give to settled tokens of the block; nan where there is none."""
+        canvas, plan = walk.canvas, walk.state.plan
+        assert canvas is not None
+        assert plan is not None
+        if not walk.state.chain.revises:
+            return None
+        shadow = np.full(canvas.end - canvas.begin, np.nan)
+        if plan.shadow is not None:
+            positions, rows = plan.shadow.positions, plan.shadow.rows + walk.offset
+            tokens = canvas.ids[positions - canvas.start]
+            shadow[positions - canvas.begin] = chances(logits, rows, tokens, naive=self._naive)
+        return shadow
+
+    def _with_scorers(
+        self, walks: Sequence[Walk], jobs: Sequence[Job], views: list[StepView], logits: Tensor
+    ) -> list[StepView]:
+        """Draw again where a scorer has something to add."""
+        biased: dict[int, Bias] = {}
+        for i, (walk, view) in enumerate(zip(walks, views, strict=True)):
+            assert walk.canvas is not None
+            bias = settling.bias_of(walk.canvas, walk.state.chain, view)
+            if bias is not None and len(bias.rows):
+                biased[i] = bias
+        if not biased:
+            return views
+        scores, again = _biased(logits, {i: jobs[i] for i in biased}, biased, views)
+        for i, drawn in zip(biased, draw(scores, again, naive=self._naive), strict=True):
+            walk, view = walks[i], views[i]
+            assert walk.canvas is not None
+            views[i] = settling.view_of(
+                walk.canvas,
+                drawn,
+                view.stop,
+                ends=walk.state.ends,
+                key=view.key,
+                shadow=view.shadow,
+            )
+        return views
+
+    def _note_logprobs(
+        self, walks: Sequence[Walk], settled: Sequence[Ints], logits: Tensor
+    ) -> None:
+        """Write down what the model gave to the tokens just settled, for those that ask."""
+        rows: list[int] = []
+        asked: list[tuple[Canvas, int, int]] = []
+        for walk, positions in zip(walks, settled, strict=True):
+            k = walk.state.law.params.logprobs
+            if k is not None:
+                at = np.searchsorted(walk.positions(), positions)
+                rows += walk.rows()[at].tolist()
+                asked += [(walk.state.canvas, position, k) for position in positions.tolist()]
+        tokens = [int(canvas.ids[position - canvas.start]) for canvas, position, _ in asked]
+        ks = [k for _, _, k in asked]
+        entries = logprobs_of(logits, rows, tokens, ks, naive=self._naive)
+        for (canvas, position, _), entry in zip(asked, entries, strict=True):
+            canvas.logprobs[position] = entry
+
+    def _outcome(self, state: DiffusionState) -> Outcome:
+        """Emit what is certain, and go on to the next canvas when this one is done."""
+        if state.fault:
+            return Outcome(fault=state.fault)
+        if not state.answer:  # max_tokens 0: only the prompt was asked about
+            return Outcome(finish="length")
+        outcome = _emit(state)
+        canvas = state.canvas
+        if outcome.finish is None and canvas.begin >= canvas.stop:
+            state.anchor = None
+            state.refreshed = None
+            state.progress = replace(
+                state.progress, canvas=states_of.next_canvas(state, self.spec), guess=None, age=0
+            )
+        return outcome
+
+
+def _begin(states: Sequence[DiffusionState], forward: Forward) -> tuple[list[Walk], Tensor]:
+    """Take note of the pass; return a walk for each canvas, and the logits with all kept rows."""
+    kept: list[Tensor] = []
+    walks = []
+    for state, offset in zip(states, forward.offsets[:-1], strict=True):
+        plan = state.plan
+        if plan is None or not plan.readings:
+            continue
+        if plan.reads_anchor:
+            state.anchor = forward.logits[offset].clone()
+        walk = Walk(state, offset, len(forward.logits) + len(kept))
+        if (plan.readings[0].rows == ANCHOR).any():
+            assert state.anchor is not None
+            kept.append(state.anchor)
+        walks.append(walk)
+        state.num_drafted += len(plan.canvases) - 1
+        _note_pass(state, plan)
+    return walks, torch.cat([forward.logits, torch.stack(kept)]) if kept else forward.logits
+
+
+def _note_pass(state: DiffusionState, plan: Plan) -> None:
+    """Count the pass, and remember from where it could be repeated after an eviction."""
+    progress = state.progress
+    age = progress.age + 1
+    if state.chain.cache is not None and len(plan.proposal.token_ids) == len(state.canvas.ids):
+        state.refreshed, age = progress, 1
+    state.progress = replace(progress, passes=progress.passes + 1, age=age)
+
+
+def _job(walk: Walk) -> Job:
+    """Fork the canvas for a step, and say what is to be drawn for it."""
+    state = walk.state
+    walk.canvas = canvas = state.canvas.fork()
+    positions = walk.positions()
+    made: list[Any] = []
+    if not state.law.is_plain:
+        text = [*state.text[: canvas.start], *canvas.seen(canvas.start, canvas.stop).tolist()]
+        made = hole_states(state.sampling, text, state.answer[0], positions, _unsent(state))
+    return Job(state.law, positions, walk.rows(), state.chain.needs, made)
+
+
+def _unsent(state: DiffusionState) -> list[int]:
+    """Return the settled tokens of the answer that were not emitted yet."""
+    canvas = state.canvas
+    rest = [q for q in state.answer[state.num_emitted :] if q < canvas.stop]
+    return [int(canvas.ids[q - canvas.start]) for q in rest if not canvas.hole[q - canvas.start]]
+
+
+def _biased(
+    logits: Tensor, jobs: Mapping[int, Job], biased: Mapping[int, Bias], views: Sequence[StepView]
+) -> tuple[Tensor, list[Job]]:
+    """Return copies of the jobs' rows with the additions, and jobs that read them."""
+    rows = np.concatenate([job.rows for job in jobs.values()])
+    scores = logits[torch.from_numpy(rows).to(logits.device)]
+    first, again = 0, []
+    for i, job in jobs.items():
+        bias = biased[i]
+        at = first + np.searchsorted(job.positions, views[i].holes[bias.rows])
+        where = (torch.from_numpy(at), torch.from_numpy(bias.tokens))
+        deltas = torch.from_numpy(bias.deltas).to(scores)
+        scores.index_put_(tuple(w.to(logits.device) for w in where), deltas, accumulate=True)
+        again.append(replace(job, rows=np.arange(first, first + len(job.rows))))
+        first += len(job.rows)
+    return scores, again
+
+
+def _step(walk: Walk, view: StepView) -> Ints:
+    """Let the chain decide; return the positions that were settled."""
+    state, canvas = walk.state, walk.canvas
+    assert canvas is not None
+    progress = state.progress
+    if state.fault:
+        return np.zeros(0, np.int64)
+    number = len(progress.pass_of) + 1
+    scores = settling.settle(canvas, state.chain, view, number)
+    settled = np.flatnonzero(canvas.settled_in == number) + canvas.start
+    p = np.resize(progress.p, len(canvas.ids)) if state.chain.cache else progress.p
+    if state.chain.cache is not None:
+        p[view.holes - canvas.start] = view.p
+    guess = branches.guess_of(view, scores) if state.chain.verifier is not None else None
+    if settling.finish_block(canvas, state.chain):
+        guess = None
+    state.progress = replace(
+        progress,
+        canvas=canvas,
+        guess=guess,
+        pass_of=(*progress.pass_of, progress.passes),
+        fresh=settled,
+        p=p,
+    )
+    return settled
+
+
+def _goes_on(walk: Walk) -> bool:
+    """Tell whether the new canvas is one of those that were fed, and turn to it."""
+    state = walk.state
+    assert state.plan is not None
+    if state.fault or state.progress.guess is None:
+        return False
+    branch = branches.proved(state.canvas, state.plan.canvases, walk.branch)
+    if branch is None:
+        return False
+    walk.branch = branch
+    state.num_accepted += 1
+    return True
+
+
+def _revisable(canvas: Canvas) -> Ints:
+    """Return the settled positions of the block that are still the host's to change."""
+    at = slice(canvas.begin - canvas.start, max(canvas.end, canvas.begin) - canvas.start)
+    return np.flatnonzero(canvas.settled_in[at] != GIVEN) + canvas.begin
+
+
+def _drafts(state: DiffusionState, wanted: Ints, room: int) -> list[Canvas]:
+    """Return the canvas and the drafts of it that are worth feeding."""
+    verifier, guess = state.chain.verifier, state.progress.guess
+    if verifier is None or guess is None:
+        return [state.canvas]
+    width = verifier.width(len(wanted), len(state.canvas.ids), room)
+    return branches.drafts_of(state.canvas, guess, width - 1)
+
+
+def _refreshed(state: DiffusionState, wanted: Ints) -> Ints | None:
+    """Return the positions to compute again; None: all."""
+    chain, canvas, progress = state.chain, state.canvas, state.progress
+    if chain.cache is None or progress.age == 0:
+        return None
+    stop = canvas.end or settling.outlook(canvas, chain, state.room)[1]
+    view = CacheView(
+        length=len(canvas.ids),
+        prompt=state.answer[0],
+        start=canvas.begin,
+        stop=stop,
+        holes=wanted,
+        fresh=progress.fresh,
+        p=progress.p[wanted],
+        step=canvas.step,
+        age=progress.age,
+    )
+    return chain.cache.rows(view)
+
+
+def _emit(state: DiffusionState) -> Outcome:
+    """Emit the settled prefix that stands for good."""
+    canvas, answer, emit = state.canvas, state.answer, []
+    bound = canvas.begin if state.chain.revises else canvas.stop
+    finish: Finish | None = None
+    stop_token = None
+    logprobs = []
+    for position in answer[state.num_emitted :]:
+        at = position - canvas.start
+        if position >= canvas.limit:  # a stopper has ended the text
+            finish = "stop"
+        if finish or position >= bound or canvas.hole[at]:
+            break
+        token = int(canvas.ids[at])
+        if canvas.is_end[at]:
+            finish, stop_token = "stop", token
+            break
+        emit.append(token)
+        state.steps.append(state.progress.pass_of[canvas.settled_in[at] - 1])
+        logprobs += [canvas.logprobs[position]] if position in canvas.logprobs else []
+        state.sampling.append(token)
+        if not state.is_infill:
+            state.text.append(token)
+    if state.num_emitted == len(answer):
+        finish = "length"
+    return Outcome(emit, finish=finish, stop_token=stop_token, logprobs=logprobs)

@@ -1,0 +1,173 @@
+"""What the diffusion host remembers of one sequence, and the canvases it goes through.
+
+Block attention: a canvas is one block of b positions at a multiple of b, headed by what is
+committed of it. Full attention: the canvas is the whole text; it grows when it is full without an
+end. An infill is one canvas whose text behind the holes is settled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from plait.decoders.diffusion.branches import Guess
+from plait.decoders.diffusion.canvas import Canvas
+from plait.decoders.diffusion.chain import Chain
+from plait.decoders.diffusion.draws import Law, law_of
+from plait.decoders.diffusion.rows import Plan
+from plait.decoders.diffusion.spec import DiffusionSpec
+from plait.decoders.diffusion.step import Floats, Ints
+from plait.decoders.protocol import DecodeRequest
+from plait.decoders.sampling.state import SamplingState
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """All that a step changes; a value, so that an eviction can go back to one."""
+
+    canvas: Canvas  # never changed in place once it is here
+    guess: Guess | None = None  # what may come next; None in the first pass over a block
+    passes: int = 0  # forward passes whose logits were used
+    pass_of: tuple[int, ...] = ()  # the pass of each step
+    age: int = 0  # full attention: passes since all positions were computed; 0: none are
+    fresh: Ints = field(default_factory=lambda: np.zeros(0, np.int64))  # settled by the last pass
+    p: Floats = field(default_factory=lambda: np.zeros(0))  # [n] when last drawn; 0: never
+
+
+@dataclass(slots=True)
+class DiffusionState:
+    """One sequence. `answer` are the positions of its tokens, rising."""
+
+    chain: Chain
+    sampling: SamplingState
+    law: Law
+    ends: frozenset[int]  # tokens that end the text; none in an infill
+    text: list[int]  # prompt and emitted tokens; of an infill, the prompt
+    answer: Sequence[int]
+    progress: Progress
+    is_infill: bool = False
+    plan: Plan | None = None  # what was proposed last
+    anchor: Tensor | None = None  # [vocab] the logits of the row before the canvas (shift)
+    refreshed: Progress | None = None  # before the last pass that computed all positions
+    steps: list[int] = field(default_factory=list)  # the pass that settled each emitted token
+    num_drafted: int = 0
+    num_accepted: int = 0
+    fault: str = ""
+
+    @property
+    def canvas(self) -> Canvas:
+        """The canvas as it stands."""
+        return self.progress.canvas
+
+    @property
+    def num_emitted(self) -> int:
+        """Answer tokens that have left."""
+        return len(self.steps)
+
+    @property
+    def room(self) -> int:
+        """Positions of the canvas that are the answer's."""
+        return min(self.canvas.stop, self.canvas.limit) - max(self.canvas.start, self.answer[0])
+
+
+def start(request: DecodeRequest, chain: Chain, spec: DiffusionSpec) -> DiffusionState:
+    """Return the state of a new sequence."""
+    prompt, ids, answer = _text(request)
+    is_infill = len(ids) > answer[-1] + 1 if answer else False
+    is_infill = is_infill or bool(request.options.get("holes"))
+    sampling = SamplingState(
+        request.sampling,
+        prompt,
+        sequence_index=request.sequence_index,
+        stop_token_ids=request.stop_token_ids,
+    )
+    if answer:  # positions count from the text's start, also where an infill's prompt goes on
+        sampling.prompt_token_ids = ids[: answer[0]]
+    state = DiffusionState(
+        chain,
+        sampling,
+        law_of(sampling),
+        frozenset() if is_infill else request.stop_token_ids,
+        list(request.prompt_token_ids),
+        answer,
+        Progress(_nothing()),
+        is_infill,
+    )
+    if answer and is_infill:
+        hole = np.zeros(len(ids), np.bool_)
+        hole[list(answer)] = True
+        canvas = Canvas(0, np.array(ids, np.int64), hole, len(ids), answer[0])
+        state.progress = Progress(canvas)
+    elif answer:
+        state.progress = Progress(first_canvas(state, spec))
+    return state
+
+
+def first_canvas(state: DiffusionState, spec: DiffusionSpec) -> Canvas:
+    """Return the first canvas of an answer that follows its prompt."""
+    prompt, limit = state.text, state.answer[-1] + 1
+    if state.chain.attention == "block":
+        begin = len(prompt) - len(prompt) % state.chain.block_size
+        return _canvas(begin, prompt[begin:], begin + state.chain.block_size, limit)
+    stop = min(limit, len(prompt) + _grown_by(state, spec))
+    canvas = _canvas(0, prompt, stop, limit)
+    canvas.begin = len(prompt)
+    return canvas
+
+
+def next_canvas(state: DiffusionState, spec: DiffusionSpec) -> Canvas:
+    """Return the canvas that follows one without an open hole."""
+    old = state.canvas
+    if state.chain.attention == "block":
+        return _canvas(old.stop, [], old.stop + state.chain.block_size, old.limit)
+    stop = min(old.limit, old.stop + _grown_by(state, spec))
+    canvas = _canvas(0, old.ids.tolist(), stop, old.limit)
+    canvas.begin = old.stop
+    return canvas
+
+
+def _text(request: DecodeRequest) -> tuple[list[int], list[int], Sequence[int]]:
+    """Return the prompt proper, all ids around the holes, and the holes' positions."""
+    prompt, options = list(request.prompt_token_ids), request.options
+    answer: Sequence[int] = range(len(prompt), len(prompt) + request.max_tokens)
+    if spans := options.get("holes"):
+        answer = [position for start, stop in spans for position in range(start, stop)]
+        holes = set(answer)
+        return [t for i, t in enumerate(prompt) if i not in holes], prompt, answer
+    if suffix := options.get("suffix_token_ids"):
+        return prompt, [*prompt, *[0] * request.max_tokens, *suffix], answer
+    return prompt, prompt, answer
+
+
+def _canvas(start: int, settled: Sequence[int], stop: int, limit: int) -> Canvas:
+    ids = np.zeros(stop - start, np.int64)
+    ids[: len(settled)] = settled
+    return Canvas(start, ids, np.arange(stop - start) >= len(settled), limit, start)
+
+
+def _nothing() -> Canvas:
+    return _canvas(0, [], 0, 0)
+
+
+def _grown_by(state: DiffusionState, spec: DiffusionSpec) -> int:
+    """Positions that a canvas with full attention gets at a time: whole blocks."""
+    size = state.chain.block_size
+    return -(-spec.canvas // size) * size
+
+
+def report_of(state: DiffusionState) -> Mapping[str, Any]:
+    """Return the sequence's share of the `decoding` object."""
+    report: dict[str, Any] = {
+        "steps": state.steps,
+        "unmasker": list(state.chain.names.values()),
+        "attention": state.chain.attention,
+        "block_size": state.chain.block_size,
+    }
+    if state.chain.verifier is not None:
+        report["drafted"] = {state.chain.names["verifier"]: state.num_drafted}
+        report["accepted"] = {state.chain.names["verifier"]: state.num_accepted}
+    return report
