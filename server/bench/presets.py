@@ -15,6 +15,27 @@ AUTOREGRESSIVE = "autoregressive"  # one token after the other
 ONE_TOKEN = "static k=1"  # the surest hole, one a forward pass: what all others are compared with
 
 
+# What a method's authors report, on their models (LLaDA-8B, Dream-7B, SDAR or LLaDA2) and tasks.
+CLAIMS: Mapping[str, str] = {
+    "threshold": "8.1x throughput with a cache, GSM8K 79.3 to 78.5 (Fast-dLLM)",
+    "factor": "more throughput than a threshold at equal accuracy (Fast-dLLM)",
+    "entropy-bound": "2-3x fewer passes at equal quality",
+    "local-leap": "6.94x throughput, 14.2 % of the passes",
+    "learn2pd": "22.58x on GSM8K at unchanged accuracy, 1,024 tokens long, with eotp",
+    "eotp": "most of those 22.58x: up to 90 % of the passes settle padding",
+    "ada-block": "up to +5.3 points at equal throughput",
+    "credit": "5.48x, +0.48 points",
+    "free-dave": "up to 2.83x at equal output",
+    "d-parallel": "8.5x fewer passes on GSM8K, 75.7 to 76.1; 3.6x before distillation",
+    "klass": "up to 2.78x",
+    "wino": "6.10x on GSM8K, +2.58 points",
+    "prefix-cache": "18.6x on GSM8K with 1,024 tokens, together with parallel decoding",
+    "dual-cache": "27.6x on GSM8K with 1,024 tokens, together with parallel decoding",
+    "dkv-cache": "2-10x in time",
+    "recap": "2.4x in time at equal quality, for images",
+}
+
+
 class Setting(BaseModel):
     """One line of the comparison."""
 
@@ -28,6 +49,7 @@ class Setting(BaseModel):
     max_tokens: int = 32  # the longest right answer takes 32 with its end
     delimiters: str = ""  # ada-block's blocks end with the tokens that hold it; empty: line breaks
     equals: str = ""  # the setting whose answers it must give, token for token
+    against: str = ONE_TOKEN  # the setting that its method's authors would compare it with
 
 
 def _unmask(*methods: str | Mapping[str, Any], full: bool = False) -> dict[str, Any]:
@@ -58,6 +80,7 @@ def _blocks(name: str, *methods: str | Mapping[str, Any], equals: str = "") -> l
             decoding={"unmasker": list(methods), "canvas": {"block_size": size}},
             sweep=f"{name} by block",
             equals=f"{equals} (block {size})" if equals else "",
+            against=f"static k=1 (block {size})",
         )
         for size in (4, 8, 16)
     ]
@@ -86,43 +109,58 @@ _LOSSLESS = (
         decoding=_unmask("static", "free-dave"),
         temperature=1.0,
         equals="static k=1 (T=1)",
+        against="static k=1 (T=1)",
     ),
     Setting(
         name="threshold 0.9 + free-dave",
         decoding=_unmask(_SURE, "free-dave"),
         equals="threshold 0.9",
+        against="threshold 0.9",
     ),
 )
+_ALL = "full: static k=1"  # one token per step with full attention
+_ALL_SURE = "full: threshold 0.9"
 _FULL = (
-    Setting(name="full: static k=1", decoding=_unmask("static", full=True)),
+    Setting(name=_ALL, decoding=_unmask("static", full=True)),
     Setting(
         name="full: free-dave",
         decoding=_unmask("static", "free-dave", full=True),
-        equals="full: static k=1",
+        equals=_ALL,
+        against=_ALL,
     ),
-    Setting(name="full: threshold 0.9", decoding=_unmask(_SURE, full=True)),
-    Setting(name="full: local-leap", decoding=_unmask(_LEAP, full=True)),
+    Setting(name=_ALL_SURE, decoding=_unmask(_SURE, full=True), against=_ALL),
+    Setting(name="full: local-leap", decoding=_unmask(_LEAP, full=True), against=_ALL),
     Setting(
         name="full: threshold 0.9 + ada-block",
         decoding=_unmask(_SURE, "ada-block", full=True),
         delimiters=",",
+        against=_ALL_SURE,
     ),
     Setting(
         name="full: local-leap + credit + ada-block",
         decoding=_unmask(_LEAP, "credit", "ada-block", full=True),
         delimiters=",",
+        against=_ALL,
     ),
     *(
-        Setting(name=f"full: threshold 0.9 + {cache}", decoding=_unmask(_SURE, cache, full=True))
+        Setting(
+            name=f"full: threshold 0.9 + {cache}",
+            decoding=_unmask(_SURE, cache, full=True),
+            against=_ALL_SURE,
+        )
         for cache in ("prefix-cache", "dual-cache", "dkv-cache", "recap")
     ),
     Setting(
-        name="full: threshold 0.9 (canvas 128)", decoding=_unmask(_SURE, full=True), max_tokens=128
+        name="full: threshold 0.9 (canvas 128)",
+        decoding=_unmask(_SURE, full=True),
+        max_tokens=128,
+        against=_ALL_SURE,
     ),
     Setting(
         name="full: threshold 0.9 + eotp (canvas 128)",
         decoding=_unmask(_SURE, "eotp", full=True),
         max_tokens=128,
+        against="full: threshold 0.9 (canvas 128)",
     ),
 )
 _DISTILLED = (
@@ -136,6 +174,7 @@ _DISTILLED = (
         decoding=_unmask("static", "free-dave"),
         weights="distilled",
         equals="distilled: static k=1",
+        against="distilled: static k=1",
     ),
     *_sweep("distilled: d-parallel", "d-parallel", "threshold", (0.1, 0.3, 0.5, 0.8), "distilled"),
     *_sweep("distilled: threshold", "threshold", "threshold", (0.95, 0.9, 0.8, 0.7), "distilled"),
@@ -185,8 +224,8 @@ class BadSettings(ValueError):
 def choose_settings(wanted: Sequence[str], known: Sequence[Setting] = SETTINGS) -> list[Setting]:
     """Return the settings that a command line asks for, in the order of the comparison.
 
-    What they are compared with comes along: one token per step, the autoregressive run, and what
-    they must equal.
+    What they are compared with comes along: one token per step, the autoregressive run, what they
+    must equal and what they are held against.
 
     Args:
         wanted: Names of settings or of sweeps, or one JSON file with a list of settings; empty:
@@ -209,7 +248,8 @@ def choose_settings(wanted: Sequence[str], known: Sequence[Setting] = SETTINGS) 
         if not found:
             raise BadSettings(f"no setting {word!r}; there are: {', '.join(by_name)}")
         names |= found
-    names |= {by_name[name].equals for name in names if by_name[name].equals}
+    for _ in range(2):  # what is compared with may itself be compared with something
+        names |= {other for n in names for other in (by_name[n].equals, by_name[n].against)} - {""}
     return [setting for setting in known if setting.name in names]
 
 

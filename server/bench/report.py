@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from plait.server.bench.machine import Machine
-from plait.server.bench.presets import AUTOREGRESSIVE, ONE_TOKEN
+from plait.server.bench.presets import AUTOREGRESSIVE, CLAIMS, ONE_TOKEN
 from plait.server.bench.serving import Rate
 from plait.server.bench.statistics import Interval
-from plait.server.bench.summary import Line, Reach
+from plait.server.bench.summary import LOSS, Line, Reach, claimed
 
 if TYPE_CHECKING:  # it needs the extra bench
     from plait.server.bench.objects import Extraction
@@ -67,6 +67,10 @@ def _comparison(report: Report) -> list[str]:
         f"Learnt are the tasks that `{ONE_TOKEN}` gets right nine times in ten: "
         f"{', '.join(report.learnt) or 'none'}. 0: the accuracy is never reached.",
         reach_table(report.reaches),
+        "## What the methods' authors report, and what is measured here",
+        "Of each method the setting that saves most forward passes over what it is held against "
+        f"and gives up at most {LOSS:.0%} of the answers; if none does, the most accurate one.",
+        claim_table(claimed(report.lines)),
         "## Tasks",
         task_table([line for name in chosen for line in report.lines if line.name == name]),
     ]
@@ -119,6 +123,27 @@ def reach_table(reaches: Sequence[Reach]) -> str:
             for each in reaches
         ),
     )
+
+
+def claim_table(found: Mapping[str, Line]) -> str:
+    """Return one row per method: the headline, and the best that was measured."""
+    header = [
+        "method",
+        "reported",
+        "here",
+        "against",
+        "times fewer forwards",
+        "times fewer FLOP",
+        "times the tokens/s",
+        "accuracy",
+    ]
+    rows = []
+    for method, line in found.items():
+        assert line.gain is not None, "only settings with a gain are chosen"
+        ratios = (line.gain.forwards, line.gain.flops, line.gain.rate)
+        texts = [method, CLAIMS[method], line.name, str(line.setting["against"])]
+        rows.append([*texts, *(f"{x:.2f}" for x in ratios), points(line.gain.accuracy)])
+    return table(header, rows)
 
 
 def task_table(lines: Sequence[Line]) -> str:

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from plait.server.bench.cells import Cell
-from plait.server.bench.presets import AUTOREGRESSIVE, ONE_TOKEN, Setting
+from plait.server.bench.presets import AUTOREGRESSIVE, CLAIMS, ONE_TOKEN, Setting
 from plait.server.bench.statistics import Interval, Point, paired_difference, reach, wilson
 from plait.server.bench.tasks.case import TEMPLATES
 
@@ -29,6 +29,16 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Gain:
+    """How much better a setting is than another, on the same cases."""
+
+    forwards: float  # times fewer
+    flops: float  # times fewer per token
+    rate: float  # times more tokens a second
+    accuracy: Interval  # difference
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """What came of one setting."""
 
@@ -38,6 +48,7 @@ class Line:
     by_task: Mapping[str, Score] = field(default_factory=dict)
     by_template: Mapping[int, Interval] = field(default_factory=dict)
     difference: Interval | None = None  # of accuracy, to one token per step on the same cases
+    gain: Gain | None = None  # over the setting that it is held against
     fault: str = ""  # why nothing was measured
 
     @property
@@ -82,31 +93,45 @@ def learnt_tasks(reference: Sequence[Cell]) -> frozenset[str]:
 
 def summarise(settings: Sequence[Setting], cells: Cells, faults: Mapping[str, str]) -> list[Line]:
     """Return one line per setting."""
-    reference = cells[ONE_TOKEN]
-    learnt = learnt_tasks(reference)
+    learnt = learnt_tasks(cells[ONE_TOKEN])
     return [
-        _line(setting, cells[setting.name], reference, learnt)
+        _line(setting, cells, learnt)
         if setting.name in cells
         else Line(setting.model_dump(), fault=faults[setting.name])
         for setting in settings
     ]
 
 
-def _line(
-    setting: Setting, cells: Sequence[Cell], reference: Sequence[Cell], learnt: frozenset[str]
-) -> Line:
-    known = [cell for cell in cells if cell.task in learnt]
+def _line(setting: Setting, cells: Cells, learnt: frozenset[str]) -> Line:
+    own = cells[setting.name]
+    known = [cell for cell in own if cell.task in learnt]
     return Line(
         setting=setting.model_dump(),
-        total=score(cells),
+        total=score(own),
         learnt=score(known) if known else None,
-        by_task={cell.task: score([cell]) for cell in cells},
-        by_template=_templates(cells),
-        difference=paired_difference(
-            [right for cell in cells for right in cell.right],
-            [right for cell in reference for right in cell.right],
-            [cell.task for cell in cells for _ in cell.right],
-        ),
+        by_task={cell.task: score([cell]) for cell in own},
+        by_template=_templates(own),
+        difference=_difference(own, cells[ONE_TOKEN]),
+        gain=gain(own, cells[setting.against]) if setting.against in cells else None,
+    )
+
+
+def gain(cells: Sequence[Cell], reference: Sequence[Cell]) -> Gain:
+    """Compare two settings on the same cases."""
+    have, other = score(cells), score(reference)
+    return Gain(
+        forwards=other.forwards / have.forwards,
+        flops=other.flops_per_token / have.flops_per_token,
+        rate=have.tokens_per_second / other.tokens_per_second,
+        accuracy=_difference(cells, reference),
+    )
+
+
+def _difference(cells: Sequence[Cell], reference: Sequence[Cell]) -> Interval:
+    return paired_difference(
+        [right for cell in cells for right in cell.right],
+        [right for cell in reference for right in cell.right],
+        [cell.task for cell in cells for _ in cell.right],
     )
 
 
@@ -137,6 +162,29 @@ def reaches(lines: Sequence[Line]) -> list[Reach]:
 def _points(lines: Sequence[Line], part: str) -> list[Point]:
     scores = [getattr(line, part) for line in lines]
     return [Point(s.tokens_per_forward, s.accuracy.value) for s in scores if s is not None]
+
+
+def claimed(lines: Sequence[Line]) -> dict[str, Line]:
+    """Return for each method with a claim its best setting.
+
+    Best is most times fewer forward passes than what it is held against, among those that give up
+    at most LOSS of accuracy; if all give up more, the most accurate one.
+    """
+    found: dict[str, Line] = {}
+    for method in CLAIMS:
+        members = [li for li in lines if li.gain and method in _methods(li)]
+        kept = [li for li in members if li.gain and li.gain.accuracy.value >= -LOSS]
+        if kept:
+            found[method] = max(kept, key=lambda li: li.gain.forwards if li.gain else 0.0)
+        elif members:
+            found[method] = max(members, key=lambda li: li.gain.accuracy.value if li.gain else 0.0)
+    return found
+
+
+def _methods(line: Line) -> list[str]:
+    asked = line.setting["decoding"].get("unmasker", [])
+    listed = asked if isinstance(asked, list) else [asked]
+    return [each if isinstance(each, str) else each["name"] for each in listed]
 
 
 def unequal(settings: Sequence[Setting], cells: Cells) -> list[str]:

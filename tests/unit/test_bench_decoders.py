@@ -32,7 +32,7 @@ from plait.server.bench.presets import (
     Setting,
     choose_settings,
 )
-from plait.server.bench.report import comparison_table, percent, points, reach_table
+from plait.server.bench.report import claim_table, comparison_table, percent, points, reach_table
 from plait.server.bench.running import Refused, Served, Work, answer_all, seen_keys
 from plait.server.bench.statistics import (
     Z_95,
@@ -43,8 +43,10 @@ from plait.server.bench.statistics import (
     wilson,
 )
 from plait.server.bench.summary import (
+    Gain,
     best_fast,
     best_lossless,
+    claimed,
     learnt_tasks,
     reaches,
     score,
@@ -193,6 +195,7 @@ class ScriptedEngine:
 
     def __init__(self, per_step: int = 1, failing: str = "") -> None:
         self.running: dict[str, list[int]] = {}
+        self.work = Work()
         self.aborted: list[str] = []
         self.most = 0
         self._per_step, self._failing = per_step, failing
@@ -212,6 +215,7 @@ class ScriptedEngine:
         self.running.pop(request_id, None)
 
     def step(self) -> list[Started | Delta | Failed]:
+        self.work.rows += len(self.running)
         return [self._advance(name) for name in list(self.running)]
 
     def _advance(self, name: str) -> Delta | Failed:
@@ -238,9 +242,11 @@ class Spelling:
         return "".join(map(chr, token_ids))
 
 
-def served(engine: Any) -> Served:
+def served(engine: ScriptedEngine) -> Served:
     info = SimpleNamespace(model="m", fingerprint="f", weights="fp32")
-    return Served(engine, cast(Any, info), cast(Any, Spelling()), cast(Any, None), SPEC, Work())
+    return Served(
+        engine, cast(Any, info), cast(Any, Spelling()), cast(Any, None), SPEC, engine.work
+    )
 
 
 def test_answers_keep_their_order_and_streams_are_limited() -> None:
@@ -273,6 +279,7 @@ def test_every_setting_has_a_name_of_its_own_and_equals_an_earlier_one() -> None
         assert "," not in setting.name + setting.sweep, "the command line splits at commas"
         seen.append(setting.name)
     assert {setting.equals for setting in SETTINGS} - {""} <= set(seen)
+    assert {setting.against for setting in SETTINGS} <= set(seen)
     assert {AUTOREGRESSIVE, ONE_TOKEN} <= set(seen)
 
 
@@ -443,6 +450,25 @@ def test_a_summary_stands_beside_one_token_per_step() -> None:
     assert text.count("\n") == 1 + 5
     assert "gone" not in text
     assert "| static k | 0.00 |" in reach_table(reaches(listed))
+
+
+def test_a_claim_stands_beside_the_setting_that_saves_most_at_little_loss() -> None:
+    asked = {"unmasker": ["static", {"name": "wino", "draft": 0.6}]}
+    names = ("brave", "meek", "rash")
+    settings = [setting(ONE_TOKEN), *(setting(name, decoding=asked) for name in names)]
+    cells = {
+        ONE_TOKEN: [cell(ONE_TOKEN)],
+        "brave": [cell("brave", forwards=[2] * 4, flops=5e5)],
+        "meek": [cell("meek", forwards=[4] * 4)],
+        "rash": [cell("rash", forwards=[1] * 4, right=[False] * 4)],
+    }
+    best = claimed(summarise(settings, cells, {}))
+    assert {method: line.name for method, line in best.items()} == {"wino": "brave"}
+    assert best["wino"].gain == Gain(2.5, 2.0, 1.0, Interval(0.0, 0.0, 0.0))
+    del cells["brave"], cells["meek"]
+    lost = claimed(summarise(settings, cells, {"brave": "", "meek": ""}))
+    assert lost["wino"].name == "rash"
+    assert "-100.0" in claim_table(lost)
 
 
 def test_shares_and_differences_are_written_in_percent() -> None:
