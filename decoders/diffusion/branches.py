@@ -13,23 +13,22 @@ every rule keeps its own steps; sampling is covered, because noise is a function
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from plait.decoders.diffusion.canvas import Canvas
-from plait.decoders.diffusion.step import Bools, Floats, Ints, StepView
+from plait.decoders.diffusion import settling
+from plait.decoders.diffusion.canvas import Canvas, Guess
+from plait.decoders.diffusion.draws import Job, hole_states
+from plait.decoders.diffusion.rows import ANCHOR, Plan, Reading
+from plait.decoders.diffusion.state import DiffusionState, unsent
+from plait.decoders.diffusion.step import Floats, Ints, StepView
+from plait.decoders.protocol import Forward
+from plait.decoders.sampling.state import SamplingState
 
 DRAFTED = -1  # the step of a token that no step has settled
-
-
-@dataclass(frozen=True, slots=True)
-class Guess:
-    """What the last step drew for holes that it left open; best-scored first."""
-
-    positions: Ints
-    tokens: Ints
-    is_end: Bools
 
 
 def guess_of(view: StepView, scores: Floats) -> Guess:
@@ -59,3 +58,102 @@ def drafts_of(canvas: Canvas, guess: Guess, count: int) -> list[Canvas]:
 def proved(canvas: Canvas, canvases: Sequence[Canvas], after: int) -> int | None:
     """Return which later one of the canvases that were fed this one equals, if any."""
     return next((i for i in range(after + 1, len(canvases)) if canvases[i].shows_as(canvas)), None)
+
+
+@dataclass(slots=True)
+class Walk:
+    """One sequence's way through the canvases that a pass has fed."""
+
+    state: DiffusionState
+    plan: Plan
+    offset: int  # of the sequence's rows in the logits
+    anchor: int  # row of the logits that holds the kept one
+    canvas: Canvas  # the one that is stepped now
+    branch: int = 0  # which of the canvases fed equals it
+
+    @property
+    def reading(self) -> Reading:
+        """Positions whose laws are read now, and their rows of the logits."""
+        reading = self.plan.readings[self.branch]
+        rows = np.where(reading.rows == ANCHOR, self.anchor, reading.rows + self.offset)
+        return Reading(reading.positions, rows)
+
+
+def begin(states: Sequence[DiffusionState], forward: Forward) -> tuple[list[Walk], Tensor]:
+    """Take note of the pass; return a walk for each canvas, and the logits with all kept rows."""
+    kept: list[Tensor] = []
+    walks = []
+    for state, offset in zip(states, forward.offsets[:-1], strict=True):
+        plan = state.plan
+        if plan is None or not plan.readings:
+            continue
+        if plan.reads_anchor:
+            state.anchor = forward.logits[offset].clone()
+        walk = Walk(state, plan, offset, len(forward.logits) + len(kept), state.canvas)
+        if (plan.readings[0].rows == ANCHOR).any():
+            assert state.anchor is not None
+            kept.append(state.anchor)
+        walks.append(walk)
+        state.num_drafted += len(plan.canvases) - 1
+        _note_pass(state, plan)
+    return walks, torch.cat([forward.logits, torch.stack(kept)]) if kept else forward.logits
+
+
+def _note_pass(state: DiffusionState, plan: Plan) -> None:
+    """Count the pass, and remember from where it could be repeated after an eviction."""
+    progress = state.progress
+    age = progress.age + 1
+    if state.chain.cache is not None and len(plan.proposal.token_ids) == len(state.canvas.ids):
+        state.refreshed, age = progress, 1
+    state.progress = replace(progress, passes=progress.passes + 1, age=age)
+
+
+def job(walk: Walk) -> Job:
+    """Fork the canvas for a step, and say what is to be drawn for it."""
+    state = walk.state
+    walk.canvas = canvas = state.canvas.fork()
+    reading = walk.reading
+    made: list[SamplingState] = []
+    if not state.law.is_plain:
+        text = [*state.text[: canvas.start], *canvas.seen(canvas.start, canvas.stop).tolist()]
+        made = hole_states(state.sampling, text, state.answer[0], reading.positions, unsent(state))
+    return Job(state.law, reading.positions, reading.rows, state.chain.needs, made)
+
+
+def step(walk: Walk, view: StepView) -> Ints:
+    """Let the chain decide; return the positions that were settled."""
+    state, canvas = walk.state, walk.canvas
+    progress = state.progress
+    if state.fault:
+        return np.zeros(0, np.int64)
+    number = len(progress.pass_of) + 1
+    scores = settling.settle(canvas, state.chain, view, number)
+    settled = np.flatnonzero(canvas.settled_in == number) + canvas.start
+    p = np.resize(progress.p, len(canvas.ids)) if state.chain.cache else progress.p
+    if state.chain.cache is not None:
+        p[view.holes - canvas.start] = view.p
+    guess = guess_of(view, scores) if state.chain.verifier is not None else None
+    if settling.finish_block(canvas, state.chain):
+        guess = None
+    state.progress = replace(
+        progress,
+        canvas=canvas,
+        guess=guess,
+        pass_of=(*progress.pass_of, progress.passes),
+        fresh=settled,
+        p=p,
+    )
+    return settled
+
+
+def goes_on(walk: Walk) -> bool:
+    """Tell whether the new canvas is one of those that were fed, and turn to it."""
+    state = walk.state
+    if state.fault or state.progress.guess is None:
+        return False
+    branch = proved(state.canvas, walk.plan.canvases, walk.branch)
+    if branch is None:
+        return False
+    walk.branch = branch
+    state.num_accepted += 1
+    return True

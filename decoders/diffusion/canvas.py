@@ -114,3 +114,12 @@ class Canvas:
     def next_block(self, begin: int) -> None:
         """Forget the block; another begins, its length yet unknown."""
         self.begin, self.end, self.step, self.memories = begin, 0, 0, (None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What the last step drew for holes that it left open; best-scored first."""
+
+    positions: Ints
+    tokens: Ints
+    is_end: Bools

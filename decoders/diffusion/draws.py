@@ -79,6 +79,15 @@ class Drawn:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Additions:
+    """What a scorer adds; entry i adds deltas[i] to one token at one position."""
+
+    positions: Ints  # [k]
+    tokens: Ints  # [k]
+    deltas: Floats  # [k]
+
+
 def law_of(state: SamplingState) -> Law:
     """Return how a sequence draws."""
     seed, sequence, _ = noise.key(state.params.seed, state.sequence_index, 0)
@@ -131,6 +140,24 @@ def draw(logits: Tensor, jobs: Sequence[Job], *, naive: bool) -> list[Drawn]:
             drawn = _draw_edited(logits, group, naive)
         made |= dict(zip(members, _split(drawn, group), strict=True))
     return [made[i] for i in range(len(jobs))]
+
+
+def with_additions(
+    logits: Tensor, jobs: Sequence[tuple[Job, Additions]]
+) -> tuple[Tensor, list[Job]]:
+    """Return copies of the jobs' rows with the additions, and jobs that read them."""
+    rows = np.concatenate([job.rows for job, _ in jobs])
+    scores = logits[torch.from_numpy(rows).to(logits.device)]
+    first, again, at = 0, [], []
+    for job, added in jobs:
+        at.append(first + np.searchsorted(job.positions, added.positions))
+        again.append(replace(job, rows=np.arange(first, first + len(job.rows))))
+        first += len(job.rows)
+    where = [np.concatenate(at), np.concatenate([added.tokens for _, added in jobs])]
+    deltas = torch.from_numpy(np.concatenate([added.deltas for _, added in jobs]))
+    index = tuple(torch.from_numpy(each).to(logits.device) for each in where)
+    scores.index_put_(index, deltas.to(scores), accumulate=True)
+    return scores, again
 
 
 def chances(logits: Tensor, rows: Ints, tokens: Ints, *, naive: bool) -> Floats:

@@ -12,51 +12,29 @@ of evictions. Exact wherever a row's logits are a function of what the row sees.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from plait.decoders.diffusion import branches, settling
 from plait.decoders.diffusion import state as states_of
+from plait.decoders.diffusion.branches import Walk
 from plait.decoders.diffusion.canvas import GIVEN, Canvas
 from plait.decoders.diffusion.chain import Chain, Recipe, build, check
-from plait.decoders.diffusion.draws import Drawn, Job, chances, draw, hole_states
-from plait.decoders.diffusion.rows import ANCHOR, Plan, block_plan, full_plan, shadow_plan
+from plait.decoders.diffusion.draws import Additions, Drawn, Job, chances, draw, with_additions
+from plait.decoders.diffusion.rows import Plan, Reading, block_plan, full_plan, shadow_plan
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.diffusion.state import DiffusionState
-from plait.decoders.diffusion.step import Bias, CacheView, Floats, Ints, StepView
-from plait.decoders.protocol import DecodeRequest, Finish, Forward, Outcome, Proposal
+from plait.decoders.diffusion.step import CacheView, Floats, Ints, StepView
+from plait.decoders.protocol import DecodeRequest, Forward, Outcome, Proposal
 from plait.decoders.registry import MethodError
 from plait.decoders.sampling.logprobs import logprobs_of
 
 NO_CHAIN = Chain({}, "block", 1, None)  # type: ignore[arg-type]
 IDLE = Plan(Proposal(), (), ())
-
-
-@dataclass(slots=True)
-class Walk:
-    """One sequence's way through the canvases that one pass has fed."""
-
-    state: DiffusionState
-    offset: int  # of its rows in the logits
-    anchor: int  # row of the logits that holds the kept one
-    branch: int = 0
-    canvas: Canvas | None = None  # the one that is stepped now
-
-    def rows(self) -> Ints:
-        """Return the rows of the logits that this branch reads."""
-        assert self.state.plan is not None
-        rows = self.state.plan.readings[self.branch].rows
-        return np.where(rows == ANCHOR, self.anchor, rows + self.offset)
-
-    def positions(self) -> Ints:
-        """Return the positions whose laws they are."""
-        assert self.state.plan is not None
-        return self.state.plan.readings[self.branch].positions
 
 
 class DiffusionDecoder:
@@ -109,7 +87,7 @@ class DiffusionDecoder:
 
     def accept(self, states: Sequence[DiffusionState], forward: Forward) -> Sequence[Outcome]:
         """Step every canvas as far as the pass tells, and emit what is certain."""
-        walks, logits = _begin(states, forward)
+        walks, logits = branches.begin(states, forward)
         while walks:
             walks = self._advance(walks, logits)
         return [self._outcome(state) for state in states]
@@ -149,18 +127,18 @@ class DiffusionDecoder:
 
     def _advance(self, walks: Sequence[Walk], logits: Tensor) -> list[Walk]:
         """Make one step of each walk; return those that can go on."""
-        jobs = [_job(walk) for walk in walks]
+        readings = [walk.reading for walk in walks]
+        jobs = [branches.job(walk) for walk in walks]
         drawn = draw(logits, jobs, naive=self._naive)
         views = [self._open(walk, each, logits) for walk, each in zip(walks, drawn, strict=True)]
         views = self._with_scorers(walks, jobs, views, logits)
-        settled = [_step(walk, view) for walk, view in zip(walks, views, strict=True)]
-        self._note_logprobs(walks, settled, logits)
-        return [walk for walk in walks if _goes_on(walk)]
+        settled = [branches.step(walk, view) for walk, view in zip(walks, views, strict=True)]
+        self._note_logprobs(walks, readings, settled, logits)
+        return [walk for walk in walks if branches.goes_on(walk)]
 
     def _open(self, walk: Walk, drawn: Drawn, logits: Tensor) -> StepView:
         """Return what methods see of the block, which begins now if none has."""
         state, canvas = walk.state, walk.canvas
-        assert canvas is not None
         if np.isnan(drawn.p).any():
             state.fault = "The model's logits are not numbers."
         ends, key = state.ends, state.law.key
@@ -173,9 +151,7 @@ class DiffusionDecoder:
 
     def _shadow(self, walk: Walk, logits: Tensor) -> Floats | None:
         """Return what shadow rows give to settled tokens of the block; nan where there is none."""
-        canvas, plan = walk.canvas, walk.state.plan
-        assert canvas is not None
-        assert plan is not None
+        canvas, plan = walk.canvas, walk.plan
         if not walk.state.chain.revises:
             return None
         shadow = np.full(canvas.end - canvas.begin, np.nan)
@@ -189,18 +165,16 @@ class DiffusionDecoder:
         self, walks: Sequence[Walk], jobs: Sequence[Job], views: list[StepView], logits: Tensor
     ) -> list[StepView]:
         """Draw again where a scorer has something to add."""
-        biased: dict[int, Bias] = {}
+        added: dict[int, Additions] = {}
         for i, (walk, view) in enumerate(zip(walks, views, strict=True)):
-            assert walk.canvas is not None
             bias = settling.bias_of(walk.canvas, walk.state.chain, view)
             if bias is not None and len(bias.rows):
-                biased[i] = bias
-        if not biased:
+                added[i] = Additions(view.holes[bias.rows], bias.tokens, bias.deltas)
+        if not added:
             return views
-        scores, again = _biased(logits, {i: jobs[i] for i in biased}, biased, views)
-        for i, drawn in zip(biased, draw(scores, again, naive=self._naive), strict=True):
+        scores, again = with_additions(logits, [(jobs[i], added[i]) for i in added])
+        for i, drawn in zip(added, draw(scores, again, naive=self._naive), strict=True):
             walk, view = walks[i], views[i]
-            assert walk.canvas is not None
             views[i] = settling.view_of(
                 walk.canvas,
                 drawn,
@@ -212,16 +186,20 @@ class DiffusionDecoder:
         return views
 
     def _note_logprobs(
-        self, walks: Sequence[Walk], settled: Sequence[Ints], logits: Tensor
+        self,
+        walks: Sequence[Walk],
+        readings: Sequence[Reading],
+        settled: Sequence[Ints],
+        logits: Tensor,
     ) -> None:
         """Write down what the model gave to the tokens just settled, for those that ask."""
         rows: list[int] = []
         asked: list[tuple[Canvas, int, int]] = []
-        for walk, positions in zip(walks, settled, strict=True):
+        for walk, reading, positions in zip(walks, readings, settled, strict=True):
             k = walk.state.law.params.logprobs
             if k is not None:
-                at = np.searchsorted(walk.positions(), positions)
-                rows += walk.rows()[at].tolist()
+                at = np.searchsorted(reading.positions, positions)
+                rows += reading.rows[at].tolist()
                 asked += [(walk.state.canvas, position, k) for position in positions.tolist()]
         tokens = [int(canvas.ids[position - canvas.start]) for canvas, position, _ in asked]
         ks = [k for _, _, k in asked]
@@ -235,7 +213,7 @@ class DiffusionDecoder:
             return Outcome(fault=state.fault)
         if not state.answer:  # max_tokens 0: only the prompt was asked about
             return Outcome(finish="length")
-        outcome = _emit(state)
+        outcome = states_of.emit(state)
         canvas = state.canvas
         if outcome.finish is None and canvas.begin >= canvas.stop:
             state.anchor = None
@@ -244,113 +222,6 @@ class DiffusionDecoder:
                 state.progress, canvas=states_of.next_canvas(state, self.spec), guess=None, age=0
             )
         return outcome
-
-
-def _begin(states: Sequence[DiffusionState], forward: Forward) -> tuple[list[Walk], Tensor]:
-    """Take note of the pass; return a walk for each canvas, and the logits with all kept rows."""
-    kept: list[Tensor] = []
-    walks = []
-    for state, offset in zip(states, forward.offsets[:-1], strict=True):
-        plan = state.plan
-        if plan is None or not plan.readings:
-            continue
-        if plan.reads_anchor:
-            state.anchor = forward.logits[offset].clone()
-        walk = Walk(state, offset, len(forward.logits) + len(kept))
-        if (plan.readings[0].rows == ANCHOR).any():
-            assert state.anchor is not None
-            kept.append(state.anchor)
-        walks.append(walk)
-        state.num_drafted += len(plan.canvases) - 1
-        _note_pass(state, plan)
-    return walks, torch.cat([forward.logits, torch.stack(kept)]) if kept else forward.logits
-
-
-def _note_pass(state: DiffusionState, plan: Plan) -> None:
-    """Count the pass, and remember from where it could be repeated after an eviction."""
-    progress = state.progress
-    age = progress.age + 1
-    if state.chain.cache is not None and len(plan.proposal.token_ids) == len(state.canvas.ids):
-        state.refreshed, age = progress, 1
-    state.progress = replace(progress, passes=progress.passes + 1, age=age)
-
-
-def _job(walk: Walk) -> Job:
-    """Fork the canvas for a step, and say what is to be drawn for it."""
-    state = walk.state
-    walk.canvas = canvas = state.canvas.fork()
-    positions = walk.positions()
-    made: list[Any] = []
-    if not state.law.is_plain:
-        text = [*state.text[: canvas.start], *canvas.seen(canvas.start, canvas.stop).tolist()]
-        made = hole_states(state.sampling, text, state.answer[0], positions, _unsent(state))
-    return Job(state.law, positions, walk.rows(), state.chain.needs, made)
-
-
-def _unsent(state: DiffusionState) -> list[int]:
-    """Return the settled tokens of the answer that were not emitted yet."""
-    canvas = state.canvas
-    rest = [q for q in state.answer[state.num_emitted :] if q < canvas.stop]
-    return [int(canvas.ids[q - canvas.start]) for q in rest if not canvas.hole[q - canvas.start]]
-
-
-def _biased(
-    logits: Tensor, jobs: Mapping[int, Job], biased: Mapping[int, Bias], views: Sequence[StepView]
-) -> tuple[Tensor, list[Job]]:
-    """Return copies of the jobs' rows with the additions, and jobs that read them."""
-    rows = np.concatenate([job.rows for job in jobs.values()])
-    scores = logits[torch.from_numpy(rows).to(logits.device)]
-    first, again = 0, []
-    for i, job in jobs.items():
-        bias = biased[i]
-        at = first + np.searchsorted(job.positions, views[i].holes[bias.rows])
-        where = (torch.from_numpy(at), torch.from_numpy(bias.tokens))
-        deltas = torch.from_numpy(bias.deltas).to(scores)
-        scores.index_put_(tuple(w.to(logits.device) for w in where), deltas, accumulate=True)
-        again.append(replace(job, rows=np.arange(first, first + len(job.rows))))
-        first += len(job.rows)
-    return scores, again
-
-
-def _step(walk: Walk, view: StepView) -> Ints:
-    """Let the chain decide; return the positions that were settled."""
-    state, canvas = walk.state, walk.canvas
-    assert canvas is not None
-    progress = state.progress
-    if state.fault:
-        return np.zeros(0, np.int64)
-    number = len(progress.pass_of) + 1
-    scores = settling.settle(canvas, state.chain, view, number)
-    settled = np.flatnonzero(canvas.settled_in == number) + canvas.start
-    p = np.resize(progress.p, len(canvas.ids)) if state.chain.cache else progress.p
-    if state.chain.cache is not None:
-        p[view.holes - canvas.start] = view.p
-    guess = branches.guess_of(view, scores) if state.chain.verifier is not None else None
-    if settling.finish_block(canvas, state.chain):
-        guess = None
-    state.progress = replace(
-        progress,
-        canvas=canvas,
-        guess=guess,
-        pass_of=(*progress.pass_of, progress.passes),
-        fresh=settled,
-        p=p,
-    )
-    return settled
-
-
-def _goes_on(walk: Walk) -> bool:
-    """Tell whether the new canvas is one of those that were fed, and turn to it."""
-    state = walk.state
-    assert state.plan is not None
-    if state.fault or state.progress.guess is None:
-        return False
-    branch = branches.proved(state.canvas, state.plan.canvases, walk.branch)
-    if branch is None:
-        return False
-    walk.branch = branch
-    state.num_accepted += 1
-    return True
 
 
 def _revisable(canvas: Canvas) -> Ints:
@@ -386,31 +257,3 @@ def _refreshed(state: DiffusionState, wanted: Ints) -> Ints | None:
         age=progress.age,
     )
     return chain.cache.rows(view)
-
-
-def _emit(state: DiffusionState) -> Outcome:
-    """Emit the settled prefix that stands for good."""
-    canvas, answer, emit = state.canvas, state.answer, []
-    bound = canvas.begin if state.chain.revises else canvas.stop
-    finish: Finish | None = None
-    stop_token = None
-    logprobs = []
-    for position in answer[state.num_emitted :]:
-        at = position - canvas.start
-        if position >= canvas.limit:  # a stopper has ended the text
-            finish = "stop"
-        if finish or position >= bound or canvas.hole[at]:
-            break
-        token = int(canvas.ids[at])
-        if canvas.is_end[at]:
-            finish, stop_token = "stop", token
-            break
-        emit.append(token)
-        state.steps.append(state.progress.pass_of[canvas.settled_in[at] - 1])
-        logprobs += [canvas.logprobs[position]] if position in canvas.logprobs else []
-        state.sampling.append(token)
-        if not state.is_infill:
-            state.text.append(token)
-    if state.num_emitted == len(answer):
-        finish = "length"
-    return Outcome(emit, finish=finish, stop_token=stop_token, logprobs=logprobs)

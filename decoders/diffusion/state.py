@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from plait.decoders.diffusion.branches import Guess
-from plait.decoders.diffusion.canvas import Canvas
+from plait.decoders.diffusion.canvas import Canvas, Guess
 from plait.decoders.diffusion.chain import Chain
 from plait.decoders.diffusion.draws import Law, law_of
 from plait.decoders.diffusion.rows import Plan
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.diffusion.step import Floats, Ints
-from plait.decoders.protocol import DecodeRequest
+from plait.decoders.protocol import DecodeRequest, Finish, Outcome
 from plait.decoders.sampling.state import SamplingState
 
 
@@ -171,3 +170,38 @@ def report_of(state: DiffusionState) -> Mapping[str, Any]:
         report["drafted"] = {state.chain.names["verifier"]: state.num_drafted}
         report["accepted"] = {state.chain.names["verifier"]: state.num_accepted}
     return report
+
+
+def unsent(state: DiffusionState) -> list[int]:
+    """Return the settled tokens of the answer that were not emitted yet."""
+    canvas = state.canvas
+    rest = [q for q in state.answer[state.num_emitted :] if q < canvas.stop]
+    return [int(canvas.ids[q - canvas.start]) for q in rest if not canvas.hole[q - canvas.start]]
+
+
+def emit(state: DiffusionState) -> Outcome:
+    """Emit the settled prefix that stands for good."""
+    canvas, answer, emit = state.canvas, state.answer, []
+    bound = canvas.begin if state.chain.revises else canvas.stop
+    finish: Finish | None = None
+    stop_token = None
+    logprobs = []
+    for position in answer[state.num_emitted :]:
+        at = position - canvas.start
+        if position >= canvas.limit:  # a stopper has ended the text
+            finish = "stop"
+        if finish or position >= bound or canvas.hole[at]:
+            break
+        token = int(canvas.ids[at])
+        if canvas.is_end[at]:
+            finish, stop_token = "stop", token
+            break
+        emit.append(token)
+        state.steps.append(state.progress.pass_of[canvas.settled_in[at] - 1])
+        logprobs += [canvas.logprobs[position]] if position in canvas.logprobs else []
+        state.sampling.append(token)
+        if not state.is_infill:
+            state.text.append(token)
+    if state.num_emitted == len(answer):
+        finish = "length"
+    return Outcome(emit, finish=finish, stop_token=stop_token, logprobs=logprobs)
