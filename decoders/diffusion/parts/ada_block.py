@@ -32,10 +32,10 @@ FALLBACK = 32  # usual size of a block where no model says
 class AdaBlockOptions(Options):
     """How sure a delimiter must be, how far to look, and how long a block is."""
 
-    threshold: float = Field(0.3, ge=0.0, le=2.0)
-    share: float = Field(0.25, gt=0.0, le=1.0)  # of the answer's positions, looked at
-    block_size: int | None = Field(None, ge=1)  # None: the canvas's own
-    floor: int = Field(1, ge=1)
+    threshold: float = Field(default=0.3, ge=0.0, le=2.0)
+    share: float = Field(default=0.25, gt=0.0, le=1.0)  # of the answer's positions, looked at
+    block_size: int | None = Field(default=None, ge=1)  # None: the canvas's own
+    floor: int = Field(default=1, ge=1)
     delimiter_ids: tuple[int, ...] = ()  # empty: tokens that hold a line break
 
 

@@ -25,10 +25,10 @@ from plait.decoders.registry import Method, Options
 class CreditOptions(Options):
     """How much credit counts, lasts, and grows."""
 
-    weight: float = Field(0.65, ge=0.0)  # alpha
-    fade: float = Field(0.7, ge=0.0, le=1.0)  # beta
-    power: float = Field(0.2, ge=0.0)  # gamma
-    slots: int = Field(8, ge=1, le=64)  # tokens remembered a position
+    weight: float = Field(default=0.65, ge=0.0)  # alpha
+    fade: float = Field(default=0.7, ge=0.0, le=1.0)  # beta
+    power: float = Field(default=0.2, ge=0.0)  # gamma
+    slots: int = Field(default=8, ge=1, le=64)  # tokens remembered a position
     schedule: Literal["fixed", "settled_share"] = "fixed"
 
 

@@ -24,9 +24,9 @@ from plait.decoders.registry import Method, Options
 class DkvCacheOptions(Options):
     """How often all is computed, and what is between."""
 
-    refresh: int = Field(8, ge=1)  # passes from one of all positions to the next
+    refresh: int = Field(default=8, ge=1)  # passes from one of all positions to the next
     variant: Literal["decode", "greedy"] = "decode"
-    radius: int = Field(4, ge=0)  # positions; greedy only
+    radius: int = Field(default=4, ge=0)  # positions; greedy only
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from plait.decoders.registry import Method, Options
 class DualCacheOptions(Options):
     """How much of the surroundings is computed with the block."""
 
-    around: int = Field(0, ge=0)  # positions on either side
+    around: int = Field(default=0, ge=0)  # positions on either side
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from plait.decoders.registry import Method, Options
 class EotpOptions(Options):
     """When an end is believed, and which one of several."""
 
-    threshold: float = Field(0.9, ge=0.0, le=2.0)
+    threshold: float = Field(default=0.9, ge=0.0, le=2.0)
     choice: Literal["leftmost", "surest"] = "leftmost"
 
 

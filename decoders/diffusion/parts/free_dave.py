@@ -24,7 +24,7 @@ from plait.decoders.registry import Method, Options
 class FreeDaveOptions(Options):
     """How far to look ahead."""
 
-    width: int = Field(4, ge=1, le=64)  # canvases fed at most, the certain one among them
+    width: int = Field(default=4, ge=1, le=64)  # canvases fed at most, the certain one among them
 
 
 @dataclass(frozen=True, slots=True)

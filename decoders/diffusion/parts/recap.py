@@ -25,9 +25,9 @@ from plait.decoders.registry import Method, Options
 class RecapOptions(Options):
     """How many passes are local, and how many holes they compute."""
 
-    local: int = Field(1, ge=0)  # passes after each of all positions
-    active: int = Field(8, ge=1)  # holes
-    full_first: int = Field(0, ge=0)  # passes at a block's start that compute all positions
+    local: int = Field(default=1, ge=0)  # passes after each of all positions
+    active: int = Field(default=8, ge=1)  # holes
+    full_first: int = Field(default=0, ge=0)  # passes at a block's start that compute all positions
 
 
 @dataclass(frozen=True, slots=True)

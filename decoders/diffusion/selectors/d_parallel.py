@@ -21,7 +21,7 @@ from plait.decoders.registry import Method, Options
 class DParallelOptions(Options):
     """What is certain enough."""
 
-    threshold: float = Field(0.5, ge=0.0)  # nats
+    threshold: float = Field(default=0.5, ge=0.0)  # nats
 
 
 @dataclass(frozen=True, slots=True)

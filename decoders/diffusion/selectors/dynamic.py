@@ -21,8 +21,8 @@ from plait.decoders.registry import Method, Options
 class DynamicOptions(Options):
     """What is probable enough, and how many are settled in any case."""
 
-    threshold: float = Field(0.85, ge=0.0, le=2.0)
-    tokens_per_step: int = Field(1, ge=1)
+    threshold: float = Field(default=0.85, ge=0.0, le=2.0)
+    tokens_per_step: int = Field(default=1, ge=1)
 
 
 @dataclass(frozen=True, slots=True)

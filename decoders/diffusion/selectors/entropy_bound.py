@@ -22,7 +22,7 @@ from plait.decoders.registry import Method, Options
 class EntropyBoundOptions(Options):
     """How much a step may lose, and which holes come first."""
 
-    bound: float = Field(0.1, ge=0.0)  # nats
+    bound: float = Field(default=0.1, ge=0.0)  # nats
     order: Literal["entropy", "confidence"] = "entropy"
 
 

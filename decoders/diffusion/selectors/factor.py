@@ -24,7 +24,7 @@ from plait.decoders.registry import Method, Options
 class FactorOptions(Options):
     """How much doubt a step may hold."""
 
-    factor: float = Field(1.0, ge=0.0)
+    factor: float = Field(default=1.0, ge=0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ from plait.decoders.registry import Method, Options
 class HierarchyOptions(Options):
     """The bar for every hole, and the one for the best of a run."""
 
-    threshold: float = Field(0.9, ge=0.0, le=2.0)
-    low: float = Field(0.4, ge=0.0, le=1.0)
+    threshold: float = Field(default=0.9, ge=0.0, le=2.0)
+    low: float = Field(default=0.4, ge=0.0, le=1.0)
 
 
 @dataclass(frozen=True, slots=True)

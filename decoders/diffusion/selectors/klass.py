@@ -26,10 +26,10 @@ TINY = 1e-12
 class KlassOptions(Options):
     """What is sure, what is still, and for how long."""
 
-    threshold: float = Field(0.9, ge=0.0, le=2.0)
-    divergence: float = Field(0.01, ge=0.0)  # nats; infinity: every law is still
-    history: int = Field(2, ge=1)
-    tokens_per_step: int = Field(1, ge=1)
+    threshold: float = Field(default=0.9, ge=0.0, le=2.0)
+    divergence: float = Field(default=0.01, ge=0.0)  # nats; infinity: every law is still
+    history: int = Field(default=2, ge=1)
+    tokens_per_step: int = Field(default=1, ge=1)
 
 
 @dataclass(frozen=True, slots=True)

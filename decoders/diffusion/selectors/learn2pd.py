@@ -37,8 +37,8 @@ Filters = Mapping[int, Sequence[Layer]]  # by size of the block
 class Learn2pdOptions(Options):
     """When the filter is believed, and how many are settled in any case."""
 
-    threshold: float = Field(0.96, ge=0.0, le=1.0)
-    tokens_per_step: int = Field(1, ge=1)
+    threshold: float = Field(default=0.96, ge=0.0, le=1.0)
+    tokens_per_step: int = Field(default=1, ge=1)
 
 
 @dataclass(frozen=True, slots=True)

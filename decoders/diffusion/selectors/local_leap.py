@@ -24,9 +24,9 @@ from plait.decoders.registry import Method, Options
 class LocalLeapOptions(Options):
     """The two bars, and how far an anchor reaches."""
 
-    anchor: float = Field(0.9, ge=0.0, le=2.0)
-    relaxed: float = Field(0.75, ge=0.0, le=2.0)
-    radius: int = Field(4, ge=0)  # positions
+    anchor: float = Field(default=0.9, ge=0.0, le=2.0)
+    relaxed: float = Field(default=0.75, ge=0.0, le=2.0)
+    radius: int = Field(default=4, ge=0)  # positions
     anchors: Literal["same_step", "previous_step"] = "same_step"
 
 

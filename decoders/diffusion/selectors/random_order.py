@@ -28,7 +28,7 @@ WORD = 2**64 - 1
 class RandomOptions(Options):
     """How many holes a step."""
 
-    tokens_per_step: int = Field(1, ge=1)
+    tokens_per_step: int = Field(default=1, ge=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ Strategy = Literal["confidence", "margin", "entropy", "left_to_right"]
 class StaticOptions(Options):
     """How many holes a step, and which come first."""
 
-    tokens_per_step: int = Field(1, ge=1)
+    tokens_per_step: int = Field(default=1, ge=1)
     strategy: Strategy = "confidence"
 
 

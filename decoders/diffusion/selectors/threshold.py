@@ -21,7 +21,7 @@ from plait.decoders.registry import Method, Options
 class ThresholdOptions(Options):
     """What is probable enough."""
 
-    threshold: float = Field(0.9, ge=0.0, le=2.0)
+    threshold: float = Field(default=0.9, ge=0.0, le=2.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ SHARE, LEAST, MOST = 0.7, 5, 20  # of the open holes; how many a step may settle
 class WinoOptions(Options):
     """The bars for settling and for staying settled."""
 
-    draft: float = Field(0.7, ge=0.0, le=2.0)
-    verify: float = Field(0.9, ge=0.0, le=1.0)
+    draft: float = Field(default=0.7, ge=0.0, le=2.0)
+    verify: float = Field(default=0.9, ge=0.0, le=1.0)
 
 
 @dataclass(frozen=True, slots=True)
