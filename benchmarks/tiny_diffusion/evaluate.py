@@ -1,0 +1,113 @@
+"""Accuracy per task at one token per step, on cases of held-out seeds, with Wilson intervals.
+
+python -m benchmarks.tiny_diffusion.evaluate CHECKPOINT --cases 400 --blocks 32 0 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from benchmarks.tiny_diffusion import tokenizer as tiny_tokenizer
+from benchmarks.tiny_diffusion.decode import canvas, decode
+from benchmarks.tiny_diffusion.network import Network
+from benchmarks.tiny_diffusion.tokenizer import prompt_ids
+from benchmarks.tiny_diffusion.train import averaged
+from plait.server.bench.tasks.case import HELD_OUT_SEEDS, TEMPLATES, Case
+from plait.server.bench.tasks.catalog import TASKS, is_gold, judge, make_case
+
+ROOM = 32  # holes offered to an answer; the longest takes 32 with its end
+AT_ONCE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How one task went in one mode."""
+
+    task: str
+    template: int | None  # None: the trained ones
+    block: int  # 0: full attention
+    cases: int
+    right: int  # by the task's judge
+    gold: int  # to the letter
+
+    def interval(self) -> tuple[float, float]:
+        """Return the 95 % interval of the share of right answers. Source: Wilson 1927."""
+        return wilson(self.right, self.cases)
+
+
+def wilson(right: int, cases: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the interval of a share that a sample of `cases` leaves open."""
+    share, weight = right / cases, z * z / cases
+    centre = (share + weight / 2) / (1 + weight)
+    spread = z * math.sqrt(share * (1 - share) / cases + weight / cases / 4) / (1 + weight)
+    return max(0.0, centre - spread), min(1.0, centre + spread)
+
+
+def score(
+    network: Network, tokenizer: Tokenizer, cases: Sequence[Case], template: int | None, block: int
+) -> Score:
+    """Decode the cases, all of one task, and judge the answers."""
+    answers: list[str] = []
+    for i in range(0, len(cases), AT_ONCE):
+        prompts = [prompt_ids(tokenizer, case.prompt) for case in cases[i : i + AT_ONCE]]
+        states = [canvas(prompt, ROOM, block) for prompt in prompts]
+        decode(network, states)
+        answers += [tokenizer.decode(state.answer()) for state in states]
+    judged = list(zip(cases, answers, strict=True))
+    return Score(
+        task=cases[0].task,
+        template=template,
+        block=block,
+        cases=len(cases),
+        right=sum(judge(case, answer) for case, answer in judged),
+        gold=sum(is_gold(case, answer) for case, answer in judged),
+    )
+
+
+def held_out(task: str, count: int, template: int | None, seed: int = 0) -> list[Case]:
+    """Return cases that training never drew; lists of 3 to 6 names."""
+    start = HELD_OUT_SEEDS.start + seed
+    return [make_case(task, start, i, template=template) for i in range(count)]
+
+
+def main() -> None:
+    """Read the command line, decode and print."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--cases", type=int, default=40)
+    parser.add_argument("--blocks", type=int, nargs="+", default=[32, 0])
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--templates", type=int, nargs="*", choices=range(TEMPLATES))
+    parser.add_argument("--out", type=Path, help="append one JSON line per score")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    network, step = averaged(args.checkpoint)
+    tokenizer = tiny_tokenizer.build()
+    print(f"step {step}")
+    for task in args.tasks:
+        for template in args.templates or [None]:
+            cases = held_out(task, args.cases, template)
+            scores = [score(network, tokenizer, cases, template, b) for b in args.blocks]
+            cells = " ".join(_cell(each) for each in scores)
+            print(f"{task:18} {'-' if template is None else template} {cells}", flush=True)
+            if args.out:
+                lines = [json.dumps({"step": step, **asdict(each)}) for each in scores]
+                with args.out.open("a") as file:
+                    file.write("\n".join(lines) + "\n")
+
+
+def _cell(each: Score) -> str:
+    low, high = each.interval()
+    return f"| {each.block:2}: {each.right / each.cases:.3f} [{low:.3f}, {high:.3f}]"
+
+
+if __name__ == "__main__":
+    main()
