@@ -129,8 +129,9 @@ def step(walk: Walk, view: StepView) -> Ints:
     number = len(progress.pass_of) + 1
     scores = settling.settle(canvas, state.chain, view, number)
     settled = np.flatnonzero(canvas.settled_in == number) + canvas.start
-    p = np.resize(progress.p, len(canvas.ids)) if state.chain.cache else progress.p
+    p = progress.p
     if state.chain.cache is not None:
+        p = progress.p.copy() if len(progress.p) else np.zeros(len(canvas.ids))
         p[view.holes - canvas.start] = view.p
     guess = guess_of(view, scores) if state.chain.verifier is not None else None
     if settling.finish_block(canvas, state.chain):

@@ -218,8 +218,9 @@ class DiffusionDecoder:
         if outcome.finish is None and canvas.begin >= canvas.stop:
             state.anchor = None
             state.refreshed = None
+            following = states_of.next_canvas(state, self.spec)
             state.progress = replace(
-                state.progress, canvas=states_of.next_canvas(state, self.spec), guess=None, age=0
+                state.progress, canvas=following, guess=None, age=0, p=np.zeros(0)
             )
         return outcome
 
@@ -252,7 +253,7 @@ def _refreshed(state: DiffusionState, wanted: Ints) -> Ints | None:
         stop=stop,
         holes=wanted,
         fresh=progress.fresh,
-        p=progress.p[wanted],
+        p=progress.p[wanted] if len(progress.p) else np.zeros(len(wanted)),
         step=canvas.step,
         age=progress.age,
     )
