@@ -16,7 +16,7 @@ constexpr int kQueries = 24;    // queries (row, head) that share the keys of an
 constexpr int kStrip = 64;      // keys between two corrections of the running softmax
 
 enum class Mode { fp32, bf16, int8, int4 };
-enum Attend { kCausal = 0, kTree = 1, kFull = 2 };
+enum Attend { kCausal = 0, kTree = 1, kFull = 2, kBranches = 3, kShadow = 4, kContext = 5 };
 
 inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 inline int round_up(int a, int b) { return ceil_div(a, b) * b; }
@@ -137,7 +137,8 @@ extern const Kernels kAvx512Kernels;
 // width: the widest input of a product.
 inline size_t own_bytes(int width, int head_dim, int rows) {
   const size_t dim = round_up(head_dim, 16);
-  const size_t attention = kQueries * (2 * dim + kStrip + 4) * sizeof(float) + kQueries * rows;
+  const size_t floats = kQueries * (2 * dim + kStrip + 4) + 2 * kStrip * dim;
+  const size_t attention = floats * sizeof(float) + kQueries * rows;
   const size_t panel = sizeof(float) * kPanel * round_up(width, kGroup);
   return (std::max(attention, panel) + 63) / 64 * 64;
 }

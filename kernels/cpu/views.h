@@ -80,7 +80,8 @@ class SegmentsView {
   SegmentsView(pybind11::handle segments, int64_t rows, int64_t num_blocks);
 
   const Segments& view() const { return view_; }
-  // Cuts segments into tiles whose queries share their keys; group = query heads of a KV head.
+  // Cuts segments into tiles whose queries share their keys; group = query heads of a KV head. A
+  // tile lies in one branch.
   std::vector<RowTile> tiles(int group) const;
   void check_positions(int64_t limit) const;
 
@@ -209,11 +210,11 @@ inline void SegmentsView::check(int64_t num_blocks) const {
 
 inline void SegmentsView::check_segment(int segment, int64_t num_blocks) const {
   const int start = view_.row_start[segment], own = view_.row_start[segment + 1] - start;
-  const int64_t length = int64_t{view_.context_len[segment]} + own;
   const int kind = view_.attend[segment];
+  const int64_t length = int64_t{view_.context_len[segment]} + (kind == kContext ? 0 : own);
   TORCH_CHECK_VALUE(own >= 0 && view_.context_len[segment] >= 0, "segment ", segment,
                     " has a negative length");
-  TORCH_CHECK_VALUE(kind >= kCausal && kind <= kFull, "no kind of attention ", kind);
+  TORCH_CHECK_VALUE(kind >= kCausal && kind <= kContext, "no kind of attention ", kind);
   TORCH_CHECK_INDEX(length <= int64_t{view_.max_blocks} * kBlock, "segment ", segment, " ends at ",
                     length, ", beyond its block table");
   const int32_t* table = view_.block_tables + int64_t{segment} * view_.max_blocks;
@@ -221,6 +222,10 @@ inline void SegmentsView::check_segment(int segment, int64_t num_blocks) const {
     TORCH_CHECK_INDEX(table[i] >= 0 && table[i] < num_blocks, "segment ", segment,
                       " has no block ", table[i]);
   }
+  TORCH_CHECK_VALUE(kind != kShadow || own % 2 == 0, "segment ", segment,
+                    " has an odd number of rows, so they have no shadows");
+  TORCH_CHECK_VALUE(kind != kContext || own == 0 || length > 0, "segment ", segment,
+                    " has rows that see nothing");
   for (int i = 0; kind == kTree && i < own; ++i) {
     const int parent = view_.parents[start + i];
     TORCH_CHECK_INDEX(parent >= -1 && parent < i, "tree row ", i, " cannot have parent ", parent);
@@ -239,8 +244,15 @@ inline std::vector<RowTile> SegmentsView::tiles(int group) const {
   std::vector<RowTile> tiles;
   for (int i = 0; i < view_.count; ++i) {
     const int end = view_.row_start[i + 1];
-    for (int first = view_.row_start[i]; first < end; first += most) {
-      tiles.push_back({i, first, std::min(first + most, end)});
+    for (int first = view_.row_start[i], last; first < end; first = last) {
+      last = std::min(first + most, end);
+      if (view_.attend[i] == kBranches) {
+        const int32_t* branch = view_.parents;
+        for (int row = first; row < last; ++row) {
+          if (branch[row] != branch[first]) last = row;
+        }
+      }
+      tiles.push_back({i, first, last});
     }
   }
   return tiles;

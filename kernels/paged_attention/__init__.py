@@ -4,10 +4,13 @@ q [rows, heads, head_dim] fp32; k_layer [num_blocks, kv_heads, head_dim, 16] and
 [num_blocks, kv_heads, 16, head_dim], fp32 or bf16 -> [rows, heads, head_dim] fp32. Query head h
 reads KV head h // (heads / kv_heads). Row i of a segment sees the tokens 0 .. context_len - 1 of
 its sequence and, of its own segment: CAUSAL the rows 0 .. i, TREE itself and its ancestors, FULL
-all rows. With window > 0 only keys whose position is above its own minus the window (a context
-key's position is its index). Every row must see itself: its own key and value are in the cache.
+all rows, BRANCHES those of its branch, SHADOW the first half (a row of the second half: itself
+instead of its counterpart there), CONTEXT none. With window > 0 only keys whose position is above
+its own minus the window (a context key's position is its index). Every row must see itself: its
+own key and value are in the cache.
 Law: on the compiled path a row's bits depend on nothing but q, the keys and values it sees and
-their places in the sequence: neither on chunking nor on other rows.
+their places in the sequence: neither on chunking nor on other rows. The rows of a branch count as
+standing right behind the context, so they have the bits of a FULL segment of their own.
 """
 
 from __future__ import annotations
@@ -16,9 +19,28 @@ from torch import Tensor
 
 from plait.kernels import dispatch
 from plait.kernels.paged_attention import naive as _naive
-from plait.kernels.paged_attention.segments import BLOCK, CAUSAL, FULL, TREE, Segments
+from plait.kernels.paged_attention.segments import (
+    BLOCK,
+    BRANCHES,
+    CAUSAL,
+    CONTEXT,
+    FULL,
+    SHADOW,
+    TREE,
+    Segments,
+)
 
-__all__ = ["BLOCK", "CAUSAL", "FULL", "TREE", "Segments", "paged_attention"]
+__all__ = [
+    "BLOCK",
+    "BRANCHES",
+    "CAUSAL",
+    "CONTEXT",
+    "FULL",
+    "SHADOW",
+    "TREE",
+    "Segments",
+    "paged_attention",
+]
 
 
 def paged_attention(

@@ -3,7 +3,8 @@
 //
 // Keys are read in logical order, in strips of 64 that start at multiples of 64: the running
 // softmax is corrected once a strip. A key that a row does not see has weight exactly 0, so the
-// bits of a row do not depend on which other rows, or how many keys more, its task reads.
+// bits of a row do not depend on which other rows, or how many keys more, its task reads. Keys of a
+// branch are first moved to where they would be if there were no other branch.
 
 constexpr int kSub = 6;  // queries whose sums are in registers together
 
@@ -13,10 +14,13 @@ struct TaskScratch {
   float *scores;  // [query][kStrip]: scores, then weights
   float *sums;    // [query][dim]: weighted values
   float *top, *mass, *shrink;  // [query]: running maximum, sum of weights, correction
-  uint8_t* kin;   // [row][row of segment]: TREE, is it the row or its ancestor?
+  char *keys, *values;  // [block of strip][dim][16] and [block of strip][16][dim]: BRANCHES
+  uint8_t* kin;         // [row][row of segment]: TREE and SHADOW, does the row see it?
+  // BRANCHES, in the memory of kin: the segment's rows that belong to the branch, their positions.
+  int32_t *mates, *mate_positions;
 };
 
-inline TaskScratch task_scratch(char* own, int dim) {
+inline TaskScratch task_scratch(char* own, int dim, int rows) {
   TaskScratch s;
   s.q = reinterpret_cast<float*>(own);
   s.scores = s.q + kQueries * dim;
@@ -24,15 +28,19 @@ inline TaskScratch task_scratch(char* own, int dim) {
   s.top = s.sums + kQueries * dim;
   s.mass = s.top + kQueries;
   s.shrink = s.mass + kQueries;
-  s.kin = reinterpret_cast<uint8_t*>(s.shrink + 2 * kQueries);
+  s.keys = reinterpret_cast<char*>(s.shrink + 2 * kQueries);
+  s.values = s.keys + sizeof(float) * kStrip * dim;
+  s.kin = reinterpret_cast<uint8_t*>(s.values + sizeof(float) * kStrip * dim);
+  s.mates = reinterpret_cast<int32_t*>(s.kin);
+  s.mate_positions = s.mates + rows;
   return s;
 }
 
 // What one row sees.
 struct Sight {
-  int context, own, kind;  // own: rows of the segment
+  int context, own, kind;  // own: rows of the segment, or of the branch
   int row, position, window;
-  const int32_t* positions;  // of the segment's rows
+  const int32_t* positions;  // of these rows
   const uint8_t* kin;        // of this row
 
   bool sees(int key) const {
@@ -140,6 +148,11 @@ struct Strip {
   int first, count, blocks;
 };
 
+// Elements before a block's keys, or values, for one KV head.
+inline size_t page_at(const Cache& cache, size_t block, int kv_head) {
+  return (block * cache.kv_heads + kv_head) * cache.head_dim * kBlock;
+}
+
 template <class T>
 inline Strip<T> strip_at(const Cache& cache, const int32_t* table, int kv_head, int first,
                          int count) {
@@ -147,10 +160,8 @@ inline Strip<T> strip_at(const Cache& cache, const int32_t* table, int kv_head, 
   strip.first = first;
   strip.count = count;
   strip.blocks = ceil_div(count, kBlock);
-  const size_t head_size = static_cast<size_t>(cache.head_dim) * kBlock;
   for (int b = 0; b < strip.blocks; ++b) {
-    const size_t block = table[first / kBlock + b];
-    const size_t at = (block * cache.kv_heads + kv_head) * head_size;
+    const size_t at = page_at(cache, table[first / kBlock + b], kv_head);
     strip.keys[b] = static_cast<const T*>(cache.k) + at;
     strip.values[b] = static_cast<const T*>(cache.v) + at;
   }
@@ -230,6 +241,17 @@ inline void mark_kin(const Segments& g, const RowTile& tile, int start, int own,
   }
 }
 
+// Marks what each row of the tile sees: rows of the first half, but row i of the second half sees
+// itself instead of row i of the first.
+inline void mark_shadowed(const RowTile& tile, int start, int own, uint8_t* kin) {
+  const int half = own / 2;
+  for (int row = tile.first - start; row < tile.last - start; ++row, kin += own) {
+    std::memset(kin, 1, half);
+    std::memset(kin + half, 0, half);
+    if (row >= half) std::swap(kin[row - half], kin[row]);
+  }
+}
+
 // One task: the rows of a tile, `heads` query heads from first_head on, one KV head. A query is
 // row of tile * heads + head.
 template <class T>
@@ -243,23 +265,29 @@ class AttentionTask {
         dim_(cache.head_dim),
         stride_(round_up(cache.head_dim, 16)),
         start_(segments_.row_start[tile.segment]),
-        own_(segments_.row_start[tile.segment + 1] - start_),
         context_(segments_.context_len[tile.segment]),
-        kind_(segments_.attend[tile.segment]),
         rows_(tile.last - tile.first),
-        s_(task_scratch(scratch, stride_)) {}
+        kind_(segments_.attend[tile.segment]),
+        own_(segments_.row_start[tile.segment + 1] - start_),
+        s_(task_scratch(scratch, stride_, own_)),
+        positions_(segments_.positions + start_) {
+    if (kind_ == kTree) mark_kin(segments_, tile_, start_, own_, s_.kin);
+    if (kind_ == kShadow) mark_shadowed(tile_, start_, own_, s_.kin);
+    if (kind_ == kContext) own_ = 0;
+    if (kind_ == kBranches) take_branch();
+  }
 
   void run(int kv_head, int first_head, int heads) {
     first_head_ = first_head;
     heads_ = heads;
     begin_queries();
-    if (kind_ == kTree) mark_kin(segments_, tile_, start_, own_, s_.kin);
     const int32_t* table =
         segments_.block_tables + static_cast<size_t>(tile_.segment) * segments_.max_blocks;
     const int end = context_ + (kind_ == kCausal ? tile_.last - start_ : own_);
     for (int first = first_key() / kStrip * kStrip; first < end; first += kStrip) {
       const int count = std::min(kStrip, end - first);
-      const Strip<T> strip = strip_at<T>(cache_, table, kv_head, first, count);
+      Strip<T> strip = strip_at<T>(cache_, table, kv_head, first, count);
+      if (is_branch_) move_branch(table, kv_head, &strip);
       score_strip(strip, s_, queries(), stride_, dim_);
       hide(strip);
       for (int i = 0; i < queries(); ++i) weigh(i, strip.blocks, s_);
@@ -269,6 +297,43 @@ class AttentionTask {
   }
 
  private:
+  // From here on the segment has no rows but those of the tile's branch, and they all see each
+  // other.
+  void take_branch() {
+    const int branch = segments_.parents[tile_.first];
+    int count = 0;
+    for (int row = start_; row < start_ + own_; ++row) {
+      if (segments_.parents[row] != branch) continue;
+      s_.mates[count] = row - start_;
+      s_.mate_positions[count++] = segments_.positions[row];
+    }
+    is_branch_ = true;
+    kind_ = kFull;
+    own_ = count;
+    positions_ = s_.mate_positions;
+  }
+
+  // Replaces the blocks of a strip that hold keys of the branch.
+  void move_branch(const int32_t* table, int kv_head, Strip<T>* strip) {
+    const int last = strip->first + strip->count;
+    for (int b = 0; b < strip->blocks; ++b) {
+      const int first = strip->first + b * kBlock;
+      if (first + kBlock <= context_) continue;
+      T* keys = reinterpret_cast<T*>(s_.keys) + static_cast<size_t>(b) * kBlock * dim_;
+      T* values = reinterpret_cast<T*>(s_.values) + static_cast<size_t>(b) * kBlock * dim_;
+      for (int key = first; key < std::min(first + kBlock, last); ++key) {
+        const int at = key < context_ ? key : context_ + s_.mates[key - context_];
+        const size_t page = page_at(cache_, table[at / kBlock], kv_head);
+        const T* k = static_cast<const T*>(cache_.k) + page + at % kBlock;
+        const T* v = static_cast<const T*>(cache_.v) + page + at % kBlock * dim_;
+        for (int d = 0; d < dim_; ++d) keys[d * kBlock + key - first] = k[d * kBlock];
+        std::copy_n(v, dim_, values + static_cast<size_t>(key - first) * dim_);
+      }
+      strip->keys[b] = keys;
+      strip->values[b] = values;
+    }
+  }
+
   int queries() const { return rows_ * heads_; }
 
   size_t offset_of(int query) const {
@@ -296,11 +361,15 @@ class AttentionTask {
 
   // Takes the scores of keys that a row does not see down to minus infinity.
   void hide(const Strip<T>& strip) {
-    const int32_t* positions = segments_.positions + start_;
     for (int row = 0; row < rows_; ++row) {
-      const int local = tile_.first + row - start_;
-      const Sight sight{context_,         own_,         kind_,     local,
-                        positions[local], call_.window, positions, s_.kin + row * own_};
+      const Sight sight{context_,
+                        own_,
+                        kind_,
+                        tile_.first + row - start_,
+                        segments_.positions[tile_.first + row],
+                        call_.window,
+                        positions_,
+                        s_.kin + row * own_};
       if (sight.sees_all(strip.first, strip.blocks * kBlock)) continue;
       for (int b = 0; b < strip.blocks; ++b) {
         const uint16_t bits = sight.bits(strip.first + b * kBlock);
@@ -324,8 +393,11 @@ class AttentionTask {
   const Segments& segments_;
   const Cache& cache_;
   const RowTile& tile_;
-  const int dim_, stride_, start_, own_, context_, kind_, rows_;
+  const int dim_, stride_, start_, context_, rows_;
+  int kind_, own_;
   const TaskScratch s_;
+  const int32_t* positions_;  // of the rows that are own_
+  bool is_branch_ = false;
   int first_head_ = 0, heads_ = 0;
 };
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plait.kernels.paged_attention.segments import BLOCK, CAUSAL, TREE, Segments
+from plait.kernels.paged_attention.segments import (
+    BLOCK,
+    BRANCHES,
+    CAUSAL,
+    CONTEXT,
+    SHADOW,
+    TREE,
+    Segments,
+)
 
 
 def paged_attention(
@@ -23,7 +31,7 @@ def paged_attention(
         rows = slice(starts[i], starts[i + 1])
         if rows.start == rows.stop:
             continue
-        length = context + rows.stop - rows.start
+        length = context + (0 if kind == CONTEXT else rows.stop - rows.start)
         keys, values = _gather(k_layer, v_layer, segments.block_tables[i], length)
         seen = _seen(segments, rows, context, kind=kind, window=window)
         out[rows] = _attend(q[rows].float(), keys, values, seen, scale)
@@ -39,20 +47,39 @@ def _gather(k_layer: Tensor, v_layer: Tensor, table: Tensor, length: int) -> tup
 
 
 def _seen(segments: Segments, rows: slice, context: int, *, kind: int, window: int) -> Tensor:
-    """Return which of the context and the segment's own rows each row sees, [r, context + r]."""
-    count = rows.stop - rows.start
+    """Return which keys each row sees, [r, context + r]; CONTEXT: [r, context]."""
     positions = segments.positions[rows].long()
     device = positions.device
-    own = torch.ones(count, count, dtype=torch.bool, device=device)
-    if kind == CAUSAL:
-        own = own.tril()
-    elif kind == TREE:
-        own = _ancestors(segments.parents[rows].tolist()).to(device)
-    before = torch.ones(count, context, dtype=torch.bool, device=device)
+    own = _kin(segments.parents[rows].cpu(), kind).to(device)
+    before = torch.ones(len(positions), context, dtype=torch.bool, device=device)
     seen = torch.cat([before, own], 1)
     if window:
-        keys = torch.cat([torch.arange(context, device=device), positions])
+        keys = torch.cat([torch.arange(context, device=device), positions[: own.shape[1]]])
         seen &= keys > (positions - window).unsqueeze(1)
+    return seen
+
+
+def _kin(parents: Tensor, kind: int) -> Tensor:
+    """Return which rows of its segment each row sees, [r, r]; CONTEXT: [r, 0]."""
+    count = len(parents)
+    everything = torch.ones(count, count, dtype=torch.bool)
+    if kind == CAUSAL:
+        return everything.tril()
+    if kind == TREE:
+        return _ancestors(parents.tolist())
+    if kind == BRANCHES:
+        return parents[:, None] == parents[None, :]
+    if kind == SHADOW:
+        return _shadowed(count)
+    return everything[:, :0] if kind == CONTEXT else everything
+
+
+def _shadowed(count: int) -> Tensor:
+    half = count // 2
+    seen = torch.zeros(count, count, dtype=torch.bool)
+    seen[:, :half] = True
+    seen[half:, :half].fill_diagonal_(False)
+    seen[half:, half:].fill_diagonal_(True)
     return seen
 
 

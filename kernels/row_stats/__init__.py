@@ -22,7 +22,7 @@ class RowStats:
     top_ids: Tensor  # [b, 2] int64: the best token and the next
     top_scores: Tensor  # [b, 2]
     logsumexp: Tensor  # [b]
-    entropy: Tensor  # [b], nats
+    entropy: Tensor  # [b], nats; nan if nobody asked for it
     log_mass: Tensor  # [b]: log of the probability of the legal tokens; 0 without a bitmask
 
 
@@ -35,13 +35,16 @@ class RowLogprobs:
     top: Tensor  # [b, k] float32
 
 
-def row_stats(scores: Tensor, bitmask: Tensor | None = None, *, naive: bool = False) -> RowStats:
+def row_stats(
+    scores: Tensor, bitmask: Tensor | None = None, *, entropy: bool = True, naive: bool = False
+) -> RowStats:
     """Return the statistics of each row.
 
     Args:
         scores: [b, vocab], vocab >= 2; not modified.
         bitmask: [b, words] int32, bit t % 32 of word t // 32 says that token t is legal; a token
             without a bit is illegal.
+        entropy: whether to compute the entropies; the other statistics keep their bits without.
         naive: use the oracle even where the compiled kernel is available.
     """
     run = (
@@ -49,9 +52,8 @@ def row_stats(scores: Tensor, bitmask: Tensor | None = None, *, naive: bool = Fa
         if naive or not dispatch.serves(scores.device)
         else torch.ops.plait_row_stats.row_stats
     )
-    top_ids, top_scores, stats = run(scores, bitmask)
-    logsumexp, entropy, log_mass = stats.unbind(1)
-    return RowStats(top_ids, top_scores, logsumexp, entropy, log_mass)
+    top_ids, top_scores, stats = run(scores, bitmask, entropy)
+    return RowStats(top_ids, top_scores, *stats.unbind(1))
 
 
 def row_logprobs(

@@ -10,18 +10,22 @@ from plait.kernels.noise import elementary
 MASS_UNIT = 2.0**40
 
 
-def row_stats(scores: Tensor, bitmask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def row_stats(
+    scores: Tensor, bitmask: Tensor | None, entropy: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return top-2 ids [b, 2], top-2 scores [b, 2] and logsumexp, entropy, log_mass [b, 3]."""
     top_scores, top_ids = _descending(scores)
     exact = scores.double()
     total = exact.logsumexp(dim=1)
-    logprobs = exact - total[:, None]
-    entropy = -(logprobs.exp() * logprobs).nan_to_num(0.0).sum(dim=1)
+    nats = torch.full_like(total, torch.nan)
+    if entropy:
+        logprobs = exact - total[:, None]
+        nats = -(logprobs.exp() * logprobs).nan_to_num(0.0).sum(dim=1)
     log_mass = torch.zeros_like(total)
     if bitmask is not None:
         legal = exact.masked_fill(~_legal(bitmask, scores.shape[1]), -torch.inf)
         log_mass = (legal.logsumexp(dim=1) - total).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
-    stats = torch.stack([total, entropy, log_mass], dim=1).to(torch.float32)
+    stats = torch.stack([total, nats, log_mass], dim=1).to(torch.float32)
     return top_ids[:, :2], top_scores[:, :2], stats
 
 

@@ -6,8 +6,8 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -20,6 +20,7 @@ namespace {
 constexpr int64_t kChunk = 4096;  // tokens whose terms stay in the first-level cache; a power of 2
 constexpr int64_t kStretch = 64;  // tokens passed over together when none is among the best
 constexpr int64_t kWord = 32;     // tokens of a word of the bitmask
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();  // a statistic nobody asked for
 
 // Rows that are worth waking a thread for.
 constexpr int64_t kRowsToSum = 2, kRowsToMask = 16;
@@ -90,15 +91,17 @@ double sum_of(const float* x, int64_t vocab, float highest) {
   return sum;
 }
 
-Sums sums_of(const float* x, int64_t vocab, float highest, const int32_t* words,
+Sums sums_of(const float* x, int64_t vocab, float highest, bool entropy, const int32_t* words,
              int64_t num_words) {
   alignas(64) float e[kChunk], terms[kChunk];
   Sums sums;
   for (int64_t begin = 0; begin < vocab; begin += kChunk) {
     const int64_t n = std::min(kChunk, vocab - begin);
     exponentials(x + begin, n, highest, e);
-    weighted(x + begin, e, n, highest, terms);
-    sums.weighted += fold(terms, n);
+    if (entropy) {
+      weighted(x + begin, e, n, highest, terms);
+      sums.weighted += fold(terms, n);
+    }
     if (words != nullptr) {
       std::copy_n(e, n, terms);
       mask(terms, begin, n, words, num_words, 0.0f);
@@ -148,7 +151,7 @@ struct Bitmask {
 };
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> row_stats(const at::Tensor& scores,
-                                                         const Words& bitmask) {
+                                                         const Words& bitmask, bool entropy) {
   check_scores(scores);
   const int64_t rows = scores.size(0), vocab = scores.size(1), stride = scores.stride(0);
   TORCH_CHECK(vocab >= 2, "row_stats needs two tokens");
@@ -171,12 +174,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> row_stats(const at::Tensor& score
       const float highest = tops[2 * row];
       float* stat = out + 3 * row;
       if (highest == -kInfinity) {
-        std::copy_n(std::array{-kInfinity, 0.0f, mask.words ? -kInfinity : 0.0f}.data(), 3, stat);
+        stat[0] = -kInfinity;
+        stat[1] = entropy ? 0.0f : kNaN;
+        stat[2] = mask.words ? -kInfinity : 0.0f;
         continue;
       }
-      const Sums sums = sums_of(x, vocab, highest, mask.row(row), mask.num_words);
+      const Sums sums = sums_of(x, vocab, highest, entropy, mask.row(row), mask.num_words);
       stat[0] = static_cast<float>(highest + std::log(sums.all));
-      stat[1] = static_cast<float>(std::log(sums.all) - sums.weighted / sums.all);
+      stat[1] = entropy ? static_cast<float>(std::log(sums.all) - sums.weighted / sums.all) : kNaN;
       stat[2] = mask.words ? static_cast<float>(std::log(sums.legal / sums.all)) : 0.0f;
     }
   });
@@ -234,7 +239,8 @@ void apply_bitmask_(const at::Tensor& scores, const at::Tensor& bitmask) {
 }  // namespace plait
 
 TORCH_LIBRARY_FRAGMENT(plait_row_stats, library) {
-  library.def("row_stats(Tensor scores, Tensor? bitmask) -> (Tensor, Tensor, Tensor)");
+  library.def(
+      "row_stats(Tensor scores, Tensor? bitmask, bool entropy=True) -> (Tensor, Tensor, Tensor)");
   library.def(
       "logprobs(Tensor scores, Tensor token_ids, int k, Tensor? rows) -> (Tensor, Tensor, Tensor)");
   library.def("apply_bitmask_(Tensor(a!) scores, Tensor bitmask) -> ()");

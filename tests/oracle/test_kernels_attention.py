@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from plait.kernels import dispatch
-from plait.kernels.paged_attention import BLOCK, CAUSAL, FULL, TREE, Segments, paged_attention
+from plait.kernels.paged_attention import (
+    BLOCK,
+    BRANCHES,
+    CAUSAL,
+    CONTEXT,
+    FULL,
+    SHADOW,
+    TREE,
+    Segments,
+    paged_attention,
+)
 from plait.kernels.paged_attention.naive import paged_attention as oracle
 from tests.fixtures.ragged import Geometry, Kind, make_segments, one_layer
 
@@ -24,6 +34,11 @@ MIXED: list[Kind] = [
     (0, 100, CAUSAL),
     (64, 2, FULL),
     (1, 3, TREE),
+    (21, 50, BRANCHES),
+    (64, 3, BRANCHES),
+    (37, 64, SHADOW),
+    (70, 9, CONTEXT),
+    (16, 16, CONTEXT),
 ]
 HEADS = [(1, 1), (3, 1), (9, 3), (8, 2), (30, 1), (4, 4)]
 
@@ -62,8 +77,11 @@ def test_mixed_segments_agree_with_the_oracle(
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 16, 33, 100])
 def test_every_context_agrees_with_the_oracle(isa: str, rows: int) -> None:
-    kinds = [(context, rows, kind) for context in (0, 1, 15, 16, 17, 63, 64, 65, 130)
-             for kind in (CAUSAL, TREE, FULL)]  # fmt: skip
+    contexts = (0, 1, 15, 16, 17, 63, 64, 65, 130)
+    kinds = [(context, rows, kind) for context in contexts
+             for kind in (CAUSAL, TREE, FULL, BRANCHES)]  # fmt: skip
+    kinds += [(context, 2 * rows, SHADOW) for context in contexts]
+    kinds += [(context + rows, rows, CONTEXT) for context in contexts]
     q, keys, values, segments = _setting(kinds, Geometry(3, 1, 8))
     have = paged_attention(q, keys, values, segments, scale=0.5)
     want = oracle(q, keys, values, segments, scale=0.5, window=0)
@@ -117,6 +135,49 @@ def test_segments_do_not_depend_on_the_batch(isa: str) -> None:
         assert torch.equal(paged_attention(q[rows], keys, values, alone, scale=0.125), want[rows])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("context", "rows"), [(0, 32), (5, 40), (16, 60), (60, 96), (100, 7)])
+def test_a_branch_has_the_bits_of_a_segment_of_its_own(
+    isa: str, context: int, rows: int, dtype: torch.dtype
+) -> None:
+    """Where its rows lie, and what lies between them, changes nothing."""
+    geometry = Geometry(6, 2, 40, dtype)
+    q, keys, values, segments = _setting([(context, rows, BRANCHES)], geometry)
+    for window in (0, 20):
+        have = paged_attention(q, keys, values, segments, scale=0.2, window=window)
+        for branch in range(3):
+            mine = torch.nonzero(segments.parents == branch)[:, 0]
+            alone = _moved(segments, mine, keys, values)
+            want = paged_attention(q[mine], *alone, scale=0.2, window=window)
+            assert torch.equal(have[mine], want)
+
+
+def _moved(
+    segments: Segments, rows: Tensor, keys: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor, Segments]:
+    """Return caches in which some rows stand right behind the context, and their segment."""
+    context = int(segments.context_len[0])
+    tokens = torch.arange(context, context + len(rows))
+    slots = segments.block_tables[0].long()[tokens // BLOCK] * BLOCK + tokens % BLOCK
+    k, v = keys.clone(), values.clone()
+    block, offset = segments.slots[rows] // BLOCK, segments.slots[rows] % BLOCK
+    k[slots // BLOCK, :, :, slots % BLOCK] = keys[block, :, :, offset]
+    v[slots // BLOCK, :, slots % BLOCK] = values[block, :, offset]
+    return (
+        k,
+        v,
+        Segments(
+            row_start=torch.tensor([0, len(rows)], dtype=torch.int32),
+            context_len=segments.context_len,
+            block_tables=segments.block_tables,
+            attend=torch.full((1,), FULL, dtype=torch.int32),
+            parents=segments.parents[rows],
+            positions=segments.positions[rows],
+            slots=slots,
+        ),
+    )
+
+
 def test_bad_segments_are_refused() -> None:
     q, keys, values, segments = _setting([(20, 3, TREE)], Geometry(1, 1, 16))
 
@@ -133,5 +194,11 @@ def test_bad_segments_are_refused() -> None:
         call(slots=segments.slots - 10**6)
     with pytest.raises(ValueError, match="no kind of attention"):
         call(attend=segments.attend + 5)
+    with pytest.raises(ValueError, match="no shadows"):
+        call(attend=torch.full_like(segments.attend, SHADOW))
+    with pytest.raises(ValueError, match="see nothing"):
+        call(
+            attend=torch.full_like(segments.attend, CONTEXT), context_len=segments.context_len - 20
+        )
     with pytest.raises(ValueError, match="row_start"):
         call(row_start=segments.row_start + 1)

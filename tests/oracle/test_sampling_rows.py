@@ -68,6 +68,19 @@ def test_a_row_without_a_legal_token_has_finite_entropy(naive: bool) -> None:
 
 
 @both_kernels
+@pytest.mark.parametrize("kind", ["plain", "holes"])
+def test_entropy_is_left_out_on_request_and_nothing_else_changes(naive: bool, kind: str) -> None:
+    scores, mask = rows((3, 5000), kind), words((3, 5000), 1)
+    scores[1] = -inf
+    whole = row_stats(scores, mask, naive=naive)
+    part = row_stats(scores, mask, entropy=False, naive=naive)
+    assert part.entropy.isnan().all()
+    assert not whole.entropy.isnan().any()
+    for name in ("top_ids", "top_scores", "logsumexp", "log_mass"):
+        assert torch.equal(getattr(part, name), getattr(whole, name))
+
+
+@both_kernels
 def test_logprobs_are_the_definitions(naive: bool) -> None:
     scores = torch.tensor([[0.0, 1.0, 1.0, -2.0], [5.0, 5.0, 5.0, 5.0]])
     have = row_logprobs(
