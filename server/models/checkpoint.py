@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.server.models.catalog import BadModel
 from plait.server.models.spec import ModelSpec
 
@@ -60,7 +61,13 @@ class Dense:
 class Checkpoint(Protocol):
     """A model file that has been opened."""
 
-    spec: ModelSpec
+    @property
+    def spec(self) -> ModelSpec:
+        """Everything the forward pass depends on."""
+
+    @property
+    def diffusion(self) -> DiffusionSpec | None:
+        """How the model fills holes; None: it doesn't."""
 
     def names(self) -> Collection[str]:
         """Return the names of all tensors."""

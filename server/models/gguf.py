@@ -53,6 +53,8 @@ _KNOWN_KEYS = frozenset(
 class GgufCheckpoint:
     """An open GGUF file."""
 
+    diffusion = None  # none of the supported architectures fills holes
+
     def __init__(self, path: Path) -> None:
         file = read_gguf(path)
         try:

@@ -24,7 +24,7 @@ class HfCheckpoint:
     """An open folder; tensors are read from the mapped files when asked for."""
 
     def __init__(self, folder: Path) -> None:
-        self.spec = read_config(folder)
+        self.spec, self.diffusion = read_config(folder)
         self._files: dict[str, Any] = {}  # tensor name: the open file that holds it
         for path in weight_files(folder):
             file = _open(path)

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.server.models.catalog import BadModel
+from plait.server.models.diffusion import OWN_KEYS, read_diffusion
 from plait.server.models.spec import ModelSpec, Rope, yarn_attention_factor
 
 Config = Mapping[str, Any]
@@ -36,6 +38,13 @@ _WINDOWS = {
     "layer_types": None,
     "max_position_embeddings": 32768,
 }
+_QWEN3 = {
+    **_COMMON,
+    **_WINDOWS,
+    "num_key_value_heads": 32,
+    "head_dim": 128,
+    "attention_bias": False,
+}
 # What each family understands, with its defaults.
 _FAMILIES: Mapping[str, Config] = {
     "llama": {**_COMMON, **_BIASES},
@@ -46,13 +55,8 @@ _FAMILIES: Mapping[str, Config] = {
         "max_position_embeddings": 131072,
     },
     "qwen2": {**_COMMON, **_WINDOWS, "num_key_value_heads": 32},
-    "qwen3": {
-        **_COMMON,
-        **_WINDOWS,
-        "num_key_value_heads": 32,
-        "head_dim": 128,
-        "attention_bias": False,
-    },
+    "qwen3": _QWEN3,
+    "sdar": {**_QWEN3, **OWN_KEYS},
     "smollm3": {
         **_COMMON,
         **_BIASES,
@@ -80,7 +84,8 @@ _HARMLESS_KEYS = """
     problem_type return_dict output_attentions output_hidden_states chunk_size_feed_forward
     temperature top_p top_k typical_p do_sample num_beams num_return_sequences max_length
     min_length max_new_tokens repetition_penalty length_penalty diversity_penalty
-    num_beam_groups model_max_length max_sequence_length vocab_file
+    num_beam_groups model_max_length max_sequence_length vocab_file attn_implementation
+    fuse_cross_entropy
 """
 _HARMLESS = frozenset(_HARMLESS_KEYS.split())
 _HARMLESS_AFFIXES = (("_", ""), ("unsloth_", ""), ("", "_token_id"))
@@ -98,8 +103,8 @@ _ROPE_KEYS: Mapping[str, frozenset[str]] = {
 }
 
 
-def read_config(folder: Path) -> ModelSpec:
-    """Return the description of the model in a Hugging Face folder.
+def read_config(folder: Path) -> tuple[ModelSpec, DiffusionSpec | None]:
+    """Return the description of the model in a Hugging Face folder, and how it fills holes.
 
     Raises:
         BadModel: config.json is malformed, or describes what plait cannot compute; named by key.
@@ -112,7 +117,7 @@ def read_config(folder: Path) -> ModelSpec:
     if not isinstance(config, dict):
         raise BadModel(f"{path} is not a JSON object")
     try:
-        return spec_from_config(config)
+        return spec_from_config(config), read_diffusion(folder, config)
     except BadModel as error:
         raise BadModel(f"{path}: {error}") from error
     except (TypeError, ValueError) as error:
@@ -143,7 +148,7 @@ def spec_from_config(config: Config) -> ModelSpec:
         rope=rope,
         windows=_windows(full, family),
         rotary=_rotary(full, layers),
-        qk_norm=family == "qwen3",
+        qk_norm=family in ("qwen3", "sdar"),
         qkv_bias=attention_bias or family == "qwen2",
         o_bias=attention_bias,
         mlp_bias=bool(full.get("mlp_bias", False)),

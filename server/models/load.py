@@ -68,6 +68,7 @@ def load_model(
         parts,
         mode=mode,
         fingerprint=fingerprint(files, mode),
+        diffusion=checkpoint.diffusion,
         naive=naive,
     )
 

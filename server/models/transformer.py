@@ -5,12 +5,14 @@ It holds no request state. What a row sees is written in the segments of the cal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.kernels.decoder_stack import LayerWeights, Stack, StackConfig
 from plait.kernels.glue import rms_norm
 from plait.kernels.linear import Mode, Weight, linear
@@ -52,9 +54,11 @@ class Model:
         *,
         mode: Mode,
         fingerprint: str,
+        diffusion: DiffusionSpec | None = None,
         naive: bool = False,
     ) -> None:
         self.spec = spec
+        self.diffusion = diffusion  # how it fills holes; None: it writes token after token
         self.mode = mode  # of most linear layers; outside fp32 the cache is bf16
         self.fingerprint = fingerprint
         self.device = weights.embedding.device
@@ -78,8 +82,14 @@ class Model:
         return rms_norm(x, self._weights.final_norm, self.spec.norm_eps, naive=self._naive)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return [rows, vocab] fp32 for chosen rows of what forward returned."""
-        return linear(hidden, self._weights.lm_head, naive=self._naive)
+        """Return [rows, vocab] fp32 for chosen rows of what forward returned.
+
+        A diffusion model's mask token, which stands where a token is missing, gets -inf.
+        """
+        logits = linear(hidden, self._weights.lm_head, naive=self._naive)
+        if self.diffusion is not None:
+            logits[:, self.diffusion.mask_id] = -math.inf
+        return logits
 
     def new_kv_cache(self, num_blocks: int) -> KVCache:
         """Return an empty cache; its memory is taken page by page as blocks are first written."""
