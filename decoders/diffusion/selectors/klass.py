@@ -77,9 +77,12 @@ class Klass:
 def _divergence(now: tuple[Ints, Floats], before: tuple[Ints, Floats]) -> Floats:
     """Return [h] KL(now || before) in nats; tokens that are not in both lists count as one."""
     (ids, p), (old_ids, old_p) = now, before
-    same = ids[:, :, None] == old_ids[:, None, :]  # [h, k, k]
-    shared = same.any(axis=2)
-    q = np.where(same, old_p[:, None, :], 0.0).sum(axis=2)
+    rows = np.arange(len(ids))[:, None] << 32
+    wanted, known = (rows + ids).ravel(), (rows + old_ids).ravel()
+    order = np.argsort(known)
+    at = order[np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)]
+    shared = (known[at] == wanted).reshape(ids.shape)
+    q = np.where(shared, old_p.ravel()[at].reshape(ids.shape), 0.0)
     own = np.where(shared, p * np.log(np.maximum(p, TINY) / np.maximum(q, TINY)), 0.0).sum(axis=1)
     rest = np.maximum(1.0 - np.where(shared, p, 0.0).sum(axis=1), 0.0)
     old_rest = np.maximum(1.0 - q.sum(axis=1), 0.0)
