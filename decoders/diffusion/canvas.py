@@ -32,12 +32,15 @@ class Canvas:
     memories: tuple[Any, Any] = (None, None)  # what selector and scorer remember of the block
     settled_in: Ints = field(default_factory=lambda: np.zeros(0, np.int64))  # [n] step, or GIVEN
     is_end: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))  # [n] settled, ends text
+    forced: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))  # [n] by a constraint
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)  # position -> when settled
+    over: int | None = None  # where the text ends, if a constraint says so
 
     def __post_init__(self) -> None:
         if len(self.settled_in) != len(self.ids):
             self.settled_in = np.zeros(len(self.ids), np.int64)
             self.is_end = np.zeros(len(self.ids), np.bool_)
+            self.forced = np.zeros(len(self.ids), np.bool_)
 
     @property
     def stop(self) -> int:
@@ -57,7 +60,9 @@ class Canvas:
             self.memories,
             self.settled_in.copy(),
             self.is_end.copy(),
+            self.forced.copy(),
             dict(self.logprobs),
+            self.over,
         )
 
     def shows_as(self, other: Canvas) -> bool:
@@ -87,7 +92,7 @@ class Canvas:
             at = position - self.start
             assert self.settled_in[at] != GIVEN, "what was given stays"
             self.hole[at] = True
-            self.is_end[at] = False
+            self.is_end[at] = self.forced[at] = False
             self.settled_in[at] = GIVEN
             self.logprobs.pop(position, None)
 
@@ -100,7 +105,12 @@ class Canvas:
     def reach(self) -> int:
         """One past the last position that can still become text."""
         ends = np.flatnonzero(self.is_end)
-        return min(self.limit, self.start + int(ends[0]) if len(ends) else self.limit)
+        return min(self.edge, self.start + int(ends[0]) if len(ends) else self.edge)
+
+    @property
+    def edge(self) -> int:
+        """One past the last position that may be emitted."""
+        return self.limit if self.over is None else min(self.limit, self.over)
 
     def first_hole(self, position: int) -> int:
         """Return the first hole from a position on, or stop."""

@@ -8,7 +8,7 @@ truncation. Rows that have a temperature and nothing else are read in place; onl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plait.decoders.diffusion.frontier import PricedRedraw
 from plait.decoders.diffusion.step import TOP, Bools, Floats, Ints
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
 from plait.kernels import noise
 from plait.kernels.noise import gumbel_argmax
-from plait.kernels.row_stats import row_logprobs, row_stats
+from plait.kernels.row_stats import apply_bitmask, row_logprobs, row_stats
 
 BEST = {"block_p": 1, "p2": 2, "top": TOP}  # best tokens of a row that a statistic is made of
 
@@ -46,12 +47,33 @@ class Job:
     rows: Ints  # [r] of the logits
     needs: frozenset[str]  # names of step.STATISTICS
     states: Sequence[SamplingState] = ()  # [r], unless the law is plain: see hole_states
-    bitmask: Tensor | None = None  # [r, words] int32, what a constraint allows
+    bitmask: Tensor | None = None  # [1, words] int32: what a constraint allows at one position,
+    masked: int = 0  # whose index this is
 
     @property
     def is_plain(self) -> bool:
         """Whether its rows can be read in place."""
         return self.law.is_plain and self.bitmask is None
+
+    def only(self, kept: slice) -> Job:
+        """Return some of its positions, without the bitmask."""
+        return replace(
+            self,
+            positions=self.positions[kept],
+            rows=self.rows[kept],
+            states=self.states[kept],
+            bitmask=None,
+            masked=0,
+        )
+
+    def pieces(self) -> list[Job]:
+        """Cut the masked row out where the others can be read in place."""
+        if self.bitmask is None or not self.law.is_plain:
+            return [self]
+        at = self.masked
+        cut = [self.only(slice(at)), self.only(slice(at, at + 1)), self.only(slice(at + 1, None))]
+        cut[1] = replace(cut[1], bitmask=self.bitmask)
+        return [piece for piece in cut if len(piece.rows)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +153,17 @@ def draw(logits: Tensor, jobs: Sequence[Job], *, naive: bool) -> list[Drawn]:
         jobs: what to read.
         naive: use the oracles of the kernels.
     """
+    pieces = [job.pieces() for job in jobs]
+    if any(len(cut) > 1 for cut in pieces):
+        each = iter(draw(logits, [piece for cut in pieces for piece in cut], naive=naive))
+        return [_joined([next(each) for _ in cut]) for cut in pieces]
     made: dict[int, Drawn] = {}
     for members in _alike(jobs):
         group = [jobs[i] for i in members]
         if group[0].is_plain:
             drawn = _draw_plain(logits, group, naive)
+        elif group[0].law.is_plain:
+            drawn = _draw_masked(logits, group, naive)
         else:
             drawn = _draw_edited(logits, group, naive)
         made |= dict(zip(members, _split(drawn, group), strict=True))
@@ -160,6 +188,24 @@ def with_additions(
     return scores, again
 
 
+def redraws(logits: Tensor, job: Job, *, naive: bool) -> PricedRedraw:
+    """Return what draws again at a position of the job; see PricedRedraw."""
+
+    def redraw(
+        position: int, bitmask: Tensor, banned: Collection[int], is_exact: bool
+    ) -> tuple[int, float]:
+        at = int(np.searchsorted(job.positions, position))
+        one = replace(job.only(slice(at, at + 1)), needs=frozenset(), bitmask=bitmask)
+        words = bitmask.numpy().view(np.uint32)[0]
+        for token in banned:
+            words[token // 32] &= ~np.uint32(1 << token % 32)
+        [drawn] = draw(logits, [one], naive=naive)
+        p = drawn.p if is_exact else chances(logits, one.rows, drawn.tokens, naive=naive)
+        return int(drawn.tokens[0]), float(p[0])
+
+    return redraw
+
+
 def chances(logits: Tensor, rows: Ints, tokens: Ints, *, naive: bool) -> Floats:
     """Return the probability that the model's own law gives to one token of each row."""
     index = torch.from_numpy(rows).to(logits.device)
@@ -171,7 +217,7 @@ def _alike(jobs: Sequence[Job]) -> list[list[int]]:
     """Group jobs whose rows can be computed together."""
     groups: dict[tuple[bool, bool, frozenset[str]], list[int]] = {}
     for i, job in enumerate(jobs):
-        key = (job.is_plain, job.bitmask is not None, job.needs - {"shadow"})
+        key = (job.law.is_plain, job.bitmask is not None, job.needs - {"shadow"})
         groups.setdefault(key, []).append(i)
     return list(groups.values())
 
@@ -193,18 +239,36 @@ def _draw_plain(logits: Tensor, jobs: Sequence[Job], naive: bool) -> Drawn:
     return _statistics(logits, rows, tokens, jobs, naive)
 
 
+def _draw_masked(logits: Tensor, jobs: Sequence[Job], naive: bool) -> Drawn:
+    """Draw single rows from copies that hold what is legal alone."""
+    scores = logits[torch.from_numpy(np.concatenate([job.rows for job in jobs])).to(logits.device)]
+    bitmask = torch.cat([job.bitmask for job in jobs if job.bitmask is not None])
+    apply_bitmask(scores, bitmask.to(logits.device), naive=naive)
+    copies = [replace(job, rows=np.array([i])) for i, job in enumerate(jobs)]
+    return _draw_plain(scores, copies, naive)
+
+
 def _draw_edited(logits: Tensor, jobs: Sequence[Job], naive: bool) -> Drawn:
     """Draw from edited copies; the statistics are those of the copies, at temperature 1."""
     sampler = OrdinarySampler(naive=naive)
     rows = np.concatenate([job.rows for job in jobs])
     scores = logits[torch.from_numpy(rows).to(logits.device)]
     states = [state for job in jobs for state in job.states]
-    masks = [job.bitmask for job in jobs if job.bitmask is not None]
-    bitmask = torch.cat(masks) if masks else None
+    bitmask = torch.cat([_bitmask(job) for job in jobs]) if jobs[0].bitmask is not None else None
     tokens = sampler.sample(scores, states, bitmask).token_ids
     cold = sampler.scores(scores, [_cold(state) for state in states], bitmask)
+    dead = ~cold.isfinite().any(dim=1)  # rows whose bans the sampler had to drop
+    cold[dead] = scores[dead]
     index = torch.arange(len(rows), device=logits.device)
     return _statistics(cold, index, torch.tensor(tokens, device=logits.device), jobs, naive)
+
+
+def _bitmask(job: Job) -> Tensor:
+    """Return [r, words]: the job's bitmask at its row, all ones elsewhere."""
+    assert job.bitmask is not None
+    bitmask = torch.full((len(job.rows), job.bitmask.shape[1]), -1, dtype=torch.int32)
+    bitmask[job.masked] = job.bitmask[0]
+    return bitmask
 
 
 def _cold(state: SamplingState) -> SamplingState:
@@ -245,6 +309,29 @@ def _runner_up(best_ids: Ints, best: Floats, chosen: Ints) -> Floats:
 
 def _floats(values: Tensor) -> Floats:
     return values.double().cpu().numpy()
+
+
+def _joined(parts: Sequence[Drawn]) -> Drawn:
+    """Put the pieces of a job together."""
+    if len(parts) == 1:
+        return parts[0]
+    tops = [part.top for part in parts if part.top is not None]
+    return Drawn(
+        positions=np.concatenate([part.positions for part in parts]),
+        tokens=np.concatenate([part.tokens for part in parts]),
+        p=np.concatenate([part.p for part in parts]),
+        best_p=_concatenated([part.best_p for part in parts]),
+        p2=_concatenated([part.p2 for part in parts]),
+        entropy=_concatenated([part.entropy for part in parts]),
+        top=(np.concatenate([ids for ids, _ in tops]), np.concatenate([p for _, p in tops]))
+        if tops
+        else None,
+    )
+
+
+def _concatenated(parts: Sequence[Floats | None]) -> Floats | None:
+    found = [part for part in parts if part is not None]
+    return np.concatenate(found) if found else None
 
 
 def _split(drawn: Drawn, jobs: Sequence[Job]) -> list[Drawn]:

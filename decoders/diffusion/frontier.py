@@ -15,15 +15,18 @@ completion is not searched for; the walk itself is one, and where it ends nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from plait.decoders.diffusion.canvas import Canvas
+from plait.decoders.diffusion.step import Bools, StepView
 from plait.decoders.protocol import Constraint
 
 HOLE = -1
+UNSURE = 1e3  # nats; the entropy of what may not be settled, above that of any vocabulary
 MAX_REDRAWS = 8  # at the frontier; then the shortest end known is followed
 MAX_DETOURS = 4  # redraws beyond it, in one walk
 
@@ -43,6 +46,20 @@ class Span:
     first: int  # tokens of the answer before it
     tokens: Sequence[int]  # HOLE where one is open
     limit: int  # tokens that the whole answer may have; the span doesn't reach beyond
+
+
+# As Redraw, for the hole at a position; with the token's probability: under the bitmask if the last
+# argument is true, else by the model's own law.
+PricedRedraw = Callable[[int, Tensor, Collection[int], bool], tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What a constraint allows of one step."""
+
+    view: StepView  # with the witness's tokens; what is not admitted has no probability
+    admitted: Bools  # [h] the hole may be settled
+    must: Bools  # [h] it has to be
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +123,10 @@ class Frontier:
         is_complete = self._constraint.is_accepting()
         return Standing(tokens, frontier, forced, reopened, self._is_over, is_complete)
 
-    def fill_bitmask(self, span: Span, bitmask: Tensor, row: int) -> None:
-        """Write what may stand at the span's left-most hole to bitmask[row]."""
+    def bitmask(self, span: Span) -> Tensor:
+        """Return [1, words] int32: what may stand at the span's left-most hole."""
         self._follow(span, span.tokens)
-        self._constraint.fill_bitmask(bitmask, row)
+        return self._bitmask()
 
     def has_room(self, span: Span, limit: int) -> bool:
         """Tell whether the answer can end within a limit that is lower than the span's."""
@@ -241,3 +258,78 @@ def _reopen(tokens: list[int], start: int) -> list[int]:
     for i in found:
         tokens[i] = HOLE
     return found
+
+
+class Guard:
+    """What the host asks of a frontier, in terms of canvases. Positions are absolute."""
+
+    def __init__(
+        self, constraint: Constraint, ends: frozenset[int], vocab_size: int, first: int
+    ) -> None:
+        self._frontier = Frontier(constraint, ends, vocab_size)
+        self._ends = sorted(ends)
+        self._first = first  # of the answer
+
+    def close(self, canvas: Canvas, stop: int, number: int) -> None:
+        """Fill what is forced before stop and reopen what is illegal, in place.
+
+        Afterwards canvas.over says where the answer ends, if the constraint says so already.
+        """
+        start, span = self._span(canvas, stop)
+        standing = self._frontier.stand(span)
+        canvas.reopen(start + i for i in standing.reopened)
+        if standing.forced:
+            at = np.array(standing.forced, np.int64)
+            tokens = np.array(standing.tokens, np.int64)[at]
+            canvas.settle(at + start, tokens, np.zeros(len(at), np.bool_), number)
+            canvas.forced[at + start - canvas.start] = True
+        canvas.over = start + standing.frontier if standing.is_over else None
+
+    def is_complete(self, canvas: Canvas, stop: int) -> bool:
+        """Tell whether what is settled from the left is a whole answer."""
+        return self._frontier.stand(self._span(canvas, stop)[1]).is_complete
+
+    def has_room(self, canvas: Canvas, limit: int) -> bool:
+        """Tell whether the answer can end before an earlier position than the canvas's limit."""
+        return self._frontier.has_room(self._span(canvas, canvas.stop)[1], limit - self._first)
+
+    def bitmask(self, canvas: Canvas, stop: int) -> tuple[int, Tensor]:
+        """Return the left-most hole, and [1, words] int32 what may stand there."""
+        start, span = self._span(canvas, stop)
+        return start + list(span.tokens).index(HOLE), self._frontier.bitmask(span)
+
+    def judge(self, canvas: Canvas, view: StepView, redraw: PricedRedraw) -> Ruling:
+        """Return what may be settled of a step's draws."""
+        start, span = self._span(canvas, view.stop)
+        holes = (view.holes - start).tolist()
+        drawn = [HOLE] * len(span.tokens)
+        for i, token in zip(holes, view.tokens.tolist(), strict=True):
+            drawn[i] = token
+        prices: dict[int, float] = {}
+
+        def again(i: int, bitmask: Tensor, banned: Collection[int]) -> int:
+            token, prices[i] = redraw(start + i, bitmask, banned, i == holes[0])
+            return token
+
+        walk = self._frontier.walk(span, drawn, again)
+        tokens = np.array([walk.tokens[i] for i in holes], np.int64)
+        admitted = np.array([walk.admitted[i] for i in holes])
+        p = np.array([prices.get(i, own) for i, own in zip(holes, view.p, strict=True)])
+        ruled = replace(
+            view,
+            tokens=tokens,
+            p=np.where(admitted, p, 0.0),
+            is_end=np.isin(tokens, self._ends),
+            p2=None if view.p2 is None else np.where(admitted, view.p2, 0.0),
+            entropy=None if view.entropy is None else np.where(admitted, view.entropy, UNSURE),
+        )
+        return Ruling(ruled, admitted, np.array([walk.must[i] for i in holes]))
+
+    def _span(self, canvas: Canvas, stop: int) -> tuple[int, Span]:
+        """Return the open part of the answer in the block, up to an end that is settled in it."""
+        start, stop = max(canvas.begin, self._first), min(stop, canvas.limit)
+        ends = np.flatnonzero(canvas.is_end[start - canvas.start : stop - canvas.start])
+        if len(ends):
+            stop = start + int(ends[0]) + 1
+        tokens = canvas.seen(start, stop).tolist()
+        return start, Span(start - self._first, tokens, canvas.limit - self._first)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import pytest
-import torch
 from torch import Tensor
 
 from plait.decoders.constrained.compile import compile_constraint
@@ -80,10 +79,8 @@ class Host:
         name = f"{span.first} {list(span.tokens)}"
         anything = range(self.vocab)
         drawn = [self.draw(f"{name} {i}", anything) for i in range(len(span.tokens))]
-        bitmask = torch.full((2, -(-self.vocab // 32)), -1, dtype=torch.int32)
-        frontier.fill_bitmask(span, bitmask, 1)
         hole = list(span.tokens).index(HOLE)
-        drawn[hole] = self.draw(f"{name} {hole}", bits(bitmask[1:]))
+        drawn[hole] = self.draw(f"{name} {hole}", bits(frontier.bitmask(span)))
         walk = frontier.walk(span, drawn, self.redraw)
         assert all(token in (HOLE, new) for token, new in zip(span.tokens, walk.tokens, strict=True)
                    if token != HOLE)  # fmt: skip
