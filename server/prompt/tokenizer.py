@@ -83,6 +83,18 @@ class Tokenizer:
         wants_prefix = not special if prefix is None else prefix
         return [*self._prefix, *ids] if wants_prefix else ids
 
+    def encode_inside(self, text: str) -> list[int]:
+        """Return the token ids of plain text within a longer one: no prefix, no space of its own.
+
+        Raises:
+            BadRequest: the text holds half of a surrogate pair.
+        """
+        before = self.encode("\n", prefix=False)
+        ids = self.encode(f"\n{text}", prefix=False)
+        if ids[: len(before)] == before:
+            return ids[len(before) :]
+        return self.encode(text, prefix=False)
+
     def decode(self, token_ids: Sequence[int], *, special: bool = False) -> str:
         """Return the text of token ids; with `special`, special tokens are written out.
 
@@ -120,22 +132,13 @@ class Tokenizer:
             [tokenizers.AddedToken(quoted, normalized=False) for quoted in quotes.values()]
         )
         unquoted = {
-            cast(int, self._parsing.token_to_id(quoted)): self._encode_inside(text)
+            cast(int, self._parsing.token_to_id(quoted)): self.encode_inside(text)
             for text, quoted in quotes.items()
         }
         for ids in unquoted.values():
             if not self.special_token_ids.isdisjoint(ids):
                 raise BadModel(f"plain text can yield a special token: {self.decode(ids)!r}")
         return quotes, unquoted
-
-    def _encode_inside(self, text: str) -> list[int]:
-        """Encode plain text as it is inside of a longer one, without a space of its own."""
-        before = self._plain.encode("\n", add_special_tokens=False).ids
-        ids: list[int] = self._plain.encode(f"\n{text}", add_special_tokens=False).ids
-        if ids[: len(before)] == before:
-            return ids[len(before) :]
-        whole: list[int] = self._plain.encode(text, add_special_tokens=False).ids
-        return whole
 
     def _unquote(self, ids: list[int]) -> list[int]:
         if self._unquoted.keys().isdisjoint(ids):

@@ -15,9 +15,11 @@ from plait.server.api.answers.wire import (
     Usage,
 )
 from plait.server.api.jobs.job import Job
+from plait.server.api.jobs.prompts import Prompt
 from plait.server.api.ports import PoolLike
 from plait.server.errors import DeadlineExceeded, Internal, ServerError, Unavailable
 from plait.server.pool.messages import Delta, FinishReason, Started, TokenLogprob
+from plait.server.prompt.infill import InfillStream
 from plait.server.prompt.stream import Piece, TextStream
 
 Event = Started | Delta
@@ -36,7 +38,7 @@ class Part:
 
 @dataclass(slots=True)
 class _Choice:
-    stream: TextStream
+    stream: TextStream | InfillStream
     is_done: bool = False
 
 
@@ -64,12 +66,13 @@ class Outputs:
         self._job = job
         self._ended_by_token = 0
         self._progress = [
-            _Progress([_Choice(self._text_stream()) for _ in range(job.n)]) for _ in job.prompts
+            _Progress([_Choice(self._stream_of(prompt)) for _ in range(job.n)])
+            for prompt in job.prompts
         ]
 
     def usage(self) -> Usage:
         """Return what was read and written so far."""
-        prompt = sum(len(prompt.token_ids) for prompt in self._job.prompts)
+        prompt = sum(prompt.num_given for prompt in self._job.prompts)
         streams = [choice.stream for each in self._progress for choice in each.choices]
         completion = sum(stream.num_tokens for stream in streams) + self._ended_by_token
         cached = sum(each.cached_tokens for each in self._progress)
@@ -109,8 +112,10 @@ class Outputs:
                     return
         raise Internal("The answer ended early.")
 
-    def _text_stream(self) -> TextStream:
+    def _stream_of(self, prompt: Prompt) -> TextStream | InfillStream:
         job = self._job
+        if prompt.template is not None:
+            return InfillStream(job.tokenizer.token_bytes, prompt.template)
         return TextStream(job.tokenizer.token_bytes, job.stop, include_stop=job.include_stop)
 
     def _take(self, prompt: int, event: Event) -> Iterator[Part]:

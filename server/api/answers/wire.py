@@ -11,6 +11,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from plait.decoders.diffusion.spec import DiffusionSpec
+
 Finish = Literal["stop", "length"]
 
 
@@ -138,6 +140,7 @@ class Model(Struct, frozen=True):
     max_model_len: int | None  # null until its worker has loaded it
     object: Literal["model"] = "model"
     owned_by: str = "plait"
+    diffusion: DiffusionSpec | UnsetType = UNSET  # of a diffusion model
 
 
 class ModelList(Struct, frozen=True):

@@ -2,28 +2,103 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, get_args
 
-from plait.decoders.registry import Kind, MethodError, check_needs, choose
+from plait.decoders.diffusion.chain import check
+from plait.decoders.registry import (
+    DEFAULTS,
+    Choice,
+    Kind,
+    MethodError,
+    check_needs,
+    choose,
+    compose,
+)
 from plait.server.api.schemas.common import GenerationRequest
+from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest
 from plait.server.pool.messages import ModelInfo
 
+FIELDS = {"suffix_token_ids": "suffix", "holes": "infill"}  # keys for decoders -> request fields
 
-def decoding_options(request: GenerationRequest, info: ModelInfo) -> dict[str, Any]:
+
+@dataclass(frozen=True, slots=True)
+class DecodingPlan:
+    """What the worker is told of decoding."""
+
+    options: dict[str, Any]
+    block_size: int  # the text takes whole blocks of so many positions
+
+
+def plan_decoding(
+    request: GenerationRequest, info: ModelInfo, infill: Mapping[str, Any]
+) -> DecodingPlan:
     """Return what the request says of decoding, for the worker.
 
+    Args:
+        request: The request.
+        info: What its model's worker can do.
+        infill: What a prompt says of its holes or its suffix (Prompt.infill).
     Raises:
-        BadRequest: a method or option that isn't there, or that this model's worker can't run.
+        BadRequest: a method or option that isn't there, that this model's worker can't run, or
+            that can't be composed with the others.
     """
-    if request.decoding is None:
-        return {}
-    options = request.decoding.model_dump(exclude_none=True)
+    options = {} if request.decoding is None else request.decoding.model_dump(exclude_none=True)
     try:
         for kind in get_args(Kind):
-            choice = choose(options, kind)
-            if choice is not None:
-                check_needs(choice, info.capabilities)
+            for choice in _choices(options, kind):
+                _check_choice(choice, info)
+        return DecodingPlan(options, _block_size({**options, **infill}, info))
     except MethodError as error:
-        raise BadRequest(str(error), param=error.param, code="unsupported_parameter") from None
-    return options
+        param = FIELDS.get(error.param.removeprefix("decoding."), error.param)
+        raise BadRequest(str(error), param=param, code="unsupported_parameter") from None
+
+
+def check_served(request: GenerationRequest, info: ModelInfo) -> None:
+    """Raise BadRequest for a field of /v1/completions that this model's worker can't honour."""
+    if not isinstance(request, CompletionRequest):
+        return
+    for name in ("suffix", "infill"):
+        if getattr(request, name) and info.diffusion is None:
+            raise _unsupported("the model has no fill-in-the-middle tokens", name)
+    scores = request.echo and request.logprobs is not None
+    if scores and "prompt_logprobs" not in info.capabilities:
+        raise _unsupported("the model gives no logprobs of a prompt", "logprobs")
+
+
+def _choices(options: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:
+    if kind == "unmasker":
+        return compose(options, kind)
+    choice = choose(options, kind)
+    return () if choice is None else (choice,)
+
+
+def _check_choice(choice: Choice, info: ModelInfo) -> None:
+    method = choice.method
+    check_needs(choice, info.capabilities)
+    is_own = method.kind == "unmasker" or method.name == DEFAULTS.get(method.kind)
+    if info.diffusion is not None and not is_own:
+        raise MethodError(
+            f"{method.name} is a {method.kind} of models that write one token after the other; "
+            "this is a diffusion model.",
+            f"decoding.{method.kind}",
+        )
+
+
+def _block_size(options: Mapping[str, Any], info: ModelInfo) -> int:
+    if info.diffusion is not None:
+        recipe = check(options, info.diffusion)
+        return recipe.block_size if recipe.attention == "block" else 1
+    if "canvas" in options:
+        raise MethodError(
+            "This model writes one token after the other, without a canvas.", "decoding.canvas"
+        )
+    return 1
+
+
+def _unsupported(why: str, param: str) -> BadRequest:
+    return BadRequest(
+        f"{param}: This is not supported: {why}", param=param, code="unsupported_parameter"
+    )

@@ -12,22 +12,22 @@ from typing import Any
 
 import msgspec
 
+from plait.server.api.jobs.budget import Room, budget_of
 from plait.server.api.jobs.constraints import compile_constraint
-from plait.server.api.jobs.decoding import decoding_options
+from plait.server.api.jobs.decoding import check_served, plan_decoding
 from plait.server.api.jobs.limits import check_request
+from plait.server.api.jobs.prompts import Prompt, completion_prompts
 from plait.server.api.jobs.sampling import check_ids, sampling_params
 from plait.server.api.ports import PoolLike, ServedModelLike
 from plait.server.api.schemas.chat import AssistantMessage, ChatRequest, Message
 from plait.server.api.schemas.common import GenerationRequest
 from plait.server.api.schemas.completions import CompletionRequest
-from plait.server.errors import BadRequest, ContextTooLong, NotFound, Unavailable
+from plait.server.errors import BadRequest, NotFound, Unavailable
 from plait.server.pool.messages import GenerateRequest, ModelInfo
 from plait.server.prompt.stop import StopStrings
 from plait.server.prompt.template import chat_prompt, normalize
 from plait.server.prompt.tokenizer import Tokenizer
 from plait.server.settings import LimitSettings
-
-COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,6 @@ class Caller:
 
     tenant: str  # a name of the API key, "" where no keys are set
     arrived: float  # time.monotonic()
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A prompt as tokens, and as the text that `echo` repeats."""
-
-    token_ids: list[int]
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +96,9 @@ async def plan_completion(
         BadRequest, NotFound, Unavailable: what the request asks for can't be had.
     """
     check_request(request, limits)
-    tokenizer = find_model(pool, request.model).tokenizer
-    prompts = await asyncio.to_thread(
-        lambda: [_completion_prompt(prompt, tokenizer) for prompt in request.prompts]
-    )
+    served = find_model(pool, request.model)
+    context = loaded_info(served).max_model_len
+    prompts = await asyncio.to_thread(completion_prompts, request, served.tokenizer, context)
     return await _plan(
         pool, limits, request, caller, prompts=prompts, max_tokens=request.max_tokens
     )
@@ -173,21 +164,23 @@ async def _plan(
     served = find_model(pool, request.model)
     info = loaded_info(served)
     check_ids(request.stop_token_ids or [], info.vocab_size, param="stop_token_ids")
-    budgets = [_budget(request, prompt, info, max_tokens) for prompt in prompts]
+    check_served(request, info)
+    decoding = plan_decoding(request, info, prompts[0].infill)
+    room = Room(info, decoding.block_size)
+    budgets = [budget_of(request, prompt, room, max_tokens) for prompt in prompts]
     common = GenerateRequest(
         request_id=f"{_prefix(request)}-{uuid.uuid4().hex}",
         prompt_token_ids=[],
         sampling=sampling_params(request, served.tokenizer, limits),
         max_tokens=0,
         n=request.n or 1,
-        stop_token_ids=_stop_ids(request, served.tokenizer),
+        stop_token_ids=_stop_ids(request, served.tokenizer, info),
         constraint=await compile_constraint(pool, request, budget=min(budgets)),
         prompt_logprobs=_num_prompt_logprobs(request),
         priority=request.priority or 0,
         cache_salt=_cache_salt(caller.tenant, request.cache_salt or ""),
         affinity=(isinstance(request, ChatRequest) and request.prompt_cache_key) or "",
         deadline=_deadline(request, caller),
-        decoding=decoding_options(request, info),
         arrived=caller.arrived,
     )
     return Job(
@@ -203,6 +196,7 @@ async def _plan(
                 request_id=f"{common.request_id}-{i}",
                 prompt_token_ids=prompt.token_ids,
                 max_tokens=budget,
+                decoding=decoding.options | prompt.infill,
             )
             for i, (prompt, budget) in enumerate(zip(prompts, budgets, strict=True))
         ],
@@ -226,42 +220,9 @@ def _message_text(message: Message) -> str:
     return normalize([_template_message(message)])[0]["content"]
 
 
-def _completion_prompt(prompt: str | list[int], tokenizer: Tokenizer) -> Prompt:
-    if isinstance(prompt, str):
-        return Prompt(tokenizer.encode(prompt), prompt)
-    check_ids(prompt, tokenizer.vocab_size, param="prompt")
-    return Prompt(prompt, tokenizer.decode(prompt))
-
-
-def _budget(
-    request: GenerationRequest, prompt: Prompt, info: ModelInfo, max_tokens: int | None
-) -> int:
-    """Return how many tokens the answers to a prompt may have."""
-    is_chat = isinstance(request, ChatRequest)
-    param = "messages" if is_chat else "prompt"
-    length = len(prompt.token_ids)
-    if not length:
-        raise BadRequest("The prompt has no tokens; give at least one.", param=param)
-    context = min(info.max_model_len, (info.num_blocks - 1) * info.block_size)
-    left = context - length
-    if left < (1 if max_tokens is None else max_tokens):
-        asked = "" if max_tokens is None else f" and {max_tokens} were asked for"
-        raise ContextTooLong(
-            f"This model's context has {context} tokens; the prompt has {length}{asked}.",
-            param=param,
-        )
-    budget = max_tokens
-    if budget is None:
-        budget = left if is_chat else min(left, COMPLETION_MAX_TOKENS)
-    if (request.min_tokens or 0) > budget:
-        raise BadRequest(
-            f"min_tokens is {request.min_tokens}, but max_tokens is {budget}.", param="min_tokens"
-        )
-    return budget
-
-
-def _stop_ids(request: GenerationRequest, tokenizer: Tokenizer) -> list[int]:
-    eos = frozenset() if request.ignore_eos else tokenizer.eos_token_ids
+def _stop_ids(request: GenerationRequest, tokenizer: Tokenizer, info: ModelInfo) -> list[int]:
+    own = info.diffusion.eos_ids if info.diffusion is not None else ()
+    eos = () if request.ignore_eos else (*tokenizer.eos_token_ids, *own)
     return sorted({*eos, *(request.stop_token_ids or ())})
 
 

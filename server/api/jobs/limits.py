@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from plait.server.api.schemas.chat import AssistantMessage, ChatRequest
 from plait.server.api.schemas.common import GenerationRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest
 from plait.server.settings import LimitSettings
+
+# An answer between two texts has the length it has: no token of its own ends it.
+NOT_WITH_SUFFIX = ("stop_token_ids", "structured_outputs")
+NOT_WITH_INFILL = ("suffix", "echo", "stop", "min_tokens", "max_tokens")
 
 
 def check_request(request: GenerationRequest, limits: LimitSettings) -> None:
@@ -89,3 +95,14 @@ def _check_completion(request: CompletionRequest, limits: LimitSettings) -> None
         )
     if request.max_tokens == 0 and not request.echo:
         raise BadRequest("max_tokens=0 needs echo=true.", param="max_tokens")
+    if request.suffix:
+        _check_apart(request, "suffix", NOT_WITH_SUFFIX)
+    if request.infill is not None:
+        _check_apart(request, "infill", (*NOT_WITH_SUFFIX, *NOT_WITH_INFILL))
+
+
+def _check_apart(request: CompletionRequest, name: str, others: Sequence[str]) -> None:
+    """Refuse fields that mean nothing between two texts."""
+    for other in others:
+        if getattr(request, other):
+            raise BadRequest(f"{name} and {other} exclude each other.", param=name)

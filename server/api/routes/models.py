@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
+from msgspec import UNSET
 
 from plait.server.api.answers import wire
 from plait.server.api.jobs.job import find_model
@@ -16,19 +17,24 @@ router = APIRouter(tags=["models"])
 @router.get("/v1/models", response_model=None, responses=answers(wire.ModelList))
 async def list_models(request: Request) -> Response:
     """List the served models."""
-    return _json(wire.ModelList([_model(served) for served in pool_of(request).models()]))
+    return _json(wire.ModelList([model_of(served) for served in pool_of(request).models()]))
 
 
 # A path, because names of Hugging Face models hold a slash.
 @router.get("/v1/models/{model_id:path}", response_model=None, responses=answers(wire.Model))
 async def retrieve_model(model_id: str, request: Request) -> Response:
     """Return one served model."""
-    return _json(_model(find_model(pool_of(request), model_id)))
+    return _json(model_of(find_model(pool_of(request), model_id)))
 
 
-def _model(served: ServedModelLike) -> wire.Model:
-    length = None if served.info is None else served.info.max_model_len
-    return wire.Model(served.name, served.created, length)
+def model_of(served: ServedModelLike) -> wire.Model:
+    """Return how a served model is listed."""
+    info = served.info
+    if info is None:
+        return wire.Model(served.name, served.created, None)
+    return wire.Model(
+        served.name, served.created, info.max_model_len, diffusion=info.diffusion or UNSET
+    )
 
 
 def _json(value: wire.Model | wire.ModelList) -> Response:

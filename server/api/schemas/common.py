@@ -9,7 +9,7 @@ checked in api/jobs/limits.py, ids against the vocabulary in api/jobs/sampling.p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -91,6 +91,19 @@ class StructuredOutputs(Strict):
 
 
 Method = str | dict[str, Any]  # an id, or an object with the id as `name` and the options
+Methods = Annotated[Items[Method], Field(min_length=1, max_length=16)]
+
+
+class Canvas(Strict):
+    """How a diffusion model sees its holes; its own way where nothing is said."""
+
+    attention: Literal["block", "full"] | None = Field(
+        None,
+        description="Whether a hole sees its block and what is before it, or all of the text.",
+    )
+    block_size: int | None = Field(
+        None, ge=1, lt=2**31, description="Tokens that are settled before the next ones begin."
+    )
 
 
 class Decoding(Strict):
@@ -98,7 +111,10 @@ class Decoding(Strict):
 
     sampler: Method | None = None
     drafter: Method | None = None
-    unmasker: Method | None = None
+    unmasker: Method | Methods | None = Field(
+        None, description="One method, or one for each part of a step."
+    )
+    canvas: Canvas | None = None
     search: Method | None = None
     trace: bool | None = Field(None, description="Add an object `decoding` to the answer.")
 

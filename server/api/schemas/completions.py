@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
-from plait.server.api.schemas.common import GenerationRequest, Items, TokenId, Unsupported
+from plait.server.api.schemas.common import GenerationRequest, Items, Strict, TokenId
 
 TokenIds = Annotated[Items[TokenId], Field(min_length=1)]
 Texts = Annotated[Items[str], Field(min_length=1)]
 TokenIdLists = Annotated[Items[TokenIds], Field(min_length=1)]
+HoleLength = Annotated[int, Field(ge=1, lt=2**31)]
+
+
+class Infill(Strict):
+    """The prompt is a template whose holes are filled. Only for diffusion models, as `suffix`."""
+
+    hole: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(
+        description="What marks a hole in the prompt, such as <hole>."
+    )
+    lengths: Annotated[Items[HoleLength], Field(min_length=1, max_length=1024)] = Field(
+        description="Tokens of each hole, from left to right."
+    )
 
 
 class CompletionRequest(GenerationRequest):
@@ -20,7 +32,11 @@ class CompletionRequest(GenerationRequest):
     echo: bool | None = Field(None, description="Begin each answer with its prompt.")
     logprobs: int | None = Field(None, ge=0, lt=2**31, description="Alternatives per token.")
     best_of: int | None = Field(None, ge=1, lt=2**31, description="Must equal n.")
-    suffix: Annotated[Any, Unsupported("the model has no fill-in-the-middle tokens")] = None
+    suffix: str | None = Field(
+        None,
+        description="Text behind the answer. Only for diffusion models, with full attention.",
+    )
+    infill: Infill | None = None
 
     @property
     def prompts(self) -> list[str | list[int]]:

@@ -1,0 +1,96 @@
+"""Prompts as tokens: plain ones, those with a text behind the answer, templates with holes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from plait.server.api.jobs.sampling import check_ids
+from plait.server.api.schemas.completions import CompletionRequest, Infill
+from plait.server.errors import BadRequest, ContextTooLong
+from plait.server.prompt.infill import Template
+from plait.server.prompt.tokenizer import Tokenizer
+
+FILLER = 0  # stands at the positions of holes, where no token is read
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt as tokens, and as the text that `echo` repeats."""
+
+    token_ids: list[int]
+    text: str
+    suffix: tuple[int, ...] = ()  # token ids behind the answer
+    template: Template | None = None  # whose holes lie among the token ids
+    holes: tuple[tuple[int, int], ...] = ()  # [start, stop) of each
+
+    @property
+    def num_holes(self) -> int:
+        """Tokens of the holes."""
+        return sum(stop - start for start, stop in self.holes)
+
+    @property
+    def num_given(self) -> int:
+        """Tokens that are read and not answered."""
+        return len(self.token_ids) - self.num_holes + len(self.suffix)
+
+    @property
+    def infill(self) -> dict[str, Any]:
+        """What a decoder is told of it beside the tokens (keys of the `decoding` object)."""
+        if self.holes:
+            return {"holes": [list(hole) for hole in self.holes]}
+        return {"suffix_token_ids": list(self.suffix)} if self.suffix else {}
+
+
+def completion_prompts(
+    request: CompletionRequest, tokenizer: Tokenizer, context: int
+) -> list[Prompt]:
+    """Return the prompts of a completions request.
+
+    Args:
+        request: The request.
+        tokenizer: Its model's.
+        context: Most tokens of a text; holes that are longer are refused before they are made.
+    Raises:
+        BadRequest: a token id outside of the vocabulary, or a template whose holes don't match.
+    """
+    if request.infill is not None and sum(request.infill.lengths) > context:
+        raise ContextTooLong(
+            f"This model's context has {context} tokens, fewer than the holes.",
+            param="infill.lengths",
+        )
+    suffix = tuple(tokenizer.encode_inside(request.suffix)) if request.suffix else ()
+    return [_prompt(prompt, request.infill, suffix, tokenizer) for prompt in request.prompts]
+
+
+def _prompt(
+    prompt: str | list[int], infill: Infill | None, suffix: tuple[int, ...], tokenizer: Tokenizer
+) -> Prompt:
+    if isinstance(prompt, str):
+        if infill is not None:
+            return _template_prompt(prompt, infill, tokenizer)
+        return Prompt(tokenizer.encode(prompt), prompt, suffix)
+    if infill is not None:
+        raise BadRequest("infill needs a prompt that is text.", param="prompt")
+    check_ids(prompt, tokenizer.vocab_size, param="prompt")
+    return Prompt(prompt, tokenizer.decode(prompt), suffix)
+
+
+def _template_prompt(text: str, infill: Infill, tokenizer: Tokenizer) -> Prompt:
+    """Encode what stands between the holes, each piece by itself."""
+    texts = text.split(infill.hole)
+    if len(texts) != len(infill.lengths) + 1:
+        raise BadRequest(
+            f"The prompt has {len(texts) - 1} holes {infill.hole!r}, but infill.lengths has "
+            f"{len(infill.lengths)} entries.",
+            param="infill.lengths",
+        )
+    ids = tokenizer.encode(texts[0])
+    starts = []
+    for length, piece in zip(infill.lengths, texts[1:], strict=True):
+        starts.append(len(ids))
+        ids += [FILLER] * length + tokenizer.encode_inside(piece)
+    holes = tuple(
+        (start, start + length) for start, length in zip(starts, infill.lengths, strict=True)
+    )
+    return Prompt(ids, text, template=Template(tuple(texts), tuple(infill.lengths)), holes=holes)
