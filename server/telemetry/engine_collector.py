@@ -18,6 +18,21 @@ VLLM_COUNTERS = {
     "prompt_tokens": "Prompt tokens computed.",
     "generation_tokens": "Tokens generated.",
 }
+# Of diffusion models only: vLLM's name, what the engine calls it, and the help.
+DIFFUSION_COUNTERS = {
+    "diffusion_num_denoising_steps": (
+        "diffusion_forwards",
+        "Forward passes over a sequence's canvas.",
+    ),
+    "diffusion_num_canvas_positions": (
+        "diffusion_canvas_rows",
+        "Canvas rows computed, drafts included.",
+    ),
+    "diffusion_num_committed_tokens": (
+        "diffusion_committed_tokens",
+        "Tokens of canvases that were emitted.",
+    ),
+}
 GRAMMAR_COUNTERS = {
     "compiled": ("plait_grammar_compiles", "Response formats compiled."),
     "cache_hits": ("plait_grammar_cache_hits", "Response formats that were compiled before."),
@@ -85,9 +100,15 @@ def _cache_config(snapshots: Iterable[EngineSnapshot]) -> Metric:
 
 
 def _counters(snapshots: list[EngineSnapshot]) -> Iterator[Metric]:
-    """Yield vLLM's counters always, and as plait_engine_* whatever else the engines count."""
-    own = {name for snapshot in snapshots for name in snapshot.counters} - VLLM_COUNTERS.keys()
+    """Yield vLLM's counters, and as plait_engine_* whatever else the engines count."""
+    counted = {name for snapshot in snapshots for name in snapshot.counters}
     names = {f"vllm:{name}": (name, text) for name, text in VLLM_COUNTERS.items()}
+    names |= {
+        f"vllm:{name}": (own_name, text)
+        for name, (own_name, text) in DIFFUSION_COUNTERS.items()
+        if own_name in counted
+    }
+    own = counted - {name for name, _ in names.values()}
     names |= {f"plait_engine_{name}": (name, "Counted by the engine.") for name in sorted(own)}
     for metric_name, (name, text) in names.items():
         family = CounterMetricFamily(metric_name, text, labels=ENGINE_LABELS)

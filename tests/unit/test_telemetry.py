@@ -86,6 +86,29 @@ def test_counters_without_a_name_at_vllm_are_plaits_own() -> None:
     assert metrics.registry.get_sample_value("plait_engine_forced_closings_total", LABELS) == 2
 
 
+def test_canvases_are_counted_under_the_names_of_vllm() -> None:
+    metrics = Metrics()
+    counted = {
+        "diffusion_forwards": 5.0,
+        "diffusion_canvas_rows": 80.0,
+        "diffusion_committed_tokens": 9.0,
+    }
+    metrics.registry.register(EngineCollector(lambda: [snapshot(**counted)]))
+    for name, want in {
+        "vllm:diffusion_num_denoising_steps_total": 5,
+        "vllm:diffusion_num_canvas_positions_total": 80,
+        "vllm:diffusion_num_committed_tokens_total": 9,
+    }.items():
+        assert metrics.registry.get_sample_value(name, LABELS) == want
+    assert "plait_engine_diffusion" not in metrics.render()[0].decode()
+
+
+def test_without_a_canvas_there_are_no_such_names() -> None:
+    metrics = Metrics()
+    metrics.registry.register(EngineCollector(lambda: [snapshot()]))
+    assert "diffusion" not in metrics.render()[0].decode()
+
+
 def test_two_servers_in_one_process_do_not_share_metrics() -> None:
     one, other = Metrics(), Metrics()
     one.rejected.labels("queue").inc()
