@@ -220,6 +220,7 @@ class ServeOptions(  # one column of help, in this order from the last base to t
         description="A built-in name, a GGUF file or a Hugging Face folder; "
         f"none: {_ENGINE.model}.",
     )
+    model: str = Field("", description="The same as the argument: a model to serve.")
     served_name: str = Field("", description="Name of the one model, instead of its own.")
     config: Path | None = Field(None, description="YAML file with options.")
     engines: CliSuppress[list[ModelEntry]] = Field(
@@ -269,7 +270,8 @@ class ServeOptions(  # one column of help, in this order from the last base to t
 
     def _engines(self, values: Mapping[str, Any]) -> tuple[EngineSettings, ...]:
         common = {name: values[name] for name in EngineOptions.model_fields}
-        plain = self.models or ([] if self.engines else [_ENGINE.model])
+        named = [*self.models, *filter(None, [self.model])]
+        plain = named or ([] if self.engines else [_ENGINE.model])
         entries = [{"model": model} for model in plain]
         entries += [entry.model_dump(exclude_unset=True) for entry in self.engines]
         if self.served_name:

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 import uvloop
 
+from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.server.errors import ServerError
 from plait.server.http_server import HttpServer
 from plait.server.models.catalog import BadModel
@@ -133,7 +134,22 @@ async def _announce(pool: Pool, listener: socket.socket) -> None:
     sys.stdout.write(
         f"plait ready in {seconds:.1f} s: {word} {', '.join(names)} on http://{shown}:{port}\n"
     )
+    for model in pool.models():
+        if model.info is not None and model.info.diffusion is not None:
+            sys.stdout.write(f"{model.name}: {describe(model.info.diffusion)}\n")
     sys.stdout.flush()
+
+
+def describe(spec: DiffusionSpec) -> str:
+    """Return what a diffusion model was trained for, in one line."""
+    sizes = sorted({spec.block_size, *spec.block_sizes})
+    others = f" ({', '.join(map(str, sizes))} on request)" if len(sizes) > 1 else ""
+    full = ", full attention on request" if spec.also_full else ""
+    shift = ", shifted heads" if spec.shift else ""
+    return (
+        f"diffusion, {spec.attention} attention, blocks of {spec.block_size}{others}{full}{shift}, "
+        f"mask token {spec.mask_id}"
+    )
 
 
 def seconds_since_start() -> float:

@@ -123,6 +123,8 @@ def test_the_command_line_beats_the_environment_beats_the_file(
 def test_models_and_what_they_want_different(served: list[Settings], tmp_path: Path) -> None:
     settings = serve(served, "one", "two", "--weights", "int8")
     assert [(e.model, e.weights) for e in settings.engines] == [("one", "int8"), ("two", "int8")]
+    assert [e.model for e in serve(served, "--model", "one").engines] == ["one"]
+    assert [e.model for e in serve(served, "one", "--model", "two").engines] == ["one", "two"]
     file = tmp_path / "plait.yaml"
     file.write_text("weights: bf16\nengines:\n- {model: a, weights: fp32}\n- {model: b}\n")
     settings = serve(served, "--config", str(file), "--max-num-seqs", "3")
