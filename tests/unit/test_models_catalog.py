@@ -36,6 +36,16 @@ def test_a_built_in_is_found_without_importing_its_package(
     assert resolve("carried") == ModelFiles("gguf", package / "weights.gguf", "carried")
 
 
+def test_a_built_in_may_be_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "basket" / "weights" / "base"
+    folder.mkdir(parents=True)
+    (tmp_path / "basket" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    built_in = BuiltIn("basket", "weights/base", "basket-dist")
+    monkeypatch.setattr(catalog, "BUILT_IN", {"woven": built_in})
+    assert resolve("woven") == ModelFiles("hf", folder, "woven")
+
+
 def test_a_missing_built_in_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     built_in = BuiltIn("no_such_package", "weights.gguf", "no-such-dist")
     monkeypatch.setattr(catalog, "BUILT_IN", {"gone": built_in})
