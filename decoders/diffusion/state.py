@@ -53,6 +53,7 @@ class DiffusionState:
     anchor: Tensor | None = None  # [vocab] the logits of the row before the canvas (shift)
     refreshed: Progress | None = None  # before the last pass that computed all positions
     steps: list[int] = field(default_factory=list)  # the pass that settled each emitted token
+    order: list[int] = field(default_factory=list)  # its step; several may share a pass
     num_drafted: int = 0
     num_accepted: int = 0
     fault: str = ""
@@ -197,7 +198,8 @@ def emit(state: DiffusionState) -> Outcome:
             finish, stop_token = "stop", token
             break
         emit.append(token)
-        state.steps.append(state.progress.pass_of[canvas.settled_in[at] - 1])
+        state.order.append(int(canvas.settled_in[at]))
+        state.steps.append(state.progress.pass_of[state.order[-1] - 1])
         logprobs += [canvas.logprobs[position]] if position in canvas.logprobs else []
         state.sampling.append(token)
         if not state.is_infill:
