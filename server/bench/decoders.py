@@ -176,8 +176,8 @@ def make_report(bench: Bench, found: Comparison) -> Report:
         from plait.server.bench.objects import extraction  # noqa: PLC0415, of the extra bench
 
         _say("json")
-        made = extraction(bench.served("base"), chosen, bench.sample, options.streams)
-        report = replace(report, objects=made)
+        made, faults = extraction(bench.served("base"), chosen, bench.sample, options.streams)
+        report = replace(report, objects=made, unconstrained=faults)
     return report
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import jsonschema_rs
@@ -20,9 +21,10 @@ from plait.decoders.constrained.spec import (
 from plait.decoders.constrained.vocabulary import make_vocabulary
 from plait.server.bench.cells import Sample, judged, requests_of, texts
 from plait.server.bench.presets import Setting
-from plait.server.bench.running import Run, Served, answer_all
+from plait.server.bench.running import Refused, Run, Served, answer_all
 from plait.server.bench.statistics import Interval, wilson
 from plait.server.bench.tasks.case import Case
+from plait.server.errors import ServerError
 from plait.server.pool.messages import CompiledConstraint
 
 TASK = "json_extract"
@@ -39,27 +41,27 @@ class Extraction:
     exact: Interval  # share of answers that are the right object
     forwards: float  # per answer
     tokens_per_forward: float
-    tokens_per_second: float
 
 
 def extraction(
     served: Served, settings: Sequence[Setting], sample: Sample, streams: int
-) -> list[Extraction]:
+) -> tuple[list[Extraction], list[str]]:
     """Answer all cases with every setting, without their schemas and with them.
 
-    Raises:
-        Refused, ServerError: a setting can't be constrained.
+    Returns:
+        What was measured, and a sentence for each setting that can't be constrained.
     """
     cases = Sample(sample.seed, CASES, sample.templates).of(TASK)
     constraints = compiled(served, [case.schema or {} for case in cases])
-    warm = requests_of(served, settings[0], cases, constraints)  # loads every grammar
-    answer_all(served, warm, streams)
-    found = []
-    for setting in settings:
-        for given in (None, constraints):
+    found, faults = [], []
+    for setting, given in product(settings, (None, constraints)):
+        try:
             run = answer_all(served, requests_of(served, setting, cases, given), streams)
-            found.append(_extraction(served, setting, cases, run, constrained=given is not None))
-    return found
+        except (Refused, ServerError) as error:
+            faults.append(f"{setting.name}: {error}")
+            continue
+        found.append(_extraction(served, setting, cases, run, constrained=given is not None))
+    return found, faults
 
 
 def compiled(served: Served, schemas: Sequence[Mapping[str, Any]]) -> list[CompiledConstraint]:
@@ -100,5 +102,4 @@ def _extraction(
         exact=wilson(sum(judged(served, cases, run)), len(cases)),
         forwards=run.forwards / len(cases),
         tokens_per_forward=run.tokens / run.forwards,
-        tokens_per_second=run.tokens / run.seconds,
     )

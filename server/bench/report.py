@@ -35,6 +35,7 @@ class Report:
     fast: Sequence[str]
     serving: Sequence[Rate] = field(default_factory=list)
     objects: Sequence[Extraction] = field(default_factory=list)
+    unconstrained: Sequence[str] = field(default_factory=list)  # why a setting took no schema
 
 
 def markdown(report: Report) -> str:
@@ -53,16 +54,18 @@ def markdown(report: Report) -> str:
         parts += ["## Clients at once", serving_table(report.serving)]
     if report.objects:
         parts += ["## JSON extraction", objects_table(report.objects)]
+    if report.unconstrained:
+        parts.append(_not_measured(report.unconstrained))
     return "\n\n".join(parts) + "\n"
 
 
 def _comparison(report: Report) -> list[str]:
     chosen = dict.fromkeys([AUTOREGRESSIVE, ONE_TOKEN, *report.lossless, *report.fast])
-    faults = [f"- {line.name}: {line.fault}" for line in report.lines if line.fault]
+    faults = [f"{line.name}: {line.fault}" for line in report.lines if line.fault]
     return [
         "## Settings",
         comparison_table(report.lines),
-        *(["Not measured:\n\n" + "\n".join(faults)] if faults else []),
+        *([_not_measured(faults)] if faults else []),
         "## Tokens per forward pass at an accuracy that has to be kept",
         f"Learnt are the tasks that `{ONE_TOKEN}` gets right nine times in ten: "
         f"{', '.join(report.learnt) or 'none'}. 0: the accuracy is never reached.",
@@ -74,6 +77,10 @@ def _comparison(report: Report) -> list[str]:
         "## Tasks",
         task_table([line for name in chosen for line in report.lines if line.name == name]),
     ]
+
+
+def _not_measured(faults: Sequence[str]) -> str:
+    return "Not measured:\n\n" + "\n".join(f"- {fault}" for fault in faults)
 
 
 def comparison_table(lines: Sequence[Line]) -> str:
