@@ -198,7 +198,8 @@ async def test_a_bad_template_is_refused(fields: dict[str, Any], param: str) -> 
 @pytest.mark.parametrize("name", ["stop_token_ids", "structured_outputs"])
 async def test_nothing_ends_an_answer_before_its_suffix(name: str) -> None:
     value = {"stop_token_ids": [3], "structured_outputs": {"regex": "a"}}[name]
-    assert (await refusal(suffix="x", **{name: value})).param == "suffix"
+    fields: dict[str, Any] = {"suffix": "x", name: value}
+    assert (await refusal(**fields)).param == "suffix"
 
 
 def test_models_show_what_they_were_trained_for() -> None:
