@@ -116,7 +116,7 @@ def seen_keys(segments: Segments) -> int:
 
 
 def _pairs_within(branches: NDArray[np.int64]) -> int:
-    sizes = np.bincount(branches - branches.min())
+    _, sizes = np.unique(branches, return_counts=True)
     return int((sizes * sizes).sum())
 
 
