@@ -42,8 +42,8 @@ def drafts_of(canvas: Canvas, guess: Guess, count: int) -> list[Canvas]:
 
     A draft without an open hole would tell nothing, so there is none.
     """
-    open_holes = canvas.open_holes(canvas.begin, canvas.end)
-    left = np.flatnonzero(np.isin(guess.positions, open_holes))
+    is_open = canvas.hole[guess.positions - canvas.start] & (guess.positions < canvas.reach)
+    left = np.flatnonzero(is_open)
     made = [canvas]
     for i in left[: max(min(count, len(left) - 1), 0)]:
         draft = made[-1].fork()

@@ -104,8 +104,9 @@ class Canvas:
     @property
     def reach(self) -> int:
         """One past the last position that can still become text."""
-        ends = np.flatnonzero(self.is_end)
-        return min(self.edge, self.start + int(ends[0]) if len(ends) else self.edge)
+        if not self.is_end.any():
+            return self.edge
+        return min(self.edge, self.start + int(self.is_end.argmax()))
 
     @property
     def edge(self) -> int:
@@ -114,8 +115,8 @@ class Canvas:
 
     def first_hole(self, position: int) -> int:
         """Return the first hole from a position on, or stop."""
-        holes = np.flatnonzero(self.hole[position - self.start :])
-        return position + int(holes[0]) if len(holes) else self.stop
+        holes = self.hole[position - self.start :]
+        return position + int(holes.argmax()) if holes.any() else self.stop
 
     def end_at(self, position: int) -> None:
         """Give up everything behind a position."""

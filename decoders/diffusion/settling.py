@@ -13,6 +13,7 @@ import numpy as np
 from plait.decoders.diffusion.canvas import Canvas
 from plait.decoders.diffusion.chain import Chain
 from plait.decoders.diffusion.draws import Drawn
+from plait.decoders.diffusion.frontier import Guard, Ruling
 from plait.decoders.diffusion.step import Bias, Bools, Floats, Ints, StepView
 
 
@@ -61,7 +62,7 @@ def view_of(
         holes=holes.positions,
         tokens=holes.tokens,
         p=holes.p,
-        is_end=np.isin(holes.tokens, list(ends)) if ends else np.zeros(len(holes.p), np.bool_),
+        is_end=(holes.tokens[:, None] == np.array([*ends], np.int64)).any(axis=1),
         start=start,
         stop=stop,
         settled=canvas.seen(start, stop),
@@ -95,20 +96,56 @@ def bias_of(canvas: Canvas, chain: Chain, view: StepView) -> Bias | None:
     return bias
 
 
-def settle(canvas: Canvas, chain: Chain, view: StepView, number: int) -> Floats:
+def settle(
+    canvas: Canvas, chain: Chain, view: StepView, number: int, ruling: Ruling | None = None
+) -> Floats:
     """Make the sequence's step of this number, in place: settle, reopen, end.
 
-    Returns the scores of the view's holes [h], by which drafts are made.
+    Args:
+        canvas, chain, view, number: the step's.
+        ruling: what a constraint allows; `view` is its view.
+
+    Returns the scores of the view's holes [h], by which drafts are made; -inf where none is.
     """
     scores = chain.selector.score(view)
     selection = chain.selector.select(view, canvas.memories[0])
-    chosen = at_least_one(selection.settle, scores)
+    chosen = selection.settle
+    if ruling is not None:
+        scores = np.where(ruling.admitted, scores, -np.inf)
+        chosen = (chosen & ruling.admitted) | ruling.must
+    chosen = at_least_one(chosen, scores)
     canvas.memories = (selection.memory, canvas.memories[1])
     canvas.step += 1
     canvas.reopen(selection.reopen)
     _fill(canvas, view, chosen, number)
-    _maybe_end(canvas, chain, view, chosen, number)
+    end = _end(canvas, chain, view)
+    if end is not None and (ruling is None or ruling.guard.has_room(canvas, end + 1)):
+        _fill(canvas, view, (view.holes == end) & ~chosen, number)
+        canvas.end_at(end)
     return scores
+
+
+def go_on(
+    canvas: Canvas, chain: Chain, guard: Guard | None, answer: int, number: int
+) -> bool:
+    """Let a constraint act on what was settled, and finish blocks; tell whether any was.
+
+    answer, number: as in `outlook` and `settle`.
+    """
+    if guard is None:
+        return finish_block(canvas, chain)
+    begin = canvas.begin
+    while canvas.begin < canvas.stop:
+        stop = min(outlook(canvas, chain, answer)[1], canvas.stop)
+        if canvas.begin == begin or not guard.is_priced:
+            guard.close(canvas, stop, number)
+        if len(canvas.open_holes(canvas.begin, stop)):
+            break
+        canvas.end = stop
+        finish_block(canvas, chain)
+        if canvas.over is not None:
+            break
+    return canvas.begin != begin
 
 
 def finish_block(canvas: Canvas, chain: Chain) -> bool:
@@ -135,13 +172,8 @@ def _fill(canvas: Canvas, view: StepView, chosen: Bools, number: int) -> None:
     canvas.settle(view.holes[chosen], view.tokens[chosen], view.is_end[chosen], number)
 
 
-def _maybe_end(canvas: Canvas, chain: Chain, view: StepView, chosen: Bools, number: int) -> None:
-    """Let the stopper end the text; a hole that becomes the end takes its token."""
+def _end(canvas: Canvas, chain: Chain, view: StepView) -> int | None:
+    """Return where the stopper ends the text; a hole there takes its token."""
     if chain.stopper is None:
-        return
-    end = chain.stopper.end(replace(view, settled=canvas.seen(view.start, view.stop)))
-    if end is None:
-        return
-    at_end = (view.holes == end) & ~chosen
-    _fill(canvas, view, at_end, number)
-    canvas.end_at(end)
+        return None
+    return chain.stopper.end(replace(view, settled=canvas.seen(view.start, view.stop)))
