@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -76,12 +76,12 @@ def build(
     *,
     naive: bool = False,
     folder: Path | None = None,
-    delimiters: tuple[int, ...] = (),
+    delimiters: Callable[[], Collection[int]] = tuple,
 ) -> Chain:
     """Make the methods of a recipe.
 
     Each is made with the keywords spec, naive, folder (of the weights, if they came in one),
-    delimiters (tokens whose text holds a line break), attention and block_size.
+    attention and block_size; windows also with delimiters (tokens whose text holds a line break).
 
     Raises:
         MethodError: a method lacks what it needs, such as a file beside the weights.
@@ -90,10 +90,11 @@ def build(
         "spec": spec,
         "naive": naive,
         "folder": folder,
-        "delimiters": delimiters,
         "attention": recipe.attention,
         "block_size": recipe.block_size,
     }
+    if any(choice.method.part == "window" for choice in recipe.choices):
+        context["delimiters"] = delimiters()  # reading a vocabulary takes a while
     parts = {c.method.part: c.method.make(c.options, **context) for c in recipe.choices}
     names = {choice.method.part: choice.method.name for choice in recipe.choices}
     chain = Chain(names, recipe.attention, recipe.block_size, **parts)

@@ -11,7 +11,7 @@ of evictions. Exact wherever a row's logits are a function of what the row sees.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -50,7 +50,7 @@ class DiffusionDecoder:
         *,
         naive: bool = False,
         folder: Path | None = None,
-        delimiters: tuple[int, ...] = (),
+        delimiters: Callable[[], Collection[int]] = tuple,
     ) -> None:
         self.spec = spec
         self._vocab_size = vocab_size

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from plait.decoders.autoregressive import AutoregressiveDecoder
+from plait.decoders.diffusion.host import DiffusionDecoder
 from plait.server.engine.admission import Admission, Capacity
 from plait.server.engine.constraints import LazyConstraints
 from plait.server.engine.engine import Engine
@@ -17,16 +18,16 @@ from plait.server.engine.runner import Runner
 from plait.server.models.catalog import BadModel, resolve
 from plait.server.models.load import load_model
 from plait.server.pool.messages import ModelInfo
+from plait.server.prompt.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
+    from plait.decoders.diffusion.spec import DiffusionSpec
     from plait.server.engine.runner import Model as Runnable
+    from plait.server.models.catalog import ModelFiles
     from plait.server.models.transformer import Model
     from plait.server.settings import EngineSettings
 
-CAPABILITIES = [
-    *("constraint", "fork", "prefix_cache", "block_rows", "several_rows", "tree"),
-    "prompt_logprobs",
-]
+CAPABILITIES = ["constraint", "fork", "prefix_cache", "block_rows", "several_rows"]
 
 
 def build_engine(
@@ -62,7 +63,7 @@ def build_engine(
     )
     kv = model.new_kv_cache(num_blocks)
     runner = Runner(watch(model) if watch else model, kv, torch.device(settings.device))
-    decoder = AutoregressiveDecoder(model.vocab_size, naive=settings.naive_kernels)
+    decoder = _decoder(model, files, naive=settings.naive_kernels)
     constraints = LazyConstraints(files)
     admission = Admission(
         Capacity(length, model.vocab_size, model.fingerprint),
@@ -79,7 +80,41 @@ def build_engine(
         block_size=BLOCK,
         weights=model.mode,
         fingerprint=model.fingerprint,
-        capabilities=CAPABILITIES,
+        capabilities=_capabilities(model.diffusion),
+        diffusion=model.diffusion,
         seconds_to_load=time.monotonic() - begun,
     )
     return Engine(runner, blocks, admission, settings), info
+
+
+def _decoder(
+    model: Model, files: ModelFiles, *, naive: bool
+) -> AutoregressiveDecoder | DiffusionDecoder:
+    """Return the host of the model's kind."""
+    if model.diffusion is None:
+        return AutoregressiveDecoder(model.vocab_size, naive=naive)
+    return DiffusionDecoder(
+        model.diffusion,
+        model.vocab_size,
+        naive=naive,
+        folder=files.path if files.kind == "hf" else None,
+        delimiters=lambda: _line_breaks(files),
+    )
+
+
+def _line_breaks(files: ModelFiles) -> tuple[int, ...]:
+    """Return the tokens whose text holds a line break."""
+    spelled = load_tokenizer(files).token_bytes
+    return tuple(token for token, text in enumerate(spelled) if b"\n" in text)
+
+
+def _capabilities(diffusion: DiffusionSpec | None) -> list[str]:
+    """Return what methods may need of a worker, and this one has."""
+    if diffusion is None:
+        return [*CAPABILITIES, "tree", "prompt_logprobs"]
+    found = [*CAPABILITIES, "canvas"]
+    if diffusion.serves("full"):
+        found.append("full_attention")
+    if not diffusion.shift:  # a row must predict its own position to have a shadow
+        found.append("shadow")
+    return found

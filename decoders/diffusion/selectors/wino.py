@@ -89,7 +89,7 @@ METHOD = Method(
     source="WINO, arXiv:2507.18578, algorithm 1",
     target="plait.decoders.diffusion.selectors.wino:make",
     options=WinoOptions,
-    needs=frozenset({"canvas"}),
+    needs=frozenset({"canvas", "shadow"}),
     # A shadow can't be verified ahead, nor written in place.
     excludes=frozenset({"free-dave", "prefix-cache", "dual-cache", "dkv-cache", "recap"}),
     presets={
