@@ -139,6 +139,13 @@ async def test_prompts_are_not_scored() -> None:
     assert (await complete(logprobs=1)).requests
 
 
+async def test_the_mask_token_is_no_answer() -> None:
+    error = await refusal(allowed_token_ids=[258, 258])
+    assert (error.param, error.code) == ("allowed_token_ids", "unsupported_parameter")
+    assert (await complete(allowed_token_ids=[258, 3])).requests
+    assert (await complete(INFO, allowed_token_ids=[258])).requests
+
+
 async def test_the_models_own_ends_count() -> None:
     assert (await complete()).requests[0].stop_token_ids == [255, EOS, END]
     assert (await complete(ignore_eos=True)).requests[0].stop_token_ids == []

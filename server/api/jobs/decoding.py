@@ -57,11 +57,14 @@ def plan_decoding(
 
 
 def check_served(request: GenerationRequest, info: ModelInfo) -> None:
-    """Raise BadRequest for a field of /v1/completions that this model's worker can't honour."""
+    """Raise BadRequest for a field that this model's worker can't honour."""
+    spec = info.diffusion
+    if spec is not None and set(request.allowed_token_ids or ()) == {spec.mask_id}:
+        raise _unsupported("the mask token is never an answer", "allowed_token_ids")
     if not isinstance(request, CompletionRequest):
         return
     for name in ("suffix", "infill"):
-        if getattr(request, name) and info.diffusion is None:
+        if getattr(request, name) and spec is None:
             raise _unsupported("the model has no fill-in-the-middle tokens", name)
     scores = request.echo and request.logprobs is not None
     if scores and "prompt_logprobs" not in info.capabilities:
