@@ -22,6 +22,7 @@ from torch import Tensor
 from plait.decoders.diffusion import settling
 from plait.decoders.diffusion.canvas import Canvas, Guess
 from plait.decoders.diffusion.draws import Job, hole_states
+from plait.decoders.diffusion.frontier import Guard, Ruling
 from plait.decoders.diffusion.rows import ANCHOR, Plan, Reading
 from plait.decoders.diffusion.state import DiffusionState, unsent
 from plait.decoders.diffusion.step import Floats, Ints, StepView
@@ -34,22 +35,30 @@ DRAFTED = -1  # the step of a token that no step has settled
 def guess_of(view: StepView, scores: Floats) -> Guess:
     """Return the draws of a step in the order in which drafts fill them."""
     order = np.argsort(-scores, kind="stable")
+    order = order[scores[order] > -np.inf]
     return Guess(view.holes[order], view.tokens[order], view.is_end[order])
 
 
-def drafts_of(canvas: Canvas, guess: Guess, count: int) -> list[Canvas]:
+def drafts_of(canvas: Canvas, guess: Guess, count: int, guard: Guard | None) -> list[Canvas]:
     """Return the canvas and up to count drafts of it, each one hole further.
 
-    A draft without an open hole would tell nothing, so there is none.
+    A draft without an open hole would tell nothing, so there is none; nor is there one that a
+    constraint makes new holes of, whose rows nobody reads.
     """
-    is_open = canvas.hole[guess.positions - canvas.start] & (guess.positions < canvas.reach)
-    left = np.flatnonzero(is_open)
     made = [canvas]
-    for i in left[: max(min(count, len(left) - 1), 0)]:
-        draft = made[-1].fork()
+    for i, position in enumerate(guess.positions.tolist()):
+        if len(made) > count:
+            break
+        last = made[-1]
+        if not last.hole[position - last.start] or position >= last.reach:
+            continue
+        draft = last.fork()
         at = slice(i, i + 1)
         draft.settle(guess.positions[at], guess.tokens[at], guess.is_end[at], DRAFTED)
-        if not len(draft.open_holes(canvas.begin, canvas.end)):
+        if guard is not None:
+            guard.close(draft, canvas.end, DRAFTED)
+        has_more = len(draft.open_holes(canvas.begin, canvas.end)) > 0
+        if not has_more or (draft.hole & ~canvas.hole).any():
             break
         made.append(draft)
     return made
@@ -117,25 +126,52 @@ def job(walk: Walk) -> Job:
     if not state.law.is_plain:
         text = [*state.text[: canvas.start], *canvas.seen(canvas.start, canvas.stop).tolist()]
         made = hole_states(state.sampling, text, state.answer[0], reading.positions, unsent(state))
-    return Job(state.law, reading.positions, reading.rows, state.chain.needs, made)
+    made_job = Job(state.law, reading.positions, reading.rows, state.chain.needs, made)
+    if state.guard is None:
+        return made_job
+    stop = settling.outlook(canvas, state.chain, state.room)[1]
+    hole, bitmask = state.guard.bitmask(canvas, stop)
+    return replace(made_job, bitmask=bitmask, masked=int(np.searchsorted(reading.positions, hole)))
 
 
-def step(walk: Walk, view: StepView) -> Ints:
+def probe(walk: Walk) -> Ints | None:
+    """Settle what is forced where a block begins, once its rows are there to price it.
+
+    Returns the positions settled; None if there is nothing of the kind, and the pass is for a step.
+    """
+    state = walk.state
+    if state.guard is None or not state.guard.is_priced or state.canvas.end:
+        return None
+    canvas = state.canvas.fork()
+    number = len(state.progress.pass_of) + 1
+    is_finished = settling.go_on(canvas, state.chain, state.guard, state.room, number)
+    if not is_finished and canvas.shows_as(walk.canvas):
+        return None
+    return _adopt(state, canvas, None, state.progress.p)
+
+
+def step(walk: Walk, view: StepView, ruling: Ruling | None) -> Ints:
     """Let the chain decide; return the positions that were settled."""
     state, canvas = walk.state, walk.canvas
     progress = state.progress
     if state.fault:
         return np.zeros(0, np.int64)
     number = len(progress.pass_of) + 1
-    scores = settling.settle(canvas, state.chain, view, number)
-    settled = np.flatnonzero(canvas.settled_in == number) + canvas.start
+    scores = settling.settle(canvas, state.chain, view, number, ruling)
     p = progress.p
     if state.chain.cache is not None:
         p = progress.p.copy() if len(progress.p) else np.zeros(len(canvas.ids))
         p[view.holes - canvas.start] = view.p
     guess = guess_of(view, scores) if state.chain.verifier is not None else None
-    if settling.finish_block(canvas, state.chain):
+    if settling.go_on(canvas, state.chain, state.guard, state.room, number):
         guess = None
+    return _adopt(state, canvas, guess, p)
+
+
+def _adopt(state: DiffusionState, canvas: Canvas, guess: Guess | None, p: Floats) -> Ints:
+    """Go on with a canvas that a pass has led to; return the positions settled."""
+    progress = state.progress
+    settled = np.flatnonzero(canvas.settled_in == len(progress.pass_of) + 1) + canvas.start
     state.progress = replace(
         progress,
         canvas=canvas,

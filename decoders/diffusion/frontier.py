@@ -60,6 +60,7 @@ class Ruling:
     view: StepView  # with the witness's tokens; what is not admitted has no probability
     admitted: Bools  # [h] the hole may be settled
     must: Bools  # [h] it has to be
+    guard: Guard
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,16 +265,26 @@ class Guard:
     """What the host asks of a frontier, in terms of canvases. Positions are absolute."""
 
     def __init__(
-        self, constraint: Constraint, ends: frozenset[int], vocab_size: int, first: int
+        self, frontier: Frontier, ends: frozenset[int], first: int, is_priced: bool
     ) -> None:
-        self._frontier = Frontier(constraint, ends, vocab_size)
+        """Stand before an answer.
+
+        Args:
+            frontier: of the request's constraint, at its start.
+            ends: tokens that end the text.
+            first: position of the answer's first token.
+            is_priced: the logprobs of all tokens are asked for, so none is settled without a row.
+        """
+        self._frontier = frontier
         self._ends = sorted(ends)
-        self._first = first  # of the answer
+        self._first = first
+        self.is_priced = is_priced
 
     def close(self, canvas: Canvas, stop: int, number: int) -> None:
         """Fill what is forced before stop and reopen what is illegal, in place.
 
-        Afterwards canvas.over says where the answer ends, if the constraint says so already.
+        Afterwards canvas.over says where the answer ends, if it does: nothing can follow, or it is
+        complete where its limit is.
         """
         start, span = self._span(canvas, stop)
         standing = self._frontier.stand(span)
@@ -283,11 +294,9 @@ class Guard:
             tokens = np.array(standing.tokens, np.int64)[at]
             canvas.settle(at + start, tokens, np.zeros(len(at), np.bool_), number)
             canvas.forced[at + start - canvas.start] = True
-        canvas.over = start + standing.frontier if standing.is_over else None
-
-    def is_complete(self, canvas: Canvas, stop: int) -> bool:
-        """Tell whether what is settled from the left is a whole answer."""
-        return self._frontier.stand(self._span(canvas, stop)[1]).is_complete
+        frontier = start + standing.frontier
+        is_full = standing.is_complete and frontier == canvas.limit
+        canvas.over = frontier if standing.is_over or is_full else None
 
     def has_room(self, canvas: Canvas, limit: int) -> bool:
         """Tell whether the answer can end before an earlier position than the canvas's limit."""
@@ -323,7 +332,7 @@ class Guard:
             p2=None if view.p2 is None else np.where(admitted, view.p2, 0.0),
             entropy=None if view.entropy is None else np.where(admitted, view.entropy, UNSURE),
         )
-        return Ruling(ruled, admitted, np.array([walk.must[i] for i in holes]))
+        return Ruling(ruled, admitted, np.array([walk.must[i] for i in holes]), self)
 
     def _span(self, canvas: Canvas, stop: int) -> tuple[int, Span]:
         """Return the open part of the answer in the block, up to an end that is settled in it."""

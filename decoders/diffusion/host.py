@@ -24,12 +24,21 @@ from plait.decoders.diffusion import state as states_of
 from plait.decoders.diffusion.branches import Walk
 from plait.decoders.diffusion.canvas import GIVEN, Canvas
 from plait.decoders.diffusion.chain import Chain, Recipe, build, check
-from plait.decoders.diffusion.draws import Additions, Drawn, Job, chances, draw, with_additions
+from plait.decoders.diffusion.draws import (
+    Additions,
+    Drawn,
+    Job,
+    chances,
+    draw,
+    redraws,
+    with_additions,
+)
+from plait.decoders.diffusion.frontier import ConstraintBroken, Frontier, Guard, Ruling
 from plait.decoders.diffusion.rows import Plan, Reading, block_plan, full_plan, shadow_plan
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.diffusion.state import DiffusionState
 from plait.decoders.diffusion.step import CacheView, Floats, Ints, StepView
-from plait.decoders.protocol import DecodeRequest, Forward, Outcome, Proposal
+from plait.decoders.protocol import Constraint, DecodeRequest, Forward, Outcome, Proposal
 from plait.decoders.registry import MethodError
 from plait.decoders.sampling.logprobs import logprobs_of
 
@@ -68,8 +77,8 @@ class DiffusionDecoder:
             state.fault = str(error)
             return state
         state = states_of.start(request, chain, self.spec)
-        if request.constraint is not None:
-            state.fault = "This model doesn't take constraints yet."
+        if request.constraint is not None and state.answer:
+            self._constrain(state, request.constraint)
         return state
 
     def block(self, state: DiffusionState) -> int:
@@ -101,6 +110,19 @@ class DiffusionDecoder:
         """Return the pass that settled each token, the methods, and how drafts fared."""
         return states_of.report_of(state)
 
+    def _constrain(self, state: DiffusionState, constraint: Constraint) -> None:
+        """Set a constraint before the first canvas, and fill what it forces there."""
+        if state.is_infill:
+            state.fault = "A constraint is for text that follows its prompt, not for text between."
+            return
+        frontier = Frontier(constraint, state.ends, self._vocab_size)
+        is_priced = state.law.params.logprobs is not None
+        state.guard = Guard(frontier, state.ends, state.answer[0], is_priced)
+        canvas = state.canvas.fork()
+        is_whole = is_priced or settling.go_on(canvas, state.chain, state.guard, state.room, GIVEN)
+        if not is_whole:  # else the first pass comes to the same end, as every text needs one
+            state.progress = replace(state.progress, canvas=canvas)
+
     def _chain(self, options: Mapping[str, Any]) -> Chain:
         recipe = check(options, self.spec)
         if recipe not in self._chains:
@@ -127,14 +149,34 @@ class DiffusionDecoder:
 
     def _advance(self, walks: Sequence[Walk], logits: Tensor) -> list[Walk]:
         """Make one step of each walk; return those that can go on."""
+        probes = [(walk, branches.probe(walk)) for walk in walks]
+        notes = [(walk.state, walk.reading, at) for walk, at in probes if at is not None]
+        walks = [walk for walk, at in probes if at is None]
         readings = [walk.reading for walk in walks]
         jobs = [branches.job(walk) for walk in walks]
         drawn = draw(logits, jobs, naive=self._naive)
         views = [self._open(walk, each, logits) for walk, each in zip(walks, drawn, strict=True)]
-        views = self._with_scorers(walks, jobs, views, logits)
-        settled = [branches.step(walk, view) for walk, view in zip(walks, views, strict=True)]
-        self._note_logprobs(walks, readings, settled, logits)
+        steps = self._with_scorers(walks, jobs, views, logits)
+        for walk, reading, (view, scores, job) in zip(walks, readings, steps, strict=True):
+            settled = branches.step(walk, *self._rule(walk, view, scores, job))
+            notes.append((walk.state, reading, settled))
+        self._note_logprobs(notes, logits)
         return [walk for walk in walks if branches.goes_on(walk)]
+
+    def _rule(
+        self, walk: Walk, view: StepView, scores: Tensor, job: Job
+    ) -> tuple[StepView, Ruling | None]:
+        """Return the view, and what a constraint allows of it."""
+        state = walk.state
+        if state.guard is None or state.fault:
+            return view, None
+        try:
+            redraw = redraws(scores, job, naive=self._naive)
+            ruling = state.guard.judge(walk.canvas, view, redraw)
+        except ConstraintBroken as broken:
+            state.fault = str(broken)
+            return view, None
+        return ruling.view, ruling
 
     def _open(self, walk: Walk, drawn: Drawn, logits: Tensor) -> StepView:
         """Return what methods see of the block, which begins now if none has."""
@@ -163,19 +205,20 @@ class DiffusionDecoder:
 
     def _with_scorers(
         self, walks: Sequence[Walk], jobs: Sequence[Job], views: list[StepView], logits: Tensor
-    ) -> list[StepView]:
-        """Draw again where a scorer has something to add."""
+    ) -> list[tuple[StepView, Tensor, Job]]:
+        """Draw again where a scorer has something to add; return also what was drawn from."""
+        steps = [(view, logits, job) for view, job in zip(views, jobs, strict=True)]
         added: dict[int, Additions] = {}
         for i, (walk, view) in enumerate(zip(walks, views, strict=True)):
             bias = settling.bias_of(walk.canvas, walk.state.chain, view)
             if bias is not None and len(bias.rows):
                 added[i] = Additions(view.holes[bias.rows], bias.tokens, bias.deltas)
         if not added:
-            return views
+            return steps
         scores, again = with_additions(logits, [(jobs[i], added[i]) for i in added])
-        for i, drawn in zip(added, draw(scores, again, naive=self._naive), strict=True):
+        for i, job, drawn in zip(added, again, draw(scores, again, naive=self._naive), strict=True):
             walk, view = walks[i], views[i]
-            views[i] = settling.view_of(
+            biased = settling.view_of(
                 walk.canvas,
                 drawn,
                 view.stop,
@@ -183,24 +226,21 @@ class DiffusionDecoder:
                 key=view.key,
                 shadow=view.shadow,
             )
-        return views
+            steps[i] = (biased, scores, job)
+        return steps
 
     def _note_logprobs(
-        self,
-        walks: Sequence[Walk],
-        readings: Sequence[Reading],
-        settled: Sequence[Ints],
-        logits: Tensor,
+        self, notes: Sequence[tuple[DiffusionState, Reading, Ints]], logits: Tensor
     ) -> None:
         """Write down what the model gave to the tokens just settled, for those that ask."""
         rows: list[int] = []
         asked: list[tuple[Canvas, int, int]] = []
-        for walk, reading, positions in zip(walks, readings, settled, strict=True):
-            k = walk.state.law.params.logprobs
+        for state, reading, positions in notes:
+            k = state.law.params.logprobs
             if k is not None:
                 at = np.searchsorted(reading.positions, positions)
                 rows += reading.rows[at].tolist()
-                asked += [(walk.state.canvas, position, k) for position in positions.tolist()]
+                asked += [(state.canvas, position, k) for position in positions.tolist()]
         tokens = [int(canvas.ids[position - canvas.start]) for canvas, position, _ in asked]
         ks = [k for _, _, k in asked]
         entries = logprobs_of(logits, rows, tokens, ks, naive=self._naive)
@@ -214,15 +254,26 @@ class DiffusionDecoder:
         if not state.answer:  # max_tokens 0: only the prompt was asked about
             return Outcome(finish="length")
         outcome = states_of.emit(state)
-        canvas = state.canvas
-        if outcome.finish is None and canvas.begin >= canvas.stop:
+        while outcome.finish is None and state.canvas.begin >= state.canvas.stop:
             state.anchor = None
             state.refreshed = None
             following = states_of.next_canvas(state, self.spec)
             state.progress = replace(
                 state.progress, canvas=following, guess=None, age=0, p=np.zeros(0)
             )
+            if state.guard is not None and not state.guard.is_priced:
+                canvas = following.fork()
+                number = len(state.progress.pass_of)
+                settling.go_on(canvas, state.chain, state.guard, state.room, number)
+                state.progress = replace(state.progress, canvas=canvas)
+                outcome = _joined(outcome, states_of.emit(state))
         return outcome
+
+
+def _joined(first: Outcome, then: Outcome) -> Outcome:
+    """Return what two canvases emit one after the other."""
+    emit, logprobs = [*first.emit, *then.emit], [*first.logprobs, *then.logprobs]
+    return replace(then, emit=emit, logprobs=logprobs)
 
 
 def _revisable(canvas: Canvas) -> Ints:
@@ -237,7 +288,7 @@ def _drafts(state: DiffusionState, wanted: Ints, room: int) -> list[Canvas]:
     if verifier is None or guess is None:
         return [state.canvas]
     width = verifier.width(len(wanted), len(state.canvas.ids), room)
-    return branches.drafts_of(state.canvas, guess, width - 1)
+    return branches.drafts_of(state.canvas, guess, width - 1, state.guard)
 
 
 def _refreshed(state: DiffusionState, wanted: Ints) -> Ints | None:

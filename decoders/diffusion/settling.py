@@ -125,9 +125,7 @@ def settle(
     return scores
 
 
-def go_on(
-    canvas: Canvas, chain: Chain, guard: Guard | None, answer: int, number: int
-) -> bool:
+def go_on(canvas: Canvas, chain: Chain, guard: Guard | None, answer: int, number: int) -> bool:
     """Let a constraint act on what was settled, and finish blocks; tell whether any was.
 
     answer, number: as in `outlook` and `settle`.

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from plait.decoders.diffusion.canvas import Canvas, Guess
+from plait.decoders.diffusion.canvas import GIVEN, Canvas, Guess
 from plait.decoders.diffusion.chain import Chain
 from plait.decoders.diffusion.draws import Law, law_of
+from plait.decoders.diffusion.frontier import Guard
 from plait.decoders.diffusion.rows import Plan
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.diffusion.step import Floats, Ints
@@ -56,6 +57,8 @@ class DiffusionState:
     order: list[int] = field(default_factory=list)  # its step; several may share a pass
     num_drafted: int = 0
     num_accepted: int = 0
+    guard: Guard | None = None  # under a constraint
+    num_forced: int = 0  # emitted tokens that it left no alternative to
     fault: str = ""
 
     @property
@@ -167,6 +170,8 @@ def report_of(state: DiffusionState) -> Mapping[str, Any]:
         "attention": state.chain.attention,
         "block_size": state.chain.block_size,
     }
+    if state.guard is not None:
+        report["forced"] = state.num_forced
     if state.chain.verifier is not None:
         report["drafted"] = {state.chain.names["verifier"]: state.num_drafted}
         report["accepted"] = {state.chain.names["verifier"]: state.num_accepted}
@@ -189,7 +194,7 @@ def emit(state: DiffusionState) -> Outcome:
     logprobs = []
     for position in answer[state.num_emitted :]:
         at = position - canvas.start
-        if position >= canvas.limit:  # a stopper has ended the text
+        if position >= canvas.edge:  # a stopper has ended the text, or a constraint
             finish = "stop"
         if finish or position >= bound or canvas.hole[at]:
             break
@@ -198,12 +203,14 @@ def emit(state: DiffusionState) -> Outcome:
             finish, stop_token = "stop", token
             break
         emit.append(token)
-        state.order.append(int(canvas.settled_in[at]))
-        state.steps.append(state.progress.pass_of[state.order[-1] - 1])
+        step = int(canvas.settled_in[at])
+        state.order.append(step)
+        state.steps.append(state.progress.pass_of[step - 1] if step != GIVEN else 0)
+        state.num_forced += bool(canvas.forced[at])
         logprobs += [canvas.logprobs[position]] if position in canvas.logprobs else []
         state.sampling.append(token)
         if not state.is_infill:
             state.text.append(token)
     if state.num_emitted == len(answer):
-        finish = "length"
+        finish = "length" if canvas.over is None else "stop"
     return Outcome(emit, finish=finish, stop_token=stop_token, logprobs=logprobs)
