@@ -9,6 +9,7 @@ reads for every family, and that win over the defaults:
     also_full                     trained for full attention too
     canvas                        full attention: most positions answered at a time
     right_shift_logits            row i predicts token i + 1
+    noise                         "mask", the only one that plait decodes
 
 Sources: the files of the released models, read in September 2026.
 """
@@ -33,6 +34,7 @@ OWN_KEYS: Config = {
     "also_full": False,
     "canvas": 128,
     "right_shift_logits": None,
+    "noise": "mask",
 }
 _BLOCK = 32  # of positions settled before the next ones begin, where nothing else is said
 
@@ -50,6 +52,16 @@ class _Family:
 
 _FAMILIES: Mapping[str, _Family] = {
     "sdar": _Family("block", block_size=4, mask_id=151669),
+    "llada": _Family("full", mask_id=126336, ends=("<|eot_id|>",)),
+    "Dream": _Family("full", shift=True, mask_id=151666, ends=("<|im_end|>",)),
+    "Fast_dLLM_Qwen": _Family("block", shift=True, mask_id=151665),
+    "a2d-llama": _Family("full"),
+    "a2d-qwen2": _Family("full"),
+    "a2d-qwen3": _Family("full"),
+}
+# A later Dream kept the name, but learnt from blocks, and no longer to predict the next token.
+_BY_ARCHITECTURE: Mapping[str, _Family] = {
+    "DreamForCausalLM": _Family("block", mask_id=151669, ends=("<|im_end|>",)),
 }
 
 
@@ -59,7 +71,7 @@ def read_diffusion(folder: Path, config: Config) -> DiffusionSpec | None:
     Raises:
         BadModel: the folder names no mask token, or asks for what plait can't decode.
     """
-    family = _FAMILIES.get(str(config.get("model_type")))
+    family = _family(config)
     if family is None:
         return None
     words = _Words(folder)
@@ -104,6 +116,11 @@ class _Words:
         return None if text is None else self._ids.get(text)
 
 
+def _family(config: Config) -> _Family | None:
+    named = [_BY_ARCHITECTURE.get(name) for name in config.get("architectures") or ()]
+    return next((family for family in named if family), _FAMILIES.get(config["model_type"]))
+
+
 def _mask_id(config: Config, words: _Words, family: _Family) -> int:
     given = config.get("mask_token_id")
     if given is None:
@@ -137,6 +154,8 @@ def _shift(config: Config, family: _Family) -> bool:
 
 
 def _check(spec: DiffusionSpec, config: Config) -> None:
+    if (noise := config.get("noise", OWN_KEYS["noise"])) != OWN_KEYS["noise"]:
+        raise BadModel(f"noise {noise!r} is not supported: only holes are filled (mask)")
     if not 0 <= spec.mask_id < config["vocab_size"]:
         raise BadModel(f"the mask token {spec.mask_id} is not one of the vocabulary")
     if min(spec.block_size, spec.canvas, *spec.block_sizes) < 1:

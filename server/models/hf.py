@@ -16,6 +16,7 @@ from torch import Tensor
 from plait.server.models.catalog import BadModel
 from plait.server.models.checkpoint import Dense
 from plait.server.models.hf_config import read_config
+from plait.server.models.hf_layouts import Part, parts
 
 _INDEX = "model.safetensors.index.json"
 
@@ -25,18 +26,21 @@ class HfCheckpoint:
 
     def __init__(self, folder: Path) -> None:
         self.spec, self.diffusion = read_config(folder)
-        self._files: dict[str, Any] = {}  # tensor name: the open file that holds it
+        self._stored: dict[str, tuple[Any, str, Part]] = {}  # by usual name; file, name in it
         for path in weight_files(folder):
             file = _open(path)
-            self._files.update(dict.fromkeys(file.keys(), file))
+            for stored in file.keys():  # noqa: SIM118 (no dictionary)
+                for part in parts(stored, self.spec):
+                    self._stored[part.name] = file, stored, part
 
     def names(self) -> Collection[str]:
         """Return the names of all tensors."""
-        return self._files.keys()
+        return self._stored.keys()
 
     def read(self, name: str) -> Dense:
         """Return one tensor as stored."""
-        values: Tensor = self._files[name].get_tensor(name)
+        file, stored, part = self._stored[name]
+        values: Tensor = file.get_tensor(stored)[part.start : part.stop]
         if not values.is_floating_point() or values.element_size() < 2:
             raise BadModel(f"{name} is stored as {values.dtype}, which is not supported")
         return Dense(values, "bf16")

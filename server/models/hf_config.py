@@ -1,8 +1,7 @@
 """From a Hugging Face config.json to a ModelSpec. No torch, no code from the model's folder.
 
 A key that is neither understood nor known to be harmless is refused by name unless it is off (null,
-false, zero or empty): it may change what the model computes. Source: the configuration classes of
-transformers 5, whose defaults stand in for absent keys.
+false, zero or empty): it may change what the model computes. hf_families.py has the keys.
 """
 
 from __future__ import annotations
@@ -14,81 +13,11 @@ from typing import Any
 
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.server.models.catalog import BadModel
-from plait.server.models.diffusion import OWN_KEYS, read_diffusion
+from plait.server.models.diffusion import read_diffusion
+from plait.server.models.hf_families import FAMILIES, REQUIRED, is_understood
 from plait.server.models.spec import ModelSpec, Rope, yarn_attention_factor
 
 Config = Mapping[str, Any]
-
-_COMMON = {
-    "num_key_value_heads": None,
-    "head_dim": None,
-    "hidden_act": "silu",
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-    "rope_theta": None,
-    "rope_scaling": None,
-    "rope_parameters": None,
-}
-_BIASES = {"attention_bias": False, "mlp_bias": False}
-_WINDOWS = {
-    "use_sliding_window": False,
-    "sliding_window": 4096,
-    "max_window_layers": 28,
-    "layer_types": None,
-    "max_position_embeddings": 32768,
-}
-_QWEN3 = {
-    **_COMMON,
-    **_WINDOWS,
-    "num_key_value_heads": 32,
-    "head_dim": 128,
-    "attention_bias": False,
-}
-# What each family understands, with its defaults.
-_FAMILIES: Mapping[str, Config] = {
-    "llama": {**_COMMON, **_BIASES},
-    "mistral": {
-        **_COMMON,
-        "num_key_value_heads": 8,
-        "sliding_window": 4096,
-        "max_position_embeddings": 131072,
-    },
-    "qwen2": {**_COMMON, **_WINDOWS, "num_key_value_heads": 32},
-    "qwen3": _QWEN3,
-    "sdar": {**_QWEN3, **OWN_KEYS},
-    "smollm3": {
-        **_COMMON,
-        **_BIASES,
-        **_WINDOWS,
-        "num_key_value_heads": 4,
-        "rope_theta": 2e6,
-        "sliding_window": None,
-        "no_rope_layers": None,
-        "no_rope_layer_interval": 4,
-        "tie_word_embeddings": True,
-    },
-}
-_REQUIRED = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-)
-# Training, generation defaults, bookkeeping: nothing of it enters the forward pass.
-_HARMLESS_KEYS = """
-    model_type architectures auto_map torch_dtype dtype transformers_version use_cache
-    initializer_range attention_dropout hidden_dropout resid_pdrop embd_pdrop pretraining_tp
-    is_llama_config transformers.js_config tokenizer_class task_specific_params id2label label2id
-    problem_type return_dict output_attentions output_hidden_states chunk_size_feed_forward
-    temperature top_p top_k typical_p do_sample num_beams num_return_sequences max_length
-    min_length max_new_tokens repetition_penalty length_penalty diversity_penalty
-    num_beam_groups model_max_length max_sequence_length vocab_file attn_implementation
-    fuse_cross_entropy
-"""
-_HARMLESS = frozenset(_HARMLESS_KEYS.split())
-_HARMLESS_AFFIXES = (("_", ""), ("unsloth_", ""), ("", "_token_id"))
 
 _ROPE_KEYS: Mapping[str, frozenset[str]] = {
     "default": frozenset(),
@@ -117,7 +46,8 @@ def read_config(folder: Path) -> tuple[ModelSpec, DiffusionSpec | None]:
     if not isinstance(config, dict):
         raise BadModel(f"{path} is not a JSON object")
     try:
-        return spec_from_config(config), read_diffusion(folder, config)
+        spec = spec_from_config(config)
+        return spec, read_diffusion(folder, {**config, "vocab_size": spec.vocab})
     except BadModel as error:
         raise BadModel(f"{path}: {error}") from error
     except (TypeError, ValueError) as error:
@@ -126,16 +56,19 @@ def read_config(folder: Path) -> tuple[ModelSpec, DiffusionSpec | None]:
 
 def spec_from_config(config: Config) -> ModelSpec:
     """Return the description that a parsed config.json stands for; see read_config."""
-    family = _family(config)
-    _refuse_unknown(config, family)
-    full = {**_FAMILIES[family], **config}
+    name = _family(config)
+    family = FAMILIES[name]
+    _refuse_unknown(config, name)
+    config = usual_keys(config)
+    _check_required(config)
+    full = {**family.keys, **config}
     heads = full["num_attention_heads"]
     layers = full["num_hidden_layers"]
     head_dim = full["head_dim"] or full["hidden_size"] // heads
     rope = _rope(full, head_dim)
     attention_bias = bool(full.get("attention_bias", False))
     return ModelSpec(
-        family=family,
+        family=name,
         vocab=full["vocab_size"],
         hidden=full["hidden_size"],
         layers=layers,
@@ -146,43 +79,52 @@ def spec_from_config(config: Config) -> ModelSpec:
         norm_eps=float(full["rms_norm_eps"]),
         max_positions=rope.max_positions(full["max_position_embeddings"]),
         rope=rope,
-        windows=_windows(full, family),
+        windows=_windows(full, name),
         rotary=_rotary(full, layers),
-        qk_norm=family in ("qwen3", "sdar"),
-        qkv_bias=attention_bias or family == "qwen2",
+        qk_norm=family.qk_norm,
+        qkv_bias=attention_bias or family.qkv_bias or bool(full.get("include_qkv_bias")),
         o_bias=attention_bias,
         mlp_bias=bool(full.get("mlp_bias", False)),
         tied_embeddings=bool(full["tie_word_embeddings"]),
     )
 
 
+def usual_keys(config: Config) -> Config:
+    """Return the config with the usual names of the keys that its family calls otherwise."""
+    aliases = FAMILIES[config["model_type"]].aliases
+    named = {usual: config[own] for own, usual in aliases.items() if config.get(own) is not None}
+    return {**{key: value for key, value in config.items() if key not in aliases}, **named}
+
+
 def _family(config: Config) -> str:
     family = config.get("model_type")
-    if family not in _FAMILIES:
-        known = ", ".join(_FAMILIES)
+    if family not in FAMILIES:
+        known = ", ".join(FAMILIES)
         raise BadModel(f"model_type {family!r} is not supported; supported are {known}")
-    for key in _REQUIRED:
-        if not isinstance(config.get(key), int) or config[key] < 1:
-            raise BadModel(f"{key} must be a whole number above 0, not {config.get(key)!r}")
-    activation = config.get("hidden_act", "silu")
-    if activation not in ("silu", "swish"):
-        raise BadModel(f"hidden_act {activation!r} is not supported; only silu is")
     return str(family)
 
 
-def _refuse_unknown(config: Config, family: str) -> None:
-    known = _HARMLESS.union(_REQUIRED, _FAMILIES[family])
+def _check_required(config: Config) -> None:
+    own = {usual: name for name, usual in FAMILIES[config["model_type"]].aliases.items()}
+    for key in REQUIRED:
+        if not isinstance(config.get(key), int) or config[key] < 1:
+            name = own.get(key, key)
+            raise BadModel(f"{name} must be a whole number above 0, not {config.get(key)!r}")
+    activation = config.get("hidden_act", "silu")
+    if activation not in ("silu", "swish"):
+        raise BadModel(f"hidden_act {activation!r} is not supported; only silu is")
+
+
+def _refuse_unknown(config: Config, name: str) -> None:
+    family = FAMILIES[name]
     for key, value in config.items():
-        if key in known or not value or _is_bookkeeping(key):
-            continue
-        raise BadModel(
-            f"{key} = {value!r} is not understood for {family} and may change what the model "
-            "computes; remove the key if it does not"
-        )
-
-
-def _is_bookkeeping(key: str) -> bool:
-    return any(key.startswith(start) and key.endswith(end) for start, end in _HARMLESS_AFFIXES)
+        if key in family.fixed and value != family.fixed[key]:
+            raise BadModel(f"{key} {value!r} is not supported; only {family.fixed[key]!r} is")
+        if value and key not in family.aliases and not is_understood(key, family):
+            raise BadModel(
+                f"{key} = {value!r} is not understood for {name} and may change what the model "
+                "computes; remove the key if it does not"
+            )
 
 
 def _windows(config: Config, family: str) -> tuple[int, ...]:

@@ -99,7 +99,7 @@ class _Packer:
             embedding=self._embedding(),
             layers=[self._layer(index) for index in range(spec.layers)],
             final_norm=self._vector(FINAL_NORM),
-            lm_head=self._head(EMBEDDING if spec.tied_embeddings else LM_HEAD),
+            lm_head=self._head(),
             cos=cos.to(self.device),
             sin=sin.to(self.device),
         )
@@ -140,8 +140,20 @@ class _Packer:
         values = self._read(EMBEDDING).dense().to(self.device)
         return values.float() if self.mode == "fp32" else values.bfloat16()
 
-    def _head(self, name: str) -> Weight:
+    def _head(self) -> Weight:
+        tied = self.checkpoint.spec.tied_embeddings
+        if tied and LM_HEAD in self.checkpoint.names():
+            self._check_repeated(LM_HEAD, EMBEDDING)
+        name = EMBEDDING if tied else LM_HEAD
         return self._linear(name, "int8" if self.mode == "int4" else self.mode)
+
+    def _check_repeated(self, name: str, original: str) -> None:
+        copy, first = self.checkpoint.read(name).dense(), self.checkpoint.read(original).dense()
+        if not torch.equal(copy, first):
+            raise BadModel(
+                f"{name} is not {original}, though the config says that they are tied; "
+                "set tie_word_embeddings to false if the file is right"
+            )
 
     def _linear(self, name: str, mode: WeightMode | None = None) -> Weight:
         mode = mode or self.mode

@@ -1,0 +1,54 @@
+"""How families that don't use Llama's tensor names store the same tensors.
+
+Source: the weight files of the released models, September 2026.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from plait.server.models.checkpoint import EMBEDDING, FINAL_NORM, LM_HEAD, layer_prefix
+from plait.server.models.spec import ModelSpec
+
+_LLADA_LAYER = re.compile(r"model\.transformer\.blocks\.(\d+)\.(\w+)\.(weight|bias)")
+_LLADA_PARTS: Mapping[str, str] = {
+    "attn_norm": "input_layernorm",
+    "q_proj": "self_attn.q_proj",
+    "k_proj": "self_attn.k_proj",
+    "v_proj": "self_attn.v_proj",
+    "attn_out": "self_attn.o_proj",
+    "ff_norm": "post_attention_layernorm",
+    "ff_proj": "mlp.gate_proj",
+    "up_proj": "mlp.up_proj",
+    "ff_out": "mlp.down_proj",
+}
+_LLADA_OUTER: Mapping[str, str] = {
+    "model.transformer.wte.weight": EMBEDDING,
+    "model.transformer.ln_f.weight": FINAL_NORM,
+    "model.transformer.ff_out.weight": LM_HEAD,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A tensor under its usual name: some rows of one that is stored, or all of them."""
+
+    name: str
+    start: int = 0
+    stop: int | None = None
+
+
+def parts(stored: str, spec: ModelSpec) -> tuple[Part, ...]:
+    """Return what a tensor of the file holds; an unknown name is handed on as it is."""
+    if spec.family == "llada":
+        return (Part(_llada(stored)),)
+    return (Part(stored),)
+
+
+def _llada(stored: str) -> str:
+    match = _LLADA_LAYER.fullmatch(stored)
+    if match is None or match[2] not in _LLADA_PARTS:
+        return _LLADA_OUTER.get(stored, stored)
+    return f"{layer_prefix(int(match[1]))}{_LLADA_PARTS[match[2]]}.{match[3]}"
