@@ -87,11 +87,17 @@ def decode(network: Network, canvases: Sequence[Canvas], rule: Rule = best_hole)
 
 
 def predictions(
-    network: Network, canvases: Sequence[Canvas]
+    network: Network, canvases: Sequence[Canvas], *, settled: bool = False
 ) -> list[tuple[list[int], Tensor, Tensor]]:
-    """Return each canvas' holes in its window, their best tokens and those tokens' probability."""
+    """Return positions of each canvas' window, the best tokens' probabilities, and those tokens.
+
+    The positions are the holes; with `settled`, all of the window.
+    """
     windows = [state.window() for state in canvases]
-    holes = [[i for i in w if s.holes[i]] for s, w in zip(canvases, windows, strict=True)]
+    holes = [
+        [i for i in window if settled or state.holes[i]]
+        for state, window in zip(canvases, windows, strict=True)
+    ]
     lengths = [window.stop for window in windows]
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     wanted = [int(start) + i for start, hole in zip(starts, holes, strict=True) for i in hole]

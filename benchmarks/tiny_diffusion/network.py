@@ -101,7 +101,7 @@ class Network(nn.Module):
         """Run attention over the padded batch, [n, 3 * hidden] -> [n, hidden]."""
         spec = self.spec
         batch, _, length, _ = inputs.allowed.shape
-        qk, v = heads.split([2 * spec.hidden, spec.hidden], dim=-1)
+        qk, v = heads[:, : 2 * spec.hidden], heads[:, 2 * spec.hidden :]
         qk = qk.view(-1, 2, spec.heads, spec.head_dim)
         qk = F.rms_norm(qk, (spec.head_dim,), eps=spec.norm_eps) * qk_norm[:, None]
         a, b = qk.flatten(1, 2).chunk(2, dim=-1)
@@ -114,10 +114,10 @@ class Network(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the weights by their names in a checkpoint."""
-        d, parts = self.spec.hidden, {}
+        parts: dict[str, Tensor] = {}
         for i in range(self.spec.layers):
             name = layer_prefix(i)
-            q, k, v = self.qkv[i].split(d)
+            q, k, v = self.qkv[i].chunk(3)
             gate, up = self.gate_up[i].chunk(2)
             parts |= {
                 f"{name}self_attn.q_proj.weight": q,

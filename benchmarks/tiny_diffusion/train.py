@@ -58,7 +58,7 @@ class Run:
         torch.manual_seed(plan.seed)
         self.network = Network(tiny_spec(self._tokenizer.get_vocab_size()))
         self._optimiser = Optimiser(self.network, muon=plan.muon)
-        self._weights = list(self.network.parameters())
+        self._weights: list[Tensor] = list(self.network.parameters())
         self._mean = [weight.detach().clone() for weight in self._weights]
         self.step, self.seconds = 0, 0.0
         if self._path.exists():
@@ -85,7 +85,7 @@ class Run:
 
     def _learn(self, batch: Batch) -> float:
         loss = weighted_loss(self.network(batch.inputs, batch.wanted), batch)
-        loss.backward()
+        torch.autograd.backward(loss)
         self._optimiser.step(self._plan.rate(self.step))
         share = 1 / min(self.step + 1, MEAN_STEPS)
         with torch.no_grad():

@@ -146,6 +146,7 @@ def test_random_tasks_draw_their_gold_afresh() -> None:
 def test_gold_objects_obey_their_schema_and_all_shapes_occur() -> None:
     cases = _cases("json_extract", 300)
     for case in cases:
+        assert case.schema is not None
         jsonschema.validate(json.loads(case.gold), case.schema)
     assert {tuple(json.loads(case.gold)) for case in cases} == set(SHAPES)
     assert any(None in json.loads(case.gold).values() for case in cases)

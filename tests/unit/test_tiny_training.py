@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from benchmarks.tiny_diffusion import tokenizer as tiny_tokenizer
 from benchmarks.tiny_diffusion.data import FULL, MIX, batch_at, infilled, ragged_blocks, whole
 from benchmarks.tiny_diffusion.decode import Canvas, canvas, decode, predictions
+from benchmarks.tiny_diffusion.distil import certainty_loss
 from benchmarks.tiny_diffusion.evaluate import wilson
 from benchmarks.tiny_diffusion.export import config, export
 from benchmarks.tiny_diffusion.layout import (
@@ -24,11 +25,12 @@ from benchmarks.tiny_diffusion.layout import (
     pack,
     padding_weights,
 )
+from benchmarks.tiny_diffusion.learn2pd import Rollout, greedy_rollout, rates, train_filter
 from benchmarks.tiny_diffusion.network import Network, tiny_spec
 from benchmarks.tiny_diffusion.noise import garble, left_to_right, two_copies
 from benchmarks.tiny_diffusion.optimiser import orthogonal
 from benchmarks.tiny_diffusion.tokenizer import END, MASK, SPECIAL, prompt_ids
-from benchmarks.tiny_diffusion.train import Plan, Run
+from benchmarks.tiny_diffusion.train import Plan, Run, weighted_loss
 from plait.kernels.paged_attention import CAUSAL
 from plait.kernels.paged_attention import FULL as SEES_ALL
 from plait.server.bench.tasks.catalog import TASKS, make_case
@@ -301,3 +303,36 @@ def test_wilson_intervals_are_the_published_ones(
     right: int, cases: int, low: float, high: float
 ) -> None:
     assert wilson(right, cases) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_certainty_is_asked_only_of_what_is_right_already() -> None:
+    batch = collate([pack(_text(32), two_copies(_text(32), _rng(0)))])
+    right = torch.nn.functional.one_hot(batch.targets, VOCAB).float()
+    wrong = right.roll(1, dims=1)
+    for scale in (1.0, 4.0):
+        plain = weighted_loss(scale * wrong, batch)
+        assert torch.allclose(certainty_loss(scale * wrong, batch), plain)
+        assert certainty_loss(scale * right, batch) > weighted_loss(scale * right, batch)
+
+
+def test_a_greedy_rollout_ends_at_the_outcome_and_records_every_step() -> None:
+    network = _network()
+    outcomes = [canvas(PROMPT[:n], 12, 16) for n in (3, 7)]
+    decode(network, outcomes)
+    for outcome in outcomes:  # a canvas that met its end has holes left
+        outcome.tokens = [END if t == MASK else t for t in outcome.tokens]
+        outcome.holes = [False] * len(outcome.holes)
+    data = greedy_rollout(network, outcomes, 16)
+    assert data.confidence.shape == data.right.shape == data.holes.shape
+    steps = [outcome.steps for outcome in outcomes]
+    assert len(outcomes) <= len(data.confidence) <= sum(steps) + len(outcomes)
+    assert bool(data.holes.any(dim=1).all())
+
+
+def test_a_filter_learns_what_confidence_tells() -> None:
+    torch.manual_seed(0)
+    confidence = torch.rand(400, 8)
+    data = Rollout(confidence, confidence > 0.5, torch.ones(400, 8, dtype=torch.bool))
+    learnt = train_filter(data, data, epochs=400, seed=0)
+    found = rates(learnt, data)
+    assert found.false_positive < 0.02 and found.false_negative < 0.9
