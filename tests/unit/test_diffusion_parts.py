@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from plait.decoders.diffusion.parts.ada_block import newline_ids
 from plait.decoders.registry import MethodError
 from tests.fixtures.step_views import cache_view, part, view_of
 
@@ -60,18 +57,12 @@ def test_ada_block_looks_ahead(remaining: int, answer: int, want: int) -> None:
     assert method.reach(remaining, answer) == want
 
 
-def test_ada_block_finds_line_breaks(tmp_path: Path) -> None:
+def test_ada_block_needs_delimiters() -> None:
     with pytest.raises(MethodError, match="delimiter_ids"):
-        part("ada-block", folder=tmp_path)
-    pieces = {"a": 0, "\u010a": 3, ".\u010a\u010a": 5, "<0x0A>": 7, "\n": 8, "n": 9}
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": pieces}}))
-    assert newline_ids(tmp_path / "tokenizer.json") == (3, 5, 7, 8)
-    assert part("ada-block", folder=tmp_path).delimiters.tolist() == [3, 5, 7, 8]
-    assert part("ada-block", folder=tmp_path, delimiters=(1,)).delimiters.tolist() == [1]
-    (tmp_path / "unigram.json").write_text(
-        json.dumps({"model": {"vocab": [["a", -1.0], ["\n", -2.0]]}})
-    )
-    assert newline_ids(tmp_path / "unigram.json") == (1,)
+        part("ada-block")
+    assert part("ada-block", delimiters={5, 3}).delimiters.tolist() == [3, 5]
+    named = part("ada-block", {"delimiter_ids": [1]}, delimiters={5, 3})
+    assert named.delimiters.tolist() == [1]
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,8 @@ shorter than that. Delimiters are the tokens whose text holds a line break, unle
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +22,6 @@ from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.diffusion.step import Ints, StepView
 from plait.decoders.registry import Method, MethodError, Options
 
-NEWLINES = ("\n", "\u010a", "<0x0A>")  # as text, in the byte-level alphabet, as a byte of its own
 FALLBACK = 32  # usual size of a block where no model says
 
 
@@ -64,25 +60,12 @@ class AdaBlock:
         return int(view.holes[surest]) - view.start + 1
 
 
-@lru_cache(maxsize=8)
-def newline_ids(path: Path) -> tuple[int, ...]:
-    """Return the ids of a tokenizer.json's pieces whose text holds a line break."""
-    vocabulary = json.loads(path.read_text())["model"]["vocab"]
-    pieces = vocabulary.items() if isinstance(vocabulary, dict) else _unigram(vocabulary)
-    return tuple(sorted(i for piece, i in pieces if any(text in piece for text in NEWLINES)))
-
-
-def _unigram(vocabulary: list[list[Any]]) -> list[tuple[str, int]]:
-    return [(piece, i) for i, (piece, _) in enumerate(vocabulary)]
-
-
 def make(
     options: AdaBlockOptions,
     *,
     spec: DiffusionSpec | None = None,
     block_size: int | None = None,
     delimiters: Collection[int] = (),
-    folder: Path | None = None,
     **context: Any,
 ) -> AdaBlock:
     """Return the window policy.
@@ -91,8 +74,6 @@ def make(
         MethodError: nobody knows the model's delimiters.
     """
     ids = options.delimiter_ids or tuple(delimiters)
-    if not ids and folder is not None and (folder / "tokenizer.json").is_file():
-        ids = newline_ids(folder / "tokenizer.json")
     if not ids:
         raise MethodError(
             "ada-block knows no delimiters of this model; name delimiter_ids.", "decoding.unmasker"
