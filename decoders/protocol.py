@@ -41,16 +41,17 @@ class Attend(IntEnum):
 class Proposal:
     """Rows fed after the pending tokens of one sequence; none of them for plain decoding.
 
-    Position 0 is the first one behind the pending tokens that the step feeds; with a block other
-    than 1 (Decoder.block) committed tokens may stand there too, among the proposed rows.
+    With a block other than 1 (Decoder.block) committed tokens may be among the proposed rows: those
+    that the engine leaves pending, because they fill no block or there are no blocks.
     """
 
     token_ids: Sequence[int] = ()
     attend: Attend = Attend.CAUSAL
     parents: Sequence[int] | None = None  # TREE: index of the parent row, -1 = last pending;
     # BRANCHES: number of the row's branch
-    positions: Sequence[int] | None = None  # where each row stands; None: one after the other, in
-    # a tree by depth. CONTEXT: also where its keys and values are written
+    positions: Sequence[int] | None = None  # where each row stands in the text, whose first token
+    # is 0; None: one after the other, in a tree by depth. CONTEXT: also where its keys and values
+    # are written
     length: int = 0  # CONTEXT: positions seen by every row, cached earlier or fed now
     read: Sequence[int] | None = None  # rows whose logits are due, rising; -1: the last pending row
     # None: that one and all proposed ones
