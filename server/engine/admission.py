@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from plait.decoders.protocol import Constraint, Decoder, DecodeRequest
-from plait.server.engine.kv_blocks import root_hash
+from plait.server.engine.kv_blocks import BLOCK, root_hash
 from plait.server.engine.sequence import Sequence
-from plait.server.errors import BadRequest, ContextTooLong
+from plait.server.errors import BadRequest, ContextTooLong, ServerError
 from plait.server.pool.messages import CompiledConstraint, Failed, GenerateRequest
 
 POLL_S = 0.05  # how long an idle engine waits for a constraint before it looks at its commands
@@ -93,6 +93,11 @@ class Admission:
                 failed.append(Failed(request_id, "Internal", f"constraint not loaded: {error}"))
                 continue
             members = self._sequences(request, future.result())
+            misfit = self._misfit(members[0])
+            if misfit is not None:
+                kind = type(misfit).__name__
+                failed.append(Failed(request_id, kind, misfit.message, misfit.param))
+                continue
             arrived.append([s for s in members if s.index not in dropped])
         return [sequences for sequences in arrived if sequences], failed
 
@@ -110,9 +115,26 @@ class Admission:
                 param="max_tokens" if length < limit else "prompt",
             )
 
+    def _misfit(self, sequence: Sequence) -> ServerError | None:
+        """Return why the engine can't run what a decoder with canvases has made of a request."""
+        block, request = sequence.block, sequence.request
+        if block == 1:
+            return None
+        if request.prompt_logprobs is not None:
+            return BadRequest("A canvas tells nothing of the prompt's tokens.", param="echo")
+        if block and BLOCK % block and block % BLOCK:
+            return BadRequest(f"A block size divides {BLOCK} or is a multiple of it.")
+        limit = self._capacity.max_model_len
+        if block and -(-(sequence.prompt_length + request.max_tokens) // block) * block > limit:
+            return ContextTooLong(
+                f"Prompt and max_tokens together fill blocks of {block} and may be at most "
+                f"{limit // block * block} tokens. Shorten the prompt or lower max_tokens.",
+                param="max_tokens",
+            )
+        return None
+
     def _sequences(self, request: GenerateRequest, base: Constraint | None) -> list[Sequence]:
         decoder = self._choose_decoder(request)
-        root = root_hash(self._capacity.fingerprint, request.cache_salt)
         made: list[Sequence] = []
         for index in range(request.n):
             start = DecodeRequest(
@@ -124,13 +146,16 @@ class Admission:
                 sequence_index=index,
                 options=request.decoding,
             )
+            state = decoder.start(start)
+            block = decoder.block(state)
             made.append(
                 Sequence(
                     request,
                     index,
                     decoder,
-                    decoder.start(start),
-                    root,
+                    state,
+                    root_hash(self._capacity.fingerprint, request.cache_salt, str(block)),
+                    block,
                     leader=made[0] if made else None,
                     tokens=list(request.prompt_token_ids),
                 )

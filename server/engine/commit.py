@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence as Sequences
 from typing import Any
 
 import torch
 
 from plait.decoders.protocol import Decoder, Forward, Outcome
-from plait.server.engine.sequence import Sequence
+from plait.server.engine.sequence import Sequence, Slice
 from plait.server.pool.messages import Delta, Started, TokenLogprob
 
 
@@ -30,7 +31,27 @@ def select_rows(forward: Forward, members: Sequences[int]) -> Forward:
     starts = [0]
     for i in members:
         starts.append(starts[-1] + offsets[i + 1] - offsets[i])
-    return Forward(forward.logits[torch.tensor(rows, device=forward.logits.device)], starts)
+    index = torch.tensor(rows, dtype=torch.int64, device=forward.logits.device)
+    return Forward(forward.logits[index], starts)
+
+
+def count_rows(counters: Counter[str], piece: Slice, outcome: Outcome | None) -> None:
+    """Count what a step read and gave; before the outcome is made true.
+
+    A prompt counts as it is read for the first time; what stands on a canvas is read at its first
+    forward pass.
+    """
+    sequence = piece.sequence
+    if not sequence.forwards:
+        read = sequence.prompt_length if outcome is not None else piece.start
+        counters["prompt_tokens"] += max(min(read, sequence.prompt_length) - sequence.num_cached, 0)
+    if outcome is None:
+        return
+    counters["generation_tokens"] += len(outcome.emit)
+    if "canvas" in sequence.decoder.needs:
+        counters["diffusion_forwards"] += 1
+        counters["diffusion_canvas_rows"] += piece.num_proposed
+        counters["diffusion_committed_tokens"] += len(outcome.emit)
 
 
 def started(sequence: Sequence) -> Started:

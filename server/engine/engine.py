@@ -11,6 +11,7 @@ from collections.abc import Sequence as Sequences
 from plait.decoders.protocol import Forward, Outcome, Proposal
 from plait.server.engine.admission import Admission
 from plait.server.engine.commit import (
+    count_rows,
     delta_of,
     ended_by_deadline,
     group_by_decoder,
@@ -27,6 +28,7 @@ from plait.server.pool.messages import Delta, Failed, GenerateRequest, Started, 
 from plait.server.settings import EngineSettings
 
 Report = Started | Delta | Failed
+BEYOND = "The text and what its decoder feeds with it are longer than the whole KV cache."
 
 
 class Engine:
@@ -66,7 +68,7 @@ class Engine:
 
     def step(self) -> list[Report]:
         """Advance every running sequence by one forward pass; return what there is to tell."""
-        reports = self._admit() + self._expire()
+        reports = self._admit() + self._expire() + self._turn_out()
         slices = self._scheduler.schedule(self._propose)
         if not slices:
             return reports
@@ -118,10 +120,19 @@ class Engine:
             self._remove(sequence)
         return [ended_by_deadline(sequence) for sequence in late]
 
-    def _propose(self, sequences: Sequences[Sequence]) -> list[Proposal]:
+    def _turn_out(self) -> list[Report]:
+        """Fail the requests whose decoders want more than the whole cache."""
+        misfits, self._scheduler.misfits = self._scheduler.misfits, []
+        return [
+            r for s in misfits if not s.is_done for r in self._fail(s, BEYOND, "ContextTooLong")
+        ]
+
+    def _propose(self, sequences: Sequences[Sequence], room: int) -> list[Proposal]:
+        """Ask the decoders, each of which gets its share of the room."""
         proposals: dict[int, Proposal] = {}
         for decoder, members in group_by_decoder(sequences):
-            made = decoder.propose([sequences[i].state for i in members], room=0)
+            share = room * len(members) // len(sequences)
+            made = decoder.propose([sequences[i].state for i in members], share)
             proposals |= dict(zip(members, made, strict=True))
         return [proposals[i] for i in range(len(sequences))]
 
@@ -138,12 +149,9 @@ class Engine:
         sequence = piece.sequence
         if sequence.is_done:  # its request failed earlier in this step
             return []
-        num_cached = sequence.num_cached + piece.num_pending
-        self._counters["prompt_tokens"] += max(
-            min(num_cached, sequence.prompt_length) - sequence.num_cached, 0
-        )
+        count_rows(self._counters, piece, outcome)
         if outcome is None:
-            self._scheduler.commit(sequence, num_cached)
+            self._scheduler.commit(sequence, piece.start)
             return []
         if outcome.fault:
             return self._fail(sequence, outcome.fault)
@@ -151,19 +159,18 @@ class Engine:
         sequence.forwards += 1
         sequence.tokens.extend(outcome.emit)
         sequence.steps.extend([sequence.forwards] * len(outcome.emit))
-        self._scheduler.commit(sequence, num_cached + len(outcome.keep))
+        self._scheduler.commit(sequence, piece.start + len(outcome.keep))
         assert sequence.num_pending >= 0, "a decoder kept rows that it did not emit"
-        self._counters["generation_tokens"] += len(outcome.emit)
         if outcome.finish is not None:
             self._remove(sequence)
         delta = delta_of(sequence, outcome)
         return [delta] if delta is not None else []
 
-    def _fail(self, sequence: Sequence, fault: str) -> list[Report]:
+    def _fail(self, sequence: Sequence, fault: str, error: str = "Internal") -> list[Report]:
         """End the whole request of a sequence that can't go on."""
         request_id = sequence.request.request_id
         self.abort(request_id)
-        return [Failed(request_id, "Internal", fault)]
+        return [Failed(request_id, error, fault)]
 
     def _remove(self, sequence: Sequence) -> None:
         request_id = sequence.request.request_id

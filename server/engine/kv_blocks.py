@@ -28,11 +28,18 @@ def root_hash(*parts: str) -> bytes:
     return digest.digest()
 
 
-def extend_hashes(hashes: list[bytes], root: bytes, tokens: Sequence[int], full: int) -> None:
-    """Append the hashes of blocks len(hashes)..full-1 of `tokens` to the chain."""
+def extend_hashes(
+    hashes: list[bytes], root: bytes, tokens: Sequence[int], full: int, unit: int = 1
+) -> None:
+    """Append the hashes of blocks len(hashes)..full-1 of `tokens` to the chain.
+
+    unit: blocks whose tokens see each other whole, so each hash covers all of them; divides full.
+    """
     for i in range(len(hashes), full):
-        block = np.asarray(tokens[i * BLOCK : (i + 1) * BLOCK], dtype=np.int64).tobytes()
+        first = i // unit * unit
+        seen = tokens[first * BLOCK : (first + unit) * BLOCK]
         parent = hashes[-1] if hashes else root
+        block = np.asarray(seen, dtype=np.int64).tobytes()
         hashes.append(blake2b(parent + block, digest_size=16).digest())
 
 
@@ -123,6 +130,11 @@ class BlockManager:
             self._free.append(block)
 
 
+def blocks_per_unit(block: int) -> int:
+    """Return how many KV blocks a decoder's block (Decoder.block) spans, at least 1."""
+    return max(block // BLOCK, 1)
+
+
 def num_blocks_for(tokens: int) -> int:
     """Return how many blocks hold that many tokens."""
     return -(-tokens // BLOCK)
@@ -130,5 +142,9 @@ def num_blocks_for(tokens: int) -> int:
 
 def as_slots(blocks: Sequence[int], start: int, stop: int) -> NDArray[np.int64]:
     """Return the cache slots of logical positions start..stop-1 of a sequence."""
-    logical = np.arange(start, stop, dtype=np.int64)
-    return np.asarray(blocks, dtype=np.int64)[logical // BLOCK] * BLOCK + logical % BLOCK
+    return slots_at(blocks, np.arange(start, stop, dtype=np.int64))
+
+
+def slots_at(blocks: Sequence[int], places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the cache slots of some logical positions of a sequence."""
+    return np.asarray(blocks, dtype=np.int64)[places // BLOCK] * BLOCK + places % BLOCK

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Sequences
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plait.decoders.protocol import Attend, Forward
+from plait.decoders.protocol import Attend, Forward, Proposal
 from plait.kernels.kv_copy import copy_blocks, move_slots
 from plait.kernels.paged_attention import Segments
-from plait.server.engine.kv_blocks import as_slots, num_blocks_for
-from plait.server.engine.sequence import Slice
+from plait.server.engine.kv_blocks import as_slots, num_blocks_for, slots_at
+from plait.server.engine.sequence import Sequence, Slice
 from plait.server.models.transformer import KVCache
 
 
@@ -38,10 +38,18 @@ class Piece:
     """Rows of one sequence that attend alike: one entry of Segments."""
 
     token_ids: Sequences[int]
-    start: int  # logical position of the first row; all before it is context
+    context: int  # positions of the sequence that all rows see
     attend: Attend
     parents: Sequences[int]  # [rows]
+    positions: NDArray[np.int64]  # [rows] rotary
+    places: NDArray[np.int64]  # [rows] where in the sequence each row's key and value are stored
     blocks: Sequences[int]
+
+    @property
+    def stop(self) -> int:
+        """One past the last place that is read or written."""
+        own = 0 if self.attend is Attend.CONTEXT else len(self.token_ids)
+        return self.context + own
 
 
 class Runner:
@@ -64,9 +72,7 @@ class Runner:
         """
         if list(keep) == list(range(len(keep))):
             return
-        sequence = piece.sequence
-        start = sequence.num_cached + piece.num_pending
-        slots = as_slots(sequence.blocks, start, start + piece.num_rows - piece.num_pending)
+        slots = as_slots(piece.sequence.blocks, piece.start, piece.start + piece.num_proposed)
         source = torch.from_numpy(slots[np.asarray(keep)]).to(self.device)
         target = torch.from_numpy(slots[: len(keep)]).to(self.device)
         move_slots(self.kv.k, self.kv.v, source, target)
@@ -74,21 +80,25 @@ class Runner:
     def forward(self, slices: Sequences[Slice]) -> tuple[Tensor, NDArray[np.int64]]:
         """Run the model; return hidden states [rows, hidden] and row offsets [slices + 1]."""
         pieces = [piece for each in slices for piece in pieces_of(each)]
+        offsets = _offsets([each.num_rows for each in slices])
+        if not pieces:
+            return torch.empty(0, 0, device=self.device), offsets
         token_ids = [token for piece in pieces for token in piece.token_ids]
         ids = torch.tensor(token_ids, dtype=torch.int64, device=self.device)
-        hidden = self.model.forward(ids, segments_of(pieces, self.device), self.kv)
-        return hidden, _offsets([each.num_rows for each in slices])
+        return self.model.forward(ids, segments_of(pieces, self.device), self.kv), offsets
 
     def logits(
         self, slices: Sequences[Slice], hidden: Tensor, offsets: NDArray[np.int64]
     ) -> Forward:
-        """Return logits for the rows that decoders read: the last pending and the proposed ones."""
+        """Return logits for the rows that decoders read."""
         rows: list[int] = []
         starts = [0]
         for each, first in zip(slices, offsets[:-1].tolist(), strict=True):
             if each.proposal is not None:
-                rows.extend(range(first + max(each.num_pending - 1, 0), first + each.num_rows))
+                rows.extend(first + row for row in rows_read(each))
                 starts.append(len(rows))
+        if not rows:
+            return Forward(torch.empty(0, self.model.vocab_size, device=self.device), starts)
         index = torch.tensor(rows, dtype=torch.int64, device=self.device)
         return Forward(self.model.logits(hidden[index]), starts)
 
@@ -96,60 +106,107 @@ class Runner:
 def pieces_of(piece: Slice) -> list[Piece]:
     """Return the segments of one slice: pending rows, then proposed rows.
 
-    A proposed chain attends as pending rows do, so both become one segment.
+    A proposed chain attends as plain pending rows do, so both become one segment. With a block
+    other than 1, every block of pending rows is a segment whose rows all see each other.
     """
     sequence, proposal = piece.sequence, piece.proposal
-    start, middle = sequence.num_cached, sequence.num_cached + piece.num_pending
-    pending = sequence.tokens[start:middle]
+    first = sequence.num_cached
+    pending = sequence.tokens[first : piece.start]
     proposed = list(proposal.token_ids) if proposal else []
-    if proposal is None or proposal.attend is Attend.CAUSAL or not proposed:
-        rows = pending + proposed
-        return [Piece(rows, start, Attend.CAUSAL, [-1] * len(rows), sequence.blocks)]
+    if proposal is None or not proposed:
+        return _pending_pieces(sequence, pending)
+    if proposal.attend is Attend.CONTEXT:
+        return [_in_place(sequence, proposal)]
+    if proposal.attend is Attend.CAUSAL and sequence.block == 1:
+        return [_piece(sequence, first, pending + proposed)]
     parents = [-1] * len(proposed) if proposal.parents is None else proposal.parents
-    head = [Piece(pending, start, Attend.CAUSAL, [-1] * len(pending), sequence.blocks)]
-    tail = Piece(proposed, middle, proposal.attend, parents, sequence.blocks)
-    return [*(head if pending else []), tail]
+    tail = _piece(sequence, piece.start, proposed, proposal.attend, parents)
+    if proposal.positions is not None:
+        tail = replace(tail, positions=np.asarray(proposal.positions, dtype=np.int64))
+    elif proposal.attend is Attend.TREE:
+        tail = replace(tail, positions=piece.start + _depths(parents))
+    return [*_pending_pieces(sequence, pending), tail]
+
+
+def rows_read(piece: Slice) -> Sequences[int]:
+    """Return the rows of a slice whose logits its decoder reads."""
+    proposal, last = piece.proposal, piece.num_pending - 1
+    if proposal is None:
+        return ()
+    if proposal.read is None:
+        return range(max(last, 0), piece.num_rows)
+    assert last >= 0 or -1 not in proposal.read, "no pending row is fed, so none can be read"
+    return [piece.num_pending + row for row in proposal.read]
+
+
+def _pending_pieces(sequence: Sequence, tokens: list[int]) -> list[Piece]:
+    if not tokens:
+        return []
+    first, size = sequence.num_cached, sequence.block
+    if size == 1:
+        return [_piece(sequence, first, tokens)]
+    return [
+        _piece(sequence, first + i, tokens[i : i + size], Attend.BLOCK)
+        for i in range(0, len(tokens), size)
+    ]
+
+
+def _piece(
+    sequence: Sequence,
+    start: int,
+    token_ids: list[int],
+    attend: Attend = Attend.CAUSAL,
+    parents: Sequences[int] | None = None,
+) -> Piece:
+    """Return rows that are stored one after the other behind the first `start` tokens."""
+    places = np.arange(start, start + len(token_ids), dtype=np.int64)
+    parents = [-1] * len(token_ids) if parents is None else parents
+    return Piece(token_ids, start, attend, parents, places, places, sequence.blocks)
+
+
+def _in_place(sequence: Sequence, proposal: Proposal) -> Piece:
+    assert sequence.block == 0, "only a sequence without cached text refreshes rows in place"
+    places = np.asarray(proposal.positions, dtype=np.int64)
+    parents = [-1] * len(places)
+    return Piece(
+        proposal.token_ids,
+        proposal.length,
+        Attend.CONTEXT,
+        parents,
+        places,
+        places,
+        sequence.blocks,
+    )
 
 
 def segments_of(pieces: Sequences[Piece], device: torch.device) -> Segments:
     """Return the attention kernel's description of the pieces, on the device."""
-    lengths = [len(piece.token_ids) for piece in pieces]
-    stops = [piece.start + rows for piece, rows in zip(pieces, lengths, strict=True)]
-    tables = np.zeros((len(pieces), num_blocks_for(max(stops))), dtype=np.int32)
-    for row, piece, stop in zip(tables, pieces, stops, strict=True):
-        held = num_blocks_for(stop)
+    tables = np.zeros((len(pieces), num_blocks_for(max(p.stop for p in pieces))), dtype=np.int32)
+    for row, piece in zip(tables, pieces, strict=True):
+        held = num_blocks_for(piece.stop)
         row[:held] = piece.blocks[:held]
 
     def tensor(array: NDArray[np.generic] | list[int], dtype: torch.dtype) -> Tensor:
         return torch.as_tensor(np.asarray(array)).to(device=device, dtype=dtype)
 
+    slots = [slots_at(piece.blocks, piece.places) for piece in pieces]
     return Segments(
-        row_start=tensor(_offsets(lengths), torch.int32),
-        context_len=tensor([piece.start for piece in pieces], torch.int32),
+        row_start=tensor(_offsets([len(piece.token_ids) for piece in pieces]), torch.int32),
+        context_len=tensor([piece.context for piece in pieces], torch.int32),
         block_tables=tensor(tables, torch.int32),
         attend=tensor([int(piece.attend) for piece in pieces], torch.int32),
         parents=tensor([p for piece in pieces for p in piece.parents], torch.int32),
-        positions=tensor(np.concatenate([_positions(piece) for piece in pieces]), torch.int32),
-        slots=tensor(
-            np.concatenate(
-                [
-                    as_slots(piece.blocks, piece.start, stop)
-                    for piece, stop in zip(pieces, stops, strict=True)
-                ]
-            ),
-            torch.int64,
-        ),
+        positions=tensor(np.concatenate([piece.positions for piece in pieces]), torch.int32),
+        slots=tensor(np.concatenate(slots), torch.int64),
     )
 
 
-def _positions(piece: Piece) -> NDArray[np.int64]:
-    """Rotary positions: a tree row stands at its depth, all others where they are stored."""
-    if piece.attend is not Attend.TREE:
-        return np.arange(piece.start, piece.start + len(piece.token_ids), dtype=np.int64)
+def _depths(parents: Sequences[int]) -> NDArray[np.int64]:
+    """Return how far below the text each row of a tree stands."""
     depths: list[int] = []
-    for parent in piece.parents:  # parents come before their children
+    for parent in parents:  # parents come before their children
         depths.append(0 if parent < 0 else depths[parent] + 1)
-    return piece.start + np.asarray(depths, dtype=np.int64)
+    return np.asarray(depths, dtype=np.int64)
 
 
 def _offsets(lengths: Sequences[int]) -> NDArray[np.int64]:

@@ -3,7 +3,8 @@
 Running sequences come first, in order of priority and arrival, those that decode before those that
 still read their prompt. Prompts are read in chunks of what is left of the step's token budget. When
 blocks run out, the sequence that is last in order gives its blocks back and waits (it is recomputed
-later; law 1 makes the result the same).
+later; law 1 makes the result the same). Drafts get rows and blocks that nobody else needs, so they
+never make a sequence wait.
 """
 
 from __future__ import annotations
@@ -12,12 +13,19 @@ import heapq
 from collections.abc import Callable
 from collections.abc import Sequence as Sequences
 
-from plait.decoders.protocol import Proposal
-from plait.server.engine.kv_blocks import BLOCK, BlockManager, extend_hashes, num_blocks_for
+from plait.decoders.protocol import Attend, Proposal
+from plait.server.engine.kv_blocks import (
+    BLOCK,
+    BlockManager,
+    blocks_per_unit,
+    extend_hashes,
+    num_blocks_for,
+)
+from plait.server.engine.row_budget import plan_rows
 from plait.server.engine.sequence import Sequence, Slice
 
 Copy = Callable[[int, int], None]  # (source block, destination block)
-Propose = Callable[[Sequences[Sequence]], Sequences[Proposal]]
+Propose = Callable[[Sequences[Sequence], int], Sequences[Proposal]]  # with room for drafts
 
 
 class Scheduler:
@@ -26,6 +34,7 @@ class Scheduler:
     def __init__(self, blocks: BlockManager, copy: Copy, *, max_seqs: int, max_rows: int) -> None:
         self.blocks = blocks
         self.num_preemptions = 0
+        self.misfits: list[Sequence] = []  # they want more blocks than there are
         self._copy = copy
         self._max_seqs = max_seqs
         self._max_rows = max_rows
@@ -59,9 +68,10 @@ class Scheduler:
     def schedule(self, propose: Propose) -> list[Slice]:
         """Return the slices of the next step; every one of them has its blocks."""
         self._admit()
-        planned = self._plan_rows()
-        complete = [s for s, rows in planned if rows == s.num_pending]
-        proposals = dict(zip(map(id, complete), propose(complete), strict=True))
+        planned, budget = plan_rows(self._running, self._max_rows)
+        complete = [s for s, rows in planned if rows == s.num_readable]
+        room = self._room(planned, budget)
+        proposals = dict(zip(map(id, complete), propose(complete, room), strict=True))
         slices = [Slice(s, rows, proposals.get(id(s))) for s, rows in planned]
         return [piece for piece in slices if self._reserve(piece)]
 
@@ -71,7 +81,8 @@ class Scheduler:
         full = num_cached // BLOCK
         first = len(sequence.hashes)
         if self.blocks.prefix_caching and full > first:
-            extend_hashes(sequence.hashes, sequence.root, sequence.tokens, full)
+            unit = blocks_per_unit(sequence.block)
+            extend_hashes(sequence.hashes, sequence.root, sequence.tokens, full, unit)
             for i in range(first, full):
                 self.blocks.register(sequence.blocks[i], sequence.hashes[i])
 
@@ -91,12 +102,13 @@ class Scheduler:
         """Give the sequence what the cache has of it, if the rest will fit as things stand."""
         blocks = self.blocks
         shared = self._share_prefix(sequence)
-        needed = num_blocks_for(len(sequence.tokens) + 1) - len(shared) + 1
+        needed = num_blocks_for(sequence.next_stop) - len(shared) + 1
         if needed + len(self._running) > blocks.num_available and self._running:
             blocks.release(shared)
             sequence.num_cached = 0
             return False
-        if blocks.prefix_caching and not sequence.is_started:  # once, however long it waited
+        is_query = blocks.prefix_caching and sequence.block > 0
+        if is_query and not sequence.is_started:  # once, however long it waited
             blocks.queries += len(sequence.tokens) - 1
             blocks.hits += sequence.num_cached
         sequence.blocks = shared
@@ -107,9 +119,9 @@ class Scheduler:
 
     def _share_prefix(self, sequence: Sequence) -> list[int]:
         """Return referenced blocks for the longest cached prefix; sets num_cached."""
-        leader, last = sequence.leader, len(sequence.tokens) - 1  # one token must stay pending
+        leader, last = sequence.leader, sequence.num_reusable
         if leader is not None and leader.is_running and _has_prompt(leader):
-            sequence.num_cached = min(last, sequence.prompt_length - 1)
+            sequence.num_cached = min(last, sequence.num_shareable)
             shared = leader.blocks[: num_blocks_for(sequence.num_cached)]
             self.blocks.share(shared)
             sequence.hashes = leader.hashes[: sequence.num_cached // BLOCK]
@@ -118,40 +130,46 @@ class Scheduler:
         if not self.blocks.prefix_caching or sequence.wants_prompt_logprobs:
             return []
         chain: list[bytes] = []
-        extend_hashes(chain, sequence.root, sequence.tokens, last // BLOCK)
+        unit = blocks_per_unit(sequence.block)
+        extend_hashes(chain, sequence.root, sequence.tokens, last // BLOCK, unit)
         shared = self.blocks.match(chain)
-        sequence.hashes = chain[: len(shared)]
+        whole = len(shared) // unit * unit
+        self.blocks.release(shared[whole:])
+        shared = shared[:whole]
+        sequence.hashes = chain[:whole]
         sequence.num_cached = len(shared) * BLOCK
         return shared
 
-    def _plan_rows(self) -> list[tuple[Sequence, int]]:
-        """Share out the row budget: decoding sequences first, then prompts in order."""
-        budget = self._max_rows
-        rows = {}
-        for sequence in sorted(self._running, key=lambda s: s.num_pending > 1):
-            rows[id(sequence)] = min(sequence.num_pending, budget)
-            budget -= rows[id(sequence)]
-        return [(s, rows[id(s)]) for s in self._running if rows[id(s)] or not s.num_pending]
+    def _room(self, planned: Sequences[tuple[Sequence, int]], budget: int) -> int:
+        """Return how many rows of drafts the budget and the blocks allow.
+
+        However the decoders share them out, the last block of each sequence may stay half empty.
+        """
+        if budget <= 0:
+            return 0
+        spare = self.blocks.num_available
+        for sequence, rows in planned:
+            stop = max(sequence.num_cached + rows, sequence.next_stop)
+            spare -= len(self._shared(sequence, stop)) + _missing(sequence, stop)
+        return max(min(budget, spare * BLOCK - len(planned) * (BLOCK - 1)), 0)
 
     def _reserve(self, piece: Slice) -> bool:
         """Make the blocks that the slice writes exist and belong to its sequence alone."""
         sequence = piece.sequence
+        if num_blocks_for(piece.stop) > self.blocks.num_blocks:
+            self.misfits.append(sequence)
+            return False
         while sequence.is_running:
-            if self._try_reserve(sequence, sequence.num_cached + piece.num_rows):
+            if self._try_reserve(sequence, piece.stop):
+                _note_rows(piece)
                 return True
             self._preempt(self._running[-1])
         return False
 
     def _try_reserve(self, sequence: Sequence, stop: int) -> bool:
         table = sequence.blocks
-        first = sequence.num_cached // BLOCK
-        shared = [
-            i
-            for i in range(first, min(len(table), num_blocks_for(stop)))
-            if self.blocks.is_shared(table[i])
-        ]
-        missing = max(num_blocks_for(stop) - len(table), 0)
-        fresh = self.blocks.allocate(len(shared) + missing)
+        shared = self._shared(sequence, stop)
+        fresh = self.blocks.allocate(len(shared) + _missing(sequence, stop))
         if fresh is None:
             return False
         for i in shared:
@@ -162,8 +180,15 @@ class Scheduler:
         table.extend(fresh)
         return True
 
+    def _shared(self, sequence: Sequence, stop: int) -> list[int]:
+        """Return which of its blocks the sequence must copy before it writes up to `stop`."""
+        table = sequence.blocks
+        written = range(sequence.num_cached // BLOCK, min(len(table), num_blocks_for(stop)))
+        return [i for i in written if self.blocks.is_shared(table[i])]
+
     def _preempt(self, sequence: Sequence) -> None:
         self.num_preemptions += 1
+        sequence.decoder.evicted(sequence.state)
         self._running.remove(sequence)
         self._vacate(sequence)
         self.add(sequence)
@@ -181,5 +206,15 @@ def _awaits_leader(sequence: Sequence) -> bool:
 
 
 def _has_prompt(sequence: Sequence) -> bool:
-    """All of the prompt but its last token is cached: what a sibling can share."""
-    return sequence.num_cached >= sequence.prompt_length - 1
+    """Tell whether all that a sibling can share is cached."""
+    return sequence.num_cached >= sequence.num_shareable
+
+
+def _missing(sequence: Sequence, stop: int) -> int:
+    return max(num_blocks_for(stop) - len(sequence.blocks), 0)
+
+
+def _note_rows(piece: Slice) -> None:
+    """Remember how many rows a decoder refreshes in place: it will want about as many again."""
+    if piece.proposal is not None and piece.proposal.attend is Attend.CONTEXT:
+        piece.sequence.num_refreshed = piece.num_proposed
