@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from plait.kernels.experts import ExpertWeights
 from plait.kernels.linear import Weight
 
 
@@ -33,6 +34,7 @@ class LayerWeights:
     down_bias: Tensor | None = None
     window: int = 0  # a row sees keys above its position minus this; 0: all
     rotary: bool = True  # False: no positions in this layer
+    experts: ExpertWeights | None = None  # their answer is added to that of gate, up and down
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,14 +21,18 @@ _WEIGHTS = ("q", "k", "v", "o", "gate", "up", "down")
 class Stack:
     """The layers of one model, ready to run.
 
-    The compiled path runs all layers in one parallel region and keeps its scratch memory from call
-    to call; it is taken when every weight is in panels. One call at a time.
+    The compiled path is taken when every weight is in panels. It runs all layers in one parallel
+    region and keeps its scratch memory from call to call; layers with experts go through their
+    kernels one by one. One call at a time.
     """
 
     def __init__(self, layers: Sequence[LayerWeights], config: StackConfig) -> None:
         self.layers = tuple(layers)
         self.config = config
-        self._compiled = self._compile()
+        panels = all(getattr(x, n).layout == "panels" for x in self.layers for n in _WEIGHTS)
+        self._steps = _naive.COMPILED if panels else _naive.ORACLES
+        whole = panels and not any(layer.experts for layer in self.layers)
+        self._compiled = self._compile() if whole else None
 
     def forward(
         self,
@@ -52,12 +56,9 @@ class Stack:
             return
         for index in range(first_layer, last_layer):
             kv = k_cache[index], v_cache[index]
-            _naive.run_layer(x, self.layers[index], self.config, segments, kv)
+            _naive.run_layer(x, self.layers[index], self.config, segments, kv, self._steps)
 
-    def _compile(self) -> CompiledStack | None:
-        weights = [getattr(layer, name) for layer in self.layers for name in _WEIGHTS]
-        if any(weight.layout == "rows" for weight in weights):
-            return None
+    def _compile(self) -> CompiledStack:
         compiled: CompiledStack = dispatch.extension().Stack(self.config)
         for layer in self.layers:
             compiled.add_layer(layer)

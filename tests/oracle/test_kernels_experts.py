@@ -1,0 +1,77 @@
+"""Routed experts: agreement with the oracle, and rows that do not know their neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from plait.kernels import dispatch
+from plait.kernels.experts import ExpertWeights, Routing, experts
+from plait.kernels.experts.routed import silu_mul
+from plait.kernels.linear import Mode, dense, from_dense
+
+HIDDEN, FFN, EXPERTS = 40, 24, 12
+ROUTINGS = {
+    "flat": Routing(chosen=3),
+    "groups": Routing(chosen=3, groups=4, kept_groups=2, scale=2.5),
+    "one of a group": Routing(chosen=2, groups=12, kept_groups=5),
+    "as scored": Routing(chosen=4, normalised=False),
+    "one expert": Routing(chosen=1, groups=3, kept_groups=1),
+}
+
+
+def make_weights(routing: Routing, mode: Mode = "fp32", *, naive: bool = False) -> ExpertWeights:
+    """Return random weights; the same ones for naive and not."""
+    generator = torch.Generator().manual_seed(5)
+
+    def random(n: int, k: int) -> Tensor:
+        return torch.randn(n, k, generator=generator) * k**-0.5
+
+    return ExpertWeights(
+        routing=routing,
+        router=from_dense(random(EXPERTS, HIDDEN), "fp32", naive=naive),
+        bias=random(1, EXPERTS)[0],
+        gate=[from_dense(random(FFN, HIDDEN), mode, naive=naive) for _ in range(EXPERTS)],
+        up=[from_dense(random(FFN, HIDDEN), mode, naive=naive) for _ in range(EXPERTS)],
+        down=[from_dense(random(HIDDEN, FFN), mode, naive=naive) for _ in range(EXPERTS)],
+    )
+
+
+@pytest.mark.parametrize("name", ROUTINGS)
+@pytest.mark.parametrize("mode", ["fp32", "bf16"])
+def test_agreement_with_the_oracle(name: str, mode: Mode) -> None:
+    x = torch.randn(37, HIDDEN, generator=torch.Generator().manual_seed(1))
+    want = experts(x, make_weights(ROUTINGS[name], mode, naive=True), naive=True)
+    have = experts(x, make_weights(ROUTINGS[name], mode))
+    tolerance = 1e-5 if mode == "fp32" else 2e-2
+    torch.testing.assert_close(have, want, atol=tolerance, rtol=tolerance)
+
+
+def test_the_bias_chooses_but_takes_no_share() -> None:
+    weights = make_weights(Routing(chosen=1, scale=1.0))
+    bias = torch.full((EXPERTS,), -5.0)
+    bias[7] = 5.0
+    only = replace(weights, bias=bias)
+    x = torch.randn(9, HIDDEN, generator=torch.Generator().manual_seed(2))
+    gate, up, down = (dense(w[7]) for w in (only.gate, only.up, only.down))
+    want = (torch.nn.functional.silu(x @ gate.T) * (x @ up.T)) @ down.T
+    torch.testing.assert_close(experts(x, only), want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(not dispatch.available(), reason="no compiled kernels")
+@pytest.mark.parametrize("mode", ["fp32", "bf16", "int8"])
+def test_a_row_has_the_same_bits_in_every_batch(mode: Mode) -> None:
+    weights = make_weights(ROUTINGS["groups"], mode)
+    x = torch.randn(50, HIDDEN, generator=torch.Generator().manual_seed(3)) * 3
+    whole = experts(x, weights)
+    for rows in ([0], [49, 3], list(range(7, 24)), list(range(49, -1, -1))):
+        assert torch.equal(experts(x[rows], weights), whole[rows])
+
+
+def test_the_steady_silu_is_silu() -> None:
+    gate, up = torch.linspace(-100, 100, 20001), torch.linspace(1, 2, 20001)
+    want = torch.nn.functional.silu(gate.double()) * up.double()
+    torch.testing.assert_close(silu_mul(gate, up).double(), want, atol=1e-30, rtol=1e-6)
