@@ -12,7 +12,15 @@ from torch import Tensor
 from plait.kernels import dispatch
 from plait.kernels.decoder_stack import LayerWeights, Stack, StackConfig
 from plait.kernels.linear import Mode, Weight, from_dense
-from plait.kernels.paged_attention import CAUSAL, FULL, TREE, Segments
+from plait.kernels.paged_attention import (
+    BRANCHES,
+    CAUSAL,
+    CONTEXT,
+    FULL,
+    SHADOW,
+    TREE,
+    Segments,
+)
 from tests.fixtures.ragged import Geometry, Kind, causal, make_segments, one_layer
 
 MIXED: list[Kind] = [
@@ -21,6 +29,9 @@ MIXED: list[Kind] = [
     (17, 6, TREE),
     (30, 16, FULL),
     (0, 70, CAUSAL),
+    (20, 24, BRANCHES),
+    (9, 16, SHADOW),
+    (40, 12, CONTEXT),
 ]
 LAYERS = 3
 # Largest difference from the oracle, as a share of the largest output: rounding to bf16 between
@@ -184,6 +195,30 @@ def test_a_sequence_does_not_depend_on_the_batch(isa: str, mode: Mode) -> None:
         alone = make_segments(causal(last - first))
         have = _run(stack, x[first:last], alone, _cache(alone, family, mode))
         assert torch.equal(have, together[first:last])
+
+
+@pytest.mark.parametrize("mode", list(TOLERANCE))
+def test_a_branch_has_the_bits_of_a_canvas_of_its_own(isa: str, mode: Mode) -> None:
+    family = FAMILIES["qwen3"]
+    stack = make_stack(family, mode, naive=False)
+    torch.manual_seed(0)
+    segments = make_segments([(21, 40, BRANCHES)])
+    x = torch.randn(40, family.hidden)
+    cache = _cache(segments, family, mode)
+    together = _run(stack, x, segments, (cache[0].clone(), cache[1].clone()))
+    for branch in range(3):
+        rows = torch.nonzero(segments.parents == branch)[:, 0]
+        alone = Segments(
+            row_start=torch.tensor([0, len(rows)], dtype=torch.int32),
+            context_len=segments.context_len,
+            block_tables=segments.block_tables,
+            attend=torch.tensor([FULL], dtype=torch.int32),
+            parents=segments.parents[rows],
+            positions=segments.positions[rows],
+            slots=segments.slots[: len(rows)],
+        )
+        have = _run(stack, x[rows], alone, (cache[0].clone(), cache[1].clone()))
+        assert torch.equal(have, together[rows])
 
 
 def test_scratch_of_an_earlier_pass_is_never_read(isa: str) -> None:

@@ -42,6 +42,20 @@ def test_prefix_is_found_by_content_and_salt() -> None:
     assert blocks.match(chain(text, salt="other")) == []
 
 
+def test_a_block_is_named_by_all_that_its_tokens_see() -> None:
+    """Two KV blocks whose tokens see each other whole differ if either's tokens do."""
+    root, text = root_hash("weights"), list(range(64))
+    chains: list[list[bytes]] = [[], [], []]
+    extend_hashes(chains[0], root, text, 4, 2)
+    extend_hashes(chains[1], root, [*text[:31], 99, *text[32:]], 4, 2)
+    extend_hashes(chains[2], root, [*text[:63], 99], 2, 2)
+    extend_hashes(chains[2], root, [*text[:63], 99], 4, 2)  # as the text grows
+    assert len(set(chains[0])) == 4
+    assert not set(chains[0]) & set(chains[1])
+    assert chains[2][:2] == chains[0][:2]
+    assert not set(chains[2][2:]) & set(chains[0])
+
+
 def test_unused_prefixes_stay_until_their_memory_is_wanted() -> None:
     blocks = BlockManager(3)
     hashes = chain(list(range(32)))
