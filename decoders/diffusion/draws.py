@@ -124,11 +124,11 @@ def hole_states(
     """Return what sampling knows at each of these positions.
 
     Args:
-        base: of the sequence; its counts are those of the prompt and of what was emitted.
+        base: of the sequence; its counts are those of the text before the canvas.
         text: the ids from position 0 on, -1 at holes, which match no bad word.
         first: position of the answer's first token.
         positions: where a token is to be drawn.
-        settled: answer tokens that stand in the canvas and were not emitted yet.
+        settled: tokens of the answer that stand in the canvas.
     """
     counts = base.counts
     if counts is not None:

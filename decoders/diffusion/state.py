@@ -123,9 +123,11 @@ def first_canvas(state: DiffusionState, spec: DiffusionSpec) -> Canvas:
 
 
 def next_canvas(state: DiffusionState, spec: DiffusionSpec) -> Canvas:
-    """Return the canvas that follows one without an open hole."""
+    """Return the canvas that follows one without an open hole; a block is then behind us."""
     old = state.canvas
     if state.chain.attention == "block":
+        for token in unsent(state):
+            state.sampling.append(token)
         return _canvas(old.stop, [], old.stop + state.chain.block_size, old.limit)
     stop = min(old.limit, old.stop + _grown_by(state, spec))
     canvas = _canvas(0, old.ids.tolist(), stop, old.limit)
@@ -179,10 +181,10 @@ def report_of(state: DiffusionState) -> Mapping[str, Any]:
 
 
 def unsent(state: DiffusionState) -> list[int]:
-    """Return the settled tokens of the answer that were not emitted yet."""
-    canvas = state.canvas
-    rest = [q for q in state.answer[state.num_emitted :] if q < canvas.stop]
-    return [int(canvas.ids[q - canvas.start]) for q in rest if not canvas.hole[q - canvas.start]]
+    """Return the tokens of the answer that are settled in the canvas."""
+    canvas, first = state.canvas, max(state.canvas.start - state.answer[0], 0)
+    at = [q - canvas.start for q in state.answer[first:] if q < canvas.stop]
+    return [int(canvas.ids[i]) for i in at if not canvas.hole[i]]
 
 
 def emit(state: DiffusionState) -> Outcome:
@@ -208,7 +210,6 @@ def emit(state: DiffusionState) -> Outcome:
         state.steps.append(state.progress.pass_of[step - 1] if step != GIVEN else 0)
         state.num_forced += bool(canvas.forced[at])
         logprobs += [canvas.logprobs[position]] if position in canvas.logprobs else []
-        state.sampling.append(token)
         if not state.is_infill:
             state.text.append(token)
     if state.num_emitted == len(answer):

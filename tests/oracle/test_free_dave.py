@@ -155,26 +155,26 @@ def a_canvas() -> Canvas:
 def test_drafts_fill_holes_in_the_order_of_the_guess() -> None:
     guess = Guess(np.array([14, 12, 13, 15]), np.array([5, 6, 7, 8]), np.zeros(4, np.bool_))
     canvas = a_canvas()
-    drafts = drafts_of(canvas, guess, 9)
+    drafts = drafts_of(canvas, guess, 9, None)
     assert [draft.shown(99).tolist() for draft in drafts] == [
         [1, 2, 99, 99, 99, 99],
         [1, 2, 99, 99, 5, 99],
         [1, 2, 6, 99, 5, 99],
         [1, 2, 6, 7, 5, 99],
     ]
-    assert len(drafts_of(canvas, guess, 1)) == 2
+    assert len(drafts_of(canvas, guess, 1, None)) == 2
     assert canvas.hole.sum() == 4
 
 
 def test_a_drafted_end_closes_what_is_behind_it() -> None:
     ends = np.array([False, True, False, False])
     guess = Guess(np.array([14, 12, 13, 15]), np.array([5, 7, 6, 8]), ends)
-    assert len(drafts_of(a_canvas(), guess, 9)) == 2  # behind 12 there is nothing to be drawn
+    assert len(drafts_of(a_canvas(), guess, 9, None)) == 2  # behind 12 there is nothing to be drawn
 
 
 def test_only_an_equal_draft_is_proved() -> None:
     guess = Guess(np.array([14, 12, 13, 15]), np.array([5, 6, 7, 8]), np.zeros(4, np.bool_))
-    drafts = drafts_of(a_canvas(), guess, 9)
+    drafts = drafts_of(a_canvas(), guess, 9, None)
     made = a_canvas()
     one = np.zeros(1, np.bool_)
     made.settle(np.array([14]), np.array([5]), one, 1)
