@@ -60,7 +60,7 @@ METHOD = Method(
     source="dKV-Cache, arXiv:2505.15781, section 4",
     target="plait.decoders.diffusion.parts.dkv_cache:make",
     options=DkvCacheOptions,
-    needs=frozenset({"canvas"}),
+    needs=frozenset({"canvas", "full_attention"}),
     presets={
         "llada": {"refresh": 8},
         "dream": {"refresh": 16},

@@ -52,6 +52,6 @@ METHOD = Method(
     source="Fast-dLLM, arXiv:2505.22618, section 3.2",
     target="plait.decoders.diffusion.parts.dual_cache:make",
     options=DualCacheOptions,
-    needs=frozenset({"canvas"}),
+    needs=frozenset({"canvas", "full_attention"}),
     presets={"fast-dllm": {"around": 0}, "dinfer": {"around": 16}},
 )

@@ -38,5 +38,5 @@ METHOD = Method(
     summary="Keeps what lies before a block while the block is decoded.",
     source="Fast-dLLM, arXiv:2505.22618, section 3.2",
     target="plait.decoders.diffusion.parts.prefix_cache:make",
-    needs=frozenset({"canvas"}),
+    needs=frozenset({"canvas", "full_attention"}),
 )

@@ -57,6 +57,6 @@ METHOD = Method(
     source="ReCAP, arXiv:2505.19089, section 4",
     target="plait.decoders.diffusion.parts.recap:make",
     options=RecapOptions,
-    needs=frozenset({"canvas"}),
+    needs=frozenset({"canvas", "full_attention"}),
     presets={"alternating": {"local": 1, "active": 8}},
 )
