@@ -15,6 +15,12 @@ Part = Literal["serving", "json"]
 PARTS: tuple[Part, ...] = ("serving", "json")
 
 
+def _without_empty(value: object) -> object:
+    """Return the parts of a comma-separated text; an empty one has none."""
+    parts = split(value)
+    return [part for part in parts if part != ""] if isinstance(parts, list) else parts
+
+
 class DecodersOptions(EngineOptions):
     """Compare the ways to decode one diffusion model: accuracy, forward passes, time.
 
@@ -35,11 +41,11 @@ class DecodersOptions(EngineOptions):
     templates: Annotated[list[int], BeforeValidator(split)] = Field(
         [0, 1, 2], description="Wordings of each task; training has not seen the last one."
     )
-    samples: Count = Field(27, description="Cases of each task, over all wordings.")
+    samples: Count = Field(25, description="Cases of each task, over all wordings.")
     seed: int = Field(0, ge=0, lt=1_000_000, description="Another one draws other cases.")
     streams: Count = Field(32, description="Answers that grow at once.")
-    parts: Annotated[list[Part], BeforeValidator(split)] = Field(
-        [*PARTS], description="Tables to make beside the comparison."
+    parts: Annotated[list[Part], BeforeValidator(_without_empty)] = Field(
+        [*PARTS], description="Tables to make beside the comparison; '': none."
     )
     output: Path = Field(Path("bench-decoders"), description="Folder for what was found.")
 

@@ -150,7 +150,7 @@ def claim_table(found: Mapping[str, Line]) -> str:
         ratios = (line.gain.forwards, line.gain.flops, line.gain.rate)
         texts = [method, CLAIMS[method], line.name, str(line.setting["against"])]
         rows.append([*texts, *(f"{x:.2f}" for x in ratios), points(line.gain.accuracy)])
-    return table(header, rows)
+    return table(header, rows, texts=4)
 
 
 def task_table(lines: Sequence[Line]) -> str:
@@ -212,9 +212,9 @@ def objects_table(found: Sequence[Extraction]) -> str:
     )
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table; its first column is text, the others are numbers."""
-    rule = ["---", *("---:" for _ in header[1:])]
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
+    """Return a Markdown table; its first columns are text, the others are numbers."""
+    rule = ["---" if i < texts else "---:" for i in range(len(header))]
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
 
 

@@ -120,13 +120,18 @@ def test_a_summary_stands_beside_one_token_per_step() -> None:
 
 def test_a_claim_stands_beside_the_setting_that_saves_most_at_little_loss() -> None:
     asked = {"unmasker": ["static", {"name": "wino", "draft": 0.6}]}
-    names = ("brave", "meek", "rash")
-    settings = [setting(ONE_TOKEN), *(setting(name, decoding=asked) for name in names)]
+    both = {"unmasker": ["wino", "credit"]}
+    settings = [
+        setting(ONE_TOKEN),
+        *(setting(name, decoding=asked) for name in ("brave", "meek", "rash")),
+        setting("composed", decoding=both),
+    ]
     cells = {
         ONE_TOKEN: [cell(ONE_TOKEN)],
         "brave": [cell("brave", forwards=[2] * 4, flops=5e5)],
         "meek": [cell("meek", forwards=[4] * 4)],
         "rash": [cell("rash", forwards=[1] * 4, right=[False] * 4)],
+        "composed": [cell("composed", forwards=[1] * 4)],
     }
     best = claimed(summarise(settings, cells, {}))
     assert {method: line.name for method, line in best.items()} == {"wino": "brave"}
