@@ -16,7 +16,7 @@ from plait.server.bench.tasks.catalog import make_case
 FULL = 0  # one block as long as the text: full attention
 RAGGED = -1  # borders anywhere behind the prompt
 
-# Shares of the training cases.
+# Shares of the training cases: at first, and once all but the hardest tasks are learnt.
 MIX: Mapping[str, float] = {
     "copy": 0.07,
     "reverse": 0.08,
@@ -35,6 +35,24 @@ MIX: Mapping[str, float] = {
     "chain": 0.05,
     "echo": 0.05,
 }
+HARD_MIX: Mapping[str, float] = {
+    "copy": 0.03,
+    "reverse": 0.04,
+    "sort": 0.12,
+    "insert_index": 0.04,
+    "remove_index": 0.04,
+    "replace_index": 0.04,
+    "insert_random": 0.07,
+    "remove_random": 0.07,
+    "replace_random": 0.09,
+    "shuffle": 0.10,
+    "latin_square": 0.07,
+    "words_to_sentence": 0.02,
+    "json_extract": 0.09,
+    "add": 0.10,
+    "chain": 0.06,
+    "echo": 0.02,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +62,15 @@ class Stage:
     until: int  # steps
     longest: int  # list
     blocks: Mapping[int, float]  # share of the batches by block size
+    mix: Mapping[str, float]
 
 
+ALL_BLOCKS = {1: 0.05, 4: 0.15, 8: 0.15, 16: 0.15, 32: 0.25, FULL: 0.2, RAGGED: 0.05}
 STAGES = (
-    Stage(1200, 4, {1: 0.1, 4: 0.4, 8: 0.3, 16: 0.2}),
-    Stage(2500, 4, {1: 0.05, 4: 0.2, 8: 0.2, 16: 0.2, 32: 0.2, FULL: 0.15}),
-    Stage(10**9, 6, {1: 0.05, 4: 0.15, 8: 0.15, 16: 0.15, 32: 0.25, FULL: 0.2, RAGGED: 0.05}),
+    Stage(1200, 4, {1: 0.1, 4: 0.4, 8: 0.3, 16: 0.2}, MIX),
+    Stage(2500, 4, {1: 0.05, 4: 0.2, 8: 0.2, 16: 0.2, 32: 0.2, FULL: 0.15}, MIX),
+    Stage(7000, 6, ALL_BLOCKS, MIX),
+    Stage(10**9, 6, ALL_BLOCKS, HARD_MIX),
 )
 INFILLING = 0.1  # of the full batches' texts
 BLOCKWISE = 0.3  # of the others, decoded block by block
@@ -66,7 +87,7 @@ def batch_at(tokenizer: Tokenizer, seed: int, step: int, size: int) -> Batch:
     stage = stage_at(step)
     block = int(rng.choice(list(stage.blocks), p=list(stage.blocks.values())))
     garbled = rng.random() < GARBLED_BATCHES
-    names, shares = list(MIX), np.array(list(MIX.values()))
+    names, shares = list(stage.mix), np.array(list(stage.mix.values()))
     rows = []
     for i in range(size):
         task = str(rng.choice(names, p=shares / shares.sum()))

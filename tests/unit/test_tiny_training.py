@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.tiny_diffusion import tokenizer as tiny_tokenizer
-from benchmarks.tiny_diffusion.data import FULL, MIX, batch_at, infilled, ragged_blocks, whole
+from benchmarks.tiny_diffusion.data import FULL, STAGES, batch_at, infilled, ragged_blocks, whole
 from benchmarks.tiny_diffusion.decode import Canvas, canvas, decode, predictions
 from benchmarks.tiny_diffusion.distil import certainty_loss
 from benchmarks.tiny_diffusion.evaluate import wilson
@@ -204,7 +204,9 @@ def test_batches_follow_from_seed_and_step() -> None:
 
 
 def test_all_tasks_are_trained() -> None:
-    assert set(MIX) == set(TASKS)
+    assert all(set(stage.mix) == set(TASKS) for stage in STAGES)
+    assert all(sum(stage.mix.values()) == pytest.approx(1) for stage in STAGES)
+    assert all(sum(stage.blocks.values()) == pytest.approx(1) for stage in STAGES)
 
 
 @pytest.mark.parametrize("attend", [CAUSAL, SEES_ALL])
