@@ -111,7 +111,11 @@ class Decoder(Protocol[State]):
     needs: ClassVar[frozenset[str]]  # of the worker: "tree", "hidden", "fork", "draft_model", ...
 
     def start(self, request: DecodeRequest) -> State:
-        """Return the state of one new sequence."""
+        """Return the state of one new sequence.
+
+        Raises:
+            MethodError: what the request asks for can't be had of these weights.
+        """
 
     def block(self, state: State) -> int:
         """Return how committed tokens enter the cache; it never changes for a sequence.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plait.decoders.protocol import Constraint, Decoder, DecodeRequest
+from plait.decoders.registry import MethodError
 from plait.server.engine.kv_blocks import BLOCK, root_hash
 from plait.server.engine.sequence import Sequence
 from plait.server.errors import BadRequest, ContextTooLong, ServerError
@@ -88,11 +89,15 @@ class Admission:
                 continue
             del self._loading[request_id]
             dropped = self._dropped.pop(request_id, set())
-            error = future.exception()
-            if error is not None:
-                failed.append(Failed(request_id, "Internal", f"constraint not loaded: {error}"))
+            fault = future.exception()
+            if fault is not None:
+                failed.append(Failed(request_id, "Internal", f"constraint not loaded: {fault}"))
                 continue
-            members = self._sequences(request, future.result())
+            try:
+                members = self._sequences(request, future.result())
+            except MethodError as error:
+                failed.append(Failed(request_id, "BadRequest", str(error), error.param))
+                continue
             misfit = self._misfit(members[0])
             if misfit is not None:
                 kind = type(misfit).__name__

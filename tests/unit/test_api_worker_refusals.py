@@ -1,0 +1,38 @@
+"""What only a worker can know to be impossible is still the client's 400, and nobody else's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plait.decoders.autoregressive import AutoregressiveDecoder
+from plait.decoders.protocol import DecodeRequest
+from plait.decoders.registry import MethodError
+from plait.decoders.sampling.params import SamplingParams
+from plait.server.engine.admission import Admission, Capacity
+from plait.server.errors import BadRequest
+from plait.server.pool.call import error_of
+from plait.server.pool.messages import GenerateRequest
+
+
+class PickyDecoder(AutoregressiveDecoder):
+    def start(self, request: DecodeRequest) -> Any:
+        if request.options:
+            raise MethodError("learn2pd needs a filter.", "decoding.unmasker")
+        return super().start(request)
+
+
+def ask(name: str, **decoding: Any) -> GenerateRequest:
+    return GenerateRequest(name, [1, 2], SamplingParams(), 3, n=2, decoding=decoding)
+
+
+def test_a_method_that_lacks_something_is_a_bad_request() -> None:
+    decoder = PickyDecoder(10)
+    admission = Admission(Capacity(100, 10, "fp"), lambda request: decoder, lambda compiled: None)  # type: ignore[arg-type, return-value]
+    admission.add(ask("bad", unmasker="learn2pd"))
+    admission.add(ask("good"))
+    arrived, failed = admission.poll(wait=False)
+    assert [sequence.request.request_id for each in arrived for sequence in each] == ["good"] * 2
+    error = error_of(failed[0])
+    assert isinstance(error, BadRequest)
+    assert (error.message, error.param) == ("learn2pd needs a filter.", "decoding.unmasker")
+    assert not admission.is_loading
