@@ -17,6 +17,10 @@ GROUP = 32  # values that share a scale, along a row
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
 LM_HEAD = "lm_head.weight"
+# Within a layer:
+ROUTER = "mlp.gate"
+EXPERT_BIAS = "mlp.gate.expert_bias"
+SHARED_EXPERT = "mlp.shared_experts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,11 @@ def layer_prefix(layer: int) -> str:
     return f"model.layers.{layer}."
 
 
+def expert(index: int) -> str:
+    """Return what the names of an expert's tensors begin with, within its layer."""
+    return f"mlp.experts.{index}"
+
+
 def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Return the name and shape of every tensor that a model of this description is made of."""
     shapes: dict[str, tuple[int, ...]] = {
@@ -89,35 +98,55 @@ def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     }
     if not spec.tied_embeddings:
         shapes[LM_HEAD] = (spec.vocab, spec.hidden)
-    parts = _layer_shapes(spec)
     for layer in range(spec.layers):
+        parts = _attention_shapes(spec) | _feed_forward_shapes(spec, layer)
         shapes |= {layer_prefix(layer) + part: shape for part, shape in parts.items()}
     return shapes
 
 
-def _layer_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+def _attention_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     linears = {
         "self_attn.q_proj": (q, spec.hidden, spec.qkv_bias),
         "self_attn.k_proj": (kv, spec.hidden, spec.qkv_bias),
         "self_attn.v_proj": (kv, spec.hidden, spec.qkv_bias),
         "self_attn.o_proj": (spec.hidden, q, spec.o_bias),
-        "mlp.gate_proj": (spec.ffn, spec.hidden, spec.mlp_bias),
-        "mlp.up_proj": (spec.ffn, spec.hidden, spec.mlp_bias),
-        "mlp.down_proj": (spec.hidden, spec.ffn, spec.mlp_bias),
     }
     shapes: dict[str, tuple[int, ...]] = {
         "input_layernorm.weight": (spec.hidden,),
         "post_attention_layernorm.weight": (spec.hidden,),
     }
     for name, (n, k, bias) in linears.items():
-        shapes[f"{name}.weight"] = (n, k)
-        if bias:
-            shapes[f"{name}.bias"] = (n,)
+        shapes |= _linear_shapes(name, n, k, bias)
     if spec.qk_norm:
         shapes["self_attn.q_norm.weight"] = (spec.head_dim,)
         shapes["self_attn.k_norm.weight"] = (spec.head_dim,)
     return shapes
+
+
+def _feed_forward_shapes(spec: ModelSpec, layer: int) -> dict[str, tuple[int, ...]]:
+    experts = spec.experts_of(layer)
+    if experts is None:
+        return _gated_shapes("mlp", spec.ffn, spec.hidden, spec.mlp_bias)
+    shapes = _linear_shapes(ROUTER, experts.count, spec.hidden, False)
+    if experts.bias:
+        shapes[EXPERT_BIAS] = (experts.count,)
+    for index in range(experts.count):
+        shapes |= _gated_shapes(expert(index), experts.ffn, spec.hidden, False)
+    return shapes | _gated_shapes(SHARED_EXPERT, experts.shared_ffn, spec.hidden, False)
+
+
+def _gated_shapes(name: str, ffn: int, hidden: int, bias: bool) -> dict[str, tuple[int, ...]]:
+    return {
+        **_linear_shapes(f"{name}.gate_proj", ffn, hidden, bias),
+        **_linear_shapes(f"{name}.up_proj", ffn, hidden, bias),
+        **_linear_shapes(f"{name}.down_proj", hidden, ffn, bias),
+    }
+
+
+def _linear_shapes(name: str, n: int, k: int, bias: bool) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": (n, k)}
+    return {**shapes, f"{name}.bias": (n,)} if bias else shapes
 
 
 def check_complete(checkpoint: Checkpoint) -> None:

@@ -53,6 +53,7 @@ class _Family:
 _FAMILIES: Mapping[str, _Family] = {
     "sdar": _Family("block", block_size=4, mask_id=151669),
     "llada": _Family("full", mask_id=126336, ends=("<|eot_id|>",)),
+    "llada2_moe": _Family("block", mask_id=156895),
     "Dream": _Family("full", shift=True, mask_id=151666, ends=("<|im_end|>",)),
     "Fast_dLLM_Qwen": _Family("block", shift=True, mask_id=151665),
     "a2d-llama": _Family("full"),

@@ -15,7 +15,7 @@ from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.server.models.catalog import BadModel
 from plait.server.models.diffusion import read_diffusion
 from plait.server.models.hf_families import FAMILIES, REQUIRED, is_understood
-from plait.server.models.spec import ModelSpec, Rope, yarn_attention_factor
+from plait.server.models.spec import Experts, ModelSpec, Rope, yarn_attention_factor
 
 Config = Mapping[str, Any]
 
@@ -65,7 +65,7 @@ def spec_from_config(config: Config) -> ModelSpec:
     heads = full["num_attention_heads"]
     layers = full["num_hidden_layers"]
     head_dim = full["head_dim"] or full["hidden_size"] // heads
-    rope = _rope(full, head_dim)
+    rope = _rope(full, int(head_dim * full.get("partial_rotary_factor", 1)))
     attention_bias = bool(full.get("attention_bias", False))
     return ModelSpec(
         family=name,
@@ -82,10 +82,11 @@ def spec_from_config(config: Config) -> ModelSpec:
         windows=_windows(full, name),
         rotary=_rotary(full, layers),
         qk_norm=family.qk_norm,
-        qkv_bias=attention_bias or family.qkv_bias or bool(full.get("include_qkv_bias")),
+        qkv_bias=attention_bias or family.qkv_bias or _own_qkv_bias(full),
         o_bias=attention_bias,
         mlp_bias=bool(full.get("mlp_bias", False)),
         tied_embeddings=bool(full["tie_word_embeddings"]),
+        experts=_experts(full) if "num_experts" in family.keys else None,
     )
 
 
@@ -112,7 +113,8 @@ def _check_required(config: Config) -> None:
             raise BadModel(f"{name} must be a whole number above 0, not {config.get(key)!r}")
     activation = config.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
-        raise BadModel(f"hidden_act {activation!r} is not supported; only silu is")
+        name = own.get("hidden_act", "hidden_act")
+        raise BadModel(f"{name} {activation!r} is not supported; only silu is")
 
 
 def _refuse_unknown(config: Config, name: str) -> None:
@@ -125,6 +127,25 @@ def _refuse_unknown(config: Config, name: str) -> None:
                 f"{key} = {value!r} is not understood for {name} and may change what the model "
                 "computes; remove the key if it does not"
             )
+
+
+def _own_qkv_bias(config: Config) -> bool:
+    return bool(config.get("include_qkv_bias") or config.get("use_qkv_bias"))
+
+
+def _experts(config: Config) -> Experts:
+    return Experts(
+        count=config["num_experts"] or 0,
+        chosen=config["num_experts_per_tok"],
+        ffn=config["moe_intermediate_size"] or 0,
+        shared_ffn=(config["moe_intermediate_size"] or 0) * (config["num_shared_experts"] or 0),
+        first_layer=config["first_k_dense_replace"],
+        groups=config["n_group"],
+        kept_groups=config["topk_group"],
+        scale=float(config["routed_scaling_factor"]),
+        normalised=bool(config["norm_topk_prob"]),
+        bias=bool(config["moe_router_enable_expert_bias"]),
+    )
 
 
 def _windows(config: Config, family: str) -> tuple[int, ...]:

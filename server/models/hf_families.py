@@ -85,6 +85,33 @@ _LLADA = Family(
     ignored=frozenset(_LLADA_HARMLESS.split()),
 )
 
+_LLADA2_HARMLESS = """
+    router_dtype num_nextn_predict_layers output_router_logits output_dropout embedding_dropout
+    use_rmsnorm max_window_layers sliding_window rotary_dim
+"""
+_LLADA2 = Family(
+    {
+        **_COMMON,
+        **OWN_KEYS,
+        "rope_theta": 600000.0,
+        "partial_rotary_factor": 0.5,
+        "num_experts": None,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": None,
+        "num_shared_experts": 1,
+        "first_k_dense_replace": 1,
+        "n_group": 1,
+        "topk_group": 1,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 1.0,
+        "moe_router_enable_expert_bias": True,
+        "use_qkv_bias": False,
+    },
+    qk_norm=True,
+    fixed={"score_function": "sigmoid", "use_qk_norm": True},
+    ignored=frozenset(_LLADA2_HARMLESS.split()),
+)
+
 FAMILIES: Mapping[str, Family] = {
     "llama": Family(_LLAMA),
     "mistral": Family(
@@ -112,6 +139,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "sdar": Family({**_QWEN3, **OWN_KEYS}, qk_norm=True, ignored=frozenset({"fuse_cross_entropy"})),
     "llada": _LLADA,
+    "llada2_moe": _LLADA2,
     "Dream": Family({**_QWEN2, **OWN_KEYS, "rope_theta": 1e6}, qkv_bias=True),
     "Fast_dLLM_Qwen": Family({**_QWEN2, **OWN_KEYS, "bd_size": None}, qkv_bias=True),
     "a2d-llama": Family({**_LLAMA, **OWN_KEYS}),

@@ -24,6 +24,13 @@ _LLADA_PARTS: Mapping[str, str] = {
     "up_proj": "mlp.up_proj",
     "ff_out": "mlp.down_proj",
 }
+_LLADA2_FUSED = "query_key_value"  # the rows of q, then of k, then of v
+_LLADA2_ATTENTION = re.compile(r"(model\.layers\.\d+\.)attention\.(\w+)\.(weight|bias)")
+_LLADA2_PARTS: Mapping[str, str] = {
+    "query_layernorm": "q_norm",
+    "key_layernorm": "k_norm",
+    "dense": "o_proj",
+}
 _LLADA_OUTER: Mapping[str, str] = {
     "model.transformer.wte.weight": EMBEDDING,
     "model.transformer.ln_f.weight": FINAL_NORM,
@@ -44,6 +51,8 @@ def parts(stored: str, spec: ModelSpec) -> tuple[Part, ...]:
     """Return what a tensor of the file holds; an unknown name is handed on as it is."""
     if spec.family == "llada":
         return (Part(_llada(stored)),)
+    if spec.family == "llada2_moe":
+        return _llada2(stored, spec)
     return (Part(stored),)
 
 
@@ -52,3 +61,19 @@ def _llada(stored: str) -> str:
     if match is None or match[2] not in _LLADA_PARTS:
         return _LLADA_OUTER.get(stored, stored)
     return f"{layer_prefix(int(match[1]))}{_LLADA_PARTS[match[2]]}.{match[3]}"
+
+
+def _llada2(stored: str, spec: ModelSpec) -> tuple[Part, ...]:
+    match = _LLADA2_ATTENTION.fullmatch(stored)
+    if match is None:
+        return (Part(EMBEDDING if stored == "model.word_embeddings.weight" else stored),)
+    prefix, suffix = f"{match[1]}self_attn.", f".{match[3]}"
+    if match[2] != _LLADA2_FUSED:
+        return (Part(prefix + _LLADA2_PARTS.get(match[2], match[2]) + suffix),)
+    k = spec.heads * spec.head_dim
+    v = k + spec.kv_heads * spec.head_dim
+    return (
+        Part(f"{prefix}q_proj{suffix}", 0, k),
+        Part(f"{prefix}k_proj{suffix}", k, v),
+        Part(f"{prefix}v_proj{suffix}", v),
+    )

@@ -1,9 +1,10 @@
 """Loads a model: opens its files, packs its weights for the kernels, and names the result.
 
 Weight modes. fp32, bf16: every linear layer in that format. int8, int4: quantised in groups of 32;
-the head never goes below int8, since its rounding falls straight on the logits. auto keeps the
-precision of the file: Q4_0, Q4_1 and Q4_K as int4, Q5_0 and Q8_0 as int8 (all value for value, but
-for Q4_K's scales, which are rounded to fp16), other quantised types as int8, plain numbers as bf16.
+the head never goes below int8, since its rounding falls straight on the logits, and a router stays
+fp32, since its rounding sends rows to other experts. auto keeps the precision of the file: Q4_0,
+Q4_1 and Q4_K as int4, Q5_0 and Q8_0 as int8 (all value for value, but for Q4_K's scales, which are
+rounded to fp16), other quantised types as int8, plain numbers as bf16.
 """
 
 from __future__ import annotations
@@ -16,16 +17,21 @@ import torch
 from torch import Tensor
 
 from plait.kernels.decoder_stack import LayerWeights
+from plait.kernels.experts import ExpertWeights, Routing
 from plait.kernels.linear import Mode, Weight, from_dense, from_groups
 from plait.server.models.catalog import BadModel, ModelFiles
 from plait.server.models.checkpoint import (
     EMBEDDING,
+    EXPERT_BIAS,
     FINAL_NORM,
     LM_HEAD,
+    ROUTER,
+    SHARED_EXPERT,
     Checkpoint,
     Dense,
     Groups,
     check_complete,
+    expert,
     layer_prefix,
     parameter_shapes,
 )
@@ -33,6 +39,7 @@ from plait.server.models.fingerprint import fingerprint
 from plait.server.models.gguf import GgufCheckpoint
 from plait.server.models.hf import HfCheckpoint
 from plait.server.models.rope import tables
+from plait.server.models.spec import Experts
 from plait.server.models.transformer import Model, ModelWeights
 from plait.server.settings import WeightMode
 
@@ -106,7 +113,9 @@ class _Packer:
 
     def _layer(self, index: int) -> LayerWeights:
         spec = self.checkpoint.spec
-        attention, mlp = f"{layer_prefix(index)}self_attn.", f"{layer_prefix(index)}mlp."
+        experts = spec.experts_of(index)
+        attention = f"{layer_prefix(index)}self_attn."
+        mlp = f"{layer_prefix(index)}{SHARED_EXPERT if experts else 'mlp'}."
         return LayerWeights(
             attn_norm=self._vector(f"{layer_prefix(index)}input_layernorm.weight"),
             q=self._linear(f"{attention}q_proj.weight"),
@@ -128,6 +137,25 @@ class _Packer:
             down_bias=self._optional(f"{mlp}down_proj.bias"),
             window=spec.windows[index],
             rotary=spec.rotary[index],
+            experts=self._experts(index, experts) if experts else None,
+        )
+
+    def _experts(self, layer: int, experts: Experts) -> ExpertWeights:
+        prefix = layer_prefix(layer)
+        names = [f"{prefix}{expert(index)}." for index in range(experts.count)]
+        return ExpertWeights(
+            routing=Routing(
+                chosen=experts.chosen,
+                groups=experts.groups,
+                kept_groups=experts.kept_groups,
+                normalised=experts.normalised,
+                scale=experts.scale,
+            ),
+            router=self._linear(f"{prefix}{ROUTER}.weight", "fp32"),
+            bias=self._optional(f"{prefix}{EXPERT_BIAS}"),
+            gate=[self._linear(f"{name}gate_proj.weight") for name in names],
+            up=[self._linear(f"{name}up_proj.weight") for name in names],
+            down=[self._linear(f"{name}down_proj.weight") for name in names],
         )
 
     def _vector(self, name: str) -> Tensor:

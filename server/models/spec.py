@@ -1,7 +1,8 @@
 """The description of a decoder-only transformer: everything its forward pass depends on.
 
 One description covers Llama, Mistral, Qwen2, Qwen3, SmolLM2 and SmolLM3: pre-norm blocks of grouped
-attention and a gated SiLU feed-forward, RMS norms, rotate-half rotary positions. No torch.
+attention and a gated SiLU feed-forward, RMS norms, rotate-half rotary positions; and the same
+blocks with routed experts, as LLaDA2 has them. No torch.
 """
 
 from __future__ import annotations
@@ -47,6 +48,36 @@ def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Experts:
+    """A feed-forward of many small ones: each row takes those that its router scores best."""
+
+    count: int
+    chosen: int  # per row
+    ffn: int  # of one expert
+    shared_ffn: int  # of the one that all rows take
+    first_layer: int  # layers below it have a plain feed-forward
+    groups: int = 1
+    kept_groups: int = 1
+    scale: float = 1.0
+    normalised: bool = True
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a choice that can't be made.
+
+        Raises:
+            BadModel: naming the numbers.
+        """
+        if self.groups < 1 or self.count % self.groups:
+            raise BadModel(f"{self.count} experts do not make {self.groups} equal groups")
+        choice = self.count // self.groups * self.kept_groups
+        if not 0 < self.kept_groups <= self.groups or not 0 < self.chosen <= choice:
+            raise BadModel(f"a row cannot choose {self.chosen} of {choice} experts")
+        if self.shared_ffn < 1:
+            raise BadModel("experts without a shared one are not supported")
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Shapes, switches and constants of one model."""
 
@@ -68,6 +99,11 @@ class ModelSpec:
     o_bias: bool = False
     mlp_bias: bool = False
     tied_embeddings: bool = False
+    experts: Experts | None = None
+
+    def experts_of(self, layer: int) -> Experts | None:
+        """Return what a layer routes to; None: its feed-forward is plain."""
+        return self.experts if self.experts and layer >= self.experts.first_layer else None
 
     def __post_init__(self) -> None:
         """Refuse shapes that no forward pass can have.
