@@ -135,19 +135,29 @@ def job(walk: Walk) -> Job:
 
 
 def probe(walk: Walk) -> Ints | None:
-    """Settle what is forced where a block begins, once its rows are there to price it.
+    """Settle what is forced but waited for rows that tell its logprobs.
 
-    Returns the positions settled; None if there is nothing of the kind, and the pass is for a step.
+    Returns the positions settled; None if there are none, and the pass is for a step.
     """
     state = walk.state
-    if state.guard is None or not state.guard.is_priced or state.canvas.end:
+    if state.guard is None or state.law.params.logprobs is None:
         return None
     canvas = state.canvas.fork()
-    number = len(state.progress.pass_of) + 1
-    is_finished = settling.go_on(canvas, state.chain, state.guard, state.room, number)
-    if not is_finished and canvas.shows_as(walk.canvas):
+    is_finished = settling.go_on(canvas, state.chain, _scene(walk))
+    if not is_finished and canvas.shows_as(state.canvas):
         return None
     return _adopt(state, canvas, None, state.progress.p)
+
+
+def _scene(walk: Walk) -> settling.Scene:
+    state = walk.state
+    is_priced = state.law.params.logprobs is not None
+    return settling.Scene(
+        state.room,
+        len(state.progress.pass_of) + 1,
+        state.guard,
+        walk.reading.positions if is_priced else None,
+    )
 
 
 def step(walk: Walk, view: StepView, ruling: Ruling | None) -> Ints:
@@ -163,7 +173,7 @@ def step(walk: Walk, view: StepView, ruling: Ruling | None) -> Ints:
         p = progress.p.copy() if len(progress.p) else np.zeros(len(canvas.ids))
         p[view.holes - canvas.start] = view.p
     guess = guess_of(view, scores) if state.chain.verifier is not None else None
-    if settling.go_on(canvas, state.chain, state.guard, state.room, number):
+    if settling.go_on(canvas, state.chain, _scene(walk)):
         guess = None
     return _adopt(state, canvas, guess, p)
 

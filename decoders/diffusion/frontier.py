@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from plait.decoders.diffusion.canvas import Canvas
-from plait.decoders.diffusion.step import Bools, StepView
+from plait.decoders.diffusion.step import Bools, Ints, StepView
 from plait.decoders.protocol import Constraint
 
 HOLE = -1
@@ -97,11 +97,15 @@ class Frontier:
         self._num_words = -(-vocab_size // 32)
         self._accepted: list[int] = []  # what the constraint has accepted: some text's beginning
 
-    def stand(self, span: Span) -> Standing:
+    def stand(self, span: Span, fillable: Collection[int] | None = None) -> Standing:
         """Return the span with everything forced filled in and nothing illegal before the frontier.
 
-        A function of the span alone. Cost: one accept_token for each token that differs from what
-        was asked about before.
+        A function of its arguments alone. Cost: one accept_token for each token that differs from
+        what was asked about before.
+
+        Args:
+            span: as the host sees it.
+            fillable: indices of the holes that may be filled; None: all.
         """
         tokens = list(span.tokens)
         forced: list[int] = []
@@ -113,14 +117,17 @@ class Frontier:
             if tokens[frontier] != HOLE:
                 reopened += _reopen(tokens, frontier)
             following = self._forced(span.limit, len(tokens) - frontier)
-            if not following:
+            if not following or not (fillable is None or frontier in fillable):
                 break
             for i, token in enumerate(following, frontier):
                 if tokens[i] not in (HOLE, token):
                     reopened += _reopen(tokens, i)
                 if tokens[i] == HOLE:
+                    if not (fillable is None or i in fillable):
+                        break
                     forced.append(i)
                 tokens[i] = token
+        frontier = self._follow(span, tokens)  # what is forced but not fillable is taken back
         is_complete = self._constraint.is_accepting()
         return Standing(tokens, frontier, forced, reopened, self._is_over, is_complete)
 
@@ -264,30 +271,26 @@ def _reopen(tokens: list[int], start: int) -> list[int]:
 class Guard:
     """What the host asks of a frontier, in terms of canvases. Positions are absolute."""
 
-    def __init__(
-        self, frontier: Frontier, ends: frozenset[int], first: int, is_priced: bool
-    ) -> None:
-        """Stand before an answer.
-
-        Args:
-            frontier: of the request's constraint, at its start.
-            ends: tokens that end the text.
-            first: position of the answer's first token.
-            is_priced: the logprobs of all tokens are asked for, so none is settled without a row.
-        """
+    def __init__(self, frontier: Frontier, ends: frozenset[int], first: int) -> None:
         self._frontier = frontier
         self._ends = sorted(ends)
-        self._first = first
-        self.is_priced = is_priced
+        self._first = first  # of the answer
 
-    def close(self, canvas: Canvas, stop: int, number: int) -> None:
+    def close(self, canvas: Canvas, stop: int, number: int, rows: Ints | None = None) -> None:
         """Fill what is forced before stop and reopen what is illegal, in place.
 
         Afterwards canvas.over says where the answer ends, if it does: nothing can follow, or it is
         complete where its limit is.
+
+        Args:
+            canvas: to be changed.
+            stop: what is settled from here on is not looked at.
+            number: of the step that settles what is forced.
+            rows: positions that may be filled; None: all.
         """
         start, span = self._span(canvas, stop)
-        standing = self._frontier.stand(span)
+        fillable = None if rows is None else set((rows - start).tolist())
+        standing = self._frontier.stand(span, fillable)
         canvas.reopen(start + i for i in standing.reopened)
         if standing.forced:
             at = np.array(standing.forced, np.int64)

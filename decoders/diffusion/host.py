@@ -39,10 +39,8 @@ from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.diffusion.state import DiffusionState
 from plait.decoders.diffusion.step import CacheView, Floats, Ints, StepView
 from plait.decoders.protocol import Constraint, DecodeRequest, Forward, Outcome, Proposal
-from plait.decoders.registry import MethodError
 from plait.decoders.sampling.logprobs import logprobs_of
 
-NO_CHAIN = Chain({}, "block", 1, None)  # type: ignore[arg-type]
 IDLE = Plan(Proposal(), (), ())
 
 
@@ -69,14 +67,12 @@ class DiffusionDecoder:
         self._chains: dict[Recipe, Chain] = {}
 
     def start(self, request: DecodeRequest) -> DiffusionState:
-        """Return the state of one new sequence."""
-        try:
-            chain = self._chain(request.options)
-        except MethodError as error:
-            state = states_of.start(replace(request, max_tokens=0), NO_CHAIN, self.spec)
-            state.fault = str(error)
-            return state
-        state = states_of.start(request, chain, self.spec)
+        """Return the state of one new sequence.
+
+        Raises:
+            MethodError: a method doesn't fit the weights, or lacks a file beside them.
+        """
+        state = states_of.start(request, self._chain(request.options), self.spec)
         if request.constraint is not None and state.answer:
             self._constrain(state, request.constraint)
         return state
@@ -116,10 +112,8 @@ class DiffusionDecoder:
             state.fault = "A constraint is for text that follows its prompt, not for text between."
             return
         frontier = Frontier(constraint, state.ends, self._vocab_size)
-        is_priced = state.law.params.logprobs is not None
-        state.guard = Guard(frontier, state.ends, state.answer[0], is_priced)
-        canvas = state.canvas.fork()
-        is_whole = is_priced or settling.go_on(canvas, state.chain, state.guard, state.room, GIVEN)
+        state.guard = Guard(frontier, state.ends, state.answer[0])
+        canvas, is_whole = _forced(state, GIVEN)
         if not is_whole:  # else the first pass comes to the same end, as every text needs one
             state.progress = replace(state.progress, canvas=canvas)
 
@@ -261,13 +255,19 @@ class DiffusionDecoder:
             state.progress = replace(
                 state.progress, canvas=following, guess=None, age=0, p=np.zeros(0)
             )
-            if state.guard is not None and not state.guard.is_priced:
-                canvas = following.fork()
-                number = len(state.progress.pass_of)
-                settling.go_on(canvas, state.chain, state.guard, state.room, number)
+            if state.guard is not None:
+                canvas, _ = _forced(state, len(state.progress.pass_of))
                 state.progress = replace(state.progress, canvas=canvas)
                 outcome = _joined(outcome, states_of.emit(state))
         return outcome
+
+
+def _forced(state: DiffusionState, number: int) -> tuple[Canvas, bool]:
+    """Return a canvas that begins with what is forced, and whether that fills a block of it."""
+    canvas = state.canvas.fork()
+    rows = None if state.law.params.logprobs is None else np.zeros(0, np.int64)
+    scene = settling.Scene(state.room, number, state.guard, rows)
+    return canvas, settling.go_on(canvas, state.chain, scene)
 
 
 def _joined(first: Outcome, then: Outcome) -> Outcome:

@@ -6,7 +6,7 @@ so equal canvases, however they came to be, go on alike. Every step settles at l
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -125,18 +125,26 @@ def settle(
     return scores
 
 
-def go_on(canvas: Canvas, chain: Chain, guard: Guard | None, answer: int, number: int) -> bool:
-    """Let a constraint act on what was settled, and finish blocks; tell whether any was.
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a canvas goes on in, beside its chain."""
 
-    answer, number: as in `outlook` and `settle`.
-    """
+    answer: int  # as in `outlook`
+    number: int  # of the step
+    guard: Guard | None = None  # under a constraint
+    rows: Ints | None = None  # positions it may fill by itself: those whose laws were read, where
+    # the logprobs of all tokens are asked for; None: all
+
+
+def go_on(canvas: Canvas, chain: Chain, scene: Scene) -> bool:
+    """Let a constraint act on what was settled, and finish blocks; tell whether any was."""
+    guard = scene.guard
     if guard is None:
         return finish_block(canvas, chain)
     begin = canvas.begin
     while canvas.begin < canvas.stop:
-        stop = min(outlook(canvas, chain, answer)[1], canvas.stop)
-        if canvas.begin == begin or not guard.is_priced:
-            guard.close(canvas, stop, number)
+        stop = min(outlook(canvas, chain, scene.answer)[1], canvas.stop)
+        guard.close(canvas, stop, scene.number, scene.rows)
         if len(canvas.open_holes(canvas.begin, stop)):
             break
         canvas.end = stop
