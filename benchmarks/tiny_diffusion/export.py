@@ -19,6 +19,7 @@ from benchmarks.tiny_diffusion.train import averaged
 from plait.server.models.spec import ModelSpec
 
 BLOCK_SIZE = 32
+BLOCK_SIZES = (1, 4, 8, 16, 32)  # that it was trained with, beside full attention
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
@@ -26,8 +27,10 @@ def config(spec: ModelSpec) -> dict[str, Any]:
     return {
         "architectures": ["SDARForCausalLM"],
         "model_type": "sdar",
+        "also_full": True,
         "attention_bias": False,
         "block_size": BLOCK_SIZE,
+        "block_sizes": list(BLOCK_SIZES),
         "eos_token_id": END,
         "head_dim": spec.head_dim,
         "hidden_act": "silu",
