@@ -28,6 +28,7 @@ from plait.server.bench.running import Refused, Served, answer_all
 from plait.server.bench.serving import STREAMS, serving
 from tests.fixtures.bench import ScriptedEngine, Spelling, served, setting
 from tests.fixtures.engines import request
+from tests.fixtures.tiny_models import write_tiny_model
 
 
 def test_answers_keep_their_order_and_streams_are_limited() -> None:
@@ -172,6 +173,29 @@ def test_a_run_is_reported_and_resumed(
     )
     assert run_bench(options) == 0
     assert scripted["answered"] == 3 * 2
+
+
+def test_a_real_model_s_lossless_settings_pass_the_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random weights: nothing is right, but every answer has to be the same."""
+    monkeypatch.setattr(decoders, "WARM_UP_S", 0.0)
+    options = given(
+        model=str(write_tiny_model(tmp_path / "tiny", model_type="sdar")),
+        methods=["free-dave", "free-dave (T=1)", "full: free-dave", "wino 0.5"],
+        tasks=["echo", "add"],
+        samples=3,
+        parts=[],
+        weights="fp32",
+        max_step_tokens=256,
+        output=tmp_path,
+    )
+    assert run_bench(options) == 0
+    lines = json.loads((tmp_path / "decoders.json").read_text())["lines"]
+    assert not [line["fault"] for line in lines if line["fault"]]
+    found = {line["setting"]["name"]: line["total"] for line in lines}
+    assert found["free-dave d=4"]["forwards"] < found[ONE_TOKEN]["forwards"]
+    assert found["wino 0.5"]["flops_per_token"] > 0
 
 
 @pytest.mark.usefixtures("scripted")
