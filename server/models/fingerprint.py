@@ -9,7 +9,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from plait.server.models.catalog import ModelFiles
-from plait.server.models.hf import weight_files
+from plait.server.models.hf.folder import weight_files
 
 _HEAD = 16 * 2**20  # holds the tensor table, and most vocabularies of GGUF files
 _SAMPLES = 64

@@ -37,7 +37,7 @@ from plait.server.models.checkpoint import (
 )
 from plait.server.models.fingerprint import fingerprint
 from plait.server.models.gguf import GgufCheckpoint
-from plait.server.models.hf import HfCheckpoint
+from plait.server.models.hf.folder import HfCheckpoint
 from plait.server.models.rope import tables
 from plait.server.models.spec import Experts
 from plait.server.models.transformer import Model, ModelWeights

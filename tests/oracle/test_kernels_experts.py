@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -28,7 +29,7 @@ def make_weights(routing: Routing, mode: Mode = "fp32", *, naive: bool = False) 
     generator = torch.Generator().manual_seed(5)
 
     def random(n: int, k: int) -> Tensor:
-        return torch.randn(n, k, generator=generator) * k**-0.5
+        return torch.randn(n, k, generator=generator) / math.sqrt(k)
 
     return ExpertWeights(
         routing=routing,

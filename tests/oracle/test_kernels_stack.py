@@ -102,6 +102,7 @@ def _layer(family: Family, mode: Mode, naive: bool) -> LayerWeights:
         **{f"{name}_bias": vector(n, family.biases) for name, n in biases.items()},
         window=family.window,
         rotary=family.rotary,
+        experts=None,
     )
 
 

@@ -107,7 +107,7 @@ class PlainModel:
         dim = config.get("head_dim") or config["hidden_size"] // heads[0]
         if "qkv" in self.names:
             rows = self._linear(prefix + self.names["qkv"], h)
-            parts = list(rows.split([count * dim for count in heads], dim=1))
+            parts = list(torch.split(rows, [count * dim for count in heads], dim=1))
         else:
             parts = [self._linear(prefix + self.names[part], h) for part in ("q", "k", "v")]
         return [part.view(len(h), n, dim) for part, n in zip(parts, heads, strict=True)]
@@ -151,8 +151,8 @@ class PlainModel:
         return y + self.tensors[name + ".bias"] if name + ".bias" in self.tensors else y
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
-        size = (x.square().mean(-1, keepdim=True) + self.config["rms_norm_eps"]).sqrt()
-        return x / size * self.tensors[name + ".weight"]
+        eps = float(self.config["rms_norm_eps"])
+        return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * self.tensors[name + ".weight"]
 
 
 def _with_usual_names(config: Mapping[str, Any]) -> dict[str, Any]:

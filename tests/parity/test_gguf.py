@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from plait.kernels.linear import dense
 from plait.server.models.catalog import resolve
-from plait.server.models.hf_config import spec_from_config
+from plait.server.models.hf.config import spec_from_config
 from plait.server.models.load import load_model
 from plait.server.models.rope import frequencies
 from plait.server.models.spec import ModelSpec, Rope

@@ -74,6 +74,6 @@ def test_anything_else_is_refused(tmp_path: Path, make: object, message: str) ->
 def test_front_end_modules_do_not_import_torch() -> None:
     code = (
         "import sys; import plait.server.models.catalog, plait.server.models.gguf_header, "
-        "plait.server.models.hf_config; sys.exit('torch' in sys.modules)"
+        "plait.server.models.hf.config; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0

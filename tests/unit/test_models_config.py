@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from plait.server.models.catalog import BadModel
-from plait.server.models.hf_config import read_config, spec_from_config
+from plait.server.models.hf.config import read_config, spec_from_config
 from plait.server.models.rope import frequencies, tables
 from plait.server.models.spec import ModelSpec, Rope
 

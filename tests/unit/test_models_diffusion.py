@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.server.models.catalog import BadModel, resolve
-from plait.server.models.diffusion import describe, read_diffusion
-from plait.server.models.hf_config import read_config, spec_from_config
+from plait.server.models.hf.config import read_config, spec_from_config
+from plait.server.models.hf.diffusion import read_diffusion
 from plait.server.models.load import load_model
 from plait.server.models.transformer import Model
 from tests.fixtures.diffusion_layouts import tiny_config
@@ -75,12 +75,6 @@ def test_families(tmp_path: Path, config: dict[str, Any], want: DiffusionSpec) -
 
 def test_other_models_write_token_after_token(tmp_path: Path) -> None:
     assert read_diffusion(tmp_path, {"model_type": "qwen3", "vocab_size": 9}) is None
-
-
-def test_plain_values() -> None:
-    have = describe(block(1, 8, block_sizes=(4, 8)))
-    assert have == json.loads(json.dumps(have))
-    assert (have["eos_ids"], have["block_sizes"], have["attention"]) == ([2], [4, 8], "block")
 
 
 def _write(folder: Path, name: str, value: Any) -> None:

@@ -1,7 +1,7 @@
 """From a Hugging Face config.json to a ModelSpec. No torch, no code from the model's folder.
 
 A key that is neither understood nor known to be harmless is refused by name unless it is off (null,
-false, zero or empty): it may change what the model computes. hf_families.py has the keys.
+false, zero or empty): it may change what the model computes. families.py has the keys.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.server.models.catalog import BadModel
-from plait.server.models.diffusion import read_diffusion
-from plait.server.models.hf_families import FAMILIES, REQUIRED, is_understood
+from plait.server.models.hf.diffusion import read_diffusion
+from plait.server.models.hf.families import FAMILIES, REQUIRED, is_understood
 from plait.server.models.spec import Experts, ModelSpec, Rope, yarn_attention_factor
 
 Config = Mapping[str, Any]

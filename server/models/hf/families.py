@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from plait.server.models.diffusion import OWN_KEYS
+from plait.server.models.hf.diffusion import OWN_KEYS
 
 Config = Mapping[str, Any]
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from plait.server.models.catalog import BadModel
 from plait.server.models.checkpoint import Dense
-from plait.server.models.hf_config import read_config
-from plait.server.models.hf_layouts import Part, parts
+from plait.server.models.hf.config import read_config
+from plait.server.models.hf.layouts import Part, parts
 
 _INDEX = "model.safetensors.index.json"
 

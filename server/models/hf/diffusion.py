@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +90,6 @@ def read_diffusion(folder: Path, config: Config) -> DiffusionSpec | None:
     )
     _check(spec, config)
     return spec
-
-
-def describe(spec: DiffusionSpec) -> dict[str, Any]:
-    """Return the description in plain values: for the log, and for /v1/models."""
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(spec).items()}
 
 
 class _Words:
