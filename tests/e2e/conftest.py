@@ -1,8 +1,8 @@
 """Which servers the conformance suite talks to.
 
-The application over a stub pool, in this process, and `plait serve` with the default model. The
-environment variables PLAIT_TEST_BASE_URL (http://127.0.0.1:8000) and PLAIT_TEST_API_KEY name any
-running server instead.
+The application over a stub pool, in this process; `plait serve` with the default model; the same
+with a diffusion model. The environment variables PLAIT_TEST_BASE_URL (http://127.0.0.1:8000) and
+PLAIT_TEST_API_KEY name any running server instead.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from tests.fixtures.real_server import RealServer, real_server
 from tests.fixtures.running_server import running, stub_app
 
 BASE_URL = os.environ.get("PLAIT_TEST_BASE_URL", "").rstrip("/")
+DIFFUSION = "tiny-diffusion"
+SERVERS = {"smollm2": "server", DIFFUSION: "diffusion_server"}  # and their fixtures
 API_KEY = os.environ.get("PLAIT_TEST_API_KEY", "none")
 
 
@@ -28,10 +30,17 @@ def server() -> Iterator[RealServer]:
         yield running_server
 
 
-@pytest.fixture(scope="session", params=[BASE_URL] if BASE_URL else ["stub", "smollm2"])
+@pytest.fixture(scope="session")
+def diffusion_server() -> Iterator[RealServer]:
+    """The model that comes with the package."""
+    with real_server("--model", DIFFUSION, "--kv-cache-bytes", "100MB") as running_server:
+        yield running_server
+
+
+@pytest.fixture(scope="session", params=[BASE_URL] if BASE_URL else [*SERVERS, "stub"])
 def base_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "smollm2":
-        yield request.getfixturevalue("server").url
+    if request.param in SERVERS:
+        yield request.getfixturevalue(SERVERS[request.param]).url
     elif request.param != "stub":
         yield request.param
     else:
@@ -63,3 +72,19 @@ def http(base_url: str) -> Iterator[httpx.Client]:
 def model(client: openai.OpenAI) -> str:
     """The first model that the server has."""
     return client.models.list().data[0].id
+
+
+@pytest.fixture(scope="session")
+def scoring_model(http: httpx.Client, model: str) -> str:
+    """The model, if it writes one token after the other and so gives its prompt logprobs."""
+    if "diffusion" in http.get(f"/v1/models/{model}").json():
+        pytest.skip("a diffusion model")
+    return model
+
+
+@pytest.fixture(scope="session")
+def canvas_model(http: httpx.Client, model: str) -> str:
+    """The model, if it fills holes."""
+    if "diffusion" not in http.get(f"/v1/models/{model}").json():
+        pytest.skip("no diffusion model")
+    return model

@@ -10,7 +10,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
-MESSAGES: list[Any] = [{"role": "user", "content": "Tell me about braids."}]
+from tests.fixtures.prompts import chat_of
 
 
 class Person(BaseModel):
@@ -22,7 +22,7 @@ class Person(BaseModel):
 def ask(client: openai.OpenAI, model: str, **options: Any) -> ChatCompletion:
     fields: dict[str, Any] = {
         "model": model,
-        "messages": MESSAGES,
+        "messages": chat_of(model),
         "max_tokens": 12,
         "seed": 1,
     } | options
@@ -33,7 +33,7 @@ def ask(client: openai.OpenAI, model: str, **options: Any) -> ChatCompletion:
 def stream(client: openai.OpenAI, model: str, **options: Any) -> list[ChatCompletionChunk]:
     fields: dict[str, Any] = {
         "model": model,
-        "messages": MESSAGES,
+        "messages": chat_of(model),
         "max_tokens": 12,
         "seed": 1,
     } | options
@@ -199,7 +199,7 @@ def test_included_stop_string(client: openai.OpenAI, model: str) -> None:
 
 def test_parse_gives_a_pydantic_model(client: openai.OpenAI, model: str) -> None:
     have = client.chat.completions.parse(
-        model=model, messages=MESSAGES, response_format=Person, max_tokens=200, seed=3
+        model=model, messages=chat_of(model), response_format=Person, max_tokens=200, seed=3
     )
     assert isinstance(have.choices[0].message.parsed, Person)
     assert have.choices[0].finish_reason == "stop"
@@ -207,7 +207,7 @@ def test_parse_gives_a_pydantic_model(client: openai.OpenAI, model: str) -> None
 
 def test_streamed_parse_gives_a_pydantic_model(client: openai.OpenAI, model: str) -> None:
     with client.chat.completions.stream(
-        model=model, messages=MESSAGES, response_format=Person, max_tokens=200, seed=3
+        model=model, messages=chat_of(model), response_format=Person, max_tokens=200, seed=3
     ) as events:
         final = events.get_final_completion()
     assert isinstance(final.choices[0].message.parsed, Person)
@@ -235,12 +235,13 @@ def test_a_budget_that_cannot_fit_is_refused(client: openai.OpenAI, model: str) 
 
 def test_an_answer_can_be_sent_back(client: openai.OpenAI, model: str) -> None:
     first = ask(client, model).choices[0].message
-    messages = [*MESSAGES, first.model_dump(), {"role": "user", "content": "Go on."}]
+    messages = [*chat_of(model), first.model_dump(), *chat_of(model)]
     assert ask(client, model, messages=messages).choices[0].message.content
 
 
 def test_text_parts_and_instructions(client: openai.OpenAI, model: str) -> None:
-    parts = [{"type": "text", "text": "Tell me"}, {"type": "text", "text": "about braids."}]
+    words = chat_of(model)[0]["content"].partition(" ")
+    parts = [{"type": "text", "text": text} for text in words]
     messages = [
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": parts},
@@ -249,7 +250,7 @@ def test_text_parts_and_instructions(client: openai.OpenAI, model: str) -> None:
 
 
 def test_continued_message_is_echoed(client: openai.OpenAI, model: str) -> None:
-    messages = [*MESSAGES, {"role": "assistant", "content": "Braids are"}]
+    messages = [*chat_of(model), {"role": "assistant", "content": "Braids are"}]
     extra = {"continue_final_message": True, "echo": True}
     have = ask(client, model, messages=messages, extra_body=extra)
     assert (have.choices[0].message.content or "").startswith("Braids are")

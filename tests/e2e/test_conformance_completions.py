@@ -1,87 +1,33 @@
-"""/v1/completions through the official client, on whatever server conftest names.
-
-The client's types say less than OpenAI's own server sends: a streamed piece has a finish_reason of
-null, and an echoed prompt's first token has no logprob. Both are read through a corrected type.
-"""
+"""/v1/completions through the official client, on whatever server conftest names."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import openai
 import pytest
-from openai import Stream
 from openai.types import Completion
-from pydantic import BaseModel
 
-PROMPT = "The river ran"
-
-
-class Logprobs(BaseModel):
-    text_offset: list[int]
-    token_logprobs: list[float | None]
-    tokens: list[str]
-    top_logprobs: list[dict[str, float] | None]
+from tests.fixtures.completion_pieces import Chunk, streamed, texts, whole
+from tests.fixtures.prompts import text_of, text_options_of
 
 
-class Piece(BaseModel):
-    index: int
-    text: str
-    finish_reason: Literal["stop", "length"] | None
-    logprobs: Logprobs | None
-
-
-class Chunk(openai.BaseModel):
-    """`Completion` as it is on the wire."""
-
-    id: str
-    object: Literal["text_completion"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[Piece]
-    usage: Any = None
+def body(model: str, **options: Any) -> dict[str, Any]:
+    fields = {"model": model, "prompt": text_of(model), "max_tokens": 10, "seed": 1}
+    return fields | text_options_of(model) | options
 
 
 def ask(client: openai.OpenAI, model: str, **options: Any) -> Completion:
-    fields: dict[str, Any] = {
-        "model": model,
-        "prompt": PROMPT,
-        "max_tokens": 10,
-        "seed": 1,
-    } | options
-    answer: Completion = client.completions.create(**fields)
+    answer: Completion = client.completions.create(**body(model, **options))
     return answer
 
 
 def raw(client: openai.OpenAI, model: str, **options: Any) -> Chunk:
-    fields: dict[str, Any] = {
-        "model": model,
-        "prompt": PROMPT,
-        "max_tokens": 10,
-        "seed": 1,
-    } | options
-    return client.post("/completions", cast_to=Chunk, body=fields)
+    return whole(client, body(model, **options))
 
 
 def stream(client: openai.OpenAI, model: str, **options: Any) -> list[Chunk]:
-    fields: dict[str, Any] = {
-        "model": model,
-        "prompt": PROMPT,
-        "max_tokens": 10,
-        "seed": 1,
-    } | options
-    body = {**fields, "stream": True}
-    return list(
-        client.post("/completions", cast_to=Chunk, body=body, stream=True, stream_cls=Stream[Chunk])
-    )
-
-
-def texts(chunks: list[Chunk], count: int = 1) -> list[str]:
-    joined = [""] * count
-    for piece in (piece for chunk in chunks for piece in chunk.choices):
-        joined[piece.index] += piece.text
-    return joined
+    return streamed(client, body(model, **options))
 
 
 def test_answer_has_openai_shape(client: openai.OpenAI, model: str) -> None:
@@ -100,7 +46,7 @@ def test_max_tokens_is_16_by_default(client: openai.OpenAI, model: str) -> None:
 
 
 def test_list_of_prompts_is_like_each_alone(client: openai.OpenAI, model: str) -> None:
-    prompts = [PROMPT, "Once upon a time"]
+    prompts = [text_of(model), "Once upon a time"]
     have = ask(client, model, prompt=prompts, n=2, temperature=1)
     assert [choice.index for choice in have.choices] == [0, 1, 2, 3]
     alone = [ask(client, model, prompt=p, n=2, temperature=1) for p in prompts]
@@ -109,7 +55,9 @@ def test_list_of_prompts_is_like_each_alone(client: openai.OpenAI, model: str) -
 
 
 def test_token_prompts_equal_text_prompts(client: openai.OpenAI, model: str, http: Any) -> None:
-    tokens = http.post("/tokenize", json={"model": model, "prompt": PROMPT}).json()["tokens"]
+    tokens = http.post("/tokenize", json={"model": model, "prompt": text_of(model)}).json()[
+        "tokens"
+    ]
     want = ask(client, model, temperature=0).choices[0].text
     assert ask(client, model, prompt=tokens, temperature=0).choices[0].text == want
     several = ask(client, model, prompt=[tokens, tokens], temperature=0)
@@ -117,7 +65,7 @@ def test_token_prompts_equal_text_prompts(client: openai.OpenAI, model: str, htt
 
 
 def test_stream_equals_whole(client: openai.OpenAI, model: str) -> None:
-    options: dict[str, Any] = {"prompt": [PROMPT, "One"], "n": 2, "temperature": 1}
+    options: dict[str, Any] = {"prompt": [text_of(model), "One"], "n": 2, "temperature": 1}
     chunks = stream(client, model, **options)
     want = [choice.text for choice in ask(client, model, **options).choices]
     assert texts(chunks, 4) == want
@@ -134,7 +82,7 @@ def test_stream_usage_comes_last_and_alone(client: openai.OpenAI, model: str) ->
 
 @pytest.mark.parametrize("streams", [False, True])
 def test_echo_puts_the_prompt_first(client: openai.OpenAI, model: str, streams: bool) -> None:
-    want = PROMPT + ask(client, model, temperature=0).choices[0].text
+    want = text_of(model) + ask(client, model, temperature=0).choices[0].text
     options: dict[str, Any] = {"echo": True, "temperature": 0}
     if streams:
         assert texts(stream(client, model, **options)) == [want]
@@ -157,8 +105,9 @@ def test_logprobs_stand_where_their_tokens_do(client: openai.OpenAI, model: str)
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("streams", [False, True])
 def test_echo_with_logprobs_scores_the_prompt(
-    client: openai.OpenAI, model: str, streams: bool, n: int
+    client: openai.OpenAI, scoring_model: str, streams: bool, n: int
 ) -> None:
+    model = scoring_model
     options: dict[str, Any] = {"echo": True, "logprobs": 1, "temperature": 0, "n": n}
     chunks = stream(client, model, **options) if streams else [raw(client, model, **options)]
     for index in range(n):
@@ -167,19 +116,26 @@ def test_echo_with_logprobs_scores_the_prompt(
         logprobs = [value for part in shown for value in part.token_logprobs]
         offsets = [offset for part in shown for offset in part.text_offset]
         text = "".join(piece.text for piece in pieces)
-        assert text.startswith(PROMPT)
+        assert text.startswith(text_of(model))
         assert logprobs[0] is None
         assert all(value is not None and value <= 0 for value in logprobs[1:])
         assert offsets == sorted(offsets)
         assert offsets[0] == 0
 
 
-def test_scoring_without_writing(client: openai.OpenAI, model: str) -> None:
+def test_scoring_without_writing(client: openai.OpenAI, scoring_model: str) -> None:
+    model = scoring_model
     have = raw(client, model, echo=True, logprobs=0, max_tokens=0).choices[0]
-    assert have.text == PROMPT
+    assert have.text == text_of(model)
     assert have.finish_reason == "length"
     assert have.logprobs is not None
-    assert have.logprobs.text_offset[-1] < len(PROMPT)
+    assert have.logprobs.text_offset[-1] < len(text_of(model))
+
+
+def test_a_diffusion_model_scores_no_prompt(client: openai.OpenAI, canvas_model: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, canvas_model, echo=True, logprobs=1)
+    assert (caught.value.param, caught.value.code) == ("logprobs", "unsupported_parameter")
 
 
 def test_stop_string(client: openai.OpenAI, model: str) -> None:
@@ -194,9 +150,13 @@ def test_best_of_equal_to_n_is_accepted(client: openai.OpenAI, model: str) -> No
     assert len(ask(client, model, n=2, best_of=2).choices) == 2
 
 
-@pytest.mark.parametrize(
-    ("option", "value"), [("suffix", "."), ("best_of", 3), ("prompt", []), ("prompt", "")]
-)
+def test_without_a_canvas_a_suffix_is_refused(client: openai.OpenAI, scoring_model: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, scoring_model, suffix=".")
+    assert (caught.value.param, caught.value.code) == ("suffix", "unsupported_parameter")
+
+
+@pytest.mark.parametrize(("option", "value"), [("best_of", 3), ("prompt", []), ("prompt", "")])
 def test_what_cannot_be_had_is_named(
     client: openai.OpenAI, model: str, option: str, value: Any
 ) -> None:
