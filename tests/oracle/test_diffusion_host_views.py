@@ -17,6 +17,7 @@ from plait.decoders.diffusion.host import DiffusionDecoder
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.diffusion.step import STATISTICS, Floats, Selection, StepView
 from plait.decoders.protocol import Forward
+from plait.decoders.registry import MethodError
 from plait.decoders.sampling.params import SamplingParams
 from plait.kernels import noise
 from tests.fixtures.canvas_driver import Run, decode_request, drive
@@ -81,7 +82,8 @@ def plain_laws(view: StepView, shown: Ints, *, shift: bool = False) -> NDArray[n
 
 def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     weights: NDArray[np.float64] = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
 
 
 @pytest.mark.parametrize("shift", [False, True])
@@ -232,14 +234,12 @@ def test_logits_that_are_no_numbers_fail_one_request() -> None:
     assert "not numbers" in bad.fault
 
 
-def test_a_request_that_can_not_be_fails_alone() -> None:
-    """The front end refuses it before; a worker that gets one anyway goes on."""
+@pytest.mark.parametrize("unmasker", ["nonesuch", "learn2pd"])
+def test_a_request_that_can_not_be_is_refused(unmasker: str) -> None:
+    """The front end refuses most of them before; a file that is missing only the worker sees."""
     host = DiffusionDecoder(DiffusionSpec(LAW.mask_id, (7,), "block", BLOCK), LAW.vocab)
-    state = host.start(decode_request(PROMPT, 9, {"unmasker": "nonesuch"}))
-    assert host.block(state) == 1
-    assert list(host.propose([state], 0)[0].token_ids) == []
-    (outcome,) = host.accept([state], Forward(torch.zeros(1, LAW.vocab), [0, 1]))
-    assert "nonesuch" in outcome.fault
+    with pytest.raises(MethodError, match=unmasker):
+        host.start(decode_request(PROMPT, 9, {"unmasker": unmasker}))
 
 
 def test_no_tokens_are_asked_for() -> None:
