@@ -96,6 +96,7 @@ class Frontier:
         self._stops = frozenset(stop_token_ids)
         self._num_words = -(-vocab_size // 32)
         self._accepted: list[int] = []  # what the constraint has accepted: some text's beginning
+        self._marks = [self._mark(HOLE)]  # before and after each of them: tokens to an end, is over
 
     def stand(self, span: Span, fillable: Collection[int] | None = None) -> Standing:
         """Return the span with everything forced filled in and nothing illegal before the frontier.
@@ -139,7 +140,7 @@ class Frontier:
     def has_room(self, span: Span, limit: int) -> bool:
         """Tell whether the answer can end within a limit that is lower than the span's."""
         self._follow(span, span.tokens)
-        return self._is_over or self._constraint.min_tokens() <= limit - len(self._accepted)
+        return self._is_over or self._marks[-1][0] <= limit - len(self._accepted)
 
     def walk(self, span: Span, drawn: Sequence[int], redraw: Redraw) -> Walk:
         """Walk from the frontier through the draws as long as they are legal together.
@@ -237,27 +238,33 @@ class Frontier:
 
         Where no end is near enough, by one that brings it nearer.
         """
-        before = self._constraint.min_tokens()
         if token == HOLE or self._is_over or not self._constraint.accept_token(token):
             return False
+        before = self._marks[-1][0]
         self._accepted.append(token)
-        left = limit - len(self._accepted)
-        if token in self._stops or self._constraint.min_tokens() <= max(left, before - 1):
+        self._marks.append(self._mark(token))
+        if self._marks[-1][0] <= max(limit - len(self._accepted), before - 1):
             return True
         self._drop(1)
         return False
+
+    def _mark(self, token: int) -> tuple[int, bool]:
+        """Return the tokens to the nearest end after a token, and whether nothing follows it."""
+        if token in self._stops:
+            return 0, True
+        left = self._constraint.min_tokens()
+        return left, left == 0 and self._constraint.is_terminated()
 
     def _drop(self, num_tokens: int) -> None:
         if num_tokens:
             self._constraint.rollback(num_tokens)
             del self._accepted[-num_tokens:]
+            del self._marks[-num_tokens:]
 
     @property
     def _is_over(self) -> bool:
         """Whether nothing can follow what was accepted."""
-        return self._stops.issuperset(self._accepted[-1:] or [HOLE]) or (
-            self._constraint.is_terminated()
-        )
+        return self._marks[-1][1]
 
 
 def _reopen(tokens: list[int], start: int) -> list[int]:

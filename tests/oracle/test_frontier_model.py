@@ -1,0 +1,114 @@
+"""JSON out of a trained diffusion model, through the engine: valid by an independent judge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jsonschema
+import pytest
+
+from plait.decoders.constrained.compile import compile_constraint
+from plait.decoders.constrained.spec import ConstraintLimits, ConstraintSpec
+from plait.decoders.constrained.vocabulary import make_vocabulary
+from plait.decoders.sampling.params import SamplingParams
+from plait.server.bench.running import Run, Served, answer_all, serve
+from plait.server.bench.tasks.case import HELD_OUT_SEEDS, Case
+from plait.server.bench.tasks.catalog import make_case
+from plait.server.pool.messages import CompiledConstraint, GenerateRequest
+from plait.server.prompt.template import chat_prompt
+from plait.server.settings import EngineSettings
+
+CASES = [make_case("json_extract", HELD_OUT_SEEDS[7], i) for i in range(6)]
+# What the model was never trained to write.
+FOREIGN: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "animal": {"enum": ["cat", "dog"]},
+        "legs": {"type": "integer", "minimum": 2, "maximum": 8},
+        "names": {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 3},
+    },
+    "required": ["animal", "legs", "names"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def served() -> Served:
+    return serve(EngineSettings(model="tiny-diffusion", threads=1, kv_cache_bytes=2**27))
+
+
+def compiled(served: Served, schema: Mapping[str, Any]) -> CompiledConstraint:
+    tokenizer = served.tokenizer
+    vocabulary = make_vocabulary(tokenizer.token_bytes, tokenizer.eos_token_ids)
+    text = json.dumps(schema)
+    done = compile_constraint(ConstraintSpec("json_schema", text), vocabulary, ConstraintLimits())
+    return CompiledConstraint(text, done.compiled, done.grammar, done.min_tokens)
+
+
+def answers(
+    served: Served, schemas: Sequence[Mapping[str, Any]], streams: int, **fields: Any
+) -> Run:
+    """Return the answers to CASES, each under its schema."""
+    temperature, max_tokens = fields.pop("temperature", 0.0), fields.pop("max_tokens", 64)
+    requests = [
+        GenerateRequest(
+            f"r{i}",
+            chat_prompt(served.tokenizer, [{"role": "user", "content": case.prompt}]),
+            SamplingParams(temperature=temperature, seed=i),
+            max_tokens,
+            stop_token_ids=sorted(served.tokenizer.eos_token_ids),
+            constraint=compiled(served, schema),
+            decoding={**fields, "trace": True},
+        )
+        for i, (case, schema) in enumerate(zip(CASES, schemas, strict=True))
+    ]
+    return answer_all(served, requests, streams)
+
+
+def schema_of(case: Case) -> Mapping[str, Any]:
+    assert case.schema is not None
+    return case.schema
+
+
+def check(served: Served, run: Run, schemas: Sequence[Mapping[str, Any]]) -> None:
+    for answer, schema in zip(run.answers, schemas, strict=True):
+        text = served.tokenizer.decode(answer.token_ids)
+        jsonschema.validate(json.loads(text), schema)
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        {},
+        {"unmasker": "off"},
+        {"unmasker": ["threshold"], "canvas": {"block_size": 8}},
+        {"unmasker": ["wino"]},
+        {"unmasker": ["local-leap", "dual-cache"], "canvas": {"attention": "full"}},
+    ],
+    ids=str,
+)
+def test_answers_are_valid_json_of_their_schema(
+    decoding: Mapping[str, Any], served: Served
+) -> None:
+    schemas = [FOREIGN if i % 2 else schema_of(case) for i, case in enumerate(CASES)]
+    check(served, answers(served, schemas, 6, temperature=1.0, **decoding), schemas)
+    budget = max(compiled(served, schema).min_tokens for schema in schemas)
+    tight = answers(served, schemas, 6, max_tokens=budget, **decoding)
+    check(served, tight, schemas)
+    assert all(len(answer.token_ids) <= budget for answer in tight.answers)
+
+
+def test_constrained_answers_depend_on_their_request_alone(served: Served) -> None:
+    schemas = [schema_of(case) for case in CASES]
+    alone, together = (
+        answers(served, schemas, streams, temperature=1.0, unmasker="auto") for streams in (1, 6)
+    )
+    assert [a.token_ids for a in alone.answers] == [a.token_ids for a in together.answers]
+
+
+def test_a_constraint_saves_passes(served: Served) -> None:
+    """Fewer passes than tokens where every token of free text takes one."""
+    run = answers(served, [schema_of(case) for case in CASES], 6, unmasker=["static"])
+    assert all(answer.forwards < len(answer.token_ids) for answer in run.answers)
