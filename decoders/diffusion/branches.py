@@ -24,7 +24,7 @@ from plait.decoders.diffusion.canvas import Canvas, Guess
 from plait.decoders.diffusion.draws import Job, hole_states
 from plait.decoders.diffusion.frontier import Guard, Ruling
 from plait.decoders.diffusion.rows import ANCHOR, Plan, Reading
-from plait.decoders.diffusion.state import DiffusionState, unsent
+from plait.decoders.diffusion.state import DiffusionState, own_tokens
 from plait.decoders.diffusion.step import Floats, Ints, StepView
 from plait.decoders.protocol import Forward
 from plait.decoders.sampling.state import SamplingState
@@ -125,7 +125,9 @@ def job(walk: Walk) -> Job:
     made: list[SamplingState] = []
     if not state.law.is_plain:
         text = [*state.text[: canvas.start], *canvas.seen(canvas.start, canvas.stop).tolist()]
-        made = hole_states(state.sampling, text, state.answer[0], reading.positions, unsent(state))
+        made = hole_states(
+            state.sampling, text, state.answer[0], reading.positions, own_tokens(state)
+        )
     made_job = Job(state.law, reading.positions, reading.rows, state.chain.needs, made)
     if state.guard is None:
         return made_job

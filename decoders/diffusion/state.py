@@ -126,7 +126,7 @@ def next_canvas(state: DiffusionState, spec: DiffusionSpec) -> Canvas:
     """Return the canvas that follows one without an open hole; a block is then behind us."""
     old = state.canvas
     if state.chain.attention == "block":
-        for token in unsent(state):
+        for token in own_tokens(state):
             state.sampling.append(token)
         return _canvas(old.stop, [], old.stop + state.chain.block_size, old.limit)
     stop = min(old.limit, old.stop + _grown_by(state, spec))
@@ -180,7 +180,7 @@ def report_of(state: DiffusionState) -> Mapping[str, Any]:
     return report
 
 
-def unsent(state: DiffusionState) -> list[int]:
+def own_tokens(state: DiffusionState) -> list[int]:
     """Return the tokens of the answer that are settled in the canvas."""
     canvas, first = state.canvas, max(state.canvas.start - state.answer[0], 0)
     at = [q - canvas.start for q in state.answer[first:] if q < canvas.stop]
