@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from msgspec import structs
 
 from plait.decoders.constrained.compile import compile_constraint
-from plait.decoders.constrained.spec import ConstraintLimits, ConstraintSpec
+from plait.decoders.constrained.spec import ConstraintError, ConstraintLimits, ConstraintSpec
 from plait.decoders.constrained.vocabulary import make_vocabulary
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.bench.running import Run, Served, answer_all, serve
@@ -33,6 +37,9 @@ FOREIGN: Mapping[str, Any] = {
     "additionalProperties": False,
 }
 
+CORPUS = Path(__file__).resolve().parents[3] / "shared" / "data" / "maskbench-sample.jsonl.gz"
+UNMASKERS: Sequence[Any] = ["auto", "off", ["threshold"], ["wino"], ["credit", "entropy-bound"]]
+
 
 @pytest.fixture(scope="module")
 def served() -> Served:
@@ -53,18 +60,32 @@ def answers(
     """Return the answers to CASES, each under its schema."""
     temperature, max_tokens = fields.pop("temperature", 0.0), fields.pop("max_tokens", 64)
     requests = [
-        GenerateRequest(
-            f"r{i}",
-            chat_prompt(served.tokenizer, [{"role": "user", "content": case.prompt}]),
-            SamplingParams(temperature=temperature, seed=i),
-            max_tokens,
-            stop_token_ids=sorted(served.tokenizer.eos_token_ids),
-            constraint=compiled(served, schema),
+        structs.replace(
+            question(served, i, compiled(served, schema), max_tokens, temperature),
             decoding={**fields, "trace": True},
         )
-        for i, (case, schema) in enumerate(zip(CASES, schemas, strict=True))
+        for i, schema in enumerate(schemas)
     ]
     return answer_all(served, requests, streams)
+
+
+def question(
+    served: Served,
+    case: int,
+    constraint: CompiledConstraint,
+    max_tokens: int,
+    temperature: float = 1.0,
+) -> GenerateRequest:
+    """Return what one of CASES asks, under a constraint."""
+    message = {"role": "user", "content": CASES[case].prompt}
+    return GenerateRequest(
+        f"r{case}",
+        chat_prompt(served.tokenizer, [message]),
+        SamplingParams(temperature=temperature, seed=case),
+        max_tokens,
+        stop_token_ids=sorted(served.tokenizer.eos_token_ids),
+        constraint=constraint,
+    )
 
 
 def schema_of(case: Case) -> Mapping[str, Any]:
@@ -112,3 +133,26 @@ def test_a_constraint_saves_passes(served: Served) -> None:
     """Fewer passes than tokens where every token of free text takes one."""
     run = answers(served, [schema_of(case) for case in CASES], 6, unmasker=["static"])
     assert all(answer.forwards < len(answer.token_ids) for answer in run.answers)
+
+
+@pytest.mark.slow
+def test_answers_are_valid_under_schemas_of_other_people(served: Served) -> None:
+    """Every seventh schema of a corpus: a model that knows none of them, within 8 spare tokens."""
+    if not CORPUS.exists():
+        pytest.skip(f"{CORPUS.name} is not beside the repository; it has no licence to be inside")
+    with gzip.open(CORPUS, "rt", encoding="utf-8") as lines:
+        schemas = [json.loads(line)["schema"] for line in islice(lines, 0, 700, 7)]
+    judged = 0
+    for number, schema in enumerate(schemas):
+        try:
+            constraint = compiled(served, schema)
+        except ConstraintError:
+            continue
+        if constraint.min_tokens > 200:
+            continue
+        request = question(served, number % len(CASES), constraint, constraint.min_tokens + 8)
+        decoding = {"unmasker": UNMASKERS[number % len(UNMASKERS)], "trace": True}
+        run = answer_all(served, [structs.replace(request, decoding=decoding)], 1)
+        check(served, run, [schema])
+        judged += 1
+    assert judged > 60
