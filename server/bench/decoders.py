@@ -13,7 +13,7 @@ from pathlib import Path
 
 from plait.decoders.registry import MethodError
 from plait.server.bench.cells import Cell, Sample, Store, key_of, measure, requests_of
-from plait.server.bench.machine import this_machine
+from plait.server.bench.machine import code, this_machine
 from plait.server.bench.options import DecodersOptions
 from plait.server.bench.presets import (
     AUTOREGRESSIVE,
@@ -61,6 +61,7 @@ class Bench:
     def __init__(self, options: DecodersOptions) -> None:
         self.options = options
         self.machine = this_machine()
+        self._code = code()
         self.tasks = _tasks(options.tasks)
         self.sample = Sample(options.seed, options.samples, tuple(options.templates))
         self._names: dict[Weights, str] = {"base": options.model, "distilled": options.distilled}
@@ -109,13 +110,13 @@ class Bench:
         return found
 
     def _cell(self, served: Served, setting: Setting, task: str, store: Store) -> Cell:
-        engine = self.options.engine("")
         conditions = {
-            "machine": asdict(replace(self.machine, load=0.0)),
+            "machine": [self.machine.cpu, self.machine.cores, self.machine.torch],
+            "code": self._code,
             "weights": served.info.fingerprint,
             "sample": asdict(self.sample),
             "streams": self.options.streams,
-            "engine": asdict(engine),
+            "engine": asdict(self.options.engine("")),
         }
         key = key_of(setting, task, conditions)
         found = store.get(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -11,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 
 _PROJECT = Path(__file__).resolve().parents[2]
+_MEASURED = ("decoders", "kernels", "server/engine", "server/models", "server/bench/tasks")
+_SOURCES = frozenset({".py", ".cpp", ".h"})
 _VECTOR = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
@@ -49,6 +52,19 @@ def commit() -> str:
     """Return the commit of the checkout this code lies in; empty if it lies in none."""
     head = _git("rev-parse", "--short", "HEAD")
     return head + "+" * bool(head and _git("status", "--porcelain", "--untracked-files=no"))
+
+
+def code() -> str:
+    """Return a hash of the sources that a measurement runs through.
+
+    Two commits between which none of them changed measure the same.
+    """
+    digest = hashlib.blake2b(digest_size=12)
+    for folder in _MEASURED:
+        for path in sorted((_PROJECT / folder).rglob("*")):
+            if path.suffix in _SOURCES:
+                digest.update(f"{path.relative_to(_PROJECT)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _field(info: str, name: str) -> str:

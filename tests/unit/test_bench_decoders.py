@@ -152,8 +152,11 @@ def _content(messages: Sequence[dict[str, str]]) -> str:
     return messages[0]["content"]
 
 
-def test_a_run_is_reported_and_resumed(
-    scripted: dict[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_is_reported_and_resumed_until_the_code_changes(
+    scripted: dict[str, int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = given(
         tasks=["copy", "echo"], methods=["free-dave d=4"], samples=2, parts=[], output=tmp_path
@@ -173,6 +176,9 @@ def test_a_run_is_reported_and_resumed(
     )
     assert run_bench(options) == 0
     assert scripted["answered"] == 3 * 2
+    monkeypatch.setattr(decoders, "code", lambda: "changed")
+    assert run_bench(options) == 0
+    assert scripted["answered"] == 2 * 3 * 2
 
 
 def test_a_real_model_s_lossless_settings_pass_the_gate(
