@@ -36,7 +36,7 @@ from benchmarks.tiny_diffusion.tokenizer import END, prompt_ids
 from benchmarks.tiny_diffusion.train import averaged
 from plait.server.bench.tasks.catalog import make_case
 
-BETA = 1.0
+BETA = 0.5
 TEMPERATURE = 0.5
 RATE = 2e-4
 WARM_UP = 50

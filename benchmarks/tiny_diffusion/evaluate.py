@@ -1,4 +1,4 @@
-"""Accuracy per task at one token per step, on cases of held-out seeds, with Wilson intervals.
+"""Accuracy per task on cases of held-out seeds, with Wilson intervals; by default a token a step.
 
 python -m benchmarks.tiny_diffusion.evaluate CHECKPOINT --cases 400 --blocks 32 0 1
 """
@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer
 
 from benchmarks.tiny_diffusion import tokenizer as tiny_tokenizer
-from benchmarks.tiny_diffusion.decode import canvas, decode
+from benchmarks.tiny_diffusion.decode import Rule, best_hole, canvas, decode, surer_than
 from benchmarks.tiny_diffusion.network import Network
 from benchmarks.tiny_diffusion.tokenizer import prompt_ids
 from benchmarks.tiny_diffusion.train import averaged
@@ -37,6 +37,8 @@ class Score:
     cases: int
     right: int  # by the task's judge
     gold: int  # to the letter
+    forwards: int  # steps of all cases
+    filled: int  # tokens of all cases, padding with them
 
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval of the share of right answers. Source: Wilson 1927."""
@@ -52,15 +54,19 @@ def wilson(right: int, cases: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def score(
-    network: Network, tokenizer: Tokenizer, cases: Sequence[Case], template: int | None, block: int
+    network: Network,
+    tokenizer: Tokenizer,
+    cases: Sequence[Case],
+    block: int,
+    *,
+    template: int | None = None,
+    rule: Rule = best_hole,
 ) -> Score:
-    """Decode the cases, all of one task, and judge the answers."""
-    answers: list[str] = []
+    """Decode the cases, all of one task and, unless None, one template, and judge the answers."""
+    states = [canvas(prompt_ids(tokenizer, case.prompt), ROOM, block) for case in cases]
     for i in range(0, len(cases), AT_ONCE):
-        prompts = [prompt_ids(tokenizer, case.prompt) for case in cases[i : i + AT_ONCE]]
-        states = [canvas(prompt, ROOM, block) for prompt in prompts]
-        decode(network, states)
-        answers += [tokenizer.decode(state.answer()) for state in states]
+        decode(network, states[i : i + AT_ONCE], rule)
+    answers = [tokenizer.decode(state.answer()) for state in states]
     judged = list(zip(cases, answers, strict=True))
     return Score(
         task=cases[0].task,
@@ -69,6 +75,8 @@ def score(
         cases=len(cases),
         right=sum(judge(case, answer) for case, answer in judged),
         gold=sum(is_gold(case, answer) for case, answer in judged),
+        forwards=sum(state.steps for state in states),
+        filled=sum(len(state.order) for state in states),
     )
 
 
@@ -86,16 +94,21 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, nargs="+", default=[32, 0])
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--templates", type=int, nargs="*", choices=range(TEMPLATES))
+    parser.add_argument("--threshold", type=float, help="fill all holes at least so sure")
     parser.add_argument("--out", type=Path, help="append one JSON line per score")
     args = parser.parse_args()
     torch.set_num_threads(1)
     network, step = averaged(args.checkpoint)
     tokenizer = tiny_tokenizer.build()
+    rule = best_hole if args.threshold is None else surer_than(args.threshold)
     print(f"step {step}")
     for task in args.tasks:
         for template in args.templates or [None]:
             cases = held_out(task, args.cases, template)
-            scores = [score(network, tokenizer, cases, template, b) for b in args.blocks]
+            scores = [
+                score(network, tokenizer, cases, block, template=template, rule=rule)
+                for block in args.blocks
+            ]
             cells = " ".join(_cell(each) for each in scores)
             print(f"{task:18} {'-' if template is None else template} {cells}", flush=True)
             if args.out:
@@ -106,7 +119,8 @@ def main() -> None:
 
 def _cell(each: Score) -> str:
     low, high = each.interval()
-    return f"| {each.block:2}: {each.right / each.cases:.3f} [{low:.3f}, {high:.3f}]"
+    share, pace = each.right / each.cases, each.filled / each.forwards
+    return f"| {each.block:2}: {share:.3f} [{low:.3f}, {high:.3f}] {pace:.2f} a step"
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 Slow decoding gives each prompt its outcome. Then the block is decoded again, at each step settling
 exactly the holes whose token already is that of the outcome; the confidences of all its positions
 are the filter's input, and whether their tokens are right is what it learns. Where a step settles
-nothing, the block is filled from the outcome. Of several runs the filter with the fewest
-false positives at CUT on held-out prompts is kept: those cost accuracy, false negatives only time.
-Source: Learn2PD, arXiv:2509.25188, section 3.2.
+nothing, the block is filled from the outcome. Of all checks while it learns, the filter with the
+fewest false positives at CUT on steps kept out is kept: those cost accuracy, false negatives only
+time. Source: Learn2PD, arXiv:2509.25188, section 3.2. What differs: wrong tokens, which are rare,
+weigh together as much as right ones.
 
     python -m benchmarks.tiny_diffusion.learn2pd CHECKPOINT FOLDER
 """
@@ -89,9 +90,12 @@ def train_filter(train: Rollout, check: Rollout, epochs: int, seed: int) -> nn.S
     network = nn.Sequential(*layers, nn.Linear(size, size))
     optimiser = AdamW(network.parameters(), lr=RATE)
     best, kept = (2.0, 2.0), network.state_dict()
+    wrong = train.holes & ~train.right
+    scarce = float((train.holes & train.right).sum() / wrong.sum().clamp(min=1))
+    weights = train.holes + wrong * (scarce - 1)
     for epoch in range(epochs):
         loss = F.binary_cross_entropy_with_logits(
-            network(train.confidence), train.right.float(), weight=train.holes.float()
+            network(train.confidence), train.right.float(), weight=weights
         )
         torch.autograd.backward(loss)
         optimiser.step()
