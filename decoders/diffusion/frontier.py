@@ -123,10 +123,9 @@ class Frontier:
             for i, token in enumerate(following, frontier):
                 if tokens[i] not in (HOLE, token):
                     reopened += _reopen(tokens, i)
-                if tokens[i] == HOLE:
-                    if not (fillable is None or i in fillable):
-                        break
-                    forced.append(i)
+                if tokens[i] == HOLE and not (fillable is None or i in fillable):
+                    break
+                forced += [i] if tokens[i] == HOLE else []
                 tokens[i] = token
         frontier = self._follow(span, tokens)  # what is forced but not fillable is taken back
         is_complete = self._constraint.is_accepting()
