@@ -145,7 +145,10 @@ class AutoregressiveDecoder:
         token, logprobs = draws.token_ids[row], draws.logprobs[row]
         state.log_weight += draws.log_mass[row]
         if state.constraint is not None:
-            token, logprobs = self._settle(state, token, logprobs, logits[row : row + 1])
+            settled = self._settle(state, token, logprobs, logits[row : row + 1])
+            if settled is None:
+                return Outcome(finish="stop")
+            token, logprobs = settled
         if token in state.stop_token_ids:
             return Outcome(finish="stop", stop_token=token)
         state.remaining -= 1
@@ -163,8 +166,11 @@ class AutoregressiveDecoder:
         token: int,
         logprobs: TokenLogprobs | None,
         logits: Tensor,
-    ) -> tuple[int, TokenLogprobs | None]:
-        """Advance the constraint by a token after which the answer can still be completed."""
+    ) -> tuple[int, TokenLogprobs | None] | None:
+        """Advance the constraint by a token after which the answer can still be completed.
+
+        None: the answer is complete as it stands, and no longer one that was drawn fits.
+        """
         constraint = state.constraint
         assert constraint is not None
         banned: set[int] = set()
@@ -172,6 +178,8 @@ class AutoregressiveDecoder:
             banned.add(token)
             if len(banned) > MAX_REDRAWS:
                 state.closing = list(constraint.closing_tokens())
+                if not state.closing:
+                    return None
             else:
                 draws = self._redraw(state, logits, banned)
                 token, logprobs = draws.token_ids[0], draws.logprobs[0]
