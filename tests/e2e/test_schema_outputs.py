@@ -1,7 +1,7 @@
-"""300 answers of the real model at temperature 1 under real schemas: every one valid, none cut off.
+"""300 answers of real models at temperature 1 under real schemas: every one valid, none cut off.
 
-A budget of 60 tokens is short for most of them, so many answers end by steering. Schemas that are
-refused, or whose shortest instance is longer, are passed over: the server says so with a 400.
+The budgets are short for most of them, so many answers end by steering. Schemas that are refused,
+or whose shortest instance is longer, are passed over: the server says so with a 400.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import httpx
 import jsonschema
 import pytest
 
+from tests.e2e.conftest import DIFFUSION, SERVERS
 from tests.fixtures.real_server import MODEL, RealServer
 
 SAMPLE = Path(__file__).parents[3] / "shared/data/maskbench-sample.jsonl.gz"
-BUDGET = 60
+BUDGETS = {MODEL: 60, DIFFUSION: 96}  # whose tokens are mostly single letters
 WANTED = 300
 AT_ONCE = 16
 
@@ -42,19 +43,23 @@ def schemas() -> Iterator[dict[str, Any]]:
             yield row["schema"]
 
 
-def body(schema: dict[str, Any], seed: int) -> dict[str, Any]:
+def body(model: str, schema: dict[str, Any], seed: int) -> dict[str, Any]:
     given = {"name": "answer", "schema": schema}
     return {
-        "model": MODEL,
+        "model": model,
         "messages": [{"role": "user", "content": "Answer in JSON with an example."}],
         "response_format": {"type": "json_schema", "json_schema": given},
         "temperature": 1,
         "seed": seed,
-        "max_tokens": BUDGET,
+        "max_tokens": BUDGETS[model],
     }
 
 
-async def test_every_answer_is_valid_and_complete(server: RealServer) -> None:
+@pytest.mark.parametrize(("name", "model"), [("smollm2", MODEL), (DIFFUSION, DIFFUSION)])
+async def test_every_answer_is_valid_and_complete(
+    request: pytest.FixtureRequest, name: str, model: str
+) -> None:
+    server: RealServer = request.getfixturevalue(SERVERS[name])
     outputs: list[tuple[dict[str, Any], str]] = []
     refused: dict[str, int] = {}
     pending = iter(schemas())
@@ -62,7 +67,7 @@ async def test_every_answer_is_valid_and_complete(server: RealServer) -> None:
     async def work(http: httpx.AsyncClient, seed: int) -> None:
         for schema in pending:
             for _ in range(2):
-                response = await http.post("/v1/chat/completions", json=body(schema, seed))
+                response = await http.post("/v1/chat/completions", json=body(model, schema, seed))
                 if response.status_code == httpx.codes.BAD_REQUEST:
                     code = str(response.json()["error"]["code"])
                     refused[code] = refused.get(code, 0) + 1

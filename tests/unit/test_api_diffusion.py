@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from plait.decoders import registry
 from plait.decoders.diffusion.spec import DiffusionSpec
@@ -214,3 +217,43 @@ def test_models_show_what_they_were_trained_for() -> None:
     assert shown["diffusion"]["block_sizes"] == (1, 4, 8, 16, 32)
     assert "diffusion" not in msgspec.to_builtins(model_of(StubModel()))
     assert msgspec.convert(msgspec.to_builtins(info_of()), ModelInfo) == info_of()
+
+
+IDS = sorted(name for kind, name in registry.methods() if kind == "unmasker")
+JUNK = st.sampled_from([None, -1, 0, 1, 0.5, "", "x", True, [], {}, [1], {"a": 1}])
+FIELDS = st.sampled_from(["preset", "threshold", "tokens_per_step", "x"])
+OBJECTS = st.builds(
+    lambda name, fields: {"name": name} | fields,
+    st.sampled_from([*IDS, "x"]),
+    st.dictionaries(FIELDS, JUNK, max_size=2),
+)
+CHOICES = st.sampled_from([*IDS, "auto", "off", "x"]) | OBJECTS
+CANVASES = st.fixed_dictionaries(
+    {},
+    optional={
+        "attention": st.sampled_from(["block", "full", None]),
+        "block_size": st.sampled_from([None, 1, 3, 8, 64, 2**31 - 1]),
+    },
+)
+
+
+@given(
+    unmasker=CHOICES | st.lists(CHOICES, min_size=1, max_size=4),
+    canvas=CANVASES,
+    other=st.sampled_from([{}, {"suffix": "x"}, {"infill": {"hole": "i", "lengths": [2]}}]),
+    has_canvas=st.booleans(),
+)
+@settings(max_examples=300)
+def test_a_request_is_planned_or_refused(
+    unmasker: Any, canvas: dict[str, Any], other: dict[str, Any], has_canvas: bool
+) -> None:
+    decoding = {"unmasker": unmasker, "canvas": canvas}
+    info = info_of() if has_canvas else INFO
+    try:
+        job = asyncio.run(complete(info, decoding=decoding, **other))
+    except BadRequest as error:
+        assert error.param is not None
+        assert error.message
+    else:
+        assert has_canvas or unmasker in ("auto", "off")
+        assert job.requests
