@@ -112,9 +112,13 @@ def main() -> None:
             cells = " ".join(_cell(each) for each in scores)
             print(f"{task:18} {'-' if template is None else template} {cells}", flush=True)
             if args.out:
-                lines = [json.dumps({"step": step, **asdict(each)}) for each in scores]
-                with args.out.open("a") as file:
-                    file.write("\n".join(lines) + "\n")
+                _append(args.out, step, scores)
+
+
+def _append(path: Path, step: int, scores: Sequence[Score]) -> None:
+    lines = [json.dumps({"step": step, **asdict(each)}) for each in scores]
+    with path.open("a") as file:
+        file.write("\n".join(lines) + "\n")
 
 
 def _cell(each: Score) -> str:

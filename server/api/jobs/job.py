@@ -163,7 +163,6 @@ async def _plan(
 ) -> Job:
     served = find_model(pool, request.model)
     info = loaded_info(served)
-    check_ids(request.stop_token_ids or [], info.vocab_size, param="stop_token_ids")
     check_served(request, info)
     decoding = plan_decoding(request, info, prompts[0].infill)
     room = Room(info, decoding.block_size)
@@ -221,6 +220,7 @@ def _message_text(message: Message) -> str:
 
 
 def _stop_ids(request: GenerationRequest, tokenizer: Tokenizer, info: ModelInfo) -> list[int]:
+    check_ids(request.stop_token_ids or [], info.vocab_size, param="stop_token_ids")
     own = info.diffusion.eos_ids if info.diffusion is not None else ()
     eos = () if request.ignore_eos else (*tokenizer.eos_token_ids, *own)
     return sorted({*eos, *(request.stop_token_ids or ())})
