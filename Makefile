@@ -16,14 +16,14 @@ dev: .venv/.dev
 check: .venv/.dev
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	.venv/bin/mypy && .venv/bin/mypy tests benchmarks docs
-	.venv/bin/cog --check -P -I docs docs/*.md && .venv/bin/hadolint Dockerfile
+	.venv/bin/cog --check -P -I docs docs/*.md README.md && .venv/bin/hadolint Dockerfile
 	.venv/bin/python -P .ci/wheel.py
 
 bench: .venv/.dev
 	.venv/bin/python -m benchmarks.peers $(PEERS)
 
 docs: .venv/.dev
-	.venv/bin/cog -r -P -I docs docs/*.md
+	.venv/bin/cog -r -P -I docs docs/*.md README.md
 
 # After a change of the dependencies in pyproject.toml. Commit what it writes.
 lock: .venv/.dev

@@ -90,6 +90,38 @@ def decoding_methods() -> str:
     return _table(["Id", "Kind", "What it does", "Options", "Source"], rows)
 
 
+def claims(*methods: str) -> str:
+    """Return what papers report of some methods beside what was measured here; none: of all."""
+    header, *rows = _result("## What the methods' authors report")
+    chosen = [row for row in rows if not methods or row[0] in methods]
+    kept = [header.index(name) for name in ("method", "reported", "here")]
+    kept += [header.index(name) for name in ("times fewer forwards", "times the tokens/s")]
+    kept.append(header.index("accuracy"))
+    titles = ["Method", "Reported", "Here", "Fewer forwards", "Tokens/s", "Accuracy, points"]
+    return _table(titles, [[row[i] for i in kept] for row in chosen])
+
+
+def result(heading: str, *settings: str) -> str:
+    """Return a table of the last comparison of decoders; some of its rows, or all."""
+    header, *rows = _result(heading)
+    return _table(header, [row for row in rows if not settings or row[0] in settings])
+
+
+def provenance() -> str:
+    """Return when, where and by which command the comparison of decoders was made."""
+    report = (ROOT / "benchmarks" / "results" / "decoders.md").read_text()
+    return "\n".join(report.split("\n## ", 1)[0].splitlines()[2:]).strip()
+
+
+def _result(heading: str) -> list[list[str]]:
+    """Return the cells of the table under a heading of the report, its header first."""
+    report = (ROOT / "benchmarks" / "results" / "decoders.md").read_text()
+    section = report.split(f"\n{heading}", 1)[1].split("\n## ", 1)[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [cells[0], *cells[2:]]
+
+
 def _rows(model: type[BaseModel]) -> dict[str, list[str]]:
     """Return (values, meaning) of each honoured field of a request."""
     schema = model.model_json_schema()
