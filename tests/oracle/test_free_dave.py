@@ -19,7 +19,7 @@ from tests.fixtures.hash_model import HashLaw
 
 LAW = HashLaw(radius=3, coupling=0.6)
 ENDS = frozenset({7})
-ROOM = 10_000
+ROOM = 1_000_000  # shared by all sequences of a batch
 WIDTH = 4
 FREE_DAVE = {"name": "free-dave", "width": WIDTH}
 PLAIN = SamplingParams()
