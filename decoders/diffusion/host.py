@@ -139,7 +139,8 @@ class DiffusionDecoder:
         canvases = _drafts(state, wanted, room)
         if chain.attention == "block":
             return block_plan(canvases, wanted, self.spec, has_anchor=state.anchor is not None)
-        return full_plan(canvases, wanted, _refreshed(state, wanted), self.spec)
+        fed = _refreshed(state)
+        return full_plan(canvases, _readable(state, wanted, fed), fed, self.spec)
 
     def _advance(self, walks: Sequence[Walk], logits: Tensor) -> list[Walk]:
         """Make one step of each walk; return those that can go on."""
@@ -291,21 +292,34 @@ def _drafts(state: DiffusionState, wanted: Ints, room: int) -> list[Canvas]:
     return branches.drafts_of(state.canvas, guess, width - 1, state.guard)
 
 
-def _refreshed(state: DiffusionState, wanted: Ints) -> Ints | None:
+def _refreshed(state: DiffusionState) -> Ints | None:
     """Return the positions to compute again; None: all."""
     chain, canvas, progress = state.chain, state.canvas, state.progress
     if chain.cache is None or progress.age == 0:
         return None
     stop = canvas.end or settling.outlook(canvas, chain, state.room)[1]
+    holes = canvas.open_holes(canvas.begin, stop)
     view = CacheView(
         length=len(canvas.ids),
         prompt=state.answer[0],
         start=canvas.begin,
         stop=stop,
-        holes=wanted,
+        holes=holes,
         fresh=progress.fresh,
-        p=progress.p[wanted] if len(progress.p) else np.zeros(len(wanted)),
+        p=progress.p[holes] if len(progress.p) else np.zeros(len(holes)),
         step=canvas.step,
         age=progress.age,
     )
     return chain.cache.rows(view)
+
+
+def _readable(state: DiffusionState, wanted: Ints, fed: Ints | None) -> Ints:
+    """Return the positions whose laws are read: an active set may leave holes of the block out."""
+    if fed is None:
+        return wanted
+    canvas = state.canvas
+    kept = np.isin(wanted, fed)
+    if state.guard is not None:  # it stands at the left-most hole
+        kept |= wanted == canvas.first_hole(canvas.begin)
+    open_ones = canvas.hole[wanted - canvas.start]
+    return wanted[kept] if (kept & open_ones).any() else wanted

@@ -125,6 +125,18 @@ def test_an_approximate_cache_survives_eviction(selector: Any, cache: Any) -> No
     assert same(have, want, passes=False)
 
 
+@pytest.mark.parametrize("selector", ["static", {"name": "threshold", "threshold": 0.4}], ids=str)
+def test_an_active_set_leaves_holes_out(selector: Any) -> None:
+    """Between two full passes one hole is computed, and what was settled just before: 2 at most."""
+    host = decoder(full=True)
+    recap = {"name": "recap", "local": 1, "active": 1}
+    runs = drive(host, LAW, requests([selector, recap]))
+    for run, request in zip(runs, requests([selector, recap]), strict=True):
+        size = len(request.prompt_token_ids) + request.max_tokens
+        full_passes = -(-len(run.outcomes) // 2)
+        assert run.num_rows <= full_passes * size + len(run.outcomes) // 2 + len(run.answer) + 1
+
+
 @pytest.mark.parametrize("full", [False, True])
 def test_wino_opens_and_comes_to_its_end(full: bool) -> None:
     bold, careful = ({"name": "wino", "draft": 0.0, "verify": bar} for bar in (0.0, 0.9))
