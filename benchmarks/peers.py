@@ -24,10 +24,11 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.client import ServerFault, connect
-from benchmarks.machine import ROOT, Machine, cpu_seconds, this_machine
+from benchmarks.machine import ROOT, cpu_seconds
 from benchmarks.report import Report, table
 from benchmarks.rows import ROWS, Bench, Measured, RedGate, check
 from benchmarks.servers import SERVERS, NotInstalled, NotReady, Running, Venvs, running
+from plait.server.bench.machine import Machine, this_machine
 
 WARM_UP_TOKENS = 16
 
@@ -69,7 +70,7 @@ def _save(machine: Machine, reports: Sequence[Report], command: str) -> Path:
     now = datetime.datetime.now(datetime.UTC)
     folder = ROOT / "benchmarks" / "results"
     folder.mkdir(exist_ok=True)
-    commit = machine.commit.rstrip("+")
+    commit = machine.plait.rstrip("+")
     path = folder / f"{now:%Y-%m-%d-%H%M}-{machine.slug}-{commit}.json"
     content: Mapping[str, object] = {
         "date": now.isoformat(timespec="seconds"),
@@ -124,7 +125,7 @@ def main() -> int:
     reports = [_run(label, places, args.rows, args.reps) for label in args.only]
     path = _save(machine, reports, command)
     print(f"{machine.cpu}, {machine.cores} cores, {machine.vector}; torch {machine.torch}")
-    print(f"commit {machine.commit}; {command}; {path.relative_to(ROOT)}\n")
+    print(f"commit {machine.plait}; {command}; {path.relative_to(ROOT)}\n")
     print(table(reports))
     return int(any(report.fault for report in reports if report.label == "plait"))
 

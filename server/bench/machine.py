@@ -30,6 +30,11 @@ class Machine:
     torch: str
     plait: str  # commit, with a + behind it when the work tree differs; installed: the version
 
+    @property
+    def slug(self) -> str:
+        """A short name for files."""
+        return re.sub(r"[^a-z0-9]+", "-", self.cpu.lower()).strip("-")
+
 
 def this_machine() -> Machine:
     """Describe where we are."""
