@@ -19,12 +19,11 @@ from plait.server.pool.messages import CompiledConstraint, Delta, Failed
 from plait.server.settings import EngineSettings
 from tests.fixtures.engines import request, run, table_engine
 from tests.fixtures.table_model import text_logits
-from tests.fixtures.word_constraint import WordConstraint
+from tests.fixtures.word_constraint import END, LANGUAGE, Broken, WordConstraint
 
-VOCAB, END = 6, 5
+VOCAB = 6
 PROMPT = [1, 2, 3]
 COMPILED = CompiledConstraint("words", b"", "", 0)
-LANGUAGE = [(0,), (0, 1), (2, 3, 4), (2, 3, 0, 1), (4, 4, 4, 4, 4), (4, 4, 4, 4, 1, 0)]
 
 
 def engine(words: Sequence[Sequence[int]] = (), **settings: Any) -> Engine:
@@ -163,13 +162,6 @@ def test_prompt_logprobs_are_the_models_own() -> None:
 
 def test_broken_constraint_fails_its_own_request_only() -> None:
     """A mask that allows what the constraint then refuses, among requests that are fine."""
-
-    class Broken(WordConstraint):
-        def accept_token(self, token_id: int) -> bool:
-            return False
-
-        def fork(self) -> WordConstraint:
-            return Broken(self.words, self.end)
 
     host = AutoregressiveDecoder(VOCAB)
     running = table_engine({host.name: host}, load_constraint=lambda c: Broken(LANGUAGE, END))

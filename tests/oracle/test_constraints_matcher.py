@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -23,7 +22,7 @@ from plait.decoders.constrained.spec import (
     ConstraintSpec,
 )
 from plait.decoders.constrained.vocabulary import Vocabulary, make_vocabulary
-from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, byte_tokens, spell
+from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, byte_tokens, load, spell
 
 LIMITS = ConstraintLimits()
 SCHEMA = {
@@ -47,18 +46,6 @@ SPECS: list[tuple[ConstraintKind, str]] = [
     ("grammar", 'root ::= [ab]{0,32} x* "."\nx ::= "ab" | [ac]{32,34} "b"'),
     ("choice", '["yes", "no", "not sure"]'),
 ]
-Load = Callable[[ConstraintKind, str], GrammarConstraint]
-
-
-@pytest.fixture(scope="module")
-def load() -> Load:
-    loader = ConstraintLoader(BYTES_AND_PIECES)
-
-    def loaded(kind: ConstraintKind, text: str) -> GrammarConstraint:
-        done = compile_constraint(ConstraintSpec(kind, text), BYTES_AND_PIECES, LIMITS)
-        return loader.load(kind + text, done.compiled, done.grammar)
-
-    return loaded
 
 
 def _legal(constraint: GrammarConstraint, *, words: int = 9) -> list[int]:
@@ -81,9 +68,7 @@ def _random_walk(constraint: GrammarConstraint, draw: random.Random, steps: int)
 
 
 @pytest.mark.parametrize(("kind", "text"), SPECS)
-def test_a_token_is_accepted_exactly_when_its_bit_is_set(
-    kind: ConstraintKind, text: str, load: Load
-) -> None:
+def test_a_token_is_accepted_exactly_when_its_bit_is_set(kind: ConstraintKind, text: str) -> None:
     draw = random.Random(text)
     constraint = load(kind, text)
 
@@ -99,7 +84,7 @@ def test_a_token_is_accepted_exactly_when_its_bit_is_set(
 
 
 @pytest.mark.parametrize(("kind", "text"), SPECS)
-def test_the_mask_is_the_automaton(kind: ConstraintKind, text: str, load: Load) -> None:
+def test_the_mask_is_the_automaton(kind: ConstraintKind, text: str) -> None:
     """Two implementations of the grammar, xgrammar's and ours, agree on every next token."""
     automaton = Automaton(lower(ConstraintSpec(kind, text), LIMITS), BYTES_AND_PIECES)
     draw = random.Random(text)
@@ -124,9 +109,7 @@ def _step(automaton: Automaton, state: State | None, text: bytes) -> State | Non
 
 
 @pytest.mark.parametrize(("kind", "text"), SPECS)
-def test_following_the_closing_tokens_completes_the_text(
-    kind: ConstraintKind, text: str, load: Load
-) -> None:
+def test_following_the_closing_tokens_completes_the_text(kind: ConstraintKind, text: str) -> None:
     draw = random.Random(text)
     for _ in range(10):
         constraint = load(kind, text)
@@ -140,9 +123,7 @@ def test_following_the_closing_tokens_completes_the_text(
 
 
 @pytest.mark.parametrize(("kind", "text"), SPECS)
-def test_forced_tokens_leave_only_the_spelling_open(
-    kind: ConstraintKind, text: str, load: Load
-) -> None:
+def test_forced_tokens_leave_only_the_spelling_open(kind: ConstraintKind, text: str) -> None:
     """All legal tokens are prefixes of the forced text, and what has no alternative is forced."""
     draw = random.Random(text)
     for _ in range(20):
@@ -159,7 +140,7 @@ def test_forced_tokens_leave_only_the_spelling_open(
             assert constraint.accept_token(forced.pop(0))
 
 
-def test_a_key_is_forced_up_to_where_tokens_reach_over_it(load: Load) -> None:
+def test_a_key_is_forced_up_to_where_tokens_reach_over_it() -> None:
     keys = {key: {"const": 1} for key in ("abc", "é")}
     constraint = load("json_schema", json.dumps({"properties": keys, "required": list(keys)}))
     assert constraint.forced_tokens() == ()  # "{" or the longer '{"'
@@ -175,7 +156,7 @@ def test_a_key_is_forced_up_to_where_tokens_reach_over_it(load: Load) -> None:
 @pytest.mark.parametrize(("kind", "text"), SPECS[:3])
 @pytest.mark.parametrize("spare", range(4))
 def test_every_answer_fits_a_budget_that_one_fits(
-    kind: ConstraintKind, text: str, spare: int, load: Load
+    kind: ConstraintKind, text: str, spare: int
 ) -> None:
     """The host's rule: never take a token after which the end is out of reach."""
     draw = random.Random(spare)
@@ -200,7 +181,7 @@ def _advance_within(constraint: GrammarConstraint, draw: random.Random, left: in
     return bool(closing) and constraint.accept_token(closing[0])
 
 
-def test_rollback_and_fork_leave_no_trace(load: Load) -> None:
+def test_rollback_and_fork_leave_no_trace() -> None:
     draw = random.Random(7)
     constraint = load("json_schema", json.dumps(SCHEMA))
     _random_walk(constraint, draw, 12)
@@ -215,7 +196,7 @@ def test_rollback_and_fork_leave_no_trace(load: Load) -> None:
     assert (_legal(constraint), constraint.min_tokens()) == want
 
 
-def test_the_end_is_legal_once_and_can_be_taken_back(load: Load) -> None:
+def test_the_end_is_legal_once_and_can_be_taken_back() -> None:
     constraint = load("choice", '["no", "not"]')
     assert not constraint.accept_token(EOS)
     for token_id in byte_tokens("no"):
@@ -231,7 +212,7 @@ def test_the_end_is_legal_once_and_can_be_taken_back(load: Load) -> None:
     assert constraint.is_terminated() and constraint.min_tokens() == 0
 
 
-def test_logits_wider_than_the_vocabulary_are_never_legal(load: Load) -> None:
+def test_logits_wider_than_the_vocabulary_are_never_legal() -> None:
     assert _legal(load("regex", "(a|b)+"), words=14) == [ord("a"), ord("b"), 261, 262][:2] + [
         t for t in _legal(load("regex", "(a|b)+")) if t > EOS
     ]
@@ -272,7 +253,7 @@ def test_blanks_never_run_on(kind: ConstraintKind, text: str, max_whitespace: in
         assert longest <= max_whitespace
 
 
-def test_nothing_follows_the_root(load: Load) -> None:
+def test_nothing_follows_the_root() -> None:
     constraint = load("json_object", "")
     for token_id in byte_tokens("{}"):
         assert constraint.accept_token(token_id)

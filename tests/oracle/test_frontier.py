@@ -6,7 +6,6 @@ chooses at random among the admitted holes, and sometimes it makes holes of sett
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,7 @@ from dataclasses import dataclass
 import pytest
 from torch import Tensor
 
-from plait.decoders.constrained.compile import compile_constraint
-from plait.decoders.constrained.load import ConstraintLoader
-from plait.decoders.constrained.spec import ConstraintKind, ConstraintLimits, ConstraintSpec
+from plait.decoders.constrained.spec import ConstraintKind
 from plait.decoders.diffusion.frontier import (
     HOLE,
     ConstraintBroken,
@@ -26,26 +23,8 @@ from plait.decoders.diffusion.frontier import (
     Walk,
 )
 from plait.decoders.protocol import Constraint
-from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, spell
-from tests.fixtures.word_constraint import WordConstraint
-
-END = 5
-LANGUAGE = [(0,), (0, 1), (2, 3, 4), (2, 3, 0, 1), (4, 4, 4, 4, 4), (4, 4, 4, 4, 1, 0)]
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 6},
-        "age": {"type": "integer", "minimum": 0, "maximum": 150},
-        "tags": {"type": "array", "items": {"enum": ["ab", "abc", "é"]}, "minItems": 1},
-    },
-    "required": ["name", "age", "tags"],
-}
-GRAMMARS: list[tuple[ConstraintKind, str]] = [
-    ("json_schema", json.dumps(SCHEMA)),
-    ("regex", "([ab]{0,33}c){0,32}(ab)?c*"),
-    ("grammar", 'root ::= "[" root* "]" | [a-c]{1,3}'),
-    ("choice", '["yes", "no", "not sure"]'),
-]
+from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, GRAMMARS, load, spell
+from tests.fixtures.word_constraint import END, LANGUAGE, Broken, WordConstraint
 
 
 def words(language: Sequence[Sequence[int]] = LANGUAGE) -> WordConstraint:
@@ -127,18 +106,6 @@ def bits(bitmask: Tensor) -> list[int]:
     return [32 * i + bit for i, word in enumerate(rows) for bit in range(32) if word >> bit & 1]
 
 
-@pytest.fixture(scope="module")
-def load() -> Callable[[ConstraintKind, str], Constraint]:
-    loader = ConstraintLoader(BYTES_AND_PIECES)
-
-    def loaded(kind: ConstraintKind, text: str) -> Constraint:
-        spec = ConstraintSpec(kind, text)
-        done = compile_constraint(spec, BYTES_AND_PIECES, ConstraintLimits())
-        return loader.load(kind + text, done.compiled, done.grammar)
-
-    return loaded
-
-
 @pytest.mark.parametrize("block", [1, 2, 3, 8])
 @pytest.mark.parametrize("again", [0.0, 0.2])
 def test_answers_are_the_words_that_fit(block: int, again: float) -> None:
@@ -162,7 +129,6 @@ def test_answers_match_their_grammar_in_time(
     text: str,
     block: int,
     spare: int,
-    load: Callable[[ConstraintKind, str], Constraint],
 ) -> None:
     budget = max(load(kind, text).min_tokens() + spare, 1)
     vocab = len(BYTES_AND_PIECES.token_bytes)
@@ -259,10 +225,6 @@ def test_a_limit_may_fall_as_long_as_an_end_fits() -> None:
 
 
 def test_a_constraint_that_contradicts_itself_is_named() -> None:
-    class Broken(WordConstraint):
-        def accept_token(self, token_id: int) -> bool:
-            return False
-
     frontier = Frontier(Broken(LANGUAGE, END), [END], 6)
     with pytest.raises(ConstraintBroken, match="its own end"):
         frontier.walk(Span(0, [HOLE], 4), [0], lambda i, bitmask, banned: 0)

@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from plait.decoders.constrained.compile import compile_constraint
-from plait.decoders.constrained.load import ConstraintLoader
-from plait.decoders.constrained.spec import ConstraintKind, ConstraintLimits, ConstraintSpec
+from plait.decoders.constrained.spec import ConstraintKind
 from plait.decoders.diffusion.host import DiffusionDecoder
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.protocol import Constraint, DecodeRequest
 from plait.decoders.sampling.params import SamplingParams
 from tests.fixtures.canvas_driver import Run, decode_request, drive
-from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, spell
+from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, GRAMMARS, load, spell
 from tests.fixtures.hash_model import HashLaw
-from tests.fixtures.word_constraint import WordConstraint
+from tests.fixtures.word_constraint import END, LANGUAGE, Broken, WordConstraint
 
-END = 5
 LAW = HashLaw(vocab=20)
 BYTES = HashLaw(vocab=len(BYTES_AND_PIECES.token_bytes) + 1, radius=3)
-LANGUAGE = [(0,), (0, 1), (2, 3, 4), (2, 3, 0, 1), (4, 4, 4, 4, 4), (4, 4, 4, 4, 1, 0)]
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 6},
-        "age": {"type": "integer", "minimum": 0, "maximum": 150},
-        "tags": {"type": "array", "items": {"enum": ["ab", "abc", "é"]}, "minItems": 1},
-    },
-    "required": ["name", "age", "tags"],
-}
-GRAMMARS: list[tuple[ConstraintKind, str]] = [
-    ("json_schema", json.dumps(SCHEMA)),
-    ("regex", "([ab]{0,33}c){0,32}(ab)?c*"),
-    ("grammar", 'root ::= "[" root* "]" | [a-c]{1,3}'),
-]
 SELECTORS = (
     "static",
     "random",
@@ -101,18 +82,6 @@ def words(max_tokens: int, unmasker: Any, **fields: Any) -> DecodeRequest:
     return asked(WordConstraint(LANGUAGE, END), max_tokens, unmasker, **fields)
 
 
-@pytest.fixture(scope="module")
-def load() -> Callable[[ConstraintKind, str], Constraint]:
-    loader = ConstraintLoader(BYTES_AND_PIECES)
-
-    def loaded(kind: ConstraintKind, text: str) -> Constraint:
-        spec = ConstraintSpec(kind, text)
-        done = compile_constraint(spec, BYTES_AND_PIECES, ConstraintLimits())
-        return loader.load(kind + text, done.compiled, done.grammar)
-
-    return loaded
-
-
 def words_of(decoder: DiffusionDecoder, unmasker: Any) -> set[tuple[int, ...]]:
     """Return the answers to many requests, after checking each."""
     found = set()
@@ -150,7 +119,6 @@ def test_answers_match_their_grammar_in_time(
     text: str,
     unmasker: Any,
     spare: int,
-    load: Callable[[ConstraintKind, str], Constraint],
 ) -> None:
     budget = max(load(kind, text).min_tokens() + spare, 1)
     requests = [
@@ -193,9 +161,7 @@ def outcomes(run: Run) -> tuple[list[int], str | None, list[int]]:
 
 @pytest.mark.parametrize("selector", [SELECTORS[0], SELECTORS[2], "entropy-bound"], ids=str)
 @pytest.mark.parametrize("block", [4, 16])
-def test_drafts_change_nothing_but_the_number_of_passes(
-    selector: Any, block: int, load: Callable[[ConstraintKind, str], Constraint]
-) -> None:
+def test_drafts_change_nothing_but_the_number_of_passes(selector: Any, block: int) -> None:
     saved = 0
     for seed in range(3):
         for law, constraint, end in (
@@ -239,9 +205,7 @@ def test_answers_depend_on_their_request_alone(full: bool) -> None:
 
 
 @pytest.mark.parametrize("unmasker", ["auto", ["threshold"], "wino"], ids=str)
-def test_logprobs_are_the_models_own_and_change_nothing(
-    unmasker: Any, load: Callable[[ConstraintKind, str], Constraint]
-) -> None:
+def test_logprobs_are_the_models_own_and_change_nothing(unmasker: Any) -> None:
     for seed in range(4):
         requests = [
             asked(load(*GRAMMARS[0]), 60, unmasker, end=EOS, seed=seed, logprobs=k)
@@ -269,10 +233,6 @@ def report(run: Run) -> Mapping[str, Any]:
 
 
 def test_what_a_constraint_can_not_do_is_a_fault_of_its_own_request() -> None:
-    class Broken(WordConstraint):
-        def accept_token(self, token_id: int) -> bool:
-            return False
-
     decoder = host(LAW, 4, full=True)
     infill = words(4, "auto")
     infill = replace(infill, options={**infill.options, "suffix_token_ids": [1, 2]})
