@@ -16,9 +16,8 @@ from plait.decoders.sampling.params import SamplingParams
 from plait.kernels.paged_attention import Segments
 from plait.server.models.transformer import Model
 from plait.server.pool.messages import GenerateRequest
-from tests.fixtures.engines import run
+from tests.fixtures.engines import model_engine, run, tiny
 from tests.fixtures.hash_model import UNSEEN, HashLaw, Ints, Rules, naive_text
-from tests.oracle.test_diffusion_seed_stable import engine_of, tiny
 
 END = 2
 
@@ -68,7 +67,7 @@ def blocks_of(length: int, size: int, num_pages: int) -> Segments:
 @pytest.mark.parametrize("shift", [False, True])
 @pytest.mark.parametrize("block", [1, 4, 8, 16, 32])
 def test_cached_is_recomputed(tmp_path: Path, full: bool, shift: bool, block: int) -> None:
-    model = tiny(tmp_path, "fp32", right_shift_logits=shift)
+    model = tiny(tmp_path, "fp32", model_type="sdar", right_shift_logits=shift)
     rules = Rules(block, full, shift, 0.3, frozenset({END}))
     law = Recomputed(vocab=model.vocab_size, model=model, rules=rules)
     rng = random.Random(block)
@@ -86,7 +85,7 @@ def test_cached_is_recomputed(tmp_path: Path, full: bool, shift: bool, block: in
         )
         for i in range(3)
     ]
-    answers = run(engine_of(model, max_num_seqs=4), requests)
+    answers = run(model_engine(model, max_num_seqs=4), requests)
     for i, each in enumerate(requests):
         want, _ = naive_text(law, rules, each.prompt_token_ids, each.sampling, each.max_tokens)
         assert answers[f"r{i}", 0].tokens == want

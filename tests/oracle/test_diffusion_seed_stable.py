@@ -11,24 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from plait.decoders.diffusion.host import DiffusionDecoder
 from plait.kernels import dispatch
-from plait.server.engine.admission import Admission, Capacity
-from plait.server.engine.engine import Engine
-from plait.server.engine.kv_blocks import BLOCK, BlockManager
-from plait.server.engine.runner import Runner
-from plait.server.models.catalog import resolve
-from plait.server.models.load import load_model
-from plait.server.models.transformer import Model
 from plait.server.pool.messages import GenerateRequest
-from plait.server.settings import EngineSettings, WeightMode
-from tests.fixtures.engines import no_constraints, run
+from plait.server.settings import WeightMode
+from tests.fixtures.engines import ALONE, check_seed_stable, model_engine, texts, tiny
 from tests.fixtures.random_requests import random_requests
-from tests.fixtures.tiny_models import write_tiny_model
 
-ALONE = {"max_num_seqs": 1, "prefix_caching": False}
 DISTURBANCES: dict[str, dict[str, Any]] = {
     "batch of 16": {"max_num_seqs": 16},
     "few rows": {"max_num_seqs": 16, "max_step_tokens": 64},
@@ -55,25 +44,6 @@ CACHED: list[Any] = [
 ]
 
 
-def engine_of(model: Model, *, num_blocks: int = 512, **settings: Any) -> Engine:
-    assert model.diffusion is not None
-    host = DiffusionDecoder(model.diffusion, model.vocab_size)
-    return Engine(
-        Runner(model, model.new_kv_cache(num_blocks), torch.device("cpu")),
-        BlockManager(num_blocks, prefix_caching=settings.get("prefix_caching", True)),
-        Admission(
-            Capacity((num_blocks - 1) * BLOCK, model.vocab_size, model.fingerprint),
-            lambda request: host,
-            no_constraints,
-        ),
-        EngineSettings(**settings),
-    )
-
-
-def texts(engine: Engine, requests: list[GenerateRequest]) -> dict[tuple[str, int], Any]:
-    return {name: (answer.tokens, answer.finish) for name, answer in run(engine, requests).items()}
-
-
 def canvas_requests(count: int, vocab_size: int, *, seed: int, full: bool) -> list[GenerateRequest]:
     """Return requests of every kind that the model takes."""
     rng = random.Random(seed)
@@ -90,47 +60,34 @@ def canvas_requests(count: int, vocab_size: int, *, seed: int, full: bool) -> li
     return made
 
 
-def tiny(folder: Path, mode: WeightMode, *, naive: bool = False, **config: Any) -> Model:
-    path = write_tiny_model(folder / mode, model_type="sdar", block_sizes=list(SIZES), **config)
-    return load_model(resolve(str(path)), weights=mode, naive=naive)
-
-
-def check(model: Model, requests: list[GenerateRequest]) -> None:
-    want = texts(engine_of(model, **ALONE), requests)
-    for name, settings in DISTURBANCES.items():
-        engine = engine_of(model, **settings)
-        assert texts(engine, requests) == want, name
-        if name == "preemption":
-            assert engine.stats().counters["num_preemptions"] > 0
-        assert texts(engine, requests) == want, f"{name}, prefix cache hot"
-
-
 @pytest.mark.parametrize("mode", ["fp32", "bf16", "int8", "int4"])
 def test_nothing_around_a_canvas_changes_it(tmp_path: Path, mode: WeightMode) -> None:
     """Compiled kernels owe equal bits in every weight mode."""
     if mode != "fp32" and not dispatch.available():
         pytest.skip("the torch oracles promise equal tokens in fp32 only")
-    model = tiny(tmp_path, mode)
-    check(model, canvas_requests(10, model.vocab_size, seed=1, full=True))
+    model = tiny(tmp_path, mode, model_type="sdar")
+    check_seed_stable(model, canvas_requests(10, model.vocab_size, seed=1, full=True), DISTURBANCES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["fp32", "bf16"])
 def test_two_hundred_canvases_are_seed_stable(tmp_path: Path, mode: WeightMode) -> None:
-    model = tiny(tmp_path, mode)
-    check(model, canvas_requests(200, model.vocab_size, seed=3, full=True))
+    model = tiny(tmp_path, mode, model_type="sdar")
+    check_seed_stable(
+        model, canvas_requests(200, model.vocab_size, seed=3, full=True), DISTURBANCES
+    )
 
 
 def test_models_that_predict_the_next_token_are_seed_stable(tmp_path: Path) -> None:
-    model = tiny(tmp_path, "fp32", right_shift_logits=True)
+    model = tiny(tmp_path, "fp32", model_type="sdar", right_shift_logits=True)
     assert model.diffusion is not None
     assert model.diffusion.shift
     requests = canvas_requests(14, model.vocab_size, seed=4, full=True)
-    check(model, [r for r in requests if "wino" not in str(r.decoding)])
+    check_seed_stable(model, [r for r in requests if "wino" not in str(r.decoding)], DISTURBANCES)
 
 
 def test_oracle_kernels_are_seed_stable(tmp_path: Path) -> None:
-    model = tiny(tmp_path, "fp32", naive=True)
+    model = tiny(tmp_path, "fp32", model_type="sdar", naive=True)
     requests = canvas_requests(10, model.vocab_size, seed=2, full=True)
-    want = texts(engine_of(model, **ALONE), requests)
-    assert texts(engine_of(model, max_num_seqs=16, max_step_tokens=64), requests) == want
+    want = texts(model_engine(model, **ALONE), requests)
+    assert texts(model_engine(model, max_num_seqs=16, max_step_tokens=64), requests) == want

@@ -10,53 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from plait.decoders.autoregressive import AutoregressiveDecoder
 from plait.kernels import dispatch
-from plait.server.engine.admission import Admission, Capacity
-from plait.server.engine.engine import Engine
-from plait.server.engine.kv_blocks import BLOCK, BlockManager
-from plait.server.engine.runner import Runner
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model
-from plait.server.models.transformer import Model
-from plait.server.pool.messages import GenerateRequest, TokenLogprob
-from plait.server.settings import EngineSettings, WeightMode
-from tests.fixtures.engines import no_constraints, run
+from plait.server.pool.messages import TokenLogprob
+from plait.server.settings import WeightMode
+from tests.fixtures.engines import ALONE, check_seed_stable, model_engine, run, texts, tiny
 from tests.fixtures.random_requests import random_requests
-from tests.fixtures.tiny_models import write_tiny_model
 
-Texts = dict[tuple[str, int], list[int]]
-ALONE = {"max_num_seqs": 1, "prefix_caching": False}
 DISTURBANCES: dict[str, dict[str, Any]] = {
     "batch of 16": {"max_num_seqs": 16},
     "chunks of 16 rows": {"max_num_seqs": 16, "max_step_tokens": 16},
     "prefix cache off": {"max_num_seqs": 16, "prefix_caching": False},
     "preemption": {"max_num_seqs": 16, "num_blocks": 12},
 }
-
-
-def engine_of(model: Model, *, num_blocks: int = 512, **settings: Any) -> Engine:
-    host = AutoregressiveDecoder(model.vocab_size)
-    return Engine(
-        Runner(model, model.new_kv_cache(num_blocks), torch.device("cpu")),
-        BlockManager(num_blocks, prefix_caching=settings.get("prefix_caching", True)),
-        Admission(
-            Capacity((num_blocks - 1) * BLOCK, model.vocab_size, model.fingerprint),
-            lambda request: host,
-            no_constraints,
-        ),
-        EngineSettings(**settings),
-    )
-
-
-def texts(engine: Engine, requests: list[GenerateRequest]) -> Texts:
-    return {name: answer.tokens for name, answer in run(engine, requests).items()}
-
-
-def tiny(folder: Path, mode: WeightMode, *, naive: bool = False) -> Model:
-    return load_model(resolve(str(write_tiny_model(folder / mode))), weights=mode, naive=naive)
 
 
 @pytest.mark.parametrize("mode", ["fp32", "bf16", "int8", "int4"])
@@ -66,20 +34,14 @@ def test_nothing_around_a_request_changes_it(tmp_path: Path, mode: WeightMode) -
         pytest.skip("the torch oracles promise equal tokens in fp32 only")
     model = tiny(tmp_path, mode)
     requests = random_requests(200, model.vocab_size, seed=1)
-    want = texts(engine_of(model, **ALONE), requests)
-    for name, settings in DISTURBANCES.items():
-        engine = engine_of(model, **settings)
-        assert texts(engine, requests) == want, name
-        if name == "preemption":
-            assert engine.stats().counters["num_preemptions"] > 0
-        assert texts(engine, requests) == want, f"{name}, prefix cache hot"
+    check_seed_stable(model, requests, DISTURBANCES)
 
 
 def test_oracle_kernels_are_seed_stable(tmp_path: Path) -> None:
     model = tiny(tmp_path, "fp32", naive=True)
     requests = random_requests(40, model.vocab_size, seed=2)
-    want = texts(engine_of(model, **ALONE), requests)
-    assert texts(engine_of(model, max_num_seqs=16, max_step_tokens=16), requests) == want
+    want = texts(model_engine(model, **ALONE), requests)
+    assert texts(model_engine(model, max_num_seqs=16, max_step_tokens=16), requests) == want
 
 
 def test_logprobs_do_not_depend_on_the_batch(tmp_path: Path) -> None:
@@ -88,7 +50,7 @@ def test_logprobs_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     have, want = (
         {
             name: [entry for delta in answer.deltas for entry in delta.logprobs or ()]
-            for name, answer in run(engine_of(model, **settings), requests).items()
+            for name, answer in run(model_engine(model, **settings), requests).items()
         }
         for settings in ({"max_num_seqs": 16}, ALONE)
     )
@@ -109,6 +71,6 @@ def test_default_model_is_seed_stable(mode: WeightMode) -> None:
         pytest.skip("needs the compiled kernels to end in time")
     model = load_model(resolve("smollm2-135m-instruct"), weights=mode)
     requests = random_requests(200, model.vocab_size, seed=4, longest=20, max_tokens=4)
-    want = texts(engine_of(model, **ALONE), requests)
+    want = texts(model_engine(model, **ALONE), requests)
     for name, settings in DISTURBANCES.items():
-        assert texts(engine_of(model, **settings), requests) == want, name
+        assert texts(model_engine(model, **settings), requests) == want, name
