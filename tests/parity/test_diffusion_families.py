@@ -37,9 +37,16 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def same(have: Tensor, want: Tensor) -> None:
-    """Compare logits; those of the mask token are -inf in plait and nothing special in the file."""
+    """Compare fp32 logits with float64's, within 1e-5 of the greatest of them.
+
+    Over all families, masks and both kinds of kernels the distance is at most 2.1e-6 of it, and
+    1.9e-6 where plain torch runs in fp32 as well: that is fp32's rounding. Entry by entry it can be
+    1.04e-5, absolute and relative, so 1e-5 would be luck there. The mask token's logit is -inf in
+    plait and nothing special in the file.
+    """
     assert torch.equal(have[:, MASK], torch.full((len(have),), -torch.inf))
-    torch.testing.assert_close(have[:, 1:].double(), want[:, 1:], atol=1e-4, rtol=1e-4)
+    have, want = have[:, 1:].double(), want[:, 1:]
+    torch.testing.assert_close(have, want, atol=1e-5 * float(want.abs().max()), rtol=0)
 
 
 def fill(model: Model, kv: KVCache, token_ids: list[int], size: int) -> Tensor:
@@ -86,8 +93,12 @@ def test_neighbours_change_no_bits(pair: Pair) -> None:
     assert LENGTH == 3 * BLOCK
 
 
-def test_the_naive_kernels_agree(tmp_path: Path) -> None:
-    folder = write_tiny_model(tmp_path, model_type="llada2_moe")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_naive_kernels_agree(tmp_path: Path, family: str) -> None:
+    folder = write_tiny_model(tmp_path, model_type=family)
     model = load_model(resolve(str(folder)), weights="fp32", naive=True)
-    want = PlainModel(folder).logits(HOLES, all_see_all(LENGTH))
-    same(feed(model, model.new_kv_cache(3), Piece(HOLES, range(3), 0, FULL)), want)
+    plain = PlainModel(folder)
+    whole = feed(model, model.new_kv_cache(3), Piece(HOLES, range(3), 0, FULL))
+    same(whole, plain.logits(HOLES, all_see_all(LENGTH)))
+    cached = fill(model, model.new_kv_cache(3), HOLES, 4)
+    same(cached, plain.logits(HOLES, blocks_see_back(LENGTH, 4)))
