@@ -1,23 +1,30 @@
-"""Finished blocks are cached exactly: the engine's text is that of a full recompute each step."""
+"""Finished blocks are cached exactly: logits and steps are those of a full recompute."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from plait.decoders.protocol import Attend
+from plait.decoders.diffusion.canvas import Canvas
+from plait.decoders.diffusion.host import IDLE, DiffusionDecoder
+from plait.decoders.diffusion.rows import ANCHOR
+from plait.decoders.diffusion.state import DiffusionState
+from plait.decoders.protocol import Attend, Forward, Outcome
 from plait.decoders.sampling.params import SamplingParams
 from plait.kernels.paged_attention import Segments
+from plait.server.models.catalog import resolve
+from plait.server.models.load import load_model
 from plait.server.models.transformer import Model
 from plait.server.pool.messages import GenerateRequest
 from tests.fixtures.engines import model_engine, run, tiny
-from tests.fixtures.hash_model import UNSEEN, HashLaw, Ints, Rules, naive_text
+from tests.fixtures.hash_model import UNSEEN, HashLaw, Ints, Rules, naive_path
 
 END = 2
 
@@ -63,29 +70,84 @@ def blocks_of(length: int, size: int, num_pages: int) -> Segments:
     )
 
 
+class Watched(DiffusionDecoder):
+    """The host that serves; what it reads of every canvas is compared with a full recompute."""
+
+    def __init__(self, model: Model, law: Recomputed) -> None:
+        assert model.diffusion is not None
+        super().__init__(model.diffusion, model.vocab_size)
+        self.law = law
+        self.num_compared = 0
+        self.orders: dict[int, list[int]] = {}  # seed -> the step of each token
+
+    def accept(self, states: Sequence[DiffusionState], forward: Forward) -> Sequence[Outcome]:
+        for state, offset in zip(states, forward.offsets[:-1], strict=True):
+            plan = state.plan or IDLE
+            for canvas, reading in zip(plan.canvases, plan.readings, strict=True):
+                kept = reading.rows == ANCHOR
+                have = torch.empty(len(kept), self.law.vocab)
+                have[~kept] = forward.logits[reading.rows[~kept] + offset]
+                if kept.any():
+                    assert state.anchor is not None
+                    have[kept] = state.anchor
+                want = self.recomputed(state, canvas, reading.positions)
+                torch.testing.assert_close(have, want, atol=1e-5, rtol=0)
+                self.num_compared += len(have)
+        outcomes = super().accept(states, forward)
+        self.orders |= {state.law.params.seed or 0: state.order for state in states}
+        return outcomes
+
+    def recomputed(self, state: DiffusionState, canvas: Canvas, positions: Ints) -> Tensor:
+        """Return the laws at some positions from nothing but the text as the canvas shows it."""
+        shown = np.array([*state.text[: canvas.start], *canvas.shown(self.spec.mask_id).tolist()])
+        laws = self.law.logits(positions, shown)
+        if self.spec.shift and not self.law.rules.full and positions[0] == canvas.start:
+            before = shown[: canvas.start]  # the row before the block can't look into it
+            laws[0] = self.law.logits(positions[:1], before)[0]
+        return torch.from_numpy(laws)
+
+
+@pytest.fixture(scope="module", params=["random", "random, shifted", "tiny-diffusion"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """Models of SDAR's layout with random weights, and the trained one that is built in."""
+    if request.param == "tiny-diffusion":
+        return load_model(resolve(request.param), weights="fp32")
+    shift = "shifted" in request.param
+    folder = tmp_path_factory.mktemp("model")
+    return tiny(folder, "fp32", model_type="sdar", right_shift_logits=shift)
+
+
 @pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("shift", [False, True])
 @pytest.mark.parametrize("block", [1, 4, 8, 16, 32])
-def test_cached_is_recomputed(tmp_path: Path, full: bool, shift: bool, block: int) -> None:
-    model = tiny(tmp_path, "fp32", model_type="sdar", right_shift_logits=shift)
-    rules = Rules(block, full, shift, 0.3, frozenset({END}))
+def test_cached_is_recomputed(model: Model, full: bool, block: int) -> None:
+    """Every row that is read, within 1e-5; every token, and the step that settles it, equal.
+
+    In fp32, side by side, with drafts; prompts end inside a block, where it has an inside.
+    """
+    assert model.diffusion is not None
+    rules = Rules(block, full, model.diffusion.shift, 0.3, frozenset({END}), model.diffusion.canvas)
     law = Recomputed(vocab=model.vocab_size, model=model, rules=rules)
     rng = random.Random(block)
     requests = [
         GenerateRequest(
             f"r{i}",
-            [rng.randrange(3, 200) for _ in range(rng.randint(1, 40))],
-            SamplingParams(temperature=rng.choice((0.0, 1.0)), seed=i),
-            rng.randint(1, 24),
+            [rng.randrange(3, 200) for _ in range(32 * (i // 2) + 1 + 2 * (i % 2))],
+            SamplingParams(temperature=float(i % 2), seed=i),
+            rng.randint(9, 24),
             stop_token_ids=[END],
             decoding={
                 "unmasker": [{"name": "threshold", "threshold": 0.3}, "free-dave"],
                 "canvas": {"attention": "full" if full else "block", "block_size": block},
             },
         )
-        for i in range(3)
+        for i in range(4)
     ]
-    answers = run(model_engine(model, max_num_seqs=4), requests)
+    host = Watched(model, law)
+    answers = run(model_engine(model, host, max_num_seqs=4), requests)
     for i, each in enumerate(requests):
-        want, _ = naive_text(law, rules, each.prompt_token_ids, each.sampling, each.max_tokens)
-        assert answers[f"r{i}", 0].tokens == want
+        text, order, _ = naive_path(
+            law, rules, each.prompt_token_ids, each.sampling, each.max_tokens
+        )
+        assert answers[f"r{i}", 0].tokens == text
+        assert host.orders[i] == order
+    assert host.num_compared > 20
