@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+AnyOptions = TypeVar("AnyOptions")
 
 # Names of statistics that a method may need beside tokens and p; only these are computed.
 STATISTICS = frozenset({"p2", "entropy", "top", "block_p", "shadow"})
@@ -79,6 +80,27 @@ class Selector(Protocol):
 
     def select(self, view: StepView, memory: Any) -> Selection:
         """Choose among the open holes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByProbability(Generic[AnyOptions]):
+    """Base of selectors for which a hole is as sure as the token drawn there is probable."""
+
+    options: AnyOptions
+
+    @classmethod
+    def make(cls, options: AnyOptions, **context: Any) -> Self:
+        """Return the selector; nothing but its options matters to it."""
+        return cls(options)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Nothing but p."""
+        return frozenset()
+
+    def score(self, view: StepView) -> Floats:
+        """Return p."""
+        return view.p
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from plait.decoders.diffusion.step import Floats, Selection, StepView, best
+from plait.decoders.diffusion.step import ByProbability, Selection, StepView, best
 from plait.decoders.registry import Method, Options
 
 
@@ -26,19 +26,8 @@ class DynamicOptions(Options):
 
 
 @dataclass(frozen=True, slots=True)
-class Dynamic:
+class Dynamic(ByProbability[DynamicOptions]):
     """Settles what passes, and never less than a quota."""
-
-    options: DynamicOptions
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Nothing but p."""
-        return frozenset()
-
-    def score(self, view: StepView) -> Floats:
-        """Return p."""
-        return view.p
 
     def select(self, view: StepView, memory: Any) -> Selection:
         """Choose what passes or the quota, whichever is more."""
@@ -48,11 +37,7 @@ class Dynamic:
         return Selection(best(view.p, self.options.tokens_per_step))
 
 
-def make(options: DynamicOptions, **context: Any) -> Dynamic:
-    """Return the selector."""
-    return Dynamic(options)
-
-
+make = Dynamic.make
 METHOD = Method(
     kind="unmasker",
     part="selector",

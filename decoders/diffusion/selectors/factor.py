@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from plait.decoders.diffusion.step import Floats, Selection, StepView, best
+from plait.decoders.diffusion.step import ByProbability, Selection, StepView, best
 from plait.decoders.registry import Method, Options
 
 
@@ -28,19 +28,8 @@ class FactorOptions(Options):
 
 
 @dataclass(frozen=True, slots=True)
-class Factor:
+class Factor(ByProbability[FactorOptions]):
     """Settles a number of holes that shrinks with their doubt."""
-
-    options: FactorOptions
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Nothing but p."""
-        return frozenset()
-
-    def score(self, view: StepView) -> Floats:
-        """Return p."""
-        return view.p
 
     def select(self, view: StepView, memory: Any) -> Selection:
         """Choose the n best; the left side rises with n, so those that fit are counted."""
@@ -49,11 +38,7 @@ class Factor:
         return Selection(best(view.p, max(1, int(np.count_nonzero(fits)))))
 
 
-def make(options: FactorOptions, **context: Any) -> Factor:
-    """Return the selector."""
-    return Factor(options)
-
-
+make = Factor.make
 METHOD = Method(
     kind="unmasker",
     part="selector",

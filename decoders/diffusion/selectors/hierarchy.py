@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from plait.decoders.diffusion.step import Floats, Selection, StepView
+from plait.decoders.diffusion.step import ByProbability, Selection, StepView
 from plait.decoders.registry import Method, Options
 
 
@@ -28,19 +28,8 @@ class HierarchyOptions(Options):
 
 
 @dataclass(frozen=True, slots=True)
-class Hierarchy:
+class Hierarchy(ByProbability[HierarchyOptions]):
     """Settles what is sure, and something in every gap."""
-
-    options: HierarchyOptions
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Nothing but p."""
-        return frozenset()
-
-    def score(self, view: StepView) -> Floats:
-        """Return p."""
-        return view.p
 
     def select(self, view: StepView, memory: Any) -> Selection:
         """Choose all that pass and the best of each run."""
@@ -53,11 +42,7 @@ class Hierarchy:
         return Selection(settle)
 
 
-def make(options: HierarchyOptions, **context: Any) -> Hierarchy:
-    """Return the selector."""
-    return Hierarchy(options)
-
-
+make = Hierarchy.make
 METHOD = Method(
     kind="unmasker",
     part="selector",

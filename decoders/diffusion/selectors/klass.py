@@ -12,12 +12,11 @@ below, exact for vocabularies of up to 64 tokens; and p >= threshold, where the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from plait.decoders.diffusion.step import Floats, Ints, Selection, StepView, best
+from plait.decoders.diffusion.step import ByProbability, Floats, Ints, Selection, StepView, best
 from plait.decoders.registry import Method, Options
 
 TINY = 1e-12
@@ -43,19 +42,13 @@ class Laws:
 
 
 @dataclass(frozen=True, slots=True)
-class Klass:
+class Klass(ByProbability[KlassOptions]):
     """Settles what is sure and still. Memory: the last step's laws."""
-
-    options: KlassOptions
 
     @property
     def needs(self) -> frozenset[str]:
         """The best tokens' probabilities."""
         return frozenset({"top"})
-
-    def score(self, view: StepView) -> Floats:
-        """Return p."""
-        return view.p
 
     def select(self, view: StepView, memory: Laws | None) -> Selection:
         """Choose by probability and stillness."""
@@ -90,11 +83,7 @@ def _divergence(now: tuple[Ints, Floats], before: tuple[Ints, Floats]) -> Floats
     return np.maximum(result, 0.0)
 
 
-def make(options: KlassOptions, **context: Any) -> Klass:
-    """Return the selector."""
-    return Klass(options)
-
-
+make = Klass.make
 METHOD = Method(
     kind="unmasker",
     part="selector",

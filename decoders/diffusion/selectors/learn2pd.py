@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.numpy import load_file
 
-from plait.decoders.diffusion.step import Floats, Selection, StepView, best
+from plait.decoders.diffusion.step import ByProbability, Floats, Selection, StepView, best
 from plait.decoders.registry import Method, MethodError, Options
 
 FILE = "learn2pd.safetensors"
@@ -42,20 +42,15 @@ class Learn2pdOptions(Options):
 
 
 @dataclass(frozen=True, slots=True)
-class Learn2pd:
+class Learn2pd(ByProbability[Learn2pdOptions]):
     """Settles what the filter takes for final."""
 
-    options: Learn2pdOptions
     filters: Filters = field(repr=False)
 
     @property
     def needs(self) -> frozenset[str]:
         """The probabilities of the whole block."""
         return frozenset({"block_p"})
-
-    def score(self, view: StepView) -> Floats:
-        """Return p."""
-        return view.p
 
     def select(self, view: StepView, memory: Any) -> Selection:
         """Choose what the filter accepts, and the k surest."""

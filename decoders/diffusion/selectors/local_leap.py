@@ -12,12 +12,12 @@ before lower the bar.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
-from plait.decoders.diffusion.step import Bools, Floats, Ints, Selection, StepView
+from plait.decoders.diffusion.step import Bools, ByProbability, Ints, Selection, StepView
 from plait.decoders.registry import Method, Options
 
 
@@ -31,19 +31,8 @@ class LocalLeapOptions(Options):
 
 
 @dataclass(frozen=True, slots=True)
-class LocalLeap:
+class LocalLeap(ByProbability[LocalLeapOptions]):
     """Settles what is sure, and what is nearly so beside it. Memory: the last step's anchors."""
-
-    options: LocalLeapOptions
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Nothing but p."""
-        return frozenset()
-
-    def score(self, view: StepView) -> Floats:
-        """Return p."""
-        return view.p
 
     def select(self, view: StepView, memory: Ints | None) -> Selection:
         """Choose anchors and their neighbours."""
@@ -63,11 +52,7 @@ def _near(holes: Ints, anchors: Ints, radius: int) -> Bools:
     return marks
 
 
-def make(options: LocalLeapOptions, **context: Any) -> LocalLeap:
-    """Return the selector."""
-    return LocalLeap(options)
-
-
+make = LocalLeap.make
 METHOD = Method(
     kind="unmasker",
     part="selector",

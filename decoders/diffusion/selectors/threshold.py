@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field
 
-from plait.decoders.diffusion.step import Floats, Selection, StepView
+from plait.decoders.diffusion.step import ByProbability, Selection, StepView
 from plait.decoders.registry import Method, Options
 
 
@@ -25,30 +25,15 @@ class ThresholdOptions(Options):
 
 
 @dataclass(frozen=True, slots=True)
-class Threshold:
+class Threshold(ByProbability[ThresholdOptions]):
     """Settles what passes a bar."""
-
-    options: ThresholdOptions
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Nothing but p."""
-        return frozenset()
-
-    def score(self, view: StepView) -> Floats:
-        """Return p."""
-        return view.p
 
     def select(self, view: StepView, memory: Any) -> Selection:
         """Choose all that pass."""
         return Selection(view.p >= self.options.threshold)
 
 
-def make(options: ThresholdOptions, **context: Any) -> Threshold:
-    """Return the selector."""
-    return Threshold(options)
-
-
+make = Threshold.make
 METHOD = Method(
     kind="unmasker",
     part="selector",

@@ -14,12 +14,11 @@ settle itself (the prompt, forced tokens) is never opened; p >= draft, where the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from plait.decoders.diffusion.step import Floats, Ints, Selection, StepView, best
+from plait.decoders.diffusion.step import ByProbability, Ints, Selection, StepView, best
 from plait.decoders.registry import Method, Options
 
 SHARE, LEAST, MOST = 0.7, 5, 20  # of the open holes; how many a step may settle
@@ -41,19 +40,13 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
-class Wino:
+class Wino(ByProbability[WinoOptions]):
     """Settles a step's best holes and opens doubtful ones. Memory: what it has settled."""
-
-    options: WinoOptions
 
     @property
     def needs(self) -> frozenset[str]:
         """What the shadow rows say of settled tokens."""
         return frozenset({"shadow"})
-
-    def score(self, view: StepView) -> Floats:
-        """Return p."""
-        return view.p
 
     def select(self, view: StepView, memory: Settled | None) -> Selection:
         """Choose what is settled and what is opened."""
@@ -76,11 +69,7 @@ class Wino:
         return own[worst[p[worst] < self.options.verify]]
 
 
-def make(options: WinoOptions, **context: Any) -> Wino:
-    """Return the selector."""
-    return Wino(options)
-
-
+make = Wino.make
 METHOD = Method(
     kind="unmasker",
     part="selector",
