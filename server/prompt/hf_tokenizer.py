@@ -5,13 +5,13 @@ Only the fast format is read. No code of the folder runs.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
 from plait.server.models.catalog import BadModel, ModelFiles
+from plait.server.models.hf.json_files import read_json
 from plait.server.prompt.vocabulary import (
     SPACE,
     Vocabulary,
@@ -30,8 +30,8 @@ def hf_vocabulary(files: ModelFiles) -> Vocabulary:
     """
     folder = files.path
     backend = _backend(folder / "tokenizer.json")
-    settings = _read_json(folder / "tokenizer_config.json")
-    config = _read_json(folder / "config.json")
+    settings = read_json(folder / "tokenizer_config.json")
+    config = read_json(folder / "config.json")
     size = max(backend.get_vocab_size(), _text_config(config).get("vocab_size") or 0)
     named = {name: _token_text(settings[name]) for name in NAMED_TOKENS if settings.get(name)}
     prefix = _prefix(backend)
@@ -62,18 +62,6 @@ def _backend(path: Path) -> tokenizers.Tokenizer:
     backend.no_truncation()  # both may be left over from training
     backend.no_padding()
     return backend
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadModel(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise BadModel(f"{path} is not a JSON object")
-    return content
 
 
 def _text_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +104,7 @@ def _spell(backend: tokenizers.Tokenizer, size: int) -> tuple[list[bytes], bool]
 
 def _end_tokens(folder: Path, config: dict[str, Any], eos: int | None) -> frozenset[int]:
     """Return every id that ends a text; generation_config.json knows best."""
-    generation = _read_json(folder / "generation_config.json").get("eos_token_id")
+    generation = read_json(folder / "generation_config.json").get("eos_token_id")
     declared = generation if generation is not None else _text_config(config).get("eos_token_id")
     ids = declared if isinstance(declared, list) else [declared]
     return frozenset(i for i in (*ids, eos) if i is not None)

@@ -6,7 +6,6 @@ false, zero or empty): it may change what the model computes. families.py has th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.server.models.catalog import BadModel
 from plait.server.models.hf.diffusion import read_diffusion
 from plait.server.models.hf.families import FAMILIES, REQUIRED, is_understood
+from plait.server.models.hf.json_files import read_json
 from plait.server.models.spec import Experts, ModelSpec, Rope, yarn_attention_factor
 
 Config = Mapping[str, Any]
@@ -39,12 +39,7 @@ def read_config(folder: Path) -> tuple[ModelSpec, DiffusionSpec | None]:
         BadModel: config.json is malformed, or describes what plait cannot compute; named by key.
     """
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadModel(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise BadModel(f"{path} is not a JSON object")
+    config = read_json(path)
     try:
         spec = spec_from_config(config)
         return spec, read_diffusion(folder, {**config, "vocab_size": spec.vocab})

@@ -16,7 +16,6 @@ Sources: the files of the released models, read in September 2026.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 from plait.decoders.diffusion.spec import Attention, DiffusionSpec
 from plait.server.models.catalog import BadModel
+from plait.server.models.hf.json_files import read_json
 
 Config = Mapping[str, Any]
 
@@ -101,13 +101,13 @@ class _Words:
 
     def mask(self) -> int | None:
         """Return the id of the tokenizer's mask token, if it names one."""
-        named = _read_json(self._folder / "tokenizer_config.json").get("mask_token")
+        named = read_json(self._folder / "tokenizer_config.json").get("mask_token")
         return self.id(named["content"] if isinstance(named, dict) else named)
 
     def id(self, text: str | None) -> int | None:
         """Return the id of an added token."""
         if self._ids is None:
-            added = _read_json(self._folder / "tokenizer.json").get("added_tokens") or ()
+            added = read_json(self._folder / "tokenizer.json").get("added_tokens") or ()
             self._ids = {token["content"]: token["id"] for token in added}
         return None if text is None else self._ids.get(text)
 
@@ -129,7 +129,7 @@ def _mask_id(config: Config, words: _Words, family: _Family) -> int:
 
 def _ends(folder: Path, config: Config, words: _Words, family: _Family) -> tuple[int, ...]:
     """Return every id that ends an answer; generation_config.json knows best."""
-    given = _read_json(folder / "generation_config.json").get("eos_token_id")
+    given = read_json(folder / "generation_config.json").get("eos_token_id")
     given = config.get("eos_token_id") if given is None else given
     ids = given if isinstance(given, list) else [given]
     named = [words.id(text) for text in family.ends]
@@ -156,13 +156,3 @@ def _check(spec: DiffusionSpec, config: Config) -> None:
         raise BadModel(f"the mask token {spec.mask_id} is not one of the vocabulary")
     if min(spec.block_size, spec.canvas, *spec.block_sizes) < 1:
         raise BadModel("block_size, block_sizes and canvas must be positive")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadModel(f"{path} is not JSON: {error}") from error
-    return value if isinstance(value, dict) else {}
