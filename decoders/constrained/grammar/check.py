@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from plait.decoders.constrained.grammar.nodes import (
     EMPTY,
     NOTHING,
+    Chars,
     Choice,
     Grammar,
     Node,
@@ -69,28 +70,25 @@ def _fixpoint(rules: Mapping[str, Node], holds: Callable[[Node, Known], bool]) -
 
 def _is_productive(node: Node, known: Known) -> bool:
     """Tell whether some text matches, given rules that are known to."""
-    if isinstance(node, Ref):
-        return node.name in known
-    if isinstance(node, Repeat):
-        return node.least == 0 or _is_productive(node.item, known)
-    if isinstance(node, Seq):
-        return all(_is_productive(item, known) for item in node.items)
-    if isinstance(node, Choice):
-        return any(_is_productive(item, known) for item in node.items)
-    return isinstance(node, Text) or bool(node.ranges)
+    return _holds(node, known, lambda leaf: isinstance(leaf, Text) or bool(leaf.ranges))
 
 
 def _is_nullable(node: Node, known: Known) -> bool:
     """Tell whether the empty text matches, given rules that are known to."""
+    return _holds(node, known, lambda leaf: leaf == EMPTY)
+
+
+def _holds(node: Node, known: Known, holds: Callable[[Text | Chars], bool]) -> bool:
+    """Tell whether what holds of leaves and known rules holds of a node."""
     if isinstance(node, Ref):
         return node.name in known
     if isinstance(node, Repeat):
-        return node.least == 0 or _is_nullable(node.item, known)
+        return node.least == 0 or _holds(node.item, known, holds)
     if isinstance(node, Seq):
-        return all(_is_nullable(item, known) for item in node.items)
+        return all(_holds(item, known, holds) for item in node.items)
     if isinstance(node, Choice):
-        return any(_is_nullable(item, known) for item in node.items)
-    return node == EMPTY
+        return any(_holds(item, known, holds) for item in node.items)
+    return holds(node)
 
 
 def _cut(node: Node, alive: Known) -> Node:
