@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -43,14 +42,6 @@ MIXED: list[Kind] = [
 HEADS = [(1, 1), (3, 1), (9, 3), (8, 2), (30, 1), (4, 4)]
 
 pytestmark = pytest.mark.skipif(not dispatch.available(), reason="no compiled kernels")
-
-
-@pytest.fixture(params=dispatch.isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    best = dispatch.isa()
-    dispatch.use_isa(request.param)
-    yield request.param
-    dispatch.use_isa(best)
 
 
 def _setting(kinds: list[Kind], geometry: Geometry) -> tuple[Tensor, Tensor, Tensor, Segments]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -13,14 +11,6 @@ from plait.kernels.kv_copy import copy_blocks, move_slots
 from plait.kernels.paged_attention import BLOCK
 
 DTYPES = [torch.float32, torch.bfloat16]
-
-
-@pytest.fixture(params=dispatch.isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    best = dispatch.isa()
-    dispatch.use_isa(request.param)
-    yield request.param
-    dispatch.use_isa(best)
 
 
 @pytest.mark.parametrize("n", [1, 8, 15, 16, 17, 576])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -16,14 +14,6 @@ SHAPES = [(576, 576), (70, 100), (31, 33), (1, 1), (96, 1536)]
 ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 33, 100, 129]
 
 compiled = pytest.mark.skipif(not dispatch.available(), reason="no compiled kernels")
-
-
-@pytest.fixture(params=dispatch.isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    best = dispatch.isa()
-    dispatch.use_isa(request.param)
-    yield request.param
-    dispatch.use_isa(best)
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
@@ -39,14 +38,6 @@ LAYERS = 3
 TOLERANCE: dict[Mode, float] = {"fp32": 1e-5, "bf16": 2e-2, "int8": 2e-2, "int4": 2e-2}
 
 pytestmark = pytest.mark.skipif(not dispatch.available(), reason="no compiled kernels")
-
-
-@pytest.fixture(params=dispatch.isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    best = dispatch.isa()
-    dispatch.use_isa(request.param)
-    yield request.param
-    dispatch.use_isa(best)
 
 
 @dataclass(frozen=True, slots=True)
