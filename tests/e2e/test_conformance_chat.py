@@ -19,25 +19,17 @@ class Person(BaseModel):
     is_student: bool
 
 
+def fields_of(model: str, options: dict[str, Any]) -> dict[str, Any]:
+    return {"model": model, "messages": chat_of(model), "max_tokens": 12, "seed": 1} | options
+
+
 def ask(client: openai.OpenAI, model: str, **options: Any) -> ChatCompletion:
-    fields: dict[str, Any] = {
-        "model": model,
-        "messages": chat_of(model),
-        "max_tokens": 12,
-        "seed": 1,
-    } | options
-    answer: ChatCompletion = client.chat.completions.create(**fields)
+    answer: ChatCompletion = client.chat.completions.create(**fields_of(model, options))
     return answer
 
 
 def stream(client: openai.OpenAI, model: str, **options: Any) -> list[ChatCompletionChunk]:
-    fields: dict[str, Any] = {
-        "model": model,
-        "messages": chat_of(model),
-        "max_tokens": 12,
-        "seed": 1,
-    } | options
-    return list(client.chat.completions.create(stream=True, **fields))
+    return list(client.chat.completions.create(stream=True, **fields_of(model, options)))
 
 
 def texts(chunks: list[ChatCompletionChunk], n: int = 1) -> list[str]:
