@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import xgrammar
 from numpy.typing import NDArray
 from torch import Tensor
@@ -46,16 +45,17 @@ class GrammarConstraint:
         Returns False if every token is legal; then the row may be unchanged.
         """
         words = -(-len(self._grammar.vocabulary.token_bytes) // 32)
-        bitmask[row, words:] = 0
+        bits = bitmask[row].numpy()  # the same memory; small operations cost less there
+        bits[words:] = 0
         if self._matcher.is_terminated():
-            bitmask[row] = 0
+            bits[:] = 0
             return True
         narrow = bitmask[row : row + 1, :words]
         is_partial = bool(self._matcher.fill_next_token_bitmask(narrow, 0))
-        narrow[:, -1] &= self._grammar.vocabulary.last_word  # xgrammar may set the bits beyond
+        bits[words - 1] &= self._grammar.vocabulary.last_word  # xgrammar may set the bits beyond
         keep = self._keep()
         if keep is not None:
-            narrow &= torch.from_numpy(keep)
+            bits[:words] &= keep
         return is_partial or keep is not None or words < bitmask.shape[1]
 
     def accept_token(self, token_id: int) -> bool:

@@ -22,7 +22,7 @@ from torch import Tensor
 from plait.decoders.diffusion import settling
 from plait.decoders.diffusion.canvas import Canvas, Guess
 from plait.decoders.diffusion.draws import Job, hole_states
-from plait.decoders.diffusion.frontier import Guard, Ruling
+from plait.decoders.diffusion.guard import Guard, Ruling
 from plait.decoders.diffusion.rows import ANCHOR, Plan, Reading
 from plait.decoders.diffusion.state import DiffusionState, own_tokens
 from plait.decoders.diffusion.step import Floats, Ints, StepView

@@ -8,7 +8,7 @@ truncation. Rows that have a temperature and nothing else are read in place; onl
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plait.decoders.diffusion.frontier import PricedRedraw
 from plait.decoders.diffusion.step import TOP, Bools, Floats, Ints
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import OrdinarySampler
@@ -57,14 +56,14 @@ class Job:
 
     def only(self, kept: slice) -> Job:
         """Return some of its positions, without the bitmask."""
-        return replace(
-            self,
-            positions=self.positions[kept],
-            rows=self.rows[kept],
-            states=self.states[kept],
-            bitmask=None,
-            masked=0,
-        )
+        positions, rows = self.positions[kept], self.rows[kept]
+        return Job(self.law, positions, rows, self.needs, self.states[kept])
+
+    def at(self, index: int, bitmask: Tensor) -> Job:
+        """Return one of its positions, with a bitmask [1, words] and without statistics."""
+        kept = slice(index, index + 1)
+        positions, rows = self.positions[kept], self.rows[kept]
+        return Job(self.law, positions, rows, frozenset(), self.states[kept], bitmask)
 
     def pieces(self) -> list[Job]:
         """Cut the masked row out where the others can be read in place."""
@@ -188,22 +187,14 @@ def with_additions(
     return scores, again
 
 
-def redraws(logits: Tensor, job: Job, *, naive: bool) -> PricedRedraw:
-    """Return what draws again at a position of the job; see PricedRedraw."""
+def draw_legal(logits: Tensor, jobs: Sequence[Job], *, naive: bool) -> Drawn:
+    """Draw jobs of one row each, from what their bitmasks leave of it.
 
-    def redraw(
-        position: int, bitmask: Tensor, banned: Collection[int], is_exact: bool
-    ) -> tuple[int, float]:
-        at = int(np.searchsorted(job.positions, position))
-        one = replace(job.only(slice(at, at + 1)), needs=frozenset(), bitmask=bitmask)
-        words = bitmask.numpy().view(np.uint32)[0]
-        for token in banned:
-            words[token // 32] &= ~np.uint32(1 << token % 32)
-        [drawn] = draw(logits, [one], naive=naive)
-        p = drawn.p if is_exact else chances(logits, one.rows, drawn.tokens, naive=naive)
-        return int(drawn.tokens[0]), float(p[0])
-
-    return redraw
+    logits: as in `draw`. jobs: either all laws are plain, or none is (see Job.at).
+    """
+    if jobs[0].law.is_plain:
+        return _draw_masked(logits, jobs, naive)
+    return _draw_edited(logits, jobs, naive)
 
 
 def chances(logits: Tensor, rows: Ints, tokens: Ints, *, naive: bool) -> Floats:
@@ -223,20 +214,7 @@ def _alike(jobs: Sequence[Job]) -> list[list[int]]:
 
 
 def _draw_plain(logits: Tensor, jobs: Sequence[Job], naive: bool) -> Drawn:
-    sizes = [len(job.rows) for job in jobs]
-    rows = torch.from_numpy(np.concatenate([job.rows for job in jobs])).to(logits.device)
-    keys = np.empty((sum(sizes), 3), np.int64)
-    keys[:, :2] = np.repeat([job.law.key for job in jobs], sizes, axis=0)
-    keys[:, 2] = np.concatenate([job.positions for job in jobs])
-    heat = np.repeat(np.array([job.law.heat for job in jobs], np.float32), sizes)
-    tokens = gumbel_argmax(
-        logits,
-        torch.from_numpy(keys).to(logits.device),
-        temperatures=torch.from_numpy(heat).to(logits.device),
-        rows=rows,
-        naive=naive,
-    )
-    return _statistics(logits, rows, tokens, jobs, naive)
+    return _draw_rows(logits, np.concatenate([job.rows for job in jobs]), jobs, naive)
 
 
 def _draw_masked(logits: Tensor, jobs: Sequence[Job], naive: bool) -> Drawn:
@@ -244,8 +222,25 @@ def _draw_masked(logits: Tensor, jobs: Sequence[Job], naive: bool) -> Drawn:
     scores = logits[torch.from_numpy(np.concatenate([job.rows for job in jobs])).to(logits.device)]
     bitmask = torch.cat([job.bitmask for job in jobs if job.bitmask is not None])
     apply_bitmask(scores, bitmask.to(logits.device), naive=naive)
-    copies = [replace(job, rows=np.array([i])) for i, job in enumerate(jobs)]
-    return _draw_plain(scores, copies, naive)
+    return _draw_rows(scores, np.arange(len(jobs)), jobs, naive)
+
+
+def _draw_rows(scores: Tensor, rows: Ints, jobs: Sequence[Job], naive: bool) -> Drawn:
+    """Draw the jobs' positions, one after the other, from these rows."""
+    sizes = [len(job.rows) for job in jobs]
+    index = torch.from_numpy(rows).to(scores.device)
+    keys = np.empty((len(rows), 3), np.int64)
+    keys[:, :2] = np.repeat([job.law.key for job in jobs], sizes, axis=0)
+    keys[:, 2] = np.concatenate([job.positions for job in jobs])
+    heat = np.repeat(np.array([job.law.heat for job in jobs], np.float32), sizes)
+    tokens = gumbel_argmax(
+        scores,
+        torch.from_numpy(keys).to(scores.device),
+        temperatures=torch.from_numpy(heat).to(scores.device),
+        rows=index,
+        naive=naive,
+    )
+    return _statistics(scores, index, tokens, jobs, naive)
 
 
 def _draw_edited(logits: Tensor, jobs: Sequence[Job], naive: bool) -> Drawn:

@@ -14,25 +14,19 @@ completion is not searched for; the walk itself is one, and where it ends nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Generator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from plait.decoders.diffusion.canvas import Canvas
-from plait.decoders.diffusion.step import Bools, Ints, StepView
 from plait.decoders.protocol import Constraint
 
 HOLE = -1
-UNSURE = 1e3  # nats; the entropy of what may not be settled, above that of any vocabulary
 MAX_REDRAWS = 8  # at the frontier; then the shortest end known is followed
 MAX_DETOURS = 4  # redraws beyond it, in one walk
-
-# Draws again for the hole at an index of the span: from the legal tokens, a bitmask [1, words], but
-# for the banned ones.
-Redraw = Callable[[int, Tensor, Collection[int]], int]
 
 
 class ConstraintBroken(RuntimeError):
@@ -46,21 +40,6 @@ class Span:
     first: int  # tokens of the answer before it
     tokens: Sequence[int]  # HOLE where one is open
     limit: int  # tokens that the whole answer may have; the span doesn't reach beyond
-
-
-# As Redraw, for the hole at a position; with the token's probability: under the bitmask if the last
-# argument is true, else by the model's own law.
-PricedRedraw = Callable[[int, Tensor, Collection[int], bool], tuple[int, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Ruling:
-    """What a constraint allows of one step."""
-
-    view: StepView  # with the witness's tokens; what is not admitted has no probability
-    admitted: Bools  # [h] the hole may be settled
-    must: Bools  # [h] it has to be
-    guard: Guard
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +63,18 @@ class Walk:
     tokens: list[int]  # the witness as far as it goes; at other holes what was drawn
     admitted: list[bool]  # the hole may be settled with its token
     must: list[bool]  # it has to be, since no time is left for anything else
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A draw that the constraint refuses; the walk goes on with the token that it is sent."""
+
+    index: int  # of the hole in the span
+    legal: Tensor  # [1, words] int32: what may stand there, without what was refused; the walk's
+    # own, so it is good until the walk goes on
+
+
+Walking: TypeAlias = Generator[Refused, int, Walk]
 
 
 class Frontier:
@@ -141,16 +132,17 @@ class Frontier:
         self._follow(span, span.tokens)
         return self._is_over or self._marks[-1][0] <= limit - len(self._accepted)
 
-    def walk(self, span: Span, drawn: Sequence[int], redraw: Redraw) -> Walk:
+    def walk(self, span: Span, drawn: Sequence[int]) -> Walking:
         """Walk from the frontier through the draws as long as they are legal together.
 
-        Where a draw is illegal the hole is drawn again under the constraint: MAX_REDRAWS times at
-        the frontier, and for MAX_DETOURS holes beyond it.
+        Where a draw is illegal the hole is drawn again under the constraint, by whoever drives the
+        walk: MAX_REDRAWS times at the frontier, and for MAX_DETOURS holes beyond it. Nobody may ask
+        this frontier anything else until the walk has ended.
 
         Args:
             span: as `stand` has left it, with a hole.
-            drawn: [tokens of the span] a draw for each hole; the left-most one's under its bitmask.
-            redraw: see Redraw.
+            drawn: [tokens of the span] a draw for each hole, HOLE if there is none, which ends the
+                walk; the left-most one's under its bitmask.
 
         Raises:
             ConstraintBroken: the left-most hole can't be filled at all.
@@ -160,14 +152,14 @@ class Frontier:
         frontier = self._follow(span, span.tokens)
         detours = MAX_DETOURS
         for i in range(frontier, len(tokens)):
-            if self._is_over:
+            if self._is_over or tokens[i] == HOLE:
                 break
             if span.tokens[i] != HOLE:
                 if not self._take(tokens[i], span.limit):
                     break
                 continue
             tries = MAX_REDRAWS if i == frontier else min(detours, 1)
-            token = self._choose(i, tokens[i], span.limit, redraw, tries)
+            token = yield from self._choose(i, tokens[i], span.limit, tries)
             if token is None:
                 break
             detours -= i > frontier and token != tokens[i]
@@ -176,14 +168,19 @@ class Frontier:
             self._close(span, walk, frontier)
         return walk
 
-    def _choose(self, i: int, token: int, limit: int, redraw: Redraw, tries: int) -> int | None:
+    def _choose(
+        self, i: int, token: int, limit: int, tries: int
+    ) -> Generator[Refused, int, int | None]:
         """Advance by the token, or by one drawn in its place; None: none was found."""
-        banned: set[int] = set()
+        refused: set[int] = set()
         while not self._take(token, limit):
-            if len(banned) == tries or token in banned:
+            if len(refused) == tries or token in refused:
                 return None
-            banned.add(token)
-            token = redraw(i, self._bitmask(), banned)
+            if not refused:
+                legal = self._bitmask()
+            refused.add(token)
+            legal.numpy().view(np.uint32)[0, token // 32] &= ~np.uint32(1 << token % 32)
+            token = yield Refused(i, legal)
         return token
 
     def _close(self, span: Span, walk: Walk, frontier: int) -> None:
@@ -207,7 +204,7 @@ class Frontier:
         raise ConstraintBroken("the constraint leaves no token that fits")
 
     def _bitmask(self) -> Tensor:
-        bitmask = torch.full((1, self._num_words), -1, dtype=torch.int32)
+        bitmask = torch.from_numpy(np.full((1, self._num_words), -1, np.int32))
         self._constraint.fill_bitmask(bitmask, 0)
         return bitmask
 
@@ -272,82 +269,3 @@ def _reopen(tokens: list[int], start: int) -> list[int]:
     for i in found:
         tokens[i] = HOLE
     return found
-
-
-class Guard:
-    """What the host asks of a frontier, in terms of canvases. Positions are absolute."""
-
-    def __init__(self, frontier: Frontier, ends: frozenset[int], first: int) -> None:
-        self._frontier = frontier
-        self._ends = sorted(ends)
-        self._first = first  # of the answer
-
-    def close(self, canvas: Canvas, stop: int, number: int, rows: Ints | None = None) -> None:
-        """Fill what is forced before stop and reopen what is illegal, in place.
-
-        Afterwards canvas.over says where the answer ends, if it does: nothing can follow, or it is
-        complete where its limit is.
-
-        Args:
-            canvas: to be changed.
-            stop: what is settled from here on is not looked at.
-            number: of the step that settles what is forced.
-            rows: positions that may be filled; None: all.
-        """
-        start, span = self._span(canvas, stop)
-        fillable = None if rows is None else set((rows - start).tolist())
-        standing = self._frontier.stand(span, fillable)
-        canvas.reopen(start + i for i in standing.reopened)
-        if standing.forced:
-            at = np.array(standing.forced, np.int64)
-            tokens = np.array(standing.tokens, np.int64)[at]
-            canvas.settle(at + start, tokens, np.zeros(len(at), np.bool_), number)
-            canvas.forced[at + start - canvas.start] = True
-        frontier = start + standing.frontier
-        is_full = standing.is_complete and frontier == canvas.limit
-        canvas.over = frontier if standing.is_over or is_full else None
-
-    def has_room(self, canvas: Canvas, limit: int) -> bool:
-        """Tell whether the answer can end before an earlier position than the canvas's limit."""
-        return self._frontier.has_room(self._span(canvas, canvas.stop)[1], limit - self._first)
-
-    def bitmask(self, canvas: Canvas, stop: int) -> tuple[int, Tensor]:
-        """Return the left-most hole, and [1, words] int32 what may stand there."""
-        start, span = self._span(canvas, stop)
-        return start + list(span.tokens).index(HOLE), self._frontier.bitmask(span)
-
-    def judge(self, canvas: Canvas, view: StepView, redraw: PricedRedraw) -> Ruling:
-        """Return what may be settled of a step's draws."""
-        start, span = self._span(canvas, view.stop)
-        holes = (view.holes - start).tolist()
-        drawn = [HOLE] * len(span.tokens)
-        for i, token in zip(holes, view.tokens.tolist(), strict=True):
-            drawn[i] = token
-        prices: dict[int, float] = {}
-
-        def again(i: int, bitmask: Tensor, banned: Collection[int]) -> int:
-            token, prices[i] = redraw(start + i, bitmask, banned, i == holes[0])
-            return token
-
-        walk = self._frontier.walk(span, drawn, again)
-        tokens = np.array([walk.tokens[i] for i in holes], np.int64)
-        admitted = np.array([walk.admitted[i] for i in holes])
-        p = np.array([prices.get(i, own) for i, own in zip(holes, view.p, strict=True)])
-        ruled = replace(
-            view,
-            tokens=tokens,
-            p=np.where(admitted, p, 0.0),
-            is_end=np.isin(tokens, self._ends),
-            p2=None if view.p2 is None else np.where(admitted, view.p2, 0.0),
-            entropy=None if view.entropy is None else np.where(admitted, view.entropy, UNSURE),
-        )
-        return Ruling(ruled, admitted, np.array([walk.must[i] for i in holes]), self)
-
-    def _span(self, canvas: Canvas, stop: int) -> tuple[int, Span]:
-        """Return the open part of the answer in the block, up to an end that is settled in it."""
-        start, stop = max(canvas.begin, self._first), min(stop, canvas.limit)
-        ends = np.flatnonzero(canvas.is_end[start - canvas.start : stop - canvas.start])
-        if len(ends):
-            stop = start + int(ends[0]) + 1
-        tokens = canvas.seen(start, stop).tolist()
-        return start, Span(start - self._first, tokens, canvas.limit - self._first)

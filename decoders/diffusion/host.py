@@ -30,11 +30,12 @@ from plait.decoders.diffusion.draws import (
     Job,
     chances,
     draw,
-    redraws,
     with_additions,
 )
-from plait.decoders.diffusion.frontier import ConstraintBroken, Frontier, Guard, Ruling
+from plait.decoders.diffusion.frontier import Frontier
+from plait.decoders.diffusion.guard import Guard, Ruling
 from plait.decoders.diffusion.rows import Plan, Reading, block_plan, full_plan, shadow_plan
+from plait.decoders.diffusion.rulings import Case, rulings
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.diffusion.state import DiffusionState
 from plait.decoders.diffusion.step import CacheView, Floats, Ints, StepView
@@ -152,26 +153,28 @@ class DiffusionDecoder:
         drawn = draw(logits, jobs, naive=self._naive)
         views = [self._open(walk, each, logits) for walk, each in zip(walks, drawn, strict=True)]
         steps = self._with_scorers(walks, jobs, views, logits)
-        for walk, reading, (view, scores, job) in zip(walks, readings, steps, strict=True):
-            settled = branches.step(walk, *self._rule(walk, view, scores, job))
-            notes.append((walk.state, reading, settled))
+        ruled = self._rule(walks, steps)
+        for walk, reading, (view, ruling) in zip(walks, readings, ruled, strict=True):
+            notes.append((walk.state, reading, branches.step(walk, view, ruling)))
         self._note_logprobs(notes, logits)
         return [walk for walk in walks if branches.goes_on(walk)]
 
     def _rule(
-        self, walk: Walk, view: StepView, scores: Tensor, job: Job
-    ) -> tuple[StepView, Ruling | None]:
-        """Return the view, and what a constraint allows of it."""
-        state = walk.state
-        if state.guard is None or state.fault:
-            return view, None
-        try:
-            redraw = redraws(scores, job, naive=self._naive)
-            ruling = state.guard.judge(walk.canvas, view, redraw)
-        except ConstraintBroken as broken:
-            state.fault = str(broken)
-            return view, None
-        return ruling.view, ruling
+        self, walks: Sequence[Walk], steps: Sequence[tuple[StepView, Tensor, Job]]
+    ) -> list[tuple[StepView, Ruling | None]]:
+        """Return each walk's view, and what a constraint allows of it."""
+        ruled: list[tuple[StepView, Ruling | None]] = [(view, None) for view, _, _ in steps]
+        cases: dict[int, Case] = {}
+        for i, (walk, (view, scores, job)) in enumerate(zip(walks, steps, strict=True)):
+            if walk.state.guard is not None and not walk.state.fault:
+                cases[i] = Case(walk.state.guard, walk.canvas, view, scores, job)
+        found = rulings(list(cases.values()), naive=self._naive)
+        for i, ruling in zip(cases, found, strict=True):
+            if isinstance(ruling, str):
+                walks[i].state.fault = ruling
+            else:
+                ruled[i] = ruling.view, ruling
+        return ruled
 
     def _open(self, walk: Walk, drawn: Drawn, logits: Tensor) -> StepView:
         """Return what methods see of the block, which begins now if none has."""

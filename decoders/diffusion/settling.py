@@ -13,7 +13,7 @@ import numpy as np
 from plait.decoders.diffusion.canvas import Canvas
 from plait.decoders.diffusion.chain import Chain
 from plait.decoders.diffusion.draws import Drawn
-from plait.decoders.diffusion.frontier import Guard, Ruling
+from plait.decoders.diffusion.guard import Guard, Ruling
 from plait.decoders.diffusion.step import Bias, Bools, Floats, Ints, StepView
 
 

@@ -7,7 +7,7 @@ chooses at random among the admitted holes, and sometimes it makes holes of sett
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -24,6 +24,7 @@ from plait.decoders.diffusion.frontier import (
 )
 from plait.decoders.protocol import Constraint
 from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, GRAMMARS, load, spell
+from tests.fixtures.walks import driven
 from tests.fixtures.word_constraint import END, LANGUAGE, Broken, WordConstraint
 
 
@@ -48,9 +49,9 @@ class Host:
     def draw(self, name: str, legal: Sequence[int]) -> int:
         return random.Random(f"{self.seed} {name}").choice(legal)
 
-    def redraw(self, i: int, bitmask: Tensor, banned: Collection[int]) -> int:
-        legal = [token for token in bits(bitmask) if token not in banned] or [0]
-        return self.draw(f"{self.num_forwards} {i} {sorted(banned)}", legal)
+    def redraw(self, i: int, legal: Tensor) -> int:
+        left = bits(legal) or [0]
+        return self.draw(f"{self.num_forwards} {i} {len(left)}", left)
 
     def step(self, frontier: Frontier, span: Span) -> list[int]:
         """Return the span's tokens after one forward pass; it is as `stand` left it."""
@@ -60,7 +61,7 @@ class Host:
         drawn = [self.draw(f"{name} {i}", anything) for i in range(len(span.tokens))]
         hole = list(span.tokens).index(HOLE)
         drawn[hole] = self.draw(f"{name} {hole}", bits(frontier.bitmask(span)))
-        walk = frontier.walk(span, drawn, self.redraw)
+        walk = driven(frontier.walk(span, drawn), self.redraw)
         assert all(token in (HOLE, new) for token, new in zip(span.tokens, walk.tokens, strict=True)
                    if token != HOLE)  # fmt: skip
         return self.choose(span, walk)
@@ -175,8 +176,8 @@ def test_admitted_tokens_have_a_witness() -> None:
     rng = random.Random(4)
     frontier = Frontier(words(), [END], 6)
 
-    def redraw(i: int, bitmask: Tensor, banned: Collection[int]) -> int:
-        return rng.choice([token for token in bits(bitmask) if token not in banned] or [0])
+    def redraw(i: int, legal: Tensor) -> int:
+        return rng.choice(bits(legal) or [0])
 
     for _ in range(2_000):
         limit = rng.randrange(1, 7)
@@ -186,7 +187,7 @@ def test_admitted_tokens_have_a_witness() -> None:
             continue
         span = Span(0, standing.tokens, limit)
         drawn = [rng.randrange(6) for _ in range(limit)]
-        walk = frontier.walk(span, drawn, redraw)
+        walk = driven(frontier.walk(span, drawn), redraw)
         assert walk.admitted[standing.frontier]
         last = max(i for i in range(limit) if walk.admitted[i])
         begun = tuple(walk.tokens[: last + 1])
@@ -197,7 +198,7 @@ def test_admitted_tokens_have_a_witness() -> None:
 
 def test_a_walk_goes_around_what_is_illegal() -> None:
     frontier = Frontier(words([(0, 1, 2), (0, 3, 2)]), [END], 6)
-    walk = frontier.walk(Span(0, [HOLE] * 3, 3), [0, 4, 2], lambda i, bitmask, banned: 3)
+    walk = driven(frontier.walk(Span(0, [HOLE] * 3, 3), [0, 4, 2]), lambda i, legal: 3)
     assert (walk.tokens, walk.admitted, walk.must) == ([0, 3, 2], [True] * 3, [False] * 3)
 
 
@@ -227,4 +228,4 @@ def test_a_limit_may_fall_as_long_as_an_end_fits() -> None:
 def test_a_constraint_that_contradicts_itself_is_named() -> None:
     frontier = Frontier(Broken(LANGUAGE, END), [END], 6)
     with pytest.raises(ConstraintBroken, match="its own end"):
-        frontier.walk(Span(0, [HOLE], 4), [0], lambda i, bitmask, banned: 0)
+        driven(frontier.walk(Span(0, [HOLE], 4), [0]), lambda i, legal: 0)
