@@ -12,7 +12,7 @@ A canvas is a run of positions, some settled, the others holes. A method decides
 
 Methods hold no state. What one remembers of a block is a value, its memory: None when the block
 begins, then whatever its last answer carried. Values aren't changed in place, so a branch of a
-canvas is a copy of references. Source: the decomposition common to the cards of docs/methods.
+canvas is a copy of references. The sources are those of the methods, each in its own file.
 """
 
 from __future__ import annotations

@@ -8,7 +8,9 @@ deterministic step map; the forward passes are never more.
 
 Source: FreeDave, arXiv:2510.00294, algorithm 1. Departures: drafts are compared by equality of
 canvases, not by inclusion, so that every selector keeps its own steps; the width also depends on
-the rows that the step has left; noise is a function of its key, so it holds while sampling too.
+the rows that the step has left; drafts stay within the block, while the paper's eager mode reaches
+into the next ones; noise is a function of its key, so it holds while sampling too. The width is
+LLaDA's, the least of the published ones, since a processor has no rows for free.
 """
 
 from __future__ import annotations

@@ -4,10 +4,11 @@ Passes come in groups: one of all positions, then `local` ones of the `active` s
 block and of what the last step settled; only holes that were computed can be settled. Law: with
 local = 0 there is no cache, and each pass's rows hold at least one open hole.
 
-Source: ReCAP, arXiv:2505.19089, section 4, for masked image generators; text as in the cards of
-this project: the active set is scattered, and a token is computed once more after it was settled
-(dKV-Cache). Departure: the set is chosen again for each local pass by the probabilities that were
-last computed, for text has no fixed quota a group.
+Source: ReCAP, arXiv:2505.19089, section 4, for masked image generators. Departures, as text has no
+fixed number of steps: the set is chosen again for each local pass, by the probabilities that were
+last computed, and what was just settled is computed once more (dKV-Cache); `full_first` counts
+passes, where the paper's early passes, 12 of 32, are full. It is 0, as a prompt leaves less to be
+found out than an empty image; `active` is ours.
 """
 
 from __future__ import annotations

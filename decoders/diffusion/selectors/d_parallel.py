@@ -65,5 +65,6 @@ METHOD = Method(
         "llada": {"threshold": 0.5},
         "llada-mbpp": {"threshold": 0.45},
         "dream": {"threshold": 0.45},
+        "dream-code": {"threshold": 0.5},
     },
 )

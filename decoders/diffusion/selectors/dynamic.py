@@ -3,7 +3,8 @@
 Law: with n holes of p >= threshold, those n if n >= tokens_per_step, else the tokens_per_step best.
 With a quota of 1 this is `threshold`.
 
-Source: SDAR, arXiv:2510.06303, dynamic low-confidence decoding of the released code.
+Source: SDAR, arXiv:2510.06303, dynamic low-confidence decoding of the released code. Its settings
+have thresholds of 0.85 to 0.9; the default is the lower one, which is LMDeploy's too.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ knows the outcome of static decoding gives that outcome in the fewest steps.
 
 Source: Learn2PD, arXiv:2509.25188, section 3. Its filter, 32 -> 32 -> 32 with a ReLU between, is
 read from learn2pd.safetensors beside the weights: tensors block<B>.0.weight [n, B], block<B>.0.bias
-[n], block<B>.2.weight [B, n] and so on, for blocks of B. A shorter block is read as one whose rest
-is settled and sure.
+[n], block<B>.2.weight [B, n] and so on, for blocks of B. Departures: there may be more layers (the
+tiny model's has three); a shorter block is read as one whose rest is settled and sure; surest is
+who has the greatest p, also where the paper's runs on Dream go by the entropy.
 """
 
 from __future__ import annotations

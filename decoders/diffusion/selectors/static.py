@@ -6,7 +6,8 @@ equals the lowest position. With k = 1 this is the decoding that lossless method
 
 Source: LLaDA, arXiv:2502.09992, section 2.4 (low-confidence remasking); Dream, arXiv:2508.15487
 (maskgit_plus, topk_margin, entropy). They fix the number of steps; here the quota k is fixed, which
-is the same for steps = holes / k.
+is the same for steps = holes / k. Dream's alg_temp, which draws positions instead of taking the
+best, is left out: `random` does without scores.
 """
 
 from __future__ import annotations
