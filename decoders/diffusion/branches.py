@@ -131,7 +131,7 @@ def job(walk: Walk) -> Job:
     made_job = Job(state.law, reading.positions, reading.rows, state.chain.needs, made)
     if state.guard is None:
         return made_job
-    stop = settling.outlook(canvas, state.chain, state.room)[1]
+    stop = settling.outlook(canvas, state.chain, state.room)
     hole, bitmask = state.guard.bitmask(canvas, stop)
     return replace(made_job, bitmask=bitmask, masked=int(np.searchsorted(reading.positions, hole)))
 

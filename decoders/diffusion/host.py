@@ -134,13 +134,14 @@ class DiffusionDecoder:
         if state.fault or not state.answer:
             return IDLE
         chain, canvas = state.chain, state.canvas
-        wanted = settling.wanted(canvas, chain, state.room)
+        stop = settling.outlook(canvas, chain, state.room)
+        wanted = settling.wanted(canvas, chain, stop)
         if chain.revises and len(revisable := _revisable(canvas)):
             return shadow_plan(canvas, wanted, revisable, self.spec)
         canvases = _drafts(state, wanted, room)
         if chain.attention == "block":
             return block_plan(canvases, wanted, self.spec, has_anchor=state.anchor is not None)
-        fed = _refreshed(state)
+        fed = _refreshed(state, stop)
         return full_plan(canvases, _readable(state, wanted, fed), fed, self.spec)
 
     def _advance(self, walks: Sequence[Walk], logits: Tensor) -> list[Walk]:
@@ -183,7 +184,7 @@ class DiffusionDecoder:
             state.fault = "The model's logits are not numbers."
         ends, key = state.ends, state.law.key
         if not canvas.end:
-            _, stop = settling.outlook(canvas, state.chain, state.room)
+            stop = settling.outlook(canvas, state.chain, state.room)
             look = settling.view_of(canvas, drawn, stop, ends=ends, key=key)
             settling.open_block(canvas, state.chain, look)
         shadow = self._shadow(walk, logits)
@@ -295,12 +296,11 @@ def _drafts(state: DiffusionState, wanted: Ints, room: int) -> list[Canvas]:
     return branches.drafts_of(state.canvas, guess, width - 1, state.guard)
 
 
-def _refreshed(state: DiffusionState) -> Ints | None:
-    """Return the positions to compute again; None: all."""
+def _refreshed(state: DiffusionState, stop: int) -> Ints | None:
+    """Return the positions to compute again, given where the block's outlook ends; None: all."""
     chain, canvas, progress = state.chain, state.canvas, state.progress
     if chain.cache is None or progress.age == 0:
         return None
-    stop = canvas.end or settling.outlook(canvas, chain, state.room)[1]
     holes = canvas.open_holes(canvas.begin, stop)
     view = CacheView(
         length=len(canvas.ids),

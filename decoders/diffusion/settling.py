@@ -17,26 +17,25 @@ from plait.decoders.diffusion.guard import Guard, Ruling
 from plait.decoders.diffusion.step import Bias, Bools, Floats, Ints, StepView
 
 
-def outlook(canvas: Canvas, chain: Chain, answer: int) -> tuple[int, int]:
-    """Return the positions start..stop-1 whose rows the next step reads.
+def outlook(canvas: Canvas, chain: Chain, answer: int) -> int:
+    """Return where the rows end that the next step reads; they begin with the block.
 
     answer: positions of the canvas that can become text, settled or not (for windows).
     """
     if canvas.end:
-        return canvas.begin, canvas.end
+        return canvas.end
     if chain.window is None:
-        return canvas.begin, min(canvas.begin + chain.block_size, canvas.stop)
+        return min(canvas.begin + chain.block_size, canvas.stop)
     remaining = min(canvas.stop, canvas.reach) - canvas.begin
     reach = min(chain.window.reach(remaining, answer), remaining)
-    return canvas.begin, max(canvas.begin + reach, canvas.first_hole(canvas.begin) + 1)
+    return max(canvas.begin + reach, canvas.first_hole(canvas.begin) + 1)
 
 
-def wanted(canvas: Canvas, chain: Chain, answer: int) -> Ints:
-    """Return the positions whose rows the next step reads, rising."""
-    start, stop = outlook(canvas, chain, answer)
+def wanted(canvas: Canvas, chain: Chain, stop: int) -> Ints:
+    """Return the positions whose rows the next step reads, rising; stop: of its outlook."""
     if "block_p" in chain.needs:
-        return np.arange(start, stop)
-    return canvas.open_holes(start, stop)
+        return np.arange(canvas.begin, stop)
+    return canvas.open_holes(canvas.begin, stop)
 
 
 def view_of(
@@ -143,7 +142,7 @@ def go_on(canvas: Canvas, chain: Chain, scene: Scene) -> bool:
         return finish_block(canvas, chain)
     begin = canvas.begin
     while canvas.begin < canvas.stop:
-        stop = min(outlook(canvas, chain, scene.answer)[1], canvas.stop)
+        stop = min(outlook(canvas, chain, scene.answer), canvas.stop)
         guard.close(canvas, stop, scene.number, scene.rows)
         if len(canvas.open_holes(canvas.begin, stop)):
             break
