@@ -130,8 +130,8 @@ async def test_64_mb_body_is_refused_early(http: httpx.AsyncClient) -> None:
 async def test_slow_reader_is_dropped_and_others_go_on(
     server: RealServer, http: httpx.AsyncClient
 ) -> None:
-    """A client that asks for much and reads nothing; small buffers make it felt soon."""
-    body = json.dumps(chat("Tell a story.", 900, stream=True, logprobs=True, top_logprobs=20))
+    """A client that asks for much and reads nothing; long events fill what lies between soon."""
+    body = json.dumps(chat("Tell a story.", 900, stream=True, n=8, logprobs=True, top_logprobs=20))
     host, port = server.url.removeprefix("http://").split(":")
     with socket.socket() as reader:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
