@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from itertools import pairwise
 from typing import Literal
 from weakref import WeakValueDictionary
@@ -158,6 +158,7 @@ def times(item: Expr, least: int, most: int | None) -> Expr:
     return item if (least, most) == (1, 1) else _make("repeat", (item,), times=(least, most))
 
 
+@lru_cache(1 << 15)  # the states of an automaton share most of their parts
 def derivative(expr: Expr, code: int) -> Expr:
     """Return what may follow the character `code` at the start of the texts."""
     if expr.kind == "set":
