@@ -132,6 +132,7 @@ async def test_slow_reader_is_dropped_and_others_go_on(
 ) -> None:
     """A client that asks for much and reads nothing; long events fill what lies between soon."""
     body = json.dumps(chat("Tell a story.", 900, stream=True, n=8, logprobs=True, top_logprobs=20))
+    before = server.metric("vllm:generation_tokens_total")
     host, port = server.url.removeprefix("http://").split(":")
     with socket.socket() as reader:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -142,6 +143,7 @@ async def test_slow_reader_is_dropped_and_others_go_on(
         answers = await asyncio.gather(*(post(http, chat(f"Hi {i}", 8)) for i in range(4)))
         assert [answer.status_code for answer in answers] == [200] * 4
         await asyncio.to_thread(server.wait_until, server.is_idle)
+    assert server.metric("vllm:generation_tokens_total") - before < 8 * 900
 
 
 async def test_grammar_bomb_is_refused_while_streams_keep_their_pace(
