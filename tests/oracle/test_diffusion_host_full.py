@@ -12,7 +12,7 @@ from plait.decoders.diffusion.host import DiffusionDecoder
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.sampling.params import SamplingParams
 from tests.fixtures.canvas_driver import decode_request, drive
-from tests.fixtures.hash_model import HashLaw, Ints, draw
+from tests.fixtures.hash_model import HashLaw, Ints, Rules, draw, naive_text
 
 LAW = HashLaw(radius=8)
 END = 7
@@ -127,14 +127,16 @@ def test_the_text_grows_by_canvases() -> None:
 
 def test_literal_mask_tokens_are_text() -> None:
     """A prompt may hold the mask token; it is never filled and never counted as a hole."""
-    mask = LAW.mask_id
+    mask, params = LAW.mask_id, SamplingParams(temperature=0.0)
     for full in (False, True):
         spec = DiffusionSpec(mask, (), "full" if full else "block", 8)
         decoder = DiffusionDecoder(spec, LAW.vocab)
-        (run,) = drive(decoder, LAW, [decode_request([mask, 1, mask], 9)])
-        assert run.text[:3] == [mask, 1, mask]
-        assert len(run.answer) == 9
-        assert mask not in run.answer
+        for prompt in ([mask, 1, mask], [1, mask, mask], [*range(9), mask]):
+            request = decode_request(prompt, 9, {"unmasker": "static"}, params=params)
+            (run,) = drive(decoder, LAW, [request])
+            want, passes = naive_text(LAW, Rules(8, full), prompt, params, 9)
+            assert (run.answer, run.state.progress.passes) == (want, passes)
+            assert mask not in run.answer
 
 
 def naive_fill(
