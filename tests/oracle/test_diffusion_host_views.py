@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from plait.decoders.diffusion.chain import Chain
 from plait.decoders.diffusion.host import DiffusionDecoder
-from plait.decoders.diffusion.spec import DiffusionSpec
+from plait.decoders.diffusion.spec import Attention, DiffusionSpec
 from plait.decoders.diffusion.step import STATISTICS, Floats, Selection, StepView
 from plait.decoders.protocol import Forward
 from plait.decoders.registry import MethodError
@@ -44,12 +44,25 @@ class Recorder:
         return Selection(np.zeros(len(view.p), np.bool_))
 
 
+@dataclass(frozen=True)
+class Counter(Recorder):
+    """Remembers how many steps it has made, and keeps what it remembered before each."""
+
+    counts: list[tuple[int, int]] = field(default_factory=list)
+
+    def select(self, view: StepView, memory: Any) -> Selection:
+        self.counts.append((view.step, memory or 0))
+        return Selection(np.zeros(len(view.p), np.bool_), (memory or 0) + 1)
+
+
 class RecordingHost(DiffusionDecoder):
     """A host whose chain is given."""
 
-    def __init__(self, selector: Recorder, *, shift: bool = False) -> None:
-        super().__init__(DiffusionSpec(LAW.mask_id, (7,), "block", BLOCK, shift=shift), LAW.vocab)
-        self.chain = Chain({"selector": "recorder"}, "block", BLOCK, selector)
+    def __init__(
+        self, selector: Recorder, *, shift: bool = False, attention: Attention = "block"
+    ) -> None:
+        super().__init__(DiffusionSpec(LAW.mask_id, (7,), attention, BLOCK, shift=shift), LAW.vocab)
+        self.chain = Chain({"selector": "recorder"}, attention, BLOCK, selector)
 
     def _chain(self, options: Any) -> Chain:
         return self.chain
@@ -211,6 +224,34 @@ def test_shadow_rows_see_all_but_their_own_token() -> None:
             assert view.shadow[i] == pytest.approx(law[token], rel=1e-5)
             seen += 1
     assert seen > 10
+
+
+def test_drafts_that_come_true_have_logprobs_of_their_own() -> None:
+    params = SamplingParams(temperature=0.0, logprobs=2)
+    decoder = DiffusionDecoder(DiffusionSpec(LAW.mask_id, (7,), "block", BLOCK), LAW.vocab)
+    plain, eager = (
+        drive(decoder, LAW, [decode_request(PROMPT, 30, {"unmasker": way}, params=params)], room=99)
+        for way in (["static"], ["static", "free-dave"])
+    )
+    assert eager[0].state.num_accepted > 0
+    have, want = ([e for o in run.outcomes for e in o.logprobs] for (run,) in (eager, plain))
+    assert have == want
+
+
+def test_sequences_of_one_request_have_noise_of_their_own() -> None:
+    decoder = DiffusionDecoder(DiffusionSpec(LAW.mask_id, (7,), "block", BLOCK), LAW.vocab)
+    request = decode_request(PROMPT, 20, params=SamplingParams(temperature=2.0, seed=1))
+    first, second = drive(decoder, LAW, [request, replace(request, sequence_index=1)])
+    assert first.answer != second.answer
+
+
+@pytest.mark.parametrize("attention", ["block", "full"])
+def test_a_block_begins_without_a_memory(attention: Attention) -> None:
+    selector = Counter()
+    request = decode_request(PROMPT, 30, params=SamplingParams(temperature=0.0))
+    drive(RecordingHost(selector, attention=attention), LAW, [request])
+    assert all(step == memory for step, memory in selector.counts)
+    assert sum(step == 0 for step, _ in selector.counts) == 4
 
 
 def test_what_may_be_reopened_is_not_emitted() -> None:
