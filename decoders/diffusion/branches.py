@@ -20,26 +20,29 @@ import torch
 from torch import Tensor
 
 from plait.decoders.diffusion import settling
-from plait.decoders.diffusion.canvas import Canvas, Guess
+from plait.decoders.diffusion.canvas import Canvas, Guess, Literals
+from plait.decoders.diffusion.constraints.guard import Guard, Ruling
 from plait.decoders.diffusion.draws import Job, hole_states
-from plait.decoders.diffusion.guard import Guard, Ruling
 from plait.decoders.diffusion.rows import ANCHOR, Plan, Reading
 from plait.decoders.diffusion.state import DiffusionState, own_tokens
-from plait.decoders.diffusion.step import Floats, Ints, StepView
+from plait.decoders.diffusion.step import Bools, Floats, Ints, Scaffold, StepView
 from plait.decoders.protocol import Forward
 from plait.decoders.sampling.state import SamplingState
 
 DRAFTED = -1  # the step of a token that no step has settled
 
 
-def guess_of(view: StepView, scores: Floats) -> Guess:
-    """Return the draws of a step in the order in which drafts fill them."""
+def guess_of(view: StepView, scores: Floats, literal: Bools | None) -> Guess:
+    """Return the draws of a step in the order in which drafts fill them, and its literals."""
     order = np.argsort(-scores, kind="stable")
     order = order[scores[order] > -np.inf]
-    return Guess(view.holes[order], view.tokens[order], view.is_end[order])
+    literals = None if literal is None else Literals(view.holes, view.tokens, view.p, literal)
+    return Guess(view.holes[order], view.tokens[order], view.is_end[order], literals)
 
 
-def drafts_of(canvas: Canvas, guess: Guess, count: int, guard: Guard | None) -> list[Canvas]:
+def drafts_of(
+    canvas: Canvas, guess: Guess, count: int, guard: Guard | None, scaffold: Scaffold | None = None
+) -> list[Canvas]:
     """Return the canvas and up to count drafts of it, each one hole further.
 
     A draft without an open hole would tell nothing, so there is none; nor is there one that a
@@ -55,6 +58,7 @@ def drafts_of(canvas: Canvas, guess: Guess, count: int, guard: Guard | None) -> 
         draft = last.fork()
         at = slice(i, i + 1)
         draft.settle(guess.positions[at], guess.tokens[at], guess.is_end[at], DRAFTED)
+        _place(draft, guess.literals, scaffold)
         if guard is not None:
             guard.close(draft, canvas.end, DRAFTED)
         has_more = len(draft.open_holes(canvas.begin, canvas.end)) > 0
@@ -62,6 +66,17 @@ def drafts_of(canvas: Canvas, guess: Guess, count: int, guard: Guard | None) -> 
             break
         made.append(draft)
     return made
+
+
+def _place(draft: Canvas, literals: Literals | None, scaffold: Scaffold | None) -> None:
+    """Settle the literals that the draft's step would settle if the draws were the same."""
+    if literals is None or scaffold is None:
+        return
+    is_open = draft.hole[literals.positions - draft.start]
+    p = np.where(is_open, literals.p, 1.0)
+    at = is_open & scaffold.place(literals.literal, p)
+    positions = literals.positions[at]
+    draft.settle(positions, literals.tokens[at], np.zeros(len(positions), np.bool_), DRAFTED)
 
 
 def proved(canvas: Canvas, canvases: Sequence[Canvas], after: int) -> int | None:
@@ -174,7 +189,8 @@ def step(walk: Walk, view: StepView, ruling: Ruling | None) -> Ints:
     if state.chain.cache is not None:
         p = progress.p.copy() if len(progress.p) else np.zeros(len(canvas.ids))
         p[view.holes - canvas.start] = view.p
-    guess = guess_of(view, scores) if state.chain.verifier is not None else None
+    literal = None if ruling is None else ruling.literal
+    guess = guess_of(view, scores, literal) if state.chain.verifier is not None else None
     if settling.go_on(canvas, state.chain, _scene(walk)):
         guess = None
     return _adopt(state, canvas, guess, p)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from plait.decoders.diffusion.step import Bools, Ints
+from plait.decoders.diffusion.step import Bools, Floats, Ints
 from plait.decoders.protocol import TokenLogprobs
 
 GIVEN = 0  # the step of prompt tokens, and of those that an earlier canvas has settled
@@ -128,9 +128,20 @@ class Canvas:
 
 
 @dataclass(frozen=True, slots=True)
+class Literals:
+    """The holes that the last step has left open, rising, and what a walk through them found."""
+
+    positions: Ints  # [h]
+    tokens: Ints  # [h]
+    p: Floats  # [h]
+    literal: Bools  # [h]
+
+
+@dataclass(frozen=True, slots=True)
 class Guess:
     """What the last step drew for holes that it left open; best-scored first."""
 
     positions: Ints
     tokens: Ints
     is_end: Bools
+    literals: Literals | None = None  # under a scaffold

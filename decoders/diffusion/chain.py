@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 from plait.decoders.diffusion.spec import Attention, DiffusionSpec
-from plait.decoders.diffusion.step import Cache, Scorer, Selector, Stopper, Verifier, Window
+from plait.decoders.diffusion.step import (
+    Cache,
+    Scaffold,
+    Scorer,
+    Selector,
+    Stopper,
+    Verifier,
+    Window,
+)
 from plait.decoders.registry import Choice, MethodError, compose
 
 AUTO = ("static", "free-dave")  # one token a step, proved several at a time
@@ -42,6 +50,7 @@ class Chain:
     stopper: Stopper | None = None
     verifier: Verifier | None = None
     cache: Cache | None = None
+    scaffold: Scaffold | None = None
 
     @property
     def needs(self) -> frozenset[str]:

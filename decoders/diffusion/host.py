@@ -24,6 +24,9 @@ from plait.decoders.diffusion import state as states_of
 from plait.decoders.diffusion.branches import Walk
 from plait.decoders.diffusion.canvas import GIVEN, Canvas
 from plait.decoders.diffusion.chain import Chain, Recipe, build, check
+from plait.decoders.diffusion.constraints.frontier import Frontier
+from plait.decoders.diffusion.constraints.guard import Guard, Ruling
+from plait.decoders.diffusion.constraints.rulings import Case, rulings
 from plait.decoders.diffusion.draws import (
     Additions,
     Drawn,
@@ -32,16 +35,14 @@ from plait.decoders.diffusion.draws import (
     draw,
     with_additions,
 )
-from plait.decoders.diffusion.frontier import Frontier
-from plait.decoders.diffusion.guard import Guard, Ruling
 from plait.decoders.diffusion.rows import Plan, Reading, block_plan, full_plan, shadow_plan
-from plait.decoders.diffusion.rulings import Case, rulings
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.diffusion.state import DiffusionState
 from plait.decoders.diffusion.step import CacheView, Floats, Ints, StepView
 from plait.decoders.protocol import Constraint, DecodeRequest, Forward, Outcome, Proposal
 from plait.decoders.sampling.logprobs import logprobs_of
 
+NO_LITERALS = "A scaffold is for answers that a constraint gives a form."
 IDLE = Plan(Proposal(), (), ())
 
 
@@ -76,6 +77,8 @@ class DiffusionDecoder:
         state = states_of.start(request, self._chain(request.options), self.spec)
         if request.constraint is not None and state.answer:
             self._constrain(state, request.constraint)
+        if state.chain.scaffold is not None and request.constraint is None:
+            state.fault = NO_LITERALS
         return state
 
     def block(self, state: DiffusionState) -> int:
@@ -168,7 +171,8 @@ class DiffusionDecoder:
         cases: dict[int, Case] = {}
         for i, (walk, (view, scores, job)) in enumerate(zip(walks, steps, strict=True)):
             if walk.state.guard is not None and not walk.state.fault:
-                cases[i] = Case(walk.state.guard, walk.canvas, view, scores, job)
+                literals = walk.state.chain.scaffold is not None
+                cases[i] = Case(walk.state.guard, walk.canvas, view, scores, job, literals)
         found = rulings(list(cases.values()), naive=self._naive)
         for i, ruling in zip(cases, found, strict=True):
             if isinstance(ruling, str):
@@ -293,7 +297,7 @@ def _drafts(state: DiffusionState, wanted: Ints, room: int) -> list[Canvas]:
     if verifier is None or guess is None:
         return [state.canvas]
     width = verifier.width(len(wanted), len(state.canvas.ids), room)
-    return branches.drafts_of(state.canvas, guess, width - 1, state.guard)
+    return branches.drafts_of(state.canvas, guess, width - 1, state.guard, state.chain.scaffold)
 
 
 def _refreshed(state: DiffusionState, stop: int) -> Ints | None:

@@ -11,6 +11,7 @@ from plait.decoders.diffusion.parts import (
     free_dave,
     prefix_cache,
     recap,
+    scaffold,
 )
 from plait.decoders.diffusion.selectors import (
     d_parallel,
@@ -56,6 +57,7 @@ PARTS: tuple[Method, ...] = tuple(
         dual_cache,
         dkv_cache,
         recap,
+        scaffold,
     )
 )
 METHODS: tuple[Method, ...] = SELECTORS + PARTS

@@ -12,8 +12,8 @@ import numpy as np
 
 from plait.decoders.diffusion.canvas import Canvas
 from plait.decoders.diffusion.chain import Chain
+from plait.decoders.diffusion.constraints.guard import Guard, Ruling
 from plait.decoders.diffusion.draws import Drawn
-from plait.decoders.diffusion.guard import Guard, Ruling
 from plait.decoders.diffusion.step import Bias, Bools, Floats, Ints, StepView
 
 
@@ -110,12 +110,15 @@ def settle(
     selection = chain.selector.select(view, canvas.memories[0])
     chosen = selection.settle
     if ruling is not None:
-        scores = np.where(ruling.admitted, scores, -np.inf)
-        chosen = (chosen & ruling.admitted) | ruling.must
+        eligible = ruling.admitted & ~ruling.literal
+        scores = np.where(eligible, scores, -np.inf)
+        chosen = (chosen & eligible) | ruling.must
     chosen = at_least_one(chosen, scores)
     canvas.memories = (selection.memory, canvas.memories[1])
     canvas.step += 1
     canvas.reopen(selection.reopen)
+    if chain.scaffold is not None and ruling is not None:
+        chosen = chosen | chain.scaffold.place(ruling.literal, np.where(chosen, 1.0, view.p))
     _fill(canvas, view, chosen, number)
     end = _end(canvas, chain, view)
     if end is not None and (ruling is None or ruling.guard.has_room(canvas, end + 1)):

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from plait.decoders.diffusion.canvas import GIVEN, Canvas, Guess
 from plait.decoders.diffusion.chain import Chain
+from plait.decoders.diffusion.constraints.guard import Guard
 from plait.decoders.diffusion.draws import Law, law_of
-from plait.decoders.diffusion.guard import Guard
 from plait.decoders.diffusion.rows import Plan
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.diffusion.step import Floats, Ints

@@ -9,6 +9,7 @@ A canvas is a run of positions, some settled, the others holes. A method decides
     stopper    where the text ends before every hole is settled
     verifier   which canvases are tried ahead in the same forward pass
     cache      which positions of a canvas with full attention are computed again
+    scaffold   which literals of a constraint are settled ahead of the values before them
 
 Methods hold no state. What one remembers of a block is a value, its memory: None when the block
 begins, then whatever its last answer carried. Values aren't changed in place, so a branch of a
@@ -170,6 +171,18 @@ class Verifier(Protocol):
         """Return how many canvases to feed, the certain one among them.
 
         holes: open holes of that one. rows: its size. room: rows left for drafts in this step.
+        """
+
+
+class Scaffold(Protocol):
+    """Settles literals: tokens that a constraint leaves no alternative to, values permitting."""
+
+    def place(self, literal: Bools, p: Floats) -> Bools:
+        """Return which literals are settled.
+
+        Args:
+            literal: [h] of the open holes, rising, what is a literal on the witness.
+            p: [h] of the tokens on the witness; 1 where one is settled now, 0 behind its end.
         """
 
 

@@ -14,7 +14,7 @@ import pytest
 from torch import Tensor
 
 from plait.decoders.constrained.spec import ConstraintKind
-from plait.decoders.diffusion.frontier import (
+from plait.decoders.diffusion.constraints.frontier import (
     HOLE,
     ConstraintBroken,
     Frontier,

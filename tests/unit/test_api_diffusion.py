@@ -83,12 +83,20 @@ async def test_what_can_run_reaches_the_worker_as_it_is(decoding: dict[str, Any]
         ({"unmasker": ["static", "dual-cache"]}, "decoding.unmasker", "dual-cache"),
         ({"canvas": {"block_size": 5}}, "decoding.canvas.block_size", "1, 4, 8, 16, 32, not 5"),
         ({"unmasker": "off", "canvas": {"block_size": 8}}, "decoding.canvas.block_size", "off"),
+        ({"unmasker": ["static", "scaffold"]}, "decoding.unmasker", "structured output"),
     ],
 )
 async def test_what_cannot_run_is_named(decoding: dict[str, Any], param: str, words: str) -> None:
     error = await refusal(decoding=decoding)
     assert (error.param, error.code) == (param, "unsupported_parameter")
     assert words in error.message
+
+
+async def test_a_scaffold_goes_with_structured_output() -> None:
+    job = await complete(
+        decoding={"unmasker": ["scaffold"]}, structured_outputs={"choice": ["yes", "no"]}
+    )
+    assert job.requests[0].decoding == {"unmasker": ["scaffold"]}
 
 
 async def test_a_model_without_full_attention_says_so() -> None:

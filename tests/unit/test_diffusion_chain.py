@@ -59,6 +59,8 @@ def test_recipes(
         ({"unmasker": "dual-cache"}, BLOCKS, "unmasker", "full attention"),
         ({"unmasker": ["free-dave", "recap"]}, FULL, "unmasker.1", "can't be composed"),
         ({"unmasker": ["wino", "free-dave"]}, BLOCKS, "unmasker.1", "can't be composed"),
+        ({"unmasker": ["wino", "scaffold"]}, BLOCKS, "unmasker.1", "can't be composed"),
+        ({"unmasker": [{"name": "scaffold", "bar": 2}]}, BLOCKS, "unmasker.0.bar", "scaffold"),
         ({"canvas": {"colour": 1}}, BLOCKS, "canvas.colour", "no 'colour'"),
         ({"canvas": {"attention": "odd"}}, BLOCKS, "canvas.attention", "block, full"),
         ({"canvas": {"attention": "full"}}, BLOCKS, "canvas.attention", "block attention only"),

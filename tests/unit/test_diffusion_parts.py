@@ -113,3 +113,20 @@ def test_free_dave_fits_its_drafts_into_the_room() -> None:
 )
 def test_caches(name: str, options: dict[str, Any], fields: dict[str, Any], want: Any) -> None:
     assert part(name, options).rows(cache_view(**fields)).tolist() == list(want)
+
+
+@pytest.mark.parametrize(
+    ("options", "want"),
+    [
+        ({"bar": 0.0}, [0, 3, 5]),
+        ({"bar": 0.5}, [0, 3]),
+        ({"bar": 0.5, "rule": "least"}, [0, 3, 5]),
+        ({"bar": 0.7, "rule": "least"}, [0, 3]),
+        ({"bar": 0.9}, [0]),
+    ],
+)
+def test_scaffold_believes_likely_lengths(options: dict[str, Any], want: list[int]) -> None:
+    method = part("scaffold", options)
+    literal = np.array([True, False, False, True, False, True])
+    p = np.array([0.1, 0.8, 0.9, 0.0, 0.6, 0.2])
+    assert np.flatnonzero(method.place(literal, p)).tolist() == want

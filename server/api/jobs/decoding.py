@@ -16,11 +16,13 @@ from plait.decoders.registry import (
     choose,
     compose,
 )
+from plait.server.api.jobs.constraints import constraint_spec
 from plait.server.api.schemas.common import GenerationRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest
 from plait.server.pool.messages import ModelInfo
 
+NO_LITERALS = "A scaffold is for structured output: response_format or structured_outputs."
 FIELDS = {"suffix_token_ids": "suffix", "holes": "infill"}  # keys for decoders -> request fields
 
 
@@ -50,6 +52,7 @@ def plan_decoding(
         for kind in get_args(Kind):
             for choice in _choices(options, kind):
                 _check_choice(choice, info)
+                _check_form(choice, request)
         return DecodingPlan(options, _block_size({**options, **infill}, info))
     except MethodError as error:
         param = FIELDS.get(error.param.removeprefix("decoding."), error.param)
@@ -88,6 +91,11 @@ def _check_choice(choice: Choice, info: ModelInfo) -> None:
             "this is a diffusion model.",
             f"decoding.{method.kind}",
         )
+
+
+def _check_form(choice: Choice, request: GenerationRequest) -> None:
+    if choice.method.part == "scaffold" and constraint_spec(request)[0] is None:
+        raise MethodError(NO_LITERALS, "decoding.unmasker")
 
 
 def _block_size(options: Mapping[str, Any], info: ModelInfo) -> int:

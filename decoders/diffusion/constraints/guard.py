@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from plait.decoders.diffusion.canvas import Canvas
-from plait.decoders.diffusion.frontier import HOLE, Frontier, Span, Walk, Walking
+from plait.decoders.diffusion.constraints.frontier import HOLE, Frontier, Span, Walk, Walking
 from plait.decoders.diffusion.step import Bools, Floats, Ints, StepView
 
 UNSURE = 1e3  # nats; the entropy of what may not be settled, above that of any vocabulary
@@ -21,6 +21,7 @@ class Ruling:
     view: StepView  # with the witness's tokens; what is not admitted has no probability
     admitted: Bools  # [h] the hole may be settled
     must: Bools  # [h] it has to be
+    literal: Bools  # [h] it is one, if a scaffold asks for literals
     guard: Guard
 
 
@@ -66,13 +67,13 @@ class Guard:
         start, span = self._span(canvas, stop)
         return start + list(span.tokens).index(HOLE), self._frontier.bitmask(span)
 
-    def walk(self, canvas: Canvas, view: StepView) -> Walking:
+    def walk(self, canvas: Canvas, view: StepView, *, literals: bool) -> Walking:
         """Walk through a step's draws; see Frontier.walk. Indices count from `first`."""
         start, span = self._span(canvas, view.stop)
         drawn = [HOLE] * len(span.tokens)
         for position, token in zip(view.holes.tolist(), view.tokens.tolist(), strict=True):
             drawn[position - start] = token
-        return self._frontier.walk(span, drawn)
+        return self._frontier.walk(span, drawn, literals=literals)
 
     def first(self, canvas: Canvas) -> int:
         """Return the position of the block's first token of the answer."""
@@ -95,7 +96,8 @@ class Guard:
             p2=None if view.p2 is None else np.where(admitted, view.p2, 0.0),
             entropy=None if view.entropy is None else np.where(admitted, view.entropy, UNSURE),
         )
-        return Ruling(ruled, admitted, np.array([walk.must[i] for i in holes]), self)
+        must, literal = (np.array([marks[i] for i in holes]) for marks in (walk.must, walk.literal))
+        return Ruling(ruled, admitted, must, literal, self)
 
     def _span(self, canvas: Canvas, stop: int) -> tuple[int, Span]:
         """Return the open part of the answer in the block, up to an end that is settled in it."""

@@ -14,9 +14,9 @@ import numpy as np
 from torch import Tensor
 
 from plait.decoders.diffusion.canvas import Canvas
+from plait.decoders.diffusion.constraints.frontier import ConstraintBroken, Refused, Walk
+from plait.decoders.diffusion.constraints.guard import Guard, Ruling
 from plait.decoders.diffusion.draws import Job, chances, draw_legal
-from plait.decoders.diffusion.frontier import ConstraintBroken, Refused, Walk
-from plait.decoders.diffusion.guard import Guard, Ruling
 from plait.decoders.diffusion.step import Floats, StepView
 
 
@@ -29,6 +29,7 @@ class Case:
     view: StepView
     scores: Tensor  # [rows, vocab] what was drawn from
     job: Job
+    literals: bool = False  # a scaffold asks for them
 
 
 @dataclass(slots=True)
@@ -49,9 +50,17 @@ class _Case:
         try:
             self.asked = self.advance(token)
         except StopIteration as stop:
-            self.walk = stop.value
+            self._end(stop.value)
         except ConstraintBroken as broken:
             self.fault = str(broken)
+
+    def _end(self, walk: Walk) -> None:
+        """Take note of the walk, and of what it has put in place of draws."""
+        self.walk = walk
+        for position, token in zip(self.case.view.holes, self.case.view.tokens, strict=True):
+            index = int(position) - self.first
+            if walk.literal[index] and walk.tokens[index] != token:
+                self.drawn[index] = walk.tokens[index], None
 
     @property
     def first(self) -> int:
@@ -77,7 +86,7 @@ def rulings(cases: Sequence[Case], *, naive: bool) -> list[Ruling | str]:
 
 
 def _begin(case: Case) -> _Case:
-    walking = case.guard.walk(case.canvas, case.view)
+    walking = case.guard.walk(case.canvas, case.view, literals=case.literals)
     begun = _Case(case, lambda _: next(walking))
     begun.go_on(0)
     begun.advance = walking.send

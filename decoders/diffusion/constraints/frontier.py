@@ -63,6 +63,7 @@ class Walk:
     tokens: list[int]  # the witness as far as it goes; at other holes what was drawn
     admitted: list[bool]  # the hole may be settled with its token
     must: list[bool]  # it has to be, since no time is left for anything else
+    literal: list[bool]  # nothing else could stand there, given what the walk has before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ class Frontier:
         self._follow(span, span.tokens)
         return self._is_over or self._marks[-1][0] <= limit - len(self._accepted)
 
-    def walk(self, span: Span, drawn: Sequence[int]) -> Walking:
+    def walk(self, span: Span, drawn: Sequence[int], *, literals: bool = False) -> Walking:
         """Walk from the frontier through the draws as long as they are legal together.
 
         Where a draw is illegal the hole is drawn again under the constraint, by whoever drives the
@@ -143,17 +144,25 @@ class Frontier:
             span: as `stand` has left it, with a hole.
             drawn: [tokens of the span] a draw for each hole, HOLE if there is none, which ends the
                 walk; the left-most one's under its bitmask.
+            literals: put what has no alternative in place of what was drawn, and mark it.
 
         Raises:
             ConstraintBroken: the left-most hole can't be filled at all.
         """
         tokens = [new if old == HOLE else old for old, new in zip(span.tokens, drawn, strict=True)]
-        walk = Walk(tokens, [False] * len(tokens), [False] * len(tokens))
+        walk = Walk(tokens, *([False] * len(tokens) for _ in range(3)))
         frontier = self._follow(span, span.tokens)
-        detours = MAX_DETOURS
+        detours, forced = MAX_DETOURS, list[int]()
         for i in range(frontier, len(tokens)):
             if self._is_over or tokens[i] == HOLE:
                 break
+            if literals:
+                forced = forced[1:] or list(self._constraint.forced_tokens())
+                if forced and span.tokens[i] == HOLE and self._take(forced[0], span.limit):
+                    tokens[i] = forced[0]
+                    walk.admitted[i] = walk.literal[i] = True
+                    continue
+                forced = forced if forced[:1] == [tokens[i]] else []
             if span.tokens[i] != HOLE:
                 if not self._take(tokens[i], span.limit):
                     break
