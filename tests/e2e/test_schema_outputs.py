@@ -24,7 +24,7 @@ from tests.fixtures.real_server import MODEL, RealServer
 
 SAMPLE = Path(__file__).parents[3] / "shared/data/maskbench-sample.jsonl.gz"
 BUDGETS = {MODEL: 60, DIFFUSION: 96}  # whose tokens are mostly single letters
-WANTED = {MODEL: 300, DIFFUSION: 60}  # which spells foreign words, with many draws in vain
+WANTED = {MODEL: 300, DIFFUSION: 120}  # which spells foreign words, with many draws in vain
 AT_ONCE = 16
 
 pytestmark = [
