@@ -113,6 +113,12 @@ def build(
             "cached copy of it: no drafts, no cache policy, no model that predicts the next one.",
             "decoding.unmasker",
         )
+    if chain.revises and chain.scaffold:  # by name only what is built in excludes each other
+        raise MethodError(
+            f"{names['selector']} opens settled tokens again, and a scaffold would settle them "
+            "again, without end.",
+            "decoding.unmasker",
+        )
     return chain
 
 

@@ -48,13 +48,17 @@ def extraction(
 ) -> tuple[list[Extraction], list[str]]:
     """Answer all cases with every setting, without their schemas and with them.
 
+    With them also on a scaffold, where the setting names methods that it can stand beside.
+
     Returns:
         What was measured, and a sentence for each setting that can't be constrained.
     """
     cases = Sample(sample.seed, CASES, sample.templates).of(TASK)
     constraints = compiled(served, [case.schema or {} for case in cases])
     found, faults = [], []
-    for setting, given in product(settings, (None, constraints)):
+    scaffolded = [with_scaffold(s) for s in settings if s.decoding.get("unmasker") != "off"]
+    runs = [*product(settings, (None, constraints)), *((s, constraints) for s in scaffolded)]
+    for setting, given in runs:
         try:
             run = answer_all(served, requests_of(served, setting, cases, given), streams)
         except (Refused, ServerError) as error:
@@ -62,6 +66,13 @@ def extraction(
             continue
         found.append(_extraction(served, setting, cases, run, constrained=given is not None))
     return found, faults
+
+
+def with_scaffold(setting: Setting) -> Setting:
+    """Return a setting that puts a schema's literals in place ahead of their values."""
+    methods = [*setting.decoding["unmasker"], "scaffold"]
+    decoding = {**setting.decoding, "unmasker": methods}
+    return setting.model_copy(update={"name": f"{setting.name} + scaffold", "decoding": decoding})
 
 
 def compiled(served: Served, schemas: Sequence[Mapping[str, Any]]) -> list[CompiledConstraint]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from plait.decoders.diffusion.chain import build, check
+from plait.decoders.diffusion.chain import Recipe, build, check
 from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.decoders.registry import MethodError
+from plait.decoders.registry import Choice, MethodError, methods
 
 BLOCKS = DiffusionSpec(99, (1,), "block", 4, (1, 4, 8, 16, 32))
 BOTH = DiffusionSpec(99, (1,), "block", 4, (1, 4, 8, 16, 32), also_full=True)
@@ -113,3 +113,14 @@ def test_a_front_end_checks_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_scaffold_stands_beside_nothing_that_opens_tokens_again() -> None:
+    """Also where nobody has said so by name, as a package's own selector might forget to."""
+    known = methods()
+    choices = tuple(
+        Choice(known["unmasker", name], known["unmasker", name].options())
+        for name in ("wino", "scaffold")
+    )
+    with pytest.raises(MethodError, match="without end"):
+        build(Recipe(choices, "block", 4), BLOCKS)

@@ -8,8 +8,9 @@ frontier never moves back but for holes that a method reopens; a text that it ha
 beginning, and one that can end within its limit stays so. Hence if min_tokens() <= max_tokens at
 the start, every answer is complete, whatever the methods choose.
 
-Source: diffusion cards, 14.4 (frontier masks, look-ahead, forced commits). Differences: a legal
-completion is not searched for; the walk itself is one, and where it ends nothing is admitted.
+Source: LAVE and Dgrammar (frontier masks, look-ahead, forced commits on diffusion models).
+Differences: a legal completion is not searched for; the walk itself is one, and where it ends
+nothing is admitted.
 """
 
 from __future__ import annotations
