@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from plait.decoders.autoregressive import AutoregressiveDecoder
+from plait.decoders.costs import CostCurve
 from plait.decoders.diffusion.host import DiffusionDecoder
+from plait.decoders.speculative.speculator import Speculator
+from plait.decoders.speculative.workshop import Workshop
 from plait.server.engine.admission import Admission, Capacity
 from plait.server.engine.constraints import LazyConstraints
 from plait.server.engine.engine import Engine
 from plait.server.engine.kv_blocks import BLOCK, BlockManager
+from plait.server.engine.profile import measure
 from plait.server.engine.runner import Runner
 from plait.server.models.catalog import BadModel, resolve
 from plait.server.models.load import load_model
@@ -63,7 +67,8 @@ def build_engine(
     )
     kv = model.new_kv_cache(num_blocks)
     runner = Runner(watch(model) if watch else model, kv, torch.device(settings.device))
-    decoder = _decoder(model, files, naive=settings.naive_kernels)
+    costs = measure(runner, num_blocks)
+    decoder = _decoder(model, files, costs, naive=settings.naive_kernels)
     constraints = LazyConstraints(files)
     admission = Admission(
         Capacity(length, model.vocab_size, model.fingerprint),
@@ -84,15 +89,16 @@ def build_engine(
         diffusion=model.diffusion,
         seconds_to_load=time.monotonic() - begun,
     )
-    return Engine(runner, blocks, admission, settings), info
+    return Engine(runner, blocks, admission, settings, costs), info
 
 
 def _decoder(
-    model: Model, files: ModelFiles, *, naive: bool
+    model: Model, files: ModelFiles, costs: CostCurve, *, naive: bool
 ) -> AutoregressiveDecoder | DiffusionDecoder:
     """Return the host of the model's kind."""
     if model.diffusion is None:
-        return AutoregressiveDecoder(model.vocab_size, naive=naive)
+        speculator = Speculator(Workshop(model.vocab_size, naive=naive), costs)
+        return AutoregressiveDecoder(model.vocab_size, naive=naive, speculator=speculator)
     return DiffusionDecoder(
         model.diffusion,
         model.vocab_size,

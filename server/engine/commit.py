@@ -32,7 +32,8 @@ def select_rows(forward: Forward, members: Sequences[int]) -> Forward:
     for i in members:
         starts.append(starts[-1] + offsets[i + 1] - offsets[i])
     index = torch.tensor(rows, dtype=torch.int64, device=forward.logits.device)
-    return Forward(forward.logits[index], starts)
+    hidden = None if forward.hidden is None else forward.hidden[index]
+    return Forward(forward.logits[index], starts, hidden)
 
 
 def count_rows(counters: Counter[str], piece: Slice, outcome: Outcome | None) -> None:
@@ -48,6 +49,11 @@ def count_rows(counters: Counter[str], piece: Slice, outcome: Outcome | None) ->
     if outcome is None:
         return
     counters["generation_tokens"] += len(outcome.emit)
+    for source, count in outcome.drafted.items():
+        counters[f"draft_tokens:{source}"] += count
+    for source, count in outcome.accepted.items():
+        counters[f"accepted_tokens:{source}"] += count
+    counters["drafts"] += bool(outcome.drafted)
     if "canvas" in sequence.decoder.needs:
         counters["diffusion_forwards"] += 1
         counters["diffusion_canvas_rows"] += piece.num_proposed

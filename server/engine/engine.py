@@ -5,10 +5,13 @@ It knows sequences, blocks and decoders by their protocols; neither text nor any
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence as Sequences
+from dataclasses import replace
 
-from plait.decoders.protocol import Forward, Outcome, Proposal
+from plait.decoders.costs import CostCurve
+from plait.decoders.protocol import Forward, Outcome, Proposal, Room
 from plait.server.engine.admission import Admission
 from plait.server.engine.commit import (
     count_rows,
@@ -35,9 +38,16 @@ class Engine:
     """Runs requests on one model. One thread adds, aborts and steps."""
 
     def __init__(
-        self, runner: Runner, blocks: BlockManager, admission: Admission, settings: EngineSettings
+        self,
+        runner: Runner,
+        blocks: BlockManager,
+        admission: Admission,
+        settings: EngineSettings,
+        costs: CostCurve | None = None,
     ) -> None:
+        """Args: costs learns what the engine's passes take; decoders may look at it, too."""
         self._runner = runner
+        self._costs = costs or CostCurve()
         self._blocks = blocks
         self._admission = admission
         self._scheduler = Scheduler(
@@ -73,10 +83,13 @@ class Engine:
         if not slices:
             return reports
         reports += [started(s.sequence) for s in slices if not s.sequence.is_started]
+        begun = time.perf_counter()
         hidden, offsets = self._runner.forward(slices)
         collect_prompt_logprobs(self._runner, slices, hidden, offsets)
         due = [piece for piece in slices if piece.proposal is not None]
         outcomes = self._accept(due, self._runner.logits(slices, hidden, offsets)) if due else {}
+        if len(due) == len(slices):
+            self._costs.observe(len(hidden), time.perf_counter() - begun)
         self._step_tokens.append(len(hidden))
         return reports + [r for s in slices for r in self._commit(s, outcomes.get(id(s)))]
 
@@ -127,11 +140,11 @@ class Engine:
             r for s in misfits if not s.is_done for r in self._fail(s, BEYOND, "ContextTooLong")
         ]
 
-    def _propose(self, sequences: Sequences[Sequence], room: int) -> list[Proposal]:
+    def _propose(self, sequences: Sequences[Sequence], room: Room) -> list[Proposal]:
         """Ask the decoders, each of which gets its share of the room."""
         proposals: dict[int, Proposal] = {}
         for decoder, members in group_by_decoder(sequences):
-            share = room * len(members) // len(sequences)
+            share = replace(room, drafts=room.drafts * len(members) // len(sequences))
             made = decoder.propose([sequences[i].state for i in members], share)
             proposals |= dict(zip(members, made, strict=True))
         return [proposals[i] for i in range(len(sequences))]
@@ -175,6 +188,7 @@ class Engine:
     def _remove(self, sequence: Sequence) -> None:
         request_id = sequence.request.request_id
         self._scheduler.remove(sequence)
+        sequence.decoder.finish(sequence.state)
         self._live[request_id].remove(sequence)
         if not self._live[request_id]:
             del self._live[request_id]

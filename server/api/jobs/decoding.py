@@ -16,6 +16,7 @@ from plait.decoders.registry import (
     choose,
     compose,
 )
+from plait.decoders.speculative.config import drafters
 from plait.server.api.schemas.common import GenerationRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest
@@ -74,6 +75,8 @@ def check_served(request: GenerationRequest, info: ModelInfo) -> None:
 def _choices(options: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:
     if kind == "unmasker":
         return compose(options, kind)
+    if kind == "drafter":
+        return compose(options, kind) and drafters(options)
     choice = choose(options, kind)
     return () if choice is None else (choice,)
 

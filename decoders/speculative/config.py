@@ -1,0 +1,40 @@
+"""What a request says of drafters, resolved against the registry. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from plait.decoders.registry import Choice, MethodError, Options, compose, methods
+
+AUTO = ("forced", "prediction", "suffix")  # each where it has something to go by
+MAX_DRAFT = 64  # rows of one sequence, over all its drafters
+
+
+class DraftOptions(Options):
+    """What every drafter can be told."""
+
+    max_draft: int = Field(16, ge=1, le=MAX_DRAFT, description="Tokens of one draft, at most.")
+    always: bool = Field(
+        False, description="Draft whether it pays or not, as far as there is room: for measuring."
+    )
+
+
+def drafters(options: Mapping[str, Any]) -> tuple[Choice, ...]:
+    """Return the drafters of a request, in the order in which they are asked; none for "off".
+
+    Raises:
+        MethodError: unknown drafter or option, or one that is named twice.
+    """
+    if options.get("drafter", "auto") == "auto":
+        found = methods()
+        chosen = tuple(found["drafter", name] for name in AUTO if ("drafter", name) in found)
+        return tuple(Choice(method, method.options()) for method in chosen)
+    choices = compose(options, "drafter")
+    names = [choice.method.name for choice in choices]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise MethodError(f"{twice} is named twice; name it once.", "decoding.drafter")
+    return choices

@@ -1,0 +1,8 @@
+"""The drafters that are built in: one file each, listed here. No torch."""
+
+from __future__ import annotations
+
+from plait.decoders.registry import Method
+from plait.decoders.speculative.drafters import forced, n_gram
+
+METHODS: tuple[Method, ...] = tuple(module.METHOD for module in (forced, n_gram))
