@@ -40,6 +40,8 @@ class Method:
     needs: frozenset[str] = frozenset()  # of the worker; ModelInfo.capabilities answers
     part: str = ""  # unmaskers: which part of a step it decides; one method a part and request
     excludes: frozenset[str] = frozenset()  # names of methods that it can't be composed with
+    replays: bool = False  # drafters: whether it reads nothing but tokens
+    lossy: bool = False  # drafters: whether texts may follow another law with it
     presets: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict, hash=False
     )  # further published options, by name

@@ -176,6 +176,11 @@ class EngineOptions(BaseModel):
     naive_kernels: bool = Field(
         _ENGINE.naive_kernels, description="Slow, simple kernels instead of the compiled ones."
     )
+    token_trace: str = Field(
+        _ENGINE.token_trace,
+        description="File that the token ids of every prompt and answer are appended to, for "
+        "`plait bench drafters`; empty: none.",
+    )
 
 
 class ModelEntry(EngineOptions):

@@ -88,6 +88,7 @@ class EngineSettings:
     kv_cache_bytes: int = 2**30
     prefix_caching: bool = True
     naive_kernels: bool = False  # the oracles instead of the compiled kernels
+    token_trace: str = ""  # file for the token ids of every text; empty: none
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence as Sequences
 from dataclasses import replace
+from pathlib import Path
 
 from plait.decoders.costs import CostCurve
 from plait.decoders.protocol import Forward, Outcome, Proposal, Room
@@ -29,6 +30,7 @@ from plait.server.engine.scheduler import Scheduler
 from plait.server.engine.sequence import Sequence, Slice
 from plait.server.pool.messages import Delta, Failed, GenerateRequest, Started, Stats
 from plait.server.settings import EngineSettings
+from plait.server.telemetry.token_trace import TokenTrace
 
 Report = Started | Delta | Failed
 BEYOND = "The text and what its decoder feeds with it are longer than the whole KV cache."
@@ -58,6 +60,7 @@ class Engine:
         )
         self._live: dict[str, list[Sequence]] = {}
         self._counters: Counter[str] = Counter()
+        self._token_trace = TokenTrace(Path(settings.token_trace)) if settings.token_trace else None
         self._step_tokens: list[int] = []
 
     @property
@@ -189,6 +192,14 @@ class Engine:
         request_id = sequence.request.request_id
         self._scheduler.remove(sequence)
         sequence.decoder.finish(sequence.state)
+        self._trace(sequence)
         self._live[request_id].remove(sequence)
         if not self._live[request_id]:
             del self._live[request_id]
+
+    def _trace(self, sequence: Sequence) -> None:
+        """Write the text of a sequence down, if the operator wants that."""
+        if self._token_trace is not None:
+            prompt, tokens = sequence.prompt_length, sequence.tokens
+            salt = sequence.request.cache_salt
+            self._token_trace.write(tokens[:prompt], tokens[prompt:], salt)

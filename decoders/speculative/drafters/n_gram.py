@@ -100,5 +100,6 @@ METHOD = Method(
     source="Saxena 2023, prompt lookup decoding",
     target="plait.decoders.speculative.drafters.n_gram:make",
     options=NGramOptions,
+    replays=True,
     presets={"vllm": {"min_n": 5, "max_n": 5}},
 )
