@@ -85,6 +85,7 @@ def test_every_option_reaches_its_setting(served: list[Settings]) -> None:
         "log_level": "error",
         "otlp_endpoint": "http://x",
         "served_name": "s",
+        "token_trace": "t.jsonl",
         "default_deadline_s": 3.0,
     }
     want: dict[str, Any] = {}
