@@ -101,6 +101,12 @@ def is_worthwhile(num_sequences: int, room: Room, costs: CostCurve) -> bool:
     return bool(gain * seconds[room.fed] > (1 + MARGIN) * seconds[room.fed + 1])
 
 
+def seconds_a_token(num_sequences: int, room: Room, costs: CostCurve) -> float:
+    """Return what a token costs without drafts."""
+    fed = max(room.fed, 1)
+    return float(costs.seconds(fed)[fed]) / max(num_sequences, 1)
+
+
 def choose(
     trees: Sequence[DraftTree], always: Sequence[bool], room: Room, costs: CostCurve
 ) -> list[list[int]]:

@@ -10,6 +10,7 @@ vocabulary, none that ends the text, and at most what may still be emitted.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from plait.decoders.costs import CostCurve
 from plait.decoders.protocol import Ask, Constraint, DecodeRequest, Draft, Drafter, Room, Verdict
 from plait.decoders.registry import Choice
 from plait.decoders.speculative import economy
+from plait.decoders.speculative.accounts import Account, Ledger
 from plait.decoders.speculative.config import MAX_DRAFT, DraftOptions, drafters
 from plait.decoders.speculative.economy import Estimates, Record
 from plait.decoders.speculative.tree import ROOT, DraftTree, parents_of
@@ -35,6 +37,8 @@ class Post:
     drafter: Drafter[Any]
     state: Any
     max_draft: int
+    account: Account
+    is_wanted: bool = True  # in this step
 
 
 @dataclass(slots=True)
@@ -74,6 +78,7 @@ class Speculator:
         self._costs = costs
         self._estimates = Estimates()
         self._drafters: dict[Choice, Drafter[Any]] = {}
+        self._ledgers: dict[Choice, Ledger] = {}
 
     def start(self, request: DecodeRequest) -> Speculation | None:
         """Return what is needed to draft for one new sequence; None: it has no drafters."""
@@ -86,8 +91,9 @@ class Speculator:
             assert isinstance(options, DraftOptions)
             if choice not in self._drafters:
                 self._drafters[choice] = choice.method.make(options, workshop=self._workshop)
-            drafter = self._drafters[choice]
-            posts.append(Post(drafter, drafter.start(request), options.max_draft))
+                self._ledgers[choice] = Ledger()
+            drafter, account = self._drafters[choice], Account(self._ledgers[choice])
+            posts.append(Post(drafter, drafter.start(request), options.max_draft, account))
             always |= options.always
         return Speculation(
             posts,
@@ -103,12 +109,17 @@ class Speculator:
         """Return each sequence's draft, maybe empty; limits: tokens of use to each, 0: none."""
         self._estimates.fade()
         pays = economy.is_worthwhile(len(members), room, self._costs)
+        value = economy.seconds_a_token(len(members), room, self._costs)
         growing = []
         for member, limit in zip(members, limits, strict=True):
             member.record.fade()
             wanted = pays or member.always
+            for post in member.posts:
+                post.is_wanted = wanted and (member.always or post.account.pays(value))
             growing.append(_Growing(member, min(limit, MAX_DRAFT, room.drafts) if wanted else 0))
         self._grow(growing)
+        for ledger in self._ledgers.values():
+            ledger.close()
         trees = [each.tree for each in growing]
         kept = economy.choose(trees, [member.always for member in members], room, self._costs)
         for member, tree, nodes in zip(members, trees, kept, strict=True):
@@ -126,6 +137,7 @@ class Speculator:
             for source, count in new.items():
                 total[source] = total.get(source, 0) + count
         for post in member.posts:
+            post.account.settle(counts[1].get(post.drafter.name, 0))
             post.drafter.commit(post.state, member.text, verdict)
         return counts
 
@@ -151,18 +163,23 @@ class Speculator:
 
     def _ask(self, drafter: Drafter[Any], growing: Sequence[_Growing]) -> None:
         asks, asked = [], []
+        ledger: Ledger | None = None
         for each in growing:
             post = next((p for p in each.member.posts if p.drafter is drafter), None)
             left = each.limit - len(each.tree)
-            if post is None or not each.is_open or left <= 0:
+            if post is None or not (post.is_wanted and each.is_open) or left <= 0:
                 continue
-            member = each.member
+            post.account.ask()
+            member, ledger = each.member, post.account.ledger
             limit = min(left, post.max_draft)
             asks.append(Ask(post.state, member.text, each.chain, limit, member.constraint))
             asked.append(each)
-        if not asks:
+        if ledger is None:
             return
-        for each, ask, draft in zip(asked, asks, drafter.propose(asks), strict=True):
+        begun = time.perf_counter()
+        drafts = drafter.propose(asks)
+        ledger.spend(time.perf_counter() - begun, len(asks))
+        for each, ask, draft in zip(asked, asks, drafts, strict=True):
             self._extend(each, drafter.name, draft, ask.limit)
 
     def _extend(self, growing: _Growing, source: str, draft: Draft, limit: int) -> None:
