@@ -11,6 +11,7 @@ from plait.decoders.registry import Choice, MethodError, Options, compose, metho
 
 AUTO = ("forced", "prediction", "suffix")  # each where it has something to go by
 MAX_DRAFT = 64  # rows of one sequence, over all its drafters
+PREDICTION = "prediction_token_ids"  # key of `decoding`: the answer that the client expects
 
 
 class DraftOptions(Options):
@@ -20,6 +21,12 @@ class DraftOptions(Options):
     always: bool = Field(
         False, description="Draft whether it pays or not, as far as there is room: for measuring."
     )
+
+
+def named(text: str) -> str | list[str]:
+    """Return a server's default, ids with commas between, as `decoding.drafter` would say it."""
+    names = [name.strip() for name in text.split(",")]
+    return names[0] if len(names) == 1 else names
 
 
 def drafters(options: Mapping[str, Any]) -> tuple[Choice, ...]:

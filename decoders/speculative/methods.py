@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from plait.decoders.registry import Method
-from plait.decoders.speculative.drafters import forced, n_gram
+from plait.decoders.speculative.drafters import forced, n_gram, prediction
 
-METHODS: tuple[Method, ...] = tuple(module.METHOD for module in (forced, n_gram))
+METHODS: tuple[Method, ...] = tuple(module.METHOD for module in (forced, n_gram, prediction))
