@@ -41,7 +41,7 @@ class CostCurve:
         """Take note of one pass."""
         if rows <= 0 or seconds <= 0:
             return
-        ratio = seconds / self._expected(rows)
+        ratio = seconds / float(self._unscaled(np.array(rows, dtype=np.float64)))
         ratio = min(max(ratio, self._scale / OUTLIER), self._scale * OUTLIER)
         self._scale += SCALE_RATE * (ratio - self._scale)
         at = int(np.abs(np.log(self._sizes / rows)).argmin())
@@ -52,10 +52,10 @@ class CostCurve:
         """Return [limit + 1]: the seconds of a pass of 0..limit rows; index 0 is 0."""
         if len(self._table) <= limit or self._age >= STALE:
             self._age = 0
-            rows = np.arange(max(limit, 64) + 1, dtype=np.float64)
-            self._table = np.interp(rows, self._sizes, np.maximum.accumulate(self._shape))
+            self._table = self._unscaled(np.arange(max(limit, 64) + 1, dtype=np.float64))
             self._table[0] = 0.0
         return self._table[: limit + 1] * self._scale
 
-    def _expected(self, rows: int) -> float:
-        return float(np.interp(rows, self._sizes, np.maximum.accumulate(self._shape)))
+    def _unscaled(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        shape = np.interp(rows, self._sizes, np.maximum.accumulate(self._shape))
+        return shape * np.maximum(rows / SIZES[-1], 1.0)  # in proportion, beyond the largest

@@ -15,9 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from plait.decoders.costs import CostCurve
 from plait.decoders.protocol import Room
+from plait.decoders.speculative.config import MAX_DRAFT
 from plait.decoders.speculative.tree import DraftTree
 
 BUCKETS = 8  # of what drafters say of their tokens, each with a record of how that came out
@@ -92,13 +94,13 @@ class Estimates:
         record.expected[source] = record.expected.get(source, 0.0) + min(expected, 1.0)
 
 
-def is_worthwhile(num_sequences: int, room: Room, costs: CostCurve) -> bool:
-    """Tell whether a draft token that is certain would pay for its row."""
-    if room.drafts <= 0 or num_sequences == 0:
-        return False
-    seconds = costs.seconds(room.fed + 1)
-    gain = (num_sequences + 1) / num_sequences
-    return bool(gain * seconds[room.fed] > (1 + MARGIN) * seconds[room.fed + 1])
+def is_worthwhile(num_drafting: int, room: Room, costs: CostCurve, others: int = 0) -> bool:
+    """Tell whether any number of drafts, all of them certain, would pay for their rows.
+
+    Law: where this says no, `choose` keeps nothing, whatever it is offered.
+    """
+    most = min(room.drafts, num_drafting * MAX_DRAFT)
+    return most > 0 and _budget(np.ones(most), num_drafting + others, room.fed, costs) > 0
 
 
 def seconds_a_token(num_sequences: int, room: Room, costs: CostCurve) -> float:
@@ -108,7 +110,11 @@ def seconds_a_token(num_sequences: int, room: Room, costs: CostCurve) -> float:
 
 
 def choose(
-    trees: Sequence[DraftTree], always: Sequence[bool], room: Room, costs: CostCurve
+    trees: Sequence[DraftTree],
+    always: Sequence[bool],
+    room: Room,
+    costs: CostCurve,
+    others: int = 0,
 ) -> list[list[int]]:
     """Return the nodes of each tree that are worth their rows.
 
@@ -117,6 +123,7 @@ def choose(
         always: sequences whose drafts are fed whatever they cost, as far as there is room.
         room: of the step.
         costs: of a pass.
+        others: sequences that are in the step, too, and have no drafters.
     """
     kept: list[list[int]] = [[] for _ in trees]
     left = room.drafts
@@ -132,17 +139,18 @@ def choose(
     ]
     offered.sort()
     fed = room.fed + sum(map(len, kept))
-    certain = [sum(tree.survivals()[: len(n)]) for tree, n in zip(trees, kept, strict=True)]
-    base = len(trees) + sum(certain)
-    budget = _budget([-entry[0] for entry in offered[: max(left, 0)]], base, fed, costs)
+    certain = [sum(tree.survivals()[: len(n)]) for tree, n in zip(trees, kept, strict=True) if n]
+    base = len(trees) + others + sum(certain)
+    best = np.array([-entry[0] for entry in offered[: max(left, 0)]])
+    budget = _budget(best, base, fed, costs)
     for _, i, node in offered[:budget]:
         kept[i].append(node)
     return [sorted(nodes) for nodes in kept]
 
 
-def _budget(survivals: Sequence[float], base: float, fed: int, costs: CostCurve) -> int:
+def _budget(survivals: NDArray[np.float64], base: float, fed: int, costs: CostCurve) -> int:
     """Return how many of the best drafts maximise tokens a second."""
-    if not survivals:
+    if not len(survivals):
         return 0
     seconds = costs.seconds(fed + len(survivals))[max(fed, 1) :]
     tokens = base + np.concatenate([[0.0], np.cumsum(survivals)])[: len(seconds)]
