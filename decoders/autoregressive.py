@@ -96,7 +96,8 @@ class AutoregressiveDecoder:
         if self._speculator is None or not members:
             return [PLAIN] * len(states)
         limits = [_limit(state) for state in states if state.speculation is not None]
-        trees = iter(self._speculator.propose(members, limits, room))
+        others = len(states) - len(members)
+        trees = iter(self._speculator.propose(members, limits, room, others))
         drafts = [NO_DRAFT if state.speculation is None else next(trees) for state in states]
         return [tree.proposal() if len(tree) else PLAIN for tree in drafts]
 
@@ -164,12 +165,13 @@ class AutoregressiveDecoder:
                 return Outcome(fault=str(broken))
             emit += one.emit
             logprobs += one.logprobs
-            child = tree.child(node, one.emit[0]) if one.emit and one.finish is None else None
-            if child is None:
+            child = tree.child(node, one.emit[0]) if one.emit else None
+            if child is not None:
+                node = child
+                keep.append(child)
+                reached.append(child + 1)
+            if child is None or one.finish is not None:
                 break
-            node = child
-            keep.append(child)
-            reached.append(child + 1)
         outcome = Outcome(emit, keep, one.finish, one.stop_token, logprobs)
         if self._speculator is None or state.speculation is None:
             return outcome
@@ -192,6 +194,7 @@ class AutoregressiveDecoder:
             logprobs,
             drafted=drafted,
             accepted=accepted,
+            sources=[tree.sources[node] for node in keep],
         )
 
 
@@ -231,9 +234,7 @@ def _row_states(walks: Sequence[Walk]) -> list[SamplingState]:
     for walk in walks:
         found.append(walk.state.sampling)
         for token, parent in zip(walk.tree.token_ids, walk.tree.parents, strict=True):
-            ahead = found[walk.first + 1 + parent].fork()
-            ahead.append(token)
-            found.append(ahead)
+            found.append(found[walk.first + 1 + parent].ahead(token))
     return found
 
 

@@ -5,11 +5,13 @@ those before it have drafted, until none has more to say; a constraint cuts a dr
 token that it forbids, so that the next drafter (`forced`, first of all) can repair it.
 
 Law: whatever a drafter says, the text is the one without it; a draft holds only tokens of the
-vocabulary, none that ends the text, and at most what may still be emitted.
+vocabulary, none that ends the text, and at most what may still be emitted. A draft that is no tree
+is dropped, and its drafter named in the log, once.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,11 +24,19 @@ from plait.decoders.speculative import economy
 from plait.decoders.speculative.accounts import Account, Ledger
 from plait.decoders.speculative.config import MAX_DRAFT, DraftOptions, drafters
 from plait.decoders.speculative.economy import Estimates, Record
-from plait.decoders.speculative.tree import ROOT, DraftTree, parents_of
+from plait.decoders.speculative.tree import (
+    ROOT,
+    DraftTree,
+    MalformedDraft,
+    checked,
+    is_chain,
+    parents_of,
+)
 from plait.decoders.speculative.workshop import Workshop
 
 ROUNDS = 4  # how often the drafters of a sequence take turns in one chain
 NOTHING = DraftTree()
+LOG = logging.getLogger(__name__)
 Counts = dict[str, int]  # by source
 
 
@@ -79,6 +89,7 @@ class Speculator:
         self._estimates = Estimates()
         self._drafters: dict[Choice, Drafter[Any]] = {}
         self._ledgers: dict[Choice, Ledger] = {}
+        self._faulty: set[str] = set()  # drafters that the log has named
 
     def start(self, request: DecodeRequest) -> Speculation | None:
         """Return what is needed to draft for one new sequence; None: it has no drafters."""
@@ -104,11 +115,23 @@ class Speculator:
         )
 
     def propose(
-        self, members: Sequence[Speculation], limits: Sequence[int], room: Room
+        self,
+        members: Sequence[Speculation],
+        limits: Sequence[int],
+        room: Room,
+        others: int = 0,
     ) -> list[DraftTree]:
-        """Return each sequence's draft, maybe empty; limits: tokens of use to each, 0: none."""
+        """Return each sequence's draft, maybe empty.
+
+        Args:
+            members: sequences with drafters.
+            limits: tokens that are of use to each; 0: none.
+            room: of the step.
+            others: sequences without drafters that take part in the step.
+        """
         self._estimates.fade()
-        pays = economy.is_worthwhile(len(members), room, self._costs)
+        costs = self._costs
+        pays = economy.is_worthwhile(len(members), room, costs, others)
         value = economy.seconds_a_token(len(members), room, self._costs)
         growing = []
         for member, limit in zip(members, limits, strict=True):
@@ -121,7 +144,8 @@ class Speculator:
         for ledger in self._ledgers.values():
             ledger.close()
         trees = [each.tree for each in growing]
-        kept = economy.choose(trees, [member.always for member in members], room, self._costs)
+        always = [member.always for member in members]
+        kept = economy.choose(trees, always, room, costs, others)
         for member, tree, nodes in zip(members, trees, kept, strict=True):
             member.tree = tree if len(nodes) == len(tree) else tree.only(nodes)
         return [member.tree for member in members]
@@ -166,12 +190,14 @@ class Speculator:
         ledger: Ledger | None = None
         for each in growing:
             post = next((p for p in each.member.posts if p.drafter is drafter), None)
-            left = each.limit - len(each.tree)
-            if post is None or not (post.is_wanted and each.is_open) or left <= 0:
+            if post is None or not (post.is_wanted and each.is_open):
+                continue
+            member, own = each.member, each.tree.sources.count(drafter.name)
+            limit = min(each.limit - len(each.tree), post.max_draft - own)
+            if limit <= 0:
                 continue
             post.account.ask()
-            member, ledger = each.member, post.account.ledger
-            limit = min(left, post.max_draft)
+            ledger = post.account.ledger
             asks.append(Ask(post.state, member.text, each.chain, limit, member.constraint))
             asked.append(each)
         if ledger is None:
@@ -180,16 +206,20 @@ class Speculator:
         drafts = drafter.propose(asks)
         ledger.spend(time.perf_counter() - begun, len(asks))
         for each, ask, draft in zip(asked, asks, drafts, strict=True):
-            self._extend(each, drafter.name, draft, ask.limit)
+            try:
+                self._extend(each, drafter.name, checked(draft, ask.limit))
+            except MalformedDraft as fault:
+                if drafter.name not in self._faulty:
+                    self._faulty.add(drafter.name)
+                    LOG.warning("drafts of %s are malformed and dropped: %s", drafter.name, fault)
 
-    def _extend(self, growing: _Growing, source: str, draft: Draft, limit: int) -> None:
+    def _extend(self, growing: _Growing, source: str, draft: Draft) -> None:
         """Add a draft behind the chain, as far as it may be."""
-        parents = parents_of(draft)
-        if draft.parents is not None and any(p != i - 1 for i, p in enumerate(parents)):
-            self._branch(growing, source, draft, limit)
+        if not is_chain(parents_of(draft)):
+            self._branch(growing, source, draft)
             return
         member = growing.member
-        for token, raw in zip(draft.token_ids[:limit], draft.chances[:limit], strict=True):
+        for token, raw in zip(draft.token_ids, draft.chances, strict=True):
             if not 0 <= token < self._vocab_size or token in member.stop_token_ids:
                 growing.is_open = token not in member.stop_token_ids and growing.is_open
                 return
@@ -199,12 +229,12 @@ class Speculator:
             growing.tip = growing.tree.add(growing.tip, token, source, chance, raw)
             growing.chain.append(token)
 
-    def _branch(self, growing: _Growing, source: str, draft: Draft, limit: int) -> None:
+    def _branch(self, growing: _Growing, source: str, draft: Draft) -> None:
         """Add a tree behind the chain; nothing goes on behind it."""
         growing.is_open = False
         member, nodes = growing.member, [growing.tip] * len(draft.token_ids)
         alive = [True] * len(draft.token_ids)
-        entries = zip(draft.token_ids[:limit], parents_of(draft), draft.chances, strict=False)
+        entries = zip(draft.token_ids, parents_of(draft), draft.chances, strict=True)
         for i, (token, parent, raw) in enumerate(entries):
             known = 0 <= token < self._workshop.num_ids and token not in member.stop_token_ids
             if not known or (parent >= 0 and not alive[parent]):

@@ -13,6 +13,10 @@ from plait.decoders.protocol import Attend, Draft, Proposal
 ROOT = -1
 
 
+class MalformedDraft(ValueError):
+    """What a drafter returned is no tree: it is at fault, and nobody else suffers for it."""
+
+
 @dataclass(slots=True)
 class DraftTree:
     """Nodes of one draft; no node has two children with the same token."""
@@ -30,7 +34,7 @@ class DraftTree:
     @property
     def is_chain(self) -> bool:
         """Whether every node follows the one before it."""
-        return all(parent == i - 1 for i, parent in enumerate(self.parents))
+        return is_chain(self.parents)
 
     def add(self, parent: int, token: int, source: str, chance: float, raw: float) -> int:
         """Return the child of a node that has this token, new or known."""
@@ -81,6 +85,29 @@ class DraftTree:
         return counts
 
 
+def is_chain(parents: Sequence[int]) -> bool:
+    """Tell whether every node follows the one before it."""
+    return all(parent == i - 1 for i, parent in enumerate(parents))
+
+
 def parents_of(draft: Draft) -> Sequence[int]:
     """Return the parents of a draft's tokens."""
     return range(-1, len(draft.token_ids) - 1) if draft.parents is None else draft.parents
+
+
+def checked(draft: Draft, limit: int) -> Draft:
+    """Return the first `limit` tokens of a draft, their chances brought into [0, 1], NaN to 0.
+
+    Raises:
+        MalformedDraft: its parts differ in length, or a parent does not come before its child.
+    """
+    size, parents = len(draft.token_ids), parents_of(draft)
+    if not len(draft.chances) == len(parents) == size:
+        raise MalformedDraft(
+            f"{size} tokens have {len(draft.chances)} chances and {len(parents)} parents"
+        )
+    stray = next((i for i, parent in enumerate(parents) if not ROOT <= parent < i), None)
+    if stray is not None:
+        raise MalformedDraft(f"token {stray} has parent {parents[stray]}")
+    chances = [min(max(0.0, chance), 1.0) for chance in draft.chances[:limit]]
+    return Draft(draft.token_ids[:limit], chances, parents[:limit])
