@@ -80,6 +80,7 @@ class Outcome:
     accepted: Mapping[str, int] = field(
         default_factory=dict
     )  # those of them that are among the emitted tokens
+    sources: Sequence[str] = ()  # of the first emitted tokens: who had drafted each
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class DecodeRequest:
     constraint: Constraint | None
     sequence_index: int  # 0..n-1: the second word of the noise key
     options: Mapping[str, Any]
+    namespace: str = ""  # whose texts this one may be compared with: key and cache_salt, hashed
 
 
 class Decoder(Protocol[State]):

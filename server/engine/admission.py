@@ -99,6 +99,9 @@ class Admission:
                 failed.append(Failed(request_id, "BadRequest", str(error), error.param))
                 continue
             misfit = self._misfit(members[0])
+            for each in members:
+                if misfit is not None or each.index in dropped:
+                    each.decoder.finish(each.state)
             if misfit is not None:
                 kind = type(misfit).__name__
                 failed.append(Failed(request_id, kind, misfit.message, misfit.param))
@@ -150,6 +153,7 @@ class Admission:
                 constraint=base.fork() if base is not None else None,
                 sequence_index=index,
                 options=request.decoding,
+                namespace=request.cache_salt,
             )
             state = decoder.start(start)
             block = decoder.block(state)
