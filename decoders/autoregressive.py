@@ -106,7 +106,8 @@ class AutoregressiveDecoder:
         outcomes: dict[int, Outcome] = {}
         for sampler, members in _by_sampler(states):
             walks, logits, hidden = _lay_out(states, members, forward)
-            draws = sampler.sample(logits, _row_states(walks), self._bitmask(walks))
+            ahead = _row_states(walks, self._vocab_size)
+            draws = sampler.sample(logits, ahead, self._bitmask(walks))
             for i, walk in zip(members, walks, strict=True):
                 outcomes[i] = self._walk(walk, draws, logits, hidden)
         return [outcomes[i] for i in range(len(states))]
@@ -228,13 +229,14 @@ def _lay_out(
     return walks, forward.logits[rows], None if forward.hidden is None else forward.hidden[rows]
 
 
-def _row_states(walks: Sequence[Walk]) -> list[SamplingState]:
+def _row_states(walks: Sequence[Walk], vocab_size: int) -> list[SamplingState]:
     """Return what sampling knows at each row, had the draft before it come true."""
     found: list[SamplingState] = []
     for walk in walks:
         found.append(walk.state.sampling)
         for token, parent in zip(walk.tree.token_ids, walk.tree.parents, strict=True):
-            found.append(found[walk.first + 1 + parent].ahead(token))
+            before = found[walk.first + 1 + parent]
+            found.append(before.ahead(token if token < vocab_size else None))
     return found
 
 

@@ -60,13 +60,13 @@ class SamplingState:
         if self.counts is not None:
             self.counts.add(token_id)
 
-    def ahead(self, token_id: int) -> SamplingState:
+    def ahead(self, token_id: int | None) -> SamplingState:
         """Return what would be known of the next draw had this token been emitted.
 
-        Good for draws until the text grows. Cost: O(1) where the law does not look at the text,
-        otherwise that of a fork.
+        Good for draws until the text grows. None: a token that nobody knows yet. Cost: O(1) where
+        the law does not look at the text, otherwise that of a fork.
         """
-        if self.counts is not None or self.params.bad_words:
+        if token_id is not None and (self.counts is not None or self.params.bad_words):
             twin = self.fork()
             twin.append(token_id)
             return twin
