@@ -215,7 +215,8 @@ class Speculator:
 
     def _extend(self, growing: _Growing, source: str, draft: Draft) -> None:
         """Add a draft behind the chain, as far as it may be."""
-        if not is_chain(parents_of(draft)):
+        beyond = any(token >= self._vocab_size for token in draft.token_ids)
+        if beyond or not is_chain(parents_of(draft)):  # inputs beyond the vocabulary lead nowhere
             self._branch(growing, source, draft)
             return
         member = growing.member

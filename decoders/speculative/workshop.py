@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plait.decoders.costs import CostCurve
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +20,9 @@ class Workshop:
     vocab_size: int
     naive: bool = False  # the oracles instead of the compiled kernels
     num_embeddings: int = 0  # inputs beyond the vocabulary: ids vocab_size, vocab_size + 1, ...
+    embedding: Tensor | None = None  # [vocab, hidden] of the served model; not to be modified
+    heads: Mapping[str, Path] = field(default_factory=dict)  # trained for it, by their drafters
+    costs: CostCurve = field(default_factory=CostCurve)  # of a pass
 
     @property
     def num_ids(self) -> int:
