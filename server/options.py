@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
 from pydantic_settings import (
     BaseSettings,
     CliPositionalArg,
@@ -22,6 +22,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from plait.decoders.speculative.config import drafters, named
 from plait.server.settings import (
     ApiSettings,
     CompileSettings,
@@ -48,6 +49,11 @@ def _not_a_link(value: object) -> object:
     """Refuse what Kubernetes puts into PLAIT_PORT beside a service called plait."""
     if isinstance(value, str) and value.startswith("tcp://"):
         raise ValueError("PLAIT_PORT is a Kubernetes service link: set enableServiceLinks: false")
+    return value
+
+
+def _known_drafters(value: str) -> str:
+    drafters({"drafter": named(value)})  # what it raises says what there is
     return value
 
 
@@ -108,6 +114,9 @@ class LimitOptions(BaseModel):
     )
     max_cache_salt_chars: Count = Field(
         _LIMITS.max_cache_salt_chars, description="Length of a cache_salt."
+    )
+    max_prediction_tokens: Count = Field(
+        _LIMITS.max_prediction_tokens, description="Tokens of a prediction."
     )
     max_schema_bytes: ByteSize = Field(
         ByteSize(_LIMITS.max_schema_bytes), ge=1, description="A schema, regex or grammar."
@@ -172,6 +181,11 @@ class EngineOptions(BaseModel):
     )
     prefix_caching: bool = Field(
         _ENGINE.prefix_caching, description="Reuse the KV cache of a prompt's known beginning."
+    )
+    drafter: Annotated[str, AfterValidator(_known_drafters)] = Field(
+        _ENGINE.drafter,
+        description="How requests that don't say so draft: auto, off, or ids of drafters with "
+        "commas between.",
     )
     naive_kernels: bool = Field(
         _ENGINE.naive_kernels, description="Slow, simple kernels instead of the compiled ones."

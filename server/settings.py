@@ -28,6 +28,7 @@ class LimitSettings:
     max_bad_words: int = 128
     max_bad_word_tokens: int = 1024
     max_cache_salt_chars: int = 128
+    max_prediction_tokens: int = 2**15
     max_schema_bytes: int = 256 * 2**10
     max_schema_depth: int = 64
 
@@ -87,6 +88,7 @@ class EngineSettings:
     max_step_tokens: int = 512  # rows of one forward pass
     kv_cache_bytes: int = 2**30
     prefix_caching: bool = True
+    drafter: str = "auto"  # of requests that name none: auto, off, or ids with commas between
     naive_kernels: bool = False  # the oracles instead of the compiled kernels
     token_trace: str = ""  # file for the token ids of every text; empty: none
 

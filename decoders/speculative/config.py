@@ -12,6 +12,7 @@ from plait.decoders.registry import Choice, MethodError, Options, compose, metho
 AUTO = ("forced", "prediction", "suffix")  # each where it has something to go by
 MAX_DRAFT = 64  # rows of one sequence, over all its drafters
 PREDICTION = "prediction_token_ids"  # key of `decoding`: the answer that the client expects
+PREDICTED = "prediction"  # the drafter that goes by it
 
 
 class DraftOptions(Options):

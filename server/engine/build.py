@@ -11,6 +11,8 @@ import torch
 from plait.decoders.autoregressive import AutoregressiveDecoder
 from plait.decoders.costs import CostCurve
 from plait.decoders.diffusion.host import DiffusionDecoder
+from plait.decoders.registry import MethodError, check_needs
+from plait.decoders.speculative.config import drafters, named
 from plait.decoders.speculative.speculator import Speculator
 from plait.decoders.speculative.workshop import Workshop
 from plait.server.engine.admission import Admission, Capacity
@@ -54,6 +56,8 @@ def build_engine(
         threads=settings.threads,
         naive=settings.naive_kernels,
     )
+    capabilities = _capabilities(model.diffusion)
+    _check_drafter(settings.drafter, capabilities)
     num_blocks = settings.kv_cache_bytes // model.kv_block_bytes
     if num_blocks < 2:
         raise BadModel(
@@ -85,7 +89,8 @@ def build_engine(
         block_size=BLOCK,
         weights=model.mode,
         fingerprint=model.fingerprint,
-        capabilities=_capabilities(model.diffusion),
+        capabilities=capabilities,
+        drafter=settings.drafter,
         diffusion=model.diffusion,
         seconds_to_load=time.monotonic() - begun,
     )
@@ -112,6 +117,18 @@ def _line_breaks(files: ModelFiles) -> tuple[int, ...]:
     """Return the tokens whose text holds a line break."""
     spelled = load_tokenizer(files).token_bytes
     return tuple(token for token, text in enumerate(spelled) if b"\n" in text)
+
+
+def _check_drafter(drafter: str, capabilities: list[str]) -> None:
+    """Raise BadModel if requests that name no drafter could not be served as the operator wants."""
+    try:
+        choices = drafters({"drafter": named(drafter)})
+        for choice in choices:
+            check_needs(choice, capabilities)
+    except MethodError as error:
+        raise BadModel(f"drafter {drafter!r}: {error}") from error
+    if drafter != "auto" and choices and "canvas" in capabilities:
+        raise BadModel(f"drafter {drafter!r}: a diffusion model drafts its own canvases.")
 
 
 def _capabilities(diffusion: DiffusionSpec | None) -> list[str]:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from plait.decoders.protocol import Decoder, Forward, Outcome
+from plait.decoders.speculative.config import PREDICTED
 from plait.server.engine.sequence import Sequence, Slice
-from plait.server.pool.messages import Delta, Started, TokenLogprob
+from plait.server.pool.messages import Delta, Predicted, Started, TokenLogprob
 
 
 def group_by_decoder(sequences: Sequences[Sequence]) -> list[tuple[Decoder[Any], list[int]]]:
@@ -54,6 +55,8 @@ def count_rows(counters: Counter[str], piece: Slice, outcome: Outcome | None) ->
     for source, count in outcome.accepted.items():
         counters[f"accepted_tokens:{source}"] += count
     counters["drafts"] += bool(outcome.drafted)
+    for place in range(len(outcome.keep) if outcome.drafted else 0):
+        counters[f"accepted_at:{place}"] += 1
     if "canvas" in sequence.decoder.needs:
         counters["diffusion_forwards"] += 1
         counters["diffusion_canvas_rows"] += piece.num_proposed
@@ -96,7 +99,17 @@ def delta_of(sequence: Sequence, outcome: Outcome) -> Delta | None:
         if is_first and sequence.wants_prompt_logprobs
         else None,
         trace=trace_of(sequence) if wants_trace else None,
+        predicted=_predicted(outcome),
     )
+
+
+def _predicted(outcome: Outcome) -> Predicted | None:
+    drafted = outcome.drafted.get(PREDICTED, 0)
+    if not drafted:
+        return None
+    accepted = [i for i, source in enumerate(outcome.sources) if source == PREDICTED]
+    rejected = drafted - len(accepted)
+    return Predicted(accepted, [(len(outcome.sources), rejected)] if rejected else [])
 
 
 def trace_of(sequence: Sequence) -> dict[str, Any]:

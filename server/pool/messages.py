@@ -74,6 +74,13 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     at: float
 
 
+class Predicted(msgspec.Struct, frozen=True, array_like=True):
+    """Rows drafted from a request's prediction; places are indices of the delta's tokens."""
+
+    accepted: list[int]  # places of tokens that had been drafted
+    rejected: list[tuple[int, int]]  # place of the token that came instead, and how many rows
+
+
 class Delta(msgspec.Struct, frozen=True, tag="delta"):
     """New tokens of one sequence; the last delta of a sequence carries finish_reason."""
 
@@ -85,6 +92,7 @@ class Delta(msgspec.Struct, frozen=True, tag="delta"):
     stop_token: int | None = None
     prompt_logprobs: list[TokenLogprob | None] | None = None  # first delta only; None for token 0
     trace: dict[str, Any] | None = None  # last delta only, when decoding.trace asks for it
+    predicted: Predicted | None = None  # when rows were drafted from the request's prediction
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -109,6 +117,7 @@ class ModelInfo(msgspec.Struct, frozen=True, tag="ready"):
     capabilities: list[str]
     seconds_to_load: float
     diffusion: DiffusionSpec | None = None  # of a model that fills holes
+    drafter: str = "auto"  # of requests that name none (EngineSettings.drafter)
 
 
 class Stats(msgspec.Struct, frozen=True, tag="stats"):
