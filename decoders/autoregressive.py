@@ -196,7 +196,6 @@ class AutoregressiveDecoder:
             drafted=drafted,
             accepted=accepted,
             sources=[tree.sources[node] for node in keep],
-            sources=[tree.sources[node] for node in keep],
         )
 
 

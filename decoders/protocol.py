@@ -81,7 +81,6 @@ class Outcome:
         default_factory=dict
     )  # those of them that are among the emitted tokens
     sources: Sequence[str] = ()  # of the first emitted tokens: who had drafted each
-    sources: Sequence[str] = ()  # of the first emitted tokens: who had drafted each
 
 
 @dataclass(frozen=True, slots=True)

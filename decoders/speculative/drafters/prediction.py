@@ -80,7 +80,7 @@ class Cursor:
     """Where an answer stands in its prediction."""
 
     at: int = 0  # index of the predicted token that is due
-    run: int = SURE - 1  # tokens that have agreed since it was found; LOST: none is due
+    run: int = 1  # tokens that have agreed since it was found; LOST: none is due
     home: int = 0  # where the answer was last surely on track
 
 
