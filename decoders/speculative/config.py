@@ -24,6 +24,12 @@ class DraftOptions(Options):
     )
 
 
+class StoreOptions(DraftOptions):
+    """Of drafters that go by earlier texts of the request's namespace."""
+
+    learn: bool = Field(True, description="Later requests of the namespace may go by this one.")
+
+
 def named(text: str) -> str | list[str]:
     """Return a server's default, ids with commas between, as `decoding.drafter` would say it."""
     names = [name.strip() for name in text.split(",")]

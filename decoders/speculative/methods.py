@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from plait.decoders.registry import Method
-from plait.decoders.speculative.drafters import forced, jacobi, n_gram, prediction
+from plait.decoders.speculative.drafters import forced, jacobi, n_gram, prediction, suffix
 
 METHODS: tuple[Method, ...] = tuple(
-    module.METHOD for module in (forced, jacobi, n_gram, prediction)
+    module.METHOD for module in (forced, jacobi, n_gram, prediction, suffix)
 )

@@ -22,7 +22,7 @@ from plait.decoders.protocol import Ask, Constraint, DecodeRequest, Draft, Draft
 from plait.decoders.registry import Choice
 from plait.decoders.speculative import economy
 from plait.decoders.speculative.accounts import Account, Ledger
-from plait.decoders.speculative.config import MAX_DRAFT, DraftOptions, drafters
+from plait.decoders.speculative.config import MAX_DRAFT, DraftOptions, StoreOptions, drafters
 from plait.decoders.speculative.economy import Estimates, Record
 from plait.decoders.speculative.tree import (
     ROOT,
@@ -60,6 +60,8 @@ class Speculation:
     constraint: Constraint | None
     stop_token_ids: frozenset[int]
     always: bool
+    learns_in: str | None = None  # namespace whose later sequences may go by this one's output
+    num_prompt_tokens: int = 0
     record: Record = field(default_factory=Record)
     tree: DraftTree = field(default_factory=DraftTree)  # in flight
     drafted: dict[str, int] = field(default_factory=dict)  # rows since the start, by source
@@ -96,7 +98,7 @@ class Speculator:
         choices = drafters(request.options)
         if not choices:
             return None
-        posts, always = [], False
+        posts, always, learns = [], False, False
         for choice in choices:
             options = choice.options
             assert isinstance(options, DraftOptions)
@@ -106,12 +108,15 @@ class Speculator:
             drafter, account = self._drafters[choice], Account(self._ledgers[choice])
             posts.append(Post(drafter, drafter.start(request), options.max_draft, account))
             always |= options.always
+            learns |= isinstance(options, StoreOptions) and options.learn
         return Speculation(
             posts,
             list(request.prompt_token_ids),
             request.constraint,
             request.stop_token_ids,
             always,
+            request.namespace if learns else None,
+            len(request.prompt_token_ids),
         )
 
     def propose(
@@ -169,6 +174,9 @@ class Speculator:
         """Let go of a sequence that has ended."""
         for post in member.posts:
             post.drafter.finish(post.state, member.text)
+        if member.learns_in is not None:
+            output = member.text[member.num_prompt_tokens :]
+            self._workshop.stores.add(member.learns_in, output)
 
     def _grow(self, growing: Sequence[_Growing]) -> None:
         """Ask the drafters in turn, all sequences of a drafter at once."""

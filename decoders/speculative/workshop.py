@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.decoders.costs import CostCurve
+from plait.decoders.speculative.stores.namespaces import DraftStores
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from plait.decoders.speculative.second_model.protocol import DraftModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class Workshop:
     embedding: Tensor | None = None  # [vocab, hidden] of the served model; not to be modified
     heads: Mapping[str, Path] = field(default_factory=dict)  # trained for it, by their drafters
     costs: CostCurve = field(default_factory=CostCurve)  # of a pass
+    draft_model: DraftModel | None = None  # a second model, which writes ahead
+    stores: DraftStores = field(default_factory=DraftStores)  # earlier texts, by namespace
 
     @property
     def num_ids(self) -> int:

@@ -23,6 +23,7 @@ from pydantic import Field, model_validator
 from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
 from plait.decoders.registry import Method
 from plait.decoders.speculative.config import DraftOptions
+from plait.decoders.speculative.evidence import chance
 from plait.decoders.speculative.workshop import Workshop
 
 WINDOW = 2**14  # tokens that stay indexed when a longer text is indexed anew
@@ -154,14 +155,8 @@ class NGram:
                 break
             places = votes[token]
             behind.append(token)
-            chances.append(_chance(size + step, len(places), share))
+            chances.append(chance(size + step, len(places), share))
         return Draft(behind[len(ask.ahead) :], chances)
-
-
-def _chance(matched: int, votes: int, share: float) -> float:
-    """Return how probable a token is: the more has matched, and the more often, the more so."""
-    weight = matched + votes - 1
-    return share * weight / (weight + 1)
 
 
 def make(options: NGramOptions, *, workshop: Workshop) -> NGram:
