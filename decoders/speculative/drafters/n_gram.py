@@ -66,6 +66,9 @@ class Index:
     def __init__(self, sizes: Sequence[int], *, latest: bool) -> None:
         self._sizes = sizes
         self._latest = latest
+        self._base = 0  # the first token that is indexed
+        self._length = 0  # tokens that are, and those before them
+        self.runs: list[Runs] = []
         self._start(0)
 
     def extend(self, text: Sequence[int]) -> None:
@@ -86,7 +89,7 @@ class Index:
 
     def places(self, runs: Runs, run: tuple[int, ...], count: int) -> list[int]:
         """Return where a run ended, at most so often, beginning with the preferred place."""
-        found = []
+        found: list[int] = []
         place = runs.ends.get(run, NOWHERE)
         while place != NOWHERE and len(found) < count:
             found.append(place)

@@ -64,6 +64,18 @@ class Cursor:
     state: int = ROOT
     matched: int = 0
 
+    def advance(self, text: Sequence[int]) -> None:
+        """Read the text to its end; look anew if the automaton has learnt meanwhile."""
+        automaton = self.automaton
+        if self.num_tokens != automaton.num_tokens:
+            self.num_tokens = automaton.num_tokens
+            self.read = max(len(text) - MAX_DEPTH, 0)
+            self.state, self.matched = ROOT, 0
+        state, matched = self.state, self.matched
+        for token in text[self.read :]:
+            state, matched = automaton.follow(state, matched, token)
+        self.read, self.state, self.matched = len(text), state, matched
+
 
 @dataclass(slots=True)
 class Own:
@@ -131,22 +143,29 @@ class Suffix:
 
     def _best(self, ending: Ending, limit: int, best: Path) -> Path:
         """Return the best candidate of an ending and its suffixes, if it beats another."""
-        automaton, depth = ending.automaton, self._options.depth
-        state, matched = ending.state, min(ending.matched, depth)
+        automaton, options = ending.automaton, self._options
+        state, matched = ending.state, min(ending.matched, options.depth)
         while state != ROOT:
+            most = min(int(options.factor * matched + options.offset), limit)
+            if most <= best.score:  # no token adds more than 1, nor have shorter endings more room
+                break
             shorter = automaton.link[state]
-            shortest = automaton.length[shorter] + 1
-            if shortest <= matched:
-                rooms = min(limit, self._room(shortest, matched))
-                if rooms > best.score:  # no token adds more than 1
-                    found = self._follow(ending, state, matched, rooms)
+            length = automaton.length[shorter]
+            if length < matched:
+                if most > options.depth - matched:
+                    most = min(limit, self._room(length + 1, matched))
+                if most > best.score:
+                    found = self._follow(ending, state, matched, most)
                     best = found if found.score > best.score else best
-                matched = shortest - 1
+                matched = length
             state = shorter
         return best
 
     def _room(self, shortest: int, longest: int) -> int:
-        """Return the most tokens that may follow an ending of these many tokens, all the same."""
+        """Return the most tokens that may follow an ending of these many tokens, all the same.
+
+        The longer the ending, the more by the factor, and the fewer by the depth.
+        """
         options = self._options
         crossing = int((options.depth - options.offset) / (options.factor + 1))
         lengths = (min(max(crossing + i, shortest), longest) for i in (0, 1))
@@ -219,23 +238,16 @@ def _own_ending(ask: Ask[Own]) -> Ending:
 
 def _earlier_endings(ask: Ask[Own], automata: Sequence[SuffixAutomaton]) -> list[Ending]:
     """Return the longest endings that occur in earlier texts; remember how far they were found."""
-    own, text = ask.state, ask.text
-    known = {id(cursor.automaton): cursor for cursor in own.cursors}
-    own.cursors = [known.get(id(each)) or Cursor(each) for each in automata]
+    own = ask.state
+    if [cursor.automaton for cursor in own.cursors] != automata:
+        own.cursors = [Cursor(each) for each in automata]
     endings = []
     for cursor in own.cursors:
-        automaton = cursor.automaton
-        if cursor.num_tokens != automaton.num_tokens:  # it has learnt, so look anew
-            cursor.num_tokens = automaton.num_tokens
-            cursor.read = max(len(text) - MAX_DEPTH, 0)
-            cursor.state, cursor.matched = ROOT, 0
-        for token in text[cursor.read :]:
-            cursor.state, cursor.matched = automaton.follow(cursor.state, cursor.matched, token)
-        cursor.read = len(text)
+        cursor.advance(ask.text)
         state, matched = cursor.state, cursor.matched
         for token in ask.ahead:
-            state, matched = automaton.follow(state, matched, token)
-        endings.append(Ending(automaton, state, matched, False))
+            state, matched = cursor.automaton.follow(state, matched, token)
+        endings.append(Ending(cursor.automaton, state, matched, False))
     return endings
 
 
