@@ -187,6 +187,17 @@ class EngineOptions(BaseModel):
         description="How requests that don't say so draft: auto, off, or ids of drafters with "
         "commas between.",
     )
+    draft_model: str = Field(
+        _ENGINE.draft_model,
+        description="A second model that drafts: named as a model; or self, the model in other "
+        "weights; or self:0-9,20-29, some of its layers.",
+    )
+    draft_weights: WeightMode = Field(
+        _ENGINE.draft_weights, description="How the draft model's weights are held."
+    )
+    draft_kv_cache_bytes: ByteSize = Field(
+        ByteSize(_ENGINE.draft_kv_cache_bytes), ge=1, description="Memory of its KV cache."
+    )
     naive_kernels: bool = Field(
         _ENGINE.naive_kernels, description="Slow, simple kernels instead of the compiled ones."
     )

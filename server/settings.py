@@ -89,6 +89,9 @@ class EngineSettings:
     kv_cache_bytes: int = 2**30
     prefix_caching: bool = True
     drafter: str = "auto"  # of requests that name none: auto, off, or ids with commas between
+    draft_model: str = ""  # as model, or self[:LAYERS]; empty: none
+    draft_weights: WeightMode = "auto"
+    draft_kv_cache_bytes: int = 2**28
     naive_kernels: bool = False  # the oracles instead of the compiled kernels
     token_trace: str = ""  # file for the token ids of every text; empty: none
 

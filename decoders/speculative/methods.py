@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from plait.decoders.registry import Method
-from plait.decoders.speculative.drafters import forced, jacobi, n_gram, prediction, suffix
+from plait.decoders.speculative.drafters import (
+    draft_model,
+    forced,
+    jacobi,
+    n_gram,
+    pearl,
+    prediction,
+    suffix,
+)
 
 METHODS: tuple[Method, ...] = tuple(
-    module.METHOD for module in (forced, jacobi, n_gram, prediction, suffix)
+    module.METHOD for module in (draft_model, forced, jacobi, n_gram, pearl, prediction, suffix)
 )

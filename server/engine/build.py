@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from plait.decoders.autoregressive import AutoregressiveDecoder
-from plait.decoders.costs import CostCurve
 from plait.decoders.diffusion.host import DiffusionDecoder
 from plait.decoders.registry import MethodError, check_needs
 from plait.decoders.speculative.config import drafters, named
@@ -21,6 +20,7 @@ from plait.server.engine.engine import Engine
 from plait.server.engine.kv_blocks import BLOCK, BlockManager
 from plait.server.engine.profile import measure
 from plait.server.engine.runner import Runner
+from plait.server.engine.second_model.load import load_draft_model
 from plait.server.models.catalog import BadModel, resolve
 from plait.server.models.load import load_model
 from plait.server.pool.messages import ModelInfo
@@ -56,7 +56,8 @@ def build_engine(
         threads=settings.threads,
         naive=settings.naive_kernels,
     )
-    capabilities = _capabilities(model.diffusion)
+    draft_model = load_draft_model(settings, model, files)
+    capabilities = _capabilities(model.diffusion, has_draft_model=draft_model is not None)
     _check_drafter(settings.drafter, capabilities)
     num_blocks = settings.kv_cache_bytes // model.kv_block_bytes
     if num_blocks < 2:
@@ -72,7 +73,9 @@ def build_engine(
     kv = model.new_kv_cache(num_blocks)
     runner = Runner(watch(model) if watch else model, kv, torch.device(settings.device))
     costs = measure(runner, num_blocks)
-    decoder = _decoder(model, files, costs, naive=settings.naive_kernels)
+    naive = settings.naive_kernels
+    workshop = Workshop(model.vocab_size, naive=naive, costs=costs, draft_model=draft_model)
+    decoder = _decoder(model, files, workshop)
     constraints = LazyConstraints(files)
     admission = Admission(
         Capacity(length, model.vocab_size, model.fingerprint),
@@ -98,11 +101,12 @@ def build_engine(
 
 
 def _decoder(
-    model: Model, files: ModelFiles, costs: CostCurve, *, naive: bool
+    model: Model, files: ModelFiles, workshop: Workshop
 ) -> AutoregressiveDecoder | DiffusionDecoder:
     """Return the host of the model's kind."""
+    naive = workshop.naive
     if model.diffusion is None:
-        speculator = Speculator(Workshop(model.vocab_size, naive=naive), costs)
+        speculator = Speculator(workshop, workshop.costs)
         return AutoregressiveDecoder(model.vocab_size, naive=naive, speculator=speculator)
     return DiffusionDecoder(
         model.diffusion,
@@ -131,10 +135,10 @@ def _check_drafter(drafter: str, capabilities: list[str]) -> None:
         raise BadModel(f"drafter {drafter!r}: a diffusion model drafts its own canvases.")
 
 
-def _capabilities(diffusion: DiffusionSpec | None) -> list[str]:
+def _capabilities(diffusion: DiffusionSpec | None, *, has_draft_model: bool) -> list[str]:
     """Return what methods may need of a worker, and this one has."""
     if diffusion is None:
-        return [*CAPABILITIES, "tree", "prompt_logprobs"]
+        return [*CAPABILITIES, "tree", "prompt_logprobs", *["draft_model"] * has_draft_model]
     found = [*CAPABILITIES, "canvas"]
     if diffusion.serves("full"):
         found.append("full_attention")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -77,6 +77,23 @@ class Model:
         if inputs.dim() != 2 or inputs.shape[1] != self.spec.hidden:
             raise ValueError(f"inputs are {tuple(inputs.shape)}, not [n, {self.spec.hidden}]")
         self._inputs = inputs.to(self.device, torch.float32)
+
+    def with_layers(self, kept: Sequence[int]) -> Model:
+        """Return the model without the other layers; it shares this one's memory."""
+        spec, weights = self.spec, self._weights
+        return Model(
+            replace(
+                spec,
+                layers=len(kept),
+                windows=tuple(spec.windows[layer] for layer in kept),
+                rotary=tuple(spec.rotary[layer] for layer in kept),
+            ),
+            replace(weights, layers=[weights.layers[layer] for layer in kept]),
+            mode=self.mode,
+            fingerprint=self.fingerprint,
+            diffusion=self.diffusion,
+            naive=self._naive,
+        )
 
     def forward(self, token_ids: Tensor, segments: Segments, kv: KVCache) -> Tensor:
         """Run rows through the model and write their keys and values into the cache.
