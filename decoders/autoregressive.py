@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from plait.decoders.committing import AutoregressiveState, ConstraintBroken, bitmask_for, commit
+from plait.decoders.judging import Rows, look_ahead, overrule
 from plait.decoders.protocol import (
     Constraint,
     DecodeRequest,
@@ -129,6 +130,8 @@ class AutoregressiveDecoder:
                 "drafted": state.speculation.drafted,
                 "accepted": state.speculation.accepted,
             }
+            if state.speculation.judge is not None:
+                found["lossy"] = state.speculation.judge.name
         if state.constraint is not None:
             found |= {
                 "log_weight": state.log_weight,
@@ -159,7 +162,11 @@ class AutoregressiveDecoder:
         emit: list[int] = []
         logprobs: list[TokenLogprobs] = []
         node, reached, keep = ROOT, [0], list[int]()
+        judge = None if state.speculation is None else state.speculation.judge
+        rows = Rows(draws, logits, walk.first)
         while True:
+            if judge is not None:
+                overrule(judge, state, tree, node, rows)
             try:
                 one = commit(state, walk.first + reached[-1], draws, logits)
             except ConstraintBroken as broken:
@@ -168,23 +175,26 @@ class AutoregressiveDecoder:
             logprobs += one.logprobs
             child = tree.child(node, one.emit[0]) if one.emit else None
             if child is not None:
-                node = child
                 keep.append(child)
+            elif judge is not None and one.emit and one.finish is None:
+                child = look_ahead(judge, state, tree, node, rows)
+            if child is not None:
+                node = child
                 reached.append(child + 1)
             if child is None or one.finish is not None:
                 break
         outcome = Outcome(emit, keep, one.finish, one.stop_token, logprobs)
         if self._speculator is None or state.speculation is None:
             return outcome
-        rows = slice(walk.first, walk.first + walk.num_rows)
+        own = slice(walk.first, walk.first + walk.num_rows)
         verdict = Verdict(
             tree.token_ids,
             tree.parents,
             reached,
-            draws.token_ids[rows],
+            draws.token_ids[own],
             emit,
-            logits[rows],
-            None if hidden is None else hidden[rows],
+            logits[own],
+            None if hidden is None else hidden[own],
         )
         drafted, accepted = self._speculator.settle(state.speculation, verdict)
         return Outcome(

@@ -264,6 +264,15 @@ class Sampler(Protocol):
         Law: E[exp(log_mass) * 1[token = v]] == p(v) * 1[v is legal], p being the request's law.
         """
 
+    def scores(
+        self,
+        logits: Tensor,
+        states: Sequence[SamplingState],
+        bitmask: Tensor | None = None,
+        banned: Sequence[Collection[int]] | None = None,
+    ) -> Tensor:
+        """Return the scores [rows, vocab] that draws are made from: a law is their softmax."""
+
     def report(
         self, logits: Tensor, states: Sequence[SamplingState], token_ids: Sequence[int]
     ) -> Sequence[TokenLogprobs | None]:

@@ -51,4 +51,13 @@ def drafters(options: Mapping[str, Any]) -> tuple[Choice, ...]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise MethodError(f"{twice} is named twice; name it once.", "decoding.drafter")
+    if choices and not any(isinstance(choice.options, DraftOptions) for choice in choices):
+        raise MethodError(
+            f"{names[0]} judges the drafts of others; name a drafter beside it.", "decoding.drafter"
+        )
     return choices
+
+
+def is_lossy(options: Mapping[str, Any]) -> bool:
+    """Tell whether a request's drafters may change the law of its text."""
+    return any(choice.method.lossy for choice in drafters(options))

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 from plait.decoders.registry import Method
 from plait.decoders.speculative.drafters import (
+    aded,
+    chimera,
     draft_model,
+    eagle,
     forced,
     jacobi,
     n_gram,
     pearl,
+    ppd,
     prediction,
     suffix,
 )
+from plait.decoders.speculative.lossy import lud, typical
 
 METHODS: tuple[Method, ...] = tuple(
-    module.METHOD for module in (draft_model, forced, jacobi, n_gram, pearl, prediction, suffix)
+    module.METHOD
+    for module in (
+        aded,
+        chimera,
+        draft_model,
+        eagle,
+        forced,
+        jacobi,
+        n_gram,
+        pearl,
+        ppd,
+        prediction,
+        suffix,
+    )
 )

@@ -24,6 +24,7 @@ from plait.decoders.speculative import economy
 from plait.decoders.speculative.accounts import Account, Ledger
 from plait.decoders.speculative.config import MAX_DRAFT, DraftOptions, StoreOptions, drafters
 from plait.decoders.speculative.economy import Estimates, Record
+from plait.decoders.speculative.lossy.judge import Judge
 from plait.decoders.speculative.tree import (
     ROOT,
     DraftTree,
@@ -62,6 +63,7 @@ class Speculation:
     always: bool
     learns_in: str | None = None  # namespace whose later sequences may go by this one's output
     num_prompt_tokens: int = 0
+    judge: Judge | None = None  # a lossy rule of acceptance, if the request has named one
     record: Record = field(default_factory=Record)
     tree: DraftTree = field(default_factory=DraftTree)  # in flight
     drafted: dict[str, int] = field(default_factory=dict)  # rows since the start, by source
@@ -99,13 +101,17 @@ class Speculator:
         if not choices:
             return None
         posts, always, learns = [], False, False
+        judge: Judge | None = None
         for choice in choices:
             options = choice.options
-            assert isinstance(options, DraftOptions)
             if choice not in self._drafters:
                 self._drafters[choice] = choice.method.make(options, workshop=self._workshop)
                 self._ledgers[choice] = Ledger()
             drafter, account = self._drafters[choice], Account(self._ledgers[choice])
+            if isinstance(drafter, Judge):
+                judge = drafter
+            if not isinstance(options, DraftOptions):  # it judges the drafts of others
+                continue
             posts.append(Post(drafter, drafter.start(request), options.max_draft, account))
             always |= options.always
             learns |= isinstance(options, StoreOptions) and options.learn
@@ -117,6 +123,7 @@ class Speculator:
             always,
             request.namespace if learns else None,
             len(request.prompt_token_ids),
+            judge,
         )
 
     def propose(

@@ -86,7 +86,6 @@ def delta_of(sequence: Sequence, outcome: Outcome) -> Delta | None:
     if not outcome.emit and outcome.finish is None:
         return None
     is_first = len(sequence.steps) == len(outcome.emit)
-    wants_trace = outcome.finish is not None and request.decoding.get("trace", False)
     logprobs = [TokenLogprob(t.token_id, t.logprob, list(t.top)) for t in outcome.logprobs]
     return Delta(
         request.request_id,
@@ -98,7 +97,7 @@ def delta_of(sequence: Sequence, outcome: Outcome) -> Delta | None:
         prompt_logprobs=sequence.prompt_logprobs
         if is_first and sequence.wants_prompt_logprobs
         else None,
-        trace=trace_of(sequence) if wants_trace else None,
+        trace=_trace_due(sequence) if outcome.finish is not None else None,
         predicted=_predicted(outcome),
     )
 
@@ -110,6 +109,14 @@ def _predicted(outcome: Outcome) -> Predicted | None:
     accepted = [i for i, source in enumerate(outcome.sources) if source == PREDICTED]
     rejected = drafted - len(accepted)
     return Predicted(accepted, [(len(outcome.sources), rejected)] if rejected else [])
+
+
+def _trace_due(sequence: Sequence) -> dict[str, Any] | None:
+    """Return what an ended sequence tells of its decoding: all, if asked; that it was lossy."""
+    if sequence.request.decoding.get("trace", False):
+        return trace_of(sequence)
+    lossy = sequence.decoder.report(sequence.state).get("lossy")
+    return {"lossy": lossy} if lossy else None
 
 
 def trace_of(sequence: Sequence) -> dict[str, Any]:
