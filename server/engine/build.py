@@ -22,6 +22,7 @@ from plait.server.engine.profile import measure
 from plait.server.engine.runner import Runner
 from plait.server.engine.second_model.load import load_draft_model
 from plait.server.models.catalog import BadModel, resolve
+from plait.server.models.heads import add_inputs, find_heads
 from plait.server.models.load import load_model
 from plait.server.pool.messages import ModelInfo
 from plait.server.prompt.tokenizer import load_tokenizer
@@ -57,7 +58,9 @@ def build_engine(
         naive=settings.naive_kernels,
     )
     draft_model = load_draft_model(settings, model, files)
+    heads = find_heads(files) if model.diffusion is None else {}
     capabilities = _capabilities(model.diffusion, has_draft_model=draft_model is not None)
+    capabilities += sorted(heads)
     _check_drafter(settings.drafter, capabilities)
     num_blocks = settings.kv_cache_bytes // model.kv_block_bytes
     if num_blocks < 2:
@@ -74,7 +77,15 @@ def build_engine(
     runner = Runner(watch(model) if watch else model, kv, torch.device(settings.device))
     costs = measure(runner, num_blocks)
     naive = settings.naive_kernels
-    workshop = Workshop(model.vocab_size, naive=naive, costs=costs, draft_model=draft_model)
+    workshop = Workshop(
+        model.vocab_size,
+        naive=naive,
+        num_embeddings=add_inputs(model, heads),
+        embedding=model.embedding,
+        heads=heads,
+        costs=costs,
+        draft_model=draft_model,
+    )
     decoder = _decoder(model, files, workshop)
     constraints = LazyConstraints(files)
     admission = Admission(

@@ -7,13 +7,17 @@ no others: a foreign head would draft, but hardly anything right.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
 from plait.server.models.catalog import BadModel, ModelFiles
 from plait.server.models.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from plait.server.models.transformer import Model
 
 SHIPPED = Path(__file__).parent / "drafter_heads"
 NAMES = ("ppd", "eagle", "chimera")
@@ -30,6 +34,23 @@ def find_heads(files: ModelFiles, shipped: Path = SHIPPED) -> dict[str, Path]:
         return {}
     own = belongs_to(files)
     return {path.stem: path for path in paths if _weights_of(path) == own}
+
+
+def add_inputs(model: Model, heads: Mapping[str, Path]) -> int:
+    """Give a model the inputs that its heads feed; return how many: ids from vocab_size on.
+
+    Raises:
+        BadModel: they are not as wide as the model.
+    """
+    if "ppd" not in heads:
+        return 0
+    with safe_open(heads["ppd"], framework="pt") as file:
+        inputs = file.get_tensor("embeddings")
+    try:
+        model.extend(inputs)
+    except ValueError as error:
+        raise BadModel(f"{heads['ppd']}: {error}") from error
+    return len(inputs)
 
 
 def belongs_to(files: ModelFiles) -> str:

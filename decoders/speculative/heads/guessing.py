@@ -8,6 +8,7 @@ probability (1 - TV) / (1 + TV) or more. Source: Daliri, Musco and Suresh, arXiv
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,32 +41,44 @@ class Dice:
         return noise.key(self._params.seed, self._sequence_index, position)
 
 
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which token each column of some logits is about."""
+
+    token_ids: Tensor | None = None  # [columns] int64, rising; None: the column's number
+    naive: bool = False  # the oracles instead of the compiled kernels
+
+    def noise_of(self, keys: Tensor, count: int) -> Tensor:
+        """Return the tokens' noise [keys, count]."""
+        if self.token_ids is None:
+            return noise.gumbel(keys, count, naive=self.naive)
+        return noise.gumbel(keys, int(self.token_ids[-1]) + 1, naive=self.naive)[:, self.token_ids]
+
+
 def ranked(
-    logits: Tensor,
-    dice: Sequence[Dice],
-    positions: Sequence[int],
-    k: int,
-    *,
-    token_ids: Tensor | None = None,
-    naive: bool = False,
-) -> list[list[int]]:
-    """Return the k best guesses of each row, best first, as columns of the logits.
+    logits: Tensor, dice: Sequence[Dice], positions: Sequence[int], k: int, columns: Columns
+) -> tuple[Tensor, Tensor]:
+    """Return the k best guesses of each row, best first, as columns, and their shares.
+
+    A share is the softmax of what the guesses are ranked by, noise included: how likely the guess
+    stays the best if the law is off by about as much noise again. For greedy rows it is q.
 
     Args:
         logits: [rows, columns]; not modified.
         dice: of each row's sequence.
         positions: in the text, of the token that each row is about.
-        token_ids: [columns] rising, which token each column is about; None: the column's number.
+        k: at most the number of columns.
+        columns: of the logits.
+    Returns:
+        [rows, k] int64 and [rows, k] float32.
     """
     scores = logits
     drawn = [row for row, each in enumerate(dice) if not each.is_greedy]
     if drawn:
-        keys = torch.tensor([dice[row].key(positions[row]) for row in drawn], device=logits.device)
-        heat = torch.tensor([dice[row].inverse_temperature for row in drawn], device=logits.device)
-        last = logits.shape[1] - 1 if token_ids is None else int(token_ids[-1])
-        shared = noise.gumbel(keys, last + 1, naive=naive)
-        shared = shared if token_ids is None else shared[:, token_ids]
+        device = logits.device
+        keys = torch.tensor([dice[row].key(positions[row]) for row in drawn], device=device)
+        heat = torch.tensor([dice[row].inverse_temperature for row in drawn], device=device)
         scores = logits.clone()
-        scores[drawn] = scores[drawn] * heat[:, None] + shared
-    found: list[list[int]] = scores.topk(min(k, logits.shape[1]), dim=1).indices.tolist()
-    return found
+        scores[drawn] = scores[drawn] * heat[:, None] + columns.noise_of(keys, logits.shape[1])
+    best = scores.topk(k, dim=1)
+    return best.indices, (best.values - scores.logsumexp(dim=1, keepdim=True)).exp()

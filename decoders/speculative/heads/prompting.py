@@ -20,7 +20,7 @@ from torch import Tensor
 from plait.decoders.costs import CostCurve
 from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
 from plait.decoders.speculative.drafters.ppd import PpdOptions
-from plait.decoders.speculative.heads.guessing import Dice, ranked
+from plait.decoders.speculative.heads.guessing import Columns, Dice, ranked
 from plait.decoders.speculative.heads.prompt_trees import Accuracy, tokens_per_step, trees_for
 from plait.decoders.speculative.workshop import Workshop
 
@@ -51,7 +51,7 @@ class Ppd:
     def __init__(self, workshop: Workshop, accuracies: Accuracies, length: int) -> None:
         """Args: length is the rows of a tree."""
         self._first = workshop.vocab_size  # the id of the first prompt
-        self._naive = workshop.naive
+        self._columns = Columns(naive=workshop.naive)
         self._width = accuracies.greedy.shape[1]
         self._trees = {
             True: trees_for(accuracies.greedy, length),
@@ -99,7 +99,10 @@ class Ppd:
     def _guesses(self, state: Guesses, position: int, logits: Tensor) -> list[list[int]]:
         """Return the best guesses for the places from `position` on."""
         dice, places = [state.dice] * len(logits), range(position, position + len(logits))
-        return ranked(logits, dice, places, self._width, naive=self._naive)
+        found: list[list[int]] = ranked(logits, dice, places, self._width, self._columns)[
+            0
+        ].tolist()
+        return found
 
 
 def best_length(accuracy: Accuracy, costs: CostCurve) -> int:
