@@ -40,8 +40,8 @@ PAPER = Climb(150, 32.0, 8.0, 24)
 TEXT = st.lists(st.integers(0, 3), min_size=3, max_size=60)
 
 
-def weights(store: TriGrams, pair: tuple[int, int]) -> dict[int, float]:
-    return dict(store.successors(pair))
+def weights(store: TriGrams, pair: Sequence[int]) -> dict[int, float]:
+    return dict(store.successors((pair[0], pair[1])))
 
 
 def test_adaptation_adds_steps_up_to_the_cap() -> None:
