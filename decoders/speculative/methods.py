@@ -32,5 +32,7 @@ METHODS: tuple[Method, ...] = tuple(
         ppd,
         prediction,
         suffix,
+        lud,
+        typical,
     )
 )
