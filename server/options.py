@@ -118,6 +118,9 @@ class LimitOptions(BaseModel):
     max_prediction_tokens: Count = Field(
         _LIMITS.max_prediction_tokens, description="Tokens of a prediction."
     )
+    max_import_tokens: Count = Field(
+        _LIMITS.max_import_tokens, description="Tokens imported into a draft store at once."
+    )
     max_schema_bytes: ByteSize = Field(
         ByteSize(_LIMITS.max_schema_bytes), ge=1, description="A schema, regex or grammar."
     )
@@ -197,6 +200,22 @@ class EngineOptions(BaseModel):
     )
     draft_kv_cache_bytes: ByteSize = Field(
         ByteSize(_ENGINE.draft_kv_cache_bytes), ge=1, description="Memory of its KV cache."
+    )
+    draft_store: str = Field(
+        _ENGINE.draft_store,
+        description="Folder where what drafters go by outlives the server; empty: nowhere. It "
+        "holds what was answered, as token ids.",
+    )
+    draft_store_tokens: int = Field(
+        _ENGINE.draft_store_tokens,
+        ge=0,
+        le=2**24,
+        description="Tokens of earlier answers that drafters go by, per API key and cache_salt "
+        "(about 1 KiB of memory each); 0: none.",
+    )
+    draft_store_namespaces: Count = Field(
+        _ENGINE.draft_store_namespaces,
+        description="API keys and salts of which so much is kept; those unused for longest go.",
     )
     naive_kernels: bool = Field(
         _ENGINE.naive_kernels, description="Slow, simple kernels instead of the compiled ones."

@@ -75,7 +75,7 @@ def write(folder: Path, name: str, material: Material, seed: int, count: int) ->
         if engine is None:
             engine, _ = build_engine(EngineSettings(model=MODEL, threads=1, max_num_seqs=AT_ONCE))
         requests = [
-            _request(tokenizer, material, seed, i) for i in range(first, min(first + PART, count))
+            request_at(tokenizer, material, seed, i) for i in range(first, min(first + PART, count))
         ]
         texts = answer(engine, requests)
         temporary = path.with_suffix(".part.npz")
@@ -110,7 +110,8 @@ def answer(engine: Engine, requests: Sequence[GenerateRequest]) -> list[Text]:
     ]
 
 
-def _request(tokenizer: Tokenizer, material: Material, seed: int, index: int) -> GenerateRequest:
+def request_at(tokenizer: Tokenizer, material: Material, seed: int, index: int) -> GenerateRequest:
+    """Return the request that answers one prompt."""
     prompt = prompt_at(material, seed, index)
     temperature = float(np.random.default_rng([seed, index, 1]).choice(TEMPERATURES))
     return GenerateRequest(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,9 +14,11 @@ from plait.decoders.diffusion.host import DiffusionDecoder
 from plait.decoders.registry import MethodError, check_needs
 from plait.decoders.speculative.config import drafters, named
 from plait.decoders.speculative.speculator import Speculator
+from plait.decoders.speculative.stores.namespaces import DraftStores
 from plait.decoders.speculative.workshop import Workshop
 from plait.server.engine.admission import Admission, Capacity
 from plait.server.engine.constraints import LazyConstraints
+from plait.server.engine.draft_store.keeper import StoreKeeper
 from plait.server.engine.engine import Engine
 from plait.server.engine.kv_blocks import BLOCK, BlockManager
 from plait.server.engine.profile import measure
@@ -23,6 +26,7 @@ from plait.server.engine.runner import Runner
 from plait.server.engine.second_model.load import load_draft_model
 from plait.server.models.catalog import BadModel, resolve
 from plait.server.models.heads import add_inputs, find_heads
+from plait.server.models.fingerprint import vocabulary_fingerprint
 from plait.server.models.load import load_model
 from plait.server.pool.messages import ModelInfo
 from plait.server.prompt.tokenizer import load_tokenizer
@@ -77,6 +81,7 @@ def build_engine(
     runner = Runner(watch(model) if watch else model, kv, torch.device(settings.device))
     costs = measure(runner, num_blocks)
     naive = settings.naive_kernels
+    keeper = _keeper(settings, model, files)
     workshop = Workshop(
         model.vocab_size,
         naive=naive,
@@ -85,6 +90,7 @@ def build_engine(
         heads=heads,
         costs=costs,
         draft_model=draft_model,
+        stores=keeper.stores,
     )
     decoder = _decoder(model, files, workshop)
     constraints = LazyConstraints(files)
@@ -108,7 +114,18 @@ def build_engine(
         diffusion=model.diffusion,
         seconds_to_load=time.monotonic() - begun,
     )
-    return Engine(runner, blocks, admission, settings, costs), info
+    return Engine(runner, blocks, admission, settings, costs, keeper), info
+
+
+def _keeper(settings: EngineSettings, model: Model, files: ModelFiles) -> StoreKeeper:
+    """Return the drafters' stores, with what the settings' file has of them."""
+    has_file = settings.draft_store and model.diffusion is None
+    return StoreKeeper(
+        DraftStores(settings.draft_store_tokens, settings.draft_store_namespaces),
+        Path(settings.draft_store) if has_file else None,
+        vocab_size=model.vocab_size,
+        vocabulary=lambda: vocabulary_fingerprint(load_tokenizer(files).token_bytes),
+    )
 
 
 def _decoder(

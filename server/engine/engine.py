@@ -23,12 +23,21 @@ from plait.server.engine.commit import (
     select_rows,
     started,
 )
+from plait.server.engine.draft_store.keeper import StoreKeeper
 from plait.server.engine.kv_blocks import BlockManager
 from plait.server.engine.prompt_logprobs import collect_prompt_logprobs
 from plait.server.engine.runner import Runner
 from plait.server.engine.scheduler import Scheduler
 from plait.server.engine.sequence import Sequence, Slice
-from plait.server.pool.messages import Delta, Failed, GenerateRequest, Started, Stats
+from plait.server.pool.messages import (
+    Delta,
+    DraftStoreReport,
+    DraftStoreTask,
+    Failed,
+    GenerateRequest,
+    Started,
+    Stats,
+)
 from plait.server.settings import EngineSettings
 from plait.server.telemetry.token_trace import TokenTrace
 
@@ -46,10 +55,21 @@ class Engine:
         admission: Admission,
         settings: EngineSettings,
         costs: CostCurve | None = None,
+        keeper: StoreKeeper | None = None,
     ) -> None:
-        """Args: costs learns what the engine's passes take; decoders may look at it, too."""
+        """Begin without requests.
+
+        Args:
+            runner: of the model.
+            blocks: of its cache.
+            admission: lets requests in.
+            settings: How much is run at once.
+            costs: learns what the engine's passes take; decoders may look at it, too.
+            keeper: of the drafters' stores.
+        """
         self._runner = runner
         self._costs = costs or CostCurve()
+        self._keeper = keeper or StoreKeeper()
         self._blocks = blocks
         self._admission = admission
         self._scheduler = Scheduler(
@@ -79,6 +99,14 @@ class Engine:
             if index is None or sequence.index == index:
                 self._remove(sequence)
 
+    def draft_store(self, task: DraftStoreTask) -> DraftStoreReport:
+        """Look into the drafters' stores, or change them."""
+        return self._keeper.obey(task)
+
+    def close(self) -> None:
+        """Save what is to outlive the engine; nothing is added or stepped afterwards."""
+        self._keeper.save()
+
     def step(self) -> list[Report]:
         """Advance every running sequence by one forward pass; return what there is to tell."""
         reports = self._admit() + self._expire() + self._turn_out()
@@ -104,6 +132,7 @@ class Engine:
             "prefix_cache_queries": self._blocks.queries,
             "prefix_cache_hits": self._blocks.hits,
             "num_preemptions": self._scheduler.num_preemptions,
+            **self._keeper.counters(),
             **self._counters,
         }
         return Stats(

@@ -51,11 +51,21 @@ class Abort(msgspec.Struct, frozen=True, tag="abort"):
     index: int | None = None
 
 
+class DraftStoreTask(msgspec.Struct, frozen=True, tag="draft_store_task"):
+    """Something to be done to a namespace's draft store; answered by a DraftStoreReport."""
+
+    task_id: str
+    action: Literal["look", "import", "clear", "save"]  # save: all namespaces
+    namespace: str = ""  # as GenerateRequest.cache_salt
+    texts: list[list[int]] = []  # to import
+    everywhere: bool = False  # clear all namespaces
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """Stop at once; the pool has drained before."""
 
 
-Command = GenerateRequest | Abort | Shutdown
+Command = GenerateRequest | Abort | DraftStoreTask | Shutdown
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -138,4 +148,14 @@ class Batch(msgspec.Struct, frozen=True, tag="batch"):
     reports: list[Started | Delta | Failed]
 
 
-Report = ModelInfo | Stats | Batch
+class DraftStoreReport(msgspec.Struct, frozen=True, tag="draft_store"):
+    """What has become of a DraftStoreTask."""
+
+    task_id: str
+    affected: int = 0  # tokens that were imported, cleared or saved
+    tokens: int = 0  # that the namespace has now
+    max_tokens: int = 0  # that it may have
+    failed: Failed | None = None
+
+
+Report = ModelInfo | Stats | Batch | DraftStoreReport

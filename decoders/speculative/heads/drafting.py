@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -82,8 +83,9 @@ class Tip:
 class HeadDrafter:
     """Drafts with a trained head."""
 
-    def __init__(self, name: str, net: HeadNet, options: HeadOptions, *, naive: bool) -> None:
-        self.name = name
+    name: ClassVar[str]
+
+    def __init__(self, net: HeadNet, options: HeadOptions, *, naive: bool) -> None:
         self._net, self._options = net, options
         self._columns = Columns(net.draft_ids, naive)
         self._token_ids: list[int] = net.draft_ids.tolist()
@@ -199,6 +201,18 @@ class HeadDrafter:
         return [tip for group in groups for tip in group[: options.beam]]
 
 
+class Eagle(HeadDrafter):
+    """Drafts with EAGLE's head."""
+
+    name: ClassVar[str] = "eagle"
+
+
+class Chimera(HeadDrafter):
+    """Drafts with Chimera's head."""
+
+    name: ClassVar[str] = "chimera"
+
+
 def _both(pair: KeysValues) -> tuple[Tensor, Tensor]:
     return pair.keys, pair.values
 
@@ -225,17 +239,16 @@ def _padded(true: Sequence[KeysValues | None]) -> tuple[KeysValues, Tensor]:
 
 def make_eagle(options: HeadOptions, *, workshop: Workshop) -> HeadDrafter:
     """Build the drafter of EAGLE's head."""
-    return _make("eagle", options, workshop)
+    return _make(Eagle, options, workshop)
 
 
 def make_chimera(options: HeadOptions, *, workshop: Workshop) -> HeadDrafter:
     """Build the drafter of Chimera's head."""
-    return _make("chimera", options, workshop)
+    return _make(Chimera, options, workshop)
 
 
-def _make(name: str, options: HeadOptions, workshop: Workshop) -> HeadDrafter:
+def _make(kind: type[HeadDrafter], options: HeadOptions, workshop: Workshop) -> HeadDrafter:
     assert workshop.embedding is not None, "a worker that has heads has embeddings"
-    net = load_net(
-        name, workshop.heads[name], workshop.embedding, options.weights, naive=workshop.naive
-    )
-    return HeadDrafter(name, net, options, naive=workshop.naive)
+    path, naive = workshop.heads[kind.name], workshop.naive
+    net = load_net(kind.name, path, workshop.embedding, options.weights, naive=naive)
+    return kind(net, options, naive=naive)

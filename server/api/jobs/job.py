@@ -177,7 +177,7 @@ async def _plan(
         constraint=await compile_constraint(pool, request, budget=min(budgets)),
         prompt_logprobs=_num_prompt_logprobs(request),
         priority=request.priority or 0,
-        cache_salt=_cache_salt(caller.tenant, request.cache_salt or ""),
+        cache_salt=namespace_of(caller.tenant, request.cache_salt or ""),
         affinity=(isinstance(request, ChatRequest) and request.prompt_cache_key) or "",
         deadline=_deadline(request, caller),
         arrived=caller.arrived,
@@ -230,8 +230,11 @@ def _num_prompt_logprobs(request: GenerationRequest) -> int | None:
     return request.logprobs if isinstance(request, CompletionRequest) and request.echo else None
 
 
-def _cache_salt(tenant: str, salt: str) -> str:
-    """Return the salt of the prefix cache: tenants don't see from timing what others have sent."""
+def namespace_of(tenant: str, salt: str) -> str:
+    """Return the salt of the prefix cache and the namespace of drafts.
+
+    Tenants don't see from timing what others have sent.
+    """
     if not (tenant or salt):
         return ""
     return hashlib.blake2b(f"{tenant}\0{salt}".encode(), digest_size=16).hexdigest()
