@@ -144,7 +144,7 @@ class Speculator:
         self._estimates.fade()
         costs = self._costs
         pays = economy.is_worthwhile(len(members), room, costs, others)
-        value = economy.seconds_a_token(len(members), room, self._costs)
+        value = economy.seconds_a_token(len(members) + others, room, costs)
         growing = []
         for member, limit in zip(members, limits, strict=True):
             member.record.fade()

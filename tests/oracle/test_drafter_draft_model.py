@@ -17,12 +17,15 @@ from plait.decoders.sampling.state import SamplingState
 from plait.decoders.speculative.drafters.draft_model import DraftModelDrafter, DraftModelOptions
 from plait.decoders.speculative.second_model.chains import Chains
 from plait.decoders.speculative.workshop import Workshop
+from plait.server.engine.engine import Engine
 from plait.server.engine.second_model.cached import CachedDraftModel
+from plait.server.pool.messages import CompiledConstraint
 from tests.fixtures.drafting import accepted, drafted_by, speculating, texts
 from tests.fixtures.engines import drain, request, run
 from tests.fixtures.random_requests import random_requests
 from tests.fixtures.second_models import Blurred, Checking, table_draft_model
 from tests.fixtures.table_model import TableModel, fingerprint, text_logits
+from tests.fixtures.word_constraint import WordConstraint
 
 VOCAB = 40
 ALWAYS = {"name": "draft-model", "always": True, "min_survival": 0.0}
@@ -88,6 +91,29 @@ def test_acceptance_under_shared_noise_is_the_closed_form() -> None:
 
 def _hidden(text: list[int]) -> Tensor:
     return torch.tensor([[fingerprint(enumerate(text), len(text) - 1)]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", ["draft-model", "pearl"])
+def test_constrained_texts_are_drafted_under_their_constraint(name: str) -> None:
+    """The target's own law under the same grammar: whatever is fed comes true."""
+    rng = random.Random(2)
+    end = 30  # the last bit but one of the bitmask's one word
+    words = [[rng.randrange(30) for _ in range(rng.randint(3, 8))] for _ in range(60)]
+    fields = {"constraint": CompiledConstraint("words", b"", "", 0), "stop_token_ids": [end]}
+    requests = [
+        request(f"r{i}", [3, i], 12, sampling=SamplingParams(seed=i), **fields) for i in range(12)
+    ]
+
+    def engine(model: CachedDraftModel) -> Engine:
+        shop = Workshop(31, draft_model=model)
+        return speculating(shop, load_constraint=lambda compiled: WordConstraint(words, end))
+
+    want = texts(engine(table_draft_model(TableModel(31))), drafted_by(requests, "off"))
+    drafter = {**ALWAYS, "name": name}
+    have = engine(table_draft_model(TableModel(31)))
+    assert texts(have, drafted_by(requests, drafter)) == want
+    assert accepted(have, name) == 1.0
+    assert texts(engine(table_draft_model(Blurred(31))), drafted_by(requests, drafter)) == want
 
 
 @pytest.mark.parametrize("num_blocks", [6, 64])

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
 import pytest
 
+from plait.decoders.costs import CostCurve
+from plait.decoders.protocol import Ask, DecodeRequest, Draft, Room, Verdict
+from plait.decoders.registry import Choice, Method
+from plait.decoders.sampling.params import SamplingParams
+from plait.decoders.speculative import speculator
 from plait.decoders.speculative.accounts import MARGIN, OUTLIER, PROBE, RATE, Account, Ledger
+from plait.decoders.speculative.config import DraftOptions
+from plait.decoders.speculative.speculator import Speculator
+from plait.decoders.speculative.workshop import Workshop
 
 TOKEN = 0.01  # seconds that a token costs without drafts
 
@@ -73,3 +84,46 @@ def test_a_verdict_on_what_nobody_asked_for_teaches_nothing() -> None:
     before = account.ledger.tokens
     account.settle(0)
     assert account.ledger.tokens == before
+
+
+class Slow:
+    """A drafter that takes its time, by a clock that only it moves, and is never right."""
+
+    name: ClassVar[str] = "slow"
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls = 0
+
+    def start(self, request: DecodeRequest) -> None:
+        """Remember nothing."""
+
+    def propose(self, asks: Sequence[Ask[None]]) -> Sequence[Draft]:
+        self.now += TOKEN / 2
+        self.calls += 1
+        return [Draft((1,), (0.9,)) for _ in asks]
+
+    def commit(self, state: None, text: Sequence[int], verdict: Verdict) -> None:
+        """Learn nothing."""
+
+    def finish(self, state: None, text: Sequence[int]) -> None:
+        """Hold nothing."""
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_the_speculator_keeps_the_account(monkeypatch: pytest.MonkeyPatch, always: bool) -> None:
+    drafter, steps = Slow(), 300
+    monkeypatch.setattr(Method, "make", lambda self, options, **context: drafter)
+    choice = Choice(Method("drafter", "slow", "", "", ""), DraftOptions(max_draft=1, always=always))
+    monkeypatch.setattr(speculator, "drafters", lambda options: (choice,))
+    monkeypatch.setattr(speculator.time, "perf_counter", lambda: drafter.now)
+    asking = Speculator(Workshop(9), CostCurve({1: TOKEN, 2: TOKEN}))
+    member = asking.start(DecodeRequest([3], SamplingParams(), 99, frozenset(), None, 0, {}))
+    assert member is not None
+    for _ in range(steps):
+        tree = asking.propose([member], [8], Room(8, 1))[0]
+        nothing: Any = None
+        verdict = Verdict(tree.token_ids, tree.parents, [0], [2, 2], [2], nothing, None)
+        asking.settle(member, verdict)
+    want = steps if always else 2 * steps // PROBE + 20
+    assert drafter.calls == want if always else drafter.calls < want
