@@ -7,7 +7,7 @@ else see ordinary sequential sampling.
 
 Law: the text is the one without drafts, token for token (laws 1 and 2), for any drafter. A step
 emits what the walk passes and the one token drawn at its end.
-Source: docs/speculative.md; R3 with shared Gumbel noise (Daliri, Musco and Suresh, 2408.07978).
+Source: docs/speculation.md; R3 with shared Gumbel noise (Daliri, Musco and Suresh, 2408.07978).
 """
 
 from __future__ import annotations

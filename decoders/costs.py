@@ -4,7 +4,7 @@ Only ratios matter to whoever asks, so the curve is kept as a shape and a scale 
 whole machine turns slower, that moves the scale at once, and the shape learns slowly from the rest.
 
 Law: seconds never fall with rows, whatever has been observed.
-Source: the budget rule of docs/speculative.md; vLLM profiles the like at start.
+Source: the budget rule of docs/speculation.md; vLLM profiles the like at start.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ class Decoder(Protocol[State]):
         """Let go of what the sequence held: it has ended, or nobody waits for it any more."""
 
     def report(self, state: State) -> Mapping[str, Any]:
-        """Return the sequence's share of the `decoding` object (docs/architecture.md, 7)."""
+        """Return the sequence's share of the `decoding` object (docs/api.md)."""
 
 
 class Constraint(Protocol):

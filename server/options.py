@@ -22,7 +22,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from plait.decoders.speculative.config import drafters, named
+from plait.decoders.speculative.config import default_drafters
 from plait.server.settings import (
     ApiSettings,
     CompileSettings,
@@ -53,7 +53,7 @@ def _not_a_link(value: object) -> object:
 
 
 def _known_drafters(value: str) -> str:
-    drafters({"drafter": named(value)})  # what it raises says what there is
+    default_drafters(value)  # what it raises says what there is
     return value
 
 

@@ -58,6 +58,19 @@ def drafters(options: Mapping[str, Any]) -> tuple[Choice, ...]:
     return choices
 
 
+def default_drafters(text: str) -> tuple[Choice, ...]:
+    """Return the drafters that a server's default names.
+
+    Raises:
+        MethodError: as `drafters`; or one that is lossy, which a request has to want.
+    """
+    choices = drafters({"drafter": named(text)})
+    lossy = next((choice.method.name for choice in choices if choice.method.lossy), None)
+    if lossy is not None:
+        raise MethodError(f"{lossy} is lossy; only a request may name it.", "drafter")
+    return choices
+
+
 def is_lossy(options: Mapping[str, Any]) -> bool:
     """Tell whether a request's drafters may change the law of its text."""
     return any(choice.method.lossy for choice in drafters(options))

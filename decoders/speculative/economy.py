@@ -6,7 +6,7 @@ second; where none is better than no drafts by MARGIN, there are none. So drafts
 fills (T rises with every row) and as they miss (survivals fall), without a switch.
 
 Law: what is kept of a tree holds its own parents. Nothing here can change a text.
-Source: docs/speculative.md; the same rule as vLLM's adaptive verification, over all drafters.
+Source: docs/speculation.md; the same rule as vLLM's adaptive verification, over all drafters.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import torch
 from plait.decoders.autoregressive import AutoregressiveDecoder
 from plait.decoders.diffusion.host import DiffusionDecoder
 from plait.decoders.registry import MethodError, check_needs
-from plait.decoders.speculative.config import drafters, named
+from plait.decoders.speculative.config import default_drafters
 from plait.decoders.speculative.speculator import Speculator
 from plait.decoders.speculative.stores.namespaces import DraftStores
 from plait.decoders.speculative.workshop import Workshop
@@ -154,7 +154,7 @@ def _line_breaks(files: ModelFiles) -> tuple[int, ...]:
 def _check_drafter(drafter: str, capabilities: list[str]) -> None:
     """Raise BadModel if requests that name no drafter could not be served as the operator wants."""
     try:
-        choices = drafters({"drafter": named(drafter)})
+        choices = default_drafters(drafter)
         for choice in choices:
             check_needs(choice, capabilities)
     except MethodError as error:

@@ -120,7 +120,7 @@ def _trace_due(sequence: Sequence) -> dict[str, Any] | None:
 
 
 def trace_of(sequence: Sequence) -> dict[str, Any]:
-    """Return the `decoding` object of docs/architecture.md, section 7, for one sequence."""
+    """Return the `decoding` object of docs/api.md for one sequence."""
     emitted = len(sequence.steps)
     return {
         "forwards": sequence.forwards,

@@ -18,10 +18,12 @@ from plait.server.api.answers.outputs import Outputs
 from plait.server.api.jobs.job import Caller, Job, plan_chat, plan_completion
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
+from plait.server.engine.build import build_engine
 from plait.server.errors import BadRequest
+from plait.server.models.catalog import BadModel
 from plait.server.pool.call import coalesce
 from plait.server.pool.messages import Delta, GenerateRequest, ModelInfo, Predicted, Started
-from plait.server.settings import LimitSettings
+from plait.server.settings import EngineSettings, LimitSettings
 from tests.fixtures.stub_pool import INFO, StubModel, StubPool
 
 LIMITS = LimitSettings(max_prediction_tokens=16)
@@ -111,6 +113,21 @@ async def test_who_names_no_drafter_gets_the_servers() -> None:
     info = msgspec.structs.replace(INFO, drafter="n-gram,prediction")
     assert (await chat(info, **predicted("x"))).requests
     assert (await chat(info)).requests
+
+
+@pytest.mark.parametrize(
+    ("drafter", "want"),
+    [
+        ("n-gram", "a diffusion model drafts its own canvases"),
+        ("forced,pearl", "pearl needs draft_model"),
+        ("lud,n-gram", "lud is lossy"),
+        ("n-gram,n-gram", "named twice"),
+        ("telepathy", "There is no drafter 'telepathy'"),
+    ],
+)
+def test_a_default_that_a_worker_cannot_run_is_told_at_its_start(drafter: str, want: str) -> None:
+    with pytest.raises(BadModel, match=want):
+        build_engine(EngineSettings(model="tiny-diffusion", drafter=drafter))
 
 
 JUNK: st.SearchStrategy[Any] = st.sampled_from([None, 0, 1, 65, 0.5, "", "x", True, [], {}])

@@ -155,6 +155,7 @@ def test_api_keys_from_everywhere(
         (["serve", "--keep-alive-s", "nan"], "plait: keep_alive_s: "),
         (["serve", "--weights", "int2"], "plait: weights: "),
         (["serve", "--drafter", "telepathy"], "plait: drafter: "),
+        (["serve", "--drafter", "n-gram,typical"], "typical is lossy"),
         (["serve", "--drafter", "n-gram,off"], "There is no drafter 'off'"),
         (["serve", "a", "b", "--served-name", "c"], "plait: served_name: "),
         (["serve", "--config", "/nowhere.yaml"], "there is no configuration file"),

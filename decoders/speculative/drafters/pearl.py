@@ -12,7 +12,7 @@ draft, gamma more each time that all of a draft was right.
 Law: none of its own; verified as every draft. Departs from the paper in the verifier: sample and
 match under shared noise, which keeps the text as it is without drafts. The published code judges a
 pre-verified token and the one after it by the same coin, which makes sampled texts follow another
-law (docs/speculative.md); here no coin is thrown.
+law (docs/speculation.md); here no coin is thrown.
 Source: Liu et al., PEARL, arXiv:2408.11850, algorithm 2; nano-PEARL for gamma from speeds.
 """
 
