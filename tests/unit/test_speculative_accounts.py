@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -116,7 +117,7 @@ def test_the_speculator_keeps_the_account(monkeypatch: pytest.MonkeyPatch, alway
     monkeypatch.setattr(Method, "make", lambda self, options, **context: drafter)
     choice = Choice(Method("drafter", "slow", "", "", ""), DraftOptions(max_draft=1, always=always))
     monkeypatch.setattr(speculator, "drafters", lambda options: (choice,))
-    monkeypatch.setattr(speculator.time, "perf_counter", lambda: drafter.now)
+    monkeypatch.setattr(time, "perf_counter", lambda: drafter.now)
     asking = Speculator(Workshop(9), CostCurve({1: TOKEN, 2: TOKEN}))
     member = asking.start(DecodeRequest([3], SamplingParams(), 99, frozenset(), None, 0, {}))
     assert member is not None
