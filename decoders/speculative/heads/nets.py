@@ -9,7 +9,7 @@ Sources: EAGLE, arXiv:2401.15077; EAGLE-3, arXiv:2503.01840; Chimera, arXiv:2402
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -135,7 +135,7 @@ class Parts:
         return self.product(states, self.head)
 
 
-NETS = {"eagle": EagleNet, "chimera": ChimeraNet}
+NETS: Mapping[str, Callable[[Parts], HeadNet]] = {"eagle": EagleNet, "chimera": ChimeraNet}
 
 
 def load_net(name: str, path: Path, embedding: Tensor, mode: Mode, *, naive: bool) -> HeadNet:
@@ -146,5 +146,4 @@ def load_net(name: str, path: Path, embedding: Tensor, mode: Mode, *, naive: boo
     draft_ids = tensors["draft_ids"].long()
     head = from_dense(embedding[draft_ids].float(), mode, naive=naive)
     layer = HeadLayer(tensors, shape, mode, naive=naive)
-    net: HeadNet = NETS[name](Parts(tensors, layer, draft_ids, embedding, head, mode, naive))
-    return net
+    return NETS[name](Parts(tensors, layer, draft_ids, embedding, head, mode, naive))

@@ -108,7 +108,8 @@ def last_chances(rows: Sequence[Row]) -> NDArray[np.float64]:
     chances = np.array([1.0, *(row.value for row in rows)])
     for row in rows:
         chances[row.parent + 1] -= row.value
-    return np.maximum(chances, 0.0)
+    chances.clip(min=0.0, out=chances)
+    return chances
 
 
 def _with_prompts(rows: Sequence[Row], gains: NDArray[np.float64], length: int) -> StateTree:
