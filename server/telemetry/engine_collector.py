@@ -152,11 +152,17 @@ def _drafts(snapshots: list[EngineSnapshot]) -> Iterator[Metric]:
     for metric_name, label, own_name, text in DRAFT_COUNTERS if drafting else ():
         family = CounterMetricFamily(metric_name, text, labels=(*ENGINE_LABELS, label))
         for snapshot in drafting:
-            for key, count in snapshot.counters.items():
-                name, _, value = key.partition(":")
-                if name == own_name:
-                    family.add_metric((snapshot.model, snapshot.engine, value), count)
+            for value, count in _labelled(snapshot.counters, own_name):
+                family.add_metric((snapshot.model, snapshot.engine, value), count)
         yield family
+
+
+def _labelled(counters: Mapping[str, float], wanted: str) -> Iterator[tuple[str, float]]:
+    """Yield the label's value and the count of each counter whose name goes on with a colon."""
+    for key, count in counters.items():
+        name, _, value = key.partition(":")
+        if name == wanted:
+            yield value, count
 
 
 def _gauge(name: str, text: str) -> GaugeMetricFamily:
