@@ -25,8 +25,8 @@ from plait.server.engine.profile import measure
 from plait.server.engine.runner import Runner
 from plait.server.engine.second_model.load import load_draft_model
 from plait.server.models.catalog import BadModel, resolve
-from plait.server.models.heads import add_inputs, find_heads
 from plait.server.models.fingerprint import vocabulary_fingerprint
+from plait.server.models.heads import add_inputs, find_heads
 from plait.server.models.load import load_model
 from plait.server.pool.messages import ModelInfo
 from plait.server.prompt.tokenizer import load_tokenizer
@@ -66,25 +66,14 @@ def build_engine(
     capabilities = _capabilities(model.diffusion, has_draft_model=draft_model is not None)
     capabilities += sorted(heads)
     _check_drafter(settings.drafter, capabilities)
-    num_blocks = settings.kv_cache_bytes // model.kv_block_bytes
-    if num_blocks < 2:
-        raise BadModel(
-            f"kv_cache_bytes {settings.kv_cache_bytes} holds {num_blocks} blocks of {BLOCK} tokens "
-            f"({model.kv_block_bytes} bytes each); give at least two."
-        )
-    length = min(
-        settings.max_model_len or model.max_positions,
-        model.max_positions,
-        (num_blocks - 1) * BLOCK,  # one block is spare: a sequence may need to copy one
-    )
+    num_blocks, length = _capacity(settings, model)
     kv = model.new_kv_cache(num_blocks)
     runner = Runner(watch(model) if watch else model, kv, torch.device(settings.device))
     costs = measure(runner, num_blocks)
-    naive = settings.naive_kernels
     keeper = _keeper(settings, model, files)
     workshop = Workshop(
         model.vocab_size,
-        naive=naive,
+        naive=settings.naive_kernels,
         num_embeddings=add_inputs(model, heads),
         embedding=model.embedding,
         heads=heads,
@@ -93,13 +82,7 @@ def build_engine(
         stores=keeper.stores,
     )
     decoder = _decoder(model, files, workshop)
-    constraints = LazyConstraints(files)
-    admission = Admission(
-        Capacity(length, model.vocab_size, model.fingerprint),
-        lambda request: decoder,
-        constraints,
-    )
-    admission.run_aside(constraints.prepare)
+    admission = _admission(model, files, decoder, length)
     blocks = BlockManager(num_blocks, prefix_caching=settings.prefix_caching)
     info = ModelInfo(
         model=settings.served_name or files.name,
@@ -115,6 +98,39 @@ def build_engine(
         seconds_to_load=time.monotonic() - begun,
     )
     return Engine(runner, blocks, admission, settings, costs, keeper), info
+
+
+def _capacity(settings: EngineSettings, model: Model) -> tuple[int, int]:
+    """Return (blocks of the cache, tokens of one sequence); raise BadModel if it holds none."""
+    num_blocks = settings.kv_cache_bytes // model.kv_block_bytes
+    if num_blocks < 2:
+        raise BadModel(
+            f"kv_cache_bytes {settings.kv_cache_bytes} holds {num_blocks} blocks of {BLOCK} tokens "
+            f"({model.kv_block_bytes} bytes each); give at least two."
+        )
+    length = min(
+        settings.max_model_len or model.max_positions,
+        model.max_positions,
+        (num_blocks - 1) * BLOCK,  # one block is spare: a sequence may need to copy one
+    )
+    return num_blocks, length
+
+
+def _admission(
+    model: Model,
+    files: ModelFiles,
+    decoder: AutoregressiveDecoder | DiffusionDecoder,
+    length: int,
+) -> Admission:
+    """Return the engine's door, which gets ready for constraints on a thread of its own."""
+    constraints = LazyConstraints(files)
+    admission = Admission(
+        Capacity(length, model.vocab_size, model.fingerprint),
+        lambda request: decoder,
+        constraints,
+    )
+    admission.run_aside(constraints.prepare)
+    return admission
 
 
 def _keeper(settings: EngineSettings, model: Model, files: ModelFiles) -> StoreKeeper:
