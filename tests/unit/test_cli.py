@@ -86,6 +86,9 @@ def test_every_option_reaches_its_setting(served: list[Settings]) -> None:
         "otlp_endpoint": "http://x",
         "served_name": "s",
         "token_trace": "t.jsonl",
+        "draft_model": "d",
+        "draft_weights": "fp32",
+        "draft_store": "folder",
         "drafter": "prediction, n-gram",
         "default_deadline_s": 3.0,
     }

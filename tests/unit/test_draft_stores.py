@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.decoders.speculative.stores import files
 from plait.decoders.speculative.stores.files import StoreRefused, load, save
 from plait.decoders.speculative.stores.namespaces import MAX_TEXT, PACE, DraftStores, Namespace
 from plait.server.engine.draft_store.keeper import StoreKeeper
@@ -180,7 +179,7 @@ def test_a_failed_write_leaves_the_old_file(
     def full(*_: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(files.Path, "replace", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="full"):
         save(DraftStores(), path, "v")
     assert path.read_bytes() == before
