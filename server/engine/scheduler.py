@@ -77,8 +77,14 @@ class Scheduler:
         return [piece for piece in slices if self._reserve(piece)]
 
     def commit(self, sequence: Sequence, num_cached: int) -> None:
-        """Note that so many tokens are cached now, and offer full blocks to later prompts."""
+        """Note that so many tokens are cached now, and offer full blocks to later prompts.
+
+        Blocks that only drafts have needed go back.
+        """
         sequence.num_cached = num_cached
+        needed = num_blocks_for(sequence.next_stop)
+        self.blocks.release(sequence.blocks[needed:])
+        del sequence.blocks[needed:]
         full = num_cached // BLOCK
         first = len(sequence.hashes)
         if self.blocks.prefix_caching and full > first:
