@@ -238,6 +238,19 @@ def test_reads_the_prompt_unless_told_not_to() -> None:
     assert ask(made, begin(made), prompt) == []
 
 
+def test_siblings_read_their_prompt_once() -> None:
+    stores = DraftStores()
+    made, prompt = drafter(stores), [1, 2, 3, *range(10, 40)]
+    asked = DecodeRequest(prompt, SamplingParams(), 1, frozenset(), None, 0, {})
+    states = [made.start(asked) for _ in range(3)]
+    for state in states:
+        ask(made, state, prompt)
+    space = stores.find("")
+    assert space is not None
+    store = space.index("tri-grams", TriGrams)
+    assert weights(store, (1, 2))[3] == pytest.approx(14 * STEP)
+
+
 def test_keeps_to_itself_if_it_is_not_to_be_learnt_from() -> None:
     stores = DraftStores()
     made = drafter(stores, learn=False)

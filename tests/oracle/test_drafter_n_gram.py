@@ -29,7 +29,7 @@ def drafter(**options: Any) -> NGram:
 
 def drafts(made: NGram, text: Sequence[int], ahead: Sequence[int], limit: int) -> Draft:
     """Return the draft behind a text that grew token by token, and was asked about throughout."""
-    state = made.start(DecodeRequest(text, SamplingParams(), 1, frozenset(), None, 0, {}))
+    state = made.start(DecodeRequest(text[:1], SamplingParams(), 1, frozenset(), None, 0, {}))
     for stop in range(1, len(text)):
         made.propose([Ask(state, text[:stop], [], limit, None)])
     return made.propose([Ask(state, text, ahead, limit, None)])[0]
@@ -131,8 +131,8 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for token in range(1_000):
         text.append(token)
         made.propose([Ask(state, text, [], 4, None)])
-        assert max(len(runs.ends) for runs in state.runs) <= 100
-        assert max(len(runs.before) for runs in state.runs) <= 100
+        assert max(len(runs.ends) for runs in state.index.runs) <= 100
+        assert max(len(runs.before) for runs in state.index.runs) <= 100
     text += text[-20:-10]
     assert list(made.propose([Ask(state, text, [], 3, None)])[0].token_ids) == [990, 991, 992]
 
@@ -141,6 +141,19 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_contradictions_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="n-gram"):
         drafter(**options)
+
+
+def test_siblings_share_the_prompt_and_nothing_else() -> None:
+    made, prompt = drafter(), [1, 2, 3, 4, 1, 2]
+    asked = DecodeRequest(prompt, SamplingParams(), 1, frozenset(), None, 0, {})
+    states = [made.start(asked) for _ in range(4)]
+    made.finish(states.pop(), prompt)
+    for i, state in enumerate(states):  # the first one has copied when the second goes on
+        text = [*prompt, 20 + i, 8, 20 + i]
+        assert list(made.propose([Ask(state, prompt, [], 1, None)])[0].token_ids) == [3]
+        assert list(made.propose([Ask(state, text, [], 1, None)])[0].token_ids) == []
+        assert list(made.propose([Ask(state, [*text, 8], [], 1, None)])[0].token_ids) == [20 + i]
+    assert made._siblings._latest is None
 
 
 def test_text_is_the_one_without_drafts() -> None:

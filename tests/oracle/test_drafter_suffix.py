@@ -193,6 +193,19 @@ def test_chances_leave_the_end_of_the_text_out() -> None:
     assert draft.chances == [3 / 4, 4 / 5, 5 / 6]
 
 
+def test_siblings_share_the_prompt_and_nothing_else() -> None:
+    made, prompt = drafter(), [1, 2, 3, 4, 1, 2]
+    asked = DecodeRequest(prompt, SamplingParams(), 1, frozenset(), None, 0, {})
+    states = [made.start(asked) for _ in range(4)]
+    made.finish(states.pop(), prompt)
+    for i, state in enumerate(states):  # the first one has copied when the second goes on
+        text = [*prompt, 20 + i, 8, 20 + i]
+        assert list(made.propose([Ask(state, prompt, [], 1, None)])[0].token_ids) == [3]
+        assert list(made.propose([Ask(state, text, [], 1, None)])[0].token_ids) == [8]
+        assert list(made.propose([Ask(state, [*text, 8], [], 1, None)])[0].token_ids) == [20 + i]
+    assert made._siblings._latest is None
+
+
 def test_what_is_learnt_meanwhile_is_found() -> None:
     stores = DraftStores()
     made = drafter(stores)

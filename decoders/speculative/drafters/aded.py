@@ -61,7 +61,7 @@ class Member:
 
     namespace: str | None  # None: the sequence keeps to itself
     own: TriGrams
-    is_read: bool = False  # the prompt is
+    is_read: bool  # the prompt is, by the sequence or by a sibling
 
 
 class Aded:
@@ -72,12 +72,15 @@ class Aded:
     def __init__(self, options: AdedOptions, stores: DraftStores) -> None:
         self._options = options
         self._stores = stores
+        self._latest: Sequence[int] = ()  # prompt; the sequences of a request have the same one
         self._climb = Climb(options.iterations, options.explore, options.base, options.prefixes)
 
     def start(self, request: DecodeRequest) -> Member:
         """Read nothing yet: the prompt is read when the first draft is asked for."""
         shares = self._options.learn and self._stores.max_tokens > 0
-        return Member(request.namespace if shares else None, TriGrams(PRIVATE))
+        is_read = shares and request.prompt_token_ids is self._latest
+        self._latest = request.prompt_token_ids
+        return Member(request.namespace if shares else None, TriGrams(PRIVATE), is_read)
 
     def propose(self, asks: Sequence[Ask[Member]]) -> Sequence[Draft]:
         """Return the trees."""

@@ -24,6 +24,7 @@ from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
 from plait.decoders.registry import Method
 from plait.decoders.speculative.config import DraftOptions
 from plait.decoders.speculative.evidence import chance
+from plait.decoders.speculative.siblings import Share, Siblings
 from plait.decoders.speculative.workshop import Workshop
 
 WINDOW = 2**14  # tokens that stay indexed when a longer text is indexed anew
@@ -87,6 +88,13 @@ class Index:
                     ends[run] = stop
         self._length = max(len(text), first)
 
+    def copy(self) -> Index:
+        """Return an index of the same text that goes its own way."""
+        made = Index(self._sizes, latest=self._latest)
+        made._base, made._length = self._base, self._length
+        made.runs = [Runs(r.size, r.ends.copy(), r.before.copy()) for r in self.runs]
+        return made
+
     def places(self, runs: Runs, run: tuple[int, ...], count: int) -> list[int]:
         """Return where a run ended, at most so often, beginning with the preferred place."""
         found: list[int] = []
@@ -102,6 +110,14 @@ class Index:
         self._base = self._length = base
 
 
+@dataclass(slots=True)
+class Own:
+    """What is known of one sequence."""
+
+    share: Share[Index] | None  # of the prompt's index, until the first draft is asked for
+    index: Index
+
+
 class NGram:
     """Looks the end of each text up in the text itself."""
 
@@ -110,23 +126,35 @@ class NGram:
     def __init__(self, options: NGramOptions) -> None:
         self._options = options
         self._sizes = range(options.max_n, options.min_n - 1, -1)
+        self._siblings = Siblings(self._indexed, Index.copy)
 
-    def start(self, request: DecodeRequest) -> Index:
+    def start(self, request: DecodeRequest) -> Own:
         """Index nothing yet: the prompt is read when the first draft is asked for."""
-        return Index(self._sizes, latest=self._options.prefer == "latest")
+        return Own(self._siblings.join(request.prompt_token_ids), self._indexed([]))
 
-    def propose(self, asks: Sequence[Ask[Index]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[Ask[Own]]) -> Sequence[Draft]:
         """Return what followed the last tokens before."""
         return [self._draft(ask) for ask in asks]
 
-    def commit(self, state: Index, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: Own, text: Sequence[int], verdict: Verdict) -> None:
         """Learn nothing: the text itself is the store."""
 
-    def finish(self, state: Index, text: Sequence[int]) -> None:
-        """Hold nothing."""
+    def finish(self, state: Own, text: Sequence[int]) -> None:
+        """Leave what was shared to the others."""
+        if state.share is not None:
+            self._siblings.leave(state.share)
 
-    def _draft(self, ask: Ask[Index]) -> Draft:
-        index = ask.state
+    def _indexed(self, text: Sequence[int]) -> Index:
+        index = Index(self._sizes, latest=self._options.prefer == "latest")
+        index.extend(text)
+        return index
+
+    def _draft(self, ask: Ask[Own]) -> Draft:
+        own = ask.state
+        if own.share is not None:
+            own.index = self._siblings.take(own.share)
+            own.share = None
+        index = own.index
         index.extend(ask.text)
         tail = [*ask.text[-self._sizes.start :], *ask.ahead]
         for runs in index.runs:
@@ -137,7 +165,7 @@ class NGram:
                     return self._follow(ask, places, runs.size)
         return Draft()
 
-    def _follow(self, ask: Ask[Index], places: list[int], size: int) -> Draft:
+    def _follow(self, ask: Ask[Own], places: list[int], size: int) -> Draft:
         """Return what followed the occurrences that end at some places, by their votes."""
         text, length = ask.text, len(ask.text)
         behind = list(ask.ahead)  # what follows the text, as far as it is drafted

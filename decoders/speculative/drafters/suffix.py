@@ -28,6 +28,7 @@ from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
 from plait.decoders.registry import Method
 from plait.decoders.speculative.config import StoreOptions
 from plait.decoders.speculative.evidence import chance
+from plait.decoders.speculative.siblings import Share, Siblings
 from plait.decoders.speculative.stores.namespaces import DraftStores
 from plait.decoders.speculative.stores.suffixes import (
     NONE,
@@ -82,7 +83,8 @@ class Own:
     """What is known of one sequence."""
 
     namespace: str
-    automaton: SuffixAutomaton
+    share: Share[SuffixAutomaton] | None  # of the prompt's, until the first draft is asked for
+    automaton: SuffixAutomaton = field(default_factory=lambda: SuffixAutomaton(MAX_DEPTH))
     read: int = 0  # tokens of the text that its own automaton has
     cursors: list[Cursor] = field(default_factory=list)
 
@@ -115,10 +117,11 @@ class Suffix:
     def __init__(self, options: SuffixOptions, stores: DraftStores) -> None:
         self._options = options
         self._stores = stores
+        self._siblings = Siblings(_indexed, SuffixAutomaton.copy)
 
     def start(self, request: DecodeRequest) -> Own:
         """Index nothing yet: the prompt is read when the first draft is asked for."""
-        return Own(request.namespace, SuffixAutomaton(MAX_DEPTH))
+        return Own(request.namespace, self._siblings.join(request.prompt_token_ids))
 
     def propose(self, asks: Sequence[Ask[Own]]) -> Sequence[Draft]:
         """Return the best candidates."""
@@ -129,11 +132,17 @@ class Suffix:
 
     def finish(self, state: Own, text: Sequence[int]) -> None:
         """Leave it to the speculator to keep the output."""
+        if state.share is not None:
+            self._siblings.leave(state.share)
 
     def _draft(self, ask: Ask[Own]) -> Draft:
-        best = Path()
+        best, own = Path(), ask.state
+        if own.share is not None:
+            own.read = len(own.share.prompt)
+            own.automaton = self._siblings.take(own.share)
+            own.share = None
         endings = [_own_ending(ask)]
-        space = self._stores.find(ask.state.namespace)
+        space = self._stores.find(own.namespace)
         if space is not None:
             index = space.index("suffix", _generations)
             endings += _earlier_endings(ask, index.automata)
@@ -249,6 +258,13 @@ def _earlier_endings(ask: Ask[Own], automata: Sequence[SuffixAutomaton]) -> list
             state, matched = cursor.automaton.follow(state, matched, token)
         endings.append(Ending(cursor.automaton, state, matched, False))
     return endings
+
+
+def _indexed(text: Sequence[int]) -> SuffixAutomaton:
+    """Return the index of a text, or of its end if it is long."""
+    automaton = SuffixAutomaton(MAX_DEPTH)
+    automaton.extend(text if len(text) <= 2 * WINDOW else text[-WINDOW:])
+    return automaton
 
 
 def _generations(max_tokens: int) -> SuffixGenerations:

@@ -35,6 +35,16 @@ class SuffixAutomaton:
         self.last = ROOT  # state of the whole text
         self._above = [ROOT]  # a state on the way along the links to one that is counted
 
+    def copy(self) -> SuffixAutomaton:
+        """Return an automaton of the same texts that goes its own way."""
+        made = SuffixAutomaton(self.depth)
+        made.num_tokens, made.last = self.num_tokens, self.last
+        made.next = [children.copy() for children in self.next]
+        made.link, made.length = self.link.copy(), self.length.copy()
+        made.count, made.best = self.count.copy(), self.best.copy()
+        made._above = self._above.copy()
+        return made
+
     def begin(self) -> None:
         """Begin another text."""
         self.last = ROOT
