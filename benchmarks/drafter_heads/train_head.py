@@ -47,6 +47,7 @@ class Plan:
     folder: Path
     steps: int
     seed: int = 1
+    model: str = MODEL
 
     def rate(self, step: int) -> float:
         """Return the learning rate: a cosine after a short warm-up."""
@@ -60,7 +61,7 @@ class Run:
     def __init__(self, name: str, answers: Sequence[Answer], plan: Plan) -> None:
         plan.folder.mkdir(parents=True, exist_ok=True)
         self._plan, self._answers = plan, answers
-        self._frozen = FrozenRows(resolve(MODEL))
+        self._frozen = FrozenRows(resolve(plan.model))
         state = torch.load(self._path) if self._path.exists() else None
         vocab = self._frozen.spec.vocab
         ids = draft_tokens(answers, vocab) if state is None else state["draft_ids"]

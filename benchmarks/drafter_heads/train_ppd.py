@@ -46,6 +46,7 @@ class Plan:
     folder: Path
     steps: int
     seed: int = 1
+    model: str = MODEL
 
     def rate(self, step: int) -> float:
         """Return the learning rate: a cosine without warm-up."""
@@ -57,7 +58,7 @@ class Run:
 
     def __init__(self, plan: Plan) -> None:
         plan.folder.mkdir(parents=True, exist_ok=True)
-        files = resolve(MODEL)
+        files = resolve(plan.model)
         self._plan = plan
         self._reader, self._rows = Reader(files), FrozenRows(files)
         tokenizer = load_tokenizer(files)

@@ -10,8 +10,11 @@ import pytest
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from plait.decoders.costs import CostCurve
+from plait.decoders.protocol import DecodeRequest, Room
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.heads.prompt_trees import ROOT, Row, StateTree, trees_for
+from plait.decoders.speculative.speculator import Speculator
 from plait.decoders.speculative.workshop import Workshop
 from plait.kernels.paged_attention import Segments
 from plait.server.models.transformer import KVCache
@@ -37,6 +40,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     accuracy = ACCURACY.astype(np.float32)
     save_file({"accuracy": accuracy, "accuracy_sampled": accuracy}, path)
     return Workshop(VOCAB, num_embeddings=PROMPTS, heads={"ppd": path})
+
+
+DRAFTER = {"name": "ppd", "length": 12}
 
 
 class Forgetful(TableModel):
@@ -115,3 +121,22 @@ def test_rows_fed_stay_within_max_draft(workshop: Workshop) -> None:
     drafter = {"name": "ppd", "length": 32, "max_draft": 5, "always": True}
     run(speculating(workshop, model=model), drafted_by([request("r", [1, 2, 3], 20)], drafter))
     assert model.max_rows == 1 + 5
+
+
+@pytest.mark.parametrize("price", [0.0, 0.02, 0.1, 0.5])
+def test_the_budget_keeps_the_prompts_that_pay(workshop: Workshop, price: float) -> None:
+    """A row's price, in passes, is what its expected tokens must be worth; parents stay."""
+    costs = CostCurve({rows: 1 + price * (rows - 1) for rows in (1, 2, 64)})
+    speculator = Speculator(workshop, costs)
+    each = DecodeRequest([1, 2], SamplingParams(), 99, frozenset(), None, 0, {"drafter": DRAFTER})
+    member = speculator.start(each)
+    assert member is not None
+    (tree,) = speculator.propose([member], [64], Room(drafts=64, fed=1))
+    offered = trees_for(ACCURACY, 12)[0].rows
+    paces = [
+        (1 + sum(row.value for row in offered[:count])) / (1 + price * count)
+        for count in range(len(offered) + 1)
+    ]
+    assert len(tree) == int(np.argmax(paces))
+    assert tree.token_ids == [VOCAB + i for i in range(len(tree))]
+    assert tree.parents == [i - 1 for i in range(len(tree))]
