@@ -43,7 +43,8 @@ def ppd_accuracy(
             guesses = F.linear(rows.forward(inputs, reading, anchors), rows.embedding)
             places = anchors[:, None] + 1 + torch.arange(PROMPTS)
             said = reader.model.logits(reading.hidden[places.flatten()]).view(guesses.shape)
-        for kind, noise in enumerate((0.0, noise_of(places, number, guesses.shape[-1]))):
+        drawn = noise_of(places, number, guesses.shape[-1])
+        for kind, noise in enumerate((torch.zeros(()), drawn)):
             want = (said + noise).argmax(-1, keepdim=True)
             hits[kind] += ((guesses + noise).topk(RANKS).indices == want).sum(0)
         tried += len(anchors)
@@ -65,11 +66,11 @@ def head_accuracy(
         with torch.no_grad():
             found = head.rounds(torch.from_numpy(answer.tokens), hidden[:-1], answer.start, rounds)
             said = F.linear(hidden[1:], full)
-        for kind, noise in enumerate((None, noise_of(places, number, len(full)))):
-            want = (said if noise is None else said + noise).argmax(-1)
+        drawn = noise_of(places, number, len(full))
+        for kind, noise in enumerate((torch.zeros(1, len(full)), drawn)):
+            want = (said + noise).argmax(-1)
             for i, logits in enumerate(found):
-                scores = logits if noise is None else logits + noise[:, head.draft_ids]
-                best = head.draft_ids[scores.argmax(-1)]
+                best = head.draft_ids[(logits + noise[:, head.draft_ids]).argmax(-1)]
                 hits[kind, i] += (best[i:] == want[i:]).sum()
                 tried[i] += (len(best) - i) * (kind == 0)
     greedy, sampled = (hits / tried).double().numpy()

@@ -110,7 +110,8 @@ class Run:
             group["lr"] = self._plan.rate(self.step)
         self._optimiser.step()
         self._optimiser.zero_grad()
-        return divergence.tolist()  # type: ignore[no-any-return]
+        found: list[float] = divergence.tolist()
+        return found
 
     def _log(self, divergence: list[float]) -> None:
         entry = {"step": self.step, "time": round(time.time()), "divergence": divergence}
