@@ -152,7 +152,7 @@ class DraftStoreReport(msgspec.Struct, frozen=True, tag="draft_store"):
     """What has become of a DraftStoreTask."""
 
     task_id: str
-    affected: int = 0  # tokens that were imported, cleared or saved
+    affected: int = 0  # tokens that were imported, cleared, or saved of the namespace
     tokens: int = 0  # that the namespace has now
     max_tokens: int = 0  # that it may have
     failed: Failed | None = None

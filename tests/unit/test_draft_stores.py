@@ -215,19 +215,26 @@ def test_what_is_cleared_does_not_come_back(tmp_path: Path) -> None:
     made = keeper(tmp_path / "f")
     made.obey(DraftStoreTask("t", "import", "a", [[1, 2, 3]]))
     made.obey(DraftStoreTask("t", "import", "b", [[4, 5, 6]]))
-    assert made.obey(DraftStoreTask("t", "save")).affected == 6
+    assert made.obey(DraftStoreTask("t", "save", "a")).affected == 3
     assert kept(keeper(tmp_path / "f").stores.find("a")) == [[1, 2, 3]]
     made.obey(DraftStoreTask("t", "clear", "a"))
     again = keeper(tmp_path / "f").stores
     assert [name for name, _ in again.spaces()] == ["b"]
 
 
-def test_another_tokenizers_file_is_left_out(tmp_path: Path) -> None:
+def test_another_tokenizers_file_is_left_alone(tmp_path: Path) -> None:
     made = keeper(tmp_path / "f")
     made.stores.add("a", array("i", [1, 2, 3]))
     assert made.save()
-    assert not list(keeper(tmp_path / "f", vocabulary="w").stores.spaces())
-    assert not list(keeper(tmp_path / "f", vocab_size=3).stores.spaces())
+    content = (tmp_path / "f").read_bytes()
+    for other in (keeper(tmp_path / "f", vocabulary="w"), keeper(tmp_path / "f", vocab_size=3)):
+        assert not list(other.stores.spaces())
+        other.obey(DraftStoreTask("t", "import", "a", [[1, 1, 1]]))
+        assert not other.save()
+        failed = other.obey(DraftStoreTask("t", "save")).failed
+        assert failed is not None and failed.error == "Unavailable"
+        assert other.obey(DraftStoreTask("t", "clear", "a")).affected == 3
+        assert (tmp_path / "f").read_bytes() == content
 
 
 def test_vocabularies_have_fingerprints() -> None:

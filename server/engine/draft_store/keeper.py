@@ -37,6 +37,7 @@ class StoreKeeper:
         """
         self.stores = stores or DraftStores()
         self._path = path
+        self._refused = ""  # why the file that is there is none of ours; it is left alone
         self._make_vocabulary = vocabulary
         if path is not None:
             self._load(path, vocab_size)
@@ -59,6 +60,9 @@ class StoreKeeper:
     def save(self) -> bool:
         """Write the file, if there is to be one; tell whether it was written."""
         if self._path is None:
+            return False
+        if self._refused:
+            log.error("draft store not saved", path=str(self._path), reason=self._refused)
             return False
         try:
             files.save(self.stores, self._path, self._vocabulary)
@@ -87,7 +91,8 @@ class StoreKeeper:
             return sum(add(task.namespace, text, is_imported=True) for text in task.texts)
         if task.action == "clear":
             cleared = self.stores.clear(None if task.everywhere else task.namespace)
-            if self._path is not None and not self.save():  # or it would come back
+            is_saved = self._path is None or self._refused or self.save()
+            if not is_saved:  # it would come back
                 raise Unavailable("The draft store's file could not be cleared; the log says why.")
             return cleared
         if task.action == "save":
@@ -95,11 +100,13 @@ class StoreKeeper:
                 raise BadRequest("The server has no folder for draft stores: --draft-store.")
             if not self.save():
                 raise Unavailable("The draft store could not be saved; the log says why.")
-            return sum(space.num_tokens for _, space in self.stores.spaces())
+            space = self.stores.find(task.namespace)  # others are none of the asker's business
+            return 0 if space is None else space.num_tokens
         return 0
 
     def _load(self, path: Path, vocab_size: int) -> None:
         try:
             files.load(self.stores, path, self._vocabulary, vocab_size)
         except (files.StoreRefused, OSError) as error:
-            log.error("draft store not loaded", path=str(path), reason=str(error))
+            self._refused = str(error)
+            log.error("draft store not loaded", path=str(path), reason=self._refused)
