@@ -184,6 +184,25 @@ def test_a_long_prompt_is_read_in_chunks() -> None:
     assert trace["steps"][:12] == [1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 7, 8]
 
 
+@pytest.mark.parametrize("salt", ["", "another"])
+def test_the_next_turn_begins_where_the_last_one_ended(salt: str) -> None:
+    """Only what is new is read, in whole blocks, by whoever may know the text."""
+    table = TableModel(VOCAB)
+    model = table_draft_model(table)
+    engine = speculating(workshop(model))
+    first = request("a", [i % VOCAB for i in range(50)], 20)
+    answer = texts(engine, drafted_by([first], ALWAYS))["a", 0]
+    table.max_rows = 0
+    turn = [*first.prompt_token_ids, *answer, 7, 8, 9]
+    second = drafted_by([request("b", turn, 20, cache_salt=salt)], ALWAYS)
+    have = texts(engine, second)
+    assert have == texts(speculating(Workshop(VOCAB)), drafted_by(second, "off"))
+    assert accepted(engine, "draft-model") == 1.0
+    # of 70 known tokens the last is fed again, and 64 make whole blocks
+    assert table.max_rows == (len(turn) if salt else len(turn) - 64)
+    assert_empty(model)
+
+
 def test_an_aborted_request_gives_its_blocks_back() -> None:
     model = table_draft_model(TableModel(VOCAB))
     engine = speculating(workshop(model))

@@ -34,7 +34,7 @@ class Lane:
     """One sequence at the draft model."""
 
     sampling: SamplingState  # of the text so far
-    cache: DraftCache = field(default_factory=DraftCache)
+    cache: DraftCache
     held: list[int] = field(default_factory=list)  # the tokens of the cache
     agreed: int = 0  # of them, known to be the text's
 
@@ -91,7 +91,7 @@ class Chains:
             sequence_index=request.sequence_index,
             stop_token_ids=request.stop_token_ids,
         )
-        return Lane(sampling)
+        return Lane(sampling, DraftCache(request.namespace))
 
     def wish(
         self,
@@ -140,6 +140,7 @@ class Chains:
         feeds: list[tuple[Lane, Sequence[int]]] = []
         ready: list[tuple[int, Wish]] = []  # index into the feeds
         for wish in wishes:
+            self._recall(wish)
             _rewind(wish)
         for wish in sorted(wishes, key=lambda wish: wish.missing):
             count = min(wish.missing, left)
@@ -153,7 +154,21 @@ class Chains:
         if not feeds:
             return [], torch.empty(0)
         logits = self._extend(feeds)
+        for wish in wishes:
+            self._keep(wish)
         return [wish for _, wish in ready], logits[[row for row, _ in ready]]
+
+    def _recall(self, wish: Wish) -> None:
+        """Begin where another text of the same beginning has been."""
+        lane = wish.lane
+        if not lane.cache.blocks:
+            self._model.recall(lane.cache, wish.context[: wish.settled])
+            lane.held = [*wish.context[: lane.cache.length]]
+
+    def _keep(self, wish: Wish) -> None:
+        """Offer the text to others; its last token may be fed again, so it is left out."""
+        settled = min(wish.lane.cache.length, wish.settled - 1)
+        self._model.keep(wish.lane.cache, wish.context[:settled])
 
     def _reserve(self, wish: Wish) -> bool:
         if self._model.reserve(wish.lane.cache, len(wish.context) + wish.limit):

@@ -11,7 +11,13 @@ from torch.nn.functional import pad
 
 from plait.decoders.protocol import Attend
 from plait.decoders.speculative.second_model.protocol import DraftCache
-from plait.server.engine.kv_blocks import BlockManager, num_blocks_for
+from plait.server.engine.kv_blocks import (
+    BLOCK,
+    BlockManager,
+    extend_hashes,
+    num_blocks_for,
+    root_hash,
+)
 from plait.server.engine.runner import Model, Piece, segments_of
 from plait.server.models.transformer import KVCache
 
@@ -19,7 +25,10 @@ from plait.server.models.transformer import KVCache
 class CachedDraftModel:
     """Feeds texts to a model and keeps them, as far as its blocks reach; see DraftModel.
 
-    Law: every block belongs to one cache or is free; caches that are released hold none.
+    Whole blocks of settled text stay known after a cache is released, until their memory is wanted:
+    the next turn of a conversation begins where the last one ended.
+
+    Law: caches that are released hold no block; a block that several hold is never written.
     """
 
     def __init__(
@@ -32,12 +41,28 @@ class CachedDraftModel:
         device: torch.device,
     ) -> None:
         """Args: vocab_size is the target's; logits beyond it are cut, missing ones -inf."""
-        self.blocks = BlockManager(kv.k.shape[1], prefix_caching=False)
+        self.blocks = BlockManager(kv.k.shape[1])
         self.model = model
         self._kv = kv
         self._vocab_size = vocab_size
         self._max_positions = max_positions
         self._device = device
+
+    def recall(self, cache: DraftCache, text: Sequence[int]) -> None:
+        """Let an empty cache hold what is known of a beginning of the text, all but its end."""
+        assert not cache.blocks, "only an empty cache can recall a text"
+        hashes: list[bytes] = []
+        extend_hashes(hashes, root_hash(cache.namespace), text, (len(text) - 1) // BLOCK)
+        cache.blocks = self.blocks.match(hashes)
+        cache.hashes = hashes[: len(cache.blocks)]
+        cache.length = len(cache.blocks) * BLOCK
+
+    def keep(self, cache: DraftCache, text: Sequence[int]) -> None:
+        """Let others recall what the cache holds of a text, which it will never go back behind."""
+        first, full = len(cache.hashes), min(len(text), cache.length) // BLOCK
+        extend_hashes(cache.hashes, root_hash(cache.namespace), text, full)
+        for i in range(first, full):
+            self.blocks.register(cache.blocks[i], cache.hashes[i])
 
     def reserve(self, cache: DraftCache, length: int) -> bool:
         """Make room for a text of so many tokens; False (and nothing changed): there is none."""
@@ -67,7 +92,7 @@ class CachedDraftModel:
     def release(self, cache: DraftCache) -> None:
         """Give back all that a cache holds."""
         self.blocks.release(cache.blocks)
-        cache.blocks, cache.length = [], 0
+        cache.blocks, cache.length, cache.hashes = [], 0, []
 
 
 def _piece(cache: DraftCache, tokens: Sequence[int]) -> Piece:
