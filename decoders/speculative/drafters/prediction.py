@@ -5,6 +5,8 @@ of the answer's last tokens, max_n at most, is looked up in the prediction, and 
 behind it. Of several such places the nearest behind the last one where the answer was surely on
 track is taken, else the last of all: what was deleted is skipped, what was inserted is waited for.
 A token that stands nowhere in the prediction is taken, once, to replace the one that was predicted.
+A draft is at most twice as long as what has agreed since the place was found, and two tokens, so a
+prediction that is wrong altogether costs a few rows.
 
 Law: none of its own; verified as every draft. Cost: O(max_n log tokens) a token that differs; 12
 bytes times max_n a predicted token, once for all sequences of a request.
@@ -29,6 +31,7 @@ from plait.decoders.speculative.workshop import Workshop
 MULTIPLIER = 0x9E3779B97F4A7C15
 MASK64 = 2**64 - 1
 SURE = 3  # tokens that agree before a place counts as the right one
+GROWTH = 2  # tokens of a draft for each that has agreed, and for one more
 LOST = -1
 
 
@@ -133,7 +136,9 @@ class Prediction:
         cursor = _walk(anchors, ask.state.cursor, ask.text[-self._max_n :], ask.ahead)
         if cursor.run == LOST:
             return Draft()
-        tokens = anchors.token_ids[cursor.at : cursor.at + ask.limit]
+        hoped = min(cursor.run, len(ask.ahead))  # tokens that agree, but are drafts themselves
+        limit = min(ask.limit, GROWTH * (cursor.run - hoped + 1) - hoped)
+        tokens = anchors.token_ids[cursor.at : cursor.at + max(limit, 0)]
         return Draft(tokens, [_chance(cursor.run + i) for i in range(len(tokens))])
 
 
