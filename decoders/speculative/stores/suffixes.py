@@ -8,7 +8,7 @@ states on the way along the links say, most often three to six instead of `depth
 Law: `count` of a run's state is the number of its occurrences, `best` the token that follows it
 most often, of several the one that did so last; both for runs of at most `depth` tokens.
 Cost: O(1) amortised a token to build, and the links of a run of `depth` tokens to count. Memory:
-at most two states a token, 400 bytes a token of ordinary text.
+at most two states a token, 500 bytes a token of ordinary text.
 Source: Blumer et al. 1985; Oliaro et al. 2024, SuffixDecoding, arXiv:2411.04975, for its use.
 """
 
