@@ -183,9 +183,8 @@ class AutoregressiveDecoder:
                 reached.append(child + 1)
             if child is None or one.finish is not None:
                 break
-        outcome = Outcome(emit, keep, one.finish, one.stop_token, logprobs)
         if self._speculator is None or state.speculation is None:
-            return outcome
+            return Outcome(emit, keep, one.finish, one.stop_token, logprobs)
         own = slice(walk.first, walk.first + walk.num_rows)
         verdict = Verdict(
             tree.token_ids,

@@ -126,6 +126,8 @@ def choose(
         others: sequences that are in the step, too, and have no drafters.
     """
     kept: list[list[int]] = [[] for _ in trees]
+    if not any(map(len, trees)):
+        return kept
     left = room.drafts
     for i, (tree, fixed) in enumerate(zip(trees, always, strict=True)):
         if fixed:

@@ -143,7 +143,13 @@ class Speculator:
         """
         self._estimates.fade()
         costs = self._costs
+        always = [member.always for member in members]
         pays = economy.is_worthwhile(len(members), room, costs, others)
+        if not pays and not any(always):  # a busy step
+            for member in members:
+                member.record.fade()
+                member.tree = NOTHING
+            return [NOTHING] * len(members)
         value = economy.seconds_a_token(len(members) + others, room, costs)
         growing = []
         for member, limit in zip(members, limits, strict=True):
@@ -156,7 +162,6 @@ class Speculator:
         for ledger in self._ledgers.values():
             ledger.close()
         trees = [each.tree for each in growing]
-        always = [member.always for member in members]
         kept = economy.choose(trees, always, room, costs, others)
         for member, tree, nodes in zip(members, trees, kept, strict=True):
             member.tree = tree if len(nodes) == len(tree) else tree.only(nodes)
@@ -166,9 +171,11 @@ class Speculator:
         """Learn what became of a draft; return what was drafted and accepted, by source."""
         tree, member.tree = member.tree, NOTHING
         member.text.extend(verdict.emitted)
-        self._estimates.learn(tree, verdict.reached, member.record, self._vocab_size)
-        hits = [row - 1 for row in verdict.reached if row > 0]
-        counts = dict(tree.count()), dict(tree.count(hits))
+        counts: tuple[Counts, Counts] = {}, {}
+        if len(tree):
+            self._estimates.learn(tree, verdict.reached, member.record, self._vocab_size)
+            hits = [row - 1 for row in verdict.reached if row > 0]
+            counts = dict(tree.count()), dict(tree.count(hits))
         for total, new in zip((member.drafted, member.accepted), counts, strict=True):
             for source, count in new.items():
                 total[source] = total.get(source, 0) + count
