@@ -22,7 +22,7 @@ from plait.server.models.catalog import resolve
 from plait.server.models.heads import belongs_to
 from plait.server.models.spec import ModelSpec
 
-MEASURED = 40  # texts, the last ones, on which A is measured
+MEASURED = 32  # texts, the last ones, on which A is measured
 
 
 def ppd_tensors(state: dict[str, Any], data: Path) -> dict[str, Tensor]:
