@@ -16,6 +16,7 @@ from tests.fixtures.real_server import RealServer
 
 WRONG = "La rivière coulait,\n\tlentement; 17 + 25 = 43.\n" * 20
 ALWAYS = {"name": "prediction", "always": True}  # whatever the machine is busy with
+LENGTH = 96  # tokens of a copied text
 ACCEPTED = "vllm:spec_decode_num_accepted_tokens_total"
 TEXT = (
     "The cat sat on the mat. The dog sat on the rug. The bird sat in the tree. "
@@ -160,7 +161,7 @@ def test_copies_and_edits_take_few_passes(server: RealServer) -> None:
         fields: dict[str, Any] = {
             "messages": [{"role": "user", "content": question}],
             "temperature": 0,
-            "max_tokens": 64,
+            "max_tokens": LENGTH,
             "extra_body": {"decoding": {"trace": True, "drafter": ALWAYS}, "ignore_eos": True},
         }
         plain = {"extra_body": {"ignore_eos": True, "decoding": {"drafter": "off"}}}
@@ -171,7 +172,7 @@ def test_copies_and_edits_take_few_passes(server: RealServer) -> None:
             have = ask(client, model, **fields, **predicted(text))
             assert have.choices[0].message.content == want
             trace = (have.model_extra or {})["decoding"]
-            assert 4 * trace["forwards"] <= 64
+            assert 4 * trace["forwards"] <= LENGTH
             accepted, _ = counts(have.usage)
-            assert accepted + trace["forwards"] == 64
+            assert accepted + trace["forwards"] == LENGTH
             server.wait_until(partial(has_counted, server, before + accepted))

@@ -69,7 +69,7 @@ def naive_draft(
     prediction: Sequence[int], prompt: Sequence[int], answer: Sequence[int], split: int
 ) -> list[int]:
     """The words of the module, carried out anew for the whole answer."""
-    at, run, home = 0, 1, 0
+    at, run, home, best = 0, 1, 0, 1
     for i, token in enumerate(answer):
         if run >= 0 and at < len(prediction) and prediction[at] == token:
             at, run = at + 1, run + 1
@@ -78,8 +78,9 @@ def naive_draft(
         else:
             at, run = (at + 1, 0) if run > 0 else (at, -1)
         home = at if run >= SURE else home
+        best = max(best, run) if i < len(answer) - split else best
     hoped = min(max(run, 0), split)
-    limit = min(8, 2 * (run - hoped + 1) - hoped)
+    limit = min(8, 2 * (max(best, run - hoped) + 1) - hoped)
     return list(prediction[at : at + max(limit, 0)]) if run >= 0 else []
 
 

@@ -5,8 +5,8 @@ of the answer's last tokens, max_n at most, is looked up in the prediction, and 
 behind it. Of several such places the nearest behind the last one where the answer was surely on
 track is taken, else the last of all: what was deleted is skipped, what was inserted is waited for.
 A token that stands nowhere in the prediction is taken, once, to replace the one that was predicted.
-A draft is at most twice as long as what has agreed since the place was found, and two tokens, so a
-prediction that is wrong altogether costs a few rows.
+A draft is at most twice as long as what has ever agreed in a row, and two tokens, so a prediction
+that is wrong altogether costs a few rows.
 
 Law: none of its own; verified as every draft. Cost: O(max_n log tokens) a token that differs; 12
 bytes times max_n a predicted token, once for all sequences of a request.
@@ -31,7 +31,7 @@ from plait.decoders.speculative.workshop import Workshop
 MULTIPLIER = 0x9E3779B97F4A7C15
 MASK64 = 2**64 - 1
 SURE = 3  # tokens that agree before a place counts as the right one
-GROWTH = 2  # tokens of a draft for each that has agreed, and for one more
+GROWTH = 2  # tokens of a draft for each that has agreed in a row, and for one more
 LOST = -1
 
 
@@ -85,6 +85,7 @@ class Cursor:
     at: int = 0  # index of the predicted token that is due
     run: int = 1  # tokens that have agreed since it was found; LOST: none is due
     home: int = 0  # where the answer was last surely on track
+    best: int = 1  # the longest run so far
 
 
 @dataclass(slots=True)
@@ -133,11 +134,13 @@ class Prediction:
         anchors = ask.state.anchors
         if anchors is None:
             return Draft()
-        cursor = _walk(anchors, ask.state.cursor, ask.text[-self._max_n :], ask.ahead)
+        known = ask.state.cursor
+        cursor = _walk(anchors, known, ask.text[-self._max_n :], ask.ahead)
         if cursor.run == LOST:
             return Draft()
         hoped = min(cursor.run, len(ask.ahead))  # tokens that agree, but are drafts themselves
-        limit = min(ask.limit, GROWTH * (cursor.run - hoped + 1) - hoped)
+        agreed = max(known.best, cursor.run - hoped)
+        limit = min(ask.limit, GROWTH * (agreed + 1) - hoped)
         tokens = anchors.token_ids[cursor.at : cursor.at + max(limit, 0)]
         return Draft(tokens, [_chance(cursor.run + i) for i in range(len(tokens))])
 
@@ -155,15 +158,15 @@ def _walk(
 
 def _step(anchors: Anchors, cursor: Cursor, tail: Sequence[int]) -> Cursor:
     """Take the last token of the tail into account."""
-    at, run, home = cursor.at, cursor.run, cursor.home
+    at, run, home, best = cursor.at, cursor.run, cursor.home, cursor.best
     if run != LOST and tuple(anchors.token_ids[at : at + 1]) == (tail[-1],):
         at, run = at + 1, run + 1
     else:
         found = anchors.find(tail, home)
         if found is None:
-            return Cursor(at + 1, 0, home) if run > 0 else Cursor(at, LOST, home)
+            return Cursor(at + 1, 0, home, best) if run > 0 else Cursor(at, LOST, home, best)
         at, run = found
-    return Cursor(at, run, at if run >= SURE else home)
+    return Cursor(at, run, at if run >= SURE else home, max(best, run))
 
 
 def _chance(run: int) -> float:
