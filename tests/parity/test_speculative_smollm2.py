@@ -23,7 +23,7 @@ def test_no_drafter_changes_an_answer(smollm2_files: ModelFiles, weights: Weight
     engine, info = build_engine(
         EngineSettings(MODEL, weights=weights, threads=1, kv_cache_bytes=2**27)
     )
-    requests = random_requests(40, max_tokens=12)
+    requests = random_requests(20, max_tokens=12)
     want = plain(engine, requests)
     for drafter in ("n-gram", "aded", "forced"):
         assert drafter in served(info.capabilities)
