@@ -31,6 +31,7 @@ class Answer:
     text: str
     prompt_tokens: int
     tokens: int
+    decoding: dict[str, Any] = field(default_factory=dict)  # the trace, if one was asked for
 
     @property
     def ttft_ms(self) -> float:
@@ -52,12 +53,14 @@ class _Stream:
     last: float = 0.0
     pieces: list[str] = field(default_factory=list)
     usage: dict[str, Any] = field(default_factory=dict)
+    decoding: dict[str, Any] = field(default_factory=dict)
 
     def take(self, chunk: dict[str, Any]) -> None:
         if error := chunk.get("error"):
             raise ServerFault(str(error))
         if usage := chunk.get("usage"):
             self.usage = usage
+        self.decoding = chunk.get("decoding") or self.decoding
         for choice in chunk.get("choices", ()):
             if text := choice["delta"].get("content"):
                 self.last = time.perf_counter()
@@ -101,6 +104,7 @@ async def ask(
         text="".join(stream.pieces),
         prompt_tokens=stream.usage["prompt_tokens"],
         tokens=stream.usage["completion_tokens"],
+        decoding=stream.decoding,
     )
 
 

@@ -31,6 +31,7 @@ from benchmarks.servers import SERVERS, NotInstalled, NotReady, Running, Venvs, 
 from plait.server.bench.machine import Machine, this_machine
 
 WARM_UP_TOKENS = 16
+COMPARED = ("plait", "vllm", "llama-q4_1", "llama-q4_0")  # unless other servers are named
 
 
 async def _measure(server: Running, rows: Sequence[str], reps: int) -> dict[str, Measured]:
@@ -86,7 +87,9 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _names(known: Sequence[str]) -> Callable[[str], list[str]]:
+def names_among(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return a reader of comma-separated names."""
+
     def parse(text: str) -> list[str]:
         names = text.split(",")
         if unknown := [name for name in names if name not in known]:
@@ -98,8 +101,8 @@ def _names(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--only", type=_names([*SERVERS]), default=[*SERVERS], metavar="A,B")
-    parser.add_argument("--rows", type=_names([*ROWS]), default=[*ROWS], metavar="A,B")
+    parser.add_argument("--only", type=names_among([*SERVERS]), default=[*COMPARED], metavar="A,B")
+    parser.add_argument("--rows", type=names_among([*ROWS]), default=[*ROWS], metavar="A,B")
     parser.add_argument("--reps", type=int, default=5, help="repetitions of each row")
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--vllm", type=Path, default=ROOT / ".venv-vllm", help="its venv")

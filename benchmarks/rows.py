@@ -214,10 +214,10 @@ def _is_person(text: str) -> bool:
 
 async def copy(bench: Bench) -> Measured:
     """Repeat a JSON text after an example of it; nearly every token can be guessed."""
-    command, source = "Repeat this JSON exactly:\n", _records(3, 8)
+    command, source = "Repeat this JSON exactly:\n", records(3, 8)
     messages = [
-        {"role": "user", "content": command + _records(0, 3)},
-        {"role": "assistant", "content": _records(0, 3)},
+        {"role": "user", "content": command + records(0, 3)},
+        {"role": "assistant", "content": records(0, 3)},
         {"role": "user", "content": command + source},
     ]
     answers = [await bench.ask(messages, 220) for _ in range(bench.reps)]
@@ -226,7 +226,8 @@ async def copy(bench: Bench) -> Measured:
     return Measured("tok/s", [a.decode_rate for a in answers], notes)
 
 
-def _records(start: int, stop: int) -> str:
+def records(start: int, stop: int) -> str:
+    """Return JSON that says nothing twice in the same words."""
     return json.dumps(
         [
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
@@ -94,6 +95,18 @@ def vllm(places: Venvs) -> Command:
     )
 
 
+def vllm_ngram(places: Venvs) -> Command:
+    """vLLM with drafts out of the prompt, as long as plait's."""
+    plain = vllm(places)
+    drafts = {
+        "method": "ngram",
+        "num_speculative_tokens": 16,
+        "prompt_lookup_min": 2,
+        "prompt_lookup_max": 5,
+    }
+    return replace(plain, argv=[*plain.argv, "--speculative-config", json.dumps(drafts)])
+
+
 def llama(places: Venvs) -> Command:
     """llama-server on the GGUF file that plait reads."""
     return _llama(places, _llama_tool(places, "llama-server"), resolve(places.model).path)
@@ -115,7 +128,13 @@ def llama_q4_0(places: Venvs) -> Command:
     return _llama(places, _llama_tool(places, "llama-server"), target)
 
 
-SERVERS = {"plait": plait, "vllm": vllm, "llama-q4_1": llama, "llama-q4_0": llama_q4_0}
+SERVERS = {
+    "plait": plait,
+    "vllm": vllm,
+    "vllm-ngram": vllm_ngram,
+    "llama-q4_1": llama,
+    "llama-q4_0": llama_q4_0,
+}
 
 
 def _llama(places: Venvs, binary: str, model: Path) -> Command:
@@ -165,7 +184,7 @@ def running(command: Command, log: Path) -> Iterator[Running]:
         NotReady: it ended or was not ready in time; `log` says more.
     """
     port = _free_port()
-    argv = [argument.format(port=port) for argument in command.argv]
+    argv = [argument.replace("{port}", str(port)) for argument in command.argv]
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as output:
         started = time.perf_counter()

@@ -1,71 +1,78 @@
-"""The autoregressive host: one token per forward pass, sampled under the request's constraint.
+"""The autoregressive host: text is drawn token after token, and drafts are verified on the way.
 
-It also keeps the promise that a constrained answer ends within its budget: a drawn token after
-which the shortest legal end would no longer fit is taken back, banned, and drawn again (so the draw
-follows the law restricted to what can still be finished); after MAX_REDRAWS the shortest end known
-is followed to its end. Law: if min_tokens() <= max_tokens at the start, the text ends complete.
+The verifier is sample and match: every row is drawn with the request's own law and noise, and the
+walk goes on from a row as long as what was drawn there is a token of the draft. Row i is drawn as
+if the draft before it had come true, and counts only if it has; so penalties, constraints and all
+else see ordinary sequential sampling.
+
+Law: the text is the one without drafts, token for token (laws 1 and 2), for any drafter. A step
+emits what the walk passes and the one token drawn at its end.
+Source: docs/speculation.md; R3 with shared Gumbel noise (Daliri, Musco and Suresh, 2408.07978).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import exp
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
+from plait.decoders.committing import AutoregressiveState, ConstraintBroken, bitmask_for, commit
+from plait.decoders.judging import Rows, look_ahead, overrule
 from plait.decoders.protocol import (
     Constraint,
     DecodeRequest,
-    Finish,
     Forward,
     Outcome,
     Proposal,
+    Room,
     Sampler,
     TokenLogprobs,
+    Verdict,
 )
 from plait.decoders.registry import Choice, choose
 from plait.decoders.sampling.sampler import Draws
 from plait.decoders.sampling.state import SamplingState
+from plait.decoders.speculative.speculator import Speculator
+from plait.decoders.speculative.tree import ROOT, DraftTree
 
-MAX_REDRAWS = 8
 PLAIN = Proposal()
+NO_DRAFT = DraftTree()
 
 
-class ConstraintBroken(RuntimeError):
-    """A constraint contradicts itself; its request fails, the others go on."""
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """One sequence's rows in a pass."""
 
+    state: AutoregressiveState
+    tree: DraftTree
+    first: int  # row of the logits that follows the text; row first + 1 + i follows node i
 
-@dataclass(slots=True)
-class AutoregressiveState:
-    """What the host remembers of one sequence."""
-
-    sampling: SamplingState
-    sampler: Sampler
-    constraint: Constraint | None
-    stop_token_ids: frozenset[int]
-    remaining: int  # tokens that may still be emitted
-    closing: list[int] = field(default_factory=list)  # the end that is being followed, if one is
-    log_weight: float = 0.0  # sum over tokens of the log legal mass
-    num_emitted: int = 0
-    num_steered: int = 0  # tokens redrawn or forced to end within the budget
+    @property
+    def num_rows(self) -> int:
+        """Rows of the sequence."""
+        return 1 + len(self.tree)
 
 
 class AutoregressiveDecoder:
-    """Plain decoding: proposes nothing, accepts one token per sequence."""
+    """Plain and speculative decoding of models that write token after token."""
 
     name: ClassVar[str] = "autoregressive"
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, vocab_size: int, *, naive: bool = False) -> None:
-        self._num_words = -(-vocab_size // 32)
+    def __init__(
+        self, vocab_size: int, *, naive: bool = False, speculator: Speculator | None = None
+    ) -> None:
+        self._vocab_size = vocab_size
         self._naive = naive
+        self._speculator = speculator
         self._samplers: dict[Choice, Sampler] = {}
 
     def start(self, request: DecodeRequest) -> AutoregressiveState:
         """Return the state of one new sequence."""
+        speculator = self._speculator
         return AutoregressiveState(
             sampling=SamplingState(
                 request.sampling,
@@ -77,41 +84,61 @@ class AutoregressiveDecoder:
             constraint=request.constraint,
             stop_token_ids=request.stop_token_ids,
             remaining=request.max_tokens,
+            speculation=None if speculator is None else speculator.start(request),
         )
 
     def block(self, state: AutoregressiveState) -> int:
         """Read text causally."""
         return 1
 
-    def propose(self, states: Sequence[AutoregressiveState], room: int) -> Sequence[Proposal]:
-        """Propose nothing: the pending token is all there is to feed."""
-        return [PLAIN] * len(states)
+    def propose(self, states: Sequence[AutoregressiveState], room: Room) -> Sequence[Proposal]:
+        """Propose the drafts that pay; nothing else is fed but what is pending."""
+        members = [state.speculation for state in states if state.speculation is not None]
+        if self._speculator is None or not members:
+            return [PLAIN] * len(states)
+        limits = [_limit(state) for state in states if state.speculation is not None]
+        others = len(states) - len(members)
+        trees = iter(self._speculator.propose(members, limits, room, others))
+        drafts = [NO_DRAFT if state.speculation is None else next(trees) for state in states]
+        return [tree.proposal() if len(tree) else PLAIN for tree in drafts]
 
     def accept(self, states: Sequence[AutoregressiveState], forward: Forward) -> Sequence[Outcome]:
-        """Draw one token per sequence and end those that are complete or out of budget."""
+        """Draw every row, and walk each sequence's draft as far as it came true."""
         outcomes: dict[int, Outcome] = {}
-        for sampler, rows in _by_sampler(states):
-            logits = forward.logits if len(rows) == len(states) else forward.logits[rows]
-            members = [states[row] for row in rows]
-            draws = sampler.sample(
-                logits, [state.sampling for state in members], self._fill_bitmask(members)
-            )
-            for i, row in enumerate(rows):
-                outcomes[row] = self._try_commit(members[i], i, draws, logits)
-        return [outcomes[row] for row in range(len(states))]
+        for sampler, members in _by_sampler(states):
+            walks, logits, hidden = _lay_out(states, members, forward)
+            ahead = _row_states(walks, self._vocab_size)
+            draws = sampler.sample(logits, ahead, self._bitmask(walks))
+            for i, walk in zip(members, walks, strict=True):
+                outcomes[i] = self._walk(walk, draws, logits, hidden)
+        return [outcomes[i] for i in range(len(states))]
 
     def evicted(self, state: AutoregressiveState) -> None:
         """Nothing that the host remembers depends on the cache."""
 
+    def finish(self, state: AutoregressiveState) -> None:
+        """Tell the drafters."""
+        if self._speculator is not None and state.speculation is not None:
+            self._speculator.finish(state.speculation)
+
     def report(self, state: AutoregressiveState) -> Mapping[str, Any]:
-        """Return log_weight (sum of log legal mass), its mean per token as a mass, and steering."""
-        if state.constraint is None:
-            return {}
-        return {
-            "log_weight": state.log_weight,
-            "legal_mass": exp(state.log_weight / max(state.num_emitted, 1)),
-            "steered": state.num_steered,
-        }
+        """Return drafts by source and, under a constraint, its weight (log_weight: sum of the log
+        legal mass; legal_mass: its mean per token as a mass) and how often it was steered."""
+        found: dict[str, Any] = {}
+        if state.speculation is not None:
+            found |= {
+                "drafted": state.speculation.drafted,
+                "accepted": state.speculation.accepted,
+            }
+            if state.speculation.judge is not None:
+                found["lossy"] = state.speculation.judge.name
+        if state.constraint is not None:
+            found |= {
+                "log_weight": state.log_weight,
+                "legal_mass": exp(state.log_weight / max(state.num_emitted, 1)),
+                "steered": state.num_steered,
+            }
+        return found
 
     def _sampler(self, options: Mapping[str, Any]) -> Sampler:
         choice = choose(options, "sampler")
@@ -120,113 +147,142 @@ class AutoregressiveDecoder:
             self._samplers[choice] = choice.method.make(choice.options, naive=self._naive)
         return self._samplers[choice]
 
-    def _fill_bitmask(self, states: Sequence[AutoregressiveState]) -> Tensor | None:
-        if all(state.constraint is None for state in states):
+    def _bitmask(self, walks: Sequence[Walk]) -> Tensor | None:
+        """Return what each row's constraint allows, had the draft before it come true."""
+        if all(walk.state.constraint is None for walk in walks):
             return None
-        bitmask = torch.full((len(states), self._num_words), -1, dtype=torch.int32)
-        for row, state in enumerate(states):
-            if state.constraint is not None:
-                state.constraint.fill_bitmask(bitmask, row)
+        bitmask = bitmask_for(sum(walk.num_rows for walk in walks), self._vocab_size)
+        for walk in walks:
+            if walk.state.constraint is not None:
+                _fill_bitmask(walk.state.constraint, walk, bitmask)
         return bitmask
 
-    def _try_commit(
-        self, state: AutoregressiveState, row: int, draws: Draws, logits: Tensor
-    ) -> Outcome:
-        try:
-            return self._commit(state, row, draws, logits)
-        except ConstraintBroken as broken:
-            return Outcome(fault=str(broken))
-
-    def _commit(
-        self, state: AutoregressiveState, row: int, draws: Draws, logits: Tensor
-    ) -> Outcome:
-        if state.remaining == 0:  # max_tokens 0: only the prompt was asked about
-            return Outcome(finish="length")
-        token, logprobs = draws.token_ids[row], draws.logprobs[row]
-        state.log_weight += draws.log_mass[row]
-        if state.constraint is not None:
-            settled = self._settle(state, token, logprobs, logits[row : row + 1])
-            if settled is None:
-                return Outcome(finish="stop")
-            token, logprobs = settled
-        if token in state.stop_token_ids:
-            return Outcome(finish="stop", stop_token=token)
-        state.remaining -= 1
-        state.num_emitted += 1
-        state.sampling.append(token)
+    def _walk(self, walk: Walk, draws: Draws, logits: Tensor, hidden: Tensor | None) -> Outcome:
+        state, tree = walk.state, walk.tree
+        emit: list[int] = []
+        logprobs: list[TokenLogprobs] = []
+        node, reached, keep = ROOT, [0], list[int]()
+        judge = None if state.speculation is None else state.speculation.judge
+        rows = Rows(draws, logits, walk.first)
+        while True:
+            if judge is not None:
+                overrule(judge, state, tree, node, rows)
+            try:
+                one = commit(state, walk.first + reached[-1], draws, logits)
+            except ConstraintBroken as broken:
+                return Outcome(fault=str(broken))
+            emit += one.emit
+            logprobs += one.logprobs
+            child = tree.child(node, one.emit[0]) if one.emit else None
+            if child is not None:
+                keep.append(child)
+            elif judge is not None and one.emit and one.finish is None:
+                child = look_ahead(judge, state, tree, node, rows)
+            if child is not None:
+                node = child
+                reached.append(child + 1)
+            if child is None or one.finish is not None:
+                break
+        if self._speculator is None or state.speculation is None:
+            return Outcome(emit, keep, one.finish, one.stop_token, logprobs)
+        own = slice(walk.first, walk.first + walk.num_rows)
+        verdict = Verdict(
+            tree.token_ids,
+            tree.parents,
+            reached,
+            draws.token_ids[own],
+            emit,
+            logits[own],
+            None if hidden is None else hidden[own],
+        )
+        drafted, accepted = self._speculator.settle(state.speculation, verdict)
         return Outcome(
-            emit=(token,),
-            finish=_finish(state),
-            logprobs=(logprobs,) if logprobs is not None else (),
+            emit,
+            keep,
+            one.finish,
+            one.stop_token,
+            logprobs,
+            drafted=drafted,
+            accepted=accepted,
+            sources=[tree.sources[node] for node in keep],
         )
 
-    def _settle(
-        self,
-        state: AutoregressiveState,
-        token: int,
-        logprobs: TokenLogprobs | None,
-        logits: Tensor,
-    ) -> tuple[int, TokenLogprobs | None] | None:
-        """Advance the constraint by a token after which the answer can still be completed.
 
-        None: the answer is complete as it stands, and no longer one that was drawn fits.
-        """
-        constraint = state.constraint
-        assert constraint is not None
-        banned: set[int] = set()
-        while not state.closing and not self._fits(state, token):
-            banned.add(token)
-            if len(banned) > MAX_REDRAWS:
-                state.closing = list(constraint.closing_tokens())
-                if not state.closing:
-                    return None
-            else:
-                draws = self._redraw(state, logits, banned)
-                token, logprobs = draws.token_ids[0], draws.logprobs[0]
-        if state.closing:
-            token = state.closing.pop(0)
-            _advance(constraint, token)
-            logprobs = state.sampler.report(logits, [state.sampling], [token])[0]
-        state.num_steered += bool(banned)
-        return token, logprobs
-
-    def _fits(self, state: AutoregressiveState, token: int) -> bool:
-        """Advance the constraint by the token, unless the answer could not be completed then."""
-        constraint = state.constraint
-        assert constraint is not None
-        _advance(constraint, token)
-        if token in state.stop_token_ids or constraint.min_tokens() < state.remaining:
-            return True
-        constraint.rollback(1)
-        return False
-
-    def _redraw(self, state: AutoregressiveState, logits: Tensor, banned: set[int]) -> Draws:
-        bitmask = self._fill_bitmask([state])
-        return state.sampler.sample(logits, [state.sampling], bitmask, [banned])
+def _limit(state: AutoregressiveState) -> int:
+    """Return how many draft tokens are of use: the last token of a text is always drawn."""
+    return 0 if state.closing else max(state.remaining - 1, 0)
 
 
 def _by_sampler(states: Sequence[AutoregressiveState]) -> list[tuple[Sampler, list[int]]]:
-    """Return each sampler in use with its rows."""
+    """Return each sampler in use with its sequences."""
     groups: dict[int, tuple[Sampler, list[int]]] = {}
-    for row, state in enumerate(states):
-        groups.setdefault(id(state.sampler), (state.sampler, []))[1].append(row)
+    for i, state in enumerate(states):
+        groups.setdefault(id(state.sampler), (state.sampler, []))[1].append(i)
     return list(groups.values())
 
 
-def _advance(constraint: Constraint, token: int) -> None:
-    if not constraint.accept_token(token):
-        raise ConstraintBroken(f"the constraint refuses token {token}, which it had allowed")
+def _lay_out(
+    states: Sequence[AutoregressiveState], members: Sequence[int], forward: Forward
+) -> tuple[list[Walk], Tensor, Tensor | None]:
+    """Return the walks of some sequences, and the rows that they own, packed."""
+    walks: list[Walk] = []
+    rows: list[int] = []
+    for i in members:
+        state, first, stop = states[i], forward.offsets[i], forward.offsets[i + 1]
+        tree = NO_DRAFT if state.speculation is None else state.speculation.tree
+        assert stop - first == 1 + len(tree), "a sequence's rows are not those of its draft"
+        walks.append(Walk(state, tree, len(rows)))
+        rows.extend(range(first, stop))
+    if len(members) == len(states):
+        return walks, forward.logits, forward.hidden
+    return walks, forward.logits[rows], None if forward.hidden is None else forward.hidden[rows]
 
 
-def _finish(state: AutoregressiveState) -> Finish | None:
-    """Return why a sequence ends after the token just emitted, if it does.
+def _row_states(walks: Sequence[Walk], vocab_size: int) -> list[SamplingState]:
+    """Return what sampling knows at each row, had the draft before it come true."""
+    found: list[SamplingState] = []
+    for walk in walks:
+        found.append(walk.state.sampling)
+        for token, parent in zip(walk.tree.token_ids, walk.tree.parents, strict=True):
+            before = found[walk.first + 1 + parent]
+            found.append(before.ahead(token if token < vocab_size else None))
+    return found
 
-    A constrained text whose grammar allows no more tokens ends by itself; one that is complete when
-    the budget is spent has reached its end as well.
+
+def _fill_bitmask(constraint: Constraint, walk: Walk, bitmask: Tensor) -> None:
+    """Fill the rows of one sequence; the constraint stands afterwards where it stood.
+
+    Rows behind a token that it forbids stay as they are: they are never reached.
     """
-    constraint = state.constraint
-    if constraint is not None and constraint.is_terminated():
-        return "stop"
-    if state.remaining > 0:
-        return None
-    return "stop" if constraint is not None and constraint.is_accepting() else "length"
+    tree = walk.tree
+    constraint.fill_bitmask(bitmask, walk.first)
+    path: list[int] = []  # nodes whose tokens the constraint has accepted
+    for node in range(len(tree)):
+        wanted = _path_to(tree, tree.parents[node])
+        shared = _num_shared(path, wanted)
+        constraint.rollback(len(path) - shared)
+        del path[shared:]
+        for each in (*wanted[shared:], node):
+            if not constraint.accept_token(tree.token_ids[each]):
+                break
+            path.append(each)
+        else:
+            constraint.fill_bitmask(bitmask, walk.first + 1 + node)
+    constraint.rollback(len(path))
+
+
+def _path_to(tree: DraftTree, node: int) -> list[int]:
+    """Return the nodes from the first level down to one."""
+    path: list[int] = []
+    while node != ROOT:
+        path.append(node)
+        node = tree.parents[node]
+    return path[::-1]
+
+
+def _num_shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return the length of the longest common beginning."""
+    for i, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return i
+    return min(len(one), len(other))

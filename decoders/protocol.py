@@ -11,9 +11,9 @@ Source: docs/architecture.md, sections 1 and 2. No torch at import time.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,6 +76,11 @@ class Outcome:
     stop_token: int | None = None  # the token that ended the text, when one did; not emitted
     logprobs: Sequence[TokenLogprobs] = ()  # one per emitted token, or none
     fault: str = ""  # not empty: the request can't go on, and nobody else is to suffer for it
+    drafted: Mapping[str, int] = field(default_factory=dict)  # draft rows that were fed, by source
+    accepted: Mapping[str, int] = field(
+        default_factory=dict
+    )  # those of them that are among the emitted tokens
+    sources: Sequence[str] = ()  # of the first emitted tokens: who had drafted each
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,15 @@ class Forward:
 
     logits: Tensor  # [rows, vocab] float32; not to be modified
     offsets: Sequence[int]  # [sequences + 1]
+    hidden: Tensor | None = None  # [rows, hidden] float32: what the logits were made of
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a step leaves for rows that a decoder can do without, over all its sequences."""
+
+    drafts: int  # rows of the step's budget and of the cache that nobody else needs
+    fed: int = 0  # rows that are fed in any case
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +116,7 @@ class DecodeRequest:
     constraint: Constraint | None
     sequence_index: int  # 0..n-1: the second word of the noise key
     options: Mapping[str, Any]
+    namespace: str = ""  # whose texts this one may be compared with: key and cache_salt, hashed
 
 
 class Decoder(Protocol[State]):
@@ -125,11 +140,10 @@ class Decoder(Protocol[State]):
         0: never; every proposal feeds what it wants to see (CONTEXT).
         """
 
-    def propose(self, states: Sequence[State], room: int) -> Sequence[Proposal]:
+    def propose(self, states: Sequence[State], room: Room) -> Sequence[Proposal]:
         """Return the rows each sequence feeds after its pending tokens.
 
-        room: rows of the step's budget that are left for drafts, over all sequences; what a
-        decoder can't do without may exceed it.
+        What a decoder can't do without may exceed the room.
         """
 
     def accept(self, states: Sequence[State], forward: Forward) -> Sequence[Outcome]:
@@ -138,8 +152,11 @@ class Decoder(Protocol[State]):
     def evicted(self, state: State) -> None:
         """Take note that the sequence has lost its cache; what is pending is read again."""
 
+    def finish(self, state: State) -> None:
+        """Let go of what the sequence held: it has ended, or nobody waits for it any more."""
+
     def report(self, state: State) -> Mapping[str, Any]:
-        """Return the sequence's share of the `decoding` object (docs/architecture.md, 7)."""
+        """Return the sequence's share of the `decoding` object (docs/api.md)."""
 
 
 class Constraint(Protocol):
@@ -173,6 +190,65 @@ class Constraint(Protocol):
         """Return tokens of the text that must follow, none of which an alternative reaches over."""
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Tokens that will probably follow, as a chain or as a tree.
+
+    A chance is the probability that the token is what the request's law draws, given that those
+    before it were. A drafter that can't tell says 1: what its drafts are worth is learnt.
+    """
+
+    token_ids: Sequence[int] = ()
+    chances: Sequence[float] = ()
+    parents: Sequence[int] | None = None  # index of the token before each, below its own, -1: none
+    # is; None: a chain
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Generic[State]):
+    """What a drafter is asked about one sequence."""
+
+    state: State
+    text: Sequence[int]  # prompt and output, not to be modified
+    ahead: Sequence[int]  # drafted tokens behind it: the draft goes on from there
+    limit: int  # tokens that are of use, >= 1
+    constraint: Constraint | None  # as it stands behind `ahead`; whoever moves it, moves it back
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a pass said about one sequence's rows; row 0 follows the text, row i + 1 draft token i.
+
+    The rows that were reached are those whose every token before was the one that was drawn.
+    """
+
+    token_ids: Sequence[int]  # [k] drafted
+    parents: Sequence[int]  # [k]
+    reached: Sequence[int]  # rows, in text order; at least row 0
+    drawn: Sequence[int]  # [k + 1] what each row's law draws if it was reached
+    emitted: Sequence[int]  # tokens
+    logits: Tensor  # [k + 1, vocab]
+    hidden: Tensor | None  # [k + 1, hidden]
+
+
+class Drafter(Protocol[State]):
+    """What will probably come? Nothing that it says can change a text (law 2)."""
+
+    name: ClassVar[str]
+
+    def start(self, request: DecodeRequest) -> State:
+        """Return what the drafter remembers of one sequence."""
+
+    def propose(self, asks: Sequence[Ask[State]]) -> Sequence[Draft]:
+        """Return a draft for each sequence; an empty one says that there is nothing to say."""
+
+    def commit(self, state: State, text: Sequence[int], verdict: Verdict) -> None:
+        """Take note of what a pass has emitted; the text has it already."""
+
+    def finish(self, state: State, text: Sequence[int]) -> None:
+        """Let go of a sequence that has ended."""
+
+
 class Sampler(Protocol):
     """Which token follows each row, and at what price."""
 
@@ -187,6 +263,15 @@ class Sampler(Protocol):
 
         Law: E[exp(log_mass) * 1[token = v]] == p(v) * 1[v is legal], p being the request's law.
         """
+
+    def scores(
+        self,
+        logits: Tensor,
+        states: Sequence[SamplingState],
+        bitmask: Tensor | None = None,
+        banned: Sequence[Collection[int]] | None = None,
+    ) -> Tensor:
+        """Return the scores [rows, vocab] that draws are made from: a law is their softmax."""
 
     def report(
         self, logits: Tensor, states: Sequence[SamplingState], token_ids: Sequence[int]

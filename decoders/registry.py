@@ -40,6 +40,8 @@ class Method:
     needs: frozenset[str] = frozenset()  # of the worker; ModelInfo.capabilities answers
     part: str = ""  # unmaskers: which part of a step it decides; one method a part and request
     excludes: frozenset[str] = frozenset()  # names of methods that it can't be composed with
+    replays: bool = False  # drafters: whether it reads nothing but tokens
+    lossy: bool = False  # drafters: whether texts may follow another law with it
     presets: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict, hash=False
     )  # further published options, by name
@@ -48,7 +50,8 @@ class Method:
         """Import the method's code and build it.
 
         Samplers get naive=: whether to compute with the oracles instead of the compiled kernels.
-        Unmaskers get what the host that builds them says (decoders/diffusion/chain.py).
+        Unmaskers get what the host that builds them says (decoders/diffusion/chain.py), drafters
+        workshop= (decoders/speculative/workshop.py).
         """
         module, _, attribute = self.target.partition(":")
         return getattr(import_module(module), attribute)(options, **context)
@@ -70,7 +73,8 @@ class MethodError(ValueError):
         self.param = param
 
 
-LISTS = ("plait.decoders.diffusion.methods",)  # modules whose METHODS are built in as well
+# Modules whose METHODS are built in as well.
+LISTS = ("plait.decoders.diffusion.methods", "plait.decoders.speculative.methods")
 BUILT_IN = (
     Method(
         kind="sampler",
@@ -118,7 +122,8 @@ def choose(decoding: Mapping[str, Any], kind: Kind) -> Choice | None:
 def compose(decoding: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:
     """Return the methods that a request names together; none for "auto" and "off".
 
-    The value is what `choose` takes, or a list of it: one method for each part of a step.
+    The value is what `choose` takes, or a list of it; of methods that decide a part of a step, one
+    for each part.
 
     Raises:
         MethodError: as `choose`; or two methods decide the same part, or exclude each other.
@@ -132,7 +137,7 @@ def compose(decoding: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:
     chosen = [_choice(each, kind, f"{param}.{i}") for i, each in enumerate(value)]
     for (_, one), (i, other) in combinations(enumerate(chosen), 2):
         names = f"{one.method.name} and {other.method.name}"
-        if one.method.part == other.method.part:
+        if one.method.part and one.method.part == other.method.part:
             raise MethodError(
                 f"{names} both decide the {one.method.part}; name one.", f"{param}.{i}"
             )

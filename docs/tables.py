@@ -14,6 +14,7 @@ from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
 from plait.decoders.registry import methods
+from plait.decoders.speculative.config import AUTO, DraftOptions
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.common import Unsupported
 from plait.server.api.schemas.completions import CompletionRequest
@@ -88,6 +89,32 @@ def decoding_methods() -> str:
         for method in methods().values()
     ]
     return _table(["Id", "Kind", "What it does", "Options", "Source"], rows)
+
+
+def drafters() -> str:
+    """Return the drafters with their own options, presets and needs."""
+    rows = []
+    for (kind, name), method in methods().items():
+        if kind != "drafter":
+            continue
+        own = {
+            option: field.get_default(call_default_factory=True, validated_data={})
+            for option, field in method.options.model_fields.items()
+            if option not in DraftOptions.model_fields
+            or field.default != DraftOptions.model_fields[option].default
+        }
+        notes = ["auto"] * (name in AUTO) + ["lossy"] * method.lossy
+        rows.append(
+            [
+                f"`{name}`",
+                ", ".join(notes),
+                method.summary,
+                ", ".join(f"`{option}` {json.dumps(value)}" for option, value in own.items()),
+                ", ".join(f"`{preset}`" for preset in method.presets),
+                ", ".join(sorted(method.needs)),
+            ]
+        )
+    return _table(["Id", "", "What it drafts", "Options", "Presets", "Needs"], rows)
 
 
 def claims(*methods: str) -> str:

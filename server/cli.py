@@ -16,12 +16,12 @@ from pydantic_settings import (
     get_subcommand,
 )
 
-from plait.server.bench.options import BenchOptions, DecodersOptions
+from plait.server.bench.options import BenchOptions, DecodersOptions, DraftersOptions
 from plait.server.options import ServeOptions
 from plait.server.serve import run
 
 EXIT_USAGE = 2
-SUBCOMMANDS = ("serve", "bench", "decoders")
+SUBCOMMANDS = ("serve", "bench", "decoders", "drafters")
 
 
 class Version(BaseSettings):
@@ -54,6 +54,10 @@ class Plait(BaseSettings):
             from plait.server.bench.decoders import run_bench  # noqa: PLC0415, it loads torch
 
             sys.exit(run_bench(chosen))
+        if isinstance(chosen, DraftersOptions):
+            from plait.server.bench.replay.drafters import run_drafters  # noqa: PLC0415, it loads torch
+
+            sys.exit(run_drafters(chosen))
         sys.stdout.write(f"plait {version('plait')}\n")
 
 

@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
 from pydantic_settings import (
     BaseSettings,
     CliPositionalArg,
@@ -22,6 +22,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from plait.decoders.speculative.config import default_drafters
 from plait.server.settings import (
     ApiSettings,
     CompileSettings,
@@ -48,6 +49,11 @@ def _not_a_link(value: object) -> object:
     """Refuse what Kubernetes puts into PLAIT_PORT beside a service called plait."""
     if isinstance(value, str) and value.startswith("tcp://"):
         raise ValueError("PLAIT_PORT is a Kubernetes service link: set enableServiceLinks: false")
+    return value
+
+
+def _known_drafters(value: str) -> str:
+    default_drafters(value)  # what it raises says what there is
     return value
 
 
@@ -108,6 +114,12 @@ class LimitOptions(BaseModel):
     )
     max_cache_salt_chars: Count = Field(
         _LIMITS.max_cache_salt_chars, description="Length of a cache_salt."
+    )
+    max_prediction_tokens: Count = Field(
+        _LIMITS.max_prediction_tokens, description="Tokens of a prediction."
+    )
+    max_import_tokens: Count = Field(
+        _LIMITS.max_import_tokens, description="Tokens imported into a draft store at once."
     )
     max_schema_bytes: ByteSize = Field(
         ByteSize(_LIMITS.max_schema_bytes), ge=1, description="A schema, regex or grammar."
@@ -173,8 +185,45 @@ class EngineOptions(BaseModel):
     prefix_caching: bool = Field(
         _ENGINE.prefix_caching, description="Reuse the KV cache of a prompt's known beginning."
     )
+    drafter: Annotated[str, AfterValidator(_known_drafters)] = Field(
+        _ENGINE.drafter,
+        description="How requests that don't say so draft: auto, off, or ids of drafters with "
+        "commas between.",
+    )
+    draft_model: str = Field(
+        _ENGINE.draft_model,
+        description="A second model that drafts: named as a model; or self, the model in other "
+        "weights; or self:0-9,20-29, some of its layers.",
+    )
+    draft_weights: WeightMode = Field(
+        _ENGINE.draft_weights, description="How the draft model's weights are held."
+    )
+    draft_kv_cache_bytes: ByteSize = Field(
+        ByteSize(_ENGINE.draft_kv_cache_bytes), ge=1, description="Memory of its KV cache."
+    )
+    draft_store: str = Field(
+        _ENGINE.draft_store,
+        description="Folder where what drafters go by outlives the server; empty: nowhere. It "
+        "holds what was answered, as token ids.",
+    )
+    draft_store_tokens: int = Field(
+        _ENGINE.draft_store_tokens,
+        ge=0,
+        le=2**24,
+        description="Tokens of earlier answers that drafters go by, per API key and cache_salt "
+        "(about 1 KiB of memory each); 0: none.",
+    )
+    draft_store_namespaces: Count = Field(
+        _ENGINE.draft_store_namespaces,
+        description="API keys and salts of which so much is kept; those unused for longest go.",
+    )
     naive_kernels: bool = Field(
         _ENGINE.naive_kernels, description="Slow, simple kernels instead of the compiled ones."
+    )
+    token_trace: str = Field(
+        _ENGINE.token_trace,
+        description="File that the token ids of every prompt and answer are appended to, for "
+        "`plait bench drafters`; empty: none.",
     )
 
 

@@ -28,6 +28,8 @@ class LimitSettings:
     max_bad_words: int = 128
     max_bad_word_tokens: int = 1024
     max_cache_salt_chars: int = 128
+    max_prediction_tokens: int = 2**15
+    max_import_tokens: int = 2**16  # into a draft store, at once
     max_schema_bytes: int = 256 * 2**10
     max_schema_depth: int = 64
 
@@ -87,7 +89,15 @@ class EngineSettings:
     max_step_tokens: int = 512  # rows of one forward pass
     kv_cache_bytes: int = 2**30
     prefix_caching: bool = True
+    drafter: str = "auto"  # of requests that name none: auto, off, or ids with commas between
+    draft_model: str = ""  # as model, or self[:LAYERS]; empty: none
+    draft_weights: WeightMode = "auto"
+    draft_kv_cache_bytes: int = 2**28
+    draft_store: str = ""  # folder of the drafters' stores (of one worker: a file); empty: none
+    draft_store_tokens: int = 2**16  # of earlier texts, kept in a namespace
+    draft_store_namespaces: int = 16
     naive_kernels: bool = False  # the oracles instead of the compiled kernels
+    token_trace: str = ""  # file for the token ids of every text; empty: none
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ from plait.decoders.diffusion.rows import Plan, Reading, block_plan, full_plan, 
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.diffusion.state import DiffusionState
 from plait.decoders.diffusion.step import CacheView, Floats, Ints, StepView
-from plait.decoders.protocol import Constraint, DecodeRequest, Forward, Outcome, Proposal
+from plait.decoders.protocol import Constraint, DecodeRequest, Forward, Outcome, Proposal, Room
 from plait.decoders.sampling.logprobs import logprobs_of
 
 NO_LITERALS = "A scaffold is for answers that a constraint gives a form."
@@ -87,11 +87,11 @@ class DiffusionDecoder:
             return 1  # one look at the prompt, and it is over
         return state.chain.block_size if state.chain.attention == "block" else 0
 
-    def propose(self, states: Sequence[DiffusionState], room: int) -> Sequence[Proposal]:
+    def propose(self, states: Sequence[DiffusionState], room: Room) -> Sequence[Proposal]:
         """Feed each sequence's canvas; drafts of those that can use them share the room."""
         eager = sum(state.progress.guess is not None for state in states)
         for state in states:
-            state.plan = self._plan(state, room // max(eager, 1))
+            state.plan = self._plan(state, room.drafts // max(eager, 1))
         return [state.plan.proposal for state in states if state.plan is not None]
 
     def accept(self, states: Sequence[DiffusionState], forward: Forward) -> Sequence[Outcome]:
@@ -105,6 +105,9 @@ class DiffusionDecoder:
         """Go back to the last canvas whose keys and values are all computed again anyway."""
         if state.refreshed is not None:
             state.progress = state.refreshed
+
+    def finish(self, state: DiffusionState) -> None:
+        """Nothing is held."""
 
     def report(self, state: DiffusionState) -> Mapping[str, Any]:
         """Return the pass that settled each token, the methods, and how drafts fared."""

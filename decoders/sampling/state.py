@@ -37,11 +37,12 @@ class SamplingState:
         )
         self._always_edits = bool(params.allowed_token_ids or params.bad_words or params.logit_bias)
         self.counts = _counts(params, prompt_token_ids)
+        self._num_ahead = 0
 
     @property
     def position(self) -> int:
         """The absolute index of the token drawn next: prompt length plus outputs so far."""
-        return len(self.prompt_token_ids) + len(self.output)
+        return len(self.prompt_token_ids) + len(self.output) + self._num_ahead
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -58,6 +59,21 @@ class SamplingState:
         self.output.append(token_id)
         if self.counts is not None:
             self.counts.add(token_id)
+
+    def ahead(self, token_id: int | None) -> SamplingState:
+        """Return what would be known of the next draw had this token been emitted.
+
+        Good for draws until the text grows. None: a token that nobody knows yet. Cost: O(1) where
+        the law does not look at the text, otherwise that of a fork.
+        """
+        if token_id is not None and (self.counts is not None or self.params.bad_words):
+            twin = self.fork()
+            twin.append(token_id)
+            return twin
+        twin = object.__new__(SamplingState)
+        twin.__dict__.update(self.__dict__)
+        twin._num_ahead += 1
+        return twin
 
     def fork(self, sequence_index: int | None = None) -> SamplingState:
         """Return an independent copy, with noise of its own if given another index.
@@ -82,7 +98,7 @@ class SamplingState:
 
     @property
     def _too_short(self) -> bool:
-        return len(self.output) < self.params.min_tokens
+        return len(self.output) + self._num_ahead < self.params.min_tokens
 
     def _ends_with(self, tail: Sequence[int]) -> bool:
         """Tell whether the text, prompt included, ends with these tokens."""

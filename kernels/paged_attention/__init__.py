@@ -10,7 +10,8 @@ its own minus the window (a context key's position is its index). Every row must
 own key and value are in the cache.
 Law: on the compiled path a row's bits depend on nothing but q, the keys and values it sees and
 their places in the sequence: neither on chunking nor on other rows. The rows of a branch count as
-standing right behind the context, so they have the bits of a FULL segment of their own.
+standing right behind the context, so they have the bits of a FULL segment of their own; so do those
+of each path of a tree, with the bits of a CAUSAL one.
 """
 
 from __future__ import annotations

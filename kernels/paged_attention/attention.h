@@ -4,7 +4,8 @@
 // Keys are read in logical order, in strips of 64 that start at multiples of 64: the running
 // softmax is corrected once a strip. A key that a row does not see has weight exactly 0, so the
 // bits of a row do not depend on which other rows, or how many keys more, its task reads. Keys of a
-// branch are first moved to where they would be if there were no other branch.
+// branch, or of the path to a row of a tree, are first moved to where they would be if there were no
+// other branch or path.
 
 constexpr int kSub = 6;  // queries whose sums are in registers together
 
@@ -14,10 +15,23 @@ struct TaskScratch {
   float *scores;  // [query][kStrip]: scores, then weights
   float *sums;    // [query][dim]: weighted values
   float *top, *mass, *shrink;  // [query]: running maximum, sum of weights, correction
-  char *keys, *values;  // [block of strip][dim][16] and [block of strip][16][dim]: BRANCHES
-  uint8_t* kin;         // [row][row of segment]: TREE and SHADOW, does the row see it?
-  // BRANCHES, in the memory of kin: the segment's rows that belong to the branch, their positions.
+  char *keys, *values;  // [block of strip][dim][16] and [block of strip][16][dim]: moved
+  uint8_t* kin;         // [row][row of segment]: SHADOW, does the row see it?
+  // BRANCHES and TREE, in the memory of kin: the segment's rows that belong to the branch or the
+  // path, their positions.
   int32_t *mates, *mate_positions;
+
+  // What belongs to the queries from `first` on.
+  TaskScratch from(int first, int dim) const {
+    TaskScratch rest = *this;
+    rest.q += first * dim;
+    rest.scores += first * kStrip;
+    rest.sums += first * dim;
+    rest.top += first;
+    rest.mass += first;
+    rest.shrink += first;
+    return rest;
+  }
 };
 
 inline TaskScratch task_scratch(char* own, int dim, int rows) {
@@ -38,7 +52,7 @@ inline TaskScratch task_scratch(char* own, int dim, int rows) {
 
 // What one row sees.
 struct Sight {
-  int context, own, kind;  // own: rows of the segment, or of the branch
+  int context, own, kind;  // own: rows of the segment, of the branch or of the path
   int row, position, window;
   const int32_t* positions;  // of these rows
   const uint8_t* kin;        // of this row
@@ -233,14 +247,6 @@ inline void mix_strip(const Strip<T>& strip, const TaskScratch& s, int queries, 
   }
 }
 
-// Marks each row of the tile and its ancestors.
-inline void mark_kin(const Segments& g, const RowTile& tile, int start, int own, uint8_t* kin) {
-  for (int row = tile.first; row < tile.last; ++row, kin += own) {
-    std::memset(kin, 0, own);
-    for (int at = row - start; at >= 0; at = g.parents[start + at]) kin[at] = 1;
-  }
-}
-
 // Marks what each row of the tile sees: rows of the first half, but row i of the second half sees
 // itself instead of row i of the first.
 inline void mark_shadowed(const RowTile& tile, int start, int own, uint8_t* kin) {
@@ -271,7 +277,6 @@ class AttentionTask {
         own_(segments_.row_start[tile.segment + 1] - start_),
         s_(task_scratch(scratch, stride_, own_)),
         positions_(segments_.positions + start_) {
-    if (kind_ == kTree) mark_kin(segments_, tile_, start_, own_, s_.kin);
     if (kind_ == kShadow) mark_shadowed(tile_, start_, own_, s_.kin);
     if (kind_ == kContext) own_ = 0;
     if (kind_ == kBranches) take_branch();
@@ -283,8 +288,10 @@ class AttentionTask {
     begin_queries();
     const int32_t* table =
         segments_.block_tables + static_cast<size_t>(tile_.segment) * segments_.max_blocks;
-    const int end = context_ + (kind_ == kCausal ? tile_.last - start_ : own_);
-    for (int first = first_key() / kStrip * kStrip; first < end; first += kStrip) {
+    int end = context_ + (kind_ == kCausal ? tile_.last - start_ : own_);
+    if (kind_ == kTree) end = context_ / kStrip * kStrip;  // what the rows of a tile read alike
+    int first = first_key() / kStrip * kStrip;
+    for (; first < end; first += kStrip) {
       const int count = std::min(kStrip, end - first);
       Strip<T> strip = strip_at<T>(cache_, table, kv_head, first, count);
       if (is_branch_) move_branch(table, kv_head, &strip);
@@ -293,10 +300,38 @@ class AttentionTask {
       for (int i = 0; i < queries(); ++i) weigh(i, strip.blocks, s_);
       mix_strip(strip, s_, queries(), stride_, dim_);
     }
+    for (int row = 0; kind_ == kTree && row < rows_; ++row) run_path(row, first, table, kv_head);
     write_out();
   }
 
  private:
+  // The keys from `first` on that one row of a tree sees: the context's last ones and its path.
+  void run_path(int row, int first, const int32_t* table, int kv_head) {
+    const int length = take_path(tile_.first + row - start_);
+    const TaskScratch s = s_.from(row * heads_, stride_);
+    for (const int end = context_ + length; first < end; first += kStrip) {
+      Strip<T> strip = strip_at<T>(cache_, table, kv_head, first, std::min(kStrip, end - first));
+      move_branch(table, kv_head, &strip);
+      score_strip(strip, s, heads_, stride_, dim_);
+      hide(strip, s, {context_, length, kCausal, length - 1,
+                           segments_.positions[tile_.first + row], call_.window,
+                           s_.mate_positions, nullptr});
+      for (int i = 0; i < heads_; ++i) weigh(i, strip.blocks, s);
+      mix_strip(strip, s, heads_, stride_, dim_);
+    }
+  }
+
+  // Lists a row's ancestors and itself, from the first on; returns how many they are.
+  int take_path(int row) {
+    int length = 0;
+    for (int at = row; at >= 0; at = segments_.parents[start_ + at]) s_.mates[length++] = at;
+    std::reverse(s_.mates, s_.mates + length);
+    for (int i = 0; i < length; ++i) {
+      s_.mate_positions[i] = segments_.positions[start_ + s_.mates[i]];
+    }
+    return length;
+  }
+
   // From here on the segment has no rows but those of the tile's branch, and they all see each
   // other.
   void take_branch() {
@@ -370,13 +405,17 @@ class AttentionTask {
                         call_.window,
                         positions_,
                         s_.kin + row * own_};
-      if (sight.sees_all(strip.first, strip.blocks * kBlock)) continue;
-      for (int b = 0; b < strip.blocks; ++b) {
-        const uint16_t bits = sight.bits(strip.first + b * kBlock);
-        for (int h = 0; h < heads_; ++h) {
-          float* scores = s_.scores + (row * heads_ + h) * kStrip + b * kBlock;
-          store(scores, keep(bits, load(scores), splat(-INFINITY)));
-        }
+      hide(strip, s_.from(row * heads_, stride_), sight);
+    }
+  }
+
+  void hide(const Strip<T>& strip, const TaskScratch& s, const Sight& sight) {
+    if (sight.sees_all(strip.first, strip.blocks * kBlock)) return;
+    for (int b = 0; b < strip.blocks; ++b) {
+      const uint16_t bits = sight.bits(strip.first + b * kBlock);
+      for (int h = 0; h < heads_; ++h) {
+        float* scores = s.scores + h * kStrip + b * kBlock;
+        store(scores, keep(bits, load(scores), splat(-INFINITY)));
       }
     }
   }

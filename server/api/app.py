@@ -14,7 +14,7 @@ from plait.server.api.auth import AuthMiddleware
 from plait.server.api.errors_http import install_error_handlers
 from plait.server.api.openapi import document
 from plait.server.api.ports import PoolLike
-from plait.server.api.routes import generate, models, operations, tokens
+from plait.server.api.routes import draft_store, generate, models, operations, tokens
 from plait.server.settings import ApiSettings
 from plait.server.telemetry.telemetry import Telemetry
 
@@ -32,7 +32,7 @@ def create_app(settings: ApiSettings, pool: PoolLike, telemetry: Telemetry) -> F
     app.state.settings = settings
     app.state.pool = pool
     app.state.telemetry = telemetry
-    for routes in (generate, models, tokens, operations):
+    for routes in (generate, models, tokens, draft_store, operations):
         app.include_router(routes.router)
     install_error_handlers(app)
     app.openapi = partial(document, app, has_keys=bool(settings.api_keys))  # type: ignore[method-assign]

@@ -98,7 +98,8 @@ async def _on_server_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return error_response(invalid_request(error.errors(), error.body))
+    given = dict(request.query_params) if error.body is None else error.body
+    return error_response(invalid_request(error.errors(), given))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
@@ -145,7 +146,7 @@ def invalid_request(errors: Sequence[Any], body: Any) -> BadRequest:
 def _path(error: Any, body: Any) -> tuple[str | int, ...]:
     """Return where in the body an error is, without the names of union branches."""
     path: list[str | int] = []
-    parts = error["loc"][1:]  # [0] is "body"
+    parts = error["loc"][1:]  # [0] is "body" or "query"
     for place, part in enumerate(parts):
         is_last = place == len(parts) - 1
         if isinstance(part, int) and isinstance(body, list):

@@ -9,6 +9,8 @@ from plait.decoders.constrained.spec import ConstraintSpec
 from plait.server.pool.messages import (
     CompiledConstraint,
     Delta,
+    DraftStoreReport,
+    DraftStoreTask,
     GenerateRequest,
     ModelInfo,
     Started,
@@ -69,6 +71,9 @@ class PoolLike(Protocol):
         self, model: str, request: GenerateRequest
     ) -> AsyncGenerator[Started | Delta, None]:
         """Stream a request's events; closing the generator aborts what still runs."""
+
+    async def draft_store(self, model: str, task: DraftStoreTask) -> Sequence[DraftStoreReport]:
+        """Let every worker of a model do something to its draft store; return their reports."""
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         """Stop one sequence (None: all) of a request; unknown ids are fine."""

@@ -59,7 +59,42 @@ class DecodersOptions(EngineOptions):
         return layer(EngineSettings, {**values, "model": model})
 
 
+def _costs(value: object) -> object:
+    """Return milliseconds by rows from a text like 1:3.1,8:10.9."""
+    if not isinstance(value, str):
+        return value
+    return dict(part.split(":", 1) for part in value.split(",") if ":" in part)
+
+
+class DraftersOptions(BaseModel):
+    """Replay logged token ids (`plait serve --token-trace FILE`) through drafters, without a model.
+
+    Acceptance and tokens per forward pass are exact; the speed-up is predicted from the costs.
+    """
+
+    trace: CliPositionalArg[Path] = Field(description="What the server has logged.")
+    drafters: Texts = Field(
+        [], description="Drafters by name, a+b for a stack; none: each that can be replayed."
+    )
+    max_draft: int = Field(16, ge=1, le=64, description="Tokens of one draft, at most.")
+    always: bool = Field(False, description="Draft whether it pays or not.")
+    vocab_size: Count = Field(2**31 - 1, description="One past the largest token id.")
+    costs: Annotated[dict[int, float], BeforeValidator(_costs)] = Field(
+        {1: 3.1, 8: 10.9, 32: 36.7, 512: 405.0},
+        description="Milliseconds of a pass by rows, rising, as rows:ms,...; default: "
+        "SmolLM2-135M in int4 on 2 cores with AVX-512.",
+    )
+    output: Path | None = Field(None, description="JSON file for the findings.")
+
+    @property
+    def seconds(self) -> dict[int, float]:
+        """Seconds of a pass by rows."""
+        return {rows: milliseconds / 1e3 for rows, milliseconds in self.costs.items()}
+
+
 class BenchOptions(BaseModel):
     """Measure."""
+
+    drafters: CliSubCommand[DraftersOptions] = Field(description="Replay drafters on a log.")
 
     decoders: CliSubCommand[DecodersOptions] = Field(description="Compare diffusion decoders.")

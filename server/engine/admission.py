@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
@@ -94,16 +94,18 @@ class Admission:
                 failed.append(Failed(request_id, "Internal", f"constraint not loaded: {fault}"))
                 continue
             try:
-                members = self._sequences(request, future.result())
+                members = self._sequences(request, future.result(), dropped)
             except MethodError as error:
                 failed.append(Failed(request_id, "BadRequest", str(error), error.param))
                 continue
-            misfit = self._misfit(members[0])
+            misfit = self._misfit(members[0]) if members else None
             if misfit is not None:
+                for each in members:
+                    each.decoder.finish(each.state)
                 kind = type(misfit).__name__
                 failed.append(Failed(request_id, kind, misfit.message, misfit.param))
                 continue
-            arrived.append([s for s in members if s.index not in dropped])
+            arrived.append(members)
         return [sequences for sequences in arrived if sequences], failed
 
     def _check(self, request: GenerateRequest) -> None:
@@ -138,10 +140,12 @@ class Admission:
             )
         return None
 
-    def _sequences(self, request: GenerateRequest, base: Constraint | None) -> list[Sequence]:
+    def _sequences(
+        self, request: GenerateRequest, base: Constraint | None, dropped: Collection[int]
+    ) -> list[Sequence]:
         decoder = self._choose_decoder(request)
         made: list[Sequence] = []
-        for index in range(request.n):
+        for index in sorted(set(range(request.n)).difference(dropped)):
             start = DecodeRequest(
                 prompt_token_ids=request.prompt_token_ids,
                 sampling=request.sampling,
@@ -150,6 +154,7 @@ class Admission:
                 constraint=base.fork() if base is not None else None,
                 sequence_index=index,
                 options=request.decoding,
+                namespace=request.cache_salt,
             )
             state = decoder.start(start)
             block = decoder.block(state)

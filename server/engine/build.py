@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from plait.decoders.autoregressive import AutoregressiveDecoder
 from plait.decoders.diffusion.host import DiffusionDecoder
+from plait.decoders.registry import MethodError, check_needs
+from plait.decoders.speculative.config import default_drafters
+from plait.decoders.speculative.speculator import Speculator
+from plait.decoders.speculative.stores.namespaces import DraftStores
+from plait.decoders.speculative.workshop import Workshop
 from plait.server.engine.admission import Admission, Capacity
 from plait.server.engine.constraints import LazyConstraints
+from plait.server.engine.draft_store.keeper import StoreKeeper
 from plait.server.engine.engine import Engine
 from plait.server.engine.kv_blocks import BLOCK, BlockManager
+from plait.server.engine.profile import measure
 from plait.server.engine.runner import Runner
+from plait.server.engine.second_model.load import load_draft_model
 from plait.server.models.catalog import BadModel, resolve
+from plait.server.models.fingerprint import vocabulary_fingerprint
+from plait.server.models.heads import add_inputs, find_heads
 from plait.server.models.load import load_model
 from plait.server.pool.messages import ModelInfo
 from plait.server.prompt.tokenizer import load_tokenizer
@@ -50,6 +61,47 @@ def build_engine(
         threads=settings.threads,
         naive=settings.naive_kernels,
     )
+    draft_model = load_draft_model(settings, model, files)
+    heads = find_heads(files) if model.diffusion is None else {}
+    capabilities = _capabilities(model.diffusion, has_draft_model=draft_model is not None)
+    capabilities += sorted(heads)
+    _check_drafter(settings.drafter, capabilities)
+    num_blocks, length = _capacity(settings, model)
+    kv = model.new_kv_cache(num_blocks)
+    runner = Runner(watch(model) if watch else model, kv, torch.device(settings.device))
+    costs = measure(runner, num_blocks)
+    keeper = _keeper(settings, model, files)
+    workshop = Workshop(
+        model.vocab_size,
+        naive=settings.naive_kernels,
+        num_embeddings=add_inputs(model, heads),
+        embedding=model.embedding,
+        heads=heads,
+        costs=costs,
+        draft_model=draft_model,
+        stores=keeper.stores,
+    )
+    decoder = _decoder(model, files, workshop)
+    admission = _admission(model, files, decoder, length)
+    blocks = BlockManager(num_blocks, prefix_caching=settings.prefix_caching)
+    info = ModelInfo(
+        model=settings.served_name or files.name,
+        max_model_len=length,
+        vocab_size=model.vocab_size,
+        num_blocks=num_blocks,
+        block_size=BLOCK,
+        weights=model.mode,
+        fingerprint=model.fingerprint,
+        capabilities=capabilities,
+        drafter=settings.drafter,
+        diffusion=model.diffusion,
+        seconds_to_load=time.monotonic() - begun,
+    )
+    return Engine(runner, blocks, admission, settings, costs, keeper), info
+
+
+def _capacity(settings: EngineSettings, model: Model) -> tuple[int, int]:
+    """Return (blocks of the cache, tokens of one sequence); raise BadModel if it holds none."""
     num_blocks = settings.kv_cache_bytes // model.kv_block_bytes
     if num_blocks < 2:
         raise BadModel(
@@ -61,9 +113,16 @@ def build_engine(
         model.max_positions,
         (num_blocks - 1) * BLOCK,  # one block is spare: a sequence may need to copy one
     )
-    kv = model.new_kv_cache(num_blocks)
-    runner = Runner(watch(model) if watch else model, kv, torch.device(settings.device))
-    decoder = _decoder(model, files, naive=settings.naive_kernels)
+    return num_blocks, length
+
+
+def _admission(
+    model: Model,
+    files: ModelFiles,
+    decoder: AutoregressiveDecoder | DiffusionDecoder,
+    length: int,
+) -> Admission:
+    """Return the engine's door, which gets ready for constraints on a thread of its own."""
     constraints = LazyConstraints(files)
     admission = Admission(
         Capacity(length, model.vocab_size, model.fingerprint),
@@ -71,28 +130,28 @@ def build_engine(
         constraints,
     )
     admission.run_aside(constraints.prepare)
-    blocks = BlockManager(num_blocks, prefix_caching=settings.prefix_caching)
-    info = ModelInfo(
-        model=settings.served_name or files.name,
-        max_model_len=length,
+    return admission
+
+
+def _keeper(settings: EngineSettings, model: Model, files: ModelFiles) -> StoreKeeper:
+    """Return the drafters' stores, with what the settings' file has of them."""
+    has_file = settings.draft_store and model.diffusion is None
+    return StoreKeeper(
+        DraftStores(settings.draft_store_tokens, settings.draft_store_namespaces),
+        Path(settings.draft_store) if has_file else None,
         vocab_size=model.vocab_size,
-        num_blocks=num_blocks,
-        block_size=BLOCK,
-        weights=model.mode,
-        fingerprint=model.fingerprint,
-        capabilities=_capabilities(model.diffusion),
-        diffusion=model.diffusion,
-        seconds_to_load=time.monotonic() - begun,
+        vocabulary=lambda: vocabulary_fingerprint(load_tokenizer(files).token_bytes),
     )
-    return Engine(runner, blocks, admission, settings), info
 
 
 def _decoder(
-    model: Model, files: ModelFiles, *, naive: bool
+    model: Model, files: ModelFiles, workshop: Workshop
 ) -> AutoregressiveDecoder | DiffusionDecoder:
     """Return the host of the model's kind."""
+    naive = workshop.naive
     if model.diffusion is None:
-        return AutoregressiveDecoder(model.vocab_size, naive=naive)
+        speculator = Speculator(workshop, workshop.costs)
+        return AutoregressiveDecoder(model.vocab_size, naive=naive, speculator=speculator)
     return DiffusionDecoder(
         model.diffusion,
         model.vocab_size,
@@ -108,10 +167,22 @@ def _line_breaks(files: ModelFiles) -> tuple[int, ...]:
     return tuple(token for token, text in enumerate(spelled) if b"\n" in text)
 
 
-def _capabilities(diffusion: DiffusionSpec | None) -> list[str]:
+def _check_drafter(drafter: str, capabilities: list[str]) -> None:
+    """Raise BadModel if requests that name no drafter could not be served as the operator wants."""
+    try:
+        choices = default_drafters(drafter)
+        for choice in choices:
+            check_needs(choice, capabilities)
+    except MethodError as error:
+        raise BadModel(f"drafter {drafter!r}: {error}") from error
+    if drafter != "auto" and choices and "canvas" in capabilities:
+        raise BadModel(f"drafter {drafter!r}: a diffusion model drafts its own canvases.")
+
+
+def _capabilities(diffusion: DiffusionSpec | None, *, has_draft_model: bool) -> list[str]:
     """Return what methods may need of a worker, and this one has."""
     if diffusion is None:
-        return [*CAPABILITIES, "tree", "prompt_logprobs"]
+        return [*CAPABILITIES, "tree", "prompt_logprobs", *["draft_model"] * has_draft_model]
     found = [*CAPABILITIES, "canvas"]
     if diffusion.serves("full"):
         found.append("full_attention")

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from plait.decoders.protocol import Decoder, Forward, Outcome
+from plait.decoders.speculative.config import PREDICTED
 from plait.server.engine.sequence import Sequence, Slice
-from plait.server.pool.messages import Delta, Started, TokenLogprob
+from plait.server.pool.messages import Delta, Predicted, Started, TokenLogprob
 
 
 def group_by_decoder(sequences: Sequences[Sequence]) -> list[tuple[Decoder[Any], list[int]]]:
@@ -32,7 +33,8 @@ def select_rows(forward: Forward, members: Sequences[int]) -> Forward:
     for i in members:
         starts.append(starts[-1] + offsets[i + 1] - offsets[i])
     index = torch.tensor(rows, dtype=torch.int64, device=forward.logits.device)
-    return Forward(forward.logits[index], starts)
+    hidden = None if forward.hidden is None else forward.hidden[index]
+    return Forward(forward.logits[index], starts, hidden)
 
 
 def count_rows(counters: Counter[str], piece: Slice, outcome: Outcome | None) -> None:
@@ -48,6 +50,13 @@ def count_rows(counters: Counter[str], piece: Slice, outcome: Outcome | None) ->
     if outcome is None:
         return
     counters["generation_tokens"] += len(outcome.emit)
+    for source, count in outcome.drafted.items():
+        counters[f"draft_tokens:{source}"] += count
+    for source, count in outcome.accepted.items():
+        counters[f"accepted_tokens:{source}"] += count
+    counters["drafts"] += bool(outcome.drafted)
+    for place in range(len(outcome.keep) if outcome.drafted else 0):
+        counters[f"accepted_at:{place}"] += 1
     if "canvas" in sequence.decoder.needs:
         counters["diffusion_forwards"] += 1
         counters["diffusion_canvas_rows"] += piece.num_proposed
@@ -77,7 +86,6 @@ def delta_of(sequence: Sequence, outcome: Outcome) -> Delta | None:
     if not outcome.emit and outcome.finish is None:
         return None
     is_first = len(sequence.steps) == len(outcome.emit)
-    wants_trace = outcome.finish is not None and request.decoding.get("trace", False)
     logprobs = [TokenLogprob(t.token_id, t.logprob, list(t.top)) for t in outcome.logprobs]
     return Delta(
         request.request_id,
@@ -89,12 +97,30 @@ def delta_of(sequence: Sequence, outcome: Outcome) -> Delta | None:
         prompt_logprobs=sequence.prompt_logprobs
         if is_first and sequence.wants_prompt_logprobs
         else None,
-        trace=trace_of(sequence) if wants_trace else None,
+        trace=_trace_due(sequence) if outcome.finish is not None else None,
+        predicted=_predicted(outcome),
     )
 
 
+def _predicted(outcome: Outcome) -> Predicted | None:
+    drafted = outcome.drafted.get(PREDICTED, 0)
+    if not drafted:
+        return None
+    accepted = [i for i, source in enumerate(outcome.sources) if source == PREDICTED]
+    rejected = drafted - len(accepted)
+    return Predicted(accepted, [(len(outcome.sources), rejected)] if rejected else [])
+
+
+def _trace_due(sequence: Sequence) -> dict[str, Any] | None:
+    """Return what an ended sequence tells of its decoding: all, if asked; that it was lossy."""
+    if sequence.request.decoding.get("trace", False):
+        return trace_of(sequence)
+    lossy = sequence.decoder.report(sequence.state).get("lossy")
+    return {"lossy": lossy} if lossy else None
+
+
 def trace_of(sequence: Sequence) -> dict[str, Any]:
-    """Return the `decoding` object of docs/architecture.md, section 7, for one sequence."""
+    """Return the `decoding` object of docs/api.md for one sequence."""
     emitted = len(sequence.steps)
     return {
         "forwards": sequence.forwards,

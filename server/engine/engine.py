@@ -5,10 +5,14 @@ It knows sequences, blocks and decoders by their protocols; neither text nor any
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence as Sequences
+from dataclasses import replace
+from pathlib import Path
 
-from plait.decoders.protocol import Forward, Outcome, Proposal
+from plait.decoders.costs import CostCurve
+from plait.decoders.protocol import Forward, Outcome, Proposal, Room
 from plait.server.engine.admission import Admission
 from plait.server.engine.commit import (
     count_rows,
@@ -19,13 +23,23 @@ from plait.server.engine.commit import (
     select_rows,
     started,
 )
+from plait.server.engine.draft_store.keeper import StoreKeeper
 from plait.server.engine.kv_blocks import BlockManager
 from plait.server.engine.prompt_logprobs import collect_prompt_logprobs
 from plait.server.engine.runner import Runner
 from plait.server.engine.scheduler import Scheduler
 from plait.server.engine.sequence import Sequence, Slice
-from plait.server.pool.messages import Delta, Failed, GenerateRequest, Started, Stats
+from plait.server.pool.messages import (
+    Delta,
+    DraftStoreReport,
+    DraftStoreTask,
+    Failed,
+    GenerateRequest,
+    Started,
+    Stats,
+)
 from plait.server.settings import EngineSettings
+from plait.server.telemetry.token_trace import TokenTrace
 
 Report = Started | Delta | Failed
 BEYOND = "The text and what its decoder feeds with it are longer than the whole KV cache."
@@ -35,9 +49,27 @@ class Engine:
     """Runs requests on one model. One thread adds, aborts and steps."""
 
     def __init__(
-        self, runner: Runner, blocks: BlockManager, admission: Admission, settings: EngineSettings
+        self,
+        runner: Runner,
+        blocks: BlockManager,
+        admission: Admission,
+        settings: EngineSettings,
+        costs: CostCurve | None = None,
+        keeper: StoreKeeper | None = None,
     ) -> None:
+        """Begin without requests.
+
+        Args:
+            runner: of the model.
+            blocks: of its cache.
+            admission: lets requests in.
+            settings: How much is run at once.
+            costs: learns what the engine's passes take; decoders may look at it, too.
+            keeper: of the drafters' stores.
+        """
         self._runner = runner
+        self._costs = costs or CostCurve()
+        self._keeper = keeper or StoreKeeper()
         self._blocks = blocks
         self._admission = admission
         self._scheduler = Scheduler(
@@ -48,6 +80,7 @@ class Engine:
         )
         self._live: dict[str, list[Sequence]] = {}
         self._counters: Counter[str] = Counter()
+        self._token_trace = TokenTrace(Path(settings.token_trace)) if settings.token_trace else None
         self._step_tokens: list[int] = []
 
     @property
@@ -66,6 +99,14 @@ class Engine:
             if index is None or sequence.index == index:
                 self._remove(sequence)
 
+    def draft_store(self, task: DraftStoreTask) -> DraftStoreReport:
+        """Look into the drafters' stores, or change them."""
+        return self._keeper.obey(task)
+
+    def close(self) -> None:
+        """Save what is to outlive the engine; nothing is added or stepped afterwards."""
+        self._keeper.save()
+
     def step(self) -> list[Report]:
         """Advance every running sequence by one forward pass; return what there is to tell."""
         reports = self._admit() + self._expire() + self._turn_out()
@@ -73,10 +114,13 @@ class Engine:
         if not slices:
             return reports
         reports += [started(s.sequence) for s in slices if not s.sequence.is_started]
+        begun = time.perf_counter()
         hidden, offsets = self._runner.forward(slices)
         collect_prompt_logprobs(self._runner, slices, hidden, offsets)
         due = [piece for piece in slices if piece.proposal is not None]
         outcomes = self._accept(due, self._runner.logits(slices, hidden, offsets)) if due else {}
+        if len(due) == len(slices):
+            self._costs.observe(len(hidden), time.perf_counter() - begun)
         self._step_tokens.append(len(hidden))
         return reports + [r for s in slices for r in self._commit(s, outcomes.get(id(s)))]
 
@@ -88,6 +132,7 @@ class Engine:
             "prefix_cache_queries": self._blocks.queries,
             "prefix_cache_hits": self._blocks.hits,
             "num_preemptions": self._scheduler.num_preemptions,
+            **self._keeper.counters(),
             **self._counters,
         }
         return Stats(
@@ -127,11 +172,11 @@ class Engine:
             r for s in misfits if not s.is_done for r in self._fail(s, BEYOND, "ContextTooLong")
         ]
 
-    def _propose(self, sequences: Sequences[Sequence], room: int) -> list[Proposal]:
+    def _propose(self, sequences: Sequences[Sequence], room: Room) -> list[Proposal]:
         """Ask the decoders, each of which gets its share of the room."""
         proposals: dict[int, Proposal] = {}
         for decoder, members in group_by_decoder(sequences):
-            share = room * len(members) // len(sequences)
+            share = replace(room, drafts=room.drafts * len(members) // len(sequences))
             made = decoder.propose([sequences[i].state for i in members], share)
             proposals |= dict(zip(members, made, strict=True))
         return [proposals[i] for i in range(len(sequences))]
@@ -175,6 +220,15 @@ class Engine:
     def _remove(self, sequence: Sequence) -> None:
         request_id = sequence.request.request_id
         self._scheduler.remove(sequence)
+        sequence.decoder.finish(sequence.state)
+        self._trace(sequence)
         self._live[request_id].remove(sequence)
         if not self._live[request_id]:
             del self._live[request_id]
+
+    def _trace(self, sequence: Sequence) -> None:
+        """Write the text of a sequence down, if the operator wants that."""
+        if self._token_trace is not None:
+            prompt, tokens = sequence.prompt_length, sequence.tokens
+            salt = sequence.request.cache_salt
+            self._token_trace.write(tokens[:prompt], tokens[prompt:], salt)

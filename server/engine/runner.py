@@ -100,7 +100,8 @@ class Runner:
         if not rows:
             return Forward(torch.empty(0, self.model.vocab_size, device=self.device), starts)
         index = torch.tensor(rows, dtype=torch.int64, device=self.device)
-        return Forward(self.model.logits(hidden[index]), starts)
+        read = hidden[index]
+        return Forward(self.model.logits(read), starts, read)
 
 
 def pieces_of(piece: Slice) -> list[Piece]:

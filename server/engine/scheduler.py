@@ -13,7 +13,7 @@ import heapq
 from collections.abc import Callable
 from collections.abc import Sequence as Sequences
 
-from plait.decoders.protocol import Attend, Proposal
+from plait.decoders.protocol import Attend, Proposal, Room
 from plait.server.engine.kv_blocks import (
     BLOCK,
     BlockManager,
@@ -25,7 +25,7 @@ from plait.server.engine.row_budget import plan_rows
 from plait.server.engine.sequence import Sequence, Slice
 
 Copy = Callable[[int, int], None]  # (source block, destination block)
-Propose = Callable[[Sequences[Sequence], int], Sequences[Proposal]]  # with room for drafts
+Propose = Callable[[Sequences[Sequence], Room], Sequences[Proposal]]
 
 
 class Scheduler:
@@ -70,14 +70,21 @@ class Scheduler:
         self._admit()
         planned, budget = plan_rows(self._running, self._max_rows)
         complete = [s for s, rows in planned if rows == s.num_readable]
-        room = self._room(planned, budget)
+        fed = self._max_rows - budget
+        room = Room(self._room(planned, budget), fed)
         proposals = dict(zip(map(id, complete), propose(complete, room), strict=True))
         slices = [Slice(s, rows, proposals.get(id(s))) for s, rows in planned]
         return [piece for piece in slices if self._reserve(piece)]
 
     def commit(self, sequence: Sequence, num_cached: int) -> None:
-        """Note that so many tokens are cached now, and offer full blocks to later prompts."""
+        """Note that so many tokens are cached now, and offer full blocks to later prompts.
+
+        Blocks that only drafts have needed go back.
+        """
         sequence.num_cached = num_cached
+        needed = num_blocks_for(sequence.next_stop)
+        self.blocks.release(sequence.blocks[needed:])
+        del sequence.blocks[needed:]
         full = num_cached // BLOCK
         first = len(sequence.hashes)
         if self.blocks.prefix_caching and full > first:

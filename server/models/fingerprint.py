@@ -5,6 +5,7 @@ It stands in `system_fingerprint` and in the keys of the prefix cache.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -25,6 +26,14 @@ def fingerprint(files: ModelFiles, mode: str) -> str:
     digest = blake2b(mode.encode(), digest_size=8)
     for path in _paths(files):
         _update(digest, path)
+    return digest.hexdigest()
+
+
+def vocabulary_fingerprint(token_bytes: Sequence[bytes]) -> str:
+    """Return 16 hexadecimal digits for a vocabulary: what each token id adds to a text."""
+    digest = blake2b(digest_size=8)
+    for text in token_bytes:
+        digest.update(len(text).to_bytes(4, "little") + text)
     return digest.hexdigest()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -66,18 +66,46 @@ class Model:
         self._weights = weights
         self._naive = naive
         self._stack = Stack(weights.layers, _stack_config(spec, weights))
+        self._inputs: Tensor | None = None  # [n, hidden] fp32, beyond the vocabulary
+
+    def extend(self, inputs: Tensor) -> None:
+        """Let ids from vocab_size on stand for inputs of their own; the logits stay as they are.
+
+        Args:
+            inputs: [n, hidden], in place of embeddings.
+        """
+        if inputs.dim() != 2 or inputs.shape[1] != self.spec.hidden:
+            raise ValueError(f"inputs are {tuple(inputs.shape)}, not [n, {self.spec.hidden}]")
+        self._inputs = inputs.to(self.device, torch.float32)
+
+    def with_layers(self, kept: Sequence[int]) -> Model:
+        """Return the model without the other layers; it shares this one's memory."""
+        spec, weights = self.spec, self._weights
+        return Model(
+            replace(
+                spec,
+                layers=len(kept),
+                windows=tuple(spec.windows[layer] for layer in kept),
+                rotary=tuple(spec.rotary[layer] for layer in kept),
+            ),
+            replace(weights, layers=[weights.layers[layer] for layer in kept]),
+            mode=self.mode,
+            fingerprint=self.fingerprint,
+            diffusion=self.diffusion,
+            naive=self._naive,
+        )
 
     def forward(self, token_ids: Tensor, segments: Segments, kv: KVCache) -> Tensor:
         """Run rows through the model and write their keys and values into the cache.
 
         Args:
-            token_ids: [rows] int64.
+            token_ids: [rows] int64, of the vocabulary or of `extend`.
             segments: which rows belong together, what they see and where their KV goes; positions
                 below max_positions.
         Returns:
             [rows, hidden] fp32 after the final norm: what `logits` takes.
         """
-        x = self._weights.embedding[token_ids].float()
+        x = self._embed(token_ids)
         self._stack.forward(x, segments, kv.k, kv.v)
         return rms_norm(x, self._weights.final_norm, self.spec.norm_eps, naive=self._naive)
 
@@ -105,10 +133,24 @@ class Model:
         return self.spec.vocab
 
     @property
+    def embedding(self) -> Tensor:
+        """The vocabulary's embeddings, [vocab, hidden] fp32 or bf16; not to be modified."""
+        return self._weights.embedding
+
+    @property
     def kv_block_bytes(self) -> int:
         """Bytes of one cache block over all layers, keys and values."""
         spec = self.spec
         return 2 * spec.layers * spec.kv_heads * spec.head_dim * BLOCK * self._kv_dtype.itemsize
+
+    def _embed(self, token_ids: Tensor) -> Tensor:
+        """Return [rows, hidden] fp32."""
+        if self._inputs is None:
+            return self._weights.embedding[token_ids].float()
+        x = self._weights.embedding[token_ids.clamp(max=self.spec.vocab - 1)].float()
+        beyond = token_ids >= self.spec.vocab
+        x[beyond] = self._inputs[token_ids[beyond] - self.spec.vocab]
+        return x
 
     @property
     def _kv_dtype(self) -> torch.dtype:

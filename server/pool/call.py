@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from plait.server import errors
 from plait.server.errors import Internal, ServerError
-from plait.server.pool.messages import Delta, Failed, GenerateRequest, Started
+from plait.server.pool.messages import Delta, Failed, GenerateRequest, Predicted, Started
 from plait.server.telemetry.metrics import EngineMetrics, SequenceTimes
 
 
@@ -164,7 +164,21 @@ def _join(deltas: list[Delta]) -> Delta:
         stop_token=last.stop_token,
         prompt_logprobs=first.prompt_logprobs,
         trace=last.trace,
+        predicted=_joined(deltas),
     )
+
+
+def _joined(deltas: Iterable[Delta]) -> Predicted | None:
+    """Return what was predicted in several deltas, with places in their joined tokens."""
+    accepted: list[int] = []
+    rejected: list[tuple[int, int]] = []
+    start = 0
+    for delta in deltas:
+        if delta.predicted is not None:
+            accepted += [start + place for place in delta.predicted.accepted]
+            rejected += [(start + place, rows) for place, rows in delta.predicted.rejected]
+        start += len(delta.token_ids)
+    return Predicted(accepted, rejected) if accepted or rejected else None
 
 
 def error_of(failed: Failed) -> ServerError:

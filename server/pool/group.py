@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from plait.server.errors import Overloaded, Unavailable
 from plait.server.models.catalog import ModelFiles
-from plait.server.pool.messages import GenerateRequest, ModelInfo
+from plait.server.pool.call import error_of
+from plait.server.pool.messages import (
+    DraftStoreReport,
+    DraftStoreTask,
+    GenerateRequest,
+    ModelInfo,
+)
 from plait.server.pool.replica import Replica
 from plait.server.pool.routing import PrefixMap, choose, prefix_hashes
 
@@ -16,6 +23,7 @@ if TYPE_CHECKING:
     from plait.server.prompt.tokenizer import Tokenizer
 
 RETRY_WHILE_DOWN_S = 5
+ANSWER_S = 20.0  # for a task of the draft store: a step, and a file to be written
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,25 @@ class Group:
                 retry_after_s=wait_s,
             )
         return open_[0] if len(self.replicas) == 1 else self._choose(open_, request)
+
+    async def draft_store(self, task: DraftStoreTask) -> list[DraftStoreReport]:
+        """Let every replica do a task; return their reports.
+
+        Raises:
+            Unavailable: not all of them are up, or one did not answer. What the others have done
+                stands; doing it again does no harm.
+            ServerError: a worker refused.
+        """
+        if not all(replica.is_up for replica in self.replicas):
+            raise Unavailable(
+                f"Not all workers of {self.files.name!r} are up: {self._why_down()}.",
+                retry_after_s=RETRY_WHILE_DOWN_S,
+            )
+        reports = await asyncio.gather(*(each.ask(task, ANSWER_S) for each in self.replicas))
+        failed = next((each.failed for each in reports if each.failed is not None), None)
+        if failed is not None:
+            raise error_of(failed)
+        return reports
 
     def _choose(self, replicas: Sequence[Replica], request: GenerateRequest) -> Replica:
         prefixes = list(prefix_hashes(request.prompt_token_ids, request.cache_salt))

@@ -51,11 +51,21 @@ class Abort(msgspec.Struct, frozen=True, tag="abort"):
     index: int | None = None
 
 
+class DraftStoreTask(msgspec.Struct, frozen=True, tag="draft_store_task"):
+    """Something to be done to a namespace's draft store; answered by a DraftStoreReport."""
+
+    task_id: str
+    action: Literal["look", "import", "clear", "save"]  # save: all namespaces
+    namespace: str = ""  # as GenerateRequest.cache_salt
+    texts: list[list[int]] = []  # to import
+    everywhere: bool = False  # clear all namespaces
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """Stop at once; the pool has drained before."""
 
 
-Command = GenerateRequest | Abort | Shutdown
+Command = GenerateRequest | Abort | DraftStoreTask | Shutdown
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -74,6 +84,13 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     at: float
 
 
+class Predicted(msgspec.Struct, frozen=True, array_like=True):
+    """Rows drafted from a request's prediction; places are indices of the delta's tokens."""
+
+    accepted: list[int]  # places of tokens that had been drafted
+    rejected: list[tuple[int, int]]  # place of the token that came instead, and how many rows
+
+
 class Delta(msgspec.Struct, frozen=True, tag="delta"):
     """New tokens of one sequence; the last delta of a sequence carries finish_reason."""
 
@@ -85,6 +102,7 @@ class Delta(msgspec.Struct, frozen=True, tag="delta"):
     stop_token: int | None = None
     prompt_logprobs: list[TokenLogprob | None] | None = None  # first delta only; None for token 0
     trace: dict[str, Any] | None = None  # last delta only, when decoding.trace asks for it
+    predicted: Predicted | None = None  # when rows were drafted from the request's prediction
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -109,6 +127,7 @@ class ModelInfo(msgspec.Struct, frozen=True, tag="ready"):
     capabilities: list[str]
     seconds_to_load: float
     diffusion: DiffusionSpec | None = None  # of a model that fills holes
+    drafter: str = "auto"  # of requests that name none (EngineSettings.drafter)
 
 
 class Stats(msgspec.Struct, frozen=True, tag="stats"):
@@ -129,4 +148,14 @@ class Batch(msgspec.Struct, frozen=True, tag="batch"):
     reports: list[Started | Delta | Failed]
 
 
-Report = ModelInfo | Stats | Batch
+class DraftStoreReport(msgspec.Struct, frozen=True, tag="draft_store"):
+    """What has become of a DraftStoreTask."""
+
+    task_id: str
+    affected: int = 0  # tokens that were imported, cleared, or saved of the namespace
+    tokens: int = 0  # that the namespace has now
+    max_tokens: int = 0  # that it may have
+    failed: Failed | None = None
+
+
+Report = ModelInfo | Stats | Batch | DraftStoreReport

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote
 
 import msgspec
 import zmq.asyncio
@@ -23,6 +24,8 @@ from plait.server.pool.group import Group, Readiness, ServedModel
 from plait.server.pool.messages import (
     CompiledConstraint,
     Delta,
+    DraftStoreReport,
+    DraftStoreTask,
     GenerateRequest,
     Started,
 )
@@ -230,6 +233,18 @@ class Pool:
             self._note_idle()
             self._telemetry.tracing.generation(_generation(model, call))
 
+    async def draft_store(self, model: str, task: DraftStoreTask) -> Sequence[DraftStoreReport]:
+        """Let every worker of a model do something to its draft store; return their reports.
+
+        Raises:
+            NotFound: there is no such model. Unavailable: not every worker could be asked.
+            BadRequest: the workers can't do it.
+        """
+        group = self._group(model)
+        if self._is_draining:
+            raise Unavailable("The server is shutting down.")
+        return await group.draft_store(task)
+
     def abort(self, request_id: str, index: int | None = None) -> None:
         """Stop one sequence (None: all) of a request; unknown ids are fine."""
         for replica in self._replicas():
@@ -250,8 +265,8 @@ class Pool:
         metrics = self._telemetry.metrics
         indices = range(self._settings.pool.replicas)
         replicas = [Replica(files.name, i, metrics.engine(files.name, str(i))) for i in indices]
-        spawn = self._spawner(engine)
         for replica in replicas:
+            spawn = self._spawner(_with_own_store(engine, replica.index))
             self._tasks.append(asyncio.create_task(supervise(replica, spawn, self._settings.pool)))
         return Group(files, replicas, self._settings.pool.max_queue)
 
@@ -311,6 +326,14 @@ class Pool:
     def _note_idle(self) -> None:
         if not any(replica.calls for replica in self._replicas()):
             self._idle.set()
+
+
+def _with_own_store(engine: EngineSettings, index: int) -> EngineSettings:
+    """Return the settings of one replica: each keeps a file of its own in the folder of drafts."""
+    if not engine.draft_store:
+        return engine
+    file = f"{quote(engine.served_name, safe='')}.{index}.drafts"
+    return replace(engine, draft_store=str(Path(engine.draft_store) / file))
 
 
 async def _loaded(supervising: asyncio.Task[None], replica: Replica) -> None:

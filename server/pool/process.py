@@ -14,7 +14,16 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from plait.server.pool.messages import Batch, Command, Failed, ModelInfo, Report, Shutdown, Stats
+from plait.server.pool.messages import (
+    Batch,
+    Command,
+    DraftStoreReport,
+    Failed,
+    ModelInfo,
+    Report,
+    Shutdown,
+    Stats,
+)
 from plait.server.pool.rpc import PoolEnd, Unsent
 from plait.server.pool.worker import Boot, WorkerGone
 
@@ -79,7 +88,7 @@ class ProcessWorker:
             with suppress(Unsent):
                 self._end.send(command)
 
-    async def receive(self) -> Stats | Batch:
+    async def receive(self) -> Stats | Batch | DraftStoreReport:
         """Return the next report of the loaded worker."""
         report = await self._next()
         assert not isinstance(report, ModelInfo), "a worker introduces itself once"

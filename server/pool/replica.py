@@ -12,6 +12,8 @@ from plait.server.pool.call import Call, error_of
 from plait.server.pool.messages import (
     Abort,
     Batch,
+    DraftStoreReport,
+    DraftStoreTask,
     Failed,
     GenerateRequest,
     ModelInfo,
@@ -34,6 +36,7 @@ class Replica:
         self.index = index
         self.metrics = metrics
         self.calls: dict[str, Call] = {}
+        self._asked: dict[str, asyncio.Future[DraftStoreReport]] = {}
         self.info: ModelInfo | None = None  # the last one: kept while a worker restarts
         self.loaded = asyncio.Event()  # set for good when the first worker has loaded
         self.num_reports = 0
@@ -63,6 +66,9 @@ class Replica:
             self._stats = None
         for call in self.calls.values():
             call.fail(Unavailable("The worker that ran this request has ended. Please retry."))
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(Unavailable("The worker has ended. Please retry."))
 
     def open(self, request: GenerateRequest) -> Call:
         """Send a request to the worker."""
@@ -97,9 +103,33 @@ class Replica:
             call.fail(error)
             self._tell(Abort(call.request.request_id))
 
-    def deliver(self, report: Stats | Batch) -> None:
+    async def ask(self, task: DraftStoreTask, limit_s: float) -> DraftStoreReport:
+        """Let the worker do something to its draft stores; return what has become of it.
+
+        Raises:
+            Unavailable: no worker is up, or it ended, or did not answer within limit_s.
+        """
+        if self._worker is None:
+            raise Unavailable(f"The model {self.model!r} has no worker: {self.down_reason}.")
+        answer: asyncio.Future[DraftStoreReport] = asyncio.get_running_loop().create_future()
+        self._asked[task.task_id] = answer
+        self._worker.send(task)
+        try:
+            async with asyncio.timeout(limit_s):
+                return await answer
+        except TimeoutError:
+            raise Unavailable("The worker did not answer in time. Please retry.") from None
+        finally:
+            del self._asked[task.task_id]
+
+    def deliver(self, report: Stats | Batch | DraftStoreReport) -> None:
         """Hand a worker's report to whom it concerns."""
         self.num_reports += 1
+        if isinstance(report, DraftStoreReport):
+            answer = self._asked.get(report.task_id)
+            if answer is not None and not answer.done():
+                answer.set_result(report)
+            return
         if isinstance(report, Stats):
             self._stats = report
             self.metrics.steps(report.step_tokens)

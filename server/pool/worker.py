@@ -6,7 +6,7 @@ from typing import Protocol
 
 import msgspec
 
-from plait.server.pool.messages import Batch, Command, ModelInfo, Stats
+from plait.server.pool.messages import Batch, Command, DraftStoreReport, ModelInfo, Stats
 from plait.server.settings import EngineSettings, TelemetrySettings
 
 
@@ -39,7 +39,7 @@ class Worker(Protocol):
     def send(self, command: Command) -> None:
         """Send a command; one that can't be sent is dropped, since the worker is ending."""
 
-    async def receive(self) -> Stats | Batch:
+    async def receive(self) -> Stats | Batch | DraftStoreReport:
         """Return the next report.
 
         Raises:

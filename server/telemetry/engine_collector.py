@@ -33,6 +33,22 @@ DIFFUSION_COUNTERS = {
         "Tokens of canvases that were emitted.",
     ),
 }
+# Of drafts: name, label, what the engine calls it before a colon and the label's value, and help.
+DRAFT_COUNTERS = (
+    (
+        "vllm:spec_decode_num_accepted_tokens_per_pos",
+        "position",
+        "accepted_at",
+        "Draft tokens that came true, by their place in the draft.",
+    ),
+    ("plait_spec_decode_draft_tokens", "source", "draft_tokens", "Draft tokens fed, by drafter."),
+    (
+        "plait_spec_decode_accepted_tokens",
+        "source",
+        "accepted_tokens",
+        "Draft tokens that came true, by drafter.",
+    ),
+)
 GRAMMAR_COUNTERS = {
     "compiled": ("plait_grammar_compiles", "Response formats compiled."),
     "cache_hits": ("plait_grammar_cache_hits", "Response formats that were compiled before."),
@@ -72,6 +88,7 @@ class EngineCollector(Collector):
         yield from _gauges(snapshots)
         yield _cache_config(snapshots)
         yield from _counters(snapshots)
+        yield from _drafts(snapshots)
 
 
 def _gauges(snapshots: Iterable[EngineSnapshot]) -> Iterator[Metric]:
@@ -108,13 +125,44 @@ def _counters(snapshots: list[EngineSnapshot]) -> Iterator[Metric]:
         for name, (own_name, text) in DIFFUSION_COUNTERS.items()
         if own_name in counted
     }
-    own = counted - {name for name, _ in names.values()}
+    labelled = {name for name in counted if ":" in name} | {"drafts"}
+    own = counted - labelled - {name for name, _ in names.values()}
     names |= {f"plait_engine_{name}": (name, "Counted by the engine.") for name in sorted(own)}
     for metric_name, (name, text) in names.items():
         family = CounterMetricFamily(metric_name, text, labels=ENGINE_LABELS)
         for snapshot in snapshots:
             family.add_metric((snapshot.model, snapshot.engine), snapshot.counters.get(name, 0.0))
         yield family
+
+
+def _drafts(snapshots: list[EngineSnapshot]) -> Iterator[Metric]:
+    """Yield what became of drafts: vLLM's counters of all, and those by place and by drafter."""
+    sums = (
+        ("num_drafts", "drafts", "Drafts fed, one a sequence and step."),
+        ("num_draft_tokens", "draft_tokens:", "Draft tokens fed."),
+        ("num_accepted_tokens", "accepted_tokens:", "Draft tokens that came true."),
+    )
+    drafting = [snapshot for snapshot in snapshots if "drafts" in snapshot.counters]
+    for name, start, text in sums if drafting else ():
+        family = CounterMetricFamily(f"vllm:spec_decode_{name}", text, labels=ENGINE_LABELS)
+        for snapshot in drafting:
+            total = sum(n for key, n in snapshot.counters.items() if key.startswith(start))
+            family.add_metric((snapshot.model, snapshot.engine), total)
+        yield family
+    for metric_name, label, own_name, text in DRAFT_COUNTERS if drafting else ():
+        family = CounterMetricFamily(metric_name, text, labels=(*ENGINE_LABELS, label))
+        for snapshot in drafting:
+            for value, count in _labelled(snapshot.counters, own_name):
+                family.add_metric((snapshot.model, snapshot.engine, value), count)
+        yield family
+
+
+def _labelled(counters: Mapping[str, float], wanted: str) -> Iterator[tuple[str, float]]:
+    """Yield the label's value and the count of each counter whose name goes on with a colon."""
+    for key, count in counters.items():
+        name, _, value = key.partition(":")
+        if name == wanted:
+            yield value, count
 
 
 def _gauge(name: str, text: str) -> GaugeMetricFamily:

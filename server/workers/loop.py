@@ -27,6 +27,8 @@ from plait.server.pool.messages import (
     Batch,
     Command,
     Delta,
+    DraftStoreReport,
+    DraftStoreTask,
     Failed,
     GenerateRequest,
     ModelInfo,
@@ -60,8 +62,14 @@ class EngineLike(Protocol):
     def abort(self, request_id: str, index: int | None = None) -> None:
         """Drop a request or one of its sequences."""
 
+    def draft_store(self, task: DraftStoreTask) -> DraftStoreReport:
+        """Look into the drafters' stores, or change them."""
+
     def step(self) -> list[Started | Delta | Failed]:
         """Advance every sequence by one forward pass."""
+
+    def close(self) -> None:
+        """Save what is to outlive the engine."""
 
     def stats(self) -> Stats:
         """Return gauges and counters."""
@@ -81,6 +89,7 @@ def run(engine: EngineLike, info: ModelInfo, end: WorkerEnd) -> int:
     try:
         while loop.turn():
             pass
+        engine.close()
     except Exception:
         log.exception("the engine failed", model=info.model)
         message = "The engine failed while it ran this request."
@@ -117,6 +126,8 @@ class _Loop:
     def _obey(self, command: Command) -> list[Failed]:
         if isinstance(command, Abort):
             self._engine.abort(command.request_id, command.index)
+        elif isinstance(command, DraftStoreTask):
+            self._end.send(self._engine.draft_store(command))
         elif isinstance(command, GenerateRequest):
             try:
                 self._engine.add(command)

@@ -24,7 +24,6 @@ REFUSED: list[tuple[str, Any]] = [
     ("audio", {"voice": "alloy", "format": "wav"}),
     ("modalities", ["text", "audio"]),
     ("store", True),
-    ("prediction", {"type": "content", "content": "x"}),
     ("web_search_options", {}),
     ("reasoning_effort", "low"),
     ("verbosity", "low"),

@@ -16,7 +16,7 @@ from plait.decoders.diffusion.chain import Chain
 from plait.decoders.diffusion.host import DiffusionDecoder
 from plait.decoders.diffusion.spec import Attention, DiffusionSpec
 from plait.decoders.diffusion.step import STATISTICS, Floats, Selection, StepView
-from plait.decoders.protocol import Forward
+from plait.decoders.protocol import Forward, Room
 from plait.decoders.registry import MethodError
 from plait.decoders.sampling.params import SamplingParams
 from plait.kernels import noise
@@ -266,7 +266,7 @@ def test_what_may_be_reopened_is_not_emitted() -> None:
 def test_logits_that_are_no_numbers_fail_one_request() -> None:
     host = DiffusionDecoder(DiffusionSpec(LAW.mask_id, (7,), "block", BLOCK), LAW.vocab)
     states = [host.start(decode_request(PROMPT, 9)) for _ in range(2)]
-    proposals = host.propose(states, 0)
+    proposals = host.propose(states, Room(0))
     rows = [len(p.read or ()) for p in proposals]
     logits = torch.randn(sum(rows), LAW.vocab)
     logits[rows[0] + 1] = torch.nan

@@ -143,6 +143,29 @@ def test_a_branch_has_the_bits_of_a_segment_of_its_own(
             assert torch.equal(have[mine], want)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("context", "rows"), [(0, 5), (1, 40), (16, 60), (57, 30), (64, 9), (130, 70)]
+)
+def test_a_tree_row_has_the_bits_of_its_path_alone(
+    isa: str, context: int, rows: int, dtype: torch.dtype
+) -> None:
+    """As if the path had been fed as a chain: a draft that comes true changes no bit of the rest."""
+    geometry = Geometry(6, 2, 40, dtype)
+    q, keys, values, segments = _setting([(context, rows, TREE)], geometry)
+    chain = torch.full((1,), CAUSAL, dtype=torch.int32)
+    for window in (0, 20):
+        have = paged_attention(q, keys, values, segments, scale=0.2, window=window)
+        for row in range(rows):
+            path = [row]
+            while (parent := int(segments.parents[path[0]])) >= 0:
+                path.insert(0, parent)
+            k, v, alone = _moved(segments, torch.tensor(path), keys, values)
+            alone = replace(alone, attend=chain)
+            want = paged_attention(q[path], k, v, alone, scale=0.2, window=window)
+            assert torch.equal(have[row], want[-1])
+
+
 def _moved(
     segments: Segments, rows: Tensor, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor, Segments]:

@@ -85,6 +85,11 @@ def test_every_option_reaches_its_setting(served: list[Settings]) -> None:
         "log_level": "error",
         "otlp_endpoint": "http://x",
         "served_name": "s",
+        "token_trace": "t.jsonl",
+        "draft_model": "d",
+        "draft_weights": "fp32",
+        "draft_store": "folder",
+        "drafter": "prediction, n-gram",
         "default_deadline_s": 3.0,
     }
     want: dict[str, Any] = {}
@@ -152,6 +157,9 @@ def test_api_keys_from_everywhere(
         (["serve", "--max-queue", "0"], "plait: max_queue: "),
         (["serve", "--keep-alive-s", "nan"], "plait: keep_alive_s: "),
         (["serve", "--weights", "int2"], "plait: weights: "),
+        (["serve", "--drafter", "telepathy"], "plait: drafter: "),
+        (["serve", "--drafter", "n-gram,typical"], "typical is lossy"),
+        (["serve", "--drafter", "n-gram,off"], "There is no drafter 'off'"),
         (["serve", "a", "b", "--served-name", "c"], "plait: served_name: "),
         (["serve", "--config", "/nowhere.yaml"], "there is no configuration file"),
         (["serve", "--api-key-file", "/nowhere"], "No such file"),

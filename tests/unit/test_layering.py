@@ -13,7 +13,12 @@ from tests.fixtures.source_tree import LAYERS, OTHERS, ROOT, Source, plant, sour
 
 FRONT_END = ("api", "prompt", "pool", "telemetry")
 # What one folder of decoders/ may use of another; all else they share lies in decoders/ itself.
-SHARED = ("plait.decoders.protocol", "plait.decoders.registry", "plait.decoders.sampling")
+SHARED = (
+    "plait.decoders.protocol",
+    "plait.decoders.registry",
+    "plait.decoders.costs",
+    "plait.decoders.sampling",
+)
 # Entry points of the processes that must start without torch.
 TORCHLESS = (
     "plait.server.cli",

@@ -54,7 +54,7 @@ def test_the_default_sampler_is_there() -> None:
 @pytest.mark.parametrize(
     ("decoding", "kind", "param", "message"),
     [
-        ({"drafter": "nonesuch"}, "drafter", "decoding.drafter", "none yet"),
+        ({"search": "nonesuch"}, "search", "decoding.search", "none yet"),
         ({"sampler": "off"}, "sampler", "decoding.sampler", "there is: ordinary"),
         (
             {"sampler": {"name": "ordinary", "colour": 1}},

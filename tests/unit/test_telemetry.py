@@ -109,6 +109,35 @@ def test_without_a_canvas_there_are_no_such_names() -> None:
     assert "diffusion" not in metrics.render()[0].decode()
 
 
+def test_drafts_are_counted_under_the_names_of_vllm_and_by_source() -> None:
+    metrics = Metrics()
+    counted = {
+        "drafts": 4.0,
+        "draft_tokens:n-gram": 7.0,
+        "draft_tokens:prediction": 30.0,
+        "accepted_tokens:prediction": 25.0,
+        "accepted_at:0": 3.0,
+        "accepted_at:10": 2.0,
+    }
+    metrics.registry.register(EngineCollector(lambda: [snapshot(**counted)]))
+    have = metrics.registry.get_sample_value
+    for name, want in {"num_drafts": 4, "num_draft_tokens": 37, "num_accepted_tokens": 25}.items():
+        assert have(f"vllm:spec_decode_{name}_total", LABELS) == want
+    for place, want in {"0": 3, "10": 2}.items():
+        labels = LABELS | {"position": place}
+        assert have("vllm:spec_decode_num_accepted_tokens_per_pos_total", labels) == want
+    for name, source, want in [("draft", "n-gram", 7), ("accepted", "prediction", 25)]:
+        labels = LABELS | {"source": source}
+        assert have(f"plait_spec_decode_{name}_tokens_total", labels) == want
+    assert "plait_engine_" not in metrics.render()[0].decode()
+
+
+def test_without_drafts_there_are_no_such_names() -> None:
+    metrics = Metrics()
+    metrics.registry.register(EngineCollector(lambda: [snapshot()]))
+    assert "spec_decode" not in metrics.render()[0].decode()
+
+
 def test_two_servers_in_one_process_do_not_share_metrics() -> None:
     one, other = Metrics(), Metrics()
     one.rejected.labels("queue").inc()

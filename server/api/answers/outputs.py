@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from plait.server.api.jobs.job import Job
 from plait.server.api.jobs.prompts import Prompt
 from plait.server.api.ports import PoolLike
 from plait.server.errors import DeadlineExceeded, Internal, ServerError, Unavailable
-from plait.server.pool.messages import Delta, FinishReason, Started, TokenLogprob
+from plait.server.pool.messages import Delta, FinishReason, Predicted, Started, TokenLogprob
 from plait.server.prompt.infill import InfillStream
 from plait.server.prompt.stream import Piece, TextStream
 
@@ -65,6 +66,7 @@ class Outputs:
         self._pool = pool
         self._job = job
         self._ended_by_token = 0
+        self._accepted, self._rejected = 0, 0  # rows drafted from the request's prediction
         self._progress = [
             _Progress([_Choice(self._stream_of(prompt)) for _ in range(job.n)])
             for prompt in job.prompts
@@ -81,7 +83,10 @@ class Outputs:
             completion_tokens=completion,
             total_tokens=prompt + completion,
             prompt_tokens_details=PromptTokensDetails(cached),
-            completion_tokens_details=CompletionTokensDetails(),
+            completion_tokens_details=CompletionTokensDetails(
+                accepted_prediction_tokens=self._accepted,
+                rejected_prediction_tokens=self._rejected,
+            ),
         )
 
     def prompt_logprobs(self, prompt: int) -> Sequence[TokenLogprob | None]:
@@ -141,7 +146,11 @@ class Outputs:
             return
         _check_reason(delta.finish_reason)
         index = prompt * self._job.n + delta.index
+        before = choice.stream.num_tokens
         piece = choice.stream.push(delta.token_ids, delta.logprobs)
+        if delta.predicted is not None:
+            is_cut = choice.stream.stop is not None
+            self._count(delta.predicted, choice.stream.num_tokens - before if is_cut else None)
         finish = self._end(choice, delta)
         if piece.text or piece.logprobs:
             yield Part(index, piece)
@@ -151,6 +160,12 @@ class Outputs:
         if delta.trace is not None:
             self.traces[index] = delta.trace
         yield Part(index, choice.stream.finish(), finish)
+
+    def _count(self, predicted: Predicted, taken: int | None) -> None:
+        """Count what was predicted; of a delta with a stop string, what is not behind it."""
+        limit = math.inf if taken is None else taken
+        self._accepted += sum(place < limit for place in predicted.accepted)
+        self._rejected += sum(rows for place, rows in predicted.rejected if place < limit)
 
     def _end(self, choice: _Choice, delta: Delta) -> Finish | None:
         """Return why a choice ends with this delta, if it does; tell a worker that can't know."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -16,7 +17,9 @@ from plait.decoders.registry import (
     choose,
     compose,
 )
+from plait.decoders.speculative.config import PREDICTED, drafters, named
 from plait.server.api.jobs.constraints import constraint_spec
+from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.common import GenerationRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest
@@ -35,25 +38,28 @@ class DecodingPlan:
 
 
 def plan_decoding(
-    request: GenerationRequest, info: ModelInfo, infill: Mapping[str, Any]
+    request: GenerationRequest, info: ModelInfo, prompt: Mapping[str, Any]
 ) -> DecodingPlan:
     """Return what the request says of decoding, for the worker.
 
     Args:
         request: The request.
         info: What its model's worker can do.
-        infill: What a prompt says of its holes or its suffix (Prompt.infill).
+        prompt: What a prompt says beside its tokens (Prompt.options).
     Raises:
         BadRequest: a method or option that isn't there, that this model's worker can't run, or
             that can't be composed with the others.
     """
     options = {} if request.decoding is None else request.decoding.model_dump(exclude_none=True)
+    prediction = request.prediction if isinstance(request, ChatRequest) else None
     try:
+        if info.diffusion is None:
+            _settle_drafter(options, info, has_prediction=prediction is not None)
         for kind in get_args(Kind):
             for choice in _choices(options, kind):
                 _check_choice(choice, info)
                 _check_form(choice, request)
-        return DecodingPlan(options, _block_size({**options, **infill}, info))
+        return DecodingPlan(options, _block_size({**options, **prompt}, info))
     except MethodError as error:
         param = FIELDS.get(error.param.removeprefix("decoding."), error.param)
         raise BadRequest(str(error), param=param, code="unsupported_parameter") from None
@@ -62,6 +68,8 @@ def plan_decoding(
 def check_served(request: GenerationRequest, info: ModelInfo) -> None:
     """Raise BadRequest for a field that this model's worker can't honour."""
     spec = info.diffusion
+    if spec is not None and isinstance(request, ChatRequest) and request.prediction is not None:
+        raise _unsupported("a diffusion model drafts its own canvases", "prediction")
     if spec is not None and set(request.allowed_token_ids or ()) == {spec.mask_id}:
         raise _unsupported("the mask token is never an answer", "allowed_token_ids")
     if not isinstance(request, CompletionRequest):
@@ -74,9 +82,35 @@ def check_served(request: GenerationRequest, info: ModelInfo) -> None:
         raise _unsupported("the model gives no logprobs of a prompt", "logprobs")
 
 
+def _settle_drafter(options: dict[str, Any], info: ModelInfo, *, has_prediction: bool) -> None:
+    """Put the server's default where a request names no drafter; a prediction needs its own.
+
+    Raises:
+        MethodError: a prediction that no drafter goes by, or the other way round.
+    """
+    is_own = options.get("drafter", "auto") != "auto"
+    if not is_own and info.drafter != "auto":
+        options["drafter"] = named(info.drafter)
+    is_used = PREDICTED in [choice.method.name for choice in drafters(options)]
+    if has_prediction and not is_used:
+        where = "decoding.drafter is" if is_own else "decoding.drafter is, by this server's default"
+        raise MethodError(
+            f"{where}, {json.dumps(options['drafter'])}: no draft would go by the prediction. "
+            f'Add "{PREDICTED}" to decoding.drafter or leave the prediction out.',
+            "prediction",
+        )
+    if is_own and is_used and not has_prediction:
+        raise MethodError(
+            f"{PREDICTED} drafts from a chat request's field `prediction`, which is not given.",
+            "decoding.drafter",
+        )
+
+
 def _choices(options: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:
     if kind == "unmasker":
         return compose(options, kind)
+    if kind == "drafter":
+        return compose(options, kind) and drafters(options)
     choice = choose(options, kind)
     return () if choice is None else (choice,)
 

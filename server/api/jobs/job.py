@@ -16,7 +16,7 @@ from plait.server.api.jobs.budget import Room, budget_of
 from plait.server.api.jobs.constraints import compile_constraint
 from plait.server.api.jobs.decoding import check_served, plan_decoding
 from plait.server.api.jobs.limits import check_request
-from plait.server.api.jobs.prompts import Prompt, completion_prompts
+from plait.server.api.jobs.prompts import Prompt, completion_prompts, predicted_ids
 from plait.server.api.jobs.sampling import check_ids, sampling_params
 from plait.server.api.ports import PoolLike, ServedModelLike
 from plait.server.api.schemas.chat import AssistantMessage, ChatRequest, Message
@@ -81,10 +81,10 @@ async def plan_chat(
         kwargs=request.chat_template_kwargs,
     )
     text = _message_text(request.messages[-1]) if request.echo else ""
+    prediction = await asyncio.to_thread(predicted_ids, request, served.tokenizer, limits)
+    prompt = Prompt(token_ids, text, prediction=prediction)
     max_tokens = request.max_completion_tokens or request.max_tokens
-    return await _plan(
-        pool, limits, request, caller, prompts=[Prompt(token_ids, text)], max_tokens=max_tokens
-    )
+    return await _plan(pool, limits, request, caller, prompts=[prompt], max_tokens=max_tokens)
 
 
 async def plan_completion(
@@ -164,7 +164,7 @@ async def _plan(
     served = find_model(pool, request.model)
     info = loaded_info(served)
     check_served(request, info)
-    decoding = plan_decoding(request, info, prompts[0].infill)
+    decoding = plan_decoding(request, info, prompts[0].options)
     room = Room(info, decoding.block_size)
     budgets = [budget_of(request, prompt, room, max_tokens) for prompt in prompts]
     common = GenerateRequest(
@@ -177,7 +177,7 @@ async def _plan(
         constraint=await compile_constraint(pool, request, budget=min(budgets)),
         prompt_logprobs=_num_prompt_logprobs(request),
         priority=request.priority or 0,
-        cache_salt=_cache_salt(caller.tenant, request.cache_salt or ""),
+        cache_salt=namespace_of(caller.tenant, request.cache_salt or ""),
         affinity=(isinstance(request, ChatRequest) and request.prompt_cache_key) or "",
         deadline=_deadline(request, caller),
         arrived=caller.arrived,
@@ -195,7 +195,7 @@ async def _plan(
                 request_id=f"{common.request_id}-{i}",
                 prompt_token_ids=prompt.token_ids,
                 max_tokens=budget,
-                decoding=decoding.options | prompt.infill,
+                decoding=decoding.options | prompt.options,
             )
             for i, (prompt, budget) in enumerate(zip(prompts, budgets, strict=True))
         ],
@@ -230,8 +230,11 @@ def _num_prompt_logprobs(request: GenerationRequest) -> int | None:
     return request.logprobs if isinstance(request, CompletionRequest) and request.echo else None
 
 
-def _cache_salt(tenant: str, salt: str) -> str:
-    """Return the salt of the prefix cache: tenants don't see from timing what others have sent."""
+def namespace_of(tenant: str, salt: str) -> str:
+    """Return the salt of the prefix cache and the namespace of drafts.
+
+    Tenants don't see from timing what others have sent.
+    """
     if not (tenant or salt):
         return ""
     return hashlib.blake2b(f"{tenant}\0{salt}".encode(), digest_size=16).hexdigest()

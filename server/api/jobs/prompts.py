@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from plait.decoders.speculative.config import PREDICTION
 from plait.server.api.jobs.sampling import check_ids
+from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest, Infill
 from plait.server.errors import BadRequest, ContextTooLong
 from plait.server.prompt.infill import Template
 from plait.server.prompt.tokenizer import Tokenizer
+from plait.server.settings import LimitSettings
 
 FILLER = 0  # stands at the positions of holes, where no token is read
 
@@ -23,6 +26,7 @@ class Prompt:
     suffix: tuple[int, ...] = ()  # token ids behind the answer
     template: Template | None = None  # whose holes lie among the token ids
     holes: tuple[tuple[int, int], ...] = ()  # [start, stop) of each
+    prediction: tuple[int, ...] = ()  # token ids of the answer that the client expects
 
     @property
     def num_holes(self) -> int:
@@ -35,11 +39,35 @@ class Prompt:
         return len(self.token_ids) - self.num_holes + len(self.suffix)
 
     @property
-    def infill(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
         """What a decoder is told of it beside the tokens (keys of the `decoding` object)."""
         if self.holes:
             return {"holes": [list(hole) for hole in self.holes]}
-        return {"suffix_token_ids": list(self.suffix)} if self.suffix else {}
+        token_ids = {"suffix_token_ids": self.suffix, PREDICTION: self.prediction}
+        return {key: list(ids) for key, ids in token_ids.items() if ids}
+
+
+def predicted_ids(
+    request: ChatRequest, tokenizer: Tokenizer, limits: LimitSettings
+) -> tuple[int, ...]:
+    """Return the tokens of a chat request's prediction, as they stand behind a line break.
+
+    A model that begins its answers otherwise spells the first word differently; the drafter finds
+    its way after that.
+
+    Raises:
+        BadRequest: it is longer than the operator allows, or not Unicode.
+    """
+    if request.prediction is None:
+        return ()
+    token_ids = tokenizer.encode_inside(request.prediction.text)
+    if len(token_ids) > limits.max_prediction_tokens:
+        raise BadRequest(
+            f"A prediction may have at most {limits.max_prediction_tokens} tokens; this one has "
+            f"{len(token_ids)}.",
+            param="prediction.content",
+        )
+    return tuple(token_ids)
 
 
 def completion_prompts(

@@ -109,6 +109,20 @@ ResponseFormat = Annotated[
 ]
 
 
+class Prediction(Strict):
+    """What the answer will probably be; it comes faster where it is, and is the same either way."""
+
+    type: Literal["content"]
+    content: str | Annotated[Items[TextPart], Field(min_length=1)]
+
+    @property
+    def text(self) -> str:
+        """The predicted answer."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
 class ChatRequest(GenerationRequest):
     """A conversation to be continued."""
 
@@ -119,6 +133,7 @@ class ChatRequest(GenerationRequest):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, lt=2**31, description="Needs logprobs=true.")
     response_format: ResponseFormat | None = None
+    prediction: Prediction | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = Field(
@@ -141,9 +156,6 @@ class ChatRequest(GenerationRequest):
     modalities: Annotated[Any, Unsupported(_TEXT, unless=(["text"],))] = None
     moderation: Annotated[Any, Unsupported("there is no moderation model")] = None
     parallel_tool_calls: Annotated[Any, Unsupported(_TOOLS)] = None
-    prediction: Annotated[Any, Unsupported("drafts from a prediction are not implemented yet")] = (
-        None
-    )
     prompt_cache_options: Annotated[Any, Unsupported("prefixes are cached without options")] = None
     reasoning_effort: Annotated[Any, Unsupported("no reasoning model is served")] = None
     store: Annotated[Any, Unsupported("answers are not kept", unless=(False,))] = None

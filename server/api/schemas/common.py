@@ -110,7 +110,9 @@ class Decoding(Strict):
     """How tokens are found; which methods there are is in docs/architecture.md."""
 
     sampler: Method | None = None
-    drafter: Method | None = None
+    drafter: Method | Methods | None = Field(
+        None, description="One method, or several that take turns."
+    )
     unmasker: Method | Methods | None = Field(
         None, description="One method, or one for each part of a step."
     )

@@ -1,0 +1,176 @@
+"""Train the prompt embeddings of PPD on the model's own answers. Run again to go on.
+
+Of every text, ANCHORS places are drawn; the embeddings stand behind each, and embedding k learns
+the law that the model has of the token k + 1 places behind the anchor, given all before it. Source:
+PPD, arXiv:2405.18628. What differs: the text is read once without gradients and many places hang on
+it, rather than one a text; the law that is learnt is that of the text as it goes on, which was
+sampled for most texts, rather than of a greedy continuation.
+
+    python -m benchmarks.drafter_heads.train_ppd DATA RUN_FOLDER --steps 1500
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.drafter_heads.data import MODEL, Text, load
+from benchmarks.drafter_heads.frozen import FrozenRows, Reader
+from plait.server.models.catalog import resolve
+from plait.server.prompt.tokenizer import load_tokenizer
+
+PROMPTS = 3  # embeddings
+ANCHORS = 32  # of a text
+FADE = 0.8  # weight of each further distance
+RATE = 1e-2
+LONGEST = 384  # tokens of a text
+LOG_EVERY = 5
+SAVE_SECONDS = 60.0
+WAIT_SECONDS = 5.0  # for texts that are still being written
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run does."""
+
+    data: Path
+    folder: Path
+    steps: int
+    seed: int = 1
+    model: str = MODEL
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate: a cosine without warm-up."""
+        return RATE * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+class Run:
+    """The embeddings in training."""
+
+    def __init__(self, plan: Plan) -> None:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        files = resolve(plan.model)
+        self._plan = plan
+        self._reader, self._rows = Reader(files), FrozenRows(files)
+        tokenizer = load_tokenizer(files)
+        spelled = [tokenizer.encode(f"Next {i + 1} word") for i in range(PROMPTS)]
+        first = torch.stack([self._rows.embedding[ids].mean(0) for ids in spelled])
+        self.embeddings = torch.nn.Parameter(first.clone())
+        self._optimiser = torch.optim.Adam([self.embeddings], lr=RATE)
+        self.step = 0
+        if self._path.exists():
+            state = torch.load(self._path)
+            self.step = state["step"]
+            self.embeddings.data.copy_(state["embeddings"])
+            self._optimiser.load_state_dict(state["optimiser"])
+
+    def train(self) -> None:
+        """Go on to the plan's last step."""
+        texts: list[Text] = []
+        saved, losses = time.monotonic(), list[list[float]]()
+        while self.step < self._plan.steps:
+            while self.step >= len(texts):
+                texts = [text for text in load(self._plan.data) if is_long(text)]
+                if self.step >= len(texts):
+                    time.sleep(WAIT_SECONDS)
+            losses.append(self._learn(texts[self.step]))
+            self.step += 1
+            if self.step % LOG_EVERY == 0:
+                self._log(np.mean(losses, axis=0).round(4).tolist())
+                losses.clear()
+            if time.monotonic() - saved > SAVE_SECONDS:
+                self._save()
+                saved = time.monotonic()
+        self._save()
+
+    def _learn(self, text: Text) -> list[float]:
+        """Learn from one text; return the divergence at each distance."""
+        tokens = text.tokens[:LONGEST].tolist()
+        reading = self._reader.read(tokens)
+        anchors = anchors_of(text, len(tokens), [self._plan.seed, self.step])
+        inputs = self.embeddings.expand(len(anchors), -1, -1)
+        hidden = self._rows.forward(inputs, reading, anchors)
+        rows = anchors[:, None] + 1 + torch.arange(PROMPTS)
+        with torch.no_grad():
+            teacher = self._reader.model.logits(reading.hidden[rows.flatten()])
+        divergence = divergence_of(teacher, F.linear(hidden, self._rows.embedding))
+        weights = FADE ** torch.arange(PROMPTS)
+        loss = (divergence * weights).sum() / PROMPTS
+        torch.autograd.backward(loss)
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._plan.rate(self.step)
+        self._optimiser.step()
+        self._optimiser.zero_grad()
+        found: list[float] = divergence.tolist()
+        return found
+
+    def _log(self, divergence: list[float]) -> None:
+        entry = {"step": self.step, "time": round(time.time()), "divergence": divergence}
+        with (self._plan.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    @property
+    def _path(self) -> Path:
+        return self._plan.folder / "checkpoint.pt"
+
+    def _save(self) -> None:
+        part = self._path.with_suffix(".part")
+        state = {
+            "step": self.step,
+            "embeddings": self.embeddings.detach(),
+            "optimiser": self._optimiser.state_dict(),
+        }
+        torch.save(state, part)
+        part.replace(self._path)
+
+
+def is_long(text: Text) -> bool:
+    """Tell whether a text has a place for an anchor."""
+    return text.prompt + PROMPTS <= min(len(text.tokens), LONGEST)
+
+
+def anchors_of(text: Text, length: int, seed: list[int]) -> Tensor:
+    """Draw places in a text's answer, the prompt's last token included, rising."""
+    first, stop = text.prompt - 1, length - PROMPTS
+    places = np.arange(first, stop)
+    rng = np.random.default_rng(seed)
+    drawn = rng.choice(places, size=min(ANCHORS, len(places)), replace=False)
+    return torch.from_numpy(np.sort(drawn))
+
+
+def divergence_of(teacher: Tensor, student: Tensor) -> Tensor:
+    """Return KL(teacher || student) at each distance, [rows], in nats.
+
+    Args:
+        teacher: [anchors * rows, vocab] logits.
+        student: [anchors, rows, vocab] logits.
+    """
+    want = teacher.view(student.shape).log_softmax(dim=-1)
+    have = student.log_softmax(dim=-1)
+    return F.kl_div(have, want, reduction="none", log_target=True).sum(dim=-1).mean(dim=0)
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    Run(Plan(args.data, args.folder, args.steps, args.seed)).train()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What speculation is measured on: copying, editing, objects under a schema, open chat."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.client import Answer
+from benchmarks.rows import AS_PERSON, NAMES, Bench, Message, records
+
+Call = tuple[list[Message], int, dict[str, Any]]  # messages, max_tokens, fields
+CHAT_TOKENS = 128
+COPY_TOKENS = 220
+SUBJECTS = (
+    "Write a long story about a lighthouse keeper.",
+    "Explain how bread is made, step by step.",
+    "What are the causes of the seasons?",
+    "Describe a walk through an old city at night.",
+    "Give advice to somebody who begins to learn the piano.",
+    "Why do ships float although they are made of steel?",
+    "Tell me about the life of bees.",
+    "How does a bicycle stay upright?",
+)
+SOURCE = records(3, 8)
+EDITED = SOURCE.replace("Cairo", "Lagos").replace("true", "false", 1).replace("Fatma", "Farah")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Requests that are sent at once, and what may be expected of their answers."""
+
+    title: str
+    calls: Callable[[Bench, int], list[Call]]  # of a repetition
+    prediction: str = ""
+    wrong: str = field(default="The quick brown fox jumps over the lazy dog. " * 12)
+    is_constrained: bool = False
+
+    async def run(
+        self, bench: Bench, calls: Sequence[Call], extra: dict[str, Any]
+    ) -> tuple[float, list[Answer]]:
+        """Return tokens per second, of one stream's decoding or of all together, and the texts."""
+        if len(calls) > 1:
+            return await bench.batch([_ask(bench, call, extra) for call in calls])
+        answer = await _ask(bench, calls[0], extra)
+        return answer.decode_rate, [answer]
+
+
+def _ask(bench: Bench, call: Call, extra: dict[str, Any]) -> Awaitable[Answer]:
+    messages, max_tokens, fields = call
+    return bench.ask(messages, max_tokens, **fields, **extra)
+
+
+def _copying(bench: Bench, rep: int) -> list[Call]:
+    command = f"[{rep + 10}] Repeat this JSON exactly:\n"
+    messages = [
+        {"role": "user", "content": command + records(0, 3)},
+        {"role": "assistant", "content": records(0, 3)},
+        {"role": "user", "content": command + SOURCE},
+    ]
+    return [(messages, COPY_TOKENS, {})]
+
+
+def _objects(count: int) -> Callable[[Bench, int], list[Call]]:
+    def calls(bench: Bench, rep: int) -> list[Call]:
+        return [_object(count * (rep + 1) + i) for i in range(count)]
+
+    return calls
+
+
+def _object(seed: int) -> Call:
+    text = (
+        f"[{seed}] Make up a person called {NAMES[seed % len(NAMES)]} and describe them as JSON "
+        "with name, age, email, city, is_student and hobbies."
+    )
+    return [{"role": "user", "content": text}], 200, AS_PERSON | {"seed": seed}
+
+
+def _chat(count: int) -> Callable[[Bench, int], list[Call]]:
+    def calls(bench: Bench, rep: int) -> list[Call]:
+        return [_talk(count * (rep + 1) + i) for i in range(count)]
+
+    return calls
+
+
+def _talk(number: int) -> Call:
+    text = f"[{number}] {SUBJECTS[number % len(SUBJECTS)]}"
+    fields = {"temperature": 0.7, "seed": number, "ignore_eos": True}
+    return [{"role": "user", "content": text}], CHAT_TOKENS, fields
+
+
+TASKS = {
+    "copy": Task("copy JSON, 1 stream", _copying, prediction=SOURCE),
+    "edit": Task("copy JSON, predicted with three changes", _copying, prediction=EDITED),
+    "json1": Task("JSON schema, 1 stream", _objects(1), is_constrained=True),
+    "json8": Task("JSON schema, 8 streams", _objects(8), is_constrained=True),
+    "chat1": Task("open chat, 1 stream", _chat(1)),
+    "chat8": Task("open chat, 8 streams", _chat(8)),
+    "chat32": Task("open chat, 32 streams", _chat(32)),
+}

@@ -1,0 +1,60 @@
+"""Forced: the tokens to which a constraint leaves no alternative.
+
+The grammar's text is certain, its spelling in tokens is not: the canonical one is drafted, and the
+request's law may prefer another that writes the same. The last token before a choice is left out by
+the constraint itself, since a longer token may reach over the border.
+
+Law: none of its own; verified as every draft. Without a constraint there is nothing to say.
+Source: jump-forward decoding as in xgrammar and SGLang, fast-forward tokens as in llguidance; here
+the tokens are drafts, so no text is ever tokenised again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
+from plait.decoders.registry import Method
+from plait.decoders.speculative.config import DraftOptions
+from plait.decoders.speculative.workshop import Workshop
+
+CHANCE = 0.9  # before anything is known of how a model spells
+
+
+class Forced:
+    """Reads the drafts off the constraint; keeps no state."""
+
+    name: ClassVar[str] = "forced"
+
+    def start(self, request: DecodeRequest) -> None:
+        """Remember nothing."""
+
+    def propose(self, asks: Sequence[Ask[None]]) -> Sequence[Draft]:
+        """Return what the constraints force."""
+        drafts = []
+        for ask in asks:
+            tokens = [] if ask.constraint is None else ask.constraint.forced_tokens()[: ask.limit]
+            drafts.append(Draft(tokens, [CHANCE] * len(tokens)))
+        return drafts
+
+    def commit(self, state: None, text: Sequence[int], verdict: Verdict) -> None:
+        """Learn nothing."""
+
+    def finish(self, state: None, text: Sequence[int]) -> None:
+        """Hold nothing."""
+
+
+def make(options: DraftOptions, *, workshop: Workshop) -> Forced:
+    """Build the drafter."""
+    return Forced()
+
+
+METHOD = Method(
+    kind="drafter",
+    name="forced",
+    summary="Tokens to which a constraint leaves no alternative.",
+    source="xgrammar's jump-forward decoding, llguidance's fast-forward tokens",
+    target="plait.decoders.speculative.drafters.forced:make",
+    options=DraftOptions,
+)

@@ -1,0 +1,1 @@
+"""Trained drafters' weights, and what is computed with them."""

@@ -1,0 +1,38 @@
+"""The drafters that are built in: one file each, listed here. No torch."""
+
+from __future__ import annotations
+
+from plait.decoders.registry import Method
+from plait.decoders.speculative.drafters import (
+    aded,
+    chimera,
+    draft_model,
+    eagle,
+    forced,
+    jacobi,
+    n_gram,
+    pearl,
+    ppd,
+    prediction,
+    suffix,
+)
+from plait.decoders.speculative.lossy import lud, typical
+
+METHODS: tuple[Method, ...] = tuple(
+    module.METHOD
+    for module in (
+        aded,
+        chimera,
+        draft_model,
+        eagle,
+        forced,
+        jacobi,
+        n_gram,
+        pearl,
+        ppd,
+        prediction,
+        suffix,
+        lud,
+        typical,
+    )
+)

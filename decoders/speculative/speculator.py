@@ -1,0 +1,280 @@
+"""Speculation for the sequences of one worker: draft, choose what pays, learn from the verdict.
+
+A sequence's drafters fill one tree: each is asked in turn what follows the text and the chain that
+those before it have drafted, until none has more to say; a constraint cuts a draft at the first
+token that it forbids, so that the next drafter (`forced`, first of all) can repair it.
+
+Law: whatever a drafter says, the text is the one without it; a draft holds only tokens of the
+vocabulary, none that ends the text, and at most what may still be emitted. A draft that is no tree
+is dropped, and its drafter named in the log, once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from plait.decoders.costs import CostCurve
+from plait.decoders.protocol import Ask, Constraint, DecodeRequest, Draft, Drafter, Room, Verdict
+from plait.decoders.registry import Choice
+from plait.decoders.speculative import economy
+from plait.decoders.speculative.accounts import Account, Ledger
+from plait.decoders.speculative.config import MAX_DRAFT, DraftOptions, StoreOptions, drafters
+from plait.decoders.speculative.economy import Estimates, Record
+from plait.decoders.speculative.lossy.judge import Judge
+from plait.decoders.speculative.tree import (
+    ROOT,
+    DraftTree,
+    MalformedDraft,
+    checked,
+    is_chain,
+    parents_of,
+)
+from plait.decoders.speculative.workshop import Workshop
+
+ROUNDS = 4  # how often the drafters of a sequence take turns in one chain
+NOTHING = DraftTree()
+LOG = logging.getLogger(__name__)
+Counts = dict[str, int]  # by source
+
+
+@dataclass(slots=True)
+class Post:
+    """One drafter of one sequence."""
+
+    drafter: Drafter[Any]
+    state: Any
+    max_draft: int
+    account: Account
+    is_wanted: bool = True  # in this step
+
+
+@dataclass(slots=True)
+class Speculation:
+    """What is remembered of one sequence."""
+
+    posts: list[Post]
+    text: list[int]
+    constraint: Constraint | None
+    stop_token_ids: frozenset[int]
+    always: bool
+    learns_in: str | None = None  # namespace whose later sequences may go by this one's output
+    num_prompt_tokens: int = 0
+    judge: Judge | None = None  # a lossy rule of acceptance, if the request has named one
+    record: Record = field(default_factory=Record)
+    tree: DraftTree = field(default_factory=DraftTree)  # in flight
+    drafted: dict[str, int] = field(default_factory=dict)  # rows since the start, by source
+    accepted: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Growing:
+    """A tree in the making, and the chain at whose end it grows."""
+
+    member: Speculation
+    limit: int
+    tree: DraftTree = field(default_factory=DraftTree)
+    chain: list[int] = field(default_factory=list)
+    tip: int = ROOT
+    is_open: bool = True  # a branched draft, or a token that ends the text, closes it
+
+
+class Speculator:
+    """Asks drafters on behalf of many sequences, and keeps their accounts."""
+
+    def __init__(self, workshop: Workshop, costs: CostCurve) -> None:
+        """Args: workshop is what drafters are built with; costs, what a pass costs."""
+        self._workshop = workshop
+        self._vocab_size = workshop.vocab_size
+        self._costs = costs
+        self._estimates = Estimates()
+        self._drafters: dict[Choice, Drafter[Any]] = {}
+        self._ledgers: dict[Choice, Ledger] = {}
+        self._faulty: set[str] = set()  # drafters that the log has named
+
+    def start(self, request: DecodeRequest) -> Speculation | None:
+        """Return what is needed to draft for one new sequence; None: it has no drafters."""
+        choices = drafters(request.options)
+        if not choices:
+            return None
+        posts, always, learns = [], False, False
+        judge: Judge | None = None
+        for choice in choices:
+            options = choice.options
+            if choice not in self._drafters:
+                self._drafters[choice] = choice.method.make(options, workshop=self._workshop)
+                self._ledgers[choice] = Ledger()
+            drafter, account = self._drafters[choice], Account(self._ledgers[choice])
+            if isinstance(drafter, Judge):
+                judge = drafter
+            if not isinstance(options, DraftOptions):  # it judges the drafts of others
+                continue
+            posts.append(Post(drafter, drafter.start(request), options.max_draft, account))
+            always |= options.always
+            learns |= isinstance(options, StoreOptions) and options.learn
+        return Speculation(
+            posts,
+            list(request.prompt_token_ids),
+            request.constraint,
+            request.stop_token_ids,
+            always,
+            request.namespace if learns else None,
+            len(request.prompt_token_ids),
+            judge,
+        )
+
+    def propose(
+        self,
+        members: Sequence[Speculation],
+        limits: Sequence[int],
+        room: Room,
+        others: int = 0,
+    ) -> list[DraftTree]:
+        """Return each sequence's draft, maybe empty.
+
+        Args:
+            members: sequences with drafters.
+            limits: tokens that are of use to each; 0: none.
+            room: of the step.
+            others: sequences without drafters that take part in the step.
+        """
+        self._estimates.fade()
+        costs = self._costs
+        always = [member.always for member in members]
+        pays = economy.is_worthwhile(len(members), room, costs, others)
+        if not pays and not any(always):  # a busy step
+            for member in members:
+                member.record.fade()
+                member.tree = NOTHING
+            return [NOTHING] * len(members)
+        value = economy.seconds_a_token(len(members) + others, room, costs)
+        growing = []
+        for member, limit in zip(members, limits, strict=True):
+            member.record.fade()
+            wanted = pays or member.always
+            for post in member.posts:
+                post.is_wanted = wanted and (member.always or post.account.pays(value))
+            growing.append(_Growing(member, min(limit, MAX_DRAFT, room.drafts) if wanted else 0))
+        self._grow(growing)
+        for ledger in self._ledgers.values():
+            ledger.close()
+        trees = [each.tree for each in growing]
+        kept = economy.choose(trees, always, room, costs, others)
+        for member, tree, nodes in zip(members, trees, kept, strict=True):
+            member.tree = tree if len(nodes) == len(tree) else tree.only(nodes)
+        return [member.tree for member in members]
+
+    def settle(self, member: Speculation, verdict: Verdict) -> tuple[Counts, Counts]:
+        """Learn what became of a draft; return what was drafted and accepted, by source."""
+        tree, member.tree = member.tree, NOTHING
+        member.text.extend(verdict.emitted)
+        counts: tuple[Counts, Counts] = {}, {}
+        if len(tree):
+            self._estimates.learn(tree, verdict.reached, member.record, self._vocab_size)
+            hits = [row - 1 for row in verdict.reached if row > 0]
+            counts = dict(tree.count()), dict(tree.count(hits))
+        for total, new in zip((member.drafted, member.accepted), counts, strict=True):
+            for source, count in new.items():
+                total[source] = total.get(source, 0) + count
+        for post in member.posts:
+            post.account.settle(counts[1].get(post.drafter.name, 0))
+            post.drafter.commit(post.state, member.text, verdict)
+        return counts
+
+    def finish(self, member: Speculation) -> None:
+        """Let go of a sequence that has ended."""
+        for post in member.posts:
+            post.drafter.finish(post.state, member.text)
+        if member.learns_in is not None:
+            output = member.text[member.num_prompt_tokens :]
+            self._workshop.stores.add(member.learns_in, output)
+
+    def _grow(self, growing: Sequence[_Growing]) -> None:
+        """Ask the drafters in turn, all sequences of a drafter at once."""
+        order = _order(growing)
+        try:
+            for _ in range(ROUNDS):
+                before = sum(len(each.tree) for each in growing)
+                for drafter in order:
+                    self._ask(drafter, growing)
+                if sum(len(each.tree) for each in growing) == before:
+                    return
+        finally:
+            for each in growing:
+                if each.member.constraint is not None:
+                    each.member.constraint.rollback(len(each.chain))
+
+    def _ask(self, drafter: Drafter[Any], growing: Sequence[_Growing]) -> None:
+        asks, asked = [], []
+        ledger: Ledger | None = None
+        for each in growing:
+            post = next((p for p in each.member.posts if p.drafter is drafter), None)
+            if post is None or not (post.is_wanted and each.is_open):
+                continue
+            member, own = each.member, each.tree.sources.count(drafter.name)
+            limit = min(each.limit - len(each.tree), post.max_draft - own)
+            if limit <= 0:
+                continue
+            post.account.ask()
+            ledger = post.account.ledger
+            asks.append(Ask(post.state, member.text, each.chain, limit, member.constraint))
+            asked.append(each)
+        if ledger is None:
+            return
+        begun = time.perf_counter()
+        drafts = drafter.propose(asks)
+        ledger.spend(time.perf_counter() - begun, len(asks))
+        for each, ask, draft in zip(asked, asks, drafts, strict=True):
+            try:
+                self._extend(each, drafter.name, checked(draft, ask.limit))
+            except MalformedDraft as fault:
+                if drafter.name not in self._faulty:
+                    self._faulty.add(drafter.name)
+                    LOG.warning("drafts of %s are malformed and dropped: %s", drafter.name, fault)
+
+    def _extend(self, growing: _Growing, source: str, draft: Draft) -> None:
+        """Add a draft behind the chain, as far as it may be."""
+        beyond = any(token >= self._vocab_size for token in draft.token_ids)
+        if beyond or not is_chain(parents_of(draft)):  # inputs beyond the vocabulary lead nowhere
+            self._branch(growing, source, draft)
+            return
+        member = growing.member
+        for token, raw in zip(draft.token_ids, draft.chances, strict=True):
+            if not 0 <= token < self._vocab_size or token in member.stop_token_ids:
+                growing.is_open = token not in member.stop_token_ids and growing.is_open
+                return
+            if member.constraint is not None and not member.constraint.accept_token(token):
+                return
+            chance = self._estimates.chance(source, raw, member.record)
+            growing.tip = growing.tree.add(growing.tip, token, source, chance, raw)
+            growing.chain.append(token)
+
+    def _branch(self, growing: _Growing, source: str, draft: Draft) -> None:
+        """Add a tree behind the chain; nothing goes on behind it."""
+        growing.is_open = False
+        member, nodes = growing.member, [growing.tip] * len(draft.token_ids)
+        alive = [True] * len(draft.token_ids)
+        entries = zip(draft.token_ids, parents_of(draft), draft.chances, strict=True)
+        for i, (token, parent, raw) in enumerate(entries):
+            known = 0 <= token < self._workshop.num_ids and token not in member.stop_token_ids
+            if not known or (parent >= 0 and not alive[parent]):
+                alive[i] = False
+                continue
+            chance = raw  # of a token beyond the vocabulary, which is never drawn: as it was said
+            if token < self._vocab_size:
+                chance = self._estimates.chance(source, raw, member.record)
+            above = nodes[parent] if parent >= 0 else growing.tip
+            nodes[i] = growing.tree.add(above, token, source, chance, raw)
+
+
+def _order(growing: Sequence[_Growing]) -> list[Drafter[Any]]:
+    """Return the drafters in use, in the order in which the sequences name them."""
+    found: dict[int, Drafter[Any]] = {}
+    for each in growing:
+        if each.limit > 0:
+            for post in each.member.posts:
+                found.setdefault(id(post.drafter), post.drafter)
+    return list(found.values())

@@ -1,0 +1,113 @@
+"""The draft of one sequence: a tree of tokens in which a chain is the usual case.
+
+Nodes are numbered so that a parent comes before its children; -1 is the text itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from plait.decoders.protocol import Attend, Draft, Proposal
+
+ROOT = -1
+
+
+class MalformedDraft(ValueError):
+    """What a drafter returned is no tree: it is at fault, and nobody else suffers for it."""
+
+
+@dataclass(slots=True)
+class DraftTree:
+    """Nodes of one draft; no node has two children with the same token."""
+
+    token_ids: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    chances: list[float] = field(default_factory=list)  # as estimated, each given its parent
+    raw: list[float] = field(default_factory=list)  # as their drafters said
+    sources: list[str] = field(default_factory=list)
+    _child: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether every node follows the one before it."""
+        return is_chain(self.parents)
+
+    def add(self, parent: int, token: int, source: str, chance: float, raw: float) -> int:
+        """Return the child of a node that has this token, new or known."""
+        known = self._child.get((parent, token))
+        if known is not None:
+            return known
+        node = len(self.token_ids)
+        self._child[parent, token] = node
+        self.token_ids.append(token)
+        self.parents.append(parent)
+        self.chances.append(chance)
+        self.raw.append(raw)
+        self.sources.append(source)
+        return node
+
+    def child(self, parent: int, token: int) -> int | None:
+        """Return the child of a node that has this token."""
+        return self._child.get((parent, token))
+
+    def survivals(self) -> list[float]:
+        """Return for each node the probability that it will be reached and right."""
+        found: list[float] = []
+        for parent, chance in zip(self.parents, self.chances, strict=True):
+            found.append(chance * (found[parent] if parent >= 0 else 1.0))
+        return found
+
+    def only(self, nodes: Sequence[int]) -> DraftTree:
+        """Return the tree of some nodes, rising, which hold their own parents."""
+        kept = DraftTree()
+        renamed = {ROOT: ROOT}
+        for node in nodes:
+            parent = renamed[self.parents[node]]
+            token, source = self.token_ids[node], self.sources[node]
+            renamed[node] = kept.add(parent, token, source, self.chances[node], self.raw[node])
+        return kept
+
+    def proposal(self) -> Proposal:
+        """Return the rows to feed."""
+        if self.is_chain:
+            return Proposal(self.token_ids)
+        return Proposal(self.token_ids, Attend.TREE, self.parents)
+
+    def count(self, nodes: Sequence[int] | None = None) -> Mapping[str, int]:
+        """Return how many nodes, of all or of some, each source has given."""
+        counts: dict[str, int] = {}
+        for node in range(len(self)) if nodes is None else nodes:
+            counts[self.sources[node]] = counts.get(self.sources[node], 0) + 1
+        return counts
+
+
+def is_chain(parents: Sequence[int]) -> bool:
+    """Tell whether every node follows the one before it."""
+    return all(parent == i - 1 for i, parent in enumerate(parents))
+
+
+def parents_of(draft: Draft) -> Sequence[int]:
+    """Return the parents of a draft's tokens."""
+    return range(-1, len(draft.token_ids) - 1) if draft.parents is None else draft.parents
+
+
+def checked(draft: Draft, limit: int) -> Draft:
+    """Return the first `limit` tokens of a draft, their chances brought into [0, 1], NaN to 0.
+
+    Raises:
+        MalformedDraft: its parts differ in length, or a parent does not come before its child.
+    """
+    size, parents = len(draft.token_ids), parents_of(draft)
+    if not len(draft.chances) == len(parents) == size:
+        raise MalformedDraft(
+            f"{size} tokens have {len(draft.chances)} chances and {len(parents)} parents"
+        )
+    stray = next((i for i, parent in enumerate(parents) if not ROOT <= parent < i), None)
+    if stray is not None:
+        raise MalformedDraft(f"token {stray} has parent {parents[stray]}")
+    chances = [min(max(0.0, chance), 1.0) for chance in draft.chances[:limit]]
+    return Draft(draft.token_ids[:limit], chances, parents[:limit])

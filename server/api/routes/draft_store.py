@@ -1,0 +1,129 @@
+"""/v1/draft_store: what drafters go by, in the caller's own namespace."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Annotated, Literal
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+
+from plait.server.api.auth import tenant_of
+from plait.server.api.jobs.job import find_model, loaded_info, namespace_of
+from plait.server.api.jobs.sampling import check_ids
+from plait.server.api.json_body import JsonRoute
+from plait.server.api.openapi import answers
+from plait.server.api.ports import ServedModelLike
+from plait.server.api.schemas.draft_store import (
+    ClearRequest,
+    DraftStoreRequest,
+    ImportRequest,
+    SaveRequest,
+)
+from plait.server.api.state import pool_of, settings_of
+from plait.server.errors import BadRequest
+from plait.server.pool.messages import DraftStoreTask
+from plait.server.prompt.tokenizer import Tokenizer
+
+router = APIRouter(route_class=JsonRoute, tags=["drafts"])
+
+
+class DraftStore(msgspec.Struct, frozen=True):
+    """A draft store as it is now; each of the model's workers has one."""
+
+    model: str
+    workers: int
+    tokens: int  # kept in the namespace, by the worker that has fewest
+    max_tokens: int  # that a namespace may keep
+    affected: int = 0  # tokens imported, cleared or saved, by the worker that had fewest
+    object: Literal["draft_store"] = "draft_store"
+
+
+@router.get("/v1/draft_store", response_model=None, responses=answers(DraftStore))
+async def look(query: Annotated[DraftStoreRequest, Query()], request: Request) -> Response:
+    """Tell how much is kept in the caller's draft store."""
+    task = DraftStoreTask(_new_id(), "look", _namespace(request, query.cache_salt))
+    return await _do(request, _served(request, query.model), task)
+
+
+@router.post("/v1/draft_store/import", response_model=None, responses=answers(DraftStore))
+async def import_texts(body: ImportRequest, request: Request) -> Response:
+    """Add texts to the caller's draft store."""
+    served = _served(request, body.model)
+    namespace = _namespace(request, body.cache_salt)
+    limit = settings_of(request).limits.max_import_tokens
+    texts = await asyncio.to_thread(_token_ids, body, served.tokenizer, limit)
+    task = DraftStoreTask(_new_id(), "import", namespace, texts)
+    return await _do(request, served, task)
+
+
+@router.post("/v1/draft_store/clear", response_model=None, responses=answers(DraftStore))
+async def clear(body: ClearRequest, request: Request) -> Response:
+    """Empty the caller's draft store, in memory and on disk."""
+    if body.everywhere and settings_of(request).api_keys:
+        raise BadRequest(
+            "With API keys, a key clears its own stores only, one salt at a time.",
+            param="everywhere",
+        )
+    namespace = _namespace(request, body.cache_salt)
+    task = DraftStoreTask(_new_id(), "clear", namespace, everywhere=body.everywhere)
+    return await _do(request, _served(request, body.model), task)
+
+
+@router.post("/v1/draft_store/save", response_model=None, responses=answers(DraftStore))
+async def save(body: SaveRequest, request: Request) -> Response:
+    """Write the model's draft stores to the server's disk now, not only when it stops."""
+    task = DraftStoreTask(_new_id(), "save", _namespace(request, None))
+    return await _do(request, _served(request, body.model), task)
+
+
+async def _do(request: Request, served: ServedModelLike, task: DraftStoreTask) -> Response:
+    reports = await pool_of(request).draft_store(served.name, task)
+    store = DraftStore(
+        served.name,
+        workers=len(reports),
+        tokens=min(each.tokens for each in reports),
+        max_tokens=min(each.max_tokens for each in reports),
+        affected=min(each.affected for each in reports),
+    )
+    return Response(msgspec.json.encode(store), media_type="application/json")
+
+
+def _served(request: Request, name: str | None) -> ServedModelLike:
+    """Return a served model that drafts from stores; raise ServerError if it doesn't."""
+    served = find_model(pool_of(request), name)
+    if loaded_info(served).diffusion is not None:
+        raise BadRequest("A diffusion model has no draft store.", param="model")
+    return served
+
+
+def _namespace(request: Request, salt: str | None) -> str:
+    limit = settings_of(request).limits.max_cache_salt_chars
+    if len(salt or "") > limit:
+        raise BadRequest(f"cache_salt may have at most {limit} characters.", param="cache_salt")
+    return namespace_of(tenant_of(request), salt or "")
+
+
+def _token_ids(body: ImportRequest, tokenizer: Tokenizer, limit: int) -> list[list[int]]:
+    """Return the texts in tokens, spelt as in the middle of an answer."""
+    found: list[list[int]] = []
+    left = limit
+    for i, text in enumerate(body.texts):
+        if isinstance(text, str):
+            tokens = tokenizer.encode_inside(text)
+        else:
+            check_ids(text, tokenizer.vocab_size, param=f"texts[{i}]")
+            tokens = list(text)
+        left -= len(tokens)
+        if left < 0:
+            raise BadRequest(
+                f"The texts may have at most {limit} tokens together; import them in parts.",
+                param="texts",
+            )
+        found.append(tokens)
+    return found
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex

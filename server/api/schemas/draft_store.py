@@ -1,0 +1,45 @@
+"""Requests of /v1/draft_store."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from plait.server.api.schemas.common import Items, Strict, TokenId
+from plait.server.api.schemas.tokenize import ModelName
+
+Salt = Annotated[str, StringConstraints(min_length=1)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+Tokens = Annotated[Items[TokenId], Field(min_length=1)]
+
+
+class DraftStoreRequest(Strict):
+    """Which draft store is meant."""
+
+    model: ModelName | None = Field(None, description="May be left out if one model is served.")
+    cache_salt: Salt | None = Field(
+        None, description="The store that requests with this salt and the same API key use."
+    )
+
+
+class ImportRequest(DraftStoreRequest):
+    """Texts that drafters are to go by: what answers will probably repeat."""
+
+    texts: Annotated[Items[Text | Tokens], Field(min_length=1)] = Field(
+        description="Each as text or as token ids."
+    )
+
+
+class ClearRequest(DraftStoreRequest):
+    """A store that is to forget everything."""
+
+    everywhere: bool = Field(
+        False, description="The stores of all salts; only where the server has no API keys."
+    )
+
+
+class SaveRequest(Strict):
+    """A model whose stores are to be written to the server's disk."""
+
+    model: ModelName | None = Field(None, description="May be left out if one model is served.")

@@ -1,0 +1,1 @@
+"""Replays of logged tokens through drafters, without a model."""

@@ -1,0 +1,207 @@
+"""`plait bench drafters`: what drafters would have gained on logged texts, without the model.
+
+A text that was written is replayed: at every step the drafters say what follows, the log says what
+did. Tokens per forward pass and acceptance are exact for the drafters that read nothing but tokens,
+since no draft changes a text; the gain in time is predicted from what a pass costs by its rows.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import torch
+
+from plait.decoders.costs import CostCurve
+from plait.decoders.protocol import DecodeRequest, Room, Verdict
+from plait.decoders.registry import Method, MethodError, methods
+from plait.decoders.sampling.params import SamplingParams
+from plait.decoders.speculative.config import MAX_DRAFT
+from plait.decoders.speculative.speculator import Speculation, Speculator
+from plait.decoders.speculative.tree import ROOT, DraftTree
+from plait.decoders.speculative.workshop import Workshop
+from plait.server.bench.options import DraftersOptions
+from plait.server.telemetry.token_trace import TracedText
+
+EXIT_FAILED, EXIT_BAD_OPTIONS = 1, 2
+POSITIONS = 8  # of a draft, for which acceptance is shown
+UNKNOWN = -1  # what the law would have drawn at a row that the text did not reach
+
+
+@dataclass(slots=True)
+class Replay:
+    """What one drafter, or several together, did on all texts."""
+
+    name: str
+    tokens: int = 0
+    forwards: int = 0
+    drafted: Counter[str] = field(default_factory=Counter)
+    accepted: Counter[str] = field(default_factory=Counter)
+    tried_at: Counter[int] = field(default_factory=Counter)  # by depth of the draft
+    right_at: Counter[int] = field(default_factory=Counter)
+    plain_s: float = 0.0  # predicted: a row a token
+    drafts_s: float = 0.0  # predicted: the passes with drafts
+    asking_s: float = 0.0  # measured: the drafters themselves
+
+    @property
+    def gain(self) -> float:
+        """Predicted tokens a second, over those of plain decoding; the drafters' time is in it."""
+        return self.plain_s / (self.drafts_s + self.asking_s) if self.forwards else 1.0
+
+
+def replay(texts: Iterable[TracedText], names: Sequence[str], options: DraftersOptions) -> Replay:
+    """Replay texts, in their order, with the named drafters in one stack.
+
+    Raises:
+        MethodError: one of them is unknown, or needs a model.
+    """
+    for name in names:
+        _check(name)
+    limits = {"max_draft": options.max_draft, "always": options.always}
+    decoding = {"drafter": [{"name": name, **limits} for name in names]}
+    costs = CostCurve(options.seconds)
+    speculator = Speculator(Workshop(options.vocab_size), costs)
+    found = Replay("+".join(names))
+    for text in texts:
+        request = DecodeRequest(
+            prompt_token_ids=text.prompt_token_ids,
+            sampling=SamplingParams(),
+            max_tokens=len(text.token_ids),
+            stop_token_ids=frozenset(),
+            constraint=None,
+            sequence_index=0,
+            options=decoding,
+        )
+        member = speculator.start(request)
+        assert member is not None
+        _replay_text(found, speculator, member, text.token_ids, costs)
+        speculator.finish(member)
+    return found
+
+
+def _replay_text(
+    found: Replay,
+    speculator: Speculator,
+    member: Speculation,
+    written: Sequence[int],
+    costs: CostCurve,
+) -> None:
+    """Replay one text into the account."""
+    seconds = costs.seconds(1 + MAX_DRAFT)
+    at = 0
+    while at < len(written):
+        begun = time.perf_counter()
+        (tree,) = speculator.propose([member], [len(written) - at - 1], Room(MAX_DRAFT, fed=1))
+        verdict = _verdict(tree, written[at:])
+        _note_depths(found, tree, verdict)
+        at += len(verdict.emitted)
+        drafted, accepted = speculator.settle(member, verdict)
+        found.asking_s += time.perf_counter() - begun
+        found.drafted.update(drafted)
+        found.accepted.update(accepted)
+        found.forwards += 1
+        found.drafts_s += float(seconds[1 + len(tree)])
+    found.tokens += len(written)
+    found.plain_s += len(written) * float(seconds[1])
+
+
+def _verdict(tree: DraftTree, following: Sequence[int]) -> Verdict:
+    """Return what a pass would have said, had it drawn what was written."""
+    node, reached, emitted = ROOT, [0], [following[0]]
+    drawn = [UNKNOWN] * (len(tree) + 1)
+    drawn[0] = following[0]
+    while (child := tree.child(node, emitted[-1])) is not None and len(emitted) < len(following):
+        node = child
+        reached.append(child + 1)
+        drawn[child + 1] = following[len(emitted)]
+        emitted.append(following[len(emitted)])
+    nothing = torch.empty(0, 0)
+    return Verdict(tree.token_ids, tree.parents, reached, drawn, emitted, nothing, None)
+
+
+def _note_depths(found: Replay, tree: DraftTree, verdict: Verdict) -> None:
+    """Count, for each depth that was tried, whether some node of it was right."""
+    parents = [row - 1 for row in verdict.reached]
+    for depth, node in enumerate(parents):
+        if node not in tree.parents:
+            return
+        found.tried_at[depth] += 1
+        found.right_at[depth] += depth + 1 < len(parents)
+
+
+def _check(name: str) -> None:
+    method = methods().get(("drafter", name))
+    known = ", ".join(sorted(each.name for each in _replayable()))
+    if method is None:
+        raise MethodError(f"There is no drafter {name!r}; there is: {known}.", "drafters")
+    if method not in _replayable():
+        raise MethodError(
+            f"{name} can't be replayed: it needs more than tokens. These can: {known}.", "drafters"
+        )
+
+
+def _replayable() -> list[Method]:
+    """Return the drafters that read nothing but tokens."""
+    return [m for (kind, _), m in methods().items() if kind == "drafter" and m.replays]
+
+
+def read_trace(path: Path) -> Iterator[TracedText]:
+    """Yield the texts of a trace: one JSON object a line.
+
+    Raises:
+        msgspec.MsgspecError: a line is not what the server writes; the message says which.
+    """
+    decoder = msgspec.json.Decoder(TracedText)
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                text = decoder.decode(line)
+            except msgspec.MsgspecError as error:
+                raise msgspec.ValidationError(f"{path}:{number}: {error}") from error
+            if text.token_ids:
+                yield text
+
+
+def table(replays: Sequence[Replay]) -> str:
+    """Return the findings as a Markdown table."""
+    lines = [
+        "| drafters | tokens/forward | accepted | predicted speed-up | us a forward "
+        "| accepted at depth 1, 2, ... |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for each in replays:
+        drafted, accepted = each.drafted.total(), each.accepted.total()
+        depths = range(min(POSITIONS, len(each.tried_at)))
+        shares = " ".join(f"{each.right_at[d] / each.tried_at[d]:.2f}" for d in depths)
+        lines.append(
+            f"| {each.name} | {each.tokens / max(each.forwards, 1):.2f} "
+            f"| {accepted} of {drafted} ({accepted / max(drafted, 1):.0%}) | {each.gain:.2f} "
+            f"| {each.asking_s / max(each.forwards, 1) * 1e6:.0f} | {shares} |"
+        )
+    return "\n".join(lines)
+
+
+def run_drafters(options: DraftersOptions) -> int:
+    """Replay a trace for every drafter; print the table; return the exit code."""
+    try:
+        texts = list(read_trace(options.trace))
+        stacks = [name.split("+") for name in options.drafters] or [
+            [method.name] for method in _replayable()
+        ]
+        replays = [replay(texts, stack, options) for stack in stacks]
+    except (MethodError, msgspec.MsgspecError, OSError) as error:
+        sys.stderr.write(f"plait: {error}\n")
+        return EXIT_BAD_OPTIONS
+    if not texts:
+        sys.stderr.write(f"plait: {options.trace} holds no text with tokens.\n")
+        return EXIT_FAILED
+    number = sum(len(text.token_ids) for text in texts)
+    sys.stdout.write(f"{len(texts)} texts, {number} tokens\n\n{table(replays)}\n")
+    if options.output is not None:
+        options.output.write_bytes(msgspec.json.format(msgspec.json.encode(replays)))
+    return 0

@@ -1,0 +1,51 @@
+"""Measure what a forward pass costs by its rows, before the first request."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, cast
+
+from plait.decoders.costs import CostCurve
+from plait.decoders.protocol import Decoder, Proposal
+from plait.decoders.sampling.params import SamplingParams
+from plait.server.engine.kv_blocks import num_blocks_for
+from plait.server.engine.runner import Runner
+from plait.server.engine.sequence import Sequence, Slice
+from plait.server.pool.messages import GenerateRequest
+
+SIZES = (1, 2, 4, 8, 16, 32)  # rows
+CONTEXT = 64  # tokens that the rows see; what stands in the cache doesn't matter
+REPEATS = 3  # the fastest counts: what disturbs a pass only adds
+
+
+def measure(runner: Runner, num_blocks: int) -> CostCurve:
+    """Return the curve of a runner whose cache nobody uses yet. Cost: some twenty passes."""
+    context = min(CONTEXT, (num_blocks - 1) * 16 - SIZES[-1])
+    if context < 1:
+        return CostCurve()
+    return CostCurve({rows: _seconds(_slice(rows, context), runner) for rows in SIZES})
+
+
+def _seconds(piece: Slice, runner: Runner) -> float:
+    found = []
+    for _ in range(REPEATS):
+        begun = time.perf_counter()
+        hidden, offsets = runner.forward([piece])
+        runner.logits([piece], hidden, offsets)
+        found.append(time.perf_counter() - begun)
+    return min(found)
+
+
+def _slice(rows: int, context: int) -> Slice:
+    """Return one pending token and rows - 1 drafts behind it."""
+    sequence = Sequence(
+        GenerateRequest("", [0], SamplingParams(), 1),
+        index=0,
+        decoder=cast(Decoder[Any], None),  # nobody decodes
+        state=None,
+        root=b"",
+        tokens=[0] * (context + 1),
+        num_cached=context,
+        blocks=list(range(num_blocks_for(context + rows))),
+    )
+    return Slice(sequence, 1, Proposal([0] * (rows - 1)))

@@ -1,0 +1,1 @@
+"""The model that drafts for another one, in the same worker."""

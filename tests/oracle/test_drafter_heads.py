@@ -1,0 +1,155 @@
+"""EAGLE's and Chimera's heads: what drafts is what was trained, and no text changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.drafter_heads.head import Head
+from plait.decoders.protocol import Ask, DecodeRequest, Verdict
+from plait.decoders.registry import Choice, choose
+from plait.decoders.sampling.params import SamplingParams
+from plait.decoders.speculative.heads.drafting import HeadDrafter, Memory
+from plait.decoders.speculative.workshop import Workshop
+from plait.kernels.paged_attention import Segments
+from plait.server.models.transformer import KVCache
+from tests.fixtures.drafting import drafted_by, speculating, texts
+from tests.fixtures.engines import run
+from tests.fixtures.random_requests import random_requests
+from tests.fixtures.table_model import TableModel
+from tests.fixtures.tiny_heads import HIDDEN, tiny_head, write_head
+
+VOCAB = 40
+WINDOW = 4
+NAMES = ("eagle", "chimera")
+SPLIT = 2**20  # a name has 40 bits, and a float32 holds 24
+CHAIN = {"depth": 4, "width": 1, "confidence": 0.0, "weights": "fp32", "always": True}
+BEAM = {"depth": 3, "width": 3, "beam": 2, "confidence": 0.0, "max_draft": 12, "always": True}
+
+
+class Wide(TableModel):
+    """Hands over hidden states as wide as a head's, the first two columns the name of a row."""
+
+    def forward(self, token_ids: Tensor, segments: Segments, kv: KVCache) -> Tensor:
+        names = super().forward(token_ids, segments, kv)
+        waves = torch.sin(names % 1000 * torch.arange(2, HIDDEN, dtype=torch.float64))
+        return torch.cat([names // SPLIT, names % SPLIT, waves], dim=1).float()
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        high, low = hidden[:, :2].double().unbind(1)
+        return super().logits((high * SPLIT + low)[:, None])
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def head(request: pytest.FixtureRequest) -> Head:
+    return tiny_head(request.param, VOCAB, window=WINDOW)
+
+
+@pytest.fixture(scope="module")
+def workshop(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    path: Path = write_head(head, tmp_path_factory.mktemp("heads"))
+    return Workshop(VOCAB, embedding=head.embedding, heads={head.name: path})
+
+
+def drafter_of(workshop: Workshop, options: dict[str, Any]) -> HeadDrafter:
+    (name,) = workshop.heads
+    choice = choose({"drafter": {"name": name, **options}}, "drafter")
+    assert isinstance(choice, Choice)
+    made: HeadDrafter = choice.method.make(choice.options, workshop=workshop)
+    return made
+
+
+def read(drafter: HeadDrafter, prompt: list[int], tokens: list[int], hidden: Tensor) -> Memory:
+    """Let a drafter see a text token after token."""
+    sampling = SamplingParams(temperature=0.0)
+    state = drafter.start(DecodeRequest(prompt, sampling, 99, frozenset(), None, 0, {}))
+    text = list(prompt)
+    for token, row in zip(tokens, hidden, strict=True):
+        text.append(token)
+        verdict = Verdict([], [], [0], [token], [token], torch.zeros(1, VOCAB), row[None])
+        drafter.commit(state, text, verdict)
+    return state
+
+
+def draft(drafter: HeadDrafter, state: Memory, text: list[int], limit: int) -> Any:
+    return drafter.propose([Ask(state, text, [], limit, None)])[0]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 9])
+def test_drafting_computes_what_was_trained(head: Head, workshop: Workshop, rows: int) -> None:
+    """The chances of a chain are those of the trainer's rounds along it, window included."""
+    drafter = drafter_of(workshop, CHAIN)
+    hidden = torch.randn(rows, HIDDEN, generator=torch.Generator().manual_seed(rows))
+    prompt, tokens = [7, 3, 9, 1], [(5 * i + 2) % VOCAB for i in range(rows)]
+    made = draft(drafter, read(drafter, prompt, tokens, hidden), prompt + tokens, 4)
+    steps = len(made.token_ids)
+    seen = [*prompt[-2:], *tokens, *made.token_ids[:-1]]
+    padded = torch.cat([hidden, torch.zeros(steps - 1, HIDDEN)])
+    with torch.no_grad():
+        trigrams = torch.tensor([0, *seen])  # row i of the rounds has seen i + 3 tokens
+        found = head.rounds(trigrams, padded, len(prompt) - 1, steps)
+    for step, logits in enumerate(found):
+        law = logits[rows - 1 + step].softmax(-1)
+        assert made.chances[step] == pytest.approx(float(law.max()), abs=1e-5)
+        assert made.token_ids[step] == int(head.draft_ids[law.argmax()])
+
+
+def test_sequences_draft_alike_alone_and_together(workshop: Workshop) -> None:
+    drafter = drafter_of(workshop, BEAM)
+    states = [
+        read(drafter, [1, 2, 3], [(3 * i + n) % VOCAB for i in range(n)], torch.randn(n, HIDDEN))
+        for n in (2, 7, 4)
+    ]
+    together = drafter.propose([Ask(state, [], [], 12, None) for state in states])
+    for state, have in zip(states, together, strict=True):
+        alone = draft(drafter, state, [], 12)
+        assert have.token_ids == alone.token_ids
+        assert have.chances == pytest.approx(alone.chances, abs=1e-5)
+
+
+def test_a_tree_is_cut_from_its_least_likely_end(workshop: Workshop) -> None:
+    drafter = drafter_of(workshop, BEAM)
+    state = read(drafter, [1, 2, 3], [4, 5, 6], torch.randn(3, HIDDEN))
+    whole, cut = draft(drafter, state, [], 99), draft(drafter, state, [], 5)
+    assert len(whole.token_ids) == 3 + 2 * 2 * 3
+    assert whole.token_ids[:5] == cut.token_ids
+    paths: list[float] = []
+    for parent, chance in zip(whole.parents, whole.chances, strict=True):
+        assert parent < len(paths)
+        paths.append(chance * (paths[parent] if parent >= 0 else 1.0))
+    assert paths == sorted(paths, reverse=True)
+
+
+def test_memory_is_bounded_and_freed(workshop: Workshop) -> None:
+    drafter = drafter_of(workshop, CHAIN)
+    state = read(drafter, [1, 2, 3], list(range(30)), torch.randn(30, HIDDEN))
+    assert len(state.fresh) == WINDOW
+    draft(drafter, state, [], 4)
+    assert state.true is not None
+    assert len(state.true.keys) == WINDOW
+    drafter.finish(state, [])
+    assert state.true is None
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_blocks": 12}], ids=str)
+@pytest.mark.parametrize("options", [CHAIN, BEAM, {}], ids=["chain", "beam", "as it pays"])
+def test_drafts_change_no_text(
+    workshop: Workshop, options: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    requests = random_requests(12, VOCAB, seed=3)
+    (name,) = workshop.heads
+    want = texts(speculating(workshop, model=Wide(VOCAB)), drafted_by(requests, "off"))
+    engine = speculating(workshop, model=Wide(VOCAB), **settings)
+    assert texts(engine, drafted_by(requests, {"name": name, **options})) == want
+
+
+def test_finished_sequences_hold_nothing(workshop: Workshop) -> None:
+    """Nor does one that is still running when its first token has ended it."""
+    (name,) = workshop.heads
+    engine = speculating(workshop, model=Wide(VOCAB))
+    run(engine, drafted_by(random_requests(4, VOCAB, seed=9), {"name": name, **CHAIN}))
+    engine.check_integrity()

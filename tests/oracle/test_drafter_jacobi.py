@@ -1,0 +1,88 @@
+"""Jacobi drafts: the text stays what it is, and iterating them reaches it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from torch import Tensor
+
+from plait.decoders.sampling.params import SamplingParams
+from plait.decoders.speculative.workshop import Workshop
+from plait.kernels.paged_attention import Segments
+from plait.server.models.transformer import KVCache
+from tests.fixtures.drafting import drafted_by, speculating, texts
+from tests.fixtures.engines import request, run
+from tests.fixtures.random_requests import random_requests
+from tests.fixtures.table_model import TableModel
+
+VOCAB = 40
+WORKSHOP = Workshop(VOCAB)
+PROMPT = [1, 2, 3]
+PUBLISHED = {"name": "jacobi", "preset": "sjd"}
+CHOICES: dict[str, Any] = {
+    "published": PUBLISHED,
+    "repeat": {"name": "jacobi", "fill": "repeat", "always": True},
+    "behind n-gram": ["n-gram", {"name": "jacobi", "fill": "off"}],
+    "as it pays": "jacobi",
+}
+
+
+class Forgetful(TableModel):
+    """A law that depends on nothing but the position."""
+
+    def forward(self, token_ids: Tensor, segments: Segments, kv: KVCache) -> Tensor:
+        super().forward(token_ids, segments, kv)
+        return segments.positions.double()[:, None]
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_blocks": 12}, {"max_step_tokens": 16}], ids=str)
+@pytest.mark.parametrize("drafter", CHOICES.values(), ids=CHOICES)
+def test_drafts_change_no_text(drafter: Any, settings: dict[str, Any]) -> None:
+    requests = random_requests(24, VOCAB, seed=3)
+    want = texts(speculating(WORKSHOP), drafted_by(requests, "off"))
+    assert texts(speculating(WORKSHOP, **settings), drafted_by(requests, drafter)) == want
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_law_without_memory_is_known_after_one_pass(temperature: float) -> None:
+    """What the first pass draws is right already, so the second one emits all of it."""
+    sampling = SamplingParams(temperature=temperature, seed=7)
+    each = request("r", PROMPT, 14, sampling=sampling)
+    for drafter, want in (("off", 14), (PUBLISHED, 2)):
+        model = Forgetful(VOCAB)
+        answer = run(speculating(WORKSHOP, model=model), drafted_by([each], drafter))["r", 0]
+        assert (len(answer.tokens), model.num_forwards) == (14, want)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_window_as_long_as_the_text_reaches_its_fixed_point(temperature: float) -> None:
+    """Every pass makes a token final: never more passes than tokens, and the text is the plain."""
+    for seed in range(8):
+        sampling = SamplingParams(temperature=temperature, seed=seed)
+        each = request("r", PROMPT, 12, sampling=sampling)
+        want = texts(speculating(WORKSHOP), drafted_by([each], "off"))
+        model = TableModel(VOCAB)
+        assert texts(speculating(WORKSHOP, model=model), drafted_by([each], PUBLISHED)) == want
+        assert model.num_forwards <= 12
+
+
+def test_a_refreshed_tail_needs_no_other_drafter() -> None:
+    """Without guesses there are no rows, so nothing is ever drawn ahead."""
+    each = request("r", PROMPT, 12)
+    engine = speculating(WORKSHOP)
+    run(engine, drafted_by([each], {"name": "jacobi", "fill": "off", "always": True}))
+    assert "draft_tokens:jacobi" not in engine.stats().counters
+
+
+def test_guesses_depend_on_the_request_alone() -> None:
+    """The same request is drafted alike in company: equal counts of fed and accepted tokens."""
+
+    def trace(company: int) -> Any:
+        requests = [request(f"r{i}", PROMPT, 12, n=2) for i in range(1 + company)]
+        requests = [replace(r, sampling=SamplingParams(seed=i)) for i, r in enumerate(requests)]
+        have = run(speculating(WORKSHOP), drafted_by(requests, PUBLISHED))
+        return have["r0", 1].deltas[-1].trace
+
+    assert trace(0) == trace(5)

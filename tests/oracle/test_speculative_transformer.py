@@ -1,0 +1,72 @@
+"""Law 2 on real transformer arithmetic: rows of chains and trees owe the bits of plain decoding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from msgspec.structs import replace
+
+from plait.decoders.autoregressive import AutoregressiveDecoder
+from plait.decoders.speculative.speculator import Speculator
+from plait.decoders.speculative.workshop import Workshop
+from plait.kernels import dispatch
+from plait.server.engine.admission import Admission, Capacity
+from plait.server.engine.engine import Engine
+from plait.server.engine.kv_blocks import BLOCK, BlockManager
+from plait.server.engine.runner import Runner
+from plait.server.models.catalog import resolve
+from plait.server.models.load import load_model
+from plait.server.models.transformer import Model
+from plait.server.settings import EngineSettings, WeightMode
+from tests.fixtures.adversaries import adversaries  # noqa: F401, a fixture
+from tests.fixtures.engines import no_constraints, run
+from tests.fixtures.random_requests import random_requests
+from tests.fixtures.tiny_models import write_tiny_model
+
+DRAFTERS: tuple[dict[str, Any], ...] = (
+    {"name": "n-gram", "min_n": 1},
+    {"name": "aded"},
+    {"name": "adversary", "kind": "fan"},
+    {"name": "adversary", "kind": "tree"},
+)
+
+
+def engine_of(model: Model, num_blocks: int = 512) -> Engine:
+    workshop = Workshop(model.vocab_size)
+    host = AutoregressiveDecoder(model.vocab_size, speculator=Speculator(workshop, workshop.costs))
+    return Engine(
+        Runner(model, model.new_kv_cache(num_blocks), torch.device("cpu")),
+        BlockManager(num_blocks, prefix_caching=True),
+        Admission(
+            Capacity((num_blocks - 1) * BLOCK, model.vocab_size, model.fingerprint),
+            lambda request: host,
+            no_constraints,
+        ),
+        EngineSettings(max_num_seqs=16),
+    )
+
+
+@pytest.mark.usefixtures("adversaries")
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8", "int4"])
+def test_drafts_change_no_token_and_no_logprob(tmp_path: Path, weights: WeightMode) -> None:
+    """Prompts of a few tokens of 300, so that looking things up finds something."""
+    if not dispatch.available():
+        pytest.skip("the torch oracles sum in another order for other numbers of rows")
+    model = load_model(resolve(str(write_tiny_model(tmp_path))), weights=weights)
+    requests = random_requests(40, 12, seed=6, max_tokens=30)
+
+    def seen(engine: Engine, drafter: Any) -> dict[tuple[str, int], Any]:
+        named = [replace(each, decoding={"drafter": drafter}) for each in requests]
+        return {
+            name: (answer.tokens, [e for d in answer.deltas for e in d.logprobs or ()])
+            for name, answer in run(engine, named).items()
+        }
+
+    want = seen(engine_of(model), "off")
+    for drafter in DRAFTERS:
+        engine = engine_of(model)
+        assert seen(engine, {**drafter, "always": True, "max_draft": 12}) == want, drafter
+        assert engine.stats().counters[f"accepted_tokens:{drafter['name']}"] > 0, drafter
