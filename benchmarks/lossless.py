@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -112,15 +111,21 @@ def answers(engine: Engine, requests: Sequence[GenerateRequest], batch: int) -> 
     """Run the requests, `batch` at a time; return the answers of each, one per sequence."""
     found: dict[tuple[str, int], list[Delta]] = {}
     for first in range(0, len(requests), batch):
-        for request in requests[first : first + batch]:
-            engine.add(request)
-        while engine.has_work:
-            for report in engine.step():
-                if isinstance(report, Failed):
-                    raise RuntimeError(f"{report.request_id}: {report.message}")
-                if isinstance(report, Delta):
-                    found.setdefault((report.request_id, report.index), []).append(report)
+        for delta in _deltas(engine, requests[first : first + batch]):
+            found.setdefault((delta.request_id, delta.index), []).append(delta)
     return [[_answer(found[r.request_id, i]) for i in range(r.n)] for r in requests]
+
+
+def _deltas(engine: Engine, requests: Sequence[GenerateRequest]) -> Iterator[Delta]:
+    """Run some requests together."""
+    for request in requests:
+        engine.add(request)
+    while engine.has_work:
+        for report in engine.step():
+            if isinstance(report, Failed):
+                raise RuntimeError(f"{report.request_id}: {report.message}")
+            if isinstance(report, Delta):
+                yield report
 
 
 def plain(engine: Engine, requests: Sequence[GenerateRequest]) -> list[list[Answer]]:
@@ -223,11 +228,7 @@ def _gap(engine: Engine, request: GenerateRequest, one: Answer, other: Answer) -
         1,
         decoding={"drafter": "off"},
     )
-    engine.add(look)
-    reports: list[Any] = []
-    while engine.has_work:
-        reports += engine.step()
-    (delta,) = [report for report in reports if isinstance(report, Delta)]
+    (delta,) = _deltas(engine, [look])
     assert delta.logprobs is not None
     top = dict(delta.logprobs[0].top)
     least = min(top.values())

@@ -150,7 +150,7 @@ def test_a_branch_has_the_bits_of_a_segment_of_its_own(
 def test_a_tree_row_has_the_bits_of_its_path_alone(
     isa: str, context: int, rows: int, dtype: torch.dtype
 ) -> None:
-    """As if the path had been fed as a chain: a draft that comes true changes no bit of the rest."""
+    """As if its path had been fed as a chain: a draft that comes true changes no bit."""
     geometry = Geometry(6, 2, 40, dtype)
     q, keys, values, segments = _setting([(context, rows, TREE)], geometry)
     chain = torch.full((1,), CAUSAL, dtype=torch.int32)
