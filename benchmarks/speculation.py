@@ -98,20 +98,28 @@ async def measure_plait(bench: Bench, tasks: Sequence[str], chosen: Sequence[str
         fields = settings_of(task, chosen)
         cells = found[key] = {name: Cell() for name in fields}
         for rep in range(-1, bench.reps):  # the first one warms up
-            texts: dict[str, list[str]] = {}
-            calls = task.calls(bench, rep)
-            for name, extra in fields.items():
-                salt = {"cache_salt": f"{name}-{rep}"}  # or a later setting finds the prompt cached
-                rate, answers = await task.run(bench, calls, extra | salt)
-                texts[name] = [answer.text for answer in answers]
-                if texts[name] != texts[PLAIN]:
-                    raise RedGate(f"{key}: with {name} the text is another one than without")
-                if rep >= 0:
-                    cells[name].note(rate, answers)
+            found_now = await _turn(bench, task, fields, rep)
+            for name, (rate, answers) in found_now.items() if rep >= 0 else ():
+                cells[name].note(rate, answers)
         for cell in cells.values():
             pairs = zip(cell.rates, cells[PLAIN].rates, strict=True)
             cell.ratios = [rate / plain for rate, plain in pairs]
         _say(f"  {key}: " + ", ".join(f"{n} {_median(c.ratios):.2f}x" for n, c in cells.items()))
+    return found
+
+
+async def _turn(
+    bench: Bench, task: Task, fields: Mapping[str, dict[str, Any]], rep: int
+) -> dict[str, tuple[float, list[Answer]]]:
+    """Run every setting once on the same requests."""
+    found: dict[str, tuple[float, list[Answer]]] = {}
+    calls = task.calls(bench, rep)
+    for name, extra in fields.items():
+        salt = {"cache_salt": f"{name}-{rep}"}  # or a later setting finds the prompt cached
+        found[name] = await task.run(bench, calls, extra | salt)
+        texts, plain = ([a.text for a in found[n][1]] for n in (name, PLAIN))
+        if texts != plain:
+            raise RedGate(f"{task.title}: with {name} the text is another one than without")
     return found
 
 

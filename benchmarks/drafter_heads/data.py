@@ -9,7 +9,7 @@ stopped run goes on where it was. Everything follows from the seed.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,19 +91,29 @@ def write(folder: Path, name: str, material: Material, seed: int, count: int) ->
         print(f"{path.name}: {sum(text.answer for text in texts)} tokens answered", flush=True)
 
 
+def deltas(engine: Engine) -> Iterator[Delta]:
+    """Run an engine until it has nothing left to do; yield what it writes.
+
+    Raises:
+        RuntimeError: a request has failed.
+    """
+    while engine.has_work:
+        reports = engine.step()
+        failed = next((report for report in reports if isinstance(report, Failed)), None)
+        if failed is not None:
+            raise RuntimeError(failed.message)
+        yield from (report for report in reports if isinstance(report, Delta))
+
+
 def answer(engine: Engine, requests: Sequence[GenerateRequest]) -> list[Text]:
     """Return the requests' prompts with their answers."""
     answers = {request.request_id: list(request.prompt_token_ids) for request in requests}
     for request in requests:
         engine.add(request)
-    while engine.has_work:
-        for report in engine.step():
-            if isinstance(report, Failed):
-                raise RuntimeError(report.message)
-            if isinstance(report, Delta):
-                answers[report.request_id] += report.token_ids
-                if report.stop_token is not None:
-                    answers[report.request_id].append(report.stop_token)
+    for delta in deltas(engine):
+        answers[delta.request_id] += delta.token_ids
+        if delta.stop_token is not None:
+            answers[delta.request_id].append(delta.stop_token)
     return [
         Text(np.array(answers[request.request_id]), len(request.prompt_token_ids))
         for request in requests

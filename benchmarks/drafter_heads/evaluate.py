@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from msgspec.structs import replace
 
-from benchmarks.drafter_heads.data import HELD_OUT_SEED, MODEL, request_at
+from benchmarks.drafter_heads.data import HELD_OUT_SEED, MODEL, deltas, request_at
 from benchmarks.drafter_heads.prompts import HELD_OUT
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.engine.build import build_engine
 from plait.server.engine.engine import Engine
 from plait.server.models.catalog import resolve
-from plait.server.pool.messages import Delta, Failed, GenerateRequest
+from plait.server.pool.messages import GenerateRequest
 from plait.server.prompt.tokenizer import load_tokenizer
 from plait.server.settings import EngineSettings
 
@@ -52,13 +52,9 @@ def answers(
     for request in requests:
         engine.add(replace(request, decoding={"drafter": drafter, "trace": True}))
         tokens: list[int] = []
-        while engine.has_work:
-            for report in engine.step():
-                if isinstance(report, Failed):
-                    raise RuntimeError(report.message)
-                if isinstance(report, Delta):
-                    tokens += report.token_ids
-                    _add(sums, report.trace)
+        for delta in deltas(engine):
+            tokens += delta.token_ids
+            _add(sums, delta.trace)
         sums["tokens"] += len(tokens)
         texts.append(tokens)
     return texts, sums

@@ -35,6 +35,7 @@ from plait.decoders.speculative.tree import (
 )
 from plait.decoders.speculative.workshop import Workshop
 
+MAX_CHOICES = 256  # of drafters with options
 ROUNDS = 4  # how often the drafters of a sequence take turns in one chain
 NOTHING = DraftTree()
 LOG = logging.getLogger(__name__)
@@ -91,8 +92,7 @@ class Speculator:
         self._vocab_size = workshop.vocab_size
         self._costs = costs
         self._estimates = Estimates()
-        self._drafters: dict[Choice, Drafter[Any]] = {}
-        self._ledgers: dict[Choice, Ledger] = {}
+        self._drafters: dict[Choice, tuple[Drafter[Any], Ledger]] = {}  # the latest named is last
         self._faulty: set[str] = set()  # drafters that the log has named
 
     def start(self, request: DecodeRequest) -> Speculation | None:
@@ -104,14 +104,12 @@ class Speculator:
         judge: Judge | None = None
         for choice in choices:
             options = choice.options
-            if choice not in self._drafters:
-                self._drafters[choice] = choice.method.make(options, workshop=self._workshop)
-                self._ledgers[choice] = Ledger()
-            drafter, account = self._drafters[choice], Account(self._ledgers[choice])
+            drafter, ledger = self._drafter(choice)
             if isinstance(drafter, Judge):
                 judge = drafter
             if not isinstance(options, DraftOptions):  # it judges the drafts of others
                 continue
+            account = Account(ledger)
             posts.append(Post(drafter, drafter.start(request), options.max_draft, account))
             always |= options.always
             learns |= isinstance(options, StoreOptions) and options.learn
@@ -159,7 +157,7 @@ class Speculator:
                 post.is_wanted = wanted and (member.always or post.account.pays(value))
             growing.append(_Growing(member, min(limit, MAX_DRAFT, room.drafts) if wanted else 0))
         self._grow(growing)
-        for ledger in self._ledgers.values():
+        for _, ledger in self._drafters.values():
             ledger.close()
         trees = [each.tree for each in growing]
         kept = economy.choose(trees, always, room, costs, others)
@@ -191,6 +189,19 @@ class Speculator:
         if member.learns_in is not None:
             output = member.text[member.num_prompt_tokens :]
             self._workshop.stores.add(member.learns_in, output)
+
+    def _drafter(self, choice: Choice) -> tuple[Drafter[Any], Ledger]:
+        """Return a drafter and its account, made when a request first names it so.
+
+        Options are the clients' to vary, so the latest MAX_CHOICES stay; sequences keep theirs.
+        """
+        made = self._drafters.pop(choice, None)
+        if made is None:
+            made = choice.method.make(choice.options, workshop=self._workshop), Ledger()
+        self._drafters[choice] = made
+        if len(self._drafters) > MAX_CHOICES:
+            del self._drafters[next(iter(self._drafters))]
+        return made
 
     def _grow(self, growing: Sequence[_Growing]) -> None:
         """Ask the drafters in turn, all sequences of a drafter at once."""

@@ -15,7 +15,7 @@ from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative import speculator
 from plait.decoders.speculative.accounts import MARGIN, OUTLIER, PROBE, RATE, Account, Ledger
 from plait.decoders.speculative.config import DraftOptions
-from plait.decoders.speculative.speculator import Speculator
+from plait.decoders.speculative.speculator import MAX_CHOICES, Speculator
 from plait.decoders.speculative.workshop import Workshop
 
 TOKEN = 0.01  # seconds that a token costs without drafts
@@ -128,3 +128,13 @@ def test_the_speculator_keeps_the_account(monkeypatch: pytest.MonkeyPatch, alway
         asking.settle(member, verdict)
     want = steps if always else 2 * steps // PROBE + 20
     assert drafter.calls == want if always else drafter.calls < want
+
+
+def test_clients_that_vary_options_fill_no_memory() -> None:
+    speculator = Speculator(Workshop(10), CostCurve())
+    for i in range(2 * MAX_CHOICES):
+        drafter = {"name": "suffix", "factor": 1 + i / 1000}
+        speculator.start(
+            DecodeRequest([1], SamplingParams(), 4, frozenset(), None, 0, {"drafter": drafter})
+        )
+    assert len(speculator._drafters) == MAX_CHOICES
