@@ -42,6 +42,7 @@ SETTINGS: Mapping[str, Any] = {
     "aded": "aded",
     "jacobi": "jacobi",
     "n-gram + jacobi": ["n-gram", "jacobi"],
+    "ppd": "ppd",
     "forced": "forced",
 }
 PREDICTION = "prediction"  # auto, with what the answer is expected to be

@@ -6,6 +6,7 @@ import ast
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from openai.types import completion_create_params as openai_text
@@ -27,6 +28,23 @@ OPENAI = (
     | {"stream": bool}
 )
 NOT_OPTIONS = ("models", "engines")  # an argument; a list that only the YAML file has
+# What a drafter's authors report, on their models and tasks; and whether it was trained here.
+DRAFTER_CLAIMS: Mapping[str, tuple[str, str]] = {
+    "auto": ("-", "no"),
+    "prediction": ("OpenAI: faster answers that are mostly known", "no"),
+    "forced": ("6x on text that is wholly forced (mistral.rs)", "no"),
+    "n-gram": ("2-4x on summaries and edits (prompt lookup)", "no"),
+    "suffix": ("1.5x on ShareGPT, 3.8x on SWE-Bench (Arctic)", "no"),
+    "aded": ("up to 2.5x", "no"),
+    "jacobi": ("about 2x on images (SJD)", "no"),
+    "ppd": ("up to 2.49x", "yes"),
+    "draft-model": ("2-3x (Leviathan et al.)", "no"),
+    "pearl": ("up to 4.43x", "no"),
+    "chimera": ("2.7x", "not yet"),
+    "eagle": ("5.6x on 13B (EAGLE-3)", "not yet"),
+    "lud": ("33 % faster", "inputs of ppd"),
+    "typical": ("part of Medusa's 2.2-3.6x", "no"),
+}
 SCALARS = {"string": "text", "integer": "whole number", "boolean": "true, false"}
 
 
@@ -115,6 +133,32 @@ def drafters() -> str:
             ]
         )
     return _table(["Id", "", "What it drafts", "Options", "Presets", "Needs"], rows)
+
+
+def speculation(*settings: str) -> str:
+    """Return what papers report of drafters beside what was measured here; none: of all."""
+    cells = json.loads((ROOT / "benchmarks" / "results" / "speculation.json").read_text())["cells"]
+    rows = []
+    for setting, (claim, trained) in DRAFTER_CLAIMS.items():
+        if settings and setting not in settings:
+            continue
+        found = [_gain(cells.get(task, {}).get(setting)) for task in ("copy", "json1", "chat1")]
+        lossy = any(method.name == setting and method.lossy for method in methods().values())
+        rows.append([f"`{setting}`", claim, *found, trained, "lossy" if lossy else "exact"])
+    titles = ["Drafter", "Reported", "Copying", "JSON schema", "Open chat", "Trained", "Law"]
+    return _table(titles, rows)
+
+
+def speculation_result() -> str:
+    """Return the whole table of the last measurement of speculation."""
+    return (ROOT / "benchmarks" / "results" / "speculation.md").read_text().strip()
+
+
+def _gain(cell: Mapping[str, Any] | None) -> str:
+    """Return tokens a pass, and the median speed-up over plain decoding."""
+    if cell is None or not cell["forwards"]:
+        return "-"
+    return f"{cell['tokens'] / cell['forwards']:.2f}, {median(cell['ratios']):.2f}x"
 
 
 def claims(*methods: str) -> str:
