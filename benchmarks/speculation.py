@@ -22,7 +22,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import uvloop
 
 from benchmarks.client import Answer, ServerFault, connect
@@ -77,6 +76,8 @@ def settings_of(task: Task, chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the request fields of each setting that makes sense for a task, plain first."""
     found: dict[str, dict[str, Any]] = {}
     for name in (PLAIN, *(name for name in chosen if name != PLAIN)):
+        if task.only and name not in task.only:
+            continue
         if name in (PREDICTION, WRONG):
             text = task.prediction if name == PREDICTION else task.wrong
             if text:
@@ -180,17 +181,18 @@ async def _measure(url: str, model: str, label: str, args: argparse.Namespace) -
         await check(bench)
         if label != "plait":
             return await measure_peer(bench, args.tasks, label)
-        return await measure_plait(bench, args.tasks, await _known(client, args.settings))
+        return await measure_plait(bench, args.tasks, await _known(bench, args.settings))
 
 
-async def _known(client: httpx.AsyncClient, settings: Sequence[str]) -> list[str]:
+async def _known(bench: Bench, settings: Sequence[str]) -> list[str]:
     """Return the settings whose drafters the server has."""
     found = []
     for name in settings:
         if name in SETTINGS:
-            body = {"prompt": "a", "max_tokens": 1, "decoding": {"drafter": SETTINGS[name]}}
-            if (await client.post("/v1/completions", json=body)).status_code != httpx.codes.OK:
-                _say(f"  {name}: not to be had")
+            try:
+                await bench.ask(bench.prompt("Hi."), 1, decoding={"drafter": SETTINGS[name]})
+            except ServerFault as fault:
+                _say(f"  {name}: {fault}")
                 continue
         found.append(name)
     return found

@@ -51,7 +51,7 @@ def drafters(options: Mapping[str, Any]) -> tuple[Choice, ...]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise MethodError(f"{twice} is named twice; name it once.", "decoding.drafter")
-    if choices and not any(isinstance(choice.options, DraftOptions) for choice in choices):
+    if choices and all(judges(choice) for choice in choices):
         raise MethodError(
             f"{names[0]} judges the drafts of others; name a drafter beside it.", "decoding.drafter"
         )
@@ -69,6 +69,11 @@ def default_drafters(text: str) -> tuple[Choice, ...]:
     if lossy is not None:
         raise MethodError(f"{lossy} is lossy; only a request may name it.", "drafter")
     return choices
+
+
+def judges(choice: Choice) -> bool:
+    """Tell whether a method drafts nothing itself, and only judges the drafts of others."""
+    return choice.method.part == "judge" and not isinstance(choice.options, DraftOptions)
 
 
 def is_lossy(options: Mapping[str, Any]) -> bool:

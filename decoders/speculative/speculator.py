@@ -22,7 +22,13 @@ from plait.decoders.protocol import Ask, Constraint, DecodeRequest, Draft, Draft
 from plait.decoders.registry import Choice
 from plait.decoders.speculative import economy
 from plait.decoders.speculative.accounts import Account, Ledger
-from plait.decoders.speculative.config import MAX_DRAFT, DraftOptions, StoreOptions, drafters
+from plait.decoders.speculative.config import (
+    MAX_DRAFT,
+    DraftOptions,
+    StoreOptions,
+    drafters,
+    judges,
+)
 from plait.decoders.speculative.economy import Estimates, Record
 from plait.decoders.speculative.lossy.judge import Judge
 from plait.decoders.speculative.tree import (
@@ -107,8 +113,9 @@ class Speculator:
             drafter, ledger = self._drafter(choice)
             if isinstance(drafter, Judge):
                 judge = drafter
-            if not isinstance(options, DraftOptions):  # it judges the drafts of others
+            if judges(choice):
                 continue
+            assert isinstance(options, DraftOptions), "a drafter's options are DraftOptions"
             account = Account(ledger)
             posts.append(Post(drafter, drafter.start(request), options.max_draft, account))
             always |= options.always

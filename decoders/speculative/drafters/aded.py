@@ -139,4 +139,5 @@ METHOD = Method(
             "prompt": False,
         }
     },
+    replays=True,
 )

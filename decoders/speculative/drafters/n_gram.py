@@ -212,4 +212,5 @@ METHOD = Method(
             "overlap": False,
         }
     },
+    replays=True,
 )

@@ -287,4 +287,5 @@ METHOD = Method(
         "vllm": {"depth": 24, "max_draft": 24},
         "arctic": {"depth": 64, "max_draft": 64},
     },
+    replays=True,
 )

@@ -17,15 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
 from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
 from plait.decoders.registry import Method
 from plait.decoders.speculative.config import DraftOptions
 from plait.decoders.speculative.workshop import Workshop
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RATE = 0.05  # how fast the share of guesses that stood is relearnt
 START = 0.5

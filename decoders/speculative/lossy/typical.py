@@ -12,14 +12,18 @@ Departs: Medusa takes the longest of its candidates; here the walk takes the bes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from math import exp
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from plait.decoders.registry import Method, Options
 from plait.decoders.speculative.workshop import Workshop
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TINY = 1e-38  # whose logarithm times 0 is 0
 
 
 class TypicalOptions(Options):
@@ -39,11 +43,11 @@ class Typical:
 
     def pick(self, law: Tensor, token_ids: Sequence[int]) -> int | None:
         """Return the most probable of the tokens, if it is typical."""
-        chances = law[torch.tensor(token_ids, device=law.device)]
-        best = int(chances.argmax())
-        entropy = torch.special.entr(law).sum()
-        enough = torch.clamp(self._options.delta * torch.exp(-entropy), max=self._options.epsilon)
-        return token_ids[best] if bool(chances[best] > enough) else None
+        chances = law[list(token_ids)].tolist()
+        best = max(range(len(chances)), key=chances.__getitem__)
+        entropy = -float((law * law.clamp(min=TINY).log()).sum())
+        enough = min(self._options.epsilon, self._options.delta * exp(-entropy))
+        return token_ids[best] if chances[best] > enough else None
 
     def trusts(self, law: Tensor, token_id: int, before: int) -> bool:
         """Trust nothing that was not verified."""
