@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime
-import json
 import statistics
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
 from benchmarks.client import Answer, ServerFault, connect
@@ -222,9 +222,10 @@ def _save(cells: Cells, faults: Mapping[str, str], args: argparse.Namespace) -> 
         f"{','.join(args.tasks)} --reps {args.reps}",
         "machine": asdict(this_machine()),
         "faults": dict(faults),
-        "cells": {key: {n: asdict(c) for n, c in each.items()} for key, each in cells.items()},
+        "cells": cells,
     }
-    (folder / "speculation.json").write_text(json.dumps(content, indent=1) + "\n")
+    text = msgspec.json.format(msgspec.json.encode(content), indent=1)
+    (folder / "speculation.json").write_bytes(text + b"\n")
     (folder / "speculation.md").write_text(table(cells) + "\n")
 
 
