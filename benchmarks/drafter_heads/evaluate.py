@@ -27,7 +27,7 @@ from plait.server.pool.messages import GenerateRequest
 from plait.server.prompt.tokenizer import load_tokenizer
 from plait.server.settings import EngineSettings
 
-TOKENS = 96
+TOKENS = 64
 DRAFTERS: Mapping[str, Any] = {
     "off": "off",
     "ppd 8": {"name": "ppd", "length": 8, "always": True},

@@ -135,8 +135,7 @@ class HeadDrafter:
         for step in range(self._options.depth):
             owners = [tip.draft for tip in tips]
             positions = [lasts[i].position + step for i in owners]
-            trigrams = torch.tensor([tip.trigram for tip in tips])
-            x, places = net.inputs(Rows(trigrams, states, torch.tensor(positions)))
+            x, places = net.inputs(_rows([tip.trigram for tip in tips], states, positions))
             if step > 0:
                 own = _longer(own, net.layer.project(x, places))
             seen = KeysValues(true.keys[owners], true.values[owners])
@@ -154,10 +153,10 @@ class HeadDrafter:
         if not fresh:
             return
         found = self._net.true(
-            Rows(
-                torch.tensor([place.trigram for place in fresh]),
+            _rows(
+                [place.trigram for place in fresh],
                 torch.stack([place.state for place in fresh]),
-                torch.tensor([place.position for place in fresh]),
+                [place.position for place in fresh],
             )
         )
         done, window = 0, self._net.layer.shape.window
@@ -213,6 +212,13 @@ class Chimera(HeadDrafter):
     name: ClassVar[str] = "chimera"
 
 
+def _rows(trigrams: Sequence[Trigram], states: Tensor, positions: Sequence[int]) -> Rows:
+    device = states.device
+    return Rows(
+        torch.tensor(trigrams, device=device), states, torch.tensor(positions, device=device)
+    )
+
+
 def _both(pair: KeysValues) -> tuple[Tensor, Tensor]:
     return pair.keys, pair.values
 
@@ -233,8 +239,9 @@ def _padded(true: Sequence[KeysValues | None]) -> tuple[KeysValues, Tensor]:
         torch.nn.utils.rnn.pad_sequence([pair[i] for pair in flat], batch_first=True)
         for i in range(2)
     )
-    lengths = torch.tensor([len(pair[0]) for pair in flat])
-    return KeysValues(keys, values), torch.arange(longest) >= lengths[:, None]
+    lengths = torch.tensor([len(pair[0]) for pair in flat], device=keys.device)
+    places = torch.arange(longest, device=keys.device)
+    return KeysValues(keys, values), places >= lengths[:, None]
 
 
 def make_eagle(options: HeadOptions, *, workshop: Workshop) -> HeadDrafter:

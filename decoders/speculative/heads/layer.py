@@ -61,7 +61,8 @@ class HeadLayer:
         exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim
         places = torch.arange(shape.max_positions, dtype=torch.float64)
         angles = torch.outer(places, shape.theta**-exponents)
-        self._cos, self._sin = angles.cos().float(), angles.sin().float()
+        device = self._norms["final"].device
+        self._cos, self._sin = (x.float().to(device) for x in (angles.cos(), angles.sin()))
 
     def project(self, x: Tensor, positions: Tensor) -> KeysValues:
         """Return keys and values of inputs x [rows, hidden]."""

@@ -140,7 +140,7 @@ NETS: Mapping[str, Callable[[Parts], HeadNet]] = {"eagle": EagleNet, "chimera": 
 
 def load_net(name: str, path: Path, embedding: Tensor, mode: Mode, *, naive: bool) -> HeadNet:
     """Return the head in a file; its metadata hold the layer's shape as JSON under `shape`."""
-    with safe_open(path, framework="pt") as file:
+    with safe_open(path, framework="pt", device=str(embedding.device)) as file:
         shape = LayerShape(**json.loads(file.metadata()["shape"]))
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     draft_ids = tensors["draft_ids"].long()
