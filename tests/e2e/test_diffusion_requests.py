@@ -35,10 +35,11 @@ def client(diffusion_server: RealServer) -> Iterator[openai.OpenAI]:
 
 def ask(client: openai.OpenAI, decoding: dict[str, Any], **options: Any) -> ChatCompletion:
     fields: dict[str, Any] = {"max_tokens": 21, "seed": 1, "temperature": 0} | options
+    goes_on = "response_format" not in fields  # whose end is the text's
     answer: ChatCompletion = client.chat.completions.create(
         model=DIFFUSION,
         messages=chat_of(DIFFUSION),
-        extra_body={"decoding": decoding | {"trace": True}, "ignore_eos": True},
+        extra_body={"decoding": decoding | {"trace": True}, "ignore_eos": goes_on},
         **fields,
     )
     return answer
