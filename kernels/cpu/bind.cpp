@@ -51,13 +51,10 @@ at::Tensor linear(const at::Tensor& x, const std::string& mode, int64_t n, const
   at::Tensor out = at::empty({rows, n}, input.options());
 
   const int threads = threads_for(1.0 * rows * n * k);
-  const size_t own = own_bytes(k, 0, 0);
   LinearCall call{matrix, data, out.data_ptr<float>(), rows, {}};
   const auto carve = [&](char* memory) {
     Carver carver(memory);
-    call.scratch.acts = carve_acts(carver, rows, k);
-    call.scratch.own = carver.take<char>(own * threads);
-    call.scratch.own_bytes = own;
+    call.acts = carve_acts(carver, rows, k);
     return carver.used();
   };
   thread_local Buffer buffer;

@@ -10,11 +10,7 @@ struct DotFp32 {
     const float* at = reinterpret_cast<const float*>(p);
     return {load(at), load(at + 16)};
   }
-  static void write(uint8_t* p, const Pair& pair) {
-    float* at = reinterpret_cast<float*>(p);
-    store(at, pair.even);
-    store(at + 16, pair.odd);
-  }
+  static void put(float* out, Vec x) { store(out, x); }
   static Pair spread(const float* x) { return {splat(x[0]), splat(x[1])}; }
   static Vec dot(Vec acc, const Pair& w, const Pair& x) {
     return fma(w.odd, x.odd, fma(w.even, x.even, acc));

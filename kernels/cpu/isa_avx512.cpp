@@ -13,11 +13,11 @@
 // System headers are above: only the code below is compiled for the instruction set.
 #if defined(__clang__)
 #pragma clang attribute push(                                                             \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c"))), \
+    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c"))), \
     apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")
 #endif
 
 namespace plait {
@@ -28,6 +28,7 @@ namespace {
 #include "dot_fp32.h"
 #include "dot_bf16.h"
 #include "math.h"
+#include "../linear/pack.h"
 #include "../linear/linear.h"
 #include "../glue/glue.h"
 #include "../paged_attention/attention.h"
@@ -46,7 +47,8 @@ namespace {
 namespace plait {
 
 static bool supported() {
-  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
+  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
+          __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }

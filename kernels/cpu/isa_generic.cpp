@@ -16,6 +16,7 @@ namespace {
 #include "dot_fp32.h"
 #include "dot_wide.h"
 #include "math.h"
+#include "../linear/pack.h"
 #include "../linear/linear.h"
 #include "../glue/glue.h"
 #include "../paged_attention/attention.h"

@@ -18,6 +18,13 @@ constexpr int kStrip = 64;      // keys between two corrections of the running s
 enum class Mode { fp32, bf16, int8, int4 };
 enum Attend { kCausal = 0, kTree = 1, kFull = 2, kBranches = 3, kShadow = 4, kContext = 5 };
 
+// What a product's input is packed to; weights with the same share packed rows.
+enum Packing { kFloats = 0, kHalves = 1, kIntegers = 2, kPackings = 3 };
+inline Packing packing(Mode mode) {
+  if (mode == Mode::fp32) return kFloats;
+  return mode == Mode::bf16 ? kHalves : kIntegers;
+}
+
 inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 inline int round_up(int a, int b) { return ceil_div(a, b) * b; }
 
@@ -31,11 +38,11 @@ struct Matrix {
   int panel_count() const { return ceil_div(n, kPanel); }
 };
 
-// Rows of a matrix product's input in tiles, each [group][row of tile][32], as the kernels read
-// them: fp32, or bf16 where the instruction set multiplies that. Sums over groups beside them.
+// Rows of a matrix product's input, packed for the weights' mode as linear/pack.h says. Beside
+// integers their groups' steps and sums.
 struct Acts {
   void* values;
-  float* sums;
+  float *steps, *sums;
   int rows, groups;
 };
 
@@ -88,7 +95,7 @@ struct Shape {
 
 // Memory for one pass. Every thread has its own slice of `own`.
 struct Scratch {
-  Acts acts;                   // fits the widest input
+  Acts acts[kPackings];        // each fits the widest input
   float *q, *k, *v, *read;     // [rows, heads or kv_heads, head_dim]
   float *gate, *up;            // [rows, ffn]
   char* own;
@@ -114,7 +121,7 @@ struct LinearCall {
   const float* x;
   float* out;
   int rows;
-  Scratch scratch;  // acts and own
+  Acts acts;
 };
 
 // Every thread of the team calls the entry with its own number.
@@ -134,13 +141,12 @@ extern const Kernels kAvx512Kernels;
 #endif
 
 // Bytes of a thread's own scratch.
-// width: the widest input of a product.
+// width: of the rows that are normed.
 inline size_t own_bytes(int width, int head_dim, int rows) {
   const size_t dim = round_up(head_dim, 16);
   const size_t floats = kQueries * (2 * dim + kStrip + 4) + 2 * kStrip * dim;
   const size_t attention = floats * sizeof(float) + kQueries * rows;
-  const size_t panel = sizeof(float) * kPanel * round_up(width, kGroup);
-  return (std::max(attention, panel) + 63) / 64 * 64;
+  return (std::max(attention, sizeof(float) * width) + 63) / 64 * 64;
 }
 
 }  // namespace plait

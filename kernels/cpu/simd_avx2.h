@@ -4,8 +4,8 @@ struct Vec {
   __m256 a, b;
 };
 
-constexpr int kTile = 3;  // rows multiplied together
-constexpr bool kDecodesPanels = true;
+constexpr int kTile = 3;         // rows multiplied together
+constexpr int kIntegerTile = 4;  // the same of integers
 
 inline Vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline Vec splat(float a) { return {_mm256_set1_ps(a), _mm256_set1_ps(a)}; }
@@ -98,13 +98,7 @@ inline __m256 ldexp(__m256 v, __m256 exponent) {
 inline Vec ldexp(Vec v, Vec exponent) { return {ldexp(v.a, exponent.a), ldexp(v.b, exponent.b)}; }
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
-// Sixteen weights as floats, from 16 int8; from the low or high bf16 of 16 times 32 bits; from the
-// nibble at `shift` of 16 times 32 bits.
-inline Vec from_int8(const uint8_t* p) {
-  const __m128i all = load_half(p);
-  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(all)),
-          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(all, 8)))};
-}
+// The low or high bf16 of 16 times 32 bits.
 inline Vec from_low_bf16(const uint8_t* p) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(load_ints(p), 16)),
           _mm256_castsi256_ps(_mm256_slli_epi32(load_ints(p + 32), 16))};
@@ -114,10 +108,38 @@ inline Vec from_high_bf16(const uint8_t* p) {
   return {_mm256_castsi256_ps(_mm256_and_si256(load_ints(p), mask)),
           _mm256_castsi256_ps(_mm256_and_si256(load_ints(p + 32), mask))};
 }
-inline __m256 nibble(__m256i v, int shift) {
-  const __m256i low = _mm256_srl_epi32(v, _mm_cvtsi32_si128(shift));
-  return _mm256_cvtepi32_ps(_mm256_and_si256(low, _mm256_set1_epi32(15)));
+
+// Integers: 16 of 32 bits, or as many pairs of 16 bits.
+struct Ints {
+  __m256i a, b;
+};
+
+inline Ints no_ints() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline Ints spread_pair(const int16_t* x) {
+  int both;
+  std::memcpy(&both, x, sizeof both);
+  const __m256i all = _mm256_set1_epi32(both);
+  return {all, all};
 }
-inline Vec from_nibble(const uint8_t* p, int shift) {
-  return {nibble(load_ints(p), shift), nibble(load_ints(p + 32), shift)};
+// 32 int8 as pairs; the nibbles at `shift` bits of 32 times 16 bits as pairs.
+inline Ints widen(const uint8_t* p) {
+  return {_mm256_cvtepi8_epi16(load_half(p)), _mm256_cvtepi8_epi16(load_half(p + 16))};
+}
+inline Ints nibbles(const uint8_t* p, int shift) {
+  const __m256i mask = _mm256_set1_epi16(15);
+  return {_mm256_and_si256(_mm256_srli_epi16(load_ints(p), shift), mask),
+          _mm256_and_si256(_mm256_srli_epi16(load_ints(p + 32), shift), mask)};
+}
+// sums + the products of pairs, each pair's two added.
+inline Ints dot(Ints sums, Ints w, Ints x) {
+  return {_mm256_add_epi32(sums.a, _mm256_madd_epi16(w.a, x.a)),
+          _mm256_add_epi32(sums.b, _mm256_madd_epi16(w.b, x.b))};
+}
+// Compilers may reassociate sums of integers, and then need more registers than there are.
+inline void keep_order(Ints& v) { asm("" : "+x"(v.a), "+x"(v.b)); }
+inline Vec to_floats(Ints v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
+// Stores whole numbers.
+inline void store(int16_t* p, Vec v) {
+  const __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xd8));
 }

@@ -1,9 +1,9 @@
-// Vectors of 16 floats and bf16 dot products on AVX-512. Included inside a namespace.
+// Vectors of 16 floats and of integers on AVX-512. Included inside a namespace.
 
 using Vec = __m512;
 
-constexpr int kTile = 8;  // rows multiplied together
-constexpr bool kDecodesPanels = false;  // decoding hides behind the products
+constexpr int kTile = 8;         // rows multiplied together
+constexpr int kIntegerTile = 8;  // the same of integers
 
 inline Vec zero() { return _mm512_setzero_ps(); }
 inline Vec splat(float a) { return _mm512_set1_ps(a); }
@@ -44,3 +44,29 @@ inline float highest(Vec a) { return _mm512_reduce_max_ps(a); }
 inline Vec nearest(Vec a) { return _mm512_roundscale_ps(a, 0); }
 inline Vec ldexp(Vec a, Vec exponent) { return _mm512_scalef_ps(a, exponent); }
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+// Integers: 16 of 32 bits, or as many pairs of 16 bits.
+using Ints = __m512i;
+
+inline Ints no_ints() { return _mm512_setzero_si512(); }
+inline Ints spread_pair(const int16_t* x) {
+  int both;
+  std::memcpy(&both, x, sizeof both);
+  return _mm512_set1_epi32(both);
+}
+// 32 int8 as pairs; the nibbles at `shift` bits of 32 times 16 bits as pairs.
+inline Ints widen(const uint8_t* p) {
+  return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline Ints nibbles(const uint8_t* p, int shift) {
+  return _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(p), shift), _mm512_set1_epi16(15));
+}
+// sums + the products of pairs, each pair's two added.
+inline Ints dot(Ints sums, Ints w, Ints x) { return _mm512_dpwssd_epi32(sums, w, x); }
+// Compilers may reassociate sums of integers, and then need more registers than there are.
+inline void keep_order(Ints& v) { asm("" : "+v"(v)); }
+inline Vec to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
+// Stores whole numbers.
+inline void store(int16_t* p, Vec a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(a)));
+}

@@ -5,10 +5,11 @@ using Vec = float __attribute__((vector_size(64)));
 using Words = uint32_t __attribute__((vector_size(64)));
 using Ints = int32_t __attribute__((vector_size(64)));
 using Halves = uint16_t __attribute__((vector_size(32)));
-using Bytes = int8_t __attribute__((vector_size(16)));
+using Shorts = int16_t __attribute__((vector_size(64)));
+using Bytes = int8_t __attribute__((vector_size(32)));
 
-constexpr int kTile = 2;  // rows multiplied together
-constexpr bool kDecodesPanels = true;
+constexpr int kTile = 2;         // rows multiplied together
+constexpr int kIntegerTile = 2;  // the same of integers
 
 template <class T>
 inline T read_as(const void* p) {
@@ -86,11 +87,28 @@ inline Vec ldexp(Vec a, Vec exponent) {
 }
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
-// Sixteen weights as floats, from 16 int8; from the low or high bf16 of 16 times 32 bits; from the
-// nibble at `shift` of 16 times 32 bits.
-inline Vec from_int8(const uint8_t* p) { return __builtin_convertvector(read_as<Bytes>(p), Vec); }
+// The low or high bf16 of 16 times 32 bits.
 inline Vec from_low_bf16(const uint8_t* p) { return floats(read_as<Words>(p) << 16); }
 inline Vec from_high_bf16(const uint8_t* p) { return floats(read_as<Words>(p) & 0xffff0000u); }
-inline Vec from_nibble(const uint8_t* p, int shift) {
-  return __builtin_convertvector(reinterpret_cast<Ints>((read_as<Words>(p) >> shift) & 15u), Vec);
+
+// Ints: 16 of 32 bits, or as many pairs of 16 bits.
+inline Ints no_ints() { return Ints{}; }
+inline Ints spread_pair(const int16_t* x) { return read_as<int32_t>(x) - Ints{}; }
+// 32 int8 as pairs; the nibbles at `shift` bits of 32 times 16 bits as pairs.
+inline Ints widen(const uint8_t* p) {
+  return reinterpret_cast<Ints>(__builtin_convertvector(read_as<Bytes>(p), Shorts));
+}
+inline Ints nibbles(const uint8_t* p, int shift) {
+  return reinterpret_cast<Ints>((read_as<Words>(p) >> shift) & 0x000f000fu);
+}
+// sums + the products of pairs, each pair's two added.
+inline Ints dot(Ints sums, Ints w, Ints x) {
+  return sums + ((w << 16) >> 16) * ((x << 16) >> 16) + (w >> 16) * (x >> 16);
+}
+// Compilers may reassociate sums of integers, and then need more registers than there are.
+inline void keep_order(Ints&) {}
+inline Vec to_floats(Ints v) { return __builtin_convertvector(v, Vec); }
+// Stores whole numbers.
+inline void store(int16_t* p, Vec a) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<int16_t>(static_cast<int32_t>(a[i]));
 }

@@ -110,6 +110,7 @@ inline Acts carve_acts(Carver& carver, int rows, int width) {
   const size_t groups = ceil_div(width, kGroup);
   Acts acts{};
   acts.values = carver.take<float>(rows * groups * kGroup);
+  acts.steps = carver.take<float>(rows * groups);
   acts.sums = carver.take<float>(rows * groups);
   return acts;
 }

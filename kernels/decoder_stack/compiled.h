@@ -46,10 +46,6 @@ class CompiledStack {
     view.down = matrix(layer, "down", shape_.hidden, shape_.ffn);
     view.window = layer.attr("window").cast<int>();
     view.rotary = layer.attr("rotary").cast<bool>();
-    const auto precise = [](const Matrix& m) { return m.mode == Mode::fp32; };
-    TORCH_CHECK_VALUE(precise(view.q) == precise(view.k) && precise(view.q) == precise(view.v) &&
-                          precise(view.gate) == precise(view.up),
-                      "weights that share their input are all fp32, or none is");
     layers_.push_back(view);
   }
 
@@ -123,7 +119,7 @@ class CompiledStack {
     const int widest = std::max({shape_.hidden, shape_.ffn, static_cast<int>(q)});
     Carver carver(memory);
     Scratch& scratch = call.scratch;
-    scratch.acts = carve_acts(carver, static_cast<int>(rows), widest);
+    for (Acts& acts : scratch.acts) acts = carve_acts(carver, static_cast<int>(rows), widest);
     scratch.q = carver.take<float>(rows * q);
     scratch.k = carver.take<float>(rows * k);
     scratch.v = carver.take<float>(rows * k);

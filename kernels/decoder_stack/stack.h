@@ -25,7 +25,7 @@ class StackRun {
  private:
   void attend_layer(const Layer& layer, const Cache& cache) {
     const int q_width = shape_.heads * shape_.head_dim, k_width = shape_.kv_heads * shape_.head_dim;
-    norm(layer.attn_norm, layer.q);
+    norm(layer.attn_norm, {&layer.q, &layer.k, &layer.v});
     products({{&layer.q, {scratch_.q, q_width, false}},
               {&layer.k, {scratch_.k, k_width, false}},
               {&layer.v, {scratch_.v, k_width, false}}});
@@ -40,14 +40,14 @@ class StackRun {
   }
 
   void feed_forward(const Layer& layer) {
-    norm(layer.ffn_norm, layer.gate);
+    norm(layer.ffn_norm, {&layer.gate, &layer.up});
     products({{&layer.gate, {scratch_.gate, shape_.ffn, false}},
               {&layer.up, {scratch_.up, shape_.ffn, false}}});
     const Acts acts = acts_for(layer.down);
     each_row([&](int row) {
       float* gate = scratch_.gate + static_cast<size_t>(row) * shape_.ffn;
       silu_mul(gate, scratch_.up + static_cast<size_t>(row) * shape_.ffn, shape_.ffn);
-      pack_row(gate, shape_.ffn, row, layer.down.mode == Mode::fp32, acts);
+      pack_row(gate, shape_.ffn, row, layer.down.mode, acts);
     });
     products({{&layer.down, {call_.x, shape_.hidden, true}}});
   }
@@ -67,7 +67,7 @@ class StackRun {
       for (const Product& product : all) {
         const Matrix& m = *product.matrix;
         const int first = std::max(begin - base, 0), last = std::min(end - base, m.panel_count());
-        if (first < last) linear_panels(m, first, last, acts_for(m), product.sink, own_);
+        if (first < last) linear_panels(m, first, last, acts_for(m), product.sink);
         base += m.panel_count();
       }
     }
@@ -98,25 +98,33 @@ class StackRun {
     }
   }
 
-  void norm(const float* gain, const Matrix& next) {
-    const Acts acts = acts_for(next);
+  // Norms all rows for the matrices that read them, once for every way of packing.
+  void norm(const float* gain, std::initializer_list<const Matrix*> readers) {
     float* normed = reinterpret_cast<float*>(own_);
     each_row([&](int row) {
       const float* x = call_.x + static_cast<size_t>(row) * shape_.hidden;
       rms_norm(x, gain, normed, shape_.hidden, shape_.eps);
-      pack_row(normed, shape_.hidden, row, next.mode == Mode::fp32, acts);
+      int packed = 0;
+      for (const Matrix* reader : readers) {
+        const int own = 1 << packing(reader->mode);
+        if (!(packed & own)) pack_row(normed, shape_.hidden, row, reader->mode, acts_for(*reader));
+        packed |= own;
+      }
     });
   }
 
   void pack(const float* x, const Matrix& next) {
     const Acts acts = acts_for(next);
     each_row([&](int row) {
-      pack_row(x + static_cast<size_t>(row) * next.k, next.k, row, next.mode == Mode::fp32, acts);
+      pack_row(x + static_cast<size_t>(row) * next.k, next.k, row, next.mode, acts);
     });
   }
 
   Acts acts_for(const Matrix& m) const {
-    return {scratch_.acts.values, scratch_.acts.sums, rows_, m.groups()};
+    Acts acts = scratch_.acts[packing(m.mode)];
+    acts.rows = rows_;
+    acts.groups = m.groups();
+    return acts;
   }
 
   template <class F>

@@ -1,7 +1,8 @@
 """Matrix products with weights of four modes: fp32, bf16, int8 and int4 (groups of 32).
 
-x [m, k] fp32, weight [n, k] -> [m, n] fp32. Outside fp32 mode x is rounded to bf16 and products
-are summed in fp32. Law: on the compiled path a row of the result has the same bits whatever the
+x [m, k] fp32, weight [n, k] -> [m, n] fp32. For bf16 weights x is rounded to bf16, for integer
+weights to 16-bit integers with a step for each group, whose products are summed exactly (ADR
+0007); groups are summed in fp32. Law: on the compiled path a row of the result has the same bits whatever the
 other rows are and however many.
 """
 

@@ -2,12 +2,12 @@
 
 A panel is 32 columns of the product (rows of the weight); a block is one panel times one group of
 32 along k. Blocks are stored panel by panel, group by group, so that a thread reads one stream.
-The 32 columns of a block are two vectors of 16; the 32 k are 16 pairs (bf16 dot products take two
-k at a time):
+The 32 columns of a block are two vectors of 16; the 32 k are 16 pairs (products of 16-bit numbers
+take two k at a time):
 
     fp32   [pair 16][vector 2][k of pair 2][column 16] fp32                            4096 bytes
     bf16   [pair 16][vector 2][column 16][k of pair 2] bf16                            2048 bytes
-    int8   scale [32] fp16, [pair 16][vector 2][k of pair 2][column 16] int8           1088 bytes
+    int8   scale [32] fp16, [pair 16][vector 2][column 16][k of pair 2] int8           1088 bytes
     int4   scale [32] fp16, minimum [32] fp16, [k / 8][vector 2][column 16] 32 bits     640 bytes
 
 The 32 bits of int4 hold 8 k of one column: the low half k 0, 2, 4, 6 from its lowest bits up, the
@@ -77,15 +77,15 @@ def _pack_nibbles(values: Tensor) -> Tensor:
     return packed.permute(0, 3, 4, 1, 2, 6, 5).contiguous()
 
 
-def _unpack_planes(dtype: torch.dtype, packed: Tensor) -> Tensor:
+def _unpack_planes(packed: Tensor) -> Tensor:
     panels, groups, _ = packed.shape
-    split = packed.view(dtype).view(panels, groups, 16, 2, 2, 16)
+    split = packed.view(torch.float32).view(panels, groups, 16, 2, 2, 16)
     return split.permute(0, 3, 5, 1, 2, 4).reshape(panels * PANEL, groups * GROUP)
 
 
-def _unpack_pairs(packed: Tensor) -> Tensor:
+def _unpack_pairs(dtype: torch.dtype, packed: Tensor) -> Tensor:
     panels, groups, _ = packed.shape
-    split = packed.view(torch.bfloat16).view(panels, groups, 16, 2, 16, 2)
+    split = packed.view(dtype).view(panels, groups, 16, 2, 16, 2)
     return split.permute(0, 3, 4, 1, 2, 5).reshape(panels * PANEL, groups * GROUP)
 
 
@@ -100,12 +100,12 @@ def _unpack_nibbles(packed: Tensor) -> Tensor:
 _PACK = {
     "fp32": _pack_planes,
     "bf16": _pack_pairs,
-    "int8": _pack_planes,
+    "int8": _pack_pairs,
     "int4": _pack_nibbles,
 }
 _UNPACK = {
-    "fp32": lambda packed: _unpack_planes(torch.float32, packed),
-    "bf16": _unpack_pairs,
-    "int8": lambda packed: _unpack_planes(torch.int8, packed),
+    "fp32": _unpack_planes,
+    "bf16": lambda packed: _unpack_pairs(torch.bfloat16, packed),
+    "int8": lambda packed: _unpack_pairs(torch.int8, packed),
     "int4": _unpack_nibbles,
 }

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from plait.kernels import dispatch
 from plait.kernels.linear import Mode, dense, from_dense, from_groups, linear
+from plait.kernels.linear.naive import rounded
 
 MODES: tuple[Mode, ...] = ("fp32", "bf16", "int8", "int4")
 SHAPES = [(576, 576), (70, 100), (31, 33), (1, 1), (96, 1536)]
@@ -101,14 +102,51 @@ def test_a_row_does_not_depend_on_the_others(isa: str, mode: Mode, n: int, k: in
 
 
 @compiled
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
 @pytest.mark.parametrize("mode", MODES)
-def test_a_poisoned_row_stays_alone(isa: str, mode: Mode) -> None:
+def test_a_poisoned_row_stays_alone(isa: str, mode: Mode, poison: float) -> None:
     weight, x = from_dense(_random(40, 64), mode), _random(9, 64)
     clean = linear(x, weight)
-    x[4] = torch.nan
+    x[4, 37] = poison
     have = linear(x, weight)
-    assert torch.all(have[4].isnan())
+    assert not torch.any(have[4].isfinite())
     assert torch.equal(have[[0, 1, 2, 3, 5, 6, 7, 8]], clean[[0, 1, 2, 3, 5, 6, 7, 8]])
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_inputs_are_rounded_to_16_bits_a_group(mode: Mode) -> None:
+    x = _random(7, 100) * 10 ** _random(7, 1, seed=1)
+    groups, step = x[:, :96].view(7, 3, 32), x[:, :96].view(7, 3, 32).abs().amax(-1) / 32767
+    error = (rounded(x, mode)[:, :96].view_as(groups) - groups).abs().amax(-1)
+    assert torch.all(error <= step * 0.501)
+    assert torch.any(error > step * 0.25)
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
+def test_integers_are_summed_exactly(isa: str, dtype: torch.dtype) -> None:
+    """The greatest sums that a group can have, and random ones, in steps of 1."""
+    low, high = (-128, 128) if dtype == torch.int8 else (0, 16)
+    q = torch.randint(low, high, (40, 64), dtype=dtype)
+    q[0] = low if low else high - 1
+    minimum = None if low else torch.zeros(40, 2)
+    weight = from_groups(q, torch.ones(40, 2), minimum)
+    x = torch.randint(-32767, 32768, (9, 64))
+    x[:, [0, 32]] = 32767  # so a step is 1
+    x[0], x[1] = 32767, -32767
+    have = linear(x.float(), weight)
+    for row, sums in zip(have, x.view(9, 1, 2, 32) * q.view(1, 40, 2, 32).long(), strict=True):
+        assert torch.equal(row, sums.sum(-1).float().sum(-1))
+
+
+@compiled
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_inputs_without_a_step_are_zero(isa: str, mode: Mode) -> None:
+    weight = from_dense(_random(40, 64), mode)
+    x = torch.zeros(3, 64)
+    x[1] = 1e-38
+    assert torch.equal(linear(x, weight), torch.zeros(3, 40))
+    assert torch.equal(linear(x, weight, naive=True), torch.zeros(3, 40))
 
 
 @compiled
