@@ -39,6 +39,11 @@ class Answer:
         return 1e3 * (self.first - self.sent)
 
     @property
+    def tokens_after_first(self) -> int:
+        """Tokens behind the first chunk, which holds one, or what the trace says of the first pass."""
+        return self.tokens - max(self.decoding.get("steps", ()).count(1), 1)
+
+    @property
     def decode_rate(self) -> float:
         """Tokens per second after the first one; 0 for an answer of one token."""
         span = self.last - self.first

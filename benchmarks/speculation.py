@@ -3,8 +3,11 @@
     python -m benchmarks.speculation [--only plait,vllm-ngram] [--tasks copy,chat1] [--reps 5]
 
 The settings of plait answer the same prompts with the same seeds on the same server, one after the
-other within each repetition, so that a machine that changes its speed changes it for all. The gate:
-every setting's texts are those without drafts, to the letter. Everything is saved under results/.
+other within each repetition, and a repetition begins with another one of them, so that a machine
+that changes its speed changes it for all. Each has a namespace of its own, which it keeps: `suffix`
+goes by what the earlier repetitions have answered, as it does for a client who asks many questions
+of a kind. The gate: every setting's texts are those without drafts, to the letter. Everything is
+saved under results/.
 """
 
 from __future__ import annotations
@@ -115,12 +118,13 @@ async def _turn(
 ) -> dict[str, tuple[float, list[Answer]]]:
     """Run every setting once on the same requests."""
     found: dict[str, tuple[float, list[Answer]]] = {}
-    calls = task.calls(bench, rep)
-    for name, extra in fields.items():
-        salt = {"cache_salt": f"{name}-{rep}"}  # or a later setting finds the prompt cached
-        found[name] = await task.run(bench, calls, extra | salt)
-        texts, plain = ([a.text for a in found[n][1]] for n in (name, PLAIN))
-        if texts != plain:
+    calls, names = task.calls(bench, rep), [*fields]
+    first = rep % len(names)
+    for name in names[first:] + names[:first]:
+        salt = {"cache_salt": f"{task.title}: {name}"}  # or a later setting finds the prompt cached
+        found[name] = await task.run(bench, calls, fields[name] | salt)
+    for name, (_, answers) in found.items():
+        if [a.text for a in answers] != [a.text for a in found[PLAIN][1]]:
             raise RedGate(f"{task.title}: with {name} the text is another one than without")
     return found
 

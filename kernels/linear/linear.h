@@ -48,7 +48,7 @@ constexpr int kClaim = 8;  // panels taken at once: their weights fit a core's L
 // Asks for one block's bytes, some blocks ahead of the stream of weights.
 template <int kBytes>
 inline void prefetch_ahead(const uint8_t* block) {
-  constexpr int kAhead = 2048;
+  constexpr int kAhead = 4096;
 #pragma GCC unroll 64
   for (int i = 0; i < kBytes; i += 64) prefetch(block + kAhead + i);
 }
