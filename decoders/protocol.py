@@ -236,8 +236,9 @@ class Drafter(Protocol[State]):
 
     name: ClassVar[str]
 
-    def start(self, request: DecodeRequest) -> State:
-        """Return what the drafter remembers of one sequence."""
+    def start(self, request: DecodeRequest) -> State | None:
+        """Return what the drafter remembers of one sequence; None: it has nothing to go by there,
+        and hears no more of it."""
 
     def propose(self, asks: Sequence[Ask[State]]) -> Sequence[Draft]:
         """Return a draft for each sequence; an empty one says that there is nothing to say."""

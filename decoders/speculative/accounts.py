@@ -2,8 +2,8 @@
 
 An accepted token saves what a token costs without it: the seconds of the pass, shared by its
 sequences. A drafter is asked for a sequence while what it brings there is worth more than its own
-time, and once in PROBE steps to see whether that has changed. Below MARGIN of a token's seconds the
-time doesn't count: drafters that look something up are always asked.
+time. Where it is not, it is asked so seldom that asks take SHARE of a token's time, but once in
+PROBE steps, to see whether that has changed.
 
 Law: none; who is asked changes no text. Cost: O(1) a step and drafter.
 """
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 RATE = 0.1  # how fast an account follows what is observed
 OUTLIER = 2.0  # an ask counts as at most so many times what was expected
-PROBE = 32
-MARGIN = 0.02
+PROBE = 64
+SHARE = 0.01
 
 
 @dataclass(slots=True)
@@ -54,9 +54,9 @@ class Account:
 
     def pays(self, seconds: float) -> bool:
         """Tell whether to ask in this step, in which a token costs so many seconds."""
-        cost = self.ledger.seconds
-        if cost > max(MARGIN, self._tokens) * seconds and self._missed + 1 < PROBE:
-            self._missed += 1
+        self._missed += 1
+        worth = max(self._tokens, self._missed * SHARE) * seconds
+        if self.ledger.seconds > worth and self._missed < PROBE:
             return False
         self._missed = 0
         return True

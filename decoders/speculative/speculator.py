@@ -113,13 +113,15 @@ class Speculator:
             drafter, ledger = self._drafter(choice)
             if isinstance(drafter, Judge):
                 judge = drafter
-            if judges(choice):
+            state = None if judges(choice) else drafter.start(request)
+            if state is None:
                 continue
             assert isinstance(options, DraftOptions), "a drafter's options are DraftOptions"
-            account = Account(ledger)
-            posts.append(Post(drafter, drafter.start(request), options.max_draft, account))
+            posts.append(Post(drafter, state, options.max_draft, Account(ledger)))
             always |= options.always
             learns |= isinstance(options, StoreOptions) and options.learn
+        if not posts and judge is None:
+            return None
         return Speculation(
             posts,
             list(request.prompt_token_ids),
@@ -226,6 +228,7 @@ class Speculator:
                     each.member.constraint.rollback(len(each.chain))
 
     def _ask(self, drafter: Drafter[Any], growing: Sequence[_Growing]) -> None:
+        begun = time.perf_counter()
         asks, asked = [], []
         ledger: Ledger | None = None
         for each in growing:
@@ -242,9 +245,7 @@ class Speculator:
             asked.append(each)
         if ledger is None:
             return
-        begun = time.perf_counter()
         drafts = drafter.propose(asks)
-        ledger.spend(time.perf_counter() - begun, len(asks))
         for each, ask, draft in zip(asked, asks, drafts, strict=True):
             try:
                 self._extend(each, drafter.name, checked(draft, ask.limit))
@@ -252,6 +253,7 @@ class Speculator:
                 if drafter.name not in self._faulty:
                     self._faulty.add(drafter.name)
                     LOG.warning("drafts of %s are malformed and dropped: %s", drafter.name, fault)
+        ledger.spend(time.perf_counter() - begun, len(asks))
 
     def _extend(self, growing: _Growing, source: str, draft: Draft) -> None:
         """Add a draft behind the chain, as far as it may be."""

@@ -13,7 +13,7 @@ from plait.decoders.protocol import Ask, DecodeRequest, Draft, Room, Verdict
 from plait.decoders.registry import Choice, Method
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative import speculator
-from plait.decoders.speculative.accounts import MARGIN, OUTLIER, PROBE, RATE, Account, Ledger
+from plait.decoders.speculative.accounts import OUTLIER, PROBE, RATE, SHARE, Account, Ledger
 from plait.decoders.speculative.config import DraftOptions
 from plait.decoders.speculative.speculator import MAX_CHOICES, Speculator
 from plait.decoders.speculative.workshop import Workshop
@@ -42,14 +42,16 @@ def test_a_drafter_that_brings_more_than_it_costs_is_always_asked() -> None:
     assert asks(Account(spent(Ledger(), 1.5 * TOKEN)), 200, accepted=2) > 150
 
 
-def test_a_drafter_that_never_brings_anything_is_probed_only() -> None:
-    account = Account(spent(Ledger(), TOKEN / 2))
+@pytest.mark.parametrize(("cost", "steps"), [(0.05, 5), (0.3, 30), (0.9, PROBE), (40, PROBE)])
+def test_a_drafter_that_never_brings_anything_is_probed_only(cost: float, steps: int) -> None:
+    """Asks take a share of the time, and an expensive drafter is asked once in PROBE steps."""
+    account = Account(spent(Ledger(), cost * TOKEN))
     asks(account, 100, accepted=0)
-    assert asks(account, 10 * PROBE, accepted=0) == 10
+    assert abs(asks(account, 10 * steps, accepted=0) - 10) <= 1
 
 
 def test_what_costs_next_to_nothing_is_always_asked() -> None:
-    account = Account(spent(Ledger(), MARGIN * TOKEN))
+    account = Account(spent(Ledger(), SHARE * TOKEN))
     assert asks(account, 200, accepted=0) == 200
 
 
@@ -96,18 +98,19 @@ class Slow:
         self.now = 0.0
         self.calls = 0
 
-    def start(self, request: DecodeRequest) -> None:
-        """Remember nothing."""
+    def start(self, request: DecodeRequest) -> str:
+        """Remember nothing of note."""
+        return ""
 
-    def propose(self, asks: Sequence[Ask[None]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[Ask[str]]) -> Sequence[Draft]:
         self.now += TOKEN / 2
         self.calls += 1
         return [Draft((1,), (0.9,)) for _ in asks]
 
-    def commit(self, state: None, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: str, text: Sequence[int], verdict: Verdict) -> None:
         """Learn nothing."""
 
-    def finish(self, state: None, text: Sequence[int]) -> None:
+    def finish(self, state: str, text: Sequence[int]) -> None:
         """Hold nothing."""
 
 
@@ -128,6 +131,12 @@ def test_the_speculator_keeps_the_account(monkeypatch: pytest.MonkeyPatch, alway
         asking.settle(member, verdict)
     want = steps if always else 2 * steps // PROBE + 20
     assert drafter.calls == want if always else drafter.calls < want
+
+
+def test_a_sequence_that_no_drafter_has_anything_to_go_by_has_none() -> None:
+    options = {"drafter": ["forced", "prediction"]}
+    request = DecodeRequest([1], SamplingParams(), 4, frozenset(), None, 0, options)
+    assert Speculator(Workshop(10), CostCurve()).start(request) is None
 
 
 def test_clients_that_vary_options_fill_no_memory() -> None:

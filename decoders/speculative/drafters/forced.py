@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
+from plait.decoders.protocol import Ask, Constraint, DecodeRequest, Draft, Verdict
 from plait.decoders.registry import Method
 from plait.decoders.speculative.config import DraftOptions
 from plait.decoders.speculative.workshop import Workshop
@@ -23,14 +23,15 @@ CHANCE = 0.9  # before anything is known of how a model spells
 
 
 class Forced:
-    """Reads the drafts off the constraint; keeps no state."""
+    """Reads the drafts off the constraint; remembers nothing else."""
 
     name: ClassVar[str] = "forced"
 
-    def start(self, request: DecodeRequest) -> None:
-        """Remember nothing."""
+    def start(self, request: DecodeRequest) -> Constraint | None:
+        """Return the request's constraint, if it has one."""
+        return request.constraint
 
-    def propose(self, asks: Sequence[Ask[None]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[Ask[Constraint]]) -> Sequence[Draft]:
         """Return what the constraints force."""
         drafts = []
         for ask in asks:
@@ -38,10 +39,10 @@ class Forced:
             drafts.append(Draft(tokens, [CHANCE] * len(tokens)))
         return drafts
 
-    def commit(self, state: None, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: Constraint, text: Sequence[int], verdict: Verdict) -> None:
         """Learn nothing."""
 
-    def finish(self, state: None, text: Sequence[int]) -> None:
+    def finish(self, state: Constraint, text: Sequence[int]) -> None:
         """Hold nothing."""
 
 

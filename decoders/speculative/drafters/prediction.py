@@ -92,7 +92,7 @@ class Cursor:
 class Walk:
     """What is remembered of one sequence."""
 
-    anchors: Anchors | None
+    anchors: Anchors | None  # None once the sequence has ended
     cursor: Cursor = Cursor()
 
 
@@ -105,11 +105,11 @@ class Prediction:
         self._max_n = options.max_n
         self._known: WeakValueDictionary[tuple[int, ...], Anchors] = WeakValueDictionary()
 
-    def start(self, request: DecodeRequest) -> Walk:
+    def start(self, request: DecodeRequest) -> Walk | None:
         """Begin at the prediction's start, which siblings share."""
         token_ids = tuple(request.options.get(PREDICTION, ()))
         if not token_ids:
-            return Walk(None)
+            return None
         anchors = self._known.get(token_ids)
         if anchors is None:
             anchors = self._known[token_ids] = Anchors(token_ids, self._max_n)
