@@ -40,7 +40,7 @@ class Answer:
 
     @property
     def tokens_after_first(self) -> int:
-        """Tokens behind the first chunk, which holds one, or what the trace says of the first pass."""
+        """Tokens behind the first chunk: it holds those of the first pass, one without a trace."""
         return self.tokens - max(self.decoding.get("steps", ()).count(1), 1)
 
     @property

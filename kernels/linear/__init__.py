@@ -2,8 +2,8 @@
 
 x [m, k] fp32, weight [n, k] -> [m, n] fp32. For bf16 weights x is rounded to bf16, for integer
 weights to 16-bit integers with a step for each group, whose products are summed exactly (ADR
-0007); groups are summed in fp32. Law: on the compiled path a row of the result has the same bits whatever the
-other rows are and however many.
+0007); groups are summed in fp32. Law: on the compiled path a row of the result has the same bits
+whatever the other rows are and however many.
 """
 
 from __future__ import annotations
