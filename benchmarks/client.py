@@ -41,7 +41,7 @@ class Answer:
     @property
     def tokens_after_first(self) -> int:
         """Tokens behind the first chunk: it holds those of the first pass, one without a trace."""
-        return self.tokens - max(self.decoding.get("steps", ()).count(1), 1)
+        return self.tokens - max(list(self.decoding.get("steps", ())).count(1), 1)
 
     @property
     def decode_rate(self) -> float:

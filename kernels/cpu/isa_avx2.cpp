@@ -27,6 +27,8 @@ namespace {
 #include "dot_wide.h"
 #include "math.h"
 #include "../linear/pack.h"
+#include "../linear/tiles.h"
+#include "../linear/integers.h"
 #include "../linear/linear.h"
 #include "../glue/glue.h"
 #include "../paged_attention/attention.h"

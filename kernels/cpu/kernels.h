@@ -16,14 +16,8 @@ constexpr int kQueries = 24;    // queries (row, head) that share the keys of an
 constexpr int kStrip = 64;      // keys between two corrections of the running softmax
 
 enum class Mode { fp32, bf16, int8, int4 };
+constexpr int kModes = 4;
 enum Attend { kCausal = 0, kTree = 1, kFull = 2, kBranches = 3, kShadow = 4, kContext = 5 };
-
-// What a product's input is packed to; weights with the same share packed rows.
-enum Packing { kFloats = 0, kHalves = 1, kIntegers = 2, kPackings = 3 };
-inline Packing packing(Mode mode) {
-  if (mode == Mode::fp32) return kFloats;
-  return mode == Mode::bf16 ? kHalves : kIntegers;
-}
 
 inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 inline int round_up(int a, int b) { return ceil_div(a, b) * b; }
@@ -95,7 +89,7 @@ struct Shape {
 
 // Memory for one pass. Every thread has its own slice of `own`.
 struct Scratch {
-  Acts acts[kPackings];        // each fits the widest input
+  Acts acts[kModes];           // each fits the widest input
   float *q, *k, *v, *read;     // [rows, heads or kv_heads, head_dim]
   float *gate, *up;            // [rows, ffn]
   char* own;

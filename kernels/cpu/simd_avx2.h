@@ -5,7 +5,7 @@ struct Vec {
 };
 
 constexpr int kTile = 3;         // rows multiplied together
-constexpr int kIntegerTile = 4;  // the same of integers
+constexpr int kIntegerTile = 6;  // the same of integers
 
 inline Vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline Vec splat(float a) { return {_mm256_set1_ps(a), _mm256_set1_ps(a)}; }
@@ -78,12 +78,18 @@ inline float sum(Vec v) {
   four = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
 }
-inline float highest(Vec v) {
-  const __m256 eight = _mm256_max_ps(v.a, v.b);
-  __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+inline float highest(__m256 v) {
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   four = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
 }
+inline float highest(Vec v) { return highest(_mm256_max_ps(v.a, v.b)); }
+// Of each half.
+inline void highest_eights(Vec v, float* out) {
+  out[0] = highest(v.a);
+  out[1] = highest(v.b);
+}
+inline Vec eights(float a, float b) { return {_mm256_set1_ps(a), _mm256_set1_ps(b)}; }
 inline Vec nearest(Vec v) { return {_mm256_round_ps(v.a, 8), _mm256_round_ps(v.b, 8)}; }
 inline __m256 power_of_two(__m256i exponent) {
   const __m256i biased = _mm256_add_epi32(exponent, _mm256_set1_epi32(127));
@@ -109,37 +115,52 @@ inline Vec from_high_bf16(const uint8_t* p) {
           _mm256_castsi256_ps(_mm256_and_si256(load_ints(p + 32), mask))};
 }
 
-// Integers: 16 of 32 bits, or as many pairs of 16 bits.
-struct Ints {
-  __m256i a, b;
-};
+// Sums of integers, 8 of 32 bits; 16 make kParts of them.
+using Part = __m256i;
+constexpr int kParts = 2;
 
-inline Ints no_ints() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-inline Ints spread_pair(const int16_t* x) {
-  int both;
-  std::memcpy(&both, x, sizeof both);
-  const __m256i all = _mm256_set1_epi32(both);
-  return {all, all};
+inline Part no_sums() { return _mm256_setzero_si256(); }
+// The 4 bytes at p, repeated.
+inline Part spread(const uint8_t* p) {
+  int four;
+  std::memcpy(&four, p, sizeof four);
+  return _mm256_set1_epi32(four);
 }
-// 32 int8 as pairs; the nibbles at `shift` bits of 32 times 16 bits as pairs.
-inline Ints widen(const uint8_t* p) {
-  return {_mm256_cvtepi8_epi16(load_half(p)), _mm256_cvtepi8_epi16(load_half(p + 16))};
-}
-inline Ints nibbles(const uint8_t* p, int shift) {
-  const __m256i mask = _mm256_set1_epi16(15);
-  return {_mm256_and_si256(_mm256_srli_epi16(load_ints(p), shift), mask),
-          _mm256_and_si256(_mm256_srli_epi16(load_ints(p + 32), shift), mask)};
-}
+// int8 as pairs of 16 bits.
+inline Part widen(const uint8_t* p) { return _mm256_cvtepi8_epi16(load_half(p)); }
 // sums + the products of pairs, each pair's two added.
-inline Ints dot(Ints sums, Ints w, Ints x) {
-  return {_mm256_add_epi32(sums.a, _mm256_madd_epi16(w.a, x.a)),
-          _mm256_add_epi32(sums.b, _mm256_madd_epi16(w.b, x.b))};
+inline Part dot_words(Part sums, Part w, Part x) {
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(w, x));
+}
+
+// The nibbles of a part's bytes, each a byte.
+struct Nibbles {
+  Part low, high;
+};
+inline Nibbles nibbles(const uint8_t* p) {
+  const Part mask = _mm256_set1_epi8(15), all = load_ints(p);
+  return {_mm256_and_si256(all, mask), _mm256_and_si256(_mm256_srli_epi16(all, 4), mask)};
+}
+// How dot_bytes takes a factor.
+inline int32_t factor_word(int32_t factor) { return factor * 0x10001; }
+// sums + factor * (w.low . x0 + w.high . x1), the dot products of 4 bytes each.
+inline Part dot_bytes(Part sums, const Nibbles& w, Part x0, Part x1, Part factor) {
+  const Part low = _mm256_maddubs_epi16(w.low, x0), high = _mm256_maddubs_epi16(w.high, x1);
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_add_epi16(low, high), factor));
 }
 // Compilers may reassociate sums of integers, and then need more registers than there are.
-inline void keep_order(Ints& v) { asm("" : "+x"(v.a), "+x"(v.b)); }
-inline Vec to_floats(Ints v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
+inline void keep_order(Part& v) { asm("" : "+x"(v)); }
+inline Vec to_floats(const Part* parts) {
+  return {_mm256_cvtepi32_ps(parts[0]), _mm256_cvtepi32_ps(parts[1])};
+}
 // Stores whole numbers.
 inline void store(int16_t* p, Vec v) {
   const __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xd8));
+}
+inline void store(int8_t* p, Vec v) {
+  const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b));
+  const __m256i sorted = _mm256_permute4x64_epi64(words, 0xd8);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packs_epi16(_mm256_castsi256_si128(sorted), _mm256_extracti128_si256(sorted, 1)));
 }

@@ -45,28 +45,55 @@ inline Vec nearest(Vec a) { return _mm512_roundscale_ps(a, 0); }
 inline Vec ldexp(Vec a, Vec exponent) { return _mm512_scalef_ps(a, exponent); }
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
-// Integers: 16 of 32 bits, or as many pairs of 16 bits.
-using Ints = __m512i;
+// Sums of integers, 16 of 32 bits.
+using Part = __m512i;
+constexpr int kParts = 1;
 
-inline Ints no_ints() { return _mm512_setzero_si512(); }
-inline Ints spread_pair(const int16_t* x) {
-  int both;
-  std::memcpy(&both, x, sizeof both);
-  return _mm512_set1_epi32(both);
+inline Part no_sums() { return _mm512_setzero_si512(); }
+// The 4 bytes at p, repeated.
+inline Part spread(const uint8_t* p) {
+  int four;
+  std::memcpy(&four, p, sizeof four);
+  return _mm512_set1_epi32(four);
 }
-// 32 int8 as pairs; the nibbles at `shift` bits of 32 times 16 bits as pairs.
-inline Ints widen(const uint8_t* p) {
+// int8 as pairs of 16 bits.
+inline Part widen(const uint8_t* p) {
   return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
-inline Ints nibbles(const uint8_t* p, int shift) {
-  return _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(p), shift), _mm512_set1_epi16(15));
-}
 // sums + the products of pairs, each pair's two added.
-inline Ints dot(Ints sums, Ints w, Ints x) { return _mm512_dpwssd_epi32(sums, w, x); }
+inline Part dot_words(Part sums, Part w, Part x) { return _mm512_dpwssd_epi32(sums, w, x); }
+
+// The nibbles of a part's bytes, each a byte.
+struct Nibbles {
+  Part low, high;
+};
+inline Nibbles nibbles(const uint8_t* p) {
+  const Part mask = _mm512_set1_epi8(15), all = _mm512_loadu_si512(p);
+  return {_mm512_and_si512(all, mask), _mm512_and_si512(_mm512_srli_epi16(all, 4), mask)};
+}
+// How dot_bytes takes a factor: sums of 8 k fit 16 bits, and what is above them is multiplied by 0.
+inline int32_t factor_word(int32_t factor) { return factor; }
+// sums + factor * (w.low . x0 + w.high . x1), the dot products of 4 bytes each.
+inline Part dot_bytes(Part sums, const Nibbles& w, Part x0, Part x1, Part factor) {
+  const Part eight = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(no_sums(), w.low, x0), w.high, x1);
+  return _mm512_dpwssd_epi32(sums, eight, factor);
+}
 // Compilers may reassociate sums of integers, and then need more registers than there are.
-inline void keep_order(Ints& v) { asm("" : "+v"(v)); }
-inline Vec to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
+inline void keep_order(Part& v) { asm("" : "+v"(v)); }
+inline Vec to_floats(const Part* parts) { return _mm512_cvtepi32_ps(parts[0]); }
 // Stores whole numbers.
 inline void store(int16_t* p, Vec a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(a)));
+}
+inline void store(int8_t* p, Vec a) {
+  const __m128i packed = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
+}
+// Of each half.
+inline void highest_eights(Vec a, float* out) {
+  out[0] = _mm512_mask_reduce_max_ps(0x00ff, a);
+  out[1] = _mm512_mask_reduce_max_ps(0xff00, a);
+}
+inline Vec eights(float a, float b) {
+  return _mm512_mask_mov_ps(_mm512_set1_ps(a), 0xff00, _mm512_set1_ps(b));
 }

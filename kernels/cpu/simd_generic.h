@@ -91,24 +91,60 @@ inline void prefetch(const void* p) { __builtin_prefetch(p); }
 inline Vec from_low_bf16(const uint8_t* p) { return floats(read_as<Words>(p) << 16); }
 inline Vec from_high_bf16(const uint8_t* p) { return floats(read_as<Words>(p) & 0xffff0000u); }
 
-// Ints: 16 of 32 bits, or as many pairs of 16 bits.
-inline Ints no_ints() { return Ints{}; }
-inline Ints spread_pair(const int16_t* x) { return read_as<int32_t>(x) - Ints{}; }
-// 32 int8 as pairs; the nibbles at `shift` bits of 32 times 16 bits as pairs.
-inline Ints widen(const uint8_t* p) {
-  return reinterpret_cast<Ints>(__builtin_convertvector(read_as<Bytes>(p), Shorts));
-}
-inline Ints nibbles(const uint8_t* p, int shift) {
-  return reinterpret_cast<Ints>((read_as<Words>(p) >> shift) & 0x000f000fu);
+// Sums of integers, 16 of 32 bits.
+using Part = Ints;
+constexpr int kParts = 1;
+
+inline Part no_sums() { return Part{}; }
+// The 4 bytes at p, repeated.
+inline Part spread(const uint8_t* p) { return read_as<int32_t>(p) - Part{}; }
+// int8 as pairs of 16 bits.
+inline Part widen(const uint8_t* p) {
+  return reinterpret_cast<Part>(__builtin_convertvector(read_as<Bytes>(p), Shorts));
 }
 // sums + the products of pairs, each pair's two added.
-inline Ints dot(Ints sums, Ints w, Ints x) {
+inline Part dot_words(Part sums, Part w, Part x) {
   return sums + ((w << 16) >> 16) * ((x << 16) >> 16) + (w >> 16) * (x >> 16);
 }
+
+// The nibbles of a part's bytes, each a byte.
+struct Nibbles {
+  Part low, high;
+};
+inline Nibbles nibbles(const uint8_t* p) {
+  const Words all = read_as<Words>(p);
+  return {reinterpret_cast<Part>(all & 0x0f0f0f0fu),
+          reinterpret_cast<Part>((all >> 4) & 0x0f0f0f0fu)};
+}
+// How dot_bytes takes a factor.
+inline int32_t factor_word(int32_t factor) { return factor * 0x10001; }
+// The products of bytes, those of w unsigned, added in pairs.
+inline Shorts pair_sums(Part w, Part x) {
+  const Shorts a = reinterpret_cast<Shorts>(w), b = reinterpret_cast<Shorts>(x);
+  return (a & 255) * ((b << 8) >> 8) + (a >> 8) * (b >> 8);
+}
+// sums + factor * (w.low . x0 + w.high . x1), the dot products of 4 bytes each.
+inline Part dot_bytes(Part sums, const Nibbles& w, Part x0, Part x1, Part factor) {
+  const Shorts pairs = pair_sums(w.low, x0) + pair_sums(w.high, x1);
+  return dot_words(sums, reinterpret_cast<Part>(pairs), factor);
+}
 // Compilers may reassociate sums of integers, and then need more registers than there are.
-inline void keep_order(Ints&) {}
-inline Vec to_floats(Ints v) { return __builtin_convertvector(v, Vec); }
+inline void keep_order(Part&) {}
+inline Vec to_floats(const Part* parts) { return __builtin_convertvector(parts[0], Vec); }
 // Stores whole numbers.
 inline void store(int16_t* p, Vec a) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<int16_t>(static_cast<int32_t>(a[i]));
+}
+inline void store(int8_t* p, Vec a) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(static_cast<int32_t>(a[i]));
+}
+// Of each half.
+inline void highest_eights(Vec a, float* out) {
+  for (int half = 0; half < 2; ++half) {
+    out[half] = a[8 * half];
+    for (int i = 8 * half; i < 8 * half + 8; ++i) out[half] = a[i] > out[half] ? a[i] : out[half];
+  }
+}
+inline Vec eights(float a, float b) {
+  return Vec{a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b};
 }

@@ -98,7 +98,7 @@ class StackRun {
     }
   }
 
-  // Norms all rows for the matrices that read them, once for every way of packing.
+  // Norms all rows for the matrices that read them, packed once for every mode.
   void norm(const float* gain, std::initializer_list<const Matrix*> readers) {
     float* normed = reinterpret_cast<float*>(own_);
     each_row([&](int row) {
@@ -106,7 +106,7 @@ class StackRun {
       rms_norm(x, gain, normed, shape_.hidden, shape_.eps);
       int packed = 0;
       for (const Matrix* reader : readers) {
-        const int own = 1 << packing(reader->mode);
+        const int own = 1 << static_cast<int>(reader->mode);
         if (!(packed & own)) pack_row(normed, shape_.hidden, row, reader->mode, acts_for(*reader));
         packed |= own;
       }
@@ -121,7 +121,7 @@ class StackRun {
   }
 
   Acts acts_for(const Matrix& m) const {
-    Acts acts = scratch_.acts[packing(m.mode)];
+    Acts acts = scratch_.acts[static_cast<int>(m.mode)];
     acts.rows = rows_;
     acts.groups = m.groups();
     return acts;

@@ -1,8 +1,8 @@
 """Matrix products with weights of four modes: fp32, bf16, int8 and int4 (groups of 32).
 
-x [m, k] fp32, weight [n, k] -> [m, n] fp32. For bf16 weights x is rounded to bf16, for integer
-weights to 16-bit integers with a step for each group, whose products are summed exactly (ADR
-0007); groups are summed in fp32. Law: on the compiled path a row of the result has the same bits
+x [m, k] fp32, weight [n, k] -> [m, n] fp32. For bf16 weights x is rounded to bf16, for int8 weights
+to 16-bit integers, for int4 weights to 8-bit ones (see naive.rounded and ADR 0007); a group's
+products of integers are summed exactly, groups in fp32. Law: on the compiled path a row of the result has the same bits
 whatever the other rows are and however many.
 """
 

@@ -8,7 +8,6 @@ from torch.nn.functional import pad
 
 from plait.kernels.linear.weight import GROUP, Mode, Weight, dense
 
-_MOST = 32767.0
 _LEAST = 1e-30  # groups of smaller inputs are zero: their step has no finite inverse
 
 
@@ -24,15 +23,26 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
 def rounded(x: Tensor, mode: Mode) -> Tensor:
     """Return x [m, k] as products with weights of a mode take it, fp32.
 
-    fp32 as it is, bf16 in bf16; for integer weights each group of 32 in 65535 equal steps whose
-    outermost is its greatest magnitude.
+    fp32 as it is, bf16 in bf16. For integer weights in groups of 32, each with a step: for int8
+    whole steps from -32767 to 32767; for int4 each 8 have a factor from 1 to 63, and are whole
+    multiples, from -127 to 127, of factor * step.
     """
     if mode == "fp32":
         return x
     if mode == "bf16":
         return x.bfloat16().float()
-    groups = pad(x, (0, -x.shape[1] % GROUP)).view(x.shape[0], -1, GROUP)
-    top = groups.abs().amax(-1, keepdim=True)
-    inverse = torch.where(top >= _LEAST, torch.full_like(top, _MOST) / top, 0.0)
-    steps = (groups * inverse).round_() * (top / _MOST)
-    return steps.view(x.shape[0], -1)[:, : x.shape[1]]
+    groups = pad(x, (0, -x.shape[1] % GROUP)).view(x.shape[0], -1, 4, GROUP // 4)
+    top = groups.abs().amax((-1, -2), keepdim=True)
+    most = 32767.0 if mode == "int8" else 127.0 * 63.0
+    step, scale = top / most, _over(most, top)
+    if mode == "int4":
+        eights = groups.abs().amax(-1, keepdim=True)
+        factor = (eights * scale * (1 / 127)).ceil_().clamp_(1, 63)
+        step, scale = step * factor, scale * _over(1, factor)
+    stepped = torch.where(top < _LEAST, 0.0, (groups * scale).round_() * step)
+    return stepped.view(x.shape[0], -1)[:, : x.shape[1]]
+
+
+def _over(number: float, x: Tensor) -> Tensor:
+    """Return number / x, divided: torch multiplies with 1 / x for a plain number."""
+    return torch.full_like(x, number) / x

@@ -10,8 +10,8 @@ take two k at a time):
     int8   scale [32] fp16, [pair 16][vector 2][column 16][k of pair 2] int8           1088 bytes
     int4   scale [32] fp16, minimum [32] fp16, [k / 8][vector 2][column 16] 32 bits     640 bytes
 
-The 32 bits of int4 hold 8 k of one column: the low half k 0, 2, 4, 6 from its lowest bits up, the
-high half k 1, 3, 5, 7, so that a shift by 4 p puts pair p into the low bits of the two halves.
+The 32 bits of int4 hold 8 k of one column: byte i holds k i in its low half, k 4 + i in its high
+one.
 Columns beyond n and k beyond the weight's are zero.
 """
 
@@ -71,10 +71,9 @@ def _pack_pairs(values: Tensor) -> Tensor:
 def _pack_nibbles(values: Tensor) -> Tensor:
     """[n, k] of 0..15 -> [panel, group, k / 8, vector, column, byte of 32 bits]."""
     panels = values.shape[0] // PANEL
-    split = values.view(panels, 2, 16, -1, 4, 2, 2, 2)  # [panel, v, c, group, eight, b, i, half]
-    low, high = split[..., 0, :], split[..., 1, :]  # pairs 0, 2 and 1, 3 of an eight
-    packed = low | (high << 4)  # [panel, v, c, group, eight, byte of half, half]
-    return packed.permute(0, 3, 4, 1, 2, 6, 5).contiguous()
+    split = values.view(panels, 2, 16, -1, 4, 2, 4)  # [panel, v, c, group, eight, half, byte]
+    packed = split[..., 0, :] | (split[..., 1, :] << 4)
+    return packed.permute(0, 3, 4, 1, 2, 5).contiguous()
 
 
 def _unpack_planes(packed: Tensor) -> Tensor:
@@ -91,10 +90,8 @@ def _unpack_pairs(dtype: torch.dtype, packed: Tensor) -> Tensor:
 
 def _unpack_nibbles(packed: Tensor) -> Tensor:
     panels, groups, _ = packed.shape
-    split = packed.view(panels, groups, 4, 2, 16, 2, 2)  # [.., half, byte of half]
-    split = split.permute(0, 3, 4, 1, 2, 6, 5)  # [panel, v, c, group, eight, byte of half, half]
-    both = torch.stack([split & 15, split >> 4], -2)  # [.., byte of half, pair of byte, half]
-    return both.reshape(panels * PANEL, groups * GROUP)
+    split = packed.view(panels, groups, 4, 2, 16, 4).permute(0, 3, 4, 1, 2, 5)
+    return torch.stack([split & 15, split >> 4], -2).reshape(panels * PANEL, groups * GROUP)
 
 
 _PACK = {

@@ -113,11 +113,14 @@ def test_a_poisoned_row_stays_alone(isa: str, mode: Mode, poison: float) -> None
     assert torch.equal(have[[0, 1, 2, 3, 5, 6, 7, 8]], clean[[0, 1, 2, 3, 5, 6, 7, 8]])
 
 
-@pytest.mark.parametrize("mode", ["int8", "int4"])
-def test_inputs_are_rounded_to_16_bits_a_group(mode: Mode) -> None:
+@pytest.mark.parametrize(("mode", "size", "steps"), [("int8", 32, 32767), ("int4", 8, 127)])
+def test_inputs_err_by_half_a_step(mode: Mode, size: int, steps: int) -> None:
+    """A step is that of the greatest magnitude of `size` neighbours, or of a 63rd more for int4."""
     x = _random(7, 100) * 10 ** _random(7, 1, seed=1)
-    groups, step = x[:, :96].view(7, 3, 32), x[:, :96].view(7, 3, 32).abs().amax(-1) / 32767
-    error = (rounded(x, mode)[:, :96].view_as(groups) - groups).abs().amax(-1)
+    whole = x[:, :96].view(7, 3, 32).abs().amax(-1, keepdim=True)
+    few = x[:, :96].view(7, 3, -1, size)
+    step = (few.abs().amax(-1) + (whole / 63 if mode == "int4" else 0)) / steps
+    error = (rounded(x, mode)[:, :96].view_as(few) - few).abs().amax(-1)
     assert torch.all(error <= step * 0.501)
     assert torch.any(error > step * 0.25)
 
@@ -126,17 +129,28 @@ def test_inputs_are_rounded_to_16_bits_a_group(mode: Mode) -> None:
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
 def test_integers_are_summed_exactly(isa: str, dtype: torch.dtype) -> None:
     """The greatest sums that a group can have, and random ones, in steps of 1."""
-    low, high = (-128, 128) if dtype == torch.int8 else (0, 16)
+    is_word = dtype == torch.int8
+    low, high = (-128, 128) if is_word else (0, 16)
     q = torch.randint(low, high, (40, 64), dtype=dtype)
-    q[0] = low if low else high - 1
-    minimum = None if low else torch.zeros(40, 2)
+    q[0] = low if is_word else high - 1
+    minimum = None if is_word else torch.zeros(40, 2)
     weight = from_groups(q, torch.ones(40, 2), minimum)
-    x = torch.randint(-32767, 32768, (9, 64))
-    x[:, [0, 32]] = 32767  # so a step is 1
-    x[0], x[1] = 32767, -32767
+    x = torch.randint(-32767, 32768, (9, 64)) if is_word else _with_factors(9, 64)
+    most = 32767 if is_word else 127 * 63  # so a step is 1
+    x[:, [0, 32]] = most
+    x[0], x[1] = most, -most
     have = linear(x.float(), weight)
     for row, sums in zip(have, x.view(9, 1, 2, 32) * q.view(1, 40, 2, 32).long(), strict=True):
         assert torch.equal(row, sums.sum(-1).float().sum(-1))
+
+
+def _with_factors(rows: int, k: int) -> Tensor:
+    """Return inputs that are whole multiples of 8's own factors, the first 8 of a group with 63."""
+    factor = torch.randint(1, 64, (rows, k // 8, 1))
+    factor[:, ::4] = 63
+    whole = torch.randint(-127, 128, (rows, k // 8, 8))
+    whole[..., -1] = 127  # or another factor would do
+    return (factor * whole).view(rows, k)
 
 
 @compiled

@@ -42,7 +42,7 @@ TOLERANCE: dict[Modes, float] = {
     "fp32": 1e-5,
     "bf16": 2e-2,
     "int8": 1e-2,
-    "int4": 1e-2,
+    "int4": 2e-2,
     "mixed": 2e-2,
 }
 EACH: tuple[Mode, ...] = ("fp32", "bf16", "int8", "int4", "bf16", "int4", "int8")  # of "mixed"

@@ -1,0 +1,103 @@
+// Products with integer weights. Included inside a namespace, after tiles.h.
+//
+// A group of 32 k is summed exactly, in 32 bits, so its order is free; then, over the groups in
+// order, total = scale * (the input's step * sum) + total and
+// total = minimum * (sum of the group's inputs) + total.
+
+// How 8 k are multiplied with R rows. `q` is where their weights begin; a row's group of inputs
+// takes kInput bytes, see pack.h.
+struct Int8 {
+  static constexpr int kBytes = 1088, kQuants = 64, kInput = kWordInput;
+  static constexpr int kEight = 256, kVector = 32, kPart = kVector / kParts;
+  static constexpr bool kMinimum = false;
+
+  template <int R>
+  static void multiply(const uint8_t* q, const uint8_t* x, int eight, Part (&sums)[R]) {
+#pragma GCC unroll 4
+    for (int p = 0; p < 4; ++p) {
+      Part w = widen(q + 2 * kVector * p);
+      keep_order(w);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        sums[r] = dot_words(sums[r], w, spread(x + r * kInput + 16 * eight + 4 * p));
+        keep_order(sums[r]);
+      }
+    }
+  }
+};
+
+struct Int4 {
+  static constexpr int kBytes = 640, kQuants = 128, kInput = kByteInput;
+  static constexpr int kEight = 128, kVector = 64, kPart = kVector / kParts;
+  static constexpr bool kMinimum = true;
+
+  template <int R>
+  static void multiply(const uint8_t* q, const uint8_t* x, int eight, Part (&sums)[R]) {
+    Nibbles w = nibbles(q);
+    keep_order(w.low);
+    keep_order(w.high);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const uint8_t* at = x + r * kInput;
+      const Part factor = spread(at + kGroup + 4 * eight);
+      sums[r] = dot_bytes(sums[r], w, spread(at + 8 * eight), spread(at + 8 * eight + 4), factor);
+      keep_order(sums[r]);
+    }
+  }
+};
+
+// sums[r] = those of one group for a part of the columns and R rows.
+template <int R, class W>
+inline void sum_group(const uint8_t* q, const uint8_t* x, Part (&sums)[R]) {
+  asm volatile("" : "+r"(x));  // or compilers keep what is spread for the next part: too many registers
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) sums[r] = no_sums();
+#pragma GCC unroll 4
+  for (int eight = 0; eight < 4; ++eight) W::multiply(q + W::kEight * eight, x, eight, sums);
+}
+
+// One tile of R rows times one panel.
+template <int R, class W>
+[[gnu::noinline]] void integer_tile(
+    const Matrix& m, int panel, const Acts& acts, int row, const Sink& sink) {
+  const uint8_t* block = panel_at<W>(m, panel);
+  const size_t start = static_cast<size_t>(row) * acts.groups;
+  const uint8_t* x = static_cast<const uint8_t*>(acts.values) + start * W::kInput;
+  const float *steps = acts.steps + start, *of_inputs = acts.sums + start;
+  Vec total[R][2];
+  clear(total);
+  for (int g = 0; g < acts.groups; ++g) {
+    prefetch_ahead<W::kBytes>(block);
+#pragma GCC unroll 1
+    for (int v = 0; v < 2; ++v) {
+      Part whole[R][kParts];
+#pragma GCC unroll 2
+      for (int part = 0; part < kParts; ++part) {
+        Part sums[R];
+        sum_group<R, W>(block + W::kQuants + v * W::kVector + part * W::kPart, x, sums);
+        for (int r = 0; r < R; ++r) whole[r][part] = sums[r];
+      }
+      const Vec scale = load_fp16(block + 32 * v);
+      for (int r = 0; r < R; ++r) {
+        total[r][v] = fma(scale, mul(splat(steps[r]), to_floats(whole[r])), total[r][v]);
+      }
+      if constexpr (W::kMinimum) {
+        const Vec minimum = load_fp16(block + 64 + 32 * v);
+        for (int r = 0; r < R; ++r) total[r][v] = fma(minimum, splat(of_inputs[r]), total[r][v]);
+      }
+    }
+    block += W::kBytes;
+    x += R * W::kInput;
+    steps += R;
+    of_inputs += R;
+  }
+  emit<R>(m, panel, row, total, sink);
+}
+
+template <class W>
+inline void integer_panels(
+    const Matrix& m, int begin, int end, const Acts& acts, const Sink& sink) {
+  each_tile<kIntegerTile>(begin, end, acts.rows, [&](int panel, int row, auto size) {
+    integer_tile<decltype(size)::value, W>(m, panel, acts, row, sink);
+  });
+}

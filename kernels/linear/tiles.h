@@ -1,0 +1,80 @@
+// What all products of rows with weight panels share. Included inside a namespace, after the
+// vectors.
+
+// Where a product goes: out[row * stride + column], in place of what is there or on top of it.
+struct Sink {
+  float* out;
+  int stride;
+  bool accumulate;
+};
+
+constexpr int kClaim = 8;  // panels taken at once: their weights fit a core's L2 cache
+
+// Asks for one block's bytes, some blocks ahead of the stream of weights.
+template <int kBytes>
+inline void prefetch_ahead(const uint8_t* block) {
+  constexpr int kAhead = 4096;
+#pragma GCC unroll 64
+  for (int i = 0; i < kBytes; i += 64) prefetch(block + kAhead + i);
+}
+
+template <class W>
+inline const uint8_t* panel_at(const Matrix& m, int panel) {
+  return m.panels + static_cast<size_t>(panel) * m.groups() * W::kBytes;
+}
+
+template <int R>
+inline void clear(Vec (&acc)[R][2]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = zero();
+}
+
+inline void emit_row(const Matrix& m, int panel, const Vec (&total)[2], float* out,
+                     bool accumulate) {
+  const int first = panel * kPanel;
+  for (int v = 0; v < 2; ++v) {
+    const int column = first + 16 * v, columns = std::min(16, m.n - column);
+    if (columns <= 0) return;
+    Vec y = total[v];
+    if (columns == 16) {
+      if (m.bias) y = add(y, load(m.bias + column));
+      if (accumulate) y = add(y, load(out + column));
+      store(out + column, y);
+    } else {
+      if (m.bias) y = add(y, load_first(m.bias + column, columns));
+      if (accumulate) y = add(y, load_first(out + column, columns));
+      store_first(out + column, y, columns);
+    }
+  }
+}
+
+template <int R>
+inline void emit(const Matrix& m, int panel, int row, const Vec (&total)[R][2], const Sink& sink) {
+  for (int r = 0; r < R; ++r) {
+    float* out = sink.out + static_cast<size_t>(row + r) * sink.stride;
+    emit_row(m, panel, total[r], out, sink.accumulate);
+  }
+}
+
+// Calls f(std::integral_constant<int, rows>()) for 1 to kMost rows.
+template <int kMost, int R = 1, class F>
+inline void with_rows(int rows, const F& f) {
+  if constexpr (R < kMost) {
+    if (rows != R) return with_rows<kMost, R + 1>(rows, f);
+  }
+  f(std::integral_constant<int, R>());
+}
+
+// Calls tile(panel, row, size) for every tile, in an order that finds its inputs in the cache.
+template <int kMost, class F>
+inline void each_tile(int begin, int end, int rows, const F& tile) {
+  constexpr int kRows = 128 / kMost * kMost;  // of inputs and weights, half of a core's L2 cache
+  for (int first = 0; first < rows; first += kRows) {
+    const int last = std::min(first + kRows, rows);
+    for (int panel = begin; panel < end; ++panel) {
+      for (int row = first; row < last; row += kMost) {
+        with_rows<kMost>(std::min(kMost, last - row), [&](auto size) { tile(panel, row, size); });
+      }
+    }
+  }
+}
