@@ -4,6 +4,7 @@ using Vec = __m512;
 
 constexpr int kTile = 8;         // rows multiplied together
 constexpr int kIntegerTile = 8;  // the same of integers
+constexpr int kAccumulators = 24;  // vectors of sums that stay in registers
 
 inline Vec zero() { return _mm512_setzero_ps(); }
 inline Vec splat(float a) { return _mm512_set1_ps(a); }

@@ -9,6 +9,12 @@
 
 constexpr int kSub = 6;  // queries whose sums are in registers together
 
+// Vectors of each of so many queries' sums that are in registers together: 4, 2 or 1.
+constexpr int width_for(int queries) {
+  const int most = kAccumulators / queries;
+  return most >= 4 ? 4 : most >= 2 ? 2 : 1;
+}
+
 // Memory of one task: up to kQueries queries, dim = head_dim rounded up to 16.
 struct TaskScratch {
   float *q;       // [query][dim], scaled
@@ -190,8 +196,12 @@ inline void score_strip(const Strip<T>& strip, const TaskScratch& s, int queries
       constexpr int N = decltype(size)::value;
       const float* q = s.q + i * stride;
       float* scores = s.scores + i * kStrip;
-      if (strip.blocks == 4) return score<N, 4>(q, stride, head_dim, strip.keys, scores);
-      for (int b = 0; b < strip.blocks; ++b) {
+      constexpr int kWidth = width_for(N);
+      int b = 0;
+      for (; b + kWidth <= strip.blocks; b += kWidth) {
+        score<N, kWidth>(q, stride, head_dim, strip.keys + b, scores + b * kBlock);
+      }
+      for (; b < strip.blocks; ++b) {
         score<N, 1>(q, stride, head_dim, strip.keys + b, scores + b * kBlock);
       }
     });
@@ -233,8 +243,9 @@ inline void mix_strip(const Strip<T>& strip, const TaskScratch& s, int queries, 
         d += dims;
         for (int b = 0; b < strip.blocks; ++b) values[b] += dims;
       };
-      for (; d + 64 <= head_dim; advance(64)) {
-        mix<N, 4>(weights, s.shrink + i, strip.count, values, head_dim, sums + d, stride);
+      constexpr int kWidth = width_for(N);
+      for (; d + 16 * kWidth <= head_dim; advance(16 * kWidth)) {
+        mix<N, kWidth>(weights, s.shrink + i, strip.count, values, head_dim, sums + d, stride);
       }
       for (; d + 16 <= head_dim; advance(16)) {
         mix<N, 1>(weights, s.shrink + i, strip.count, values, head_dim, sums + d, stride);
