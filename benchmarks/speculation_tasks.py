@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,35 @@ from benchmarks.rows import AS_PERSON, NAMES, Bench, Message, records
 Call = tuple[list[Message], int, dict[str, Any]]  # messages, max_tokens, fields
 CHAT_TOKENS = 128
 COPY_TOKENS = 220
+# A form as programs have them: long keys and few values, so most of an answer is known beforehand.
+FORM: dict[str, Any] = {
+    "customer_satisfaction_level": {
+        "enum": ["very_satisfied", "satisfied", "neutral", "dissatisfied", "very_dissatisfied"]
+    },
+    "preferred_contact_method": {"enum": ["email_address", "telephone_call", "postal_service"]},
+    "has_existing_customer_account": {"type": "boolean"},
+    "number_of_previous_orders": {"type": "integer", "minimum": 0, "maximum": 99},
+    "product_category": {"enum": ["kitchen_appliances", "garden_furniture", "office_supplies"]},
+    "refund_has_been_requested": {"type": "boolean"},
+    "estimated_delivery_window": {"enum": ["within_one_week", "within_one_month", "unknown"]},
+    "requires_manual_review": {"type": "boolean"},
+}
+AS_FORM = {
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "form",
+            "schema": {
+                "type": "object",
+                "properties": FORM,
+                "required": [*FORM],
+                "additionalProperties": False,
+            },
+            "strict": True,
+        },
+    },
+    "temperature": 0.7,
+}
 BUSY = ("plain", "auto")  # where rows are dear, what the server itself chooses
 SUBJECTS = (
     "Write a long story about a lighthouse keeper.",
@@ -80,6 +110,19 @@ def _object(seed: int) -> Call:
     return [{"role": "user", "content": text}], 200, AS_PERSON | {"seed": seed}
 
 
+def _forms(bench: Bench, rep: int) -> list[Call]:
+    return [_form(3 * (rep + 1) + i) for i in range(3)]
+
+
+def _form(seed: int) -> Call:
+    text = (
+        f"[{seed}] {NAMES[seed % len(NAMES)]} writes: the chairs for our garden came after three "
+        "weeks, two of them broken. I want my money back; please call me. Fill in this form, as JSON: "
+        + json.dumps(FORM)
+    )
+    return [{"role": "user", "content": text}], 250, AS_FORM | {"seed": seed}
+
+
 def _chat(count: int) -> Callable[[Bench, int], list[Call]]:
     def calls(bench: Bench, rep: int) -> list[Call]:
         return [_talk(count * (rep + 1) + i) for i in range(count)]
@@ -102,6 +145,7 @@ TASKS = {
         only=("plain", "auto", "prediction"),
     ),
     "json1": Task("JSON schema, 1 stream", _objects(4), is_constrained=True),
+    "form": Task("JSON schema with long keys, 1 stream", _forms, is_constrained=True),
     "json8": Task(
         "JSON schema, 8 streams", _objects(8), is_constrained=True, only=BUSY, at_once=True
     ),

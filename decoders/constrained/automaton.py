@@ -19,6 +19,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,15 @@ class State:
     room: int  # bytes that fit into every count which the matcher leaves out
     successors: dict[int, State | None] = field(default_factory=dict)
     keep: NDArray[np.int32] | None = None  # see Automaton.keep
-    forced: tuple[int, ...] | None = None  # see Automaton.forced
+    forced: Forced | None = None  # see Automaton.forced
+
+
+class Forced(NamedTuple):
+    """Tokens of the text that every completion goes on with: those that leave only the spelling
+    open, and those that spell its rest, over whose end other legal tokens reach."""
+
+    sure: tuple[int, ...] = ()
+    border: tuple[int, ...] = ()
 
 
 class Automaton:
@@ -157,22 +166,21 @@ class Automaton:
             state.keep = ~self._vocabulary.bits(token_ids[dead])
         return state.keep
 
-    def forced(self, state: State) -> tuple[int, ...]:
+    def forced(self, state: State) -> Forced:
         """Return tokens of the text that every completion goes on with.
 
-        Law: wherever one of them begins, every legal token is a prefix of the forced text, so that
+        Law: wherever a sure one begins, every legal token is a prefix of the forced text, so that
         choosing among them would only be choosing a spelling. The fewest tokens are taken.
         """
         if state.forced is None:
             text = self._forced_text(state)
             tails = self._program.tails
-            found = []
-            for token_id in tokens_of(tails.prepend(text, tails.end)):
-                if self._vocabulary.outgrows(text):
-                    break
-                found.append(token_id)
-                text = text[len(self._vocabulary.token_bytes[token_id]) :]
-            state.forced = tuple(found)
+            token_ids = tuple(tokens_of(tails.prepend(text, tails.end)))
+            sure = 0
+            while sure < len(token_ids) and not self._vocabulary.outgrows(text):
+                text = text[len(self._vocabulary.token_bytes[token_ids[sure]]) :]
+                sure += 1
+            state.forced = Forced(token_ids[:sure], token_ids[sure:])
         return state.forced
 
     def _forced_text(self, state: State) -> bytes:

@@ -10,7 +10,7 @@ import xgrammar
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plait.decoders.constrained.automaton import Automaton, State
+from plait.decoders.constrained.automaton import Automaton, Forced, State
 from plait.decoders.constrained.closing import tokens_of
 from plait.decoders.constrained.vocabulary import Vocabulary
 
@@ -119,9 +119,19 @@ class GrammarConstraint:
 
         Exact up to the spelling: with other tokens the same text could be written.
         """
+        return self._forced().sure
+
+    def border_tokens(self) -> Sequence[int]:
+        """Return tokens that spell what is forced behind `forced_tokens`.
+
+        Other legal tokens reach over its end, into what is not forced.
+        """
+        return self._forced().border
+
+    def _forced(self) -> Forced:
         state = self._state()
         if state is None or self._matcher.is_terminated():
-            return []
+            return Forced()
         return self._grammar.automaton.forced(state)
 
     def _keep(self) -> NDArray[np.int32] | None:

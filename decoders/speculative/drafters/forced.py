@@ -1,8 +1,8 @@
 """Forced: the tokens to which a constraint leaves no alternative.
 
 The grammar's text is certain, its spelling in tokens is not: the canonical one is drafted, and the
-request's law may prefer another that writes the same. The last token before a choice is left out by
-the constraint itself, since a longer token may reach over the border.
+request's law may prefer another that writes the same. The last token before a choice is less sure,
+since a longer one may reach over the border; it is told apart, so that its chance is learnt apart.
 
 Law: none of its own; verified as every draft. Without a constraint there is nothing to say.
 Source: jump-forward decoding as in xgrammar and SGLang, fast-forward tokens as in llguidance; here
@@ -20,6 +20,7 @@ from plait.decoders.speculative.config import DraftOptions
 from plait.decoders.speculative.workshop import Workshop
 
 CHANCE = 0.9  # before anything is known of how a model spells
+AT_BORDER = 0.6
 
 
 class Forced:
@@ -35,8 +36,10 @@ class Forced:
         """Return what the constraints force."""
         drafts = []
         for ask in asks:
-            tokens = [] if ask.constraint is None else ask.constraint.forced_tokens()[: ask.limit]
-            drafts.append(Draft(tokens, [CHANCE] * len(tokens)))
+            constraint = ask.state
+            sure, border = constraint.forced_tokens(), constraint.border_tokens()
+            chances = [CHANCE] * len(sure) + [AT_BORDER] * len(border)
+            drafts.append(Draft([*sure, *border], chances))
         return drafts
 
     def commit(self, state: Constraint, text: Sequence[int], verdict: Verdict) -> None:
