@@ -117,7 +117,7 @@ def _forms(bench: Bench, rep: int) -> list[Call]:
 def _form(seed: int) -> Call:
     text = (
         f"[{seed}] {NAMES[seed % len(NAMES)]} writes: the chairs for our garden came after three "
-        "weeks, two of them broken. I want my money back; please call me. Fill in this form, as JSON: "
+        "weeks, two of them broken. I want my money back; please call me. Fill in this form: "
         + json.dumps(FORM)
     )
     return [{"role": "user", "content": text}], 250, AS_FORM | {"seed": seed}

@@ -13,7 +13,7 @@ Source: docs/speculation.md; R3 with shared Gumbel noise (Daliri, Musco and Sure
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp
 from typing import Any, ClassVar
 
@@ -183,8 +183,9 @@ class AutoregressiveDecoder:
                 reached.append(child + 1)
             if child is None or one.finish is not None:
                 break
+        outcome = Outcome(emit, keep, one.finish, one.stop_token, logprobs)
         if self._speculator is None or state.speculation is None:
-            return Outcome(emit, keep, one.finish, one.stop_token, logprobs)
+            return outcome
         own = slice(walk.first, walk.first + walk.num_rows)
         verdict = Verdict(
             tree.token_ids,
@@ -196,16 +197,8 @@ class AutoregressiveDecoder:
             None if hidden is None else hidden[own],
         )
         drafted, accepted = self._speculator.settle(state.speculation, verdict)
-        return Outcome(
-            emit,
-            keep,
-            one.finish,
-            one.stop_token,
-            logprobs,
-            drafted=drafted,
-            accepted=accepted,
-            sources=[tree.sources[node] for node in keep],
-        )
+        sources = [tree.sources[node] for node in keep]
+        return replace(outcome, drafted=drafted, accepted=accepted, sources=sources)
 
 
 def _limit(state: AutoregressiveState) -> int:

@@ -28,6 +28,8 @@ OPENAI = (
     | {"stream": bool}
 )
 NOT_OPTIONS = ("models", "engines")  # an argument; a list that only the YAML file has
+# Tasks of benchmarks/speculation_tasks.py that are tabled, with their titles.
+GAINS = {"copy": "Copying", "form": "JSON form", "json1": "JSON person", "chat1": "Open chat"}
 # What a drafter's authors report, on their models and tasks; and whether it was trained here.
 DRAFTER_CLAIMS: Mapping[str, tuple[str, str]] = {
     "auto": ("-", "no"),
@@ -142,10 +144,10 @@ def speculation(*settings: str) -> str:
     for setting, (claim, trained) in DRAFTER_CLAIMS.items():
         if settings and setting not in settings:
             continue
-        found = [_gain(cells.get(task, {}).get(setting)) for task in ("copy", "json1", "chat1")]
+        found = [_gain(cells.get(task, {}).get(setting)) for task in GAINS]
         lossy = any(method.name == setting and method.lossy for method in methods().values())
         rows.append([f"`{setting}`", claim, *found, trained, "lossy" if lossy else "exact"])
-    titles = ["Drafter", "Reported", "Copying", "JSON schema", "Open chat", "Trained", "Law"]
+    titles = ["Drafter", "Reported", *GAINS.values(), "Trained", "Law"]
     return _table(titles, rows)
 
 

@@ -29,7 +29,7 @@ class LimitSettings:
     max_bad_word_tokens: int = 1024
     max_cache_salt_chars: int = 128
     max_prediction_tokens: int = 2**15
-    max_import_tokens: int = 2**16  # into a draft store, at once
+    max_import_tokens: int = 2**15  # into a draft store, at once
     max_schema_bytes: int = 256 * 2**10
     max_schema_depth: int = 64
 
@@ -94,7 +94,7 @@ class EngineSettings:
     draft_weights: WeightMode = "auto"
     draft_kv_cache_bytes: int = 2**28
     draft_store: str = ""  # folder of the drafters' stores (of one worker: a file); empty: none
-    draft_store_tokens: int = 2**16  # of earlier texts, kept in a namespace
+    draft_store_tokens: int = 2**15  # of earlier texts, kept in a namespace
     draft_store_namespaces: int = 16
     naive_kernels: bool = False  # the oracles instead of the compiled kernels
     token_trace: str = ""  # file for the token ids of every text; empty: none

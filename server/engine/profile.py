@@ -13,13 +13,13 @@ from plait.server.engine.runner import Runner
 from plait.server.engine.sequence import Sequence, Slice
 from plait.server.pool.messages import GenerateRequest
 
-SIZES = (1, 2, 4, 8, 16, 32)  # rows
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # rows
 CONTEXT = 64  # tokens that the rows see; what stands in the cache doesn't matter
 REPEATS = 3  # the fastest counts: what disturbs a pass only adds
 
 
 def measure(runner: Runner, num_blocks: int) -> CostCurve:
-    """Return the curve of a runner whose cache nobody uses yet. Cost: some twenty passes."""
+    """Return the curve of a runner whose cache nobody uses yet. Cost: some thirty passes."""
     context = min(CONTEXT, (num_blocks - 1) * 16 - SIZES[-1])
     if context < 1:
         return CostCurve()
