@@ -10,18 +10,18 @@ further ahead weigh less. The same command goes on where the last run stopped; a
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.drafter_heads import training
 from benchmarks.drafter_heads.data import MODEL
 from benchmarks.drafter_heads.features import Answer, load_answers
 from benchmarks.drafter_heads.frozen import FrozenRows
@@ -36,8 +36,6 @@ RATE = 8e-4
 WARM_UP = 20  # steps
 TEXTS = 2  # of a step
 CLIP = 1.0
-LOG_EVERY = 10
-SAVE_SECONDS = 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +57,9 @@ class Run:
     """A head in training."""
 
     def __init__(self, name: str, answers: Sequence[Answer], plan: Plan) -> None:
-        plan.folder.mkdir(parents=True, exist_ok=True)
         self._plan, self._answers = plan, answers
         self._frozen = FrozenRows(resolve(plan.model))
-        state = torch.load(self._path) if self._path.exists() else None
+        state = training.saved(plan.folder)
         vocab = self._frozen.spec.vocab
         ids = draft_tokens(answers, vocab) if state is None else state["draft_ids"]
         torch.manual_seed(plan.seed)
@@ -70,60 +67,36 @@ class Run:
         self._optimiser = torch.optim.AdamW(
             self.head.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True
         )
-        self.step = 0
+        self._first = 0
         if state is not None:
-            self.step = state["step"]
+            self._first = state["step"]
             self.head.load_state_dict(state["head"])
             self._optimiser.load_state_dict(state["optimiser"])
 
     def train(self) -> None:
         """Go on to the plan's last step."""
-        saved, losses = time.monotonic(), list[list[float]]()
-        while self.step < self._plan.steps:
-            losses.append(self._learn())
-            self.step += 1
-            if self.step % LOG_EVERY == 0:
-                self._log(np.mean(losses, axis=0).round(4).tolist())
-                losses.clear()
-            if time.monotonic() - saved > SAVE_SECONDS:
-                self._save()
-                saved = time.monotonic()
-        self._save()
+        training.train(
+            self._plan.folder, range(self._first, self._plan.steps), self._learn, self._state
+        )
 
-    def _learn(self) -> list[float]:
+    def _learn(self, step: int) -> list[float]:
         """Learn from some answers; return the loss of each round."""
         found = []
         for i in range(TEXTS):
-            losses = losses_of(self.head, chosen(self._answers, self._plan.seed, self.step, i))
+            losses = losses_of(self.head, chosen(self._answers, self._plan.seed, step, i))
             torch.autograd.backward((losses * FADE ** torch.arange(ROUNDS)).sum() / TEXTS)
             found.append(losses.detach())
         torch.nn.utils.clip_grad_norm_(self.head.parameters(), CLIP)
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._plan.rate(self.step)
-        self._optimiser.step()
-        self._optimiser.zero_grad()
+        training.descend(self._optimiser, self._plan.rate(step))
         mean: list[float] = torch.stack(found).mean(0).tolist()
         return mean
 
-    def _log(self, losses: list[float]) -> None:
-        entry = {"step": self.step, "time": round(time.time()), "losses": losses}
-        with (self._plan.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-
-    @property
-    def _path(self) -> Path:
-        return self._plan.folder / "checkpoint.pt"
-
-    def _save(self) -> None:
-        part = self._path.with_suffix(".part")
-        state = {
-            "step": self.step,
+    def _state(self) -> dict[str, Any]:
+        return {
             "draft_ids": self.head.draft_ids,
             "head": self.head.state_dict(),
             "optimiser": self._optimiser.state_dict(),
         }
-        torch.save(state, part)
-        part.replace(self._path)
 
 
 def chosen(answers: Sequence[Answer], seed: int, step: int, place: int) -> Answer:

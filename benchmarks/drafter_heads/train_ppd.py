@@ -12,17 +12,18 @@ sampled for most texts, rather than of a greedy continuation.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.drafter_heads import training
 from benchmarks.drafter_heads.data import MODEL, Text, load
 from benchmarks.drafter_heads.frozen import FrozenRows, Reader
 from plait.server.models.catalog import resolve
@@ -33,8 +34,6 @@ ANCHORS = 32  # of a text
 FADE = 0.8  # weight of each further distance
 RATE = 1e-2
 LONGEST = 384  # tokens of a text
-LOG_EVERY = 5
-SAVE_SECONDS = 60.0
 WAIT_SECONDS = 5.0  # for texts that are still being written
 
 
@@ -57,46 +56,41 @@ class Run:
     """The embeddings in training."""
 
     def __init__(self, plan: Plan) -> None:
-        plan.folder.mkdir(parents=True, exist_ok=True)
         files = resolve(plan.model)
         self._plan = plan
+        self._texts: list[Text] = []
         self._reader, self._rows = Reader(files), FrozenRows(files)
         tokenizer = load_tokenizer(files)
         spelled = [tokenizer.encode(f"Next {i + 1} word") for i in range(PROMPTS)]
         first = torch.stack([self._rows.embedding[ids].mean(0) for ids in spelled])
         self.embeddings = torch.nn.Parameter(first.clone())
         self._optimiser = torch.optim.Adam([self.embeddings], lr=RATE)
-        self.step = 0
-        if self._path.exists():
-            state = torch.load(self._path)
-            self.step = state["step"]
+        self._first = 0
+        if (state := training.saved(plan.folder)) is not None:
+            self._first = state["step"]
             self.embeddings.data.copy_(state["embeddings"])
             self._optimiser.load_state_dict(state["optimiser"])
 
     def train(self) -> None:
         """Go on to the plan's last step."""
-        texts: list[Text] = []
-        saved, losses = time.monotonic(), list[list[float]]()
-        while self.step < self._plan.steps:
-            while self.step >= len(texts):
-                texts = [text for text in load(self._plan.data) if is_long(text)]
-                if self.step >= len(texts):
-                    time.sleep(WAIT_SECONDS)
-            losses.append(self._learn(texts[self.step]))
-            self.step += 1
-            if self.step % LOG_EVERY == 0:
-                self._log(np.mean(losses, axis=0).round(4).tolist())
-                losses.clear()
-            if time.monotonic() - saved > SAVE_SECONDS:
-                self._save()
-                saved = time.monotonic()
-        self._save()
+        training.train(
+            self._plan.folder, range(self._first, self._plan.steps), self._learn, self._state
+        )
 
-    def _learn(self, text: Text) -> list[float]:
+    def _text(self, step: int) -> Text:
+        """Return the text of a step, once it is there."""
+        while step >= len(self._texts):
+            self._texts = [text for text in load(self._plan.data) if is_long(text)]
+            if step >= len(self._texts):
+                time.sleep(WAIT_SECONDS)
+        return self._texts[step]
+
+    def _learn(self, step: int) -> list[float]:
         """Learn from one text; return the divergence at each distance."""
+        text = self._text(step)
         tokens = text.tokens[:LONGEST].tolist()
         reading = self._reader.read(tokens)
-        anchors = anchors_of(text, len(tokens), [self._plan.seed, self.step])
+        anchors = anchors_of(text, len(tokens), [self._plan.seed, step])
         inputs = self.embeddings.expand(len(anchors), -1, -1)
         hidden = self._rows.forward(inputs, reading, anchors)
         rows = anchors[:, None] + 1 + torch.arange(PROMPTS)
@@ -106,31 +100,15 @@ class Run:
         weights = FADE ** torch.arange(PROMPTS)
         loss = (divergence * weights).sum() / PROMPTS
         torch.autograd.backward(loss)
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._plan.rate(self.step)
-        self._optimiser.step()
-        self._optimiser.zero_grad()
+        training.descend(self._optimiser, self._plan.rate(step))
         found: list[float] = divergence.tolist()
         return found
 
-    def _log(self, divergence: list[float]) -> None:
-        entry = {"step": self.step, "time": round(time.time()), "divergence": divergence}
-        with (self._plan.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-
-    @property
-    def _path(self) -> Path:
-        return self._plan.folder / "checkpoint.pt"
-
-    def _save(self) -> None:
-        part = self._path.with_suffix(".part")
-        state = {
-            "step": self.step,
+    def _state(self) -> dict[str, Any]:
+        return {
             "embeddings": self.embeddings.detach(),
             "optimiser": self._optimiser.state_dict(),
         }
-        torch.save(state, part)
-        part.replace(self._path)
 
 
 def is_long(text: Text) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from plait.decoders.autoregressive import AutoregressiveDecoder
+from plait.decoders.costs import CostCurve
 from plait.decoders.diffusion.host import DiffusionDecoder
 from plait.decoders.registry import MethodError, check_needs
 from plait.decoders.speculative.config import default_drafters
@@ -69,7 +70,7 @@ def build_engine(
     num_blocks, length = _capacity(settings, model)
     kv = model.new_kv_cache(num_blocks)
     runner = Runner(watch(model) if watch else model, kv, torch.device(settings.device))
-    costs = measure(runner, num_blocks)
+    costs = CostCurve() if model.diffusion else measure(runner, num_blocks)
     keeper = _keeper(settings, model, files)
     workshop = Workshop(
         model.vocab_size,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,15 +11,14 @@ import pytest
 
 from plait.decoders.constrained.spec import ConstraintKind
 from plait.decoders.diffusion.host import DiffusionDecoder
-from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.decoders.protocol import Constraint, DecodeRequest
-from plait.decoders.sampling.params import SamplingParams
-from tests.fixtures.canvas_driver import Run, decode_request, drive
+from plait.decoders.protocol import DecodeRequest
+from tests.fixtures.canvas_driver import Run, drive
+from tests.fixtures.constrained_canvases import VOCAB, asked, host
 from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, GRAMMARS, load, spell
 from tests.fixtures.hash_model import HashLaw
 from tests.fixtures.word_constraint import END, LANGUAGE, Broken, WordConstraint
 
-LAW = HashLaw(vocab=20)
+LAW = HashLaw(vocab=VOCAB)
 BYTES = HashLaw(vocab=len(BYTES_AND_PIECES.token_bytes) + 1, radius=3)
 SELECTORS = (
     "static",
@@ -50,32 +48,6 @@ FULL_ONLY: list[Any] = [
     "dkv-cache",
     "recap",
 ]
-
-
-def host(law: HashLaw, block: int, *, shift: bool = False, full: bool = False) -> DiffusionDecoder:
-    spec = DiffusionSpec(
-        mask_id=law.mask_id,
-        eos_ids=(END,),
-        attention="full" if full else "block",
-        block_size=block,
-        block_sizes=(1, 4, 8, 16, 32),
-        shift=shift,
-        canvas=12,
-    )
-    return DiffusionDecoder(spec, law.vocab)
-
-
-def asked(
-    constraint: Constraint, max_tokens: int, unmasker: Any, *, end: int = END, **fields: Any
-) -> DecodeRequest:
-    """Return a request whose prompt depends on its seed."""
-    params = SamplingParams(**fields)
-    rng = random.Random(params.seed)
-    prompt = [rng.randrange(LAW.vocab) for _ in range(rng.randint(1, 20))]
-    request = decode_request(
-        prompt, max_tokens, {"unmasker": unmasker}, params=params, stops=frozenset({end})
-    )
-    return replace(request, constraint=constraint)
 
 
 def words(max_tokens: int, unmasker: Any, **fields: Any) -> DecodeRequest:

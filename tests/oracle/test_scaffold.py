@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from plait.decoders.diffusion.host import NO_LITERALS, DiffusionDecoder
-from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.decoders.protocol import Constraint, DecodeRequest
-from plait.decoders.sampling.params import SamplingParams
+from plait.decoders.diffusion.host import NO_LITERALS
+from plait.decoders.protocol import DecodeRequest
 from tests.fixtures.canvas_driver import Run, decode_request, drive
+from tests.fixtures.constrained_canvases import VOCAB, asked, host
 from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, GRAMMARS, load, spell
 from tests.fixtures.hash_model import HashLaw
 from tests.fixtures.scaffolded import Naive
 from tests.fixtures.word_constraint import END, LANGUAGE, WordConstraint
 
-LAW = HashLaw(vocab=20, coupling=0.5)
+LAW = HashLaw(vocab=VOCAB, coupling=0.5)
 BYTES = HashLaw(vocab=len(BYTES_AND_PIECES.token_bytes) + 1, radius=3)
 # Values of one to three tokens between literals: what a schema looks like.
 KEYED = [
@@ -38,31 +35,8 @@ SELECTORS: list[Any] = [
 ]
 
 
-def host(law: HashLaw, block: int, *, full: bool = False) -> DiffusionDecoder:
-    spec = DiffusionSpec(
-        mask_id=law.mask_id,
-        eos_ids=(END,),
-        attention="full" if full else "block",
-        block_size=block,
-        canvas=12,
-    )
-    return DiffusionDecoder(spec, law.vocab)
-
-
 def scaffold(bar: float, rule: str = "product") -> dict[str, Any]:
     return {"name": "scaffold", "bar": bar, "rule": rule}
-
-
-def asked(
-    constraint: Constraint, max_tokens: int, unmasker: Any, *, end: int = END, **fields: Any
-) -> DecodeRequest:
-    params = SamplingParams(**fields)
-    rng = random.Random(params.seed)
-    prompt = [rng.randrange(LAW.vocab) for _ in range(rng.randint(1, 20))]
-    request = decode_request(
-        prompt, max_tokens, {"unmasker": unmasker}, params=params, stops=frozenset({end})
-    )
-    return replace(request, constraint=constraint)
 
 
 def words(language: Sequence[tuple[int, ...]], *args: Any, **fields: Any) -> DecodeRequest:
