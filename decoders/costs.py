@@ -2,6 +2,8 @@
 
 Only ratios matter to whoever asks, so the curve is kept as a shape and a scale apart: when the
 whole machine turns slower, that moves the scale at once, and the shape learns slowly from the rest.
+What is learnt of one size holds for all larger ones as well, whose own passes may be rare: or they
+would seem to cost nothing more.
 
 Law: seconds never fall with rows, whatever has been observed.
 Source: the budget rule of docs/speculation.md; vLLM profiles the like at start.
@@ -45,7 +47,7 @@ class CostCurve:
         ratio = min(max(ratio, self._scale / OUTLIER), self._scale * OUTLIER)
         self._scale += SCALE_RATE * (ratio - self._scale)
         at = int(np.abs(np.log(self._sizes / rows)).argmin())
-        self._shape[at] *= (ratio / self._scale) ** SHAPE_RATE
+        self._shape[at:] *= (ratio / self._scale) ** SHAPE_RATE
         self._age += 1
 
     def seconds(self, limit: int) -> NDArray[np.float64]:

@@ -65,6 +65,18 @@ def test_the_shape_follows_what_is_observed() -> None:
     assert table[8] / table[1] == pytest.approx(8.0, rel=0.2)
 
 
+def test_rows_beyond_what_is_observed_do_not_become_free() -> None:
+    """A full batch turns out slower than profiled: larger passes, never seen, are slower, too."""
+    before = CostCurve({1: 1.0, 32: 8.0}).seconds(64).copy()
+    curve = CostCurve({1: 1.0, 32: 8.0})
+    for _ in range(1000):
+        curve.observe(1, before[1])
+        curve.observe(32, 1.4 * before[32])
+    table = curve.seconds(64)
+    assert table[32] / table[1] == pytest.approx(1.4 * before[32] / before[1], rel=0.1)
+    assert table[48] / table[32] == pytest.approx(before[48] / before[32], rel=0.05)
+
+
 def test_one_pass_that_hung_is_soon_forgotten() -> None:
     curve = CostCurve({1: 1.0, 64: 8.0})
     curve.observe(1, 1000.0)
