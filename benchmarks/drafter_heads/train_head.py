@@ -67,16 +67,16 @@ class Run:
         self._optimiser = torch.optim.AdamW(
             self.head.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True
         )
-        self._first = 0
+        self.first_step = 0
         if state is not None:
-            self._first = state["step"]
+            self.first_step = state["step"]
             self.head.load_state_dict(state["head"])
             self._optimiser.load_state_dict(state["optimiser"])
 
     def train(self) -> None:
         """Go on to the plan's last step."""
         training.train(
-            self._plan.folder, range(self._first, self._plan.steps), self._learn, self._state
+            self._plan.folder, range(self.first_step, self._plan.steps), self._learn, self._state
         )
 
     def _learn(self, step: int) -> list[float]:

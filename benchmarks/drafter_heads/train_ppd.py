@@ -65,16 +65,16 @@ class Run:
         first = torch.stack([self._rows.embedding[ids].mean(0) for ids in spelled])
         self.embeddings = torch.nn.Parameter(first.clone())
         self._optimiser = torch.optim.Adam([self.embeddings], lr=RATE)
-        self._first = 0
+        self.first_step = 0
         if (state := training.saved(plan.folder)) is not None:
-            self._first = state["step"]
+            self.first_step = state["step"]
             self.embeddings.data.copy_(state["embeddings"])
             self._optimiser.load_state_dict(state["optimiser"])
 
     def train(self) -> None:
         """Go on to the plan's last step."""
         training.train(
-            self._plan.folder, range(self._first, self._plan.steps), self._learn, self._state
+            self._plan.folder, range(self.first_step, self._plan.steps), self._learn, self._state
         )
 
     def _text(self, step: int) -> Text:

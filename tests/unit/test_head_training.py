@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.drafter_heads import train_head, train_ppd
+from benchmarks.drafter_heads import train_head, train_ppd, training
 from benchmarks.drafter_heads.data import load
 from benchmarks.drafter_heads.features import load_answers, write
 from benchmarks.drafter_heads.frozen import FrozenRows, Reader
@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def losses(folder: Path) -> list[list[float]]:
     lines = (folder / "log.jsonl").read_text().splitlines()
-    return [json.loads(line).get("divergence", json.loads(line).get("losses")) for line in lines]
+    return [json.loads(line)["losses"] for line in lines]
 
 
 def test_rows_behind_a_text_are_those_of_the_served_model(model: str, data: Path) -> None:
@@ -53,14 +53,14 @@ def test_rows_behind_a_text_are_those_of_the_served_model(model: str, data: Path
 def test_ppd_learns_and_resumes(
     model: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_ppd, "LOG_EVERY", 1)
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
     first = train_ppd.Run(train_ppd.Plan(data, tmp_path, 3, model=model))
     before = first.embeddings.detach().clone()
     first.train()
     assert np.isfinite(losses(tmp_path)).all()
     assert not torch.equal(first.embeddings, before)
     again = train_ppd.Run(train_ppd.Plan(data, tmp_path, 3, model=model))
-    assert again.step == 3
+    assert again.first_step == 3
     assert torch.equal(again.embeddings, first.embeddings)
     reader, rows = Reader(resolve(model)), FrozenRows(resolve(model))
     greedy, sampled = ppd_accuracy(reader, rows, again.embeddings.detach(), load(data))
@@ -72,7 +72,7 @@ def test_ppd_learns_and_resumes(
 def test_heads_learn_and_resume(
     name: str, model: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_head, "LOG_EVERY", 1)
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
     monkeypatch.setattr(train_head, "DRAFT_TOKENS", 120)
     write(Reader(resolve(model)), load(data), tmp_path / "train-0000.npy")
     answers = load_answers(data, tmp_path)
@@ -85,7 +85,7 @@ def test_heads_learn_and_resume(
     moved = [not torch.equal(a, b) for a, b in zip(before, run.head.parameters(), strict=True)]
     assert all(moved)
     again = train_head.Run(name, answers, plan)
-    assert again.step == 2
+    assert again.first_step == 2
     for one, other in zip(again.head.parameters(), run.head.parameters(), strict=True):
         assert torch.equal(one, other)
     full = FrozenRows(resolve(model)).embedding
