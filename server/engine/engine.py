@@ -118,8 +118,9 @@ class Engine:
         hidden, offsets = self._runner.forward(slices)
         collect_prompt_logprobs(self._runner, slices, hidden, offsets)
         due = [piece for piece in slices if piece.proposal is not None]
-        outcomes = self._accept(due, self._runner.logits(slices, hidden, offsets)) if due else {}
-        if len(due) == len(slices):
+        forward = self._runner.logits(slices, hidden, offsets)
+        outcomes = self._accept(due, forward)
+        if forward.offsets[-1] == len(hidden):  # rows of a prompt are cheaper: nobody reads them
             self._costs.observe(len(hidden), time.perf_counter() - begun)
         self._step_tokens.append(len(hidden))
         return reports + [r for s in slices for r in self._commit(s, outcomes.get(id(s)))]

@@ -30,7 +30,7 @@ from plait.server.pool.messages import CompiledConstraint, Failed, GenerateReque
 from plait.server.settings import EngineSettings
 from tests.fixtures.adversaries import KINDS, WRONG, adversaries, on_stage  # noqa: F401, a fixture
 from tests.fixtures.drafting import speculating
-from tests.fixtures.engines import Answer, drain, run, table_engine
+from tests.fixtures.engines import Answer, drain, request, run, table_engine
 from tests.fixtures.random_requests import random_requests
 from tests.fixtures.table_model import TableModel
 from tests.fixtures.word_constraint import WordConstraint
@@ -164,6 +164,17 @@ def test_a_malformed_draft_is_logged_once(caplog: pytest.LogCaptureFixture) -> N
 
 
 @pytest.mark.usefixtures("adversaries")
+def test_costs_are_learnt_of_passes_whose_rows_are_all_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows of a prompt have no logits and no draw: they would make drafts look cheap."""
+    seen: list[int] = []
+    monkeypatch.setattr(CostCurve, "observe", lambda self, rows, seconds: seen.append(rows))
+    asked = [request(f"r{i}", [1] * (9 + i), 5, decoding={"drafter": "off"}) for i in range(3)]
+    run(table_engine({"plain": AutoregressiveDecoder(TableModel().vocab_size)}), asked)
+    assert seen == [3, 3, 3, 3]
+
+
 def test_drafts_are_accepted_at_all() -> None:
     """Random trees over six tokens are right now and then: the tests above do verify something."""
     for kind in ("tree", "fan", "random"):
