@@ -163,7 +163,6 @@ def test_a_malformed_draft_is_logged_once(caplog: pytest.LogCaptureFixture) -> N
     assert "adversary" in warnings[0]
 
 
-@pytest.mark.usefixtures("adversaries")
 def test_costs_are_learnt_of_passes_whose_rows_are_all_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -175,6 +174,7 @@ def test_costs_are_learnt_of_passes_whose_rows_are_all_read(
     assert seen == [3, 3, 3, 3]
 
 
+@pytest.mark.usefixtures("adversaries")
 def test_drafts_are_accepted_at_all() -> None:
     """Random trees over six tokens are right now and then: the tests above do verify something."""
     for kind in ("tree", "fan", "random"):
@@ -342,8 +342,8 @@ def test_the_cache_holds_the_text(kind: str) -> None:
         settings=EngineSettings(max_num_seqs=6),
         load_constraint=words,
     )
-    for request in named(chosen):
-        running.add(request)
+    for each in named(chosen):
+        running.add(each)
     checked = 0
     while running.has_work:
         running.step()
