@@ -45,9 +45,9 @@ class Answer:
 
     @property
     def decode_rate(self) -> float:
-        """Tokens per second after the first one; 0 for an answer of one token."""
+        """Tokens per second behind the first chunk; 0 for an answer of one chunk."""
         span = self.last - self.first
-        return (self.tokens - 1) / span if span > 0 else 0.0
+        return self.tokens_after_first / span if span > 0 else 0.0
 
 
 @dataclass(slots=True)

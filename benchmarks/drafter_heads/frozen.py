@@ -22,6 +22,7 @@ from plait.server.models.hf.folder import HfCheckpoint
 from plait.server.models.load import load_model
 from plait.server.models.rope import tables
 from plait.server.models.spec import ModelSpec
+from plait.server.settings import WeightMode
 
 MATRICES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 FEED_FORWARD = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -40,8 +41,15 @@ class Reading:
 class Reader:
     """The model as it is served, quantised weights and compiled kernels included."""
 
-    def __init__(self, files: ModelFiles, *, longest: int = 1024) -> None:
-        self.model = load_model(files)
+    def __init__(
+        self,
+        files: ModelFiles,
+        *,
+        longest: int = 1024,
+        weights: WeightMode = "auto",
+        naive: bool = False,
+    ) -> None:
+        self.model = load_model(files, weights=weights, naive=naive)
         self._blocks = -(-longest // BLOCK)
         self._kv = self.model.new_kv_cache(self._blocks)
 
