@@ -5,7 +5,7 @@ struct Vec {
 };
 
 constexpr int kTile = 3;         // rows multiplied together
-constexpr int kIntegerTile = 6;  // the same of integers
+constexpr int kIntegerTile = 4;  // the same of integers
 constexpr int kAccumulators = 6;  // vectors of sums that stay in registers
 
 inline Vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }

@@ -21,6 +21,13 @@ inline void rms_norm(const float* x, const float* gain, float* out, int n, float
   }
 }
 
+// out = x * factor.
+inline void scale(const float* x, float factor, float* out, int n) {
+  int i = 0;
+  for (; i + 16 <= n; i += 16) store(out + i, mul(load(x + i), splat(factor)));
+  if (i < n) store_first(out + i, mul(load_first(x + i, n - i), splat(factor)), n - i);
+}
+
 // Turns dims i and i + half of one head by the angle i, in place.
 inline void rotate(float* x, const float* cos, const float* sin, int half) {
   for (int i = 0; i < half; ++i) {

@@ -20,7 +20,7 @@ struct TaskScratch {
   float *q;       // [query][dim], scaled
   float *scores;  // [query][kStrip]: scores, then weights
   float *sums;    // [query][dim]: weighted values
-  float *top, *mass, *shrink;  // [query]: running maximum, sum of weights, correction
+  float *top, *mass, *shrink;  // [slot]: running maximum, sum of weights, correction
   char *keys, *values;  // [block of strip][dim][16] and [block of strip][16][dim]: moved
   uint8_t* kin;         // [row][row of segment]: SHADOW, does the row see it?
   // BRANCHES and TREE, in the memory of kin: the segment's rows that belong to the branch or the
@@ -46,9 +46,9 @@ inline TaskScratch task_scratch(char* own, int dim, int rows) {
   s.scores = s.q + kQueries * dim;
   s.sums = s.scores + kQueries * kStrip;
   s.top = s.sums + kQueries * dim;
-  s.mass = s.top + kQueries;
-  s.shrink = s.mass + kQueries;
-  s.keys = reinterpret_cast<char*>(s.shrink + 2 * kQueries);
+  s.mass = s.top + kSlots;
+  s.shrink = s.mass + kSlots;
+  s.keys = reinterpret_cast<char*>(s.shrink + kSlots);
   s.values = s.keys + sizeof(float) * kStrip * dim;
   s.kin = reinterpret_cast<uint8_t*>(s.values + sizeof(float) * kStrip * dim);
   s.mates = reinterpret_cast<int32_t*>(s.kin);
@@ -121,16 +121,21 @@ inline void mix(const float* weights, const float* shrink, int count, const T* c
 #pragma GCC unroll 4
     for (int n = 0; n < NV; ++n) acc[i][n] = mul(factor, load(sums + i * stride + 16 * n));
   }
-  for (int j = 0; j < count; ++j) {
-    const T* value = values[j / kBlock] + j % kBlock * head_dim;
-    Vec v[NV];
+  for (int first = 0; first < count; first += kBlock) {
+    const T* value = values[first / kBlock];
+    const float* weight = weights + first;
+    for (int left = std::min(kBlock, count - first); left > 0; --left) {
+      Vec v[NV];
 #pragma GCC unroll 4
-    for (int n = 0; n < NV; ++n) v[n] = load(value + 16 * n);
+      for (int n = 0; n < NV; ++n) v[n] = load(value + 16 * n);
 #pragma GCC unroll 8
-    for (int i = 0; i < NQ; ++i) {
-      const Vec w = splat(weights[i * kStrip + j]);
+      for (int i = 0; i < NQ; ++i) {
+        const Vec w = splat(weight[i * kStrip]);
 #pragma GCC unroll 4
-      for (int n = 0; n < NV; ++n) acc[i][n] = fma(w, v[n], acc[i][n]);
+        for (int n = 0; n < NV; ++n) acc[i][n] = fma(w, v[n], acc[i][n]);
+      }
+      value += head_dim;
+      ++weight;
     }
   }
 #pragma GCC unroll 8
@@ -208,24 +213,35 @@ inline void score_strip(const Strip<T>& strip, const TaskScratch& s, int queries
   }
 }
 
-// Scores become weights; top, mass and shrink follow.
-inline void weigh(int query, int blocks, const TaskScratch& s) {
-  float* scores = s.scores + query * kStrip;
-  Vec best = splat(s.top[query]);
-  for (int b = 0; b < blocks; ++b) best = max(best, load(scores + b * kBlock));
-  const float top = highest(best);
-  const Vec base = splat(top == -INFINITY ? 0.0f : top);  // nothing seen yet: all weights 0
-  Vec total = zero();
-  for (int b = 0; b < blocks; ++b) {
-    const Vec weight = exp(sub(load(scores + b * kBlock), base));
-    store(scores + b * kBlock, weight);
-    total = add(total, weight);
+constexpr float kLowest = -0x1.fffffep127f;
+
+// What is taken from scores before they become weights: 0 where nothing is seen yet.
+inline Vec base_of(Vec top) { return max(top, splat(kLowest)); }
+
+// Scores become weights; top, mass and shrink follow. Writes up to 15 shrinks too many.
+inline void weigh(int queries, int blocks, const TaskScratch& s) {
+  float before[kSlots];
+  std::copy_n(s.top, queries, before);
+  for (int i = 0; i < queries; ++i) {
+    const float* scores = s.scores + i * kStrip;
+    Vec best = load(scores);
+    for (int b = 1; b < blocks; ++b) best = max(best, load(scores + b * kBlock));
+    s.top[i] = std::max(before[i], highest(best));
   }
-  float shrink[16];
-  store(shrink, exp(sub(splat(s.top[query]), base)));
-  s.shrink[query] = shrink[0];
-  s.mass[query] = s.mass[query] * shrink[0] + sum(total);
-  s.top[query] = top;
+  for (int i = 0; i < queries; i += 16) {
+    store(s.shrink + i, exp(sub(load(before + i), base_of(load(s.top + i)))));
+  }
+  for (int i = 0; i < queries; ++i) {
+    float* scores = s.scores + i * kStrip;
+    const Vec base = base_of(splat(s.top[i]));
+    Vec total = zero();
+    for (int b = 0; b < blocks; ++b) {
+      const Vec weight = exp(sub(load(scores + b * kBlock), base));
+      store(scores + b * kBlock, weight);
+      total = add(total, weight);
+    }
+    s.mass[i] = s.mass[i] * s.shrink[i] + sum(total);
+  }
 }
 
 template <class T>
@@ -308,7 +324,7 @@ class AttentionTask {
       if (is_branch_) move_branch(table, kv_head, &strip);
       score_strip(strip, s_, queries(), stride_, dim_);
       hide(strip);
-      for (int i = 0; i < queries(); ++i) weigh(i, strip.blocks, s_);
+      weigh(queries(), strip.blocks, s_);
       mix_strip(strip, s_, queries(), stride_, dim_);
     }
     for (int row = 0; kind_ == kTree && row < rows_; ++row) run_path(row, first, table, kv_head);
@@ -327,7 +343,7 @@ class AttentionTask {
       hide(strip, s, {context_, length, kCausal, length - 1,
                            segments_.positions[tile_.first + row], call_.window,
                            s_.mate_positions, nullptr});
-      for (int i = 0; i < heads_; ++i) weigh(i, strip.blocks, s);
+      weigh(heads_, strip.blocks, s);
       mix_strip(strip, s, heads_, stride_, dim_);
     }
   }
@@ -398,7 +414,7 @@ class AttentionTask {
   void begin_queries() {
     for (int i = 0; i < queries(); ++i) {
       const float* q = call_.q + offset_of(i);
-      for (int d = 0; d < dim_; ++d) s_.q[i * stride_ + d] = q[d] * call_.scale;
+      scale(q, call_.scale, s_.q + i * stride_, dim_);
       std::fill_n(s_.sums + i * stride_, stride_, 0.0f);
       s_.top[i] = -INFINITY;
       s_.mass[i] = 0.0f;
@@ -433,9 +449,7 @@ class AttentionTask {
 
   void write_out() {
     for (int i = 0; i < queries(); ++i) {
-      float* out = call_.out + offset_of(i);
-      const float share = 1.0f / s_.mass[i];
-      for (int d = 0; d < dim_; ++d) out[d] = s_.sums[i * stride_ + d] * share;
+      scale(s_.sums + i * stride_, 1.0f / s_.mass[i], call_.out + offset_of(i), dim_);
     }
   }
 
