@@ -186,17 +186,19 @@ class AutoregressiveDecoder:
         outcome = Outcome(emit, keep, one.finish, one.stop_token, logprobs)
         if self._speculator is None or state.speculation is None:
             return outcome
-        own = slice(walk.first, walk.first + walk.num_rows)
         verdict = Verdict(
             tree.token_ids,
             tree.parents,
             reached,
-            draws.token_ids[own],
+            draws.token_ids[walk.first : walk.first + walk.num_rows],
             emit,
-            logits[own],
-            None if hidden is None else hidden[own],
+            logits,
+            hidden,
+            walk.first,
         )
         drafted, accepted = self._speculator.settle(state.speculation, verdict)
+        if not len(tree):
+            return outcome
         sources = [tree.sources[node] for node in keep]
         return replace(outcome, drafted=drafted, accepted=accepted, sources=sources)
 

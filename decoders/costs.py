@@ -38,6 +38,7 @@ class CostCurve:
         self._scale = 1.0
         self._table = np.zeros(0)
         self._age = 0
+        self.version = 0  # of the shape that is told: a change of scale is none
 
     def observe(self, rows: int, seconds: float) -> None:
         """Take note of one pass."""
@@ -49,11 +50,13 @@ class CostCurve:
         at = int(np.abs(np.log(self._sizes / rows)).argmin())
         self._shape[at:] *= (ratio / self._scale) ** SHAPE_RATE
         self._age += 1
+        if self._age == STALE:
+            self._age, self._table = 0, np.zeros(0)
+            self.version += 1
 
     def seconds(self, limit: int) -> NDArray[np.float64]:
         """Return [limit + 1]: the seconds of a pass of 0..limit rows; index 0 is 0."""
-        if len(self._table) <= limit or self._age >= STALE:
-            self._age = 0
+        if len(self._table) <= limit:
             self._table = self._unscaled(np.arange(max(limit, 64) + 1, dtype=np.float64))
             self._table[0] = 0.0
         return self._table[: limit + 1] * self._scale

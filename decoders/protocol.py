@@ -230,8 +230,21 @@ class Verdict:
     reached: Sequence[int]  # rows, in text order; at least row 0
     drawn: Sequence[int]  # [k + 1] what each row's law draws if it was reached
     emitted: Sequence[int]  # tokens
-    logits: Tensor  # [k + 1, vocab]
-    hidden: Tensor | None  # [k + 1, hidden]
+    pass_logits: Tensor  # [rows of the pass, vocab]
+    pass_hidden: Tensor | None  # [rows of the pass, hidden]
+    first: int = 0  # the sequence's row 0 in the pass
+
+    @property
+    def logits(self) -> Tensor:
+        """[k + 1, vocab]. Cut out when asked for: most drafters don't look, and it takes time."""
+        return self.pass_logits[self.first : self.first + len(self.token_ids) + 1]
+
+    @property
+    def hidden(self) -> Tensor | None:
+        """[k + 1, hidden]."""
+        if self.pass_hidden is None:
+            return None
+        return self.pass_hidden[self.first : self.first + len(self.token_ids) + 1]
 
 
 class Drafter(Protocol[State]):

@@ -1,9 +1,9 @@
 """Whether a drafter is worth asking: what an ask costs, against what it brings.
 
 An accepted token saves what a token costs without it: the seconds of the pass, shared by its
-sequences. A drafter is asked for a sequence while what it brings there is worth more than its own
-time. Where it is not, it is asked so seldom that asks take SHARE of a token's time, but once in
-PROBE steps, to see whether that has changed.
+sequences; every row that is fed costs some of that. A drafter is asked for a sequence while what it
+brings there is worth more than its own time. Where it is not, it is asked so seldom that asks take
+SHARE of a token's time, but once in PROBE steps, to see whether that has changed.
 
 Law: none; who is asked changes no text. Cost: O(1) a step and drafter.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 RATE = 0.1  # how fast an account follows what is observed
 OUTLIER = 2.0  # an ask counts as at most so many times what was expected
 PROBE = 64
-SHARE = 0.01
+SHARE = 0.005
 
 
 @dataclass(slots=True)
@@ -23,7 +23,7 @@ class Ledger:
     """One drafter, over all sequences."""
 
     seconds: float = 0.0  # of one sequence's ask; 0: never asked
-    tokens: float = 3.0  # accepted an ask; generous before anything is known
+    tokens: float = 3.0  # gained an ask; generous before anything is known
     spent: float = 0.0  # in this step
     asked: int = 0  # sequences in this step
 
@@ -65,10 +65,10 @@ class Account:
         """Note that the drafter is asked."""
         self._is_open = True
 
-    def settle(self, accepted: int) -> None:
-        """Learn how many tokens came of it."""
+    def settle(self, gained: float) -> None:
+        """Learn how many tokens came of it, those that its rows cost taken off."""
         if not self._is_open:
             return
         self._is_open = False
-        self._tokens += RATE * (accepted - self._tokens)
-        self.ledger.tokens += RATE * (accepted - self.ledger.tokens)
+        self._tokens += RATE * (gained - self._tokens)
+        self.ledger.tokens += RATE * (gained - self.ledger.tokens)

@@ -100,13 +100,26 @@ def is_worthwhile(num_drafting: int, room: Room, costs: CostCurve, others: int =
     Law: where this says no, `choose` keeps nothing, whatever it is offered.
     """
     most = min(room.drafts, num_drafting * MAX_DRAFT)
-    return most > 0 and _budget(np.ones(most), num_drafting + others, room.fed, costs) > 0
+    if most <= 0:
+        return False
+    seconds = costs.seconds(room.fed + most)[max(room.fed, 1) :]
+    pace = (np.arange(len(seconds)) + (num_drafting + others)) / seconds
+    return bool(pace.max() >= (1 + MARGIN) * pace[0])
 
 
 def seconds_a_token(num_sequences: int, room: Room, costs: CostCurve) -> float:
     """Return what a token costs without drafts."""
     fed = max(room.fed, 1)
     return float(costs.seconds(fed)[fed]) / max(num_sequences, 1)
+
+
+def tokens_a_row(rows: int, num_sequences: int, room: Room, costs: CostCurve) -> float:
+    """Return what each of some draft rows costs, in tokens that its time would give without it."""
+    if not rows:
+        return 0.0
+    fed = max(room.fed, 1)
+    seconds = costs.seconds(fed + rows)
+    return float(seconds[fed + rows] / seconds[fed] - 1) * max(num_sequences, 1) / rows
 
 
 def choose(

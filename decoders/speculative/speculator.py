@@ -73,6 +73,7 @@ class Speculation:
     judge: Judge | None = None  # a lossy rule of acceptance, if the request has named one
     record: Record = field(default_factory=Record)
     tree: DraftTree = field(default_factory=DraftTree)  # in flight
+    price: float = 0.0  # of its rows, in tokens each
     drafted: dict[str, int] = field(default_factory=dict)  # rows since the start, by source
     accepted: dict[str, int] = field(default_factory=dict)
 
@@ -99,6 +100,7 @@ class Speculator:
         self._costs = costs
         self._estimates = Estimates()
         self._drafters: dict[Choice, tuple[Drafter[Any], Ledger]] = {}  # the latest named is last
+        self._outlook: tuple[tuple[int, ...], bool] = (), False  # of the last kind of step
         self._faulty: set[str] = set()  # drafters that the log has named
 
     def start(self, request: DecodeRequest) -> Speculation | None:
@@ -149,29 +151,15 @@ class Speculator:
             others: sequences without drafters that take part in the step.
         """
         self._estimates.fade()
-        costs = self._costs
-        always = [member.always for member in members]
-        pays = economy.is_worthwhile(len(members), room, costs, others)
-        if not pays and not any(always):  # a busy step
-            for member in members:
-                member.record.fade()
-                member.tree = NOTHING
-            return [NOTHING] * len(members)
-        value = economy.seconds_a_token(len(members) + others, room, costs)
-        growing = []
-        for member, limit in zip(members, limits, strict=True):
+        for member in members:
             member.record.fade()
-            wanted = pays or member.always
-            for post in member.posts:
-                post.is_wanted = wanted and (member.always or post.account.pays(value))
-            growing.append(_Growing(member, min(limit, MAX_DRAFT, room.drafts) if wanted else 0))
-        self._grow(growing)
-        for _, ledger in self._drafters.values():
-            ledger.close()
-        trees = [each.tree for each in growing]
-        kept = economy.choose(trees, always, room, costs, others)
-        for member, tree, nodes in zip(members, trees, kept, strict=True):
-            member.tree = tree if len(nodes) == len(tree) else tree.only(nodes)
+            member.tree = NOTHING
+        growing = self._wanted(members, limits, room, others)
+        if growing:
+            self._grow(growing)
+            for _, ledger in self._drafters.values():
+                ledger.close()
+            self._choose(growing, room, others + len(members) - len(growing))
         return [member.tree for member in members]
 
     def settle(self, member: Speculation, verdict: Verdict) -> tuple[Counts, Counts]:
@@ -187,7 +175,9 @@ class Speculator:
             for source, count in new.items():
                 total[source] = total.get(source, 0) + count
         for post in member.posts:
-            post.account.settle(counts[1].get(post.drafter.name, 0))
+            name = post.drafter.name
+            rows, right = (count.get(name, 0) for count in counts)
+            post.account.settle(right - rows * member.price)
             post.drafter.commit(post.state, member.text, verdict)
         return counts
 
@@ -198,6 +188,44 @@ class Speculator:
         if member.learns_in is not None:
             output = member.text[member.num_prompt_tokens :]
             self._workshop.stores.add(member.learns_in, output)
+
+    def _wanted(
+        self, members: Sequence[Speculation], limits: Sequence[int], room: Room, others: int
+    ) -> list[_Growing]:
+        """Return the sequences of which some drafter is worth asking in this step."""
+        pays = self._pays(len(members), room, others)
+        if not pays and not any(member.always for member in members):  # a busy step
+            return []
+        value = economy.seconds_a_token(len(members) + others, room, self._costs)
+        growing = []
+        for member, useful in zip(members, limits, strict=True):
+            limit = min(useful, MAX_DRAFT, room.drafts)
+            if limit <= 0 or not (pays or member.always):
+                continue
+            for post in member.posts:
+                post.is_wanted = member.always or post.account.pays(value)
+            if any(post.is_wanted for post in member.posts):
+                growing.append(_Growing(member, limit))
+        return growing
+
+    def _pays(self, drafting: int, room: Room, others: int) -> bool:
+        """Tell whether drafts can pay; what was said of the same step before holds for its like."""
+        drafts = min(room.drafts, drafting * MAX_DRAFT)
+        step = (drafting, others, room.fed, drafts, self._costs.version)
+        if self._outlook[0] != step:
+            self._outlook = step, economy.is_worthwhile(drafting, room, self._costs, others)
+        return self._outlook[1]
+
+    def _choose(self, growing: Sequence[_Growing], room: Room, others: int) -> None:
+        """Keep of the trees what is worth its rows."""
+        trees = [each.tree for each in growing]
+        always = [each.member.always for each in growing]
+        kept = economy.choose(trees, always, room, self._costs, others)
+        rows = sum(map(len, kept))
+        price = economy.tokens_a_row(rows, len(growing) + others, room, self._costs)
+        for each, tree, nodes in zip(growing, trees, kept, strict=True):
+            each.member.tree = tree if len(nodes) == len(tree) else tree.only(nodes)
+            each.member.price = price
 
     def _drafter(self, choice: Choice) -> tuple[Drafter[Any], Ledger]:
         """Return a drafter and its account, made when a request first names it so.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
 from typing import Any, ClassVar
 
 import pytest
 
-from plait.decoders.costs import CostCurve
+from plait.decoders.costs import STALE, CostCurve
 from plait.decoders.protocol import Ask, DecodeRequest, Draft, Room, Verdict
 from plait.decoders.registry import Choice, Method
 from plait.decoders.sampling.params import SamplingParams
@@ -42,7 +43,7 @@ def test_a_drafter_that_brings_more_than_it_costs_is_always_asked() -> None:
     assert asks(Account(spent(Ledger(), 1.5 * TOKEN)), 200, accepted=2) > 150
 
 
-@pytest.mark.parametrize(("cost", "steps"), [(0.05, 5), (0.3, 30), (0.9, PROBE), (40, PROBE)])
+@pytest.mark.parametrize(("cost", "steps"), [(0.05, 10), (0.3, 60), (0.9, PROBE), (40, PROBE)])
 def test_a_drafter_that_never_brings_anything_is_probed_only(cost: float, steps: int) -> None:
     """Asks take a share of the time, and an expensive drafter is asked once in PROBE steps."""
     account = Account(spent(Ledger(), cost * TOKEN))
@@ -90,12 +91,14 @@ def test_a_verdict_on_what_nobody_asked_for_teaches_nothing() -> None:
 
 
 class Slow:
-    """A drafter that takes its time, by a clock that only it moves, and is never right."""
+    """A drafter that takes its time, by a clock that only it moves."""
 
     name: ClassVar[str] = "slow"
 
-    def __init__(self) -> None:
+    def __init__(self, takes: float = TOKEN / 2, *, is_any_good: bool = False) -> None:
         self.now = 0.0
+        self.takes = takes
+        self.is_any_good = is_any_good
         self.calls = 0
 
     def start(self, request: DecodeRequest) -> str:
@@ -103,7 +106,7 @@ class Slow:
         return ""
 
     def propose(self, asks: Sequence[Ask[str]]) -> Sequence[Draft]:
-        self.now += TOKEN / 2
+        self.now += self.takes
         self.calls += 1
         return [Draft((1,), (0.9,)) for _ in asks]
 
@@ -114,23 +117,56 @@ class Slow:
         """Hold nothing."""
 
 
-@pytest.mark.parametrize("always", [False, True])
-def test_the_speculator_keeps_the_account(monkeypatch: pytest.MonkeyPatch, always: bool) -> None:
-    drafter, steps = Slow(), 300
+def serving(
+    monkeypatch: pytest.MonkeyPatch, drafter: Slow, costs: CostCurve, *, always: bool = False
+) -> Iterator[int]:
+    """Yield the rows that each step of one sequence drafts; those of even steps are right."""
     monkeypatch.setattr(Method, "make", lambda self, options, **context: drafter)
     choice = Choice(Method("drafter", "slow", "", "", ""), DraftOptions(max_draft=1, always=always))
     monkeypatch.setattr(speculator, "drafters", lambda options: (choice,))
     monkeypatch.setattr(time, "perf_counter", lambda: drafter.now)
-    asking = Speculator(Workshop(9), CostCurve({1: TOKEN, 2: TOKEN}))
+    asking = Speculator(Workshop(9), costs)
     member = asking.start(DecodeRequest([3], SamplingParams(), 99, frozenset(), None, 0, {}))
     assert member is not None
-    for _ in range(steps):
+    nothing: Any = None
+    for step in count():
         tree = asking.propose([member], [8], Room(8, 1))[0]
-        nothing: Any = None
-        verdict = Verdict(tree.token_ids, tree.parents, [0], [2, 2], [2], nothing, None)
+        right = len(tree) > 0 and step % 2 == 0 and drafter.is_any_good
+        reached, emitted = ([0, 1], [1, 2]) if right else ([0], [2])
+        drawn = [emitted[0], 2]
+        verdict = Verdict(tree.token_ids, tree.parents, reached, drawn, emitted, nothing, None)
         asking.settle(member, verdict)
+        yield len(tree)
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_the_speculator_keeps_the_account(monkeypatch: pytest.MonkeyPatch, always: bool) -> None:
+    drafter, steps = Slow(), 300
+    costs = CostCurve({1: TOKEN, 2: TOKEN})
+    all(islice(serving(monkeypatch, drafter, costs, always=always), steps))
     want = steps if always else 2 * steps // PROBE + 20
     assert drafter.calls == want if always else drafter.calls < want
+
+
+@pytest.mark.parametrize(("takes", "is_worth_it"), [(0.35 * TOKEN, False), (0.1 * TOKEN, True)])
+def test_what_rows_cost_is_taken_off_what_they_bring(
+    monkeypatch: pytest.MonkeyPatch, takes: float, is_worth_it: bool
+) -> None:
+    """A token in two asks, each of whose rows costs a quarter: a quarter is left for an ask."""
+    drafter, steps = Slow(takes, is_any_good=True), 1000
+    rows = sum(islice(serving(monkeypatch, drafter, CostCurve({1: TOKEN, 2: 1.25 * TOKEN})), steps))
+    assert (rows > steps / 2) is is_worth_it
+
+
+def test_a_curve_that_changes_its_shape_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was said of steps in which no drafts can pay holds no longer than the shape does."""
+    costs = CostCurve({1: TOKEN, 2: 3 * TOKEN})
+    steps = serving(monkeypatch, Slow(takes=0.0), costs)
+    assert sum(islice(steps, 100)) == 0
+    for _ in range(50 * STALE):
+        costs.observe(1, TOKEN)
+        costs.observe(2, 1.1 * TOKEN)
+    assert sum(islice(steps, 4)) > 0
 
 
 def test_a_sequence_that_no_drafter_has_anything_to_go_by_has_none() -> None:
