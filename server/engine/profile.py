@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, cast
 
@@ -15,25 +16,29 @@ from plait.server.pool.messages import GenerateRequest
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # rows
 CONTEXT = 64  # tokens that the rows see; what stands in the cache doesn't matter
-REPEATS = 3  # the fastest counts: what disturbs a pass only adds
+ROUNDS = 5  # the fastest counts: what disturbs a pass only adds
 
 
 def measure(runner: Runner, num_blocks: int) -> CostCurve:
-    """Return the curve of a runner whose cache nobody uses yet. Cost: some thirty passes."""
+    """Return the curve of a runner whose cache nobody uses yet. Cost: some fifty passes.
+
+    All sizes take turns, so that a machine that turns slower meanwhile does so for all of them.
+    """
     context = min(CONTEXT, (num_blocks - 1) * 16 - SIZES[-1])
     if context < 1:
         return CostCurve()
-    return CostCurve({rows: _seconds(_slice(rows, context), runner) for rows in SIZES})
+    found = dict.fromkeys(SIZES, math.inf)
+    for _ in range(ROUNDS):
+        for rows in SIZES:
+            found[rows] = min(found[rows], _seconds(_slice(rows, context), runner))
+    return CostCurve(found)
 
 
 def _seconds(piece: Slice, runner: Runner) -> float:
-    found = []
-    for _ in range(REPEATS):
-        begun = time.perf_counter()
-        hidden, offsets = runner.forward([piece])
-        runner.logits([piece], hidden, offsets)
-        found.append(time.perf_counter() - begun)
-    return min(found)
+    begun = time.perf_counter()
+    hidden, offsets = runner.forward([piece])
+    runner.logits([piece], hidden, offsets)
+    return time.perf_counter() - begun
 
 
 def _slice(rows: int, context: int) -> Slice:
