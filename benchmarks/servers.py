@@ -68,6 +68,12 @@ def plait(places: Venvs) -> Command:
     return Command([executable, "serve", places.model, "--port", "{port}"], ready="/ready")
 
 
+def plait_second(places: Venvs) -> Command:
+    """plait with a second model that drafts, the served one itself."""
+    plain = plait(places)
+    return replace(plain, argv=[*plain.argv, "--draft-model", "self"])
+
+
 def vllm(places: Venvs) -> Command:
     """vLLM on CPU, compiled, on all cores, with the libraries its documentation advises."""
     python = places.vllm / "bin" / "python"
@@ -130,6 +136,7 @@ def llama_q4_0(places: Venvs) -> Command:
 
 SERVERS = {
     "plait": plait,
+    "plait-second": plait_second,
     "vllm": vllm,
     "vllm-ngram": vllm_ngram,
     "llama-q4_1": llama,

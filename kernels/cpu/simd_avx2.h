@@ -85,10 +85,13 @@ inline float highest(__m256 v) {
   return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
 }
 inline float highest(Vec v) { return highest(_mm256_max_ps(v.a, v.b)); }
-// Of each half.
-inline void highest_eights(Vec v, float* out) {
-  out[0] = highest(v.a);
-  out[1] = highest(v.b);
+// Of each half of two.
+inline void highest_eights(Vec v, Vec w, float* out) {
+  const __m256 twos = _mm256_max_ps(_mm256_unpacklo_ps(v.a, v.b), _mm256_unpackhi_ps(v.a, v.b));
+  const __m256 more = _mm256_max_ps(_mm256_unpacklo_ps(w.a, w.b), _mm256_unpackhi_ps(w.a, w.b));
+  const __m256 all = _mm256_max_ps(_mm256_shuffle_ps(twos, more, 0x44),
+                                   _mm256_shuffle_ps(twos, more, 0xee));
+  _mm_storeu_ps(out, _mm_max_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
 }
 inline Vec eights(float a, float b) { return {_mm256_set1_ps(a), _mm256_set1_ps(b)}; }
 inline Vec nearest(Vec v) { return {_mm256_round_ps(v.a, 8), _mm256_round_ps(v.b, 8)}; }

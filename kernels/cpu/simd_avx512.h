@@ -90,10 +90,12 @@ inline void store(int8_t* p, Vec a) {
   const __m128i packed = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
 }
-// Of each half.
-inline void highest_eights(Vec a, float* out) {
+// Of each half of two.
+inline void highest_eights(Vec a, Vec b, float* out) {
   out[0] = _mm512_mask_reduce_max_ps(0x00ff, a);
   out[1] = _mm512_mask_reduce_max_ps(0xff00, a);
+  out[2] = _mm512_mask_reduce_max_ps(0x00ff, b);
+  out[3] = _mm512_mask_reduce_max_ps(0xff00, b);
 }
 inline Vec eights(float a, float b) {
   return _mm512_mask_mov_ps(_mm512_set1_ps(a), 0xff00, _mm512_set1_ps(b));

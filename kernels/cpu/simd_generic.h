@@ -139,11 +139,13 @@ inline void store(int16_t* p, Vec a) {
 inline void store(int8_t* p, Vec a) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(static_cast<int32_t>(a[i]));
 }
-// Of each half.
-inline void highest_eights(Vec a, float* out) {
-  for (int half = 0; half < 2; ++half) {
-    out[half] = a[8 * half];
-    for (int i = 8 * half; i < 8 * half + 8; ++i) out[half] = a[i] > out[half] ? a[i] : out[half];
+// Of each half of two.
+inline void highest_eights(Vec a, Vec b, float* out) {
+  for (int half = 0; half < 4; ++half) {
+    const Vec from = half < 2 ? a : b;
+    const int first = 8 * (half % 2);
+    out[half] = from[first];
+    for (int i = first; i < first + 8; ++i) out[half] = from[i] > out[half] ? from[i] : out[half];
   }
 }
 inline Vec eights(float a, float b) {

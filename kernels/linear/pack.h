@@ -51,33 +51,22 @@ inline void pack_words(const float* x, int k, int row, const Acts& acts) {
   }
 }
 
-// 1 / factor for all factors.
-struct Inverses {
-  float of[static_cast<int>(kMostFactor) + 1];
-  constexpr Inverses() : of() {
-    for (int i = 1; i <= static_cast<int>(kMostFactor); ++i) of[i] = 1.0f / static_cast<float>(i);
-  }
+// What the 8 k of a group have in common, four times.
+struct Factors {
+  float whole[4], inverse[4];  // the factor; inputs become q by the inverse
 };
-constexpr Inverses kInverses;
 
-// The least factor that reaches a magnitude: at most 127 times it, in steps.
-inline int factor_for(float steps) {
-  const float least = steps * (1.0f / kMostByte);
-  const int whole = static_cast<int>(least);
-  return std::clamp(whole + (least > static_cast<float>(whole)), 1, static_cast<int>(kMostFactor));
-}
-
-// Packs 16 of a group with `scale` steps to 1, the greatest magnitude of each 8 given; returns
-// their sum in steps.
-inline float pack_half_group(
-    Vec v, float scale, const float* tops, int8_t* q, int32_t* factors) {
-  const int a = factor_for(tops[0] * scale), b = factor_for(tops[1] * scale);
-  factors[0] = factor_word(a);
-  factors[1] = factor_word(b);
-  const Vec inverse = eights(scale * kInverses.of[a], scale * kInverses.of[b]);
-  const Vec whole = nearest(mul(v, inverse));
-  store(q, whole);
-  return sum(mul(whole, eights(static_cast<float>(a), static_cast<float>(b))));
+// The least factors that reach magnitudes: at most 127 times each, in steps; `scale` steps are 1.
+inline Factors factors_for(const float (&tops)[4], float scale) {
+  Factors all;
+  for (int i = 0; i < 4; ++i) {
+    const float least = tops[i] * scale * (1.0f / kMostByte);
+    const float down = static_cast<float>(static_cast<int>(least));
+    const float up = down + (least > down ? 1.0f : 0.0f);
+    all.whole[i] = std::min(std::max(up, 1.0f), kMostFactor);
+    all.inverse[i] = scale * (1.0f / all.whole[i]);
+  }
+  return all;
 }
 
 inline void pack_bytes(const float* x, int k, int row, const Acts& acts) {
@@ -85,8 +74,7 @@ inline void pack_bytes(const float* x, int k, int row, const Acts& acts) {
   for (int g = 0; g < acts.groups; ++g) {
     const Vec low = inputs_at(x, g * kGroup, k), high = inputs_at(x, g * kGroup + 16, k);
     float tops[4];
-    highest_eights(magnitude(low), tops);
-    highest_eights(magnitude(high), tops + 2);
+    highest_eights(magnitude(low), magnitude(high), tops);
     const float top = std::max(std::max(tops[0], tops[1]), std::max(tops[2], tops[3]));
     const float fault = fault_of(low, high);
     const size_t at = group_at(acts, kIntegerTile, row, g);
@@ -96,13 +84,18 @@ inline void pack_bytes(const float* x, int k, int row, const Acts& acts) {
       acts.steps[at] = acts.sums[at] = fault;
       continue;
     }
-    const float scale = kMost / top, step = top * (1.0f / kMost);
+    const Factors by = factors_for(tops, kMost / top);
+    const Vec q_low = nearest(mul(low, eights(by.inverse[0], by.inverse[1])));
+    const Vec q_high = nearest(mul(high, eights(by.inverse[2], by.inverse[3])));
     auto* q = reinterpret_cast<int8_t*>(out);
+    store(q, q_low);
+    store(q + 16, q_high);
     auto* factors = reinterpret_cast<int32_t*>(out + kGroup);
-    const float steps = pack_half_group(low, scale, tops, q, factors) +
-                        pack_half_group(high, scale, tops + 2, q + 16, factors + 2);
-    acts.steps[at] = step;
-    acts.sums[at] = step * steps;
+    for (int i = 0; i < 4; ++i) factors[i] = factor_word(static_cast<int32_t>(by.whole[i]));
+    const Vec steps_low = mul(q_low, eights(by.whole[0], by.whole[1]));
+    const Vec steps_high = mul(q_high, eights(by.whole[2], by.whole[3]));
+    acts.steps[at] = top * (1.0f / kMost);
+    acts.sums[at] = acts.steps[at] * sum(add(steps_low, steps_high));  // whole numbers: exact
   }
 }
 
