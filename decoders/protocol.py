@@ -205,6 +205,8 @@ class Draft:
     chances: Sequence[float] = ()
     parents: Sequence[int] | None = None  # index of the token before each, below its own, -1: none
     # is; None: a chain
+    is_open: bool = True  # False: the drafter has more to say when this has come true, and until
+    # then nobody goes on behind it
 
 
 @dataclass(frozen=True, slots=True)

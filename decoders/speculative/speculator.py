@@ -87,7 +87,7 @@ class _Growing:
     tree: DraftTree = field(default_factory=DraftTree)
     chain: list[int] = field(default_factory=list)
     tip: int = ROOT
-    is_open: bool = True  # a branched draft, or a token that ends the text, closes it
+    is_open: bool = True  # closed by a token that ends the text, a branched draft, or who waits
 
 
 class Speculator:
@@ -299,6 +299,7 @@ class Speculator:
             chance = self._estimates.chance(source, raw, member.record)
             growing.tip = growing.tree.add(growing.tip, token, source, chance, raw)
             growing.chain.append(token)
+        growing.is_open &= draft.is_open
 
     def _branch(self, growing: _Growing, source: str, draft: Draft) -> None:
         """Add a tree behind the chain; nothing goes on behind it."""
@@ -322,7 +323,6 @@ def _order(growing: Sequence[_Growing]) -> list[Drafter[Any]]:
     """Return the drafters in use, in the order in which the sequences name them."""
     found: dict[int, Drafter[Any]] = {}
     for each in growing:
-        if each.limit > 0:
-            for post in each.member.posts:
-                found.setdefault(id(post.drafter), post.drafter)
+        for post in each.member.posts:
+            found.setdefault(id(post.drafter), post.drafter)
     return list(found.values())

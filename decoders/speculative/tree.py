@@ -110,4 +110,4 @@ def checked(draft: Draft, limit: int) -> Draft:
     if stray is not None:
         raise MalformedDraft(f"token {stray} has parent {parents[stray]}")
     chances = [min(max(0.0, chance), 1.0) for chance in draft.chances[:limit]]
-    return Draft(draft.token_ids[:limit], chances, parents[:limit])
+    return Draft(draft.token_ids[:limit], chances, parents[:limit], draft.is_open)

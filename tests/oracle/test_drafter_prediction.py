@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from plait.decoders.costs import CostCurve
-from plait.decoders.protocol import Ask, DecodeRequest, Verdict
+from plait.decoders.protocol import Ask, DecodeRequest, Room, Verdict
 from plait.decoders.sampling.params import SamplingParams
+from plait.decoders.speculative.config import PREDICTION
 from plait.decoders.speculative.drafters.prediction import (
     SURE,
     Anchors,
@@ -21,6 +22,7 @@ from plait.decoders.speculative.drafters.prediction import (
     PredictionOptions,
     Walk,
 )
+from plait.decoders.speculative.speculator import Speculator
 from plait.decoders.speculative.workshop import Workshop
 from plait.server.pool.messages import GenerateRequest
 from tests.fixtures.drafting import drafted_by, speculating, texts
@@ -37,7 +39,7 @@ COSTS = {1: 1.0, 2: 1.1, 4: 1.4, 8: 2.0, 16: 3.0, 32: 5.5, 64: 11.0}
 
 
 def start(drafter: Prediction, prediction: Sequence[int], prompt: Sequence[int] = (1,)) -> Walk:
-    options = {"prediction_token_ids": list(prediction)}
+    options = {PREDICTION: list(prediction)}
     fields = (prompt, SamplingParams(), 9, frozenset[int](), None, 0, options)
     state = drafter.start(DecodeRequest(*fields))
     assert state is not None
@@ -165,7 +167,7 @@ def with_predictions(
     requests: Sequence[GenerateRequest], predictions: Sequence[Sequence[int]], drafter: Any
 ) -> list[GenerateRequest]:
     return [
-        replace(each, decoding=each.decoding | {"prediction_token_ids": list(prediction)})
+        replace(each, decoding=each.decoding | {PREDICTION: list(prediction)})
         for each, prediction in zip(drafted_by(requests, drafter), predictions, strict=True)
     ]
 
@@ -210,6 +212,22 @@ def test_a_right_prediction_saves_most_passes_and_the_counts_add_up() -> None:
         num_rejected = sum(rows for each in told for _, rows in each.rejected)
         assert num_accepted == trace["accepted"].get("prediction", 0) <= len(answer.tokens)
         assert num_accepted + num_rejected == trace["drafted"].get("prediction", 0)
+
+
+@pytest.mark.parametrize(("rest", "goes_on"), [([30, 31, 32, 33], False), ([], True)])
+def test_nobody_drafts_behind_a_prediction_that_has_more_to_say(
+    rest: list[int], goes_on: bool
+) -> None:
+    """What the text said last time is no reason to go on where the prediction waits for a sign."""
+    prompt = [*range(1, 21), *range(1, 21)]
+    options = {"drafter": ["prediction", "suffix"], PREDICTION: [1, 2, 3, 4, *rest]}
+    asked = DecodeRequest(prompt, SamplingParams(), 99, frozenset(), None, 0, options)
+    speculator = Speculator(Workshop(VOCAB), CostCurve({1: 1.0, 64: 1.0}))
+    member = speculator.start(asked)
+    assert member is not None
+    (tree,) = speculator.propose([member], [32], Room(64, 1))
+    assert tree.token_ids[:4] == [1, 2, 3, 4]
+    assert ("suffix" in tree.sources) is goes_on
 
 
 def seconds(step_rows: Sequence[int]) -> float:

@@ -6,7 +6,7 @@ behind it. Of several such places the nearest behind the last one where the answ
 track is taken, else the last of all: what was deleted is skipped, what was inserted is waited for.
 A token that stands nowhere in the prediction is taken, once, to replace the one that was predicted.
 A draft is at most twice as long as what has ever agreed in a row, and two tokens, so a prediction
-that is wrong altogether costs a few rows.
+that is wrong altogether costs a few rows; and nobody drafts behind one that has more to say.
 
 Law: none of its own; verified as every draft. Cost: O(max_n log tokens) a token that differs; 12
 bytes times max_n a predicted token, once for all sequences of a request.
@@ -142,7 +142,8 @@ class Prediction:
         agreed = max(known.best, cursor.run - hoped)
         limit = min(ask.limit, GROWTH * (agreed + 1) - hoped)
         tokens = anchors.token_ids[cursor.at : cursor.at + max(limit, 0)]
-        return Draft(tokens, [_chance(cursor.run + i) for i in range(len(tokens))])
+        chances = [_chance(cursor.run + i) for i in range(len(tokens))]
+        return Draft(tokens, chances, is_open=cursor.at + len(tokens) >= len(anchors.token_ids))
 
 
 def _walk(
