@@ -28,7 +28,7 @@ OWN_PRIOR = 3.0  # tokens that the record of all sequences is worth for one of t
 WINDOW = 400.0  # tokens remembered of a bucket
 FORGET = 0.999  # a step without news brings a record back towards its prior
 OWN_FORGET = 0.98
-MOST, LEAST = 0.99, 0.001
+MOST, LEAST = 0.998, 0.001
 MARGIN = 0.02  # gain below which a draft is not worth the risk of a wrong estimate
 
 
