@@ -239,14 +239,15 @@ class Verdict:
     @property
     def logits(self) -> Tensor:
         """[k + 1, vocab]. Cut out when asked for: most drafters don't look, and it takes time."""
-        return self.pass_logits[self.first : self.first + len(self.token_ids) + 1]
+        return self._own(self.pass_logits)
 
     @property
     def hidden(self) -> Tensor | None:
         """[k + 1, hidden]."""
-        if self.pass_hidden is None:
-            return None
-        return self.pass_hidden[self.first : self.first + len(self.token_ids) + 1]
+        return None if self.pass_hidden is None else self._own(self.pass_hidden)
+
+    def _own(self, rows: Tensor) -> Tensor:
+        return rows[self.first : self.first + len(self.token_ids) + 1]
 
 
 class Drafter(Protocol[State]):

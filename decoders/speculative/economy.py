@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,8 +104,7 @@ def is_worthwhile(num_drafting: int, room: Room, costs: CostCurve, others: int =
     if most <= 0:
         return False
     seconds = costs.seconds(room.fed + most)[max(room.fed, 1) :]
-    pace = (np.arange(len(seconds)) + (num_drafting + others)) / seconds
-    return bool(pace.max() >= (1 + MARGIN) * pace[0])
+    return _most(np.arange(len(seconds)) + (num_drafting + others), seconds) > 0
 
 
 def seconds_a_token(num_sequences: int, room: Room, costs: CostCurve) -> float:
@@ -169,6 +169,11 @@ def _budget(survivals: NDArray[np.float64], base: float, fed: int, costs: CostCu
         return 0
     seconds = costs.seconds(fed + len(survivals))[max(fed, 1) :]
     tokens = base + np.concatenate([[0.0], np.cumsum(survivals)])[: len(seconds)]
+    return _most(tokens, seconds)
+
+
+def _most(tokens: NDArray[Any], seconds: NDArray[np.float64]) -> int:
+    """Return how many rows more give most tokens a second; 0 unless that beats none by MARGIN."""
     pace = tokens / seconds
     best = int(pace.argmax())
     return best if pace[best] >= (1 + MARGIN) * pace[0] else 0

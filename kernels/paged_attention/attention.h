@@ -215,7 +215,8 @@ inline void score_strip(const Strip<T>& strip, const TaskScratch& s, int queries
 
 constexpr float kLowest = -0x1.fffffep127f;
 
-// What is taken from scores before they become weights: 0 where nothing is seen yet.
+// What is taken from scores before they become weights: finite, so that all weights are 0 where
+// nothing is seen yet.
 inline Vec base_of(Vec top) { return max(top, splat(kLowest)); }
 
 // Scores become weights; top, mass and shrink follow. Writes up to 15 shrinks too many.
