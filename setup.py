@@ -30,6 +30,7 @@ def extension():
         "-std=c++20",  # torch's headers ask for it
         "-fopenmp",
         "-ffp-contract=off",
+        "-fno-trapping-math",  # nobody reads the flags, and loops with a choice become vectors
         "-fvisibility=hidden",
         "-Wno-uninitialized",  # GCC 12 finds fault with its own AVX-512 headers
         "-Wno-maybe-uninitialized",

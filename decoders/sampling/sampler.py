@@ -8,8 +8,9 @@ the same state and logits give the same token in any batch. Exact up to float32 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from math import inf
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from plait.decoders.sampling.logprobs import logprobs_of
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.state import SamplingState
 from plait.kernels.noise import gumbel_argmax
-from plait.kernels.row_stats import apply_bitmask, row_stats, truncate
+from plait.kernels.row_stats import apply_bitmask, legal_mass, truncate
 
 UNCUT = SamplingParams()
 
@@ -47,22 +48,33 @@ class Obey(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class SpecialRows:
-    """Rows that need more than a temperature; entry i of each field belongs to the same row."""
+class Rows:
+    """Rows to draw from; entry i of each field belongs to the same row."""
 
     index: list[int]  # rows of the logits
     states: list[SamplingState]
     bitmask: Tensor | None  # [rows, words] int32
     banned: list[Collection[int]]
 
-    def select(self, entries: list[int]) -> SpecialRows:
+    def select(self, entries: list[int]) -> Rows:
         """Return these entries of it."""
-        return SpecialRows(
+        if len(entries) == len(self.index):  # callers name none twice
+            return self
+        return Rows(
             [self.index[i] for i in entries],
             [self.states[i] for i in entries],
             self.bitmask[entries] if self.bitmask is not None else None,
             [self.banned[i] for i in entries],
         )
+
+    def heat(self, greedy: float, device: torch.device) -> Tensor:
+        """Return the temperatures [rows], `greedy` where a row is."""
+        found = [greedy if state.greedy else state.params.temperature for state in self.states]
+        return torch.tensor(found, device=device)
+
+    def keys(self, device: torch.device) -> Tensor:
+        """Return the keys [rows, 3] of the rows' noise."""
+        return torch.tensor([s.key for s in self.states], dtype=torch.int64, device=device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +104,13 @@ class OrdinarySampler:
         """
         token_ids = [0] * len(states)
         log_mass = [0.0] * len(states)
-        special = _special_rows(logits, states, bitmask, banned)
-        plain = sorted(set(range(len(states))).difference(special.index))
-        if plain:
-            self._draw_plain(logits, states, plain, token_ids)
+        plain, ruled, special = _by_needs(_rows(logits, states, bitmask, banned))
+        if plain.index:
+            self._draw_plain(logits, plain, token_ids)
+        if ruled.index:
+            dead = self._draw_ruled(logits, ruled, token_ids, log_mass)
+            self._draw_special(logits, dead, Obey.NONE, token_ids, log_mass)
         for obey in reversed(Obey):
-            if not special.index:
-                break
             special = self._draw_special(logits, special, obey, token_ids, log_mass)
         return Draws(token_ids, self.report(logits, states, token_ids), log_mass)
 
@@ -133,41 +145,49 @@ class OrdinarySampler:
             entries[row] = entry
         return entries
 
-    def _draw_plain(
-        self,
-        logits: Tensor,
-        states: Sequence[SamplingState],
-        rows: list[int],
-        token_ids: list[int],
-    ) -> None:
-        """Draw rows that have a temperature and nothing else, straight from the logits."""
-        drawn = [states[row] for row in rows]
-        heat = [0.0 if state.greedy else state.params.temperature for state in drawn]
+    def _draw_plain(self, logits: Tensor, rows: Rows, token_ids: list[int]) -> None:
+        """Draw rows that have a temperature and maybe a constraint, straight from the logits."""
         tokens = gumbel_argmax(
             logits,
-            _keys(drawn, logits.device),
-            temperatures=torch.tensor(heat, device=logits.device),
-            rows=torch.tensor(rows, dtype=torch.int64, device=logits.device),
+            rows.keys(logits.device),
+            temperatures=rows.heat(0.0, logits.device),
+            rows=_index(rows, logits),
+            bitmask=rows.bitmask,
             naive=self.naive,
         )
-        for row, token_id in zip(rows, tokens.tolist(), strict=True):
+        for row, token_id in zip(rows.index, tokens.tolist(), strict=True):
             token_ids[row] = token_id
+
+    def _draw_ruled(
+        self, logits: Tensor, rows: Rows, token_ids: list[int], log_mass: list[float]
+    ) -> Rows:
+        """Draw rows that have a constraint as well; return those without a legal token."""
+        assert rows.bitmask is not None
+        heat = rows.heat(1.0, logits.device)
+        index = _index(rows, logits)
+        mass = legal_mass(logits, rows.bitmask, heat, rows=index, naive=self.naive).tolist()
+        for row, value in zip(rows.index, mass, strict=True):
+            log_mass[row] = value
+        self._draw_plain(logits, rows, token_ids)
+        return rows.select([i for i, value in enumerate(mass) if value == -inf])
 
     def _draw_special(
         self,
         logits: Tensor,
-        rows: SpecialRows,
+        rows: Rows,
         obey: Obey,
         token_ids: list[int],
         log_mass: list[float],
-    ) -> SpecialRows:
+    ) -> Rows:
         """Draw these rows from edited copies; return those that had no legal token."""
+        if not rows.index:
+            return rows
         scores, mass = self._scores(logits, rows, obey)
         # the temperature is in the scores already
         heat = [0.0 if state.greedy else 1.0 for state in rows.states]
         tokens = gumbel_argmax(
             scores,
-            _keys(rows.states, logits.device),
+            rows.keys(logits.device),
             temperatures=torch.tensor(heat, device=logits.device),
             naive=self.naive,
         )
@@ -178,43 +198,34 @@ class OrdinarySampler:
         dead = scores.gather(1, tokens[:, None])[:, 0] == -torch.inf
         return rows.select([i for i, is_dead in enumerate(dead.tolist()) if is_dead])
 
-    def _scores(
-        self, logits: Tensor, rows: SpecialRows, obey: Obey
-    ) -> tuple[Tensor, Sequence[float]]:
+    def _scores(self, logits: Tensor, rows: Rows, obey: Obey) -> tuple[Tensor, Sequence[float]]:
         """Return the scores to draw from, in the order of SamplingParams, and the log masses."""
-        scores = logits[torch.tensor(rows.index, dtype=torch.int64, device=logits.device)]
+        scores = logits[_index(rows, logits)]
         for row, state, banned in zip(scores, rows.states, rows.banned, strict=True):
             if state.edits or banned:
                 _edit(row, state, banned, obey)
-        heat = [1.0 if state.greedy else state.params.temperature for state in rows.states]
-        scores /= torch.tensor(heat, device=logits.device)[:, None]
+        heat = rows.heat(1.0, logits.device)
+        scores /= heat[:, None]
         mass: Sequence[float] = [0.0] * len(heat)
         if rows.bitmask is not None and obey >= Obey.CONSTRAINT:
-            mass = row_stats(scores, rows.bitmask, naive=self.naive).log_mass.tolist()
+            cold = torch.ones_like(heat)
+            mass = legal_mass(scores, rows.bitmask, cold, naive=self.naive).tolist()
             apply_bitmask(scores, rows.bitmask, naive=self.naive)
         if any(state.truncates for state in rows.states):
             _truncate(scores, rows.states, naive=self.naive)
         return scores, mass
 
 
-def _special_rows(
-    logits: Tensor,
-    states: Sequence[SamplingState],
-    bitmask: Tensor | None,
-    banned: Sequence[Collection[int]] | None,
-) -> SpecialRows:
-    """Return the rows that need more than a temperature."""
-    constrained = [False] * len(states)
-    if bitmask is not None:
-        constrained = _is_constrained(bitmask).tolist()
-    rows = _rows(logits, states, bitmask if any(constrained) else None, banned)
-    return rows.select(
-        [
-            row
-            for row, state in enumerate(states)
-            if constrained[row] or rows.banned[row] or state.edits or state.truncates
-        ]
-    )
+def _by_needs(rows: Rows) -> tuple[Rows, Rows, Rows]:
+    """Return the rows that have just a temperature, those with a constraint as well, and others."""
+    found: tuple[list[int], list[int], list[int]] = ([], [], [])
+    ruled = [False] * len(rows.index)
+    if rows.bitmask is not None:
+        ruled = _is_constrained(rows.bitmask).tolist()
+    for i, (state, banned) in enumerate(zip(rows.states, rows.banned, strict=True)):
+        found[2 if banned or state.edits or state.truncates else ruled[i]].append(i)
+    plain, constrained, others = (rows.select(entries) for entries in found)
+    return replace(plain, bitmask=None), constrained, others
 
 
 def _rows(
@@ -222,7 +233,7 @@ def _rows(
     states: Sequence[SamplingState],
     bitmask: Tensor | None,
     banned: Sequence[Collection[int]] | None,
-) -> SpecialRows:
+) -> Rows:
     """Return all rows, with a bit for every token of the logits in the bitmask."""
     if bitmask is not None:
         missing = -(-logits.shape[1] // 32) - bitmask.shape[1]
@@ -230,7 +241,7 @@ def _rows(
             tail = torch.where(_is_constrained(bitmask), 0, -1).to(torch.int32)
             bitmask = torch.cat([bitmask, tail[:, None].expand(-1, missing)], dim=1)
     bans: list[Collection[int]] = list(banned) if banned is not None else [()] * len(states)
-    return SpecialRows(list(range(len(states))), list(states), bitmask, bans)
+    return Rows(list(range(len(states))), list(states), bitmask, bans)
 
 
 def _is_constrained(bitmask: Tensor) -> Tensor:
@@ -264,8 +275,8 @@ def _truncate(scores: Tensor, states: Sequence[SamplingState], *, naive: bool) -
     )
 
 
-def _keys(states: Sequence[SamplingState], device: torch.device) -> Tensor:
-    return torch.tensor([state.key for state in states], dtype=torch.int64, device=device)
+def _index(rows: Rows, logits: Tensor) -> Tensor:
+    return torch.tensor(rows.index, dtype=torch.int64, device=logits.device)
 
 
 def make_ordinary(options: Options, *, naive: bool) -> OrdinarySampler:

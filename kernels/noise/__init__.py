@@ -51,23 +51,26 @@ def gumbel_argmax(
     *,
     temperatures: Tensor | None = None,
     rows: Tensor | None = None,
+    bitmask: Tensor | None = None,
     naive: bool = False,
 ) -> Tensor:
     """Return the token that wins under scores / temperature + noise, the lowest id among equals.
 
     Neither the noise nor the scaled scores are stored. A temperature of 0 means neither: argmax.
-    Scores of -inf and NaN never win; a row of nothing else gives token 0.
+    Scores of -inf and NaN never win, nor do illegal tokens; a row of nothing else gives token 0.
 
     Args:
         scores: [n, vocab] float32, rows contiguous; not modified.
         keys: [b, 3] int64, see `key`.
         temperatures: [b] float32, >= 0; None means 1 everywhere.
         rows: [b] int64, the row of scores that draw i reads; None means row i (n = b).
+        bitmask: [b, words] int32, bit t % 32 of word t // 32 says that token t is legal; a token
+            without a bit is illegal. Stretches without a legal token cost next to nothing.
         naive: use the oracle even where the compiled kernel is available.
     Returns:
         [b] int64 token ids.
     """
     if naive or not dispatch.serves(scores.device):
-        return _naive.gumbel_argmax(scores, keys, temperatures=temperatures, rows=rows)
-    tokens: Tensor = torch.ops.plait_noise.gumbel_argmax(scores, keys, temperatures, rows)
+        return _naive.gumbel_argmax(scores, keys, temperatures, rows, bitmask)
+    tokens: Tensor = torch.ops.plait_noise.gumbel_argmax(scores, keys, temperatures, rows, bitmask)
     return tokens

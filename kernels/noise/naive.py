@@ -59,12 +59,14 @@ def gumbel(keys: Tensor, num_tokens: int) -> Tensor:
 def gumbel_argmax(
     scores: Tensor,
     keys: Tensor,
-    *,
-    temperatures: Tensor | None = None,
-    rows: Tensor | None = None,
+    temperatures: Tensor | None,
+    rows: Tensor | None,
+    bitmask: Tensor | None,
 ) -> Tensor:
     """See plait.kernels.noise.gumbel_argmax."""
     values = scores if rows is None else scores[rows]
+    if bitmask is not None:
+        values = values.masked_fill(~legal_tokens(bitmask, scores.shape[1]), -torch.inf)
     noise = gumbel(keys, scores.shape[1])
     if temperatures is not None:
         hot = temperatures[:, None] > 0.0
@@ -75,3 +77,11 @@ def gumbel_argmax(
     index = torch.arange(scores.shape[1], device=scores.device)
     ties = perturbed == perturbed.amax(dim=1, keepdim=True)
     return torch.where(ties, index, scores.shape[1]).amin(dim=1)
+
+
+def legal_tokens(bitmask: Tensor, vocab: int) -> Tensor:
+    """Return [b, vocab] bool; tokens that the bitmask [b, words] has no bit for are illegal."""
+    bit = torch.arange(32, device=bitmask.device, dtype=torch.int32)
+    bits = ((bitmask[:, :, None] >> bit) & 1).bool().flatten(1)[:, :vocab]
+    tail = bits.new_zeros(len(bits), vocab - bits.shape[1])
+    return torch.cat([bits, tail], dim=1)

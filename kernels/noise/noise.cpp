@@ -1,6 +1,6 @@
 // Counter-based Gumbel noise and the draw made with it; naive.py is the oracle, __init__.py the
-// contract. Noise is made in blocks that stay in the first-level cache, right beside the scores
-// that it perturbs, and not at all for blocks that cannot win.
+// contract. A draw makes noise only where it can win: groups of tokens that are too far behind the
+// best so far get none, and of others the random words say at once that none of them is rare enough.
 
 #include <ATen/Parallel.h>
 #include <torch/library.h>
@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "bitmask.h"
 #include "rows.h"
 
 namespace plait {
@@ -16,10 +17,11 @@ namespace {
 
 constexpr int64_t kLanes = 16;            // counters of a group, side by side in a vector
 constexpr int64_t kGroup = 4 * kLanes;    // tokens served by a group: four words per counter
-constexpr int64_t kBlock = 16 * kGroup;   // tokens whose noise is made at a time
-constexpr int64_t kChunk = 8 * kBlock;    // tokens of one task
+constexpr int64_t kBlock = 16 * kGroup;   // tokens whose noise is written at a time
+constexpr int64_t kChunk = 128;           // groups of one task
 constexpr int64_t kChunksPerThread = 3;   // fewer are not worth waking a thread for
 constexpr float kMaxNoise = 23.0f;        // above every value of the noise
+constexpr float kSlack = 1e-3f;           // above every error of rounding in a comparison of scores
 constexpr float kWordUnit = 0x1.fffffep-33f;  // just below 2**-32: no word becomes 1
 constexpr uint32_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;  // Philox4x32's
 
@@ -58,58 +60,105 @@ PLAIT_INLINE void philox(const Key& key, uint32_t index, uint32_t* words, int64_
   words[3 * stride] = c3;
 }
 
-PLAIT_INLINE float gumbel_of(uint32_t word) {
-  const float uniform = (static_cast<float>(word) + 0.5f) * kWordUnit;
-  return -log_positive(-log1m(uniform));
+// The random words of a group's tokens.
+PLAIT_INLINE void draw_words(const Key& key, int64_t group, uint32_t* __restrict words) {
+  const auto first = static_cast<uint32_t>(group * kLanes);
+  for (uint32_t lane = 0; lane < kLanes; ++lane) philox(key, first + lane, words + lane, kLanes);
+}
+
+// noise[i] = the Gumbel variate of words[i]. Two loops, as each is one long chain of operations.
+template <int64_t n>
+PLAIT_INLINE void to_noise(const uint32_t* __restrict words, float* __restrict noise) {
+  for (int64_t i = 0; i < n; ++i) {
+    noise[i] = -log1m((static_cast<float>(words[i]) + 0.5f) * kWordUnit);
+  }
+  for (int64_t i = 0; i < n; ++i) noise[i] = -log_positive(noise[i]);
 }
 
 // Write the noise of kBlock tokens, the first of which is a multiple of kGroup.
 PLAIT_CLONES void make_noise(const Key& key, int64_t first_token, float* __restrict noise) {
   alignas(64) uint32_t words[kBlock];
-  const auto first_index = static_cast<uint32_t>(first_token / kGroup * kLanes);
-  for (int64_t group = 0; group < kBlock / kGroup; ++group) {
-    const auto index = static_cast<uint32_t>(first_index + group * kLanes);
-    for (uint32_t lane = 0; lane < kLanes; ++lane) {
-      philox(key, index + lane, words + group * kGroup + lane, kLanes);
-    }
-  }
-  for (int64_t i = 0; i < kBlock; ++i) noise[i] = gumbel_of(words[i]);
-}
-
-PLAIT_CLONES void divide(const float* __restrict x, float by, int64_t n, float* __restrict out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = x[i] / by;
-}
-
-PLAIT_CLONES void add(float* __restrict x, const float* __restrict y, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) x[i] = y[i] + x[i];
+  const int64_t first = first_token / kGroup;
+  for (int64_t i = 0; i < kBlock / kGroup; ++i) draw_words(key, first + i, words + i * kGroup);
+  to_noise<kBlock>(words, noise);
 }
 
 struct Best {
   int32_t order = order_of(-kInfinity);
   int64_t token = 0;
+
+  void meet(const Best& other) {
+    const bool is_tie = other.order == order && other.token < token;
+    if (other.order > order || is_tie) *this = other;
+  }
 };
 
-// The winner among tokens begin .. end - 1 of one row.
-Best best_of(const float* scores, const Key& key, float temperature, int64_t begin, int64_t end) {
-  alignas(64) float scaled[kBlock], perturbed[kBlock];
-  Best best;
-  for (int64_t token = begin; token < end; token += kBlock) {
-    const int64_t n = std::min(kBlock, end - token);
-    const float* block = scores + token;
-    if (temperature > 0.0f) {
-      if (temperature != 1.0f) {
-        divide(block, temperature, n, scaled);
-        block = scaled;
-      }
-      const int32_t bound = highest_order(block, n);
-      const bool is_illegal = bound <= order_of(-kInfinity);
-      if (is_illegal || from_order(bound) + kMaxNoise <= from_order(best.order)) continue;
-      make_noise(key, token, perturbed);
-      add(perturbed, block, n);
-      block = perturbed;
+// One row to draw from.
+struct Draw {
+  const float* scores;
+  int64_t vocab;
+  Key key;
+  float temperature;  // 0: no noise
+  std::optional<Legal> legal;
+};
+
+// Copy a group's scores; what is illegal or behind the vocabulary's end gets -inf.
+PLAIT_INLINE void load(const Draw& draw, int64_t group, float* __restrict x) {
+  const int64_t token = group * kGroup, n = std::min(kGroup, draw.vocab - token);
+  std::copy_n(draw.scores + token, n, x);
+  std::fill(x + n, x + kGroup, -kInfinity);
+  if (draw.legal) draw.legal->keep(x, token, n, -kInfinity);
+}
+
+// bounds[i] = the highest score of group first + i over the temperature, if that is not 0.
+PLAIT_CLONES void bound(const Draw& draw, int64_t first, int64_t count, float* __restrict bounds) {
+  alignas(64) float x[kGroup];
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t token = (first + i) * kGroup;
+    const bool is_whole = token + kGroup <= draw.vocab && !draw.legal;
+    int32_t highest = INT32_MIN;
+    if (!draw.legal || !draw.legal->none(token, std::min(kGroup, draw.vocab - token))) {
+      if (!is_whole) load(draw, first + i, x);
+      highest = highest_order(is_whole ? draw.scores + token : x, kGroup);
     }
-    const int32_t order = highest_order(block, n);
-    if (order > best.order) best = {order, token + first_with(block, n, order)};
+    const float score = highest < order_of(-kInfinity) ? -kInfinity : from_order(highest);
+    bounds[i] = draw.temperature > 0.0f ? score / draw.temperature : score;
+  }
+}
+
+// Words from this on make a noise of `need` at most, but for rounding: P(noise > x) < exp(-x).
+PLAIT_INLINE uint64_t rare_enough(float need) {
+  if (!(need > 0.0f)) return uint64_t{1} << 32;
+  return static_cast<uint64_t>(exp_nonpositive(-need) * 0x1p32f) + 1;
+}
+
+// The winner of one group, unless it is certain to stay below the best so far.
+PLAIT_CLONES Best best_of_group(const Draw& draw, int64_t group, float bound, const Best& best) {
+  alignas(64) float x[kGroup], noise[kGroup];
+  alignas(64) uint32_t words[kGroup];
+  if (draw.temperature > 0.0f) {
+    draw_words(draw.key, group, words);
+    uint32_t lowest = words[0];
+    for (int64_t i = 0; i < kGroup; ++i) lowest = std::min(lowest, words[i]);
+    if (lowest >= rare_enough(from_order(best.order) - bound - kSlack)) return {};
+    load(draw, group, x);
+    to_noise<kGroup>(words, noise);
+    for (int64_t i = 0; i < kGroup; ++i) x[i] = noise[i] + x[i] / draw.temperature;
+  } else {
+    load(draw, group, x);
+  }
+  const int32_t order = highest_order(x, kGroup);
+  if (order <= order_of(-kInfinity)) return {};
+  return {order, group * kGroup + first_with(x, kGroup, order)};
+}
+
+// The winner among groups first .. first + count - 1, or the best so far.
+Best best_of(const Draw& draw, int64_t first, int64_t count, const float* bounds, Best best) {
+  const float reach = draw.temperature > 0.0f ? kMaxNoise : 0.0f;
+  for (int64_t i = 0; i < count; ++i) {
+    // a tie is won by the lower token, so it is no reason to pass a group over
+    if (bounds[i] == -kInfinity || bounds[i] + reach < from_order(best.order)) continue;
+    best.meet(best_of_group(draw, first + i, bounds[i], best));
   }
   return best;
 }
@@ -139,7 +188,8 @@ at::Tensor gumbel(const at::Tensor& keys, int64_t num_tokens) {
 
 at::Tensor gumbel_argmax(const at::Tensor& scores, const at::Tensor& keys,
                          const std::optional<at::Tensor>& temperatures,
-                         const std::optional<at::Tensor>& rows) {
+                         const std::optional<at::Tensor>& rows,
+                         const std::optional<at::Tensor>& bitmask) {
   check_keys(keys);
   check_scores(scores);
   const int64_t draws = keys.size(0), vocab = scores.size(1), stride = scores.stride(0);
@@ -147,27 +197,43 @@ at::Tensor gumbel_argmax(const at::Tensor& scores, const at::Tensor& keys,
   const at::Tensor packed = keys.contiguous();
   const at::Tensor heat = temperatures.value_or(at::ones({draws}, scores.options()));
   const float* degrees = vector_data<float>(heat, draws, "temperatures");
-  const int64_t chunks = (vocab + kChunk - 1) / kChunk;
-  std::vector<Best> bests(draws * chunks);
-  const float* values = scores.const_data_ptr<float>();
-  const int64_t* key_rows = packed.const_data_ptr<int64_t>();
-  at::parallel_for(0, draws * chunks, kChunksPerThread, [&](int64_t first, int64_t last) {
-    for (int64_t task = first; task < last; ++task) {
-      const int64_t draw = task / chunks, begin = task % chunks * kChunk;
-      bests[task] = best_of(values + source[draw] * stride, key_of(key_rows + 3 * draw),
-                            degrees[draw], begin, std::min(begin + kChunk, vocab));
-    }
+  const std::optional<Bitmask> mask =
+      bitmask ? std::optional<Bitmask>(std::in_place, *bitmask, draws) : std::nullopt;
+  std::vector<Draw> todo;
+  for (int64_t i = 0; i < draws; ++i) {
+    todo.push_back({scores.const_data_ptr<float>() + source[i] * stride, vocab,
+                    key_of(packed.const_data_ptr<int64_t>() + 3 * i), degrees[i],
+                    mask ? std::optional<Legal>(mask->row(i)) : std::nullopt});
+  }
+  const int64_t groups = (vocab + kGroup - 1) / kGroup, chunks = (groups + kChunk - 1) / kChunk;
+  std::vector<float> bounds(draws * groups);
+  const auto each_chunk = [&](const auto& work) {
+    at::parallel_for(0, draws * chunks, kChunksPerThread, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t draw = task / chunks, first = task % chunks * kChunk;
+        work(task, draw, first, std::min(kChunk, groups - first), &bounds[draw * groups + first]);
+      }
+    });
+  };
+  each_chunk([&](int64_t, int64_t draw, int64_t first, int64_t count, float* where) {
+    bound(todo[draw], first, count, where);
+  });
+  // the group with the best score first: what it gives lets most others be passed over
+  std::vector<Best> bests(draws);
+  for (int64_t draw = 0; draw < draws; ++draw) {
+    const float* row = &bounds[draw * groups];
+    const int64_t first = std::max_element(row, row + groups) - row;
+    bests[draw] = best_of(todo[draw], first, 1, row + first, {});
+  }
+  std::vector<Best> found(draws * chunks);
+  each_chunk([&](int64_t task, int64_t draw, int64_t first, int64_t count, const float* where) {
+    found[task] = best_of(todo[draw], first, count, where, bests[draw]);
   });
 
   at::Tensor tokens = at::empty({draws}, keys.options());
   int64_t* out = tokens.mutable_data_ptr<int64_t>();
-  for (int64_t draw = 0; draw < draws; ++draw) {
-    const auto first = bests.begin() + draw * chunks;
-    // max_element keeps the first of equals, so the lowest id wins
-    out[draw] = std::max_element(first, first + chunks, [](const Best& a, const Best& b) {
-                  return a.order < b.order;
-                })->token;
-  }
+  for (int64_t task = 0; task < draws * chunks; ++task) bests[task / chunks].meet(found[task]);
+  for (int64_t draw = 0; draw < draws; ++draw) out[draw] = bests[draw].token;
   return tokens;
 }
 
@@ -177,7 +243,8 @@ at::Tensor gumbel_argmax(const at::Tensor& scores, const at::Tensor& keys,
 TORCH_LIBRARY_FRAGMENT(plait_noise, library) {
   library.def("gumbel(Tensor keys, int num_tokens) -> Tensor");
   library.def(
-      "gumbel_argmax(Tensor scores, Tensor keys, Tensor? temperatures, Tensor? rows) -> Tensor");
+      "gumbel_argmax(Tensor scores, Tensor keys, Tensor? temperatures, Tensor? rows, "
+      "Tensor? bitmask) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(plait_noise, CPU, library) {

@@ -23,7 +23,6 @@ class RowStats:
     top_scores: Tensor  # [b, 2]
     logsumexp: Tensor  # [b]
     entropy: Tensor  # [b], nats; nan if nobody asked for it
-    log_mass: Tensor  # [b]: log of the probability of the legal tokens; 0 without a bitmask
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +34,11 @@ class RowLogprobs:
     top: Tensor  # [b, k] float32
 
 
-def row_stats(
-    scores: Tensor, bitmask: Tensor | None = None, *, entropy: bool = True, naive: bool = False
-) -> RowStats:
+def row_stats(scores: Tensor, *, entropy: bool = True, naive: bool = False) -> RowStats:
     """Return the statistics of each row.
 
     Args:
         scores: [b, vocab], vocab >= 2; not modified.
-        bitmask: [b, words] int32, bit t % 32 of word t // 32 says that token t is legal; a token
-            without a bit is illegal.
         entropy: whether to compute the entropies; the other statistics keep their bits without.
         naive: use the oracle even where the compiled kernel is available.
     """
@@ -52,8 +47,39 @@ def row_stats(
         if naive or not dispatch.serves(scores.device)
         else torch.ops.plait_row_stats.row_stats
     )
-    top_ids, top_scores, stats = run(scores, bitmask, entropy)
+    top_ids, top_scores, stats = run(scores, entropy)
     return RowStats(top_ids, top_scores, *stats.unbind(1))
+
+
+def legal_mass(
+    scores: Tensor,
+    bitmask: Tensor,
+    temperatures: Tensor,
+    *,
+    rows: Tensor | None = None,
+    naive: bool = False,
+) -> Tensor:
+    """Return the log of the probability that each row's law gives to its legal tokens.
+
+    It is finite however small the probability, and -inf exactly where no legal token has a score.
+
+    Args:
+        scores: [n, vocab]; not modified. A row's law is softmax(scores / temperature).
+        bitmask: [b, words] int32, bit t % 32 of word t // 32 says that token t is legal; a token
+            without a bit is illegal.
+        temperatures: [b] float32, > 0.
+        rows: [b] int64, the row of scores that entry i reads; None means row i (n = b).
+        naive: use the oracle even where the compiled kernel is available.
+    Returns:
+        [b] float32.
+    """
+    run = (
+        _naive.legal_mass
+        if naive or not dispatch.serves(scores.device)
+        else torch.ops.plait_row_stats.legal_mass
+    )
+    mass: Tensor = run(scores, bitmask, temperatures, rows)
+    return mass
 
 
 def row_logprobs(
@@ -77,7 +103,7 @@ def row_logprobs(
 
 
 def apply_bitmask(scores: Tensor, bitmask: Tensor, *, naive: bool = False) -> None:
-    """Set the scores of illegal tokens to -inf, in place; bitmask as in `row_stats`."""
+    """Set the scores of illegal tokens to -inf, in place; bitmask as in `legal_mass`."""
     if naive or not dispatch.serves(scores.device):
         _naive.apply_bitmask(scores, bitmask)
     else:

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from plait.kernels.noise import elementary
+from plait.kernels.noise.naive import legal_tokens
 
 MASS_UNIT = 2.0**40
 
 
-def row_stats(
-    scores: Tensor, bitmask: Tensor | None, entropy: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return top-2 ids [b, 2], top-2 scores [b, 2] and logsumexp, entropy, log_mass [b, 3]."""
+def row_stats(scores: Tensor, entropy: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return top-2 ids [b, 2], top-2 scores [b, 2] and logsumexp, entropy [b, 2]."""
     top_scores, top_ids = _descending(scores)
     exact = scores.double()
     total = exact.logsumexp(dim=1)
@@ -21,12 +20,19 @@ def row_stats(
     if entropy:
         logprobs = exact - total[:, None]
         nats = -(logprobs.exp() * logprobs).nan_to_num(0.0).sum(dim=1)
-    log_mass = torch.zeros_like(total)
-    if bitmask is not None:
-        legal = exact.masked_fill(~_legal(bitmask, scores.shape[1]), -torch.inf)
-        log_mass = (legal.logsumexp(dim=1) - total).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
-    stats = torch.stack([total, nats, log_mass], dim=1).to(torch.float32)
+    stats = torch.stack([total, nats], dim=1).to(torch.float32)
     return top_ids[:, :2], top_scores[:, :2], stats
+
+
+def legal_mass(
+    scores: Tensor, bitmask: Tensor, temperatures: Tensor, rows: Tensor | None
+) -> Tensor:
+    """See plait.kernels.row_stats.legal_mass."""
+    values = scores if rows is None else scores[rows]
+    exact = values.double() / temperatures[:, None]
+    legal = exact.masked_fill(~legal_tokens(bitmask, scores.shape[1]), -torch.inf)
+    mass = legal.logsumexp(dim=1) - exact.logsumexp(dim=1)
+    return mass.nan_to_num(nan=-torch.inf, neginf=-torch.inf).to(torch.float32)
 
 
 def logprobs(
@@ -43,7 +49,7 @@ def logprobs(
 
 def apply_bitmask(scores: Tensor, bitmask: Tensor) -> None:
     """See plait.kernels.row_stats.apply_bitmask."""
-    scores.masked_fill_(~_legal(bitmask, scores.shape[1]), -torch.inf)
+    scores.masked_fill_(~legal_tokens(bitmask, scores.shape[1]), -torch.inf)
 
 
 def truncate(scores: Tensor, top_k: Tensor, top_p: Tensor, reach: Tensor) -> None:
@@ -67,11 +73,3 @@ def _descending(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Return scores and ids by falling score, then rising id."""
     values, ids = scores.sort(dim=1, descending=True, stable=True)
     return values, ids
-
-
-def _legal(bitmask: Tensor, vocab: int) -> Tensor:
-    """Return [b, vocab] bool; tokens that the bitmask has no bit for are illegal."""
-    bit = torch.arange(32, device=bitmask.device, dtype=torch.int32)
-    bits = ((bitmask[:, :, None] >> bit) & 1).bool().flatten(1)[:, :vocab]
-    tail = bits.new_zeros(len(bits), vocab - bits.shape[1])
-    return torch.cat([bits, tail], dim=1)

@@ -12,6 +12,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../noise/bitmask.h"
 #include "../noise/rows.h"
 
 namespace plait {
@@ -19,18 +20,15 @@ namespace {
 
 constexpr int64_t kChunk = 4096;  // tokens whose terms stay in the first-level cache; a power of 2
 constexpr int64_t kStretch = 64;  // tokens passed over together when none is among the best
-constexpr int64_t kWord = 32;     // tokens of a word of the bitmask
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();  // a statistic nobody asked for
 
 // Rows that are worth waking a thread for.
 constexpr int64_t kRowsToSum = 2, kRowsToMask = 16;
 
-using Words = std::optional<at::Tensor>;
-
-// e[i] = exp(x[i] - highest)
-PLAIT_CLONES void exponentials(const float* __restrict x, int64_t n, float highest,
+// e[i] = exp((x[i] - highest) * inverse), of the inverse temperature
+PLAIT_CLONES void exponentials(const float* __restrict x, int64_t n, float highest, float inverse,
                                float* __restrict e) {
-  for (int64_t i = 0; i < n; ++i) e[i] = exp_nonpositive(x[i] - highest);
+  for (int64_t i = 0; i < n; ++i) e[i] = exp_nonpositive((x[i] - highest) * inverse);
 }
 
 // terms[i] = e[i] * (x[i] - highest), 0 where e[i] is 0 although the distance may be infinite
@@ -42,28 +40,6 @@ PLAIT_CLONES void weighted(const float* __restrict x, const float* __restrict e,
   }
 }
 
-// Set what a bitmask of enough words forbids to `otherwise`; n is covered by the words.
-PLAIT_CLONES void keep_legal(float* __restrict x, int64_t n, const int32_t* __restrict words,
-                             float otherwise) {
-  for (int64_t begin = 0; begin < n; begin += kWord) {
-    const int32_t word = words[begin / kWord];
-    const auto count = static_cast<int32_t>(std::min(kWord, n - begin));
-    if (word == -1) continue;
-    for (int32_t i = 0; i < count; ++i) {
-      const float kept = x[begin + i];
-      x[begin + i] = (word >> i) & 1 ? kept : otherwise;
-    }
-  }
-}
-
-// The same where the words may end before the tokens do.
-void mask(float* x, int64_t begin, int64_t n, const int32_t* words, int64_t num_words,
-          float otherwise) {
-  const int64_t covered = std::clamp(num_words * kWord - begin, int64_t{0}, n);
-  keep_legal(x, covered, words + begin / kWord, otherwise);
-  std::fill(x + covered, x + n, otherwise);
-}
-
 // The sum of n <= kChunk terms, halves folded onto each other; overwrites all kChunk of them.
 PLAIT_CLONES double fold(float* __restrict terms, int64_t n) {
   for (int64_t i = n; i < kChunk; ++i) terms[i] = 0.0f;
@@ -73,40 +49,31 @@ PLAIT_CLONES double fold(float* __restrict terms, int64_t n) {
   return terms[0];
 }
 
-// Sums over a row of e = exp(x - highest).
-struct Sums {
-  double all = 0.0;
-  double weighted = 0.0;  // of e * (x - highest)
-  double legal = 0.0;     // where the bitmask allows it
-};
-
-double sum_of(const float* x, int64_t vocab, float highest) {
+// The sum over a row of exp((x - highest) * inverse).
+double sum_of(const float* x, int64_t vocab, float highest, float inverse = 1.0f) {
   alignas(64) float e[kChunk];
   double sum = 0.0;
   for (int64_t begin = 0; begin < vocab; begin += kChunk) {
     const int64_t n = std::min(kChunk, vocab - begin);
-    exponentials(x + begin, n, highest, e);
+    exponentials(x + begin, n, highest, inverse, e);
     sum += fold(e, n);
   }
   return sum;
 }
 
-Sums sums_of(const float* x, int64_t vocab, float highest, bool entropy, const int32_t* words,
-             int64_t num_words) {
+// Sums over a row of e = exp(x - highest) and of e * (x - highest).
+struct Sums {
+  double all = 0.0, weighted = 0.0;
+};
+
+Sums weighted_sums_of(const float* x, int64_t vocab, float highest) {
   alignas(64) float e[kChunk], terms[kChunk];
   Sums sums;
   for (int64_t begin = 0; begin < vocab; begin += kChunk) {
     const int64_t n = std::min(kChunk, vocab - begin);
-    exponentials(x + begin, n, highest, e);
-    if (entropy) {
-      weighted(x + begin, e, n, highest, terms);
-      sums.weighted += fold(terms, n);
-    }
-    if (words != nullptr) {
-      std::copy_n(e, n, terms);
-      mask(terms, begin, n, words, num_words, 0.0f);
-      sums.legal += fold(terms, n);
-    }
+    exponentials(x + begin, n, highest, 1.0f, e);
+    weighted(x + begin, e, n, highest, terms);
+    sums.weighted += fold(terms, n);
     sums.all += fold(e, n);
   }
   return sums;
@@ -131,34 +98,13 @@ std::vector<uint64_t> best_of(const float* x, int64_t vocab, int64_t k) {
   return best;
 }
 
-// A bitmask's words, or none.
-struct Bitmask {
-  at::Tensor packed;
-  const int32_t* words = nullptr;
-  int64_t num_words = 0;
-
-  explicit Bitmask(const Words& bitmask, int64_t rows) {
-    if (!bitmask) return;
-    TORCH_CHECK(bitmask->dim() == 2 && bitmask->size(0) == rows &&
-                    bitmask->scalar_type() == at::kInt,
-                "bitmask must be [", rows, ", words] int32");
-    packed = bitmask->contiguous();
-    words = packed.const_data_ptr<int32_t>();
-    num_words = packed.size(1);
-  }
-
-  const int32_t* row(int64_t i) const { return words ? words + i * num_words : nullptr; }
-};
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor> row_stats(const at::Tensor& scores,
-                                                         const Words& bitmask, bool entropy) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> row_stats(const at::Tensor& scores, bool entropy) {
   check_scores(scores);
   const int64_t rows = scores.size(0), vocab = scores.size(1), stride = scores.stride(0);
   TORCH_CHECK(vocab >= 2, "row_stats needs two tokens");
-  const Bitmask mask(bitmask, rows);
   at::Tensor top_ids = at::empty({rows, 2}, scores.options().dtype(at::kLong));
   at::Tensor top_scores = at::empty({rows, 2}, scores.options());
-  at::Tensor stats = at::empty({rows, 3}, scores.options());
+  at::Tensor stats = at::empty({rows, 2}, scores.options());
   const float* values = scores.const_data_ptr<float>();
   int64_t* ids = top_ids.mutable_data_ptr<int64_t>();
   float* tops = top_scores.mutable_data_ptr<float>();
@@ -172,20 +118,77 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> row_stats(const at::Tensor& score
         tops[2 * row + i] = x[token_of(best[i])];
       }
       const float highest = tops[2 * row];
-      float* stat = out + 3 * row;
+      float* stat = out + 2 * row;
       if (highest == -kInfinity) {
         stat[0] = -kInfinity;
         stat[1] = entropy ? 0.0f : kNaN;
-        stat[2] = mask.words ? -kInfinity : 0.0f;
         continue;
       }
-      const Sums sums = sums_of(x, vocab, highest, entropy, mask.row(row), mask.num_words);
+      const Sums sums = entropy ? weighted_sums_of(x, vocab, highest)
+                                : Sums{sum_of(x, vocab, highest)};
       stat[0] = static_cast<float>(highest + std::log(sums.all));
       stat[1] = entropy ? static_cast<float>(std::log(sums.all) - sums.weighted / sums.all) : kNaN;
-      stat[2] = mask.words ? static_cast<float>(std::log(sums.legal / sums.all)) : 0.0f;
     }
   });
   return {top_ids, top_scores, stats};
+}
+
+// The highest score that the words allow; -inf if there is none.
+float highest_legal(const float* x, int64_t vocab, const Legal& legal) {
+  alignas(64) float block[kChunk];
+  int32_t highest = order_of(-kInfinity);
+  for (int64_t begin = 0; begin < vocab; begin += kChunk) {
+    const int64_t n = std::min(kChunk, vocab - begin);
+    if (legal.none(begin, n)) continue;
+    std::copy_n(x + begin, n, block);
+    legal.keep(block, begin, n, -kInfinity);
+    highest = std::max(highest, highest_order(block, n));
+  }
+  return from_order(highest);
+}
+
+// The sum over a row's legal tokens of exp((x - highest) * inverse), highest being the best of them.
+double legal_sum_of(const float* x, int64_t vocab, float highest, float inverse,
+                    const Legal& legal) {
+  alignas(64) float block[kChunk], e[kChunk];
+  double sum = 0.0;
+  for (int64_t begin = 0; begin < vocab; begin += kChunk) {
+    const int64_t n = std::min(kChunk, vocab - begin);
+    if (legal.none(begin, n)) continue;
+    std::copy_n(x + begin, n, block);
+    legal.keep(block, begin, n, -kInfinity);
+    exponentials(block, n, highest, inverse, e);
+    sum += fold(e, n);
+  }
+  return sum;
+}
+
+at::Tensor legal_mass(const at::Tensor& scores, const at::Tensor& bitmask,
+                      const at::Tensor& temperatures, const std::optional<at::Tensor>& rows) {
+  check_scores(scores);
+  const int64_t length = bitmask.size(0), vocab = scores.size(1), stride = scores.stride(0);
+  const std::vector<int64_t> source = source_rows(rows, length, scores.size(0));
+  const Bitmask mask(bitmask, length);
+  const float* heat = vector_data<float>(temperatures, length, "temperatures");
+  at::Tensor mass = at::empty({length}, scores.options());
+  const float* values = scores.const_data_ptr<float>();
+  float* out = mass.mutable_data_ptr<float>();
+  at::parallel_for(0, length, kRowsToSum, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const float* x = values + source[i] * stride;
+      const Legal legal = mask.row(i);
+      const float best = highest_legal(x, vocab, legal), inverse = 1.0f / heat[i];
+      if (best == -kInfinity) {
+        out[i] = -kInfinity;
+        continue;
+      }
+      const float highest = from_order(highest_order(x, vocab));
+      const double part = legal_sum_of(x, vocab, best, inverse, legal);
+      const double whole = sum_of(x, vocab, highest, inverse);
+      out[i] = static_cast<float>((best - highest) * inverse + std::log(part / whole));
+    }
+  });
+  return mass;
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> logprobs(const at::Tensor& scores,
@@ -230,7 +233,7 @@ void apply_bitmask_(const at::Tensor& scores, const at::Tensor& bitmask) {
   float* values = scores.mutable_data_ptr<float>();
   at::parallel_for(0, rows, kRowsToMask, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
-      mask(values + row * stride, 0, vocab, packed.row(row), packed.num_words, -kInfinity);
+      packed.row(row).keep(values + row * stride, 0, vocab, -kInfinity);
     }
   });
 }
@@ -239,8 +242,9 @@ void apply_bitmask_(const at::Tensor& scores, const at::Tensor& bitmask) {
 }  // namespace plait
 
 TORCH_LIBRARY_FRAGMENT(plait_row_stats, library) {
+  library.def("row_stats(Tensor scores, bool entropy=True) -> (Tensor, Tensor, Tensor)");
   library.def(
-      "row_stats(Tensor scores, Tensor? bitmask, bool entropy=True) -> (Tensor, Tensor, Tensor)");
+      "legal_mass(Tensor scores, Tensor bitmask, Tensor temperatures, Tensor? rows) -> Tensor");
   library.def(
       "logprobs(Tensor scores, Tensor token_ids, int k, Tensor? rows) -> (Tensor, Tensor, Tensor)");
   library.def("apply_bitmask_(Tensor(a!) scores, Tensor bitmask) -> ()");
@@ -248,6 +252,7 @@ TORCH_LIBRARY_FRAGMENT(plait_row_stats, library) {
 
 TORCH_LIBRARY_IMPL(plait_row_stats, CPU, library) {
   library.impl("row_stats", &plait::row_stats);
+  library.impl("legal_mass", &plait::legal_mass);
   library.impl("logprobs", &plait::logprobs);
   library.impl("apply_bitmask_", &plait::apply_bitmask_);
 }

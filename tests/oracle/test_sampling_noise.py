@@ -11,6 +11,7 @@ from torch import Tensor
 from plait.kernels import dispatch, noise
 from plait.kernels.noise import elementary
 from plait.kernels.noise import naive as oracle
+from plait.kernels.row_stats import apply_bitmask
 from tests.fixtures.sampling_law import both_kernels
 
 BASE = (12345, 0, 40)
@@ -140,6 +141,45 @@ def test_fused_draw_is_the_argmax_of_the_sum(vocab: int, naive: bool) -> None:
     have = noise.gumbel_argmax(scores, rows, temperatures=heat, naive=naive)
     for row, token in zip(perturbed, have.tolist(), strict=True):
         assert token == int((row == row.max()).nonzero()[0])
+
+
+@both_kernels
+@pytest.mark.parametrize("vocab", [3, 70, 5000])
+def test_a_bitmask_is_minus_infinity_where_it_has_no_bit(vocab: int, naive: bool) -> None:
+    generator = torch.Generator().manual_seed(vocab)
+    scores = torch.randn(6, vocab, generator=generator) * 4.0
+    heat = torch.tensor([0.0, 0.3, 0.7, 1.0, 0.0, 1.9])
+    rows = keys(*((2, 1, i) for i in range(6)))
+    for missing in (0, 1):
+        count = max(-(-vocab // 32) - missing, 1)
+        legal = torch.randint(-(2**31), 2**31, (6, count), generator=generator).to(torch.int32)
+        legal[1], legal[2] = -1, 0
+        legal[2, -1] = 2
+        legal[3] = 0
+        masked = scores.clone()
+        apply_bitmask(masked, legal, naive=naive)
+        want = noise.gumbel_argmax(masked, rows, temperatures=heat, naive=naive)
+        have = noise.gumbel_argmax(scores, rows, temperatures=heat, bitmask=legal, naive=naive)
+        assert have.tolist() == want.tolist()
+        assert (have[2], have[3]) == (32 * (count - 1) + 1, 0)
+
+
+@compiled
+@pytest.mark.parametrize("spread", [0.0, 0.01, 1.0, 30.0])
+def test_what_is_passed_over_could_not_have_won(spread: float) -> None:
+    """Groups without noise: flat rows, in which every token may win, steep ones, and equals."""
+    generator = torch.Generator().manual_seed(5)
+    scores = torch.randn(64, 3000, generator=generator) * spread
+    scores[::2] = scores[::2].round()
+    scores[:, 70::7] = -inf
+    rows = keys(*((9, 0, i) for i in range(64)))
+    for heat in (0.0, 0.2, 1.0, 5.0):
+        temperatures = torch.full((64,), heat)
+        have, want = (
+            noise.gumbel_argmax(scores, rows, temperatures=temperatures, naive=naive)
+            for naive in (False, True)
+        )
+        assert have.tolist() == want.tolist()
 
 
 @both_kernels

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from plait.kernels import dispatch
-from plait.kernels.row_stats import apply_bitmask, row_logprobs, row_stats, truncate
+from plait.kernels.row_stats import (
+    apply_bitmask,
+    legal_mass,
+    row_logprobs,
+    row_stats,
+    truncate,
+)
 from tests.fixtures.sampling_law import both_kernels
 
 SHAPES = [(1, 2), (1, 5), (3, 33), (2, 1000), (2, 4096), (2, 5000)]
@@ -49,34 +55,54 @@ def cuts(
 def test_statistics_are_the_definitions(naive: bool) -> None:
     probabilities = [1 / 2, 1 / 8, 1 / 4, 1 / 8]
     scores = torch.tensor([[3.0 + log(p) for p in probabilities], [-inf, 2.0, -inf, 2.0]])
-    mask = torch.tensor([[0b0110], [0b0101]], dtype=torch.int32)
-    have = row_stats(scores, mask, naive=naive)
+    have = row_stats(scores, naive=naive)
     assert have.top_ids.tolist() == [[0, 2], [1, 3]]
     assert torch.equal(have.top_scores, scores.gather(1, have.top_ids))
     assert have.logsumexp.tolist() == pytest.approx([3.0, 2.0 + log(2.0)], abs=1e-6)
     assert have.entropy.tolist() == pytest.approx([1.75 * log(2.0), log(2.0)], abs=1e-6)
-    assert have.log_mass.tolist() == pytest.approx([log(3 / 8), -inf], abs=1e-6)
-    assert row_stats(scores, naive=naive).log_mass.tolist() == [0.0, 0.0]
 
 
 @both_kernels
-def test_a_row_without_a_legal_token_has_finite_entropy(naive: bool) -> None:
+def test_the_legal_mass_is_the_definition(naive: bool) -> None:
+    probabilities = torch.tensor([[1 / 2, 1 / 8, 1 / 4, 1 / 8], [0.0, 1 / 2, 0.0, 1 / 2]])
+    mask = torch.tensor([[0b0110], [0b0101], [-1], [0]], dtype=torch.int32)
+    index = torch.tensor([0, 1, 0, 0])
+    for heat in (0.5, 1.0, 2.0):
+        temperatures = torch.full((4,), heat)
+        scores = (probabilities.log() + 3.0) * heat
+        have = legal_mass(scores, mask, temperatures, rows=index, naive=naive)
+        assert have.tolist() == pytest.approx([log(3 / 8), -inf, 0.0, -inf], abs=1e-6)
+        assert have[2] == 0.0  # exactly: the sums are the same
+
+
+@both_kernels
+def test_a_legal_mass_is_finite_however_small(naive: bool) -> None:
+    """A text whose constraint the model likes little has a weight nevertheless."""
+    scores = torch.zeros(1, 5000)
+    scores[0, 4000] = 90.0
+    mask = torch.zeros(1, 157, dtype=torch.int32)
+    mask[0, 3] = 1
+    have = legal_mass(scores, mask, torch.tensor([0.5]), naive=naive)
+    assert have.item() == pytest.approx(-180.0)
+
+
+@both_kernels
+def test_a_row_without_a_score_has_finite_entropy(naive: bool) -> None:
     scores = torch.full((1, 40), -inf)
-    have = row_stats(scores, torch.ones(1, 2, dtype=torch.int32), naive=naive)
+    have = row_stats(scores, naive=naive)
     assert have.top_ids.tolist() == [[0, 1]]
-    assert (have.logsumexp.item(), have.entropy.item(), have.log_mass.item()) == (-inf, 0.0, -inf)
+    assert (have.logsumexp.item(), have.entropy.item()) == (-inf, 0.0)
 
 
 @both_kernels
 @pytest.mark.parametrize("kind", ["plain", "holes"])
 def test_entropy_is_left_out_on_request_and_nothing_else_changes(naive: bool, kind: str) -> None:
-    scores, mask = rows((3, 5000), kind), words((3, 5000), 1)
+    scores = rows((3, 5000), kind)
     scores[1] = -inf
-    whole = row_stats(scores, mask, naive=naive)
-    part = row_stats(scores, mask, entropy=False, naive=naive)
+    whole, part = (row_stats(scores, entropy=asked, naive=naive) for asked in (True, False))
     assert part.entropy.isnan().all()
     assert not whole.entropy.isnan().any()
-    for name in ("top_ids", "top_scores", "logsumexp", "log_mass"):
+    for name in ("top_ids", "top_scores", "logsumexp"):
         assert torch.equal(getattr(part, name), getattr(whole, name))
 
 
@@ -152,24 +178,27 @@ def test_truncation_takes_each_row_by_itself(naive: bool) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_compiled_rows_agree_with_the_oracle(shape: tuple[int, int], kind: str) -> None:
     scores = rows(shape, kind)
-    for mask in (None, words(shape, 0), words(shape, 2)):
-        have, want = row_stats(scores, mask), row_stats(scores, mask, naive=True)
-        assert torch.equal(have.top_ids, want.top_ids)
-        assert torch.equal(have.top_scores, want.top_scores)
-        torch.testing.assert_close(have.logsumexp, want.logsumexp, rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(have.entropy, want.entropy, rtol=2e-6, atol=2e-6)
-        torch.testing.assert_close(have.log_mass, want.log_mass, rtol=1e-6, atol=1e-6)
-        if mask is not None:
-            masked, oracle = scores.clone(), scores.clone()
-            apply_bitmask(masked, mask)
-            apply_bitmask(oracle, mask, naive=True)
-            assert torch.equal(masked, oracle)
+    have, want = row_stats(scores), row_stats(scores, naive=True)
+    assert torch.equal(have.top_ids, want.top_ids)
+    assert torch.equal(have.top_scores, want.top_scores)
+    torch.testing.assert_close(have.logsumexp, want.logsumexp, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(have.entropy, want.entropy, rtol=2e-6, atol=2e-6)
+    for mask, heat in product((words(shape, 0), words(shape, 2)), (0.01, 0.7, 1.0)):
+        mass, expected = (
+            legal_mass(scores, mask, torch.full((shape[0],), heat), naive=naive)
+            for naive in (False, True)
+        )
+        torch.testing.assert_close(mass, expected, rtol=2e-6, atol=2e-6)
+        masked, oracle = scores.clone(), scores.clone()
+        apply_bitmask(masked, mask)
+        apply_bitmask(oracle, mask, naive=True)
+        assert torch.equal(masked, oracle)
     token_ids = torch.arange(shape[0]) % shape[1]
     k = min(20, shape[1])
-    found, expected = (row_logprobs(scores, token_ids, k, naive=naive) for naive in (False, True))
-    assert torch.equal(found.top_ids, expected.top_ids)
-    torch.testing.assert_close(found.top, expected.top, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(found.chosen, expected.chosen, rtol=1e-6, atol=1e-6)
+    found, oracles = (row_logprobs(scores, token_ids, k, naive=naive) for naive in (False, True))
+    assert torch.equal(found.top_ids, oracles.top_ids)
+    torch.testing.assert_close(found.top, oracles.top, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.chosen, oracles.chosen, rtol=1e-6, atol=1e-6)
 
 
 @compiled
