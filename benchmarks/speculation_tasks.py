@@ -53,8 +53,8 @@ SUBJECTS = (
     "Tell me about the life of bees.",
     "How does a bicycle stay upright?",
 )
-SOURCE = records(3, 8)
-EDITED = SOURCE.replace("Cairo", "Lagos").replace("true", "false", 1).replace("Fatma", "Farah")
+SOURCE = records(4, 8)  # which the model copies to the letter in the first repetitions
+EDITED = SOURCE.replace("Delhi", "Lagos").replace("true", "false", 1).replace("Fatma", "Farah")
 
 
 @dataclass(frozen=True, slots=True)

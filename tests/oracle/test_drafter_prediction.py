@@ -214,11 +214,10 @@ def test_a_right_prediction_saves_most_passes_and_the_counts_add_up() -> None:
         assert num_accepted + num_rejected == trace["drafted"].get("prediction", 0)
 
 
-@pytest.mark.parametrize(("rest", "goes_on"), [([30, 31, 32, 33], False), ([], True)])
-def test_nobody_drafts_behind_a_prediction_that_has_more_to_say(
-    rest: list[int], goes_on: bool
-) -> None:
-    """What the text said last time is no reason to go on where the prediction waits for a sign."""
+@pytest.mark.parametrize("rest", [[30, 31, 32, 33], []])
+def test_nobody_drafts_behind_a_prediction_that_is_followed(rest: list[int]) -> None:
+    """What the text said last time is no reason to go on where the prediction waits for a sign, or
+    ends; once the answer has left it, others may speak."""
     prompt = [*range(1, 21), *range(1, 21)]
     options = {"drafter": ["prediction", "suffix"], PREDICTION: [1, 2, 3, 4, *rest]}
     asked = DecodeRequest(prompt, SamplingParams(), 99, frozenset(), None, 0, options)
@@ -227,7 +226,16 @@ def test_nobody_drafts_behind_a_prediction_that_has_more_to_say(
     assert member is not None
     (tree,) = speculator.propose([member], [32], Room(64, 1))
     assert tree.token_ids[:4] == [1, 2, 3, 4]
-    assert ("suffix" in tree.sources) is goes_on
+    assert set(tree.sources) == {"prediction"}
+
+    emitted, nothing = [1, 2, 3, 4, 5], cast(Any, None)
+    drawn = [*emitted, *[0] * (len(tree) - 4)]
+    verdict = Verdict(tree.token_ids, tree.parents, range(5), drawn, emitted, nothing, None)
+    speculator.settle(member, verdict)
+    (tree,) = speculator.propose([member], [32], Room(64, 1))
+    follows, source = ([31, 32, 33], "prediction") if rest else ([6, 7, 8], "suffix")
+    assert tree.token_ids[:3] == follows
+    assert set(tree.sources) == {source}
 
 
 def seconds(step_rows: Sequence[int]) -> float:

@@ -6,7 +6,8 @@ behind it. Of several such places the nearest behind the last one where the answ
 track is taken, else the last of all: what was deleted is skipped, what was inserted is waited for.
 A token that stands nowhere in the prediction is taken, once, to replace the one that was predicted.
 A draft is at most twice as long as what has ever agreed in a row, and two tokens, so a prediction
-that is wrong altogether costs a few rows; and nobody drafts behind one that has more to say.
+that is wrong altogether costs a few rows. While the answer follows the prediction nobody else
+drafts behind it: either it has more to say, or it is at its end, and so should the answer be.
 
 Law: none of its own; verified as every draft. Cost: O(max_n log tokens) a token that differs; 12
 bytes times max_n a predicted token, once for all sequences of a request.
@@ -143,7 +144,7 @@ class Prediction:
         limit = min(ask.limit, GROWTH * (agreed + 1) - hoped)
         tokens = anchors.token_ids[cursor.at : cursor.at + max(limit, 0)]
         chances = [_chance(cursor.run + i) for i in range(len(tokens))]
-        return Draft(tokens, chances, is_open=cursor.at + len(tokens) >= len(anchors.token_ids))
+        return Draft(tokens, chances, is_open=cursor.at > len(anchors.token_ids))
 
 
 def _walk(
