@@ -35,7 +35,7 @@ from benchmarks.peers import names_among
 from benchmarks.rows import Bench, RedGate, check
 from benchmarks.servers import SERVERS, NotInstalled, NotReady, Venvs, running
 from benchmarks.speculation_tasks import TASKS, Task
-from plait.decoders.speculative.config import is_lossy
+from plait.decoders.speculative.config import drafters, is_lossy
 from plait.server.bench.machine import this_machine
 
 PLAIN = "plain"
@@ -53,9 +53,9 @@ SETTINGS: Mapping[str, Any] = {
     "lud": "lud",
     "draft-model": "draft-model",
     "pearl": "pearl",
+    "superposed": "superposed",
 }
 PLAIT = ("plait", "plait-second")
-SECOND = ("draft-model", "pearl")  # settings that want a second model
 PREDICTION = "prediction"  # auto, with what the answer is expected to be
 WRONG = "wrong prediction"  # auto, with a text that has nothing to do with it
 
@@ -98,6 +98,12 @@ def settings_of(task: Task, chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
         elif name != "forced" or task.is_constrained:
             found[name] = {"decoding": {"drafter": SETTINGS[name], "trace": True}}
     return found
+
+
+def wants_second_model(name: str) -> bool:
+    """Tell whether a setting is measured on the server that has one."""
+    choices = drafters({"drafter": SETTINGS.get(name, "off")})
+    return any("draft_model" in choice.method.needs for choice in choices)
 
 
 async def measure_plait(bench: Bench, tasks: Sequence[str], chosen: Sequence[str]) -> Cells:
@@ -196,7 +202,8 @@ async def _measure(url: str, model: str, label: str, args: argparse.Namespace) -
         await check(bench)
         if label not in PLAIT:
             return await measure_peer(bench, args.tasks, label)
-        wanted = [name for name in args.settings if (name in SECOND) is (label == "plait-second")]
+        is_second = label == "plait-second"
+        wanted = [name for name in args.settings if wants_second_model(name) is is_second]
         found = await measure_plait(bench, args.tasks, await _known(bench, wanted))
         if label != "plait":
             found = {key: _without_plain(cells) for key, cells in found.items()}

@@ -42,6 +42,7 @@ DRAFTER_CLAIMS: Mapping[str, tuple[str, str]] = {
     "ppd": ("up to 2.49x", "yes"),
     "draft-model": ("2-3x (Leviathan et al.)", "no"),
     "pearl": ("up to 4.43x", "no"),
+    "superposed": ("2.44x over drafts of their own, returned as they are", "no"),
     "chimera": ("2.7x", "not yet"),
     "eagle": ("5.6x on 13B (EAGLE-3)", "not yet"),
     "lud": ("33 % faster", "inputs of ppd"),

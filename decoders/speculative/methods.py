@@ -15,6 +15,7 @@ from plait.decoders.speculative.drafters import (
     ppd,
     prediction,
     suffix,
+    superposed,
 )
 from plait.decoders.speculative.lossy import lud, typical
 
@@ -32,6 +33,7 @@ METHODS: tuple[Method, ...] = tuple(
         ppd,
         prediction,
         suffix,
+        superposed,
         lud,
         typical,
     )

@@ -105,9 +105,19 @@ class Model:
         Returns:
             [rows, hidden] fp32 after the final norm: what `logits` takes.
         """
-        x = self._embed(token_ids)
-        self._stack.forward(x, segments, kv.k, kv.v)
-        return rms_norm(x, self._weights.final_norm, self.spec.norm_eps, naive=self._naive)
+        return self._run(self._embed(token_ids), segments, kv)
+
+    def superpose(
+        self, token_ids: Tensor, weights: Tensor, segments: Segments, kv: KVCache
+    ) -> Tensor:
+        """Run rows whose input is a weighted sum of tokens; else as `forward`.
+
+        Args:
+            token_ids: [rows, k] int64.
+            weights: [rows, k] float32.
+        """
+        x = self._embed(token_ids.flatten()).view(*token_ids.shape, -1)
+        return self._run((weights[:, :, None] * x).sum(dim=1), segments, kv)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return [rows, vocab] fp32 for chosen rows of what forward returned.
@@ -142,6 +152,11 @@ class Model:
         """Bytes of one cache block over all layers, keys and values."""
         spec = self.spec
         return 2 * spec.layers * spec.kv_heads * spec.head_dim * BLOCK * self._kv_dtype.itemsize
+
+    def _run(self, x: Tensor, segments: Segments, kv: KVCache) -> Tensor:
+        """Run inputs [rows, hidden] fp32, which are overwritten, through the model."""
+        self._stack.forward(x, segments, kv.k, kv.v)
+        return rms_norm(x, self._weights.final_norm, self.spec.norm_eps, naive=self._naive)
 
     def _embed(self, token_ids: Tensor) -> Tensor:
         """Return [rows, hidden] fp32."""

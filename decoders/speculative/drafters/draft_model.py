@@ -26,15 +26,20 @@ if TYPE_CHECKING:
     from plait.decoders.speculative.second_model.chains import Chains, Lane
 
 
-class DraftModelOptions(DraftOptions):
-    """How a second model is asked."""
+class SecondModelOptions(DraftOptions):
+    """How a second model reads."""
+
+    read_rows: int = Field(
+        256, ge=16, le=4096, description="Tokens of texts that it reads in one step."
+    )
+
+
+class DraftModelOptions(SecondModelOptions):
+    """How a second model writes ahead."""
 
     max_draft: int = Field(5, ge=1, le=MAX_DRAFT, description="Tokens behind the text, at most.")
     min_survival: float = Field(
         0.1, ge=0, le=1, description="A chain that is less likely to come true is not continued."
-    )
-    read_rows: int = Field(
-        256, ge=16, le=4096, description="Tokens of texts that it reads in one step."
     )
 
 

@@ -31,14 +31,14 @@ from plait.decoders.speculative.evidence import chance
 from plait.decoders.speculative.siblings import Share, Siblings
 from plait.decoders.speculative.stores.namespaces import DraftStores
 from plait.decoders.speculative.stores.suffixes import (
+    MAX_DEPTH,
     NONE,
     ROOT,
     SuffixAutomaton,
-    SuffixGenerations,
+    generations,
 )
 from plait.decoders.speculative.workshop import Workshop
 
-MAX_DEPTH = 64
 WINDOW = 2**14  # tokens that stay indexed when a longer text is indexed anew
 
 
@@ -144,7 +144,7 @@ class Suffix:
         endings = [_own_ending(ask)]
         space = self._stores.find(own.namespace)
         if space is not None:
-            index = space.index("suffix", _generations)
+            index = space.index("suffix", generations)
             endings += _earlier_endings(ask, index.automata)
         for ending in endings:
             best = self._best(ending, ask.limit, best)
@@ -265,10 +265,6 @@ def _indexed(text: Sequence[int]) -> SuffixAutomaton:
     automaton = SuffixAutomaton(MAX_DEPTH)
     automaton.extend(text if len(text) <= 2 * WINDOW else text[-WINDOW:])
     return automaton
-
-
-def _generations(max_tokens: int) -> SuffixGenerations:
-    return SuffixGenerations(MAX_DEPTH, max_tokens)
 
 
 def make(options: SuffixOptions, *, workshop: Workshop) -> Suffix:

@@ -109,7 +109,7 @@ class Chains:
 
     def draw(self, wishes: Sequence[Wish]) -> list[Draft]:
         """Return a draft for each wish; an empty one while its lane reads, or finds no room."""
-        ready, logits = self._read(wishes)
+        ready, logits = self.read(wishes)
         while ready:
             begun = time.perf_counter()
             self._draw(ready, logits)
@@ -123,19 +123,8 @@ class Chains:
                 wish.constraint.rollback(len(wish.tokens))
         return [Draft(wish.tokens, wish.chances) for wish in wishes]
 
-    def commit(self, lane: Lane, emitted: Sequence[int]) -> None:
-        """Take note of new text."""
-        for token in emitted:
-            lane.sampling.append(token)
-
-    def finish(self, lane: Lane) -> None:
-        """Give back what a lane holds."""
-        self._model.release(lane.cache)
-        lane.held.clear()
-        lane.agreed = 0
-
-    def _read(self, wishes: Sequence[Wish]) -> tuple[list[Wish], Tensor]:
-        """Bring lanes up to their contexts; return those that are there, and their logits."""
+    def read(self, wishes: Sequence[Wish]) -> tuple[list[Wish], Tensor]:
+        """Bring lanes up to their contexts; return the wishes that are there, and their logits."""
         left = self._read_rows
         feeds: list[tuple[Lane, Sequence[int]]] = []
         ready: list[tuple[int, Wish]] = []  # index into the feeds
@@ -157,6 +146,17 @@ class Chains:
         for wish in wishes:
             self._keep(wish)
         return [wish for _, wish in ready], logits[[row for row, _ in ready]]
+
+    def commit(self, lane: Lane, emitted: Sequence[int]) -> None:
+        """Take note of new text."""
+        for token in emitted:
+            lane.sampling.append(token)
+
+    def finish(self, lane: Lane) -> None:
+        """Give back what a lane holds."""
+        self._model.release(lane.cache)
+        lane.held.clear()
+        lane.agreed = 0
 
     def _recall(self, wish: Wish) -> None:
         """Begin where another text of the same beginning has been."""

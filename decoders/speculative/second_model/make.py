@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
-from plait.decoders.speculative.drafters.draft_model import DraftModelDrafter, DraftModelOptions
+from plait.decoders.speculative.drafters.draft_model import (
+    DraftModelDrafter,
+    DraftModelOptions,
+    SecondModelOptions,
+)
 from plait.decoders.speculative.drafters.pearl import OverlappedPearl, Pearl, PearlOptions
+from plait.decoders.speculative.drafters.superposed import Superposed, SuperposedOptions
 from plait.decoders.speculative.second_model.chains import Chains
+from plait.decoders.speculative.second_model.protocol import DraftModel
+from plait.decoders.speculative.second_model.superposing import Mixture, Superposer
 from plait.decoders.speculative.workshop import Workshop
 
 
 def draft_model(options: DraftModelOptions, *, workshop: Workshop) -> DraftModelDrafter:
     """Build `draft-model`."""
-    return DraftModelDrafter(options, _chains(options, workshop))
+    return DraftModelDrafter(options, _chains(options, workshop, options.min_survival))
 
 
 def pearl(options: PearlOptions, *, workshop: Workshop) -> Pearl | OverlappedPearl:
     """Build `pearl`."""
-    chains = _chains(options, workshop)
+    chains = _chains(options, workshop, options.min_survival)
     if options.overlap:
         return OverlappedPearl(options, chains, workshop.costs)
     return Pearl(options, chains, workshop.costs)
 
 
-def _chains(options: DraftModelOptions, workshop: Workshop) -> Chains:
-    model = workshop.draft_model
-    assert model is not None, "the worker has no draft model, and says that it has"
+def superposed(options: SuperposedOptions, *, workshop: Workshop) -> Superposed:
+    """Build `superposed`."""
+    chains = _chains(options, workshop)
+    mixture = Mixture(options.drafts, options.alpha, options.temperature, options.top)
+    superposer = Superposer(_model(workshop), chains, mixture)
+    return Superposed(options.length, chains, superposer, workshop.stores)
+
+
+def _chains(options: SecondModelOptions, workshop: Workshop, min_survival: float = 0.0) -> Chains:
     return Chains(
-        model,
+        _model(workshop),
         read_rows=options.read_rows,
-        min_survival=options.min_survival,
+        min_survival=min_survival,
         naive=workshop.naive,
     )
+
+
+def _model(workshop: Workshop) -> DraftModel:
+    model = workshop.draft_model
+    assert model is not None, "the worker has no draft model, and says that it has"
+    return model

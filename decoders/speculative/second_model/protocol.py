@@ -41,5 +41,17 @@ class DraftModel(Protocol):
             [feeds, vocab] float32: the logits that follow the last token of each.
         """
 
+    def superpose(
+        self, feeds: Sequence[tuple[DraftCache, Sequence[int], Sequence[float]]]
+    ) -> Tensor:
+        """Feed one input behind what each cache holds, all in one pass, and keep it.
+
+        Args:
+            feeds: caches with room reserved, each once; the tokens whose embeddings are summed,
+                equally many for each; their weights.
+        Returns:
+            [feeds, vocab] float32: the logits that follow each.
+        """
+
     def release(self, cache: DraftCache) -> None:
         """Give back all that a cache holds."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+MAX_DEPTH = 64
 ROOT = 0
 NONE = -1
 
@@ -82,6 +83,15 @@ class SuffixAutomaton:
         while self.length[link[state]] >= matched:
             state = link[state]
         return state, matched
+
+    def find(self, run: Sequence[int]) -> int:
+        """Return the state of a run; NONE: it does not occur."""
+        state = ROOT
+        for token in run:
+            state = self.next[state].get(token, NONE)
+            if state == NONE:
+                return NONE
+        return state
 
     def counted(self, state: int) -> int:
         """Return the state itself, or that of its suffix of `depth` tokens if it is longer."""
@@ -182,3 +192,24 @@ class SuffixGenerations:
             self.automata = [young, self.automata[0]]
         young.begin()
         young.extend(kept)
+
+    def shares(self, run: Sequence[int], token_ids: Sequence[int]) -> list[float] | None:
+        """Return at which share of a run's places each token follows; None: it has no place.
+
+        Runs of less than `depth` tokens, one or more.
+        """
+        places, counts = 0, [0] * len(token_ids)
+        for automaton in self.automata:
+            state = automaton.find(run)
+            if state == NONE:
+                continue
+            places += automaton.count[state]
+            for i, token in enumerate(token_ids):
+                child = automaton.next[state].get(token)
+                counts[i] += 0 if child is None else automaton.count[child]
+        return [count / places for count in counts] if places else None
+
+
+def generations(max_tokens: int) -> SuffixGenerations:
+    """Return the index that drafters ask a namespace for by the name `suffix`."""
+    return SuffixGenerations(MAX_DEPTH, max_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch.nn.functional import pad
 
 from plait.decoders.protocol import Attend
 from plait.decoders.speculative.second_model.protocol import DraftCache
+from plait.kernels.paged_attention import Segments
 from plait.server.engine.kv_blocks import (
     BLOCK,
     BlockManager,
@@ -20,6 +22,15 @@ from plait.server.engine.kv_blocks import (
 )
 from plait.server.engine.runner import Model, Piece, segments_of
 from plait.server.models.transformer import KVCache
+
+
+class SuperposableModel(Model, Protocol):
+    """A model whose rows may be sums of tokens (plait.server.models.transformer.Model)."""
+
+    def superpose(
+        self, token_ids: Tensor, weights: Tensor, segments: Segments, kv: KVCache
+    ) -> Tensor:
+        """Return hidden states [rows, hidden] of the rows that [rows, k] tokens make together."""
 
 
 class CachedDraftModel:
@@ -33,7 +44,7 @@ class CachedDraftModel:
 
     def __init__(
         self,
-        model: Model,
+        model: SuperposableModel,
         kv: KVCache,
         *,
         vocab_size: int,
@@ -77,26 +88,46 @@ class CachedDraftModel:
 
     def extend(self, feeds: Sequence[tuple[DraftCache, Sequence[int]]]) -> Tensor:
         """Feed tokens behind what each cache holds; return [feeds, vocab] float32 logits."""
-        pieces = [_piece(cache, tokens) for cache, tokens in feeds]
-        token_ids = [token for _, tokens in feeds for token in tokens]
-        ids = torch.tensor(token_ids, dtype=torch.int64, device=self._device)
-        hidden = self.model.forward(ids, segments_of(pieces, self._device), self._kv)
+        segments = self._segments([(cache, len(tokens)) for cache, tokens in feeds])
+        ids = self._tensor([token for _, tokens in feeds for token in tokens], torch.int64)
+        hidden = self.model.forward(ids, segments, self._kv)
         lengths = [len(tokens) for _, tokens in feeds]
         last = torch.from_numpy(np.cumsum(lengths) - 1).to(self._device)
-        for cache, tokens in feeds:
-            cache.length += len(tokens)
-        logits = self.model.logits(hidden[last])
-        missing = self._vocab_size - logits.shape[1]
-        return pad(logits, (0, missing), value=-torch.inf) if missing else logits
+        return self._logits(hidden[last])
+
+    def superpose(
+        self, feeds: Sequence[tuple[DraftCache, Sequence[int], Sequence[float]]]
+    ) -> Tensor:
+        """Feed one weighted sum of tokens behind each; return [feeds, vocab] float32 logits."""
+        segments = self._segments([(cache, 1) for cache, _, _ in feeds])
+        ids = self._tensor([tokens for _, tokens, _ in feeds], torch.int64)
+        weights = self._tensor([weights for _, _, weights in feeds], torch.float32)
+        return self._logits(self.model.superpose(ids, weights, segments, self._kv))
 
     def release(self, cache: DraftCache) -> None:
         """Give back all that a cache holds."""
         self.blocks.release(cache.blocks)
         cache.blocks, cache.length, cache.hashes = [], 0, []
 
+    def _segments(self, feeds: Sequence[tuple[DraftCache, int]]) -> Segments:
+        """Return the rows that let each cache's text go on, which it holds from now on."""
+        pieces = [_piece(cache, count) for cache, count in feeds]
+        for cache, count in feeds:
+            cache.length += count
+        return segments_of(pieces, self._device)
 
-def _piece(cache: DraftCache, tokens: Sequence[int]) -> Piece:
-    """Return the rows of a text that goes on."""
-    start, count = cache.length, len(tokens)
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits = self.model.logits(hidden)
+        missing = self._vocab_size - logits.shape[1]
+        return pad(logits, (0, missing), value=-torch.inf) if missing else logits
+
+    def _tensor(self, values: Sequence[Any], dtype: torch.dtype) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=self._device)
+
+
+def _piece(cache: DraftCache, count: int) -> Piece:
+    """Return so many rows of a text that goes on; what is fed there is no matter of places."""
+    start = cache.length
     places = np.arange(start, start + count, dtype=np.int64)
-    return Piece(tokens, start, Attend.CAUSAL, [-1] * count, places, places, cache.blocks)
+    rows = [-1] * count
+    return Piece(rows, start, Attend.CAUSAL, rows, places, places, cache.blocks)

@@ -1,0 +1,94 @@
+"""Superposed: k drafts that differ, for one pass of the second model a position.
+
+The paper writes k short completions this way and returns them as they are. Here they are the
+branches of a tree that the target verifies, so the text is the one without them; unlike a chain, a
+tree goes on where the second model's best token was not the target's.
+
+Law: none of its own; verified as every draft. Cost: `length` passes of the second model a step,
+whatever `drafts` is; drafts * top * 5 look-ups a position.
+Source: Shen et al. 2024, Superposed Decoding, arXiv:2405.18400; presets p15-d3 and p15-d10 are the
+published ones for prompts of 15 tokens. Its n-grams are counted in 200,000 documents of RedPajama;
+here they are those of the namespace, into which a corpus may be imported (docs/speculation.md), and
+without any the drafts differ by the model alone. Drafts end early: they share one cache column a
+position, which says less and less of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
+from plait.decoders.registry import Method
+from plait.decoders.speculative.config import MAX_DRAFT, StoreOptions
+from plait.decoders.speculative.drafters.draft_model import SecondModelOptions
+from plait.decoders.speculative.stores.namespaces import DraftStores
+from plait.decoders.speculative.stores.suffixes import generations
+
+if TYPE_CHECKING:
+    from plait.decoders.speculative.second_model.chains import Chains, Lane
+    from plait.decoders.speculative.second_model.superposing import Superposer
+
+
+class SuperposedOptions(SecondModelOptions, StoreOptions):
+    """How many drafts, how long, and what tells them apart."""
+
+    max_draft: int = Field(16, ge=1, le=MAX_DRAFT, description="Tokens of the tree, at most.")
+    drafts: int = Field(3, ge=1, le=16, description="Branches, at most.")
+    length: int = Field(6, ge=1, le=20, description="Tokens of a branch, at most.")
+    alpha: float = Field(0.54, ge=0, lt=1, description="Weight of the n-grams.")
+    temperature: float = Field(0.06, gt=0, le=2, description="Of the second model's law.")
+    top: int = Field(9, ge=1, le=64, description="Tokens that are looked at, at each position.")
+
+
+class Superposed:
+    """Asks the second model for trees."""
+
+    name: ClassVar[str] = "superposed"
+
+    def __init__(
+        self, length: int, chains: Chains, superposer: Superposer, stores: DraftStores
+    ) -> None:
+        self._length = length
+        self._chains = chains
+        self._superposer = superposer
+        self._stores = stores
+
+    def start(self, request: DecodeRequest) -> Lane:
+        """Read nothing yet: the prompt is read when the first draft is asked for."""
+        return self._chains.start(request)
+
+    def propose(self, asks: Sequence[Ask[Lane]]) -> Sequence[Draft]:
+        """Return trees behind what others have drafted."""
+        wishes, grams = [], []
+        for ask in asks:
+            limit = min(ask.limit, self._length)
+            wishes.append(self._chains.wish(ask.state, ask.text, ask.ahead, limit, ask.constraint))
+            space = self._stores.find(ask.state.cache.namespace)
+            grams.append(None if space is None else space.index("suffix", generations))
+        return self._superposer.draw(wishes, grams)
+
+    def commit(self, state: Lane, text: Sequence[int], verdict: Verdict) -> None:
+        """Take note of the text."""
+        self._chains.commit(state, verdict.emitted)
+
+    def finish(self, state: Lane, text: Sequence[int]) -> None:
+        """Give back the cache."""
+        self._chains.finish(state)
+
+
+METHOD = Method(
+    kind="drafter",
+    name="superposed",
+    summary="Several drafts of a second model at once, which reads the sum of them.",
+    source="Superposed Decoding, arXiv:2405.18400",
+    target="plait.decoders.speculative.second_model.make:superposed",
+    options=SuperposedOptions,
+    needs=frozenset({"draft_model"}),
+    presets={
+        "p15-d3": {"drafts": 3, "alpha": 0.54, "temperature": 0.06, "top": 9},
+        "p15-d10": {"drafts": 10, "alpha": 0.54, "temperature": 0.12, "top": 30, "max_draft": 64},
+    },
+)
