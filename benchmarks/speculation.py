@@ -53,7 +53,7 @@ SETTINGS: Mapping[str, Any] = {
     "lud": "lud",
     "draft-model": "draft-model",
     "pearl": "pearl",
-    "superposed": "superposed",
+    "superposed-tree": "superposed-tree",
 }
 PLAIT = ("plait", "plait-second")
 PREDICTION = "prediction"  # auto, with what the answer is expected to be

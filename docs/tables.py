@@ -42,10 +42,11 @@ DRAFTER_CLAIMS: Mapping[str, tuple[str, str]] = {
     "ppd": ("up to 2.49x", "yes"),
     "draft-model": ("2-3x (Leviathan et al.)", "no"),
     "pearl": ("up to 4.43x", "no"),
-    "superposed": ("2.44x over drafts of their own, returned as they are", "no"),
+    "superposed-tree": ("-", "no"),
     "chimera": ("2.7x", "not yet"),
     "eagle": ("5.6x on 13B (EAGLE-3)", "not yet"),
     "lud": ("33 % faster", "inputs of ppd"),
+    "superposed": ("2.44x and more, 3 completions at once", "no"),
     "typical": ("part of Medusa's 2.2-3.6x", "no"),
 }
 SCALARS = {"string": "text", "integer": "whole number", "boolean": "true, false"}

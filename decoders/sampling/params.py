@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+GREEDY_BELOW = 1e-5  # temperatures: dividing by less would overflow, and says the same
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:

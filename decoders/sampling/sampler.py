@@ -104,11 +104,11 @@ class OrdinarySampler:
         """
         token_ids = [0] * len(states)
         log_mass = [0.0] * len(states)
-        plain, ruled, special = _by_needs(_rows(logits, states, bitmask, banned))
+        plain, constrained, special = _by_needs(_rows(logits, states, bitmask, banned))
         if plain.index:
             self._draw_plain(logits, plain, token_ids)
-        if ruled.index:
-            dead = self._draw_ruled(logits, ruled, token_ids, log_mass)
+        if constrained.index:
+            dead = self._draw_constrained(logits, constrained, token_ids, log_mass)
             self._draw_special(logits, dead, Obey.NONE, token_ids, log_mass)
         for obey in reversed(Obey):
             special = self._draw_special(logits, special, obey, token_ids, log_mass)
@@ -158,7 +158,7 @@ class OrdinarySampler:
         for row, token_id in zip(rows.index, tokens.tolist(), strict=True):
             token_ids[row] = token_id
 
-    def _draw_ruled(
+    def _draw_constrained(
         self, logits: Tensor, rows: Rows, token_ids: list[int], log_mass: list[float]
     ) -> Rows:
         """Draw rows that have a constraint as well; return those without a legal token."""
@@ -219,11 +219,11 @@ class OrdinarySampler:
 def _by_needs(rows: Rows) -> tuple[Rows, Rows, Rows]:
     """Return the rows that have just a temperature, those with a constraint as well, and others."""
     found: tuple[list[int], list[int], list[int]] = ([], [], [])
-    ruled = [False] * len(rows.index)
+    flags = [False] * len(rows.index)
     if rows.bitmask is not None:
-        ruled = _is_constrained(rows.bitmask).tolist()
+        flags = _is_constrained(rows.bitmask).tolist()
     for i, (state, banned) in enumerate(zip(rows.states, rows.banned, strict=True)):
-        found[2 if banned or state.edits or state.truncates else ruled[i]].append(i)
+        found[2 if banned or state.edits or state.truncates else flags[i]].append(i)
     plain, constrained, others = (rows.select(entries) for entries in found)
     return replace(plain, bitmask=None), constrained, others
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from plait.decoders.sampling.counts import TokenCounts
-from plait.decoders.sampling.params import SamplingParams
+from plait.decoders.sampling.params import GREEDY_BELOW, SamplingParams
 from plait.kernels import noise
-
-GREEDY_BELOW = 1e-5  # dividing by less would overflow, and says the same
 
 
 class SamplingState:

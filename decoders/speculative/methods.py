@@ -15,9 +15,9 @@ from plait.decoders.speculative.drafters import (
     ppd,
     prediction,
     suffix,
-    superposed,
+    superposed_tree,
 )
-from plait.decoders.speculative.lossy import lud, typical
+from plait.decoders.speculative.lossy import lud, superposed, typical
 
 METHODS: tuple[Method, ...] = tuple(
     module.METHOD
@@ -33,8 +33,9 @@ METHODS: tuple[Method, ...] = tuple(
         ppd,
         prediction,
         suffix,
-        superposed,
+        superposed_tree,
         lud,
+        superposed,
         typical,
     )
 )

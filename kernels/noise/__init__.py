@@ -37,7 +37,7 @@ def gumbel(keys: Tensor, num_tokens: int, *, naive: bool = False) -> Tensor:
         naive: use the oracle even where the compiled kernel is available.
     Returns:
         [b, num_tokens] float32 on the device of keys.
-    Cost: about 1 ns a value and core compiled.
+    Cost: 1 (AVX-512) to 4 ns (AVX2) a value and core compiled.
     """
     if naive or not dispatch.serves(keys.device):
         return _naive.gumbel(keys, num_tokens)
@@ -69,6 +69,8 @@ def gumbel_argmax(
         naive: use the oracle even where the compiled kernel is available.
     Returns:
         [b] int64 token ids.
+    Cost: compiled, one pass over the scores, and noise for the groups of 64 tokens that may win: at
+        temperature 1 some 0.1 ms a row and core for 49,152 tokens that a model has scored (AVX2).
     """
     if naive or not dispatch.serves(scores.device):
         return _naive.gumbel_argmax(scores, keys, temperatures, rows, bitmask)

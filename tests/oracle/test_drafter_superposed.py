@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 
 from plait.decoders.protocol import Ask, DecodeRequest
 from plait.decoders.sampling.params import SamplingParams
-from plait.decoders.speculative.drafters.superposed import Superposed, SuperposedOptions
+from plait.decoders.speculative.drafters.superposed_tree import (
+    SuperposedTree,
+    SuperposedTreeOptions,
+)
 from plait.decoders.speculative.second_model import make
 from plait.decoders.speculative.second_model.protocol import DraftCache
 from plait.decoders.speculative.second_model.superposing import UNKNOWN, WEIGHTS
@@ -24,7 +27,9 @@ from plait.decoders.speculative.workshop import Workshop
 from plait.server.engine.second_model.cached import CachedDraftModel
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model
+from plait.server.pool.messages import CompiledConstraint, Failed
 from tests.fixtures.drafting import drafted_by, speculating, texts
+from tests.fixtures.engines import request, run
 from tests.fixtures.random_requests import random_requests
 from tests.fixtures.second_models import Blurred, model_logits, table_draft_model
 from tests.fixtures.table_model import TableModel, text_logits
@@ -32,11 +37,11 @@ from tests.fixtures.tiny_models import write_tiny_model
 from tests.fixtures.word_constraint import WordConstraint
 
 VOCAB = 40
-ALWAYS = {"name": "superposed", "always": True}
+ALWAYS = {"name": "superposed-tree", "always": True}
 CHOICES: dict[str, Any] = {
-    "superposed": ALWAYS,
-    "as it pays": "superposed",
-    "many": {**ALWAYS, "preset": "p15-d10"},
+    "alone": ALWAYS,
+    "as it pays": "superposed-tree",
+    "many": {**ALWAYS, "preset": "p15-d10", "max_draft": 64},
     "stacked": ["n-gram", {**ALWAYS, "drafts": 2, "length": 3}, "jacobi"],
 }
 BUSY: dict[str, dict[str, Any]] = {
@@ -56,16 +61,16 @@ def test_drafts_change_no_text_and_leave_no_blocks(choice: str, busy: str) -> No
     engine = speculating(Workshop(VOCAB, draft_model=model), **BUSY[busy])
     assert texts(engine, drafted_by(requests, CHOICES[choice])) == want
     counters = engine.stats().counters
-    assert choice == "as it pays" or counters["draft_tokens:superposed"] > 0
+    assert choice == "as it pays" or counters["draft_tokens:superposed-tree"] > 0
     model.blocks.check_integrity()
     assert model.blocks.num_used == 0
 
 
-def drafter(options: dict[str, Any], shop: Workshop) -> Superposed:
-    return make.superposed(SuperposedOptions.model_validate(options), workshop=shop)
+def drafter(options: dict[str, Any], shop: Workshop) -> SuperposedTree:
+    return make.superposed_tree(SuperposedTreeOptions.model_validate(options), workshop=shop)
 
 
-def ask(made: Superposed, text: Sequence[int], limit: int = 64, **fields: Any) -> Ask[Any]:
+def ask(made: SuperposedTree, text: Sequence[int], limit: int = 64, **fields: Any) -> Ask[Any]:
     constraint = fields.pop("constraint", None)
     stops = frozenset(fields.pop("stops", ()))
     request = DecodeRequest(text, SamplingParams(), 99, stops, constraint, 0, {}, "tenant")
@@ -122,7 +127,10 @@ def naive_gains(
 
 
 def naive_drafts(
-    known: Sequence[Sequence[int]], text: Sequence[int], stops: set[int], made: SuperposedOptions
+    known: Sequence[Sequence[int]],
+    text: Sequence[int],
+    stops: set[int],
+    made: SuperposedTreeOptions,
 ) -> list[tuple[int, ...]]:
     """The beam, with the heaviest draft's token as the input, as the table model takes it."""
     alive: list[Mixed] = [(0.0, ())]
@@ -152,7 +160,7 @@ def naive_drafts(
 def test_drafts_are_the_beam_of_the_definition(drafts: int, alpha: float) -> None:
     rng = random.Random(drafts)
     options = {"drafts": drafts, "alpha": alpha, "length": 5, "temperature": 2.0, "max_draft": 64}
-    settings = SuperposedOptions.model_validate(options)
+    settings = SuperposedTreeOptions.model_validate(options)
     for _ in range(8):
         shop = Workshop(VOCAB, draft_model=table_draft_model(TableModel(VOCAB)))
         known = [[rng.randrange(VOCAB) for _ in range(120)] for _ in range(4)]
@@ -220,3 +228,47 @@ def _after(model: Any, text: list[int], tokens: list[int], weights: list[float])
     assert drafts.reserve(cache, len(text) + 1)
     drafts.extend([(cache, text)])
     return drafts.superpose([(cache, tokens, weights)])[0]
+
+
+LOSSY = {"name": "superposed", "length": 5, "alpha": 0.0, "temperature": 2.0}
+
+
+@pytest.mark.parametrize("read_rows", [16, 256])
+def test_the_completions_of_a_request_are_its_drafts(read_rows: int) -> None:
+    """The i-th best draft is the i-th text, with the target's logprobs; written once for all."""
+    prompt, model = [*range(40)], TableModel(VOCAB)
+    settings = SuperposedTreeOptions.model_validate({"length": 5, "alpha": 0.0, "temperature": 2.0})
+    want = naive_drafts([], prompt, set(), settings)
+    engine = speculating(Workshop(VOCAB, draft_model=table_draft_model(model)))
+    hot = SamplingParams(temperature=2.0, seed=1, logprobs=0)
+    asked = request("r", prompt, 9, sampling=hot, n=4)
+    have = run(engine, drafted_by([asked], {**LOSSY, "read_rows": read_rows}))
+    assert [tuple(have["r", i].tokens[:5]) for i in range(3)] == want
+    assert model.num_forwards == -(-len(prompt) // read_rows) + settings.length - 1
+    for i in range(4):
+        answer = have["r", i]
+        assert len(answer.tokens) == 9
+        assert (answer.deltas[-1].trace or {})["lossy"] == "superposed"
+        told = [entry.logprob for delta in answer.deltas for entry in delta.logprobs or ()]
+        for at, (token, logprob) in enumerate(zip(answer.tokens, told, strict=True)):
+            law = text_logits([*prompt, *answer.tokens[:at]], VOCAB).log_softmax(0)
+            assert logprob == pytest.approx(float(law[token]), abs=1e-5)
+
+
+def test_completions_keep_to_their_constraint_and_greedy_ones_are_refused() -> None:
+    rng, end = random.Random(4), 30
+    words = [tuple(rng.randrange(30) for _ in range(6)) for _ in range(200)]
+    engine = speculating(
+        Workshop(31, draft_model=table_draft_model(TableModel(31))),
+        load_constraint=lambda compiled: WordConstraint(words, end),
+    )
+    fields = {"constraint": CompiledConstraint("words", b"", "", 0), "stop_token_ids": [end]}
+    hot = SamplingParams(temperature=2.0, seed=1)
+    have = run(engine, drafted_by([request("r", [3], 9, sampling=hot, n=3, **fields)], LOSSY))
+    assert all(tuple(answer.tokens) in words for answer in have.values())
+    cold = request("r", [3], 9, sampling=SamplingParams(temperature=0.0), n=3)
+    (drafted,) = drafted_by([cold], LOSSY)
+    engine.add(drafted)
+    (failed,) = engine.step()
+    assert isinstance(failed, Failed)
+    assert (failed.error, failed.param) == ("BadRequest", "temperature")

@@ -114,7 +114,7 @@ def test_quantised_weights_draft_for_exact_ones(target: Path) -> None:
 
 def test_drafters_that_need_one_are_refused_by_name_elsewhere(target: Path) -> None:
     _, info = build_engine(settings(target, ""))
-    for name in ("draft-model", "pearl", "superposed"):
+    for name in ("draft-model", "pearl", "superposed", "superposed-tree"):
         choice = choose({"drafter": name}, "drafter")
         assert choice is not None
         with pytest.raises(MethodError, match=f"{name} needs draft_model"):

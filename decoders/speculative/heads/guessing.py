@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from plait.decoders.protocol import DecodeRequest
-from plait.decoders.sampling.params import SamplingParams
-from plait.decoders.sampling.state import GREEDY_BELOW
+from plait.decoders.sampling.params import GREEDY_BELOW, SamplingParams
 from plait.kernels import noise
 
 

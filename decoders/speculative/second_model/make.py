@@ -8,7 +8,12 @@ from plait.decoders.speculative.drafters.draft_model import (
     SecondModelOptions,
 )
 from plait.decoders.speculative.drafters.pearl import OverlappedPearl, Pearl, PearlOptions
-from plait.decoders.speculative.drafters.superposed import Superposed, SuperposedOptions
+from plait.decoders.speculative.drafters.superposed_tree import (
+    MixtureOptions,
+    SuperposedTree,
+    SuperposedTreeOptions,
+)
+from plait.decoders.speculative.lossy.superposed import Superposed, SuperposedOptions
 from plait.decoders.speculative.second_model.chains import Chains
 from plait.decoders.speculative.second_model.protocol import DraftModel
 from plait.decoders.speculative.second_model.superposing import Mixture, Superposer
@@ -28,12 +33,23 @@ def pearl(options: PearlOptions, *, workshop: Workshop) -> Pearl | OverlappedPea
     return Pearl(options, chains, workshop.costs)
 
 
+def superposed_tree(options: SuperposedTreeOptions, *, workshop: Workshop) -> SuperposedTree:
+    """Build `superposed-tree`."""
+    chains = _chains(options, workshop)
+    superposer = _superposer(options, workshop, chains)
+    return SuperposedTree(options.length, chains, superposer, workshop.stores)
+
+
 def superposed(options: SuperposedOptions, *, workshop: Workshop) -> Superposed:
     """Build `superposed`."""
     chains = _chains(options, workshop)
-    mixture = Mixture(options.drafts, options.alpha, options.temperature, options.top)
-    superposer = Superposer(_model(workshop), chains, mixture)
+    superposer = _superposer(options, workshop, chains)
     return Superposed(options.length, chains, superposer, workshop.stores)
+
+
+def _superposer(options: MixtureOptions, workshop: Workshop, chains: Chains) -> Superposer:
+    mixture = Mixture(options.drafts, options.alpha, options.temperature, options.top)
+    return Superposer(_model(workshop), chains, mixture, naive=workshop.naive)
 
 
 def _chains(options: SecondModelOptions, workshop: Workshop, min_survival: float = 0.0) -> Chains:

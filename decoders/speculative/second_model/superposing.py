@@ -17,6 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from plait.decoders.protocol import Constraint, Draft
@@ -24,6 +25,7 @@ from plait.decoders.speculative.second_model.chains import Chains, Wish
 from plait.decoders.speculative.second_model.protocol import DraftModel
 from plait.decoders.speculative.stores.suffixes import SuffixGenerations
 from plait.decoders.speculative.tree import ROOT, DraftTree
+from plait.kernels.row_stats import row_logprobs
 
 WEIGHTS = (0.01, 0.04, 0.15, 0.18, 0.12)  # of what follows runs of 1, 2, ... tokens
 UNKNOWN = 200.0  # nats that a draft loses where no n-gram knows any of the best tokens
@@ -97,10 +99,14 @@ class Beam:
         tokens = [path.token_ids[-1] for path in self.alive]
         return [*tokens, *[tokens[0]] * missing], [*weights, *[0.0] * missing]
 
-    def draft(self) -> Draft:
-        """Return the tree of all drafts, the best one's tokens first."""
+    def paths(self) -> list[Path]:
+        """Return the drafts, those that have ended included, the most probable first."""
+        return sorted([*self.alive, *self.ended], key=lambda path: -path.score)
+
+    def tree(self) -> Draft:
+        """Return all drafts in one, the best one's tokens first, as far as they are legal."""
         tree = DraftTree()
-        for path in sorted([*self.alive, *self.ended], key=lambda path: -path.score):
+        for path in self.paths():
             node = ROOT
             legal = _num_legal(self.wish.constraint, path.token_ids)
             for token, chance in list(zip(path.token_ids, path.chances, strict=True))[:legal]:
@@ -126,18 +132,21 @@ class Beam:
 
 
 class Superposer:
-    """Draws trees of drafts from a second model."""
+    """Draws beams from a second model."""
 
-    def __init__(self, model: DraftModel, chains: Chains, mixture: Mixture) -> None:
+    def __init__(
+        self, model: DraftModel, chains: Chains, mixture: Mixture, *, naive: bool = False
+    ) -> None:
         """Args: chains keep the lanes, and read their texts."""
         self._model = model
         self._chains = chains
         self._mixture = mixture
+        self._naive = naive
 
     def draw(
         self, wishes: Sequence[Wish], grams: Sequence[SuffixGenerations | None]
-    ) -> list[Draft]:
-        """Return a tree for each wish; an empty one while its lane reads, or finds no room."""
+    ) -> list[Beam | None]:
+        """Return a beam for each wish; none while its lane reads, or finds no room."""
         known = {id(wish): each for wish, each in zip(wishes, grams, strict=True)}
         ready, logits = self._chains.read(wishes)
         beams = {id(wish): Beam(wish, known[id(wish)]) for wish in ready}
@@ -148,7 +157,7 @@ class Superposer:
             growing = [beam for beam in growing if beam.is_open]
             if growing:
                 logits = self._feed(growing)
-        return [beams[id(wish)].draft() if id(wish) in beams else Draft() for wish in wishes]
+        return [beams.get(id(wish)) for wish in wishes]
 
     def _feed(self, beams: Sequence[Beam]) -> Tensor:
         """Let each lane read one input that is all of its drafts at once."""
@@ -159,16 +168,12 @@ class Superposer:
 
     def _best(self, logits: Tensor) -> list[Best]:
         """Return the best tokens of each row; of equals the lower ones."""
-        values, order = logits.sort(dim=1, descending=True, stable=True)
         top = min(self._mixture.top, logits.shape[1])
-        tempered = (values[:, :top] / self._mixture.temperature).log_softmax(dim=1)
-        chances = logits.softmax(dim=1).gather(1, order[:, :top])
-        return [
-            Best(*row)
-            for row in zip(
-                order[:, :top].tolist(), tempered.tolist(), chances.tolist(), strict=True
-            )
-        ]
+        chosen = logits.new_zeros(len(logits), dtype=torch.int64)  # nobody asks about one
+        found = row_logprobs(logits, chosen, top, naive=self._naive)
+        tempered = (found.top / self._mixture.temperature).log_softmax(dim=1)
+        columns = (found.top_ids.tolist(), tempered.tolist(), found.top.exp().tolist())
+        return [Best(*row) for row in zip(*columns, strict=True)]
 
 
 def _num_legal(constraint: Constraint | None, token_ids: Sequence[int]) -> int:

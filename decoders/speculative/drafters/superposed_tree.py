@@ -1,8 +1,8 @@
-"""Superposed: k drafts that differ, for one pass of the second model a position.
+"""Superposed tree: k drafts that differ, for one pass of the second model a position.
 
-The paper writes k short completions this way and returns them as they are. Here they are the
-branches of a tree that the target verifies, so the text is the one without them; unlike a chain, a
-tree goes on where the second model's best token was not the target's.
+The paper writes k short completions this way and returns them as they are, which is `superposed`.
+Here they are the branches of a tree that the target verifies, so the text is the one without them;
+unlike a chain, a tree goes on where the second model's best token was not the target's.
 
 Law: none of its own; verified as every draft. Cost: `length` passes of the second model a step,
 whatever `drafts` is; drafts * top * 5 look-ups a position.
@@ -25,28 +25,33 @@ from plait.decoders.registry import Method
 from plait.decoders.speculative.config import MAX_DRAFT, StoreOptions
 from plait.decoders.speculative.drafters.draft_model import SecondModelOptions
 from plait.decoders.speculative.stores.namespaces import DraftStores
-from plait.decoders.speculative.stores.suffixes import generations
+from plait.decoders.speculative.stores.suffixes import SuffixGenerations, generations
 
 if TYPE_CHECKING:
     from plait.decoders.speculative.second_model.chains import Chains, Lane
     from plait.decoders.speculative.second_model.superposing import Superposer
 
 
-class SuperposedOptions(SecondModelOptions, StoreOptions):
-    """How many drafts, how long, and what tells them apart."""
+class MixtureOptions(SecondModelOptions, StoreOptions):
+    """How many drafts, and what tells them apart."""
 
-    max_draft: int = Field(16, ge=1, le=MAX_DRAFT, description="Tokens of the tree, at most.")
-    drafts: int = Field(3, ge=1, le=16, description="Branches, at most.")
-    length: int = Field(6, ge=1, le=20, description="Tokens of a branch, at most.")
+    drafts: int = Field(3, ge=1, le=16, description="Drafts, at most.")
     alpha: float = Field(0.54, ge=0, lt=1, description="Weight of the n-grams.")
     temperature: float = Field(0.06, gt=0, le=2, description="Of the second model's law.")
     top: int = Field(9, ge=1, le=64, description="Tokens that are looked at, at each position.")
 
 
-class Superposed:
+class SuperposedTreeOptions(MixtureOptions):
+    """How large a tree."""
+
+    max_draft: int = Field(16, ge=1, le=MAX_DRAFT, description="Tokens of the tree, at most.")
+    length: int = Field(6, ge=1, le=20, description="Tokens of a branch, at most.")
+
+
+class SuperposedTree:
     """Asks the second model for trees."""
 
-    name: ClassVar[str] = "superposed"
+    name: ClassVar[str] = "superposed-tree"
 
     def __init__(
         self, length: int, chains: Chains, superposer: Superposer, stores: DraftStores
@@ -66,9 +71,9 @@ class Superposed:
         for ask in asks:
             limit = min(ask.limit, self._length)
             wishes.append(self._chains.wish(ask.state, ask.text, ask.ahead, limit, ask.constraint))
-            space = self._stores.find(ask.state.cache.namespace)
-            grams.append(None if space is None else space.index("suffix", generations))
-        return self._superposer.draw(wishes, grams)
+            grams.append(grams_of(self._stores, ask.state.cache.namespace))
+        beams = self._superposer.draw(wishes, grams)
+        return [Draft() if beam is None else beam.tree() for beam in beams]
 
     def commit(self, state: Lane, text: Sequence[int], verdict: Verdict) -> None:
         """Take note of the text."""
@@ -79,16 +84,23 @@ class Superposed:
         self._chains.finish(state)
 
 
+def grams_of(stores: DraftStores, namespace: str) -> SuffixGenerations | None:
+    """Return what is counted of a namespace's texts; None: nothing."""
+    space = stores.find(namespace)
+    return None if space is None else space.index("suffix", generations)
+
+
+PRESETS = {
+    "p15-d3": {"drafts": 3, "alpha": 0.54, "temperature": 0.06, "top": 9},
+    "p15-d10": {"drafts": 10, "alpha": 0.54, "temperature": 0.12, "top": 30},
+}
 METHOD = Method(
     kind="drafter",
-    name="superposed",
-    summary="Several drafts of a second model at once, which reads the sum of them.",
+    name="superposed-tree",
+    summary="A tree of a second model's drafts, all at once: it reads the sum of them.",
     source="Superposed Decoding, arXiv:2405.18400",
-    target="plait.decoders.speculative.second_model.make:superposed",
-    options=SuperposedOptions,
+    target="plait.decoders.speculative.second_model.make:superposed_tree",
+    options=SuperposedTreeOptions,
     needs=frozenset({"draft_model"}),
-    presets={
-        "p15-d3": {"drafts": 3, "alpha": 0.54, "temperature": 0.06, "top": 9},
-        "p15-d10": {"drafts": 10, "alpha": 0.54, "temperature": 0.12, "top": 30, "max_draft": 64},
-    },
+    presets=PRESETS,
 )
