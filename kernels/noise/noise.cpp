@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <vector>
 
@@ -21,7 +22,7 @@ constexpr int64_t kBlock = 16 * kGroup;   // tokens whose noise is written at a 
 constexpr int64_t kChunk = 128;           // groups of one task
 constexpr int64_t kChunksPerThread = 3;   // fewer are not worth waking a thread for
 constexpr float kMaxNoise = 23.0f;        // above every value of the noise
-constexpr float kSlack = 1e-3f;           // above every error of rounding in a comparison of scores
+constexpr float kSlack = 1e-3f;           // above every error of rounding in the noise
 constexpr float kWordUnit = 0x1.fffffep-33f;  // just below 2**-32: no word becomes 1
 constexpr uint32_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;  // Philox4x32's
 
@@ -111,7 +112,8 @@ PLAIT_INLINE void load(const Draw& draw, int64_t group, float* __restrict x) {
 }
 
 // bounds[i] = the highest score of group first + i over the temperature, if that is not 0.
-PLAIT_CLONES void bound(const Draw& draw, int64_t first, int64_t count, float* __restrict bounds) {
+PLAIT_CLONES void bound_groups(const Draw& draw, int64_t first, int64_t count,
+                               float* __restrict bounds) {
   alignas(64) float x[kGroup];
   for (int64_t i = 0; i < count; ++i) {
     const int64_t token = (first + i) * kGroup;
@@ -124,6 +126,13 @@ PLAIT_CLONES void bound(const Draw& draw, int64_t first, int64_t count, float* _
     const float score = highest < order_of(-kInfinity) ? -kInfinity : from_order(highest);
     bounds[i] = draw.temperature > 0.0f ? score / draw.temperature : score;
   }
+}
+
+// How much noise a group whose highest score is `bound` needs at least to win; what scores lose by
+// rounding is allowed for, so that ties are seen.
+PLAIT_INLINE float needed(const Best& best, float bound) {
+  const float score = from_order(best.order);
+  return score - bound - (kSlack + std::abs(score) * 0x1p-22f);
 }
 
 // Words from this on make a noise of `need` at most, but for rounding: P(noise > x) < exp(-x).
@@ -140,7 +149,7 @@ PLAIT_CLONES Best best_of_group(const Draw& draw, int64_t group, float bound, co
     draw_words(draw.key, group, words);
     uint32_t lowest = words[0];
     for (int64_t i = 0; i < kGroup; ++i) lowest = std::min(lowest, words[i]);
-    if (lowest >= rare_enough(from_order(best.order) - bound - kSlack)) return {};
+    if (lowest >= rare_enough(needed(best, bound))) return {};
     load(draw, group, x);
     to_noise<kGroup>(words, noise);
     for (int64_t i = 0; i < kGroup; ++i) x[i] = noise[i] + x[i] / draw.temperature;
@@ -154,10 +163,9 @@ PLAIT_CLONES Best best_of_group(const Draw& draw, int64_t group, float bound, co
 
 // The winner among groups first .. first + count - 1, or the best so far.
 Best best_of(const Draw& draw, int64_t first, int64_t count, const float* bounds, Best best) {
-  const float reach = draw.temperature > 0.0f ? kMaxNoise : 0.0f;
+  const float most = draw.temperature > 0.0f ? kMaxNoise : 0.0f;
   for (int64_t i = 0; i < count; ++i) {
-    // a tie is won by the lower token, so it is no reason to pass a group over
-    if (bounds[i] == -kInfinity || bounds[i] + reach < from_order(best.order)) continue;
+    if (bounds[i] == -kInfinity || needed(best, bounds[i]) > most) continue;
     best.meet(best_of_group(draw, first + i, bounds[i], best));
   }
   return best;
@@ -216,7 +224,7 @@ at::Tensor gumbel_argmax(const at::Tensor& scores, const at::Tensor& keys,
     });
   };
   each_chunk([&](int64_t, int64_t draw, int64_t first, int64_t count, float* where) {
-    bound(todo[draw], first, count, where);
+    bound_groups(todo[draw], first, count, where);
   });
   // the group with the best score first: what it gives lets most others be passed over
   std::vector<Best> bests(draws);

@@ -172,11 +172,23 @@ def test_what_is_passed_over_could_not_have_won(spread: float) -> None:
     scores = torch.randn(64, 3000, generator=generator) * spread
     scores[::2] = scores[::2].round()
     scores[:, 70::7] = -inf
-    rows = keys(*((9, 0, i) for i in range(64)))
-    for heat in (0.0, 0.2, 1.0, 5.0):
-        temperatures = torch.full((64,), heat)
+    assert_draws_agree(scores, (0.0, 1e-4, 0.2, 1.0, 5.0))
+
+
+@compiled
+def test_equals_that_rounding_makes_are_not_passed_over() -> None:
+    """At 2,500,000 noise counts in quarters; the group that is looked at first is the last one."""
+    scores = torch.full((512, 128), 250.0)
+    scores[:, 127] = torch.nextafter(torch.tensor(250.0), torch.tensor(inf))
+    assert_draws_agree(scores, (1e-4,))
+
+
+def assert_draws_agree(scores: Tensor, temperatures: tuple[float, ...]) -> None:
+    rows = keys(*((9, 0, i) for i in range(len(scores))))
+    for temperature in temperatures:
+        heat = torch.full((len(scores),), temperature)
         have, want = (
-            noise.gumbel_argmax(scores, rows, temperatures=temperatures, naive=naive)
+            noise.gumbel_argmax(scores, rows, temperatures=heat, naive=naive)
             for naive in (False, True)
         )
         assert have.tolist() == want.tolist()
