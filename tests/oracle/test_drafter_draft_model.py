@@ -23,7 +23,14 @@ from plait.server.pool.messages import CompiledConstraint
 from tests.fixtures.drafting import accepted, drafted_by, speculating, texts
 from tests.fixtures.engines import drain, request, run
 from tests.fixtures.random_requests import random_requests
-from tests.fixtures.second_models import Blurred, Checking, table_draft_model
+from tests.fixtures.second_models import (
+    BUSY,
+    Blurred,
+    Checking,
+    assert_empty,
+    counters_where_nothing_changes,
+    table_draft_model,
+)
 from tests.fixtures.table_model import TableModel, fingerprint, text_logits
 from tests.fixtures.word_constraint import WordConstraint
 
@@ -37,33 +44,16 @@ CHOICES: dict[str, Any] = {
     "pearl, overlapped": {"name": "pearl", "overlap": True, "always": True},
     "pearl behind n-gram": ["n-gram", {"name": "pearl", "overlap": True}],
 }
-BUSY: dict[str, dict[str, Any]] = {
-    "with room": {},
-    "preempted": {"num_blocks": 12},
-    "in chunks": {"max_step_tokens": 16},
-}
 
 
 def workshop(model: CachedDraftModel) -> Workshop:
     return Workshop(VOCAB, draft_model=model)
 
 
-def assert_empty(model: CachedDraftModel) -> None:
-    model.blocks.check_integrity()
-    assert model.blocks.num_used == 0
-
-
 @pytest.mark.parametrize("busy", BUSY)
 @pytest.mark.parametrize("choice", CHOICES)
 def test_drafts_change_no_text_and_leave_no_blocks(choice: str, busy: str) -> None:
-    requests = random_requests(16, VOCAB, seed=3)
-    want = texts(speculating(Workshop(VOCAB)), drafted_by(requests, "off"))
-    model = table_draft_model(Blurred(VOCAB), num_blocks=40)
-    engine = speculating(workshop(model), **BUSY[busy])
-    assert texts(engine, drafted_by(requests, CHOICES[choice])) == want
-    assert_empty(model)
-    if busy == "preempted":
-        assert engine.stats().counters["num_preemptions"] > 0
+    counters_where_nothing_changes(CHOICES[choice], busy, VOCAB)
 
 
 def test_a_draft_model_that_is_the_target_is_always_right() -> None:

@@ -28,10 +28,14 @@ from plait.server.engine.second_model.cached import CachedDraftModel
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model
 from plait.server.pool.messages import CompiledConstraint, Failed
-from tests.fixtures.drafting import drafted_by, speculating, texts
+from tests.fixtures.drafting import drafted_by, speculating
 from tests.fixtures.engines import request, run
-from tests.fixtures.random_requests import random_requests
-from tests.fixtures.second_models import Blurred, model_logits, table_draft_model
+from tests.fixtures.second_models import (
+    BUSY,
+    counters_where_nothing_changes,
+    model_logits,
+    table_draft_model,
+)
 from tests.fixtures.table_model import TableModel, text_logits
 from tests.fixtures.tiny_models import write_tiny_model
 from tests.fixtures.word_constraint import WordConstraint
@@ -44,26 +48,14 @@ CHOICES: dict[str, Any] = {
     "many": {**ALWAYS, "preset": "p15-d10", "max_draft": 64},
     "stacked": ["n-gram", {**ALWAYS, "drafts": 2, "length": 3}, "jacobi"],
 }
-BUSY: dict[str, dict[str, Any]] = {
-    "with room": {},
-    "preempted": {"num_blocks": 12},
-    "in chunks": {"max_step_tokens": 16},
-}
 Mixed = tuple[float, tuple[int, ...]]  # score and tokens of a draft
 
 
 @pytest.mark.parametrize("busy", BUSY)
 @pytest.mark.parametrize("choice", CHOICES)
 def test_drafts_change_no_text_and_leave_no_blocks(choice: str, busy: str) -> None:
-    requests = random_requests(16, VOCAB, seed=3)
-    want = texts(speculating(Workshop(VOCAB)), drafted_by(requests, "off"))
-    model = table_draft_model(Blurred(VOCAB), num_blocks=40)
-    engine = speculating(Workshop(VOCAB, draft_model=model), **BUSY[busy])
-    assert texts(engine, drafted_by(requests, CHOICES[choice])) == want
-    counters = engine.stats().counters
+    counters = counters_where_nothing_changes(CHOICES[choice], busy, VOCAB)
     assert choice == "as it pays" or counters["draft_tokens:superposed-tree"] > 0
-    model.blocks.check_integrity()
-    assert model.blocks.num_used == 0
 
 
 def drafter(options: dict[str, Any], shop: Workshop) -> SuperposedTree:

@@ -24,8 +24,6 @@ from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
 from plait.decoders.registry import Method
 from plait.decoders.speculative.config import MAX_DRAFT, StoreOptions
 from plait.decoders.speculative.drafters.draft_model import SecondModelOptions
-from plait.decoders.speculative.stores.namespaces import DraftStores
-from plait.decoders.speculative.stores.suffixes import SuffixGenerations, generations
 
 if TYPE_CHECKING:
     from plait.decoders.speculative.second_model.chains import Chains, Lane
@@ -53,13 +51,10 @@ class SuperposedTree:
 
     name: ClassVar[str] = "superposed-tree"
 
-    def __init__(
-        self, length: int, chains: Chains, superposer: Superposer, stores: DraftStores
-    ) -> None:
+    def __init__(self, length: int, chains: Chains, superposer: Superposer) -> None:
         self._length = length
         self._chains = chains
         self._superposer = superposer
-        self._stores = stores
 
     def start(self, request: DecodeRequest) -> Lane:
         """Read nothing yet: the prompt is read when the first draft is asked for."""
@@ -67,12 +62,11 @@ class SuperposedTree:
 
     def propose(self, asks: Sequence[Ask[Lane]]) -> Sequence[Draft]:
         """Return trees behind what others have drafted."""
-        wishes, grams = [], []
+        wishes = []
         for ask in asks:
             limit = min(ask.limit, self._length)
             wishes.append(self._chains.wish(ask.state, ask.text, ask.ahead, limit, ask.constraint))
-            grams.append(grams_of(self._stores, ask.state.cache.namespace))
-        beams = self._superposer.draw(wishes, grams)
+        beams = self._superposer.draw(wishes)
         return [Draft() if beam is None else beam.tree() for beam in beams]
 
     def commit(self, state: Lane, text: Sequence[int], verdict: Verdict) -> None:
@@ -82,12 +76,6 @@ class SuperposedTree:
     def finish(self, state: Lane, text: Sequence[int]) -> None:
         """Give back the cache."""
         self._chains.finish(state)
-
-
-def grams_of(stores: DraftStores, namespace: str) -> SuffixGenerations | None:
-    """Return what is counted of a namespace's texts; None: nothing."""
-    space = stores.find(namespace)
-    return None if space is None else space.index("suffix", generations)
 
 
 PRESETS = {

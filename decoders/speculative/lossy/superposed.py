@@ -22,9 +22,8 @@ from pydantic import Field
 from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
 from plait.decoders.registry import Method, MethodError
 from plait.decoders.sampling.params import GREEDY_BELOW
-from plait.decoders.speculative.drafters.superposed_tree import PRESETS, MixtureOptions, grams_of
+from plait.decoders.speculative.drafters.superposed_tree import PRESETS, MixtureOptions
 from plait.decoders.speculative.siblings import Share, Siblings
-from plait.decoders.speculative.stores.namespaces import DraftStores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,13 +61,10 @@ class Superposed:
 
     name: ClassVar[str] = "superposed"
 
-    def __init__(
-        self, length: int, chains: Chains, superposer: Superposer, stores: DraftStores
-    ) -> None:
+    def __init__(self, length: int, chains: Chains, superposer: Superposer) -> None:
         self._length = length
         self._chains = chains
         self._superposer = superposer
-        self._stores = stores
         self._siblings: Siblings[Texts] = Siblings(lambda prompt: Texts(), lambda texts: texts)
 
     def start(self, request: DecodeRequest) -> Completion:
@@ -124,11 +120,10 @@ class Superposed:
         lane = self._chains.start(request)
         limit = min(self._length, request.max_tokens)
         wish = self._chains.wish(lane, request.prompt_token_ids, (), limit, None)
-        grams = grams_of(self._stores, request.namespace)
         beam, read = None, -1
         while beam is None and lane.cache.length > read:  # a long prompt is read in parts
             read = lane.cache.length
-            (beam,) = self._superposer.draw([wish], [grams])
+            (beam,) = self._superposer.draw([wish])
         self._chains.finish(lane)
         return [] if beam is None else [path.token_ids for path in beam.paths()]
 

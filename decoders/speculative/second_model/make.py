@@ -15,7 +15,6 @@ from plait.decoders.speculative.drafters.superposed_tree import (
 )
 from plait.decoders.speculative.lossy.superposed import Superposed, SuperposedOptions
 from plait.decoders.speculative.second_model.chains import Chains
-from plait.decoders.speculative.second_model.protocol import DraftModel
 from plait.decoders.speculative.second_model.superposing import Mixture, Superposer
 from plait.decoders.speculative.workshop import Workshop
 
@@ -35,33 +34,26 @@ def pearl(options: PearlOptions, *, workshop: Workshop) -> Pearl | OverlappedPea
 
 def superposed_tree(options: SuperposedTreeOptions, *, workshop: Workshop) -> SuperposedTree:
     """Build `superposed-tree`."""
-    chains = _chains(options, workshop)
-    superposer = _superposer(options, workshop, chains)
-    return SuperposedTree(options.length, chains, superposer, workshop.stores)
+    return SuperposedTree(options.length, *_superposing(options, workshop))
 
 
 def superposed(options: SuperposedOptions, *, workshop: Workshop) -> Superposed:
     """Build `superposed`."""
+    return Superposed(options.length, *_superposing(options, workshop))
+
+
+def _superposing(options: MixtureOptions, workshop: Workshop) -> tuple[Chains, Superposer]:
     chains = _chains(options, workshop)
-    superposer = _superposer(options, workshop, chains)
-    return Superposed(options.length, chains, superposer, workshop.stores)
-
-
-def _superposer(options: MixtureOptions, workshop: Workshop, chains: Chains) -> Superposer:
     mixture = Mixture(options.drafts, options.alpha, options.temperature, options.top)
-    return Superposer(_model(workshop), chains, mixture, naive=workshop.naive)
+    return chains, Superposer(chains, mixture, workshop)
 
 
 def _chains(options: SecondModelOptions, workshop: Workshop, min_survival: float = 0.0) -> Chains:
+    model = workshop.draft_model
+    assert model is not None, "the worker has no draft model, and says that it has"
     return Chains(
-        _model(workshop),
+        model,
         read_rows=options.read_rows,
         min_survival=min_survival,
         naive=workshop.naive,
     )
-
-
-def _model(workshop: Workshop) -> DraftModel:
-    model = workshop.draft_model
-    assert model is not None, "the worker has no draft model, and says that it has"
-    return model

@@ -22,14 +22,13 @@ from torch import Tensor
 
 from plait.decoders.protocol import Constraint, Draft
 from plait.decoders.speculative.second_model.chains import Chains, Wish
-from plait.decoders.speculative.second_model.protocol import DraftModel
-from plait.decoders.speculative.stores.suffixes import SuffixGenerations
+from plait.decoders.speculative.stores.suffixes import SuffixGenerations, generations
 from plait.decoders.speculative.tree import ROOT, DraftTree
+from plait.decoders.speculative.workshop import Workshop
 from plait.kernels.row_stats import row_logprobs
 
 WEIGHTS = (0.01, 0.04, 0.15, 0.18, 0.12)  # of what follows runs of 1, 2, ... tokens
 UNKNOWN = 200.0  # nats that a draft loses where no n-gram knows any of the best tokens
-SUM = -1  # stands for an input that is no token
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,22 +133,19 @@ class Beam:
 class Superposer:
     """Draws beams from a second model."""
 
-    def __init__(
-        self, model: DraftModel, chains: Chains, mixture: Mixture, *, naive: bool = False
-    ) -> None:
-        """Args: chains keep the lanes, and read their texts."""
-        self._model = model
+    def __init__(self, chains: Chains, mixture: Mixture, workshop: Workshop) -> None:
+        """Args: chains keep the lanes, and read their texts; the workshop has a draft model."""
+        assert workshop.draft_model is not None, "a worker without a draft model gets nowhere here"
+        self._model = workshop.draft_model
+        self._stores = workshop.stores
+        self._naive = workshop.naive
         self._chains = chains
         self._mixture = mixture
-        self._naive = naive
 
-    def draw(
-        self, wishes: Sequence[Wish], grams: Sequence[SuffixGenerations | None]
-    ) -> list[Beam | None]:
+    def draw(self, wishes: Sequence[Wish]) -> list[Beam | None]:
         """Return a beam for each wish; none while its lane reads, or finds no room."""
-        known = {id(wish): each for wish, each in zip(wishes, grams, strict=True)}
         ready, logits = self._chains.read(wishes)
-        beams = {id(wish): Beam(wish, known[id(wish)]) for wish in ready}
+        beams = {id(wish): Beam(wish, self._grams(wish)) for wish in ready}
         growing = [*beams.values()]
         while growing:
             for beam, best in zip(growing, self._best(logits), strict=True):
@@ -159,11 +155,17 @@ class Superposer:
                 logits = self._feed(growing)
         return [beams.get(id(wish)) for wish in wishes]
 
+    def _grams(self, wish: Wish) -> SuffixGenerations | None:
+        """Return what is counted of the namespace's texts; None: nothing."""
+        space = self._stores.find(wish.lane.cache.namespace)
+        return None if space is None else space.index("suffix", generations)
+
     def _feed(self, beams: Sequence[Beam]) -> Tensor:
-        """Let each lane read one input that is all of its drafts at once."""
+        """Let each lane read one input that is all of its drafts at once.
+
+        The lane doesn't hold it as a token, so the next reading forgets it.
+        """
         inputs = [(beam.wish.lane.cache, *beam.weights(self._mixture.drafts)) for beam in beams]
-        for beam in beams:
-            beam.wish.lane.held.append(SUM)
         return self._model.superpose(inputs)
 
     def _best(self, logits: Tensor) -> list[Best]:
