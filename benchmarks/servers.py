@@ -102,14 +102,9 @@ def vllm(places: Venvs) -> Command:
 
 
 def vllm_ngram(places: Venvs) -> Command:
-    """vLLM with drafts out of the prompt, as long as plait's."""
+    """vLLM with drafts out of the prompt, as its documentation shows them."""
     plain = vllm(places)
-    drafts = {
-        "method": "ngram",
-        "num_speculative_tokens": 16,
-        "prompt_lookup_min": 2,
-        "prompt_lookup_max": 5,
-    }
+    drafts = {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4}
     return replace(plain, argv=[*plain.argv, "--speculative-config", json.dumps(drafts)])
 
 

@@ -133,33 +133,37 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> row_stats(const at::Tensor& score
   return {top_ids, top_scores, stats};
 }
 
-// The highest score that the words allow; -inf if there is none.
-float highest_legal(const float* x, int64_t vocab, const Legal& legal) {
+// Call use(block, n) for every block of a row that has a legal token; the others of it are -inf.
+template <typename Use>
+void each_legal_block(const float* x, int64_t vocab, const Legal& legal, Use use) {
   alignas(64) float block[kChunk];
-  int32_t highest = order_of(-kInfinity);
   for (int64_t begin = 0; begin < vocab; begin += kChunk) {
     const int64_t n = std::min(kChunk, vocab - begin);
     if (legal.none(begin, n)) continue;
     std::copy_n(x + begin, n, block);
     legal.keep(block, begin, n, -kInfinity);
-    highest = std::max(highest, highest_order(block, n));
+    use(block, n);
   }
+}
+
+// The highest score that the words allow; -inf if there is none.
+float highest_legal(const float* x, int64_t vocab, const Legal& legal) {
+  int32_t highest = order_of(-kInfinity);
+  each_legal_block(x, vocab, legal, [&](const float* block, int64_t n) {
+    highest = std::max(highest, highest_order(block, n));
+  });
   return from_order(highest);
 }
 
 // The sum over a row's legal tokens of exp((x - highest) * inverse), highest being the best of them.
 double legal_sum_of(const float* x, int64_t vocab, float highest, float inverse,
                     const Legal& legal) {
-  alignas(64) float block[kChunk], e[kChunk];
+  alignas(64) float e[kChunk];
   double sum = 0.0;
-  for (int64_t begin = 0; begin < vocab; begin += kChunk) {
-    const int64_t n = std::min(kChunk, vocab - begin);
-    if (legal.none(begin, n)) continue;
-    std::copy_n(x + begin, n, block);
-    legal.keep(block, begin, n, -kInfinity);
+  each_legal_block(x, vocab, legal, [&](const float* block, int64_t n) {
     exponentials(block, n, highest, inverse, e);
     sum += fold(e, n);
-  }
+  });
   return sum;
 }
 
