@@ -84,8 +84,11 @@ def naive_draft(
         home = at if run >= SURE else home
         best = max(best, run) if i < len(answer) - split else best
     hoped = min(max(run, 0), split)
-    limit = min(8, 2 * (max(best, run - hoped) + 1) - hoped)
-    return list(prediction[at : at + max(limit, 0)]) if run >= 0 else []
+    agreed = max(best, run - hoped)
+    limit = min(8, 2 * (agreed + 1) - hoped)
+    has_begun = run == at + 1  # as long as everything has agreed
+    is_said = run >= 0 and (has_begun or agreed >= SURE)
+    return list(prediction[at : at + max(limit, 0)]) if is_said else []
 
 
 def missed(prediction: Sequence[int], answer: Sequence[int]) -> list[int]:
@@ -109,23 +112,28 @@ def test_runs_are_found_as_by_reading(prediction: list[int], tail: list[int], ho
 
 
 @given(
-    prediction=TOKENS.filter(bool), prompt=TOKENS, answer=TOKENS, cuts=st.lists(st.integers(1, 5))
+    prediction=TOKENS.filter(bool),
+    prompt=TOKENS,
+    answer=TOKENS,
+    steps=st.lists(st.tuples(st.integers(1, 5), st.booleans())),
 )
 def test_drafts_are_those_of_the_words(
-    prediction: list[int], prompt: list[int], answer: list[int], cuts: list[int]
+    prediction: list[int], prompt: list[int], answer: list[int], steps: list[tuple[int, bool]]
 ) -> None:
-    """However the answer is cut into steps, and whatever part of it is drafted only."""
+    """However the answer is cut into steps, in whichever of them the drafter is asked, and whatever
+    part of the answer is drafted only."""
     drafter = Prediction(OPTIONS)
-    state, text = start(drafter, prediction, prompt), list(prompt)
+    state, text, is_asked = start(drafter, prediction, prompt), list(prompt), True
     while True:
         known = len(text) - len(prompt)
-        for split in range(len(answer) - known + 1):
+        for split in range(len(answer) - known + 1) if is_asked else ():
             said = [*prompt, *answer[: known + split]]
             want = naive_draft(prediction, prompt, answer[: known + split], split)
             assert draft(drafter, state, said, split) == want
         if known == len(answer):
             return
-        commit(drafter, state, text, answer[known : known + (cuts.pop() if cuts else 1)])
+        size, is_asked = steps.pop() if steps else (1, True)
+        commit(drafter, state, text, answer[known : known + size])
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -152,6 +160,17 @@ def test_repeated_lines_do_not_lead_astray() -> None:
     file[45] = [7, 8, 3, 100, 4, 4, 9]
     answer = [token for each in file for token in each]
     assert len(missed(prediction, answer)) <= 16
+
+
+def test_a_single_word_is_no_sign_that_the_prediction_is_right() -> None:
+    drafter = Prediction(OPTIONS)
+    state, text = start(drafter, [9, 5, 6, 7, 8, 4]), [1]
+    assert draft(drafter, state, text) == [9, 5, 6, 7]  # nothing speaks against its beginning yet
+    for token in (FRESH, 5, 6):
+        commit(drafter, state, text, [token])
+        assert not draft(drafter, state, text)
+    commit(drafter, state, text, [7])
+    assert draft(drafter, state, text) == [8, 4]
 
 
 def test_siblings_share_what_is_known_of_a_prediction() -> None:

@@ -5,9 +5,11 @@ of the answer's last tokens, max_n at most, is looked up in the prediction, and 
 behind it. Of several such places the nearest behind the last one where the answer was surely on
 track is taken, else the last of all: what was deleted is skipped, what was inserted is waited for.
 A token that stands nowhere in the prediction is taken, once, to replace the one that was predicted.
-A draft is at most twice as long as what has ever agreed in a row, and two tokens, so a prediction
-that is wrong altogether costs a few rows. While the answer follows the prediction nobody else
-drafts behind it: either it has more to say, or it is at its end, and so should the answer be.
+A draft is at most twice as long as what has ever agreed in a row, and two tokens; an answer that
+begins otherwise must have agreed somewhere in SURE tokens, or a common word would be taken for a
+sign, in the place of better drafts. So a prediction that is wrong altogether costs a few rows.
+While the answer follows the prediction nobody else drafts behind it: either it has more to say, or
+it is at its end, and so should the answer be.
 
 Law: none of its own; verified as every draft. Cost: O(max_n log tokens) a token that differs; 12
 bytes times max_n a predicted token, once for all sequences of a request.
@@ -22,6 +24,7 @@ from typing import ClassVar
 from weakref import WeakValueDictionary
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
@@ -54,6 +57,7 @@ class Anchors:
     def __init__(self, token_ids: Sequence[int], max_n: int) -> None:
         self.token_ids = token_ids
         self.max_n = max_n
+        self._followed = frozenset(token_ids[:-1])
         ids = np.asarray(token_ids, dtype=np.uint64) + np.uint64(1)
         last = len(ids)  # a run that ends there has nothing behind it
         hashes = np.zeros(last, dtype=np.uint64)  # of the run that begins at each token
@@ -69,14 +73,21 @@ class Anchors:
 
         Of several places the first behind `home`; if all are before it, the last.
         """
-        for size in range(min(self.max_n, len(tail)), 0, -1):
+        longest: tuple[NDArray[np.int32], int] | None = None
+        if tail[-1:] and tail[-1] not in self._followed:  # most tokens, where all is wrong
+            return None
+        for size in range(1, min(self.max_n, len(tail)) + 1):
             hashes, ends = self._runs[size - 1]
             key = np.uint64(_hash(tail[len(tail) - size :]))
-            first, stop = (int(hashes.searchsorted(key, side)) for side in ("left", "right"))
-            if first < stop:
-                behind = first + int(ends[first:stop].searchsorted(home, "right"))
-                return int(ends[min(behind, stop - 1)]), size
-        return None
+            first = int(hashes.searchsorted(key))
+            if first == len(hashes) or hashes[first] != key:  # nor is there a longer one
+                break
+            longest = ends[first : int(hashes.searchsorted(key, "right"))], size
+        if longest is None:
+            return None
+        places, size = longest
+        behind = int(places.searchsorted(home, "right"))
+        return int(places[min(behind, len(places) - 1)]), size
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +105,7 @@ class Walk:
     """What is remembered of one sequence."""
 
     anchors: Anchors | None  # None once the sequence has ended
+    read: int  # tokens of the text that the cursor knows
     cursor: Cursor = Cursor()
 
 
@@ -114,33 +126,34 @@ class Prediction:
         anchors = self._known.get(token_ids)
         if anchors is None:
             anchors = self._known[token_ids] = Anchors(token_ids, self._max_n)
-        return Walk(anchors)
+        return Walk(anchors, len(request.prompt_token_ids))
 
     def propose(self, asks: Sequence[Ask[Walk]]) -> Sequence[Draft]:
         """Return what the predictions go on with."""
         return [self._draft(ask) for ask in asks]
 
     def commit(self, state: Walk, text: Sequence[int], verdict: Verdict) -> None:
-        """Walk on, whoever has drafted what was emitted."""
-        if state.anchors is not None:
-            count = len(verdict.emitted)
-            before = text[max(len(text) - count - self._max_n, 0) : len(text) - count]
-            state.cursor = _walk(state.anchors, state.cursor, before, verdict.emitted)
+        """Walk on when the next draft is asked for, whoever has drafted what was emitted."""
 
     def finish(self, state: Walk, text: Sequence[int]) -> None:
         """Let go of the prediction, which nobody needs when all its sequences have ended."""
         state.anchors = None
 
     def _draft(self, ask: Ask[Walk]) -> Draft:
-        anchors = ask.state.anchors
+        state, text, anchors = ask.state, ask.text, ask.state.anchors
         if anchors is None:
             return Draft()
-        known = ask.state.cursor
-        cursor = _walk(anchors, known, ask.text[-self._max_n :], ask.ahead)
+        before = text[max(state.read - self._max_n, 0) : state.read]
+        known = _walk(anchors, state.cursor, before, text[state.read :])
+        state.cursor, state.read = known, len(text)
+        cursor = _walk(anchors, known, text[-self._max_n :], ask.ahead)
         if cursor.run == LOST:
             return Draft()
         hoped = min(cursor.run, len(ask.ahead))  # tokens that agree, but are drafts themselves
         agreed = max(known.best, cursor.run - hoped)
+        begins = cursor.run == cursor.at + 1  # has agreed from the first token on
+        if not (begins or agreed >= SURE):
+            return Draft()
         limit = min(ask.limit, GROWTH * (agreed + 1) - hoped)
         tokens = anchors.token_ids[cursor.at : cursor.at + max(limit, 0)]
         chances = [_chance(cursor.run + i) for i in range(len(tokens))]
