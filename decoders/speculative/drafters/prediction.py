@@ -12,7 +12,7 @@ While the answer follows the prediction nobody else drafts behind it: either it 
 it is at its end, and so should the answer be.
 
 Law: none of its own; verified as every draft. Cost: O(max_n log tokens) a token that differs; 12
-bytes times max_n a predicted token, once for all sequences of a request.
+bytes times max_n a predicted token, and a set of them, once for all sequences of a request.
 Source: OpenAI's predicted outputs, which say what goes in and what is counted, not how.
 """
 
@@ -73,9 +73,9 @@ class Anchors:
 
         Of several places the first behind `home`; if all are before it, the last.
         """
-        longest: tuple[NDArray[np.int32], int] | None = None
-        if tail[-1:] and tail[-1] not in self._followed:  # most tokens, where all is wrong
+        if not tail or tail[-1] not in self._followed:  # most tokens, where all is wrong
             return None
+        longest: tuple[NDArray[np.int32], int] | None = None
         for size in range(1, min(self.max_n, len(tail)) + 1):
             hashes, ends = self._runs[size - 1]
             key = np.uint64(_hash(tail[len(tail) - size :]))
