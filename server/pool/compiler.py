@@ -355,4 +355,4 @@ def _size(job: Job, done: CompiledConstraint) -> int:
 
 
 def _bad_request(message: str) -> BadRequest:
-    return BadRequest(f"response_format: {message}", param="response_format")
+    return BadRequest(message)  # the API layer names the field that asked for it

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import pytest
 
+from plait.decoders.constrained.spec import ConstraintSpec
 from plait.server.api.answers.obfuscation import STEP, padding_for
 from plait.server.api.jobs.job import Caller, Job, plan_chat, plan_completion
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest, ContextTooLong
+from plait.server.pool.messages import CompiledConstraint
 from plait.server.settings import LimitSettings
 from tests.fixtures.byte_tokenizer import END, EOS
 from tests.fixtures.stub_pool import INFO, StubPool
 
 LIMITS = LimitSettings()
+UNIQUE = {"type": "array", "uniqueItems": True}
+
+
+def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
 
 
 async def chat(pool: StubPool | None = None, **fields: Any) -> Job:
@@ -172,11 +180,36 @@ async def test_constraints_reach_the_compiler_as_written() -> None:
     ]
 
 
-async def test_a_refused_keyword_keeps_its_pointer_and_gets_its_field() -> None:
-    schema = {"type": "array", "uniqueItems": True}
-    with pytest.raises(BadRequest, match="uniqueItems") as caught:
-        await chat(structured_outputs={"json": schema})
-    assert caught.value.param == "structured_outputs"
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"structured_outputs": {"json": UNIQUE}}, "structured_outputs.json"),
+        ({"structured_outputs": {"json": json.dumps(UNIQUE)}}, "structured_outputs.json"),
+        ({"structured_outputs": {"choice": ["no"]}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"regex": "no"}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"grammar": "no"}}, "structured_outputs.grammar"),
+        ({"response_format": json_schema(UNIQUE)}, "response_format.json_schema.schema"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+    ],
+)
+async def test_what_does_not_compile_is_named_as_the_client_wrote_it(
+    fields: dict[str, Any], param: str
+) -> None:
+    class Picky(StubPool):
+        async def compile(self, model: str, spec: ConstraintSpec) -> CompiledConstraint:
+            raise BadRequest("/a: keyword 'b': why", code="odd")
+
+    with pytest.raises(BadRequest) as caught:
+        await chat(Picky(), **fields)
+    assert (caught.value.param, caught.value.code) == (param, "odd")
+    assert caught.value.message == f"{param}: /a: keyword 'b': why"
+
+
+async def test_a_budget_that_is_too_small_names_the_field_too() -> None:
+    with pytest.raises(BadRequest, match=r"that structured_outputs\.choice allows") as caught:
+        await chat(structured_outputs={"choice": ["several tokens"]}, max_tokens=3)
+    assert caught.value.param == "structured_outputs.choice"
+    assert caught.value.code == "constraint_exceeds_max_tokens"
 
 
 async def test_a_refusal_sent_back_is_what_the_assistant_said() -> None:

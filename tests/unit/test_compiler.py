@@ -81,8 +81,7 @@ async def test_a_refusal_names_pointer_and_keyword_and_is_remembered(
     for _ in range(2):
         with pytest.raises(BadRequest) as have:
             await service.compile("tiny", ConstraintSpec("json_schema", json.dumps(schema)))
-        assert "/properties/x: keyword 'uniqueItems'" in have.value.message
-        assert have.value.param == "response_format"
+        assert have.value.message.startswith("/properties/x: keyword 'uniqueItems'")
 
     assert service.stats().refused == before.refused + 1
 

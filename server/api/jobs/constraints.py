@@ -35,7 +35,8 @@ async def compile_constraint(
     try:
         compiled = await pool.compile(request.model, spec)
     except BadRequest as error:
-        raise BadRequest(error.message, param=param, code=error.code) from None
+        message = f"{param}: {error.message}"
+        raise BadRequest(message, param=param, code=error.code) from None
     if compiled.min_tokens > budget:
         raise BadRequest(
             f"The shortest answer that {param} allows has {compiled.min_tokens} tokens, but "
@@ -47,11 +48,11 @@ async def compile_constraint(
 
 
 def constraint_spec(request: GenerationRequest) -> tuple[ConstraintSpec | None, str]:
-    """Return the constraint and the field it comes from."""
+    """Return the constraint and the field that holds it, by its whole path."""
     chosen = request.structured_outputs
     answer_format = request.response_format if isinstance(request, ChatRequest) else None
     if answer_format is None or isinstance(answer_format, TextFormat):
-        return (_structured(chosen) if chosen else None), "structured_outputs"
+        return _structured(chosen) if chosen else (None, "structured_outputs")
     if chosen is not None:
         raise BadRequest(
             "response_format and structured_outputs exclude each other.", param="structured_outputs"
@@ -63,13 +64,17 @@ def constraint_spec(request: GenerationRequest) -> tuple[ConstraintSpec | None, 
     return spec, "response_format.json_schema.schema"
 
 
-def _structured(outputs: StructuredOutputs) -> ConstraintSpec:
-    given = outputs.model_dump(exclude_none=True)
+def _structured(outputs: StructuredOutputs) -> tuple[ConstraintSpec, str]:
+    given = list(outputs.model_dump(by_alias=True, exclude_none=True))
     if len(given) != 1:
         raise BadRequest(
             "structured_outputs needs exactly one of json, regex, choice and grammar.",
             param="structured_outputs",
         )
+    return _structured_spec(outputs), f"structured_outputs.{given[0]}"
+
+
+def _structured_spec(outputs: StructuredOutputs) -> ConstraintSpec:
     if outputs.json_ is not None:
         return ConstraintSpec("json_schema", _write(_schema(outputs.json_)))
     if outputs.choice is not None:
@@ -85,7 +90,8 @@ def _schema(schema: dict[str, Any] | str) -> Any:
     try:
         return parse_json(schema.encode(), SCHEMA_LIMITS)
     except BadRequest as error:
-        raise BadRequest(error.message, param="structured_outputs.json") from None
+        message = f"structured_outputs.json: {error.message}"
+        raise BadRequest(message, param="structured_outputs.json") from None
 
 
 def _write(value: Any) -> str:
