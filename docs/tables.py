@@ -20,6 +20,7 @@ from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.common import Unsupported
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.options import ServeOptions
+from plait.server.parser import readable
 
 ROOT = Path(__file__).resolve().parents[1]
 OPENAI = (
@@ -258,7 +259,7 @@ def _default(field: FieldInfo) -> str:
     if default in (None, "", []):
         return "none"
     if isinstance(default, ByteSize):
-        return f"`{default.human_readable(separator='')}`"
+        return f"`{readable(default)}`"
     return f"`{default if isinstance(default, str) else json.dumps(default)}`"
 
 

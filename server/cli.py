@@ -18,6 +18,7 @@ from pydantic_settings import (
 
 from plait.server.bench.options import BenchOptions, DecodersOptions, DraftersOptions
 from plait.server.options import ServeOptions
+from plait.server.parser import make_source
 from plait.server.serve import run
 
 EXIT_USAGE = 2
@@ -64,7 +65,8 @@ class Plait(BaseSettings):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; wrong usage exits with code 2 and a line for each mistake."""
     try:
-        CliApp.run(Plait, cli_args=list(sys.argv[1:] if arguments is None else arguments))
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        CliApp.run(Plait, cli_args=given, cli_settings_source=make_source(Plait))
     except ValidationError as error:
         for mistake in error.errors(include_url=False, include_input=False):
             where = ".".join(str(part) for part in mistake["loc"] if part not in SUBCOMMANDS)

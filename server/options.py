@@ -64,7 +64,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class ApiOptions(BaseModel):
-    """The HTTP face."""
+    """The HTTP server."""
 
     host: str = Field(_API.host, description="Address to listen on.")
     port: Annotated[int, BeforeValidator(_not_a_link)] = Field(
@@ -145,7 +145,7 @@ class CompileOptions(BaseModel):
 
 
 class PoolOptions(BaseModel):
-    """Workers and the way to them."""
+    """The worker processes."""
 
     replicas: Count = Field(_POOL.replicas, description="Workers per model.")
     max_queue: Count = Field(
@@ -169,7 +169,7 @@ class PoolOptions(BaseModel):
 
 
 class EngineOptions(BaseModel):
-    """One engine."""
+    """The engine of each model."""
 
     device: str = Field(_ENGINE.device, description="cpu, cuda, cuda:1, ...")
     weights: WeightMode = Field(_ENGINE.weights, description="How the weights are held.")

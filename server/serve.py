@@ -43,7 +43,8 @@ class Backend:
 class Signals:
     """SIGTERM or SIGINT: the first asks for a graceful end, the second for one at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, drain_s: float) -> None:
+        self._drain_s = drain_s
         self.stop = asyncio.Event()
         self.hurry = asyncio.Event()
 
@@ -54,7 +55,12 @@ class Signals:
             loop.add_signal_handler(number, self._receive)
 
     def _receive(self) -> None:
-        (self.hurry if self.stop.is_set() else self.stop).set()
+        if not self.stop.is_set():
+            log.info("shutting down", drain_s=self._drain_s, hint="a second signal ends it at once")
+            self.stop.set()
+        elif not self.hurry.is_set():
+            log.info("shutting down at once")
+            self.hurry.set()
 
 
 def run(settings: Settings, parts: Parts | None = None) -> int:
@@ -75,7 +81,7 @@ def bind(settings: ApiSettings) -> socket.socket:
 
 
 async def _serve(settings: Settings, listener: socket.socket, parts: Parts | None) -> int:
-    signals = Signals()
+    signals = Signals(settings.api.drain_s)
     signals.listen()
     telemetry = build_telemetry(settings.telemetry)
     pool = Pool(settings, telemetry, parts)
@@ -107,7 +113,6 @@ async def _answer(
         stopping = asyncio.create_task(signals.stop.wait())
         await _first_of(stopping, answering, loading)
         await _first_of(stopping, answering)
-        log.info("stopping", drain_s=settings.api.drain_s)
         draining = asyncio.create_task(backend.pool.drain(settings.api.drain_s))
         await _first_of(draining, asyncio.create_task(signals.hurry.wait()))
     finally:

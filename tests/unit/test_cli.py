@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ByteSize, TypeAdapter
 
 from plait.server import cli
 from plait.server.options import ServeOptions
+from plait.server.parser import readable
 from plait.server.serve import bind, seconds_since_start
 from plait.server.settings import ApiSettings, EngineSettings, Settings
 
@@ -38,6 +42,13 @@ def serve(served: list[Settings], *arguments: str) -> Settings:
         cli.main(["serve", *arguments])
     assert ended.value.code == 0
     return served[-1]
+
+
+@pytest.fixture
+def help_text(capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit):
+        cli.main(["serve", "--help"])
+    return capsys.readouterr().out
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -192,9 +203,54 @@ def test_a_wrong_key_file_never_shows_a_key(
     assert "s3cret" not in complaint(capsys, "serve", "--port", "x")
 
 
-def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["version"])
-    assert capsys.readouterr().out.startswith("plait ")
+@pytest.mark.parametrize("arguments", [["version"], ["--version"]])
+def test_version(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with suppress(SystemExit):
+        cli.main(arguments)
+    assert capsys.readouterr().out == f"plait {metadata.version('plait')}\n"
+
+
+def headings(text: str) -> dict[str, str]:
+    """Return the options of a help text with the headings that they stand under."""
+    found, heading = {}, ""
+    for line in text.splitlines():
+        if line and not line.startswith(" "):
+            heading = line
+        elif line.startswith("  -"):
+            found[line.split()[0].strip(",")] = heading
+    return found
+
+
+def test_help_is_in_groups(help_text: str) -> None:
+    found = headings(help_text)
+    wanted = {"--port": "The HTTP server:", "--kv-cache-bytes": "The engine of each model:"}
+    wanted |= {"--max-n": "What one request may ask for:", "--config": "options:"}
+    assert {name: found.get(name) for name in wanted} == wanted
+    assert len({*found.values()}) == 7
+    hidden = {"--models", "--engines"}  # an argument; a list that only the file has
+    options = {f"--{name.replace('_', '-')}" for name in ServeOptions.model_fields}
+    assert options - {*found} == hidden
+
+
+def test_help_writes_values_as_people_do(help_text: str) -> None:
+    said = " ".join(help_text.split())
+    sizes = [f for f in ServeOptions.model_fields.values() if isinstance(f.default, ByteSize)]
+    assert len(sizes) > 4
+    for field in sizes:
+        assert f"{field.description} (default: {readable(field.default)})" in said
+        assert TypeAdapter(ByteSize).validate_python(readable(field.default)) == field.default
+    assert "ByteSize" not in said and "list[" not in said
+    assert help_text.startswith("usage: plait serve [OPTIONS] [MODEL ...]\n")
+
+
+@pytest.mark.parametrize(
+    ("size", "want"), [(2**30, "1GiB"), (3 * 2**19, "1.5MiB"), (2**18, "256KiB"), (10, "10B")]
+)
+def test_sizes_are_readable(size: int, want: str) -> None:
+    assert readable(ByteSize(size)) == want
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["serve", "--help"])
     assert ended.value.code == 0

@@ -119,6 +119,10 @@ async def test_a_second_signal_ends_it_at_once() -> None:
         served.process.send_signal(signal.SIGINT)
         async with asyncio.timeout(10):
             assert await served.process.wait() == 0
+        assert served.process.stderr is not None
+        said = (await served.process.stderr.read()).decode()
+        assert said.count("shutting down ") == 2
+        assert said.index("drain_s=30.0") < said.index("shutting down at once")
 
 
 async def test_workers_do_not_outlive_a_killed_server() -> None:
