@@ -31,7 +31,7 @@ def refused(body: Any, model: type[BaseModel] = ChatRequest) -> BadRequest:
     ("extra", "param", "code", "text"),
     [
         ({"n": "3"}, "n", None, "valid integer"),
-        ({"tools": []}, "tools", "unsupported_parameter", "tools are not implemented"),
+        ({"tools": [{}]}, "tools", "unsupported_parameter", "tools are not implemented"),
         ({"store": 0}, "store", "unsupported_parameter", "answers are not kept"),
         ({"stop": ["a", ""]}, "stop[1]", None, "at least 1 character"),
         ({"stop": 3}, "stop", None, "valid string; or: Input should be a valid list"),

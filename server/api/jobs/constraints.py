@@ -19,9 +19,9 @@ SCHEMA_LIMITS = LimitSettings(max_json_depth=256)
 
 
 async def compile_constraint(
-    pool: PoolLike, request: GenerationRequest, *, budget: int
+    pool: PoolLike, model: str, request: GenerationRequest, *, budget: int
 ) -> CompiledConstraint | None:
-    """Return the request's constraint, ready for a worker; None if any text will do.
+    """Return the request's constraint, ready for the model's workers; None if any text will do.
 
     Raises:
         BadRequest: it is contradictory, can't be enforced, or can't be met within `budget` tokens.
@@ -33,7 +33,7 @@ async def compile_constraint(
         if getattr(request, name):
             raise BadRequest(f"{name} and {param} exclude each other.", param=name)
     try:
-        compiled = await pool.compile(request.model, spec)
+        compiled = await pool.compile(model, spec)
     except BadRequest as error:
         message = f"{param}: {error.message}"
         raise BadRequest(message, param=param, code=error.code) from None

@@ -112,12 +112,12 @@ def find_model(pool: PoolLike, name: str | None) -> ServedModelLike:
         BadRequest: there are several, and no name was given.
     """
     models = pool.models()
+    names = ", ".join(served.name for served in models)
     if name is None and len(models) != 1:
-        raise BadRequest("Several models are served; name one.", param="model")
+        raise BadRequest(f"Several models are served; name one of: {names}.", param="model")
     for served in models:
         if name in (None, served.name):
             return served
-    names = ", ".join(served.name for served in models)
     raise NotFound(
         f"There is no such model; this server has: {names}.", param="model", code="model_not_found"
     )
@@ -174,7 +174,7 @@ async def _plan(
         max_tokens=0,
         n=request.n or 1,
         stop_token_ids=_stop_ids(request, served.tokenizer, info),
-        constraint=await compile_constraint(pool, request, budget=min(budgets)),
+        constraint=await compile_constraint(pool, served.name, request, budget=min(budgets)),
         prompt_logprobs=_num_prompt_logprobs(request),
         priority=request.priority or 0,
         cache_salt=namespace_of(caller.tenant, request.cache_salt or ""),

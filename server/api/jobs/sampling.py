@@ -28,10 +28,11 @@ def sampling_params(
     allowed = request.allowed_token_ids or []
     check_ids(allowed, vocab_size, param="allowed_token_ids")
     top_k = request.top_k or 0
+    is_greedy = request.top_p == 0  # the smallest set of tokens is the likeliest one
     return SamplingParams(
-        temperature=_default(request.temperature, 1.0),
+        temperature=0.0 if is_greedy else _default(request.temperature, 1.0),
         top_k=0 if top_k < 0 else top_k,
-        top_p=_default(request.top_p, 1.0),
+        top_p=1.0 if is_greedy else _default(request.top_p, 1.0),
         min_p=_default(request.min_p, 0.0),
         repetition_penalty=_default(request.repetition_penalty, 1.0),
         presence_penalty=_default(request.presence_penalty, 0.0),

@@ -7,15 +7,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from plait.server.api.schemas.common import (
+    Count,
     GenerationRequest,
     Items,
     Metadata,
+    Natural,
     Short,
     Strict,
     Unsupported,
 )
 
 _TOOLS = "tools are not implemented yet"
+_THINKING = "templates that know of thinking take it from chat_template_kwargs"
 _TEXT = "this server reads and writes text"
 
 
@@ -127,11 +130,11 @@ class ChatRequest(GenerationRequest):
     """A conversation to be continued."""
 
     messages: Annotated[Items[Message], Field(min_length=1, max_length=4096)]
-    max_completion_tokens: int | None = Field(
-        None, ge=1, lt=2**31, description="Wins over max_tokens; default: what the context leaves."
+    max_completion_tokens: Count | None = Field(
+        None, description="Wins over max_tokens; default: what the context leaves."
     )
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, lt=2**31, description="Needs logprobs=true.")
+    top_logprobs: Natural | None = Field(None, description="Needs logprobs=true.")
     response_format: ResponseFormat | None = None
     prediction: Prediction | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -151,17 +154,19 @@ class ChatRequest(GenerationRequest):
     service_tier: Literal["auto", "default"] | None = None
 
     audio: Annotated[Any, Unsupported(_TEXT)] = None
-    function_call: Annotated[Any, Unsupported(_TOOLS, unless=("none",))] = None
-    functions: Annotated[Any, Unsupported(_TOOLS)] = None
+    function_call: Annotated[Any, Unsupported(_TOOLS, unless=("none", "auto"))] = None
+    functions: Annotated[Any, Unsupported(_TOOLS, unless=([],))] = None
     modalities: Annotated[Any, Unsupported(_TEXT, unless=(["text"],))] = None
     moderation: Annotated[Any, Unsupported("there is no moderation model")] = None
-    parallel_tool_calls: Annotated[Any, Unsupported(_TOOLS)] = None
-    prompt_cache_options: Annotated[Any, Unsupported("prefixes are cached without options")] = None
-    reasoning_effort: Annotated[Any, Unsupported("no reasoning model is served")] = None
+    parallel_tool_calls: Annotated[Any, Unsupported(_TOOLS, unless=(True, False))] = None
+    prompt_cache_options: Annotated[
+        Any, Unsupported("prefixes are cached without options", unless=({},))
+    ] = None
+    reasoning_effort: Annotated[Any, Unsupported(_THINKING, unless=("none",))] = None
     store: Annotated[Any, Unsupported("answers are not kept", unless=(False,))] = None
-    tool_choice: Annotated[Any, Unsupported(_TOOLS, unless=("none",))] = None
-    tools: Annotated[Any, Unsupported(_TOOLS)] = None
-    verbosity: Annotated[Any, Unsupported("ask for it in a message")] = None
+    tool_choice: Annotated[Any, Unsupported(_TOOLS, unless=("none", "auto"))] = None
+    tools: Annotated[Any, Unsupported(_TOOLS, unless=([],))] = None
+    verbosity: Annotated[Any, Unsupported("ask for it in a message", unless=("medium",))] = None
     web_search_options: Annotated[Any, Unsupported("no search is done")] = None
 
     @property

@@ -1,8 +1,9 @@
 """The request fields that chat and completions share, and the rules for fields that are refused.
 
 Every field is honoured or refused (law 4): an unknown one is an error, one of OpenAI's that isn't
-supported yet says so by name. Types are strict: "1" is no number, true is no 1. null means "not
-given" throughout, as it does at OpenAI. Limits that the operator sets (n, stop, logprobs, ...) are
+supported yet says so by name, unless its value asks for nothing. Types are strict: "1" is no
+number, true is no 1; but 16.0 is a whole number, as JSON Schema has it. null means "not given"
+throughout, as it does at OpenAI. Limits that the operator sets (n, stop, logprobs, ...) are
 checked in api/jobs/limits.py, ids against the vocabulary in api/jobs/sampling.py.
 """
 
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -22,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, core_schema
 
 INT64 = 2**63
+_BEAMS = "there is no beam search"
 
 
 class Strict(BaseModel):
@@ -59,11 +62,22 @@ class Unsupported:
         )
 
 
+def _whole(value: Any) -> Any:
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+# The bounds of a whole number belong beside this mark, within its Annotated: pydantic writes those
+# of a Field() outside of it into the JSON schema as "ge" and "lt", which mean nothing there.
+WHOLE = BeforeValidator(_whole)
+Whole = Annotated[int, WHOLE]
+Natural = Annotated[int, Field(ge=0, lt=2**31), WHOLE]
+Count = Annotated[int, Field(ge=1, lt=2**31), WHOLE]
 # A list stops at its first bad item: millions of reports would cost minutes (each item has one).
 T = TypeVar("T")
 Items = Annotated[list[T], Field(fail_fast=True)]
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenId = Natural
 StopString = Annotated[str, StringConstraints(min_length=1)]
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 Short = Annotated[str, StringConstraints(max_length=512)]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 TokenBias = Annotated[float, Field(ge=-100, le=100)]
@@ -101,8 +115,8 @@ class Canvas(Strict):
         None,
         description="Whether a hole sees its block and what is before it, or all of the text.",
     )
-    block_size: int | None = Field(
-        None, ge=1, lt=2**31, description="Tokens that are settled before the next ones begin."
+    block_size: Count | None = Field(
+        None, description="Tokens that are settled before the next ones begin."
     )
 
 
@@ -125,8 +139,10 @@ class Sampling(Strict):
     """The law of the next token."""
 
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=-1, lt=2**31, description="0 and -1: off.")
+    top_p: float | None = Field(None, ge=0, le=1, description="0: the likeliest token only.")
+    top_k: Annotated[int, Field(ge=-1, lt=2**31), WHOLE] | None = Field(
+        None, description="0 and -1: off."
+    )
     min_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
@@ -134,10 +150,8 @@ class Sampling(Strict):
     logit_bias: dict[str, TokenBias] | None = Field(None, description="Token id to bias.")
     allowed_token_ids: Annotated[Items[TokenId], Field(min_length=1)] | None = None
     bad_words: Items[StopString] | None = None
-    seed: int | None = Field(
+    seed: Annotated[int, Field(ge=-INT64, lt=2 * INT64), WHOLE] | None = Field(
         None,
-        ge=-INT64,
-        lt=2 * INT64,
         description="The same request with the same seed gives the same tokens. One is drawn if "
         "none is given, and returned as `seed` and in the header x-plait-seed.",
     )
@@ -146,32 +160,49 @@ class Sampling(Strict):
 class Ending(Strict):
     """When an answer is complete."""
 
-    max_tokens: int | None = Field(None, ge=0, lt=2**31)
-    min_tokens: int | None = Field(None, ge=0, lt=2**31)
+    max_tokens: Natural | None = None
+    min_tokens: Natural | None = None
     stop: StopString | Items[StopString] | None = None
     stop_token_ids: Items[TokenId] | None = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
-    deadline_ms: int | None = Field(
-        None, ge=1, le=24 * 3600 * 1000, description="From arrival to the last token."
+    deadline_ms: Annotated[int, Field(ge=1, le=24 * 3600 * 1000), WHOLE] | None = Field(
+        None, description="From arrival to the last token."
     )
 
 
 class Bookkeeping(Strict):
     """Who asks, and how urgent it is."""
 
-    model: Annotated[str, StringConstraints(min_length=1, max_length=512)]
+    model: ModelName | None = Field(None, description="May be left out if one model is served.")
     user: Short | None = Field(None, description="Noted in the access log.")
-    priority: int | None = Field(None, ge=-INT64, lt=INT64, description="Lower runs first.")
+    priority: Annotated[int, Field(ge=-INT64, lt=INT64), WHOLE] | None = Field(
+        None, description="Lower runs first."
+    )
     cache_salt: Annotated[str, StringConstraints(min_length=1)] | None = Field(
         None, description="Only requests with the same salt and API key share cached prefixes."
     )
 
 
-class GenerationRequest(Sampling, Ending, Bookkeeping):
+class OfOtherServers(Strict):
+    """Fields of vLLM's and llama.cpp's that clients send with their defaults."""
+
+    cache_prompt: Annotated[
+        Any, Unsupported("--prefix-caching decides, and cache_salt sets prefixes apart", (True,))
+    ] = None
+    early_stopping: Annotated[Any, Unsupported(_BEAMS, (False,))] = None
+    length_penalty: Annotated[Any, Unsupported(_BEAMS, (1, 1.0))] = None
+    spaces_between_special_tokens: Annotated[
+        Any, Unsupported("special tokens are written without spaces of the server's own", (True,))
+    ] = None
+    truncate_prompt_tokens: Annotated[Any, Unsupported("a prompt is never cut")] = None
+    use_beam_search: Annotated[Any, Unsupported(_BEAMS, (False,))] = None
+
+
+class GenerationRequest(Sampling, Ending, Bookkeeping, OfOtherServers):
     """All that chat and completions share."""
 
-    n: int | None = Field(None, ge=1, lt=2**31)
+    n: Count | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     structured_outputs: StructuredOutputs | None = None

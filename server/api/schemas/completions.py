@@ -6,12 +6,18 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from plait.server.api.schemas.common import GenerationRequest, Items, Strict, TokenId
+from plait.server.api.schemas.common import (
+    Count,
+    GenerationRequest,
+    Items,
+    Natural,
+    Strict,
+    TokenId,
+)
 
 TokenIds = Annotated[Items[TokenId], Field(min_length=1)]
 Texts = Annotated[Items[str], Field(min_length=1)]
 TokenIdLists = Annotated[Items[TokenIds], Field(min_length=1)]
-HoleLength = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class Infill(Strict):
@@ -20,7 +26,7 @@ class Infill(Strict):
     hole: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(
         description="What marks a hole in the prompt, such as <hole>."
     )
-    lengths: Annotated[Items[HoleLength], Field(min_length=1, max_length=1024)] = Field(
+    lengths: Annotated[Items[Count], Field(min_length=1, max_length=1024)] = Field(
         description="Tokens of each hole, from left to right."
     )
 
@@ -30,8 +36,8 @@ class CompletionRequest(GenerationRequest):
 
     prompt: str | Texts | TokenIds | TokenIdLists
     echo: bool | None = Field(None, description="Begin each answer with its prompt.")
-    logprobs: int | None = Field(None, ge=0, lt=2**31, description="Alternatives per token.")
-    best_of: int | None = Field(None, ge=1, lt=2**31, description="Must equal n.")
+    logprobs: Natural | None = Field(None, description="Alternatives per token.")
+    best_of: Count | None = Field(None, description="Must equal n.")
     suffix: str | None = Field(
         None,
         description="Text behind the answer. Only for diffusion models, with full attention.",

@@ -6,8 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from plait.server.api.schemas.common import Items, Strict, TokenId
-from plait.server.api.schemas.tokenize import ModelName
+from plait.server.api.schemas.common import Items, ModelName, Strict, TokenId
 
 Salt = Annotated[str, StringConstraints(min_length=1)]
 Text = Annotated[str, StringConstraints(min_length=1)]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from plait.server.api.schemas.chat import Message
-from plait.server.api.schemas.common import Items, Strict, TokenId
-
-ModelName = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+from plait.server.api.schemas.common import Items, ModelName, Strict, TokenId
 
 
 class TokenizeRequest(Strict):
