@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
-from decimal import Decimal
 from typing import Any
 
 from plait.decoders.constrained.grammar import regex
@@ -21,6 +20,8 @@ from plait.decoders.constrained.schema.facts import (
     ObjectRule,
     Place,
     Places,
+    decimal_of,
+    is_multiple,
     kind_of,
     meet,
     same,
@@ -62,7 +63,10 @@ class Algebra:
             return False
         if facts.literals is not None and not any(same(value, v) for v in facts.literals):
             return False
-        if any(obstacle.kind == kind for obstacle in facts.obstacles):
+        obstacles = [obstacle for obstacle in facts.obstacles if obstacle.kind == kind]
+        if any(o.judge is not None and not o.judge(value) for o in obstacles):
+            return False
+        if any(obstacle.judge is None for obstacle in obstacles):
             raise Unprovable("one of its keywords cannot be decided")
         return _ADMITS[kind](self, facts, value)
 
@@ -153,8 +157,10 @@ class Algebra:
 
     def _is_covered(self, unwanted: Facts, kind: Kind) -> bool:
         """Tell whether `_pieces` breaks every assertion that there is."""
+        if unwanted.literals is not None:
+            return kind != "array" and self._is_decided(unwanted, kind)
         if kind == "array":
-            return unwanted.literals is None and not unwanted.arrays
+            return not unwanted.arrays
         if kind != "object":
             return not (kind in NUMBERS and unwanted.multiples)
         rules = unwanted.objects
@@ -164,6 +170,16 @@ class Algebra:
             return False
         return all(self._is_negatable(unwanted.value(n)) for rule in rules for n in rule.named)
 
+    def _is_decided(self, unwanted: Facts, kind: Kind) -> bool:
+        """Tell whether each literal of the kind can be judged by what stands beside it."""
+        try:
+            for value in unwanted.literals or ():
+                if kind_of(value) == kind:
+                    self.admits(unwanted, value)
+        except Unprovable:
+            return False
+        return True
+
     def _is_negatable(self, places: Places) -> bool:
         return len(places) == 1 and not places[0].negated and self._is_exact(places)
 
@@ -171,7 +187,8 @@ class Algebra:
         """Yield parts of the facts that break one assertion of `unwanted` each."""
         if unwanted.literals is not None:
             values = [v for v in unwanted.literals if kind_of(v) == kind]
-            yield from _without_literals(facts, values, kind)
+            allowed = [v for v in values if self._may_admit(unwanted, v)]
+            yield from _without_literals(facts, allowed, kind)
         elif kind == "boolean":
             yield replace(facts, booleans=facts.booleans - unwanted.booleans)
         elif kind in NUMBERS:
@@ -279,13 +296,13 @@ def text_of(facts: Facts) -> Expr:
 
 
 def _admits_number(_: Algebra, facts: Facts, value: Any) -> bool:
-    number = Decimal(repr(value))
+    number = decimal_of(value)
     low, high = facts.low, facts.high
     if low is not None and (number < low.value or (low.is_open and number == low.value)):
         return False
     if high is not None and (number > high.value or (high.is_open and number == high.value)):
         return False
-    return all(number % multiple == 0 for multiple in facts.multiples)
+    return all(is_multiple(number, multiple) for multiple in facts.multiples)
 
 
 def _admits_text(_: Algebra, facts: Facts, value: Any) -> bool:

@@ -7,9 +7,10 @@ anyOf, oneOf, not and if is spread out; several Facts side by side are alternati
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Literal
 
 from plait.decoders.constrained.grammar import regex
@@ -88,6 +89,7 @@ class Obstacle:
     pointer: str
     keyword: str
     reason: str
+    judge: Callable[[Any], bool] | None = None  # of a given value; None: not even that
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,18 +204,53 @@ def _both_literals(
 ) -> tuple[Any, ...] | None:
     if left is None or right is None:
         return right if left is None else left
-    return tuple(value for value in left if any(same(value, other) for other in right))
+    return common(left, right)
+
+
+def common(left: Iterable[Any], right: Iterable[Any]) -> tuple[Any, ...]:
+    """Return the JSON values of the left side that are on the right side too, each once."""
+    others = set(map(json_key, right))
+    return tuple(value for key, value in keyed(left).items() if key in others)
+
+
+def keyed(values: Iterable[Any]) -> dict[Hashable, Any]:
+    """Return JSON values by their keys: each once, the first spelling of it, in order."""
+    found: dict[Hashable, Any] = {}
+    for value in values:
+        found.setdefault(json_key(value), value)
+    return found
+
+
+def json_key(value: Any) -> Hashable:
+    """Return a key that two JSON values share exactly when JSON schema calls them equal.
+
+    1 is 1.0 but not true, 0 is -0.0 but not false, and the order of members does not matter;
+    Python's own == confuses booleans and numbers, however deep inside a list or an object.
+    """
+    if isinstance(value, bool):
+        return ("boolean", value)
+    if isinstance(value, int | float):
+        return ("number", decimal_of(value))
+    if isinstance(value, list):
+        return ("array", tuple(map(json_key, value)))
+    if isinstance(value, dict):
+        return ("object", frozenset((name, json_key(item)) for name, item in value.items()))
+    return value if isinstance(value, str) else None
+
+
+def decimal_of(number: float) -> Decimal:
+    """Return the number that its JSON text says: 0.1 is one tenth, not the float nearest to it."""
+    return Decimal(number) if isinstance(number, int) else Decimal(repr(number))
+
+
+def is_multiple(number: Decimal, step: Decimal) -> bool:
+    """Tell exactly whether a number is a multiple; Decimal's own % has 28 digits and then fails."""
+    return Fraction(number) % Fraction(step) == 0
 
 
 def same(left: Any, right: Any) -> bool:
     """Tell whether two JSON values are equal as JSON schema has it: 1 is 1.0 but not true."""
-    if isinstance(left, bool) or isinstance(right, bool):
-        return left is right
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
-    if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(same, left, right))
-    return bool(left == right)
+    return json_key(left) == json_key(right)
 
 
 def kind_of(value: Any) -> Kind:

@@ -114,9 +114,10 @@ class _Lowering:
 
     def _literals(self, facts: Facts) -> Node:
         found = []
+        others = replace(facts, literals=None)  # each of them is one of them
         for value in facts.literals or ():
             try:
-                if self._alternatives.algebra.admits(facts, value):
+                if self._alternatives.algebra.admits(others, value):
                     found.append(json_text.literal(value))
             except Unprovable as error:
                 raise UnsupportedKeyword(facts.pointer, "enum", str(error)) from None

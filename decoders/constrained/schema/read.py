@@ -27,6 +27,9 @@ from plait.decoders.constrained.schema.facts import (
     Obstacle,
     Place,
     Places,
+    common,
+    decimal_of,
+    keyed,
     kind_of,
 )
 from plait.decoders.constrained.schema.formats import FORMATS, NUMBER_FORMATS
@@ -101,7 +104,7 @@ def _number(schema: Schema, pointer: str, keyword: str) -> Decimal:
     value = schema[keyword]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _malformed(pointer, keyword, "a number")
-    return Decimal(repr(value))
+    return decimal_of(value)
 
 
 def _object_of(schema: Schema, pointer: str, keyword: str) -> dict[str, Any]:
@@ -137,10 +140,9 @@ def _const(facts: Facts, schema: Schema, _: str) -> Facts:
 
 
 def _literals(facts: Facts, values: list[Any]) -> Facts:
-    kinds = facts.kinds & {kind_of(value) for value in values}
-    if facts.literals is not None:
-        values = [v for v in values if v in facts.literals]
-    return replace(facts, kinds=kinds, literals=tuple(values), is_typed=True)
+    found = common(values, values if facts.literals is None else facts.literals)
+    kinds = facts.kinds & {kind_of(value) for value in found}
+    return replace(facts, kinds=kinds, literals=found, is_typed=True)
 
 
 def _low(facts: Facts, schema: Schema, pointer: str) -> Facts:
@@ -222,7 +224,10 @@ def _number_format(facts: Facts, name: str) -> dict[str, Any]:
 
 
 def _blocked(facts: Facts, kind: Kind, pointer: str, keyword: str, reason: str) -> Facts:
-    obstacle = Obstacle(kind, pointer, keyword, reason)
+    return _with_obstacle(facts, Obstacle(kind, pointer, keyword, reason))
+
+
+def _with_obstacle(facts: Facts, obstacle: Obstacle) -> Facts:
     return replace(facts, obstacles=(*facts.obstacles, obstacle))
 
 
@@ -251,13 +256,21 @@ def _max_items(facts: Facts, schema: Schema, pointer: str) -> Facts:
 
 
 def _unique(facts: Facts, schema: Schema, pointer: str) -> Facts:
-    if schema["uniqueItems"] is False or schema.get("maxItems", 2) in (0, 1):
+    if not isinstance(schema["uniqueItems"], bool):
+        raise _malformed(pointer, "uniqueItems", "a boolean")
+    if not schema["uniqueItems"] or schema.get("maxItems", 2) in (0, 1):
         return facts
-    return _blocked(facts, "array", pointer, "uniqueItems", "distinct items cannot be enforced")
+    reason = "distinct items cannot be enforced"
+    return _with_obstacle(facts, Obstacle("array", pointer, "uniqueItems", reason, _is_distinct))
+
+
+def _is_distinct(items: list[Any]) -> bool:
+    return len(keyed(items)) == len(items)
 
 
 def _contains(facts: Facts, schema: Schema, pointer: str) -> Facts:
-    if schema.get("minContains", 1) == 0 and "maxContains" not in schema:
+    least = _count(schema, pointer, "minContains") if "minContains" in schema else 1
+    if least == 0 and "maxContains" not in schema:
         return facts
     return _blocked(facts, "array", pointer, "contains", "counting items cannot be enforced")
 
