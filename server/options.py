@@ -180,7 +180,9 @@ class EngineOptions(BaseModel):
     max_num_seqs: Count = Field(_ENGINE.max_num_seqs, description="Sequences running at once.")
     max_step_tokens: Count = Field(_ENGINE.max_step_tokens, description="Rows of a forward pass.")
     kv_cache_bytes: ByteSize = Field(
-        ByteSize(_ENGINE.kv_cache_bytes), ge=1, description="Memory of the KV cache (512MiB, 2GiB)."
+        ByteSize(_ENGINE.kv_cache_bytes),
+        description="Memory that the KV cache may take (512MiB, 2GiB), as it is used; 0: 1GiB, or "
+        "what one request of full length needs, and at most half of what is free.",
     )
     prefix_caching: bool = Field(
         _ENGINE.prefix_caching, description="Reuse the KV cache of a prompt's known beginning."

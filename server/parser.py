@@ -37,7 +37,7 @@ def make_source(command: type[BaseSettings]) -> CliSettingsSource[Any]:
 
 def readable(size: ByteSize) -> str:
     """Return a size as one would write it: 1GiB, 1.5MiB."""
-    return size.human_readable(separator="").replace(".0", "")
+    return size.human_readable(separator="").replace(".0", "") if size else "0"
 
 
 def readable_default(field: FieldInfo) -> str:

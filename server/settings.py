@@ -87,7 +87,7 @@ class EngineSettings:
     max_model_len: int = 0  # 0: the model's own
     max_num_seqs: int = 64
     max_step_tokens: int = 512  # rows of one forward pass
-    kv_cache_bytes: int = 2**30
+    kv_cache_bytes: int = 0  # 0: what all sequences need, 1 GiB or what one needs, what fits
     prefix_caching: bool = True
     drafter: str = "auto"  # of requests that name none: auto, off, or ids with commas between
     draft_model: str = ""  # as model, or self[:LAYERS]; empty: none

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from pydantic import ByteSize
 
 from plait.decoders.autoregressive import AutoregressiveDecoder
 from plait.decoders.costs import CostCurve
@@ -21,10 +22,11 @@ from plait.server.engine.admission import Admission, Capacity
 from plait.server.engine.constraints import LazyConstraints
 from plait.server.engine.draft_store.keeper import StoreKeeper
 from plait.server.engine.engine import Engine
-from plait.server.engine.kv_blocks import BLOCK, BlockManager
+from plait.server.engine.kv_blocks import BLOCK, BlockManager, num_blocks_for
 from plait.server.engine.profile import measure
 from plait.server.engine.runner import Runner
 from plait.server.engine.second_model.load import load_draft_model
+from plait.server.memory import Memory, machine_memory
 from plait.server.models.catalog import BadModel, resolve
 from plait.server.models.fingerprint import vocabulary_fingerprint
 from plait.server.models.heads import add_inputs, find_heads
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from plait.server.models.transformer import Model
     from plait.server.settings import EngineSettings
 
+DEFAULT_CACHE_BYTES = 2**30
 CAPABILITIES = ["constraint", "fork", "prefix_cache", "block_rows", "several_rows"]
 
 
@@ -70,7 +73,7 @@ def build_engine(
     num_blocks, length = _capacity(settings, model)
     kv = model.new_kv_cache(num_blocks)
     runner = Runner(watch(model) if watch else model, kv, torch.device(settings.device))
-    costs = CostCurve() if model.diffusion else measure(runner, num_blocks)
+    costs = _costs(runner, model, num_blocks)
     keeper = _keeper(settings, model, files)
     workshop = Workshop(
         model.vocab_size,
@@ -103,18 +106,52 @@ def build_engine(
 
 def _capacity(settings: EngineSettings, model: Model) -> tuple[int, int]:
     """Return (blocks of the cache, tokens of one sequence); raise BadModel if it holds none."""
-    num_blocks = settings.kv_cache_bytes // model.kv_block_bytes
+    longest = min(settings.max_model_len or model.max_positions, model.max_positions)
+    memory = _device_memory(torch.device(settings.device))
+    size = settings.kv_cache_bytes
+    if size and memory is not None and size > memory.total:
+        raise BadModel(
+            f"kv_cache_bytes {ByteSize(size).human_readable()} is more than the memory there is, "
+            f"{ByteSize(memory.total).human_readable()}."
+        )
+    if not size:
+        one_sequence = (num_blocks_for(longest) + 1) * model.kv_block_bytes
+        free = memory.available if memory is not None else None
+        size = default_cache_bytes(one_sequence, settings.max_num_seqs, free)
+    num_blocks = size // model.kv_block_bytes
     if num_blocks < 2:
         raise BadModel(
-            f"kv_cache_bytes {settings.kv_cache_bytes} holds {num_blocks} blocks of {BLOCK} tokens "
+            f"kv_cache_bytes {size} holds {num_blocks} blocks of {BLOCK} tokens "
             f"({model.kv_block_bytes} bytes each); give at least two."
         )
-    length = min(
-        settings.max_model_len or model.max_positions,
-        model.max_positions,
-        (num_blocks - 1) * BLOCK,  # one block is spare: a sequence may need to copy one
-    )
+    length = min(longest, (num_blocks - 1) * BLOCK)  # one is spare: a sequence may need to copy one
     return num_blocks, length
+
+
+def _costs(runner: Runner, model: Model, num_blocks: int) -> CostCurve:
+    """Return what passes of this many rows take; diffusion models don't ask."""
+    if model.diffusion is not None:
+        return CostCurve()
+    return measure(runner, min(model.max_positions, (num_blocks - 1) * BLOCK))
+
+
+def default_cache_bytes(one_sequence: int, max_num_seqs: int, available: int | None) -> int:
+    """Return how much the cache may take if nobody says so.
+
+    Args:
+        one_sequence: bytes that a sequence of full length needs.
+        max_num_seqs: sequences running at once; together they need no more than each.
+        available: bytes of memory; None: unknown.
+    """
+    wanted = min(max(DEFAULT_CACHE_BYTES, one_sequence), max_num_seqs * one_sequence)
+    return wanted if available is None else min(wanted, available // 2)
+
+
+def _device_memory(device: torch.device) -> Memory | None:
+    if device.type == "cuda":
+        available, total = torch.cuda.mem_get_info(device)
+        return Memory(total, available)
+    return machine_memory()
 
 
 def _admission(

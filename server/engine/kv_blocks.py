@@ -127,7 +127,7 @@ class BlockManager:
         if block in self._hash_of:
             self._evictable[block] = None
         else:
-            self._free.append(block)
+            self._free.appendleft(block)  # the next to be taken: its memory is touched already
 
 
 def blocks_per_unit(block: int) -> int:

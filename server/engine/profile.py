@@ -19,12 +19,14 @@ CONTEXT = 64  # tokens that the rows see; what stands in the cache doesn't matte
 ROUNDS = 5  # the fastest counts: what disturbs a pass only adds
 
 
-def measure(runner: Runner, num_blocks: int) -> CostCurve:
+def measure(runner: Runner, max_tokens: int) -> CostCurve:
     """Return the curve of a runner whose cache nobody uses yet. Cost: some fifty passes.
+
+    max_tokens: of one sequence, as far as the model and the cache go.
 
     All sizes take turns, so that a machine that turns slower meanwhile does so for all of them.
     """
-    context = min(CONTEXT, (num_blocks - 1) * 16 - SIZES[-1])
+    context = min(CONTEXT, max_tokens - SIZES[-1])
     if context < 1:
         return CostCurve()
     found = dict.fromkeys(SIZES, math.inf)

@@ -6,6 +6,7 @@ It holds no request state. What a row sees is written in the segments of the cal
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -172,7 +173,22 @@ class Model:
         return torch.float32 if self.mode == "fp32" else torch.bfloat16
 
     def _zeros(self, *shape: int) -> Tensor:
-        return torch.zeros(shape, dtype=self._kv_dtype, device=self.device)
+        if self.device.type != "cpu":
+            return torch.zeros(shape, dtype=self._kv_dtype, device=self.device)
+        return untouched_zeros(shape, self._kv_dtype)
+
+
+def untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return zeros in memory that the system hands out page by page, when it is first written.
+
+    torch.zeros would write, and so take, all of it.
+
+    Raises:
+        OSError: the system does not promise that much.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 def _stack_config(spec: ModelSpec, weights: ModelWeights) -> StackConfig:

@@ -58,6 +58,8 @@ async def _live_once(replica: Replica, worker: Worker, settings: PoolSettings) -
             model=replica.model,
             replica=replica.index,
             weights=info.weights,
+            max_model_len=info.max_model_len,
+            kv_cache_tokens=info.num_blocks * info.block_size,
             seconds_to_load=round(info.seconds_to_load, 2),
         )
         await _listen(replica, worker, settings.heartbeat_timeout_s)

@@ -244,7 +244,8 @@ def test_help_writes_values_as_people_do(help_text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "want"), [(2**30, "1GiB"), (3 * 2**19, "1.5MiB"), (2**18, "256KiB"), (10, "10B")]
+    ("size", "want"),
+    [(2**30, "1GiB"), (3 * 2**19, "1.5MiB"), (2**18, "256KiB"), (10, "10B"), (0, "0")],
 )
 def test_sizes_are_readable(size: int, want: str) -> None:
     assert readable(ByteSize(size)) == want

@@ -30,6 +30,14 @@ def test_allocation_is_all_or_nothing() -> None:
     assert blocks.allocate(1) is None
 
 
+def test_memory_that_was_touched_is_used_again_first() -> None:
+    blocks = BlockManager(100)
+    for _ in range(50):
+        held = blocks.allocate(3) or []
+        assert held == [0, 1, 2]
+        blocks.release(held)
+
+
 def test_prefix_is_found_by_content_and_salt() -> None:
     blocks = BlockManager(8)
     text = list(range(40))

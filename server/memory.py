@@ -1,0 +1,71 @@
+"""How much memory there is: the machine's, as far as its control groups let us have it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_UNLIMITED = 2**60  # version 1 writes "no limit" as a number about this size
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes: all that there is, and what is free or can be freed now."""
+
+    total: int
+    available: int
+
+
+def machine_memory(root: Path = Path("/")) -> Memory | None:
+    """Return this process's memory; None where the system does not say.
+
+    Args:
+        root: above `proc` and `sys`.
+    """
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    fields = {
+        name: int(rest.split()[0]) * 1024 for name, _, rest in (x.partition(":") for x in lines)
+    }
+    total, available = fields["MemTotal"], fields["MemAvailable"]
+    for limit, used in _limits(root):
+        total, available = min(total, limit), min(available, max(limit - used, 0))
+    return Memory(total, available)
+
+
+def _limits(root: Path) -> Iterator[tuple[int, int]]:
+    """Yield (limit, used) of each control group around this process; page cache isn't used."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            yield from _group_limits(root / "sys/fs/cgroup", path, "memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            yield from _group_limits(root / "sys/fs/cgroup/memory", path, *names)
+
+
+def _group_limits(mount: Path, path: str, limit: str, used: str) -> Iterator[tuple[int, int]]:
+    """Yield what a group and those above it say; in a container its own group is the root."""
+    inner = Path(path.lstrip("/"))
+    for group in (inner, *inner.parents):
+        try:
+            most = int((mount / group / limit).read_text())
+            now = int((mount / group / used).read_text()) - _page_cache(mount / group)
+        except (OSError, ValueError):  # no such group from here; or "max"
+            continue
+        if most < _UNLIMITED:
+            yield most, now
+
+
+def _page_cache(group: Path) -> int:
+    """Return the bytes of files that the kernel would give up first."""
+    text = (group / "memory.stat").read_text()
+    fields = dict(line.split() for line in text.splitlines())
+    return int(fields.get("total_inactive_file", fields.get("inactive_file", 0)))

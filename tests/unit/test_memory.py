@@ -1,0 +1,135 @@
+"""How much memory there is, how much of it a KV cache may take, and when it takes it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from plait.server.engine.build import build_engine, default_cache_bytes
+from plait.server.memory import Memory, machine_memory
+from plait.server.models.catalog import BadModel
+from plait.server.models.transformer import untouched_zeros
+from plait.server.settings import EngineSettings
+from tests.fixtures.source_tree import plant
+from tests.fixtures.tiny_models import write_tiny_model
+
+MEMINFO = (
+    "MemTotal:        8000 kB\nMemFree:  100 kB\nMemAvailable:    5000 kB\nHugePages_Total: 0\n"
+)
+KIB = 1024
+TOTAL, AVAILABLE = 8000 * KIB, 5000 * KIB
+
+
+@pytest.mark.parametrize(
+    ("files", "want"),
+    [
+        ({}, Memory(TOTAL, AVAILABLE)),
+        # Version 2, from outside: the tightest group on the way counts.
+        (
+            {
+                "proc/self/cgroup": "0::/pods/one\n",
+                "sys/fs/cgroup/pods/one/memory.max": "max\n",
+                "sys/fs/cgroup/pods/one/memory.current": "7\n",
+                "sys/fs/cgroup/pods/memory.max": f"{4000 * KIB}\n",
+                "sys/fs/cgroup/pods/memory.current": f"{3000 * KIB}\n",
+                "sys/fs/cgroup/pods/memory.stat": f"anon 1\ninactive_file {500 * KIB}\n",
+            },
+            Memory(4000 * KIB, 1500 * KIB),
+        ),
+        # Version 2, in a container: its group is the root of what it sees.
+        (
+            {
+                "proc/self/cgroup": "0::/\n",
+                "sys/fs/cgroup/memory.max": f"{100 * KIB}\n",
+                "sys/fs/cgroup/memory.current": f"{300 * KIB}\n",
+                "sys/fs/cgroup/memory.stat": "inactive_file 0\n",
+            },
+            Memory(100 * KIB, 0),
+        ),
+        # Version 1: the group's path leads nowhere from within the container.
+        (
+            {
+                "proc/self/cgroup": "9:cpu:/\n4:memory:/docker/abc\n0::/\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{2000 * KIB}\n",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{1000 * KIB}\n",
+                "sys/fs/cgroup/memory/memory.stat": f"inactive_file 1\ntotal_inactive_file {KIB}\n",
+            },
+            Memory(2000 * KIB, 1001 * KIB),
+        ),
+        # Version 1 writes "no limit" as a number.
+        (
+            {
+                "proc/self/cgroup": "4:memory:/\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": "5\n",
+                "sys/fs/cgroup/memory/memory.stat": "\n",
+            },
+            Memory(TOTAL, AVAILABLE),
+        ),
+    ],
+)
+def test_control_groups_bound_the_machines_memory(
+    tmp_path: Path, files: dict[str, str], want: Memory
+) -> None:
+    assert machine_memory(plant(tmp_path, {"proc/meminfo": MEMINFO} | files)) == want
+
+
+def test_a_system_that_says_nothing_has_no_known_memory(tmp_path: Path) -> None:
+    assert machine_memory(tmp_path) is None
+
+
+def test_this_machine_has_memory() -> None:
+    memory = machine_memory()
+    assert memory is not None
+    assert 0 < memory.available <= memory.total
+
+
+GIB, MIB = 2**30, 2**20
+
+
+@pytest.mark.parametrize(
+    ("one_sequence", "max_num_seqs", "available", "want"),
+    [
+        (16 * MIB, 64, None, GIB),  # all would need as much
+        (16 * MIB, 8, None, 128 * MIB),  # no more than all can need
+        (64 * MIB, 64, 100 * GIB, GIB),
+        (3 * GIB, 64, 100 * GIB, 3 * GIB),  # one of full length must fit
+        (3 * GIB, 64, 4 * GIB, 2 * GIB),  # but not in memory that isn't there
+    ],
+)
+def test_the_default_cache(
+    one_sequence: int, max_num_seqs: int, available: int | None, want: int
+) -> None:
+    assert default_cache_bytes(one_sequence, max_num_seqs, available) == want
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_cache_takes_memory_when_it_is_written() -> None:
+    before = resident_bytes()
+    cache = untouched_zeros((4, 2**25), torch.bfloat16)
+    assert resident_bytes() - before < 16 * MIB
+    cache[2, : 2**24] = 1.0
+    assert 16 * MIB < resident_bytes() - before < 128 * MIB
+    assert cache[2].sum(dtype=torch.float64) == 2**24
+    assert not cache[3].any()
+
+
+def test_what_can_never_fit_is_refused_at_start(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "model")
+    with pytest.raises(BadModel, match=r"kv_cache_bytes 4\.0PiB is more than the memory there is"):
+        build_engine(EngineSettings(model=str(folder), kv_cache_bytes=2**52))
+
+
+def test_a_model_of_few_positions_is_served_with_the_cache_that_its_sequences_need(
+    tmp_path: Path,
+) -> None:
+    folder = write_tiny_model(tmp_path / "model", max_position_embeddings=64)
+    _, info = build_engine(EngineSettings(model=str(folder), max_num_seqs=3))
+    assert info.max_model_len == 64
+    assert info.num_blocks == 3 * (64 // 16 + 1)
