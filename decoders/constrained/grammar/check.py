@@ -20,29 +20,36 @@ from plait.decoders.constrained.grammar.nodes import (
     Seq,
     Text,
     choice,
+    is_nothing,
     repeat,
     seq,
-    walk,
 )
 
 Known = set[str]
+Uses = dict[str, dict[str, None]]  # a rule -> the rules that it refers to, in order
 
 
 def prune(grammar: Grammar) -> Grammar | None:
     """Return the grammar without alternatives that cannot end and without unreachable rules.
 
     None: nothing at all matches. The language stays the same.
+    Cost: one visit of each reachable node; another one only if something is cut off.
     """
-    alive = _fixpoint(grammar.rules, _is_productive)
+    uses, has_dead_ends = _survey(grammar.rules)
+    alive = productive(grammar.rules, uses, are_refs_enough=not has_dead_ends)
     if "root" not in alive:
         return None
-    rules = {n: _cut(node, alive) for n, node in grammar.rules.items() if n in alive}
-    return Grammar(_reachable(rules))
+    if has_dead_ends or len(alive) < len(uses):
+        cut = {name: _cut(grammar.rules[name], alive) for name in uses if name in alive}
+        uses = _survey(cut)[0]
+        return Grammar({name: cut[name] for name in uses})
+    return Grammar({name: grammar.rules[name] for name in uses})
 
 
 def left_recursion(grammar: Grammar) -> str | None:
     """Return the name of a rule that can begin with itself, if there is one."""
-    nullable = _fixpoint(grammar.rules, _is_nullable)
+    uses = {name: _refs(node)[0] for name, node in grammar.rules.items()}
+    nullable = _fixpoint(uses, lambda name, known: _is_nullable(grammar.rules[name], known))
     firsts = {name: _first_refs(node, nullable) for name, node in grammar.rules.items()}
     done: set[str] = set()
     for start in grammar.rules:
@@ -51,18 +58,65 @@ def left_recursion(grammar: Grammar) -> str | None:
     return None
 
 
-def _fixpoint(rules: Mapping[str, Node], holds: Callable[[Node, Known], bool]) -> Known:
+def _survey(rules: Mapping[str, Node]) -> tuple[Uses, bool]:
+    """Return the rules that can be reached with what they use, and whether any holds a dead end."""
+    uses: Uses = {"root": {}}
+    todo = ["root"]
+    has_dead_ends = False
+    while todo:
+        name = todo.pop()
+        uses[name], is_dead = _refs(rules[name])
+        has_dead_ends |= is_dead
+        fresh = [target for target in uses[name] if target not in uses]
+        uses.update((target, {}) for target in fresh)
+        todo.extend(fresh)
+    return uses, has_dead_ends
+
+
+def _refs(node: Node) -> tuple[dict[str, None], bool]:
+    """Return the rules that a node uses, and whether a part of it matches nothing by itself."""
+    found: dict[str, None] = {}
+    is_dead = False
+    todo = [node]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, Ref):
+            found[node.name] = None
+        elif isinstance(node, Seq | Choice):
+            is_dead |= not node.items and isinstance(node, Choice)
+            todo.extend(node.items)
+        elif isinstance(node, Repeat):
+            todo.append(node.item)
+        else:
+            is_dead |= isinstance(node, Chars) and not node.ranges
+    return found, is_dead
+
+
+def productive(rules: Mapping[str, Node], uses: Uses, *, are_refs_enough: bool) -> Known:
+    """Return the rules among `uses` that some text matches.
+
+    are_refs_enough: no rule holds a dead end, so that those whose references match do so, too.
+    """
+
+    def holds(name: str, known: Known) -> bool:
+        if are_refs_enough and uses[name].keys() <= known:
+            return True
+        return _is_productive(rules[name], known)
+
+    return _fixpoint(uses, holds)
+
+
+def _fixpoint(uses: Uses, holds: Callable[[str, Known], bool]) -> Known:
     """Return the least set of rules closed under `holds`, by a worklist."""
-    users: dict[str, list[str]] = {name: [] for name in rules}
-    for name, node in rules.items():
-        for target in {found.name for found in walk(node) if isinstance(found, Ref)}:
+    users: dict[str, list[str]] = {name: [] for name in uses}
+    for name, targets in uses.items():
+        for target in targets:
             users[target].append(name)
     known: Known = set()
-    waiting = dict.fromkeys(reversed(list(rules)))
+    waiting = dict.fromkeys(uses)
     while waiting:
-        name = next(iter(waiting))
-        del waiting[name]
-        if name not in known and holds(rules[name], known):
+        name, _ = waiting.popitem()  # the last found first: it is used by those before
+        if name not in known and holds(name, known):
             known.add(name)
             waiting.update(dict.fromkeys(users[name]))
     return known
@@ -97,21 +151,10 @@ def _cut(node: Node, alive: Known) -> Node:
     if isinstance(node, Seq):
         return seq(*(_cut(item, alive) for item in node.items))
     if isinstance(node, Choice):
-        return choice([kept for i in node.items if (kept := _cut(i, alive)) != NOTHING])
+        return choice([kept for i in node.items if not is_nothing(kept := _cut(i, alive))])
     if isinstance(node, Repeat):
         return repeat(_cut(node.item, alive), node.least, node.most)
     return node if isinstance(node, Text) or node.ranges else NOTHING
-
-
-def _reachable(rules: Mapping[str, Node]) -> dict[str, Node]:
-    seen = {"root": None}
-    todo = ["root"]
-    while todo:
-        for node in walk(rules[todo.pop()]):
-            if isinstance(node, Ref) and node.name not in seen:
-                seen[node.name] = None
-                todo.append(node.name)
-    return {name: rules[name] for name in seen}
 
 
 def _first_refs(node: Node, nullable: Known) -> Known:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from plait.decoders.constrained.grammar import chars
@@ -47,6 +48,7 @@ DIGIT = Chars(chars.of("0123456789"))
 DIGIT_1_9 = Chars(chars.of("123456789"))
 _HEX = Chars(chars.of("0123456789abcdefABCDEF"))
 PLAIN: Ranges = chars.complement(chars.normalise([(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)]))
+_TO_ESCAPE: Ranges = chars.complement(PLAIN)
 _SHORT_ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n"}
 _SHORT_ESCAPES |= {"\r": "\\r", "\t": "\\t"}
 
@@ -107,6 +109,7 @@ def _exponent() -> Node:
     return seq(Chars(chars.of("eE")), sign, repeat(DIGIT, 1, MAX_EXPONENT_DIGITS))
 
 
+@lru_cache(4096)  # the classes of a schema's patterns come again and again
 def quoted(ranges: Ranges) -> Node:
     """Return one character out of the ranges as it is written inside a JSON string.
 
@@ -115,8 +118,8 @@ def quoted(ranges: Ranges) -> Node:
     plain = chars.intersect(ranges, PLAIN)
     escaped: list[Node] = [
         Text(_SHORT_ESCAPES.get(chr(code), f"\\u{code:04x}"))
-        for code in (*range(0x20), 0x22, 0x5C)
-        if chars.contains(ranges, code)
+        for first, last in chars.intersect(ranges, _TO_ESCAPE)
+        for code in range(first, last + 1)
     ]
     found = [*([Chars(plain)] if plain else []), *escaped]
     return choice(found) if found else NOTHING

@@ -7,10 +7,12 @@ mask and the budget can not disagree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 MAX_CODE_POINT = 0x10FFFF
+# Hashes of what holds other nodes are kept: they'd be computed anew for each node further up.
+_HASH = field(default=0, init=False, repr=False, compare=False)
 Ranges = tuple[tuple[int, int], ...]  # inclusive code points, sorted, not touching, no surrogates
 
 
@@ -26,6 +28,10 @@ class Chars:
     """One character out of the ranges."""
 
     ranges: Ranges
+    _hash: int = _HASH
+
+    def __hash__(self) -> int:
+        return self._hash or _keep_hash(self, ("chars", self.ranges))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,10 @@ class Seq:
     """The items one after the other."""
 
     items: tuple[Node, ...]
+    _hash: int = _HASH
+
+    def __hash__(self) -> int:
+        return self._hash or _keep_hash(self, ("seq", self.items))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,10 @@ class Choice:
     """One of the items; no items: nothing matches."""
 
     items: tuple[Node, ...]
+    _hash: int = _HASH
+
+    def __hash__(self) -> int:
+        return self._hash or _keep_hash(self, ("choice", self.items))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +63,10 @@ class Repeat:
     item: Node
     least: int
     most: int | None
+    _hash: int = _HASH
+
+    def __hash__(self) -> int:
+        return self._hash or _keep_hash(self, ("repeat", self.item, self.least, self.most))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,34 +91,51 @@ class Grammar:
         return "\n".join(f"{name} ::= {_show(node, 0)}" for name, node in self.rules.items())
 
 
+def _keep_hash(node: Chars | Seq | Choice | Repeat, key: object) -> int:
+    found = hash(key) or 1
+    object.__setattr__(node, "_hash", found)
+    return found
+
+
+def is_nothing(node: Node) -> bool:
+    """Tell whether a node is NOTHING, without comparing what it holds."""
+    return type(node) is Choice and not node.items
+
+
 def seq(*items: Node) -> Node:
     """Return the items in a row, flat and without empty words."""
     flat: list[Node] = []
     for item in items:
-        if item == NOTHING:
+        if type(item) is Seq:
+            flat.extend(item.items)
+        elif is_nothing(item):
             return NOTHING
-        flat.extend(item.items if isinstance(item, Seq) else () if item == EMPTY else (item,))
+        elif type(item) is not Text or item.value:
+            flat.append(item)
     return flat[0] if len(flat) == 1 else Seq(tuple(flat)) if flat else EMPTY
 
 
-def choice(items: Sequence[Node]) -> Node:
+def choice(items: Iterable[Node]) -> Node:
     """Return the alternatives, flat and each once."""
     flat: dict[Node, None] = {}
     for item in items:
-        flat.update(dict.fromkeys(item.items if isinstance(item, Choice) else (item,)))
+        if type(item) is Choice:
+            flat.update(dict.fromkeys(item.items))
+        else:
+            flat[item] = None
     return next(iter(flat)) if len(flat) == 1 else Choice(tuple(flat))
 
 
 def optional(item: Node) -> Node:
     """Return the item or nothing."""
-    return EMPTY if item == NOTHING else choice([item, EMPTY])
+    return EMPTY if is_nothing(item) else choice([item, EMPTY])
 
 
 def repeat(item: Node, least: int, most: int | None) -> Node:
     """Return the item least..most times."""
     if most is not None and least > most:
         return NOTHING
-    if most == 0 or item in (EMPTY, NOTHING):
+    if most == 0 or item == EMPTY or is_nothing(item):
         return EMPTY if least == 0 or item == EMPTY else NOTHING
     return item if (least, most) == (1, 1) else Repeat(item, least, most)
 

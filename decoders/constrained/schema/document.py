@@ -51,9 +51,11 @@ class Document:
             raise ConstraintError("a JSON schema is an object or a boolean")
         _check_depth(root, max_depth)
         self._root = root
+        self._at: dict[Pointer, Any] = {}  # schema objects, and whatever else was asked for
         self._named: dict[str, Pointer] = {}  # "#anchor" or "base" or "base#anchor" -> pointer
         self._bases: dict[Pointer, str] = {}  # where a new base URI begins
         for pointer, schema in schemas(root):
+            self._at[pointer] = schema
             self._index(pointer, schema)
 
     def _index(self, pointer: Pointer, schema: dict[str, Any]) -> None:
@@ -70,9 +72,13 @@ class Document:
 
     def at(self, pointer: Pointer) -> Any:
         """Return the value at a pointer that is known to exist."""
-        found = self._step(pointer)
-        assert found is not None, f"no {pointer} in the schema"
-        return found[0]
+        try:
+            return self._at[pointer]
+        except KeyError:
+            found = self._step(pointer)
+            assert found is not None, f"no {pointer} in the schema"
+            self._at[pointer] = found[0]
+            return found[0]
 
     def resolve(self, reference: str, pointer: Pointer) -> Pointer:
         """Return where a $ref inside the schema at `pointer` leads.

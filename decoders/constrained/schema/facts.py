@@ -8,7 +8,7 @@ anyOf, oneOf, not and if is spread out; several Facts side by side are alternati
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Literal
@@ -129,26 +129,26 @@ class Facts:
 
     def mentions(self) -> Kinds:
         """Return the kinds that some assertion speaks of."""
-        said = {kind for name, kinds in _SPEAKS_OF.items() if self._says(name) for kind in kinds}
-        return frozenset(said | {obstacle.kind for obstacle in self.obstacles})
+        said: set[Kind] = {obstacle.kind for obstacle in self.obstacles}
+        if self.low is not None or self.high is not None or self.multiples:
+            said |= NUMBERS
+        if self.text is not EVERYTHING or self.formats or self.min_length:
+            said.add("string")
+        if self.max_length is not None:
+            said.add("string")
+        if self.arrays or self.min_items or self.max_items is not None:
+            said.add("array")
+        if self.objects or self.required or self.forbidden or self.names:
+            said.add("object")
+        if self.min_properties or self.max_properties is not None:
+            said.add("object")
+        if len(self.booleans) < 2:
+            said.add("boolean")
+        return frozenset(said)
 
     def is_free(self, kind: Kind) -> bool:
         """Tell whether every value of the kind is allowed, should the kind be."""
         return self.literals is None and kind not in self.mentions()
-
-    def _says(self, name: str) -> bool:
-        return bool(getattr(self, name) != _DEFAULTS[name])
-
-
-_SPEAKS_OF: Mapping[str, Kinds] = {
-    **dict.fromkeys(("low", "high", "multiples"), NUMBERS),
-    **dict.fromkeys(("text", "formats", "min_length", "max_length"), TYPES["string"]),
-    **dict.fromkeys(("arrays", "min_items", "max_items"), TYPES["array"]),
-    **dict.fromkeys(("objects", "required", "forbidden", "names"), TYPES["object"]),
-    **dict.fromkeys(("min_properties", "max_properties"), TYPES["object"]),
-    "booleans": TYPES["boolean"],
-}
-_DEFAULTS = {field.name: field.default for field in fields(Facts)}
 
 
 def joined(*several: Places) -> Places:
