@@ -2,7 +2,9 @@
 # docker build --target cuda -t plait .     ... --gpus all plait serve --device cuda
 #
 # The root file system may be read-only: only /tmp is written. Models of your own are mounted and
-# named on the command line.
+# named on the command line. What follows the image's name replaces CMD alone: what a container
+# needs is in its environment, and the health check asks where the server really listens
+# (docs/container.md).
 
 FROM python:3.13-slim-bookworm AS build
 RUN apt-get update \
@@ -36,15 +38,17 @@ ENV PATH=/opt/plait/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONSAFEPATH=1 \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    PLAIT_HOST=0.0.0.0 \
+    PLAIT_LOG_FORMAT=json
 USER 10001
 WORKDIR /tmp
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=2s --start-period=60s \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/ready')"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
+    CMD ["python", "-m", "plait.server.health"]
 ENTRYPOINT ["plait"]
-CMD ["serve", "--host", "0.0.0.0", "--log-format", "json"]
+CMD ["serve"]
 
 FROM base AS cuda
 COPY --from=build-cuda /opt/plait /opt/plait

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from plait.server.telemetry.telemetry import Telemetry, build_telemetry
 
 EXIT_FAILED, EXIT_BAD_MODEL = 1, 2
 BACKLOG = 2048
+CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")  # Docker's and Podman's
 _IMPORTED = time.monotonic()
 
 log = structlog.stdlib.get_logger(__name__)
@@ -86,7 +88,11 @@ async def _serve(settings: Settings, listener: socket.socket, parts: Parts | Non
     telemetry = build_telemetry(settings.telemetry)
     pool = Pool(settings, telemetry, parts)
     try:
-        await pool.start()
+        try:
+            await pool.start()
+        except OSError as error:
+            return _complain(f"can't start: {error}")
+        _tell_health_checks(pool, listener)
         await _answer(settings, listener, Backend(pool, telemetry), signals)
         return 0
     except BadModel as error:
@@ -96,6 +102,15 @@ async def _serve(settings: Settings, listener: socket.socket, parts: Parts | Non
     finally:
         await pool.close()
         telemetry.tracing.close()
+
+
+def _tell_health_checks(pool: Pool, listener: socket.socket) -> None:
+    """Write down where the server listens, and warn where nobody could reach it."""
+    host, port = listener.getsockname()[:2]
+    try:
+        pool.publish(host, port)
+    except OSError as error:  # a full disk: the server itself needs no address
+        log.warning("health checks won't find this server", reason=str(error))
 
 
 async def _answer(
@@ -143,6 +158,8 @@ async def _announce(pool: Pool, listener: socket.socket) -> None:
         if model.info is not None and model.info.diffusion is not None:
             sys.stdout.write(f"{model.name}: {describe(model.info.diffusion)}\n")
     sys.stdout.flush()
+    if ip_address(host).is_loopback and any(Path(mark).exists() for mark in CONTAINER_MARKS):
+        log.warning("only this container can reach the server", host=host, hint="--host 0.0.0.0")
 
 
 def describe(spec: DiffusionSpec) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +32,7 @@ from plait.server.pool.replica import Replica
 from plait.server.pool.supervisor import supervise
 from plait.server.pool.worker import Boot, Worker
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
+from plait.server.run_folder import RunFolder, open_run_folder
 from plait.server.settings import EngineSettings, Settings
 from plait.server.telemetry.engine_collector import (
     EngineCollector,
@@ -98,7 +97,7 @@ class Pool:
         self._idle = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []  # one supervisor per replica, in their order
         self._starting_compiler: asyncio.Task[None] | None = None
-        self._folder: Path | None = None
+        self._folder: RunFolder | None = None
         self._context: zmq.asyncio.Context | None = None
 
     async def start(self) -> None:
@@ -108,10 +107,10 @@ class Pool:
 
         Raises:
             BadModel: there is no such model, or two are served under one name.
+            OSError: there is no folder for the workers' sockets.
         """
         engines = self._named_engines()
-        # mkdtemp makes it 0700: whoever can open the sockets can feed a worker.
-        self._folder = Path(tempfile.mkdtemp(prefix="plait-"))
+        self._folder = open_run_folder()
         self._context = zmq.asyncio.Context()
         for files, engine in engines:
             self._groups[files.name] = self._start_group(files, engine)
@@ -123,6 +122,11 @@ class Pool:
         loading = (asyncio.to_thread(self._parts.load_tokenizer, files) for files in every)
         tokenizers = await asyncio.gather(*loading)
         self._tokenizers = {f.name: t for f, t in zip(every, tokenizers, strict=True)}
+
+    def publish(self, host: str, port: int) -> None:
+        """Write down for health checks where the server listens; raise OSError if that can't be."""
+        assert self._folder is not None, "start() comes first"
+        self._folder.publish(host, port)
 
     async def wait_ready(self) -> None:
         """Return once every worker has loaded, and the grammar compiler.
@@ -160,7 +164,7 @@ class Pool:
         if self._context is not None:
             self._context.destroy(linger=0)
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.close()
 
     def models(self) -> list[ServedModel]:
         """Return the served models, loaded or not."""
@@ -275,7 +279,7 @@ class Pool:
             assert self._folder is not None and self._context is not None, "start() comes first"
             boot = Boot(
                 # A fresh name each time: a socket serves one worker and never a second.
-                socket=str(self._folder / f"{next(self._serial)}.sock"),
+                socket=str(self._folder.path / f"{next(self._serial)}.sock"),
                 engine=engine,
                 telemetry=self._settings.telemetry,
             )

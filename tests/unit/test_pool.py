@@ -265,8 +265,8 @@ async def test_workers_end_with_the_pool_and_sockets_with_them() -> None:
         pid = await worker_pid(running.pool)
         folder = running.pool._folder
         assert folder is not None
-        assert folder.stat().st_mode & 0o777 == 0o700
-    assert not folder.exists()
+        assert folder.path.stat().st_mode & 0o777 == 0o700
+    assert not folder.path.exists()
     assert not Path(f"/proc/{pid}").exists()
 
 
