@@ -29,6 +29,8 @@ ALLOWED_KWARGS = frozenset(
     }
 )
 MAX_KWARG_CHARS = 256
+OPTIONAL = ("name", "reasoning_content")  # of a message
+KNOWN_ROLES = frozenset({"system", "user", "assistant"})
 
 # Ends the message that is to be continued, while the template puts its own words behind it.
 CONTINUE_HERE = "\ufdd1"
@@ -78,7 +80,8 @@ def render_chat(
 
     Args:
         tokenizer: Brings the template; nothing else does.
-        messages: OpenAI's: role, content (a string, text parts, or null) and perhaps a name.
+        messages: OpenAI's: role, content (a string, text parts, or null) and perhaps a name and
+            reasoning_content, which are left out if the template writes none.
         add_generation_prompt: End with the opening of the assistant's turn.
         continue_final_message: End within the last message instead, so that the model goes on
             with it.
@@ -121,9 +124,8 @@ def _message(message: Mapping[str, Any], where: str) -> Message:
         "role": "system" if role == "developer" else role,
         "content": _content(message.get("content"), where),
     }
-    if message.get("name"):
-        normal["name"] = message["name"]
-    return normal
+    optional = {key: message[key] for key in OPTIONAL if message.get(key)}
+    return {**normal, **optional}
 
 
 def _content(content: Any, where: str) -> str:
@@ -152,7 +154,15 @@ def _render(
 ) -> str:
     template = _template(tokenizer)
     _check_kwargs(template, kwargs)
-    _check_names(template, conversation)
+    conversation = [_known_to(template, message) for message in conversation]
+    variables = {
+        **tokenizer.named_tokens,
+        "tools": None,
+        "documents": None,
+        **kwargs,
+        "add_generation_prompt": add_generation_prompt,
+    }
+    _check_roles(template, variables, conversation)
     if continue_final_message:
         if add_generation_prompt:
             raise BadRequest(
@@ -160,17 +170,7 @@ def _render(
                 param="continue_final_message",
             )
         conversation = [*conversation[:-1], _left_open(conversation[-1])]
-    text = _run(
-        template,
-        {
-            **tokenizer.named_tokens,
-            "tools": None,
-            "documents": None,
-            **kwargs,
-            "messages": conversation,
-            "add_generation_prompt": add_generation_prompt,
-        },
-    )
+    text = _run(template, {**variables, "messages": conversation})
     return _cut(text) if continue_final_message else text
 
 
@@ -208,12 +208,30 @@ def _check_kwargs(template: ChatTemplate, kwargs: Mapping[str, Any]) -> None:
             raise BadRequest("must be a boolean, a number, null or a short string", param=param)
 
 
-def _check_names(template: ChatTemplate, conversation: list[Message]) -> None:
-    for i, message in enumerate(conversation):
-        if "name" in message and "name" not in template.mentions:
+def _known_to(template: ChatTemplate, message: Message) -> Message:
+    """Return a message without what the template does not write."""
+    unread = [key for key in OPTIONAL if key not in template.mentions]
+    return {key: value for key, value in message.items() if key not in unread}
+
+
+def _check_roles(
+    template: ChatTemplate, variables: Mapping[str, Any], conversation: list[Message]
+) -> None:
+    """Raise BadRequest for a role of the client's own whose messages the template passes over."""
+    own = [i for i, message in enumerate(conversation) if message["role"] not in KNOWN_ROLES]
+    if not own:
+        return
+    marks = {i: f"{CONTINUE_HERE}{i}{CONTINUE_HERE}" for i in own}
+    marked = [
+        {**message, "content": marks.get(i, message["content"])}
+        for i, message in enumerate(conversation)
+    ]
+    text = _run(template, {**variables, "messages": marked})
+    for i, mark in marks.items():
+        if mark not in text:
             raise BadRequest(
-                "this model's chat template does not write names; put it into the content",
-                param=f"messages[{i}].name",
+                f"this model's chat template has no place for the role {conversation[i]['role']!r}",
+                param=f"messages[{i}].role",
             )
 
 

@@ -16,8 +16,8 @@ from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest, ContextTooLong
 from plait.server.pool.messages import CompiledConstraint
 from plait.server.settings import LimitSettings
-from tests.fixtures.byte_tokenizer import END, EOS
-from tests.fixtures.stub_pool import INFO, StubPool
+from tests.fixtures.byte_tokenizer import CHATML, END, EOS, byte_tokenizer
+from tests.fixtures.stub_pool import INFO, StubModel, StubPool
 
 LIMITS = LimitSettings()
 UNIQUE = {"type": "array", "uniqueItems": True}
@@ -220,6 +220,18 @@ async def test_a_refusal_sent_back_is_what_the_assistant_said() -> None:
     with pytest.raises(BadRequest) as caught:
         await chat(messages=[{"role": "user", "content": "x"}, both])
     assert caught.value.param == "messages[1].refusal"
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+async def test_earlier_thoughts_go_to_the_template(field: str) -> None:
+    thinking = "{% for m in messages %}{{ m.reasoning_content }}|{{ m.content }}{% endfor %}"
+    said = {"role": "assistant", "content": "a", field: "thought"}
+    for template, want in ((thinking, b"thought|a"), (CHATML, b"a")):
+        pool = StubPool(served=[StubModel(tokenizer=byte_tokenizer(template))])
+        have = (await chat(pool, messages=[said])).requests[0].prompt_token_ids
+        text = bytes(token for token in have if token < 256)
+        assert want in text
+        assert (b"thought" in text) == (template is thinking)
 
 
 @pytest.mark.parametrize("text", ["", "x", "ü" * 15, "y" * 32, "z" * 100])

@@ -99,13 +99,41 @@ def test_other_parts_are_refused_by_place() -> None:
     assert caught.value.param == "messages[1].content[1]"
 
 
-def test_names_are_written_or_refused(model: Models) -> None:
-    named = [{"role": "user", "content": "a", "name": "ann"}]
-    template = "{% for m in messages %}{{ m.name }}: {{ m.content }}{% endfor %}"
-    assert render_chat(model(template), named) == "ann: a"
-    with pytest.raises(BadRequest) as caught:
-        render_chat(model(), named)
-    assert caught.value.param == "messages[0].name"
+@pytest.mark.parametrize("key", ["name", "reasoning_content"])
+def test_what_templates_may_write_is_written_or_left_out(model: Models, key: str) -> None:
+    said = [{"role": "assistant", "content": "a", key: "more"}]
+    template = "{% for m in messages %}{{ m." + key + " }}: {{ m.content }}{% endfor %}"
+    assert render_chat(model(template), said) == "more: a"
+    assert "more" not in render_chat(model(), said)
+
+
+STRICT = (
+    "{% for m in messages %}{% if m.role == 'user' %}U {{ m.content }}"
+    "{% elif m.role == 'critic' %}C {{ m.content | trim }}{% endif %}{% endfor %}"
+)
+
+
+def test_a_role_of_the_clients_own_passes_where_the_template_takes_it(model: Models) -> None:
+    messages = [*HELLO, {"role": "critic", "content": " No. "}]
+    assert render_chat(model(STRICT), messages) == "U HelloC No."
+    assert "<|im_start|>critic\n No. <|im_end|>" in render_chat(model(), messages)
+
+
+def test_a_message_that_the_template_passes_over_is_refused_by_place(model: Models) -> None:
+    messages = [
+        {"role": "critic", "content": "same"},
+        *HELLO,
+        {"role": "oracle", "content": "same"},
+    ]
+    with pytest.raises(BadRequest, match="no place for the role 'oracle'") as caught:
+        render_chat(model(STRICT), messages)
+    assert caught.value.param == "messages[2].role"
+
+
+def test_a_template_that_raises_for_a_role_refuses_it(model: Models) -> None:
+    template = "{% for m in messages %}{{ raise_exception('only ' ~ m.role) }}{% endfor %}"
+    with pytest.raises(BadRequest, match="only critic"):
+        render_chat(model(template), [{"role": "critic", "content": "x"}])
 
 
 @pytest.mark.parametrize("content", ["Once upon", "ends in a space ", "twice twice", ""])

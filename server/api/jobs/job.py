@@ -210,8 +210,10 @@ def _prefix(request: GenerationRequest) -> str:
 
 def _template_message(message: Message) -> dict[str, Any]:
     fields = message.model_dump(include={"role", "content", "name"}, exclude_none=True)
-    if isinstance(message, AssistantMessage) and message.content is None:
-        fields["content"] = message.refusal or ""
+    if isinstance(message, AssistantMessage):
+        fields.setdefault("content", message.refusal or "")
+        if thought := message.reasoning_content or message.reasoning:
+            fields["reasoning_content"] = thought
     return fields
 
 

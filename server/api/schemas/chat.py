@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
+from pydantic_core import PydanticCustomError
 
 from plait.server.api.schemas.common import (
     Count,
@@ -20,6 +21,22 @@ from plait.server.api.schemas.common import (
 _TOOLS = "tools are not implemented yet"
 _THINKING = "templates that know of thinking take it from chat_template_kwargs"
 _TEXT = "this server reads and writes text"
+_CACHED = "known prefixes are cached without being asked; leave it out"
+_ROLES_OF_TOOLS = ("tool", "function")
+_OPENAI_ROLES = ("system", "developer", "user", "assistant", *_ROLES_OF_TOOLS)
+# Of fields of one of these names: what OpenAI or others have, and why it is not here.
+UNSUPPORTED_VALUES: dict[str, dict[str, str]] = {
+    "type": {
+        **dict.fromkeys(("image_url", "image", "input_image", "image_embeds"), _TEXT),
+        **dict.fromkeys(("input_audio", "audio_url", "audio"), _TEXT),
+        **dict.fromkeys(("video_url", "video", "file", "input_file"), _TEXT),
+        **dict.fromkeys(("tool_use", "tool_result", "tool_call"), _TOOLS),
+        **dict.fromkeys(("thinking", "reasoning"), "send it as reasoning_content"),
+        **dict.fromkeys(("regex", "grammar", "choice"), "structured_outputs takes it"),
+        "json": "say json_schema",
+        "structural_tag": "structured_outputs takes a grammar in its place",
+    },
+}
 
 
 class TextPart(Strict):
@@ -27,6 +44,7 @@ class TextPart(Strict):
 
     type: Literal["text"]
     text: str
+    cache_control: Annotated[Any, Unsupported(_CACHED)] = None
 
 
 class RefusalPart(Strict):
@@ -39,37 +57,87 @@ class RefusalPart(Strict):
 AssistantPart = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
 
 
-class InstructionMessage(Strict):
+class AnyMessage(Strict):
+    """What messages of every role may have."""
+
+    name: Short | None = Field(None, description="Left out where the template writes no names.")
+    cache_control: Annotated[Any, Unsupported(_CACHED)] = None
+
+
+class InstructionMessage(AnyMessage):
     """What the developer says."""
 
     role: Literal["system", "developer"]
     content: str | Annotated[Items[TextPart], Field(min_length=1)]
-    name: Short | None = None
 
 
-class UserMessage(Strict):
+class UserMessage(AnyMessage):
     """What the user says."""
 
     role: Literal["user"]
     content: str | Annotated[Items[TextPart], Field(min_length=1)]
-    name: Short | None = None
 
 
-class AssistantMessage(Strict):
+class AssistantMessage(AnyMessage):
     """What the model said; a message of an earlier answer can be sent back as it came."""
 
     role: Literal["assistant"]
     content: str | Annotated[Items[AssistantPart], Field(min_length=1)] | None = None
     refusal: str | None = None
-    name: Short | None = None
+    reasoning_content: str | None = Field(
+        None, description="What the model thought; left out where the template writes no thoughts."
+    )
+    reasoning: str | None = Field(None, description="The same under OpenRouter's and vLLM's name.")
     annotations: Annotated[Any, Unsupported("no search is done", unless=([],))] = None
     audio: Annotated[Any, Unsupported(_TEXT)] = None
     function_call: Annotated[Any, Unsupported(_TOOLS)] = None
     tool_calls: Annotated[Any, Unsupported(_TOOLS, unless=([],))] = None
 
 
+def _is_custom(role: str) -> str:
+    if role in _ROLES_OF_TOOLS:
+        raise PydanticCustomError(
+            "unsupported_parameter",
+            "The role {role} is not supported: {why}",
+            {"role": role, "why": _TOOLS},
+        )
+    return role
+
+
+class CustomMessage(AnyMessage):
+    """What somebody else says, under a role that the model's template takes."""
+
+    role: Annotated[
+        str,
+        StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$"),
+        AfterValidator(_is_custom),
+        Field(json_schema_extra={"not": {"enum": [*_OPENAI_ROLES]}}),
+    ]
+    content: str | Annotated[Items[TextPart], Field(min_length=1)]
+
+
+def role(message: Any) -> str | None:
+    """Return the tag of a message, None if it has no role.
+
+    Reports of a missing role give this function's name as the field's.
+    """
+    is_read = isinstance(message, dict)  # else a message that is to be written
+    given = message.get("role") if is_read else getattr(message, "role", "")
+    return None if given is None else _KINDS.get(str(given), "custom")
+
+
+_KINDS = {
+    "system": "instruction",
+    "developer": "instruction",
+    "user": "user",
+    "assistant": "assistant",
+}
 Message = Annotated[
-    InstructionMessage | UserMessage | AssistantMessage, Field(discriminator="role")
+    Annotated[InstructionMessage, Tag("instruction")]
+    | Annotated[UserMessage, Tag("user")]
+    | Annotated[AssistantMessage, Tag("assistant")]
+    | Annotated[CustomMessage, Tag("custom")],
+    Discriminator(role),
 ]
 
 

@@ -1,0 +1,115 @@
+"""From pydantic's reports to one error: the field as the client wrote it, a short text, a code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from plait.server.api.schemas.chat import UNSUPPORTED_VALUES
+from plait.server.api.validation.hints import NO_HINT, Hint, hint_for
+from plait.server.api.validation.locations import Location, Path, dotted, locate
+from plait.server.errors import BadRequest
+
+MAX_CHARS = 500  # of a message about a value the client sent
+MAX_PARAM_CHARS = 200
+MAX_NAMED = 8  # unknown fields that are named together
+_MAX_REPORTS = 64  # of pydantic's that are looked at
+_UNKNOWN = "extra_forbidden"
+_MISSING = ("missing", "union_tag_not_found")
+_NOT_AN_OBJECT = ("dict_type", "model_type", "model_attributes_type")
+_CODES = {
+    "unsupported_parameter": "unsupported_parameter",
+    _UNKNOWN: "unknown_parameter",
+    **dict.fromkeys(_MISSING, "missing_required_parameter"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """One thing that is wrong."""
+
+    location: Location
+    type: str
+    text: str
+    hint: Hint = NO_HINT
+
+    @property
+    def path(self) -> Path:
+        return self.location.path
+
+
+def invalid_request(kind: Any, errors: Sequence[Any]) -> BadRequest:
+    """Return the error for a body, or a query, that its type refuses: about its first bad field.
+
+    A union reports each of its branches: the report that reaches deepest into the field counts,
+    and those about the same place are joined. Fields that are not there are named together, and
+    come before those that are missing in their place.
+    """
+    reports = [_report(kind, error) for error in errors[:_MAX_REPORTS]]
+    meant = {report.hint.points_to for report in reports}
+    reports = [r for r in reports if r.type not in _MISSING or r.path not in meant] or reports
+    field = reports[0].path[:1]
+    about = [report for report in reports if report.path[:1] == field]
+    first = max(about, key=lambda report: len(report.path))
+    param = _clip(dotted(first.path), MAX_PARAM_CHARS)
+    text = _text(first, about if len(first.path) > 1 else reports)
+    return BadRequest(
+        _clip(f"{param}: {text}" if param else text, MAX_CHARS),
+        param=param or None,
+        code=_CODES.get(first.type),
+    )
+
+
+def _report(kind: Any, error: Any) -> _Report:
+    location = locate(kind, error["loc"][1:])  # [0] is "body" or "query"
+    text = "Input should be an object" if error["type"] in _NOT_AN_OBJECT else str(error["msg"])
+    report = _Report(location, error["type"], text)
+    if report.type == _UNKNOWN:
+        hint = hint_for(location)
+        return replace(report, text=f"There is no such parameter. {hint.text}".strip(), hint=hint)
+    if report.type in ("union_tag_not_found", "union_tag_invalid"):
+        report = _of_tag(report, error["ctx"])
+    return _with_reason(report, error)
+
+
+def _of_tag(report: _Report, context: Any) -> _Report:
+    """Return a report about the field that chooses a union's branch, not about the union."""
+    path = (*report.path, context["discriminator"].strip("'()"))
+    expected = context.get("expected_tags")
+    text = "Field required" if expected is None else f"Input should be one of {expected}"
+    return replace(report, location=Location(path, (*report.location.owners, ())), text=text)
+
+
+def _with_reason(report: _Report, error: Any) -> _Report:
+    """Say why a value that OpenAI has is not taken here."""
+    value = error.get("ctx", {}).get("tag", error["input"])
+    reasons = UNSUPPORTED_VALUES.get(report.location.name, {})
+    if not isinstance(value, str) or value not in reasons:
+        return report
+    text = f"{value!r} is not supported: {reasons[value]}"
+    return replace(report, type="unsupported_parameter", text=text)
+
+
+def _text(first: _Report, reports: Sequence[_Report]) -> str:
+    if first.type != _UNKNOWN:
+        return "; or: ".join(dict.fromkeys(r.text for r in reports if r.path == first.path))
+    siblings = [r for r in reports if r.type == _UNKNOWN and r.path[:-1] == first.path[:-1]]
+    others = [r for r in siblings if r.path != first.path]
+    if not others:
+        return first.text
+    named = [_named(report, first.hint) for report in others[:MAX_NAMED]]
+    if len(others) > MAX_NAMED:
+        named.append("and others")
+    return f"{first.text} Neither is there {', '.join(named)}."
+
+
+def _named(report: _Report, known: Hint) -> str:
+    """Return an unknown field's path, and its hint if that is not known already."""
+    name = _clip(dotted(report.path), MAX_PARAM_CHARS // 2)
+    hint = "" if report.hint == known else report.hint.text.rstrip(".")
+    return f"{name} ({hint})" if hint else name
+
+
+def _clip(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
