@@ -161,7 +161,7 @@ def _admission(
     length: int,
 ) -> Admission:
     """Return the engine's door, which gets ready for constraints on a thread of its own."""
-    constraints = LazyConstraints(files)
+    constraints = LazyConstraints(files, model.vocab_size)
     admission = Admission(
         Capacity(length, model.vocab_size, model.fingerprint),
         lambda request: decoder,
