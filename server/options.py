@@ -131,13 +131,27 @@ class CompileOptions(BaseModel):
     """The grammar compile service."""
 
     compile_deadline_s: Seconds = Field(
-        _COMPILE.deadline_s, description="A grammar that compiles longer is refused."
+        _COMPILE.deadline_s,
+        description="CPU time of one compile; a schema, regex or grammar that needs more is "
+        "refused.",
+    )
+    compile_timeout_s: Seconds = Field(
+        _COMPILE.timeout_s,
+        description="Wall clock of waiting and compiling; then the answer is a 503, and the same "
+        "request may be sent again.",
+    )
+    compile_processes: int = Field(
+        _COMPILE.processes,
+        ge=0,
+        description="Compiles at once, at least 2; 0: one for each four cores.",
     )
     compile_memory_bytes: ByteSize = Field(
-        ByteSize(_COMPILE.memory_bytes), ge=1, description="A grammar that needs more is refused."
+        ByteSize(_COMPILE.memory_bytes),
+        ge=1,
+        description="Memory of one compile; what needs more is refused.",
     )
     compile_cache_bytes: ByteSize = Field(
-        ByteSize(_COMPILE.cache_bytes), description="Compiled grammars kept."
+        ByteSize(_COMPILE.cache_bytes), description="Compiled grammars kept in the front end."
     )
     compile_max_whitespace: int = Field(
         _COMPILE.max_whitespace, ge=0, description="Blanks between two JSON tokens, at most."
@@ -218,6 +232,10 @@ class EngineOptions(BaseModel):
     draft_store_namespaces: Count = Field(
         _ENGINE.draft_store_namespaces,
         description="API keys and salts of which so much is kept; those unused for longest go.",
+    )
+    grammar_cache_bytes: ByteSize = Field(
+        ByteSize(_ENGINE.grammar_cache_bytes),
+        description="Memory of grammars that a worker keeps ready; those unused for longest go.",
     )
     naive_kernels: bool = Field(
         _ENGINE.naive_kernels, description="Slow, simple kernels instead of the compiled ones."

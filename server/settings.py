@@ -55,7 +55,9 @@ class ApiSettings:
 class CompileSettings:
     """The grammar compile service."""
 
-    deadline_s: float = 5.0
+    deadline_s: float = 5.0  # CPU time of one compile
+    timeout_s: float = 120.0  # wall clock of waiting and compiling: this machine's fault, a 503
+    processes: int = 0  # at once; 0: one for each four cores, at least two
     memory_bytes: int = 2 * 2**30  # address space beyond what the idle process has
     cache_bytes: int = 64 * 2**20
     max_whitespace: int = 4  # between two JSON tokens
@@ -96,6 +98,7 @@ class EngineSettings:
     draft_store: str = ""  # folder of the drafters' stores (of one worker: a file); empty: none
     draft_store_tokens: int = 2**15  # of earlier texts, kept in a namespace
     draft_store_namespaces: int = 16
+    grammar_cache_bytes: int = 2**28  # grammars kept ready
     naive_kernels: bool = False  # the oracles instead of the compiled kernels
     token_trace: str = ""  # file for the token ids of every text; empty: none
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xgrammar
 from numpy.typing import NDArray
-from torch import Tensor
 
 from plait.decoders.constrained.automaton import Automaton, Forced, State
 from plait.decoders.constrained.closing import tokens_of
 from plait.decoders.constrained.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)

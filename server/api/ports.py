@@ -64,7 +64,7 @@ class PoolLike(Protocol):
     def alive(self) -> bool:
         """Tell whether the pool itself runs."""
 
-    async def compile(self, model: str, spec: ConstraintSpec) -> CompiledConstraint:
+    async def compile(self, model: str, spec: ConstraintSpec, tenant: str) -> CompiledConstraint:
         """Compile a constraint; BadRequest names the keyword and its JSON pointer."""
 
     def generate(

@@ -86,7 +86,8 @@ def build_engine(
         stores=keeper.stores,
     )
     decoder = _decoder(model, files, workshop)
-    admission = _admission(model, files, decoder, length)
+    constraints = LazyConstraints(files, settings.grammar_cache_bytes)
+    admission = _admission(model, constraints, decoder, length)
     blocks = BlockManager(num_blocks, prefix_caching=settings.prefix_caching)
     info = ModelInfo(
         model=settings.served_name or files.name,
@@ -156,12 +157,11 @@ def _device_memory(device: torch.device) -> Memory | None:
 
 def _admission(
     model: Model,
-    files: ModelFiles,
+    constraints: LazyConstraints,
     decoder: AutoregressiveDecoder | DiffusionDecoder,
     length: int,
 ) -> Admission:
     """Return the engine's door, which gets ready for constraints on a thread of its own."""
-    constraints = LazyConstraints(files, model.vocab_size)
     admission = Admission(
         Capacity(length, model.vocab_size, model.fingerprint),
         lambda request: decoder,

@@ -44,11 +44,7 @@ def _seconds(piece: Slice, runner: Runner) -> float:
 
 
 def _slice(rows: int, context: int) -> Slice:
-    return nobodys_slice(rows, context, list(range(num_blocks_for(context + rows))))
-
-
-def nobodys_slice(rows: int, context: int, blocks: list[int]) -> Slice:
-    """Return one pending token and rows - 1 drafts behind it, in blocks that nobody uses."""
+    """Return one pending token and rows - 1 drafts behind it."""
     sequence = Sequence(
         GenerateRequest("", [0], SamplingParams(), 1),
         index=0,
@@ -57,6 +53,6 @@ def nobodys_slice(rows: int, context: int, blocks: list[int]) -> Slice:
         root=b"",
         tokens=[0] * (context + 1),
         num_cached=context,
-        blocks=blocks,
+        blocks=list(range(num_blocks_for(context + rows))),
     )
     return Slice(sequence, 1, Proposal([0] * (rows - 1)))

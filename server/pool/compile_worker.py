@@ -1,61 +1,76 @@
-"""The compile service's child: reads jobs from standard input, answers on standard output.
+"""The compile service's fork server, and what its children do: one job each.
 
-Started by server/pool/compiler.py as `python -P -m plait.server.pool.compile_worker`. Its address
-space is capped; it ends when its input does. Messages are length-prefixed MessagePack.
+Started by server/pool/compiling/fork_server.py; standard input is the control socket, and its end
+is the end of this process and its children. Vocabularies and libraries are loaded once; a child is
+a fork that costs milliseconds. This process has one thread and does nothing but fork and wait.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import resource
+import select
+import signal
+import socket
 import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeVar, cast
+from typing import NoReturn
 
 import msgspec
 
-from plait.decoders.constrained.compile import compile_constraint
-from plait.decoders.constrained.spec import (
+from plait.server.pool.compiling import light_xgrammar
+
+light_xgrammar.install()
+
+from plait.decoders.constrained.compile import compile_constraint  # noqa: E402, see above
+from plait.decoders.constrained.spec import (  # noqa: E402
     ConstraintError,
-    ConstraintLimits,
     content_key,
     vocabulary_fingerprint,
 )
-from plait.decoders.constrained.vocabulary import Vocabulary, make_vocabulary
-from plait.server.models.catalog import ModelFiles
-from plait.server.pool.compiler import (
+from plait.decoders.constrained.vocabulary import Vocabulary, make_vocabulary  # noqa: E402
+from plait.server.pool.compiling.messages import (  # noqa: E402
     HEADER_BYTES,
-    Answer,
+    NOT_STARTED,
     Boot,
     Done,
+    Ended,
     Job,
-    Model,
+    Kill,
+    ModelVocabulary,
     Ready,
     Refused,
+    Start,
+    ToServer,
+    frame,
 )
-from plait.server.pool.messages import CompiledConstraint
-from plait.server.prompt.tokenizer import load_tokenizer
+from plait.server.pool.messages import CompiledConstraint  # noqa: E402
 
 NICENESS = 5  # generation goes first where cores are few
-Message = TypeVar("Message", Boot, Job)
+OOM_SCORE = 500  # where the machine's memory ends, a compile goes before the server does
+PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+_commands: msgspec.msgpack.Decoder[ToServer] = msgspec.msgpack.Decoder(ToServer)
 
 
 class Compiler:
     """The vocabularies of the served models, and the limits."""
 
     def __init__(self, boot: Boot) -> None:
-        self._limits: ConstraintLimits = boot.limits
-        self._vocabularies = {model.name: _load_vocabulary(model) for model in boot.models}
+        self._limits = boot.limits
+        self._vocabularies = {model.name: _prepare(model) for model in boot.models}
         self._fingerprints = {
             name: vocabulary_fingerprint(v.token_bytes, v.eos_token_ids)
             for name, v in self._vocabularies.items()
         }
 
     def run(self, job: Job) -> Done | Refused:
-        """Compile one constraint.
-
-        Cost: unbounded; the parent kills this process at the deadline.
-        """
+        """Compile one constraint. Cost: without bound; the kernel kills it at the deadline."""
         try:
             done = compile_constraint(job.spec, self._vocabularies[job.model], self._limits)
         except ConstraintError as error:
@@ -68,12 +83,118 @@ class Compiler:
         return Done(CompiledConstraint(key, done.compiled, done.grammar, done.min_tokens))
 
 
-def _load_vocabulary(model: Model) -> Vocabulary:
-    kind = cast(Literal["gguf", "hf"], model.kind)
-    tokenizer = load_tokenizer(ModelFiles(kind, Path(model.path), model.name))
-    vocabulary = make_vocabulary(tokenizer.token_bytes, tokenizer.eos_token_ids)
+def _prepare(model: ModelVocabulary) -> Vocabulary:
+    vocabulary = make_vocabulary(model.token_bytes, model.eos_token_ids)
     vocabulary.prepare()
     return vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a fork is for."""
+
+    link: int  # file descriptor of the job's socket
+    cpu_s: float
+    parent: int  # process id of the fork server
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A fork, seen from the fork server."""
+
+    job_id: int
+    pid: int
+
+
+class ForkServer:
+    """Forks a child for each Start, and says how each has ended."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._children: dict[int, Child] = {}  # by the file descriptor that tells of the end
+        self._poll = select.poll()
+        self._poll.register(control, select.POLLIN)
+
+    def serve(self) -> Task | None:
+        """Return twice and more: in each child its task, and None once the control socket ends."""
+        while True:
+            for descriptor, _ in self._poll.poll():
+                if descriptor in self._children:
+                    self._reap(descriptor)
+                    continue
+                command, link = _receive(self._control)
+                if command is None:
+                    self._end()
+                    return None
+                if isinstance(command, Kill):
+                    self._kill(command.job_id)
+                elif isinstance(command, Start) and (task := self._fork(command, link)):
+                    return task
+
+    def _fork(self, start: Start, link: int) -> Task | None:
+        """Return the task in the child, None in this process."""
+        parent = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(link)
+            self._tell(Ended(start.job_id, NOT_STARTED, 0.0))
+            return None
+        if pid == 0:
+            self._control.close()
+            for descriptor in self._children:
+                os.close(descriptor)
+            return Task(link, start.cpu_s, parent)
+        os.close(link)
+        descriptor = os.pidfd_open(pid)
+        self._children[descriptor] = Child(start.job_id, pid)
+        self._poll.register(descriptor, select.POLLIN)
+        return None
+
+    def _reap(self, descriptor: int) -> None:
+        child = self._children.pop(descriptor)
+        self._poll.unregister(descriptor)
+        os.close(descriptor)
+        _, status, used = os.wait4(child.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        self._tell(Ended(child.job_id, code, used.ru_utime + used.ru_stime))
+
+    def _kill(self, job_id: int) -> None:
+        """Kill a job's child, if it still runs: nobody else reaps it, so its id is its own."""
+        for child in self._children.values():
+            if child.job_id == job_id:
+                os.kill(child.pid, signal.SIGKILL)
+
+    def _end(self) -> None:
+        for child in self._children.values():
+            os.kill(child.pid, signal.SIGKILL)
+        for child in self._children.values():
+            os.waitpid(child.pid, 0)
+
+    def _tell(self, message: Ended) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # the next read says so
+            self._control.sendall(frame(message))
+
+
+def _receive(control: socket.socket) -> tuple[ToServer | None, int]:
+    """Return a command and the file descriptor that came with it, or -1; None: no more come."""
+    header, descriptors = _read(control, HEADER_BYTES)
+    if not header:
+        return None, -1
+    body, _ = _read(control, int.from_bytes(header, "little"))
+    return _commands.decode(body), descriptors[0] if descriptors else -1
+
+
+def _read(link: socket.socket, size: int) -> tuple[bytes, list[int]]:
+    """Return so many bytes, with descriptors between them, or nothing if the socket ends before."""
+    data, descriptors = bytearray(), []
+    while len(data) < size:
+        piece, more, _, _ = socket.recv_fds(link, size - len(data), 1)
+        descriptors += more
+        if not piece:
+            return b"", descriptors
+        data += piece
+    return bytes(data), descriptors
 
 
 def cap_memory(extra_bytes: int) -> None:
@@ -83,33 +204,50 @@ def cap_memory(extra_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _read(stream: BinaryIO, message: type[Message]) -> Message | None:
-    header = stream.read(HEADER_BYTES)
-    if len(header) < HEADER_BYTES:
-        return None
-    return msgspec.msgpack.decode(stream.read(int.from_bytes(header, "little")), type=message)
+def die_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when its parent ends, however that ends."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
-def _write(stream: BinaryIO, answer: Answer) -> None:
-    body = msgspec.msgpack.encode(answer)
-    stream.write(len(body).to_bytes(HEADER_BYTES, "little") + body)
-    stream.flush()
+def run_job(task: Task, compiler: Compiler, memory_bytes: int) -> NoReturn:
+    """Read the job, compile it, answer, and end.
 
-
-def main() -> None:
-    """Answer jobs until the input ends."""
+    The deadline is a timer of this process's own CPU time, user and system: the kernel ends the
+    process with SIGPROF, whatever library it is in, and a busy machine does not shorten it.
+    """
+    die_with_parent(task.parent)
     os.nice(NICENESS)
-    # Libraries that write to standard output must not write into the answers.
-    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as output:
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        boot = _read(sys.stdin.buffer, Boot)
-        if boot is None:
-            return
-        compiler = Compiler(boot)
-        cap_memory(boot.memory_bytes)
-        _write(output, Ready())
-        while (job := _read(sys.stdin.buffer, Job)) is not None:
-            _write(output, compiler.run(job))
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+    cap_memory(memory_bytes)
+    signal.setitimer(signal.ITIMER_PROF, task.cpu_s)
+    with socket.socket(fileno=task.link) as link:
+        header, _ = _read(link, HEADER_BYTES)
+        if header:
+            body, _ = _read(link, int.from_bytes(header, "little"))
+            answer = frame(compiler.run(msgspec.msgpack.decode(body, type=Job)))
+            with suppress(BrokenPipeError, ConnectionResetError):  # nobody wants it any more
+                link.sendall(answer)
+    os._exit(0)
+
+
+def main(make_compiler: Callable[[Boot], Compiler] = Compiler) -> None:
+    """Serve until the control socket ends."""
+    control = socket.socket(fileno=sys.stdin.fileno())
+    boot, _ = _receive(control)
+    if not isinstance(boot, Boot):
+        return
+    compiler = make_compiler(boot)
+    memory_bytes = boot.memory_bytes
+    del boot
+    control.sendall(frame(Ready()))
+    gc.collect()
+    gc.freeze()  # or a child's first collection would copy every page
+    task = ForkServer(control).serve()
+    if task is not None:
+        run_job(task, compiler, memory_bytes)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,18 @@
-"""The compile service: constraints become grammars in child processes that may be killed.
+"""The compile service: constraints become grammars in processes that may be killed.
 
-Two children stand ready, so that a hostile grammar in one does not keep others waiting. A compile
-that passes its deadline costs its child's life and is answered with a 400; so is one that exhausts
-the child's memory. What compiled, and what was refused, is remembered. No torch or xgrammar here.
+A fork server holds the vocabularies; each compile is a fork of it, with a limit of CPU time and of
+memory, so that a hostile grammar costs its own process only, and killing it costs milliseconds.
+What compiled, and what was refused, is remembered. No torch or xgrammar here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import sys
-import time
-from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-
-import msgspec
+import signal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from plait.decoders.constrained.spec import (
     ConstraintError,
@@ -24,335 +20,308 @@ from plait.decoders.constrained.spec import (
     ConstraintSpec,
     canonical,
 )
-from plait.server.errors import BadRequest, NotFound, Overloaded, Unavailable
-from plait.server.models.catalog import ModelFiles
+from plait.server.errors import BadRequest, NotFound, Overloaded, ServerError, Unavailable
+from plait.server.pool.compiling.fair_queue import FairQueue
+from plait.server.pool.compiling.fork_server import COMMAND, ForkServer, ForkServerGone, Outcome
+from plait.server.pool.compiling.memory import CompileMemory
+from plait.server.pool.compiling.messages import (
+    NOT_STARTED,
+    Boot,
+    Job,
+    ModelVocabulary,
+    Refused,
+)
 from plait.server.pool.messages import CompiledConstraint
-from plait.server.pool.process import child_environment
 from plait.server.settings import CompileSettings, LimitSettings
 
-COMPILER = (sys.executable, "-P", "-m", "plait.server.pool.compile_worker")
-NUM_CHILDREN = 2
+# Of CPU: a compile that needs more starts again behind others, so that most never wait for it.
+FIRST_TRY_S = 0.5
 MAX_WAITING = 256  # compiles in line; beyond, clients are told to come back
-MAX_WAIT_S = 30.0  # in line
-MAX_REFUSALS = 1024  # remembered
-REFUSAL_S = 60.0  # a refusal is forgotten after this time: a deadline may have been bad luck
-START_LIMIT_S = 120.0
-HEADER_BYTES = 4  # little-endian length before each message
+RETRY_AFTER_S = 5  # where this machine was the reason
+# How a process ends that was killed for no fault of its job's: by the kernel, where the machine's
+# memory ends, or by a person.
+KILLED = (-signal.SIGKILL, -signal.SIGTERM, NOT_STARTED)
 
 
-class Model(msgspec.Struct, frozen=True):
-    """A model whose tokenizer the child loads."""
+class TokenTable(Protocol):
+    """What the service needs of a tokenizer."""
 
-    kind: str
-    path: str
-    name: str
+    @property
+    def token_bytes(self) -> Sequence[bytes]:
+        """What each token adds to a text."""
 
-
-class Boot(msgspec.Struct, frozen=True):
-    """The child's first message."""
-
-    models: list[Model]
-    limits: ConstraintLimits
-    memory_bytes: int
-
-
-class Job(msgspec.Struct, frozen=True):
-    """Compile this for that model."""
-
-    model: str
-    spec: ConstraintSpec
-
-
-class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The child's answer to Boot."""
-
-
-class Done(msgspec.Struct, frozen=True, tag="done"):
-    """The compile has succeeded."""
-
-    constraint: CompiledConstraint
-
-
-class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """The constraint's author must change it."""
-
-    message: str
-
-
-Answer = Ready | Done | Refused
-_encoder = msgspec.msgpack.Encoder()
-_answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+    @property
+    def eos_token_ids(self) -> Collection[int]:
+        """The tokens that end a text."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompileStats:
-    """What the service has done so far; counters only grow."""
+    """What the service has done so far, counters that only grow, and what it does now."""
 
     compiled: int = 0
     cache_hits: int = 0
     refused: int = 0
     timeouts: int = 0
-    crashes: int = 0  # children that died of a constraint, or of memory
-    seconds: float = 0.0  # spent compiling
+    crashes: int = 0  # processes that died of a constraint, or of memory
+    unfinished: int = 0  # given up because of this machine
+    seconds: float = 0.0  # CPU time of all processes
     cached_bytes: int = 0
+    waiting: int = 0
+    running: int = 0
 
 
-class _ChildGone(Exception):
-    """The child has died."""
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A compile that somebody waits for."""
 
+    job: Job
+    tenant: str  # who asked first
+    result: asyncio.Future[CompiledConstraint]
+    tenants: set[str] = field(default_factory=set)
+    num_waiters: int = 0
+    is_long: bool = False
+    is_retry: bool = False
 
-class _Child:
-    """One compile process."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    @classmethod
-    async def start(cls, boot: Boot) -> _Child:
-        """Start a process; return when it can compile."""
-        child = cls(
-            await asyncio.create_subprocess_exec(
-                *COMPILER,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                env=child_environment(os.environ, 1),
-                start_new_session=True,
-            )
-        )
-        try:
-            async with asyncio.timeout(START_LIMIT_S):
-                await child.ask(boot)
-        except BaseException:
-            await child.kill()
-            raise
-        return child
-
-    @property
-    def is_alive(self) -> bool:
-        return self._process.returncode is None
-
-    async def ask(self, message: Boot | Job) -> Answer:
-        """Send a message and return the answer.
-
-        Raises:
-            _ChildGone: it died instead.
-        """
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
-        body = _encoder.encode(message)
-        try:
-            stdin.write(len(body).to_bytes(HEADER_BYTES, "little") + body)
-            await stdin.drain()
-            header = await stdout.readexactly(HEADER_BYTES)
-            return _answers.decode(await stdout.readexactly(int.from_bytes(header, "little")))
-        except (asyncio.IncompleteReadError, OSError) as error:
-            raise _ChildGone from error
-
-    async def kill(self) -> None:
-        """Kill the process and wait until it is gone."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+    def fail(self, error: ServerError) -> None:
+        if not self.result.done():
+            self.result.set_exception(error)
+            self.result.exception()  # whoever waits has it; nobody may be waiting any more
 
 
 class CompileService:
     """Compiles constraints for the models it was started with. Used on one event loop."""
 
-    def __init__(self, settings: CompileSettings, limits: LimitSettings) -> None:
+    def __init__(
+        self,
+        settings: CompileSettings,
+        limits: LimitSettings,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
         self._settings = settings
+        self._command = command
         self._limits = ConstraintLimits(
             max_bytes=limits.max_schema_bytes,
             max_depth=limits.max_schema_depth,
             max_whitespace=settings.max_whitespace,
         )
+        self._num_slots = max(2, settings.processes or (os.cpu_count() or 1) // 4)
         self._boot = Boot([], self._limits, settings.memory_bytes)
-        self._idle: asyncio.Queue[_Child] = asyncio.Queue()
-        self._children: set[_Child] = set()
-        self._starting: set[asyncio.Task[None]] = set()
-        self._in_flight: dict[Job, asyncio.Task[CompiledConstraint]] = {}
-        self._done: OrderedDict[Job, CompiledConstraint] = OrderedDict()
-        self._refused: OrderedDict[Job, tuple[str, float]] = OrderedDict()
+        self._server: ForkServer | None = None  # None while it starts again
+        self._queue: FairQueue[_Pending] = FairQueue(MAX_WAITING)
+        self._pending: dict[Job, _Pending] = {}
+        self._running: dict[asyncio.Task[None], _Pending] = {}
+        self._starting: asyncio.Task[None] | None = None
+        self._memory = CompileMemory(settings.cache_bytes)
         self._stats = CompileStats()
 
-    async def start(self, models: Sequence[ModelFiles]) -> None:
-        """Start the children; return when the first one can compile.
+    async def start(self, tokenizers: Mapping[str, TokenTable]) -> None:
+        """Start the fork server for these models; return when it can compile.
 
         Raises:
             Unavailable: it could not be started.
         """
-        listed = [Model(m.kind, str(m.path), m.name) for m in models]
-        self._boot = Boot(listed, self._limits, self._settings.memory_bytes)
+        vocabularies = [
+            ModelVocabulary(name, list(table.token_bytes), sorted(table.eos_token_ids))
+            for name, table in tokenizers.items()
+        ]
+        self._boot = Boot(vocabularies, self._limits, self._settings.memory_bytes)
         try:
-            await self._add_child()
-        except (_ChildGone, TimeoutError, OSError) as error:
+            self._server = await ForkServer.start(self._boot, self._command)
+        except (ForkServerGone, TimeoutError, OSError) as error:
             raise Unavailable("the grammar compiler could not be started") from error
-        for _ in range(NUM_CHILDREN - 1):
-            self._replace_child()
 
-    async def compile(self, model: str, spec: ConstraintSpec) -> CompiledConstraint:
+    async def compile(
+        self, model: str, spec: ConstraintSpec, tenant: str = ""
+    ) -> CompiledConstraint:
         """Return the compiled constraint; equal requests are compiled once.
 
+        Args:
+            tenant: whose request it is; tenants take turns.
         Raises:
-            BadRequest: it is malformed, unsupported, or too much work; the message says which.
+            BadRequest: it is malformed, unsupported, or too much work; the message says which, and
+                the API layer names the field that asked for it.
             NotFound: the model is unknown.
             Overloaded: too many compiles are in line.
+            Unavailable: this machine did not get it done; it may do so later.
         """
         if model not in {known.name for known in self._boot.models}:
             raise NotFound(f"no model {model!r}", param="model", code="model_not_found")
         job = self._make_job(model, spec)
-        if (done := self._recall(job)) is not None:
-            return done
-        task = self._in_flight.get(job)
-        if task is None:
-            if len(self._in_flight) >= MAX_WAITING:
-                raise Overloaded("too many grammars are waiting to be compiled")
-            task = self._in_flight[job] = asyncio.create_task(self._run(job))
-            task.add_done_callback(lambda finished: self._land(job, finished))
-        return await asyncio.shield(task)
+        if (known := self._memory.find(job)) is not None:
+            self._count(cache_hits=1)
+            if isinstance(known, str):
+                raise BadRequest(known)
+            return known
+        pending = self._join(job, tenant)
+        self._pump()
+        try:
+            return await self._wait(pending)
+        except (TimeoutError, Unavailable):
+            self._count(unfinished=1)
+            raise Unavailable(
+                "The grammar compiler did not get to it in time; try again.",
+                retry_after_s=RETRY_AFTER_S,
+            ) from None
 
     def stats(self) -> CompileStats:
         """Return the counters."""
-        cached = sum(_size(job, done) for job, done in self._done.items())
-        return replace(self._stats, cached_bytes=cached)
+        return replace(
+            self._stats,
+            cached_bytes=self._memory.num_bytes,
+            waiting=len(self._queue),
+            running=len(self._running),
+        )
 
     async def close(self) -> None:
-        """End all children and what they were doing."""
-        tasks = [*self._starting, *self._in_flight.values()]
+        """End all processes and what they were doing."""
+        server, self._server = self._server, None
+        tasks = [*self._running, *filter(None, [self._starting])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(child.kill() for child in self._children))
-        self._children.clear()
+        for pending in self._pending.values():
+            pending.fail(Unavailable("The server is shutting down."))
+        if server is not None:
+            await server.close()
 
     def _make_job(self, model: str, spec: ConstraintSpec) -> Job:
         if len(spec.text) > self._limits.max_bytes:
-            raise _bad_request(f"{spec.kind} is larger than {self._limits.max_bytes} bytes")
+            raise BadRequest(f"{spec.kind} is larger than {self._limits.max_bytes} bytes")
         try:
             return Job(model, canonical(spec))
         except ConstraintError as error:
-            raise _bad_request(str(error)) from None
+            raise BadRequest(str(error)) from None
 
-    def _recall(self, job: Job) -> CompiledConstraint | None:
-        """Return or raise what is remembered of a job."""
-        if job in self._done:
-            self._count(cache_hits=1)
-            self._done.move_to_end(job)
-            return self._done[job]
-        message, until = self._refused.get(job, ("", 0.0))
-        if time.monotonic() < until:
-            self._count(cache_hits=1)
-            raise _bad_request(message)
-        return None
+    def _join(self, job: Job, tenant: str) -> _Pending:
+        """Return a job's compile, in the tenant's line unless it runs already."""
+        pending = self._pending.get(job)
+        if pending is None or pending.result.done():
+            pending = _Pending(job, tenant, asyncio.get_running_loop().create_future())
+            self._pending[job] = pending
+        elif pending not in self._queue:
+            pending.tenants.add(tenant)
+            return pending
+        pending.tenants.add(tenant)
+        if pending.is_long or pending.is_retry:
+            self._queue.put_back(tenant, pending, is_long=pending.is_long)
+        elif (left := self._queue.add(tenant, pending)) is not None:
+            left.fail(Overloaded("too many grammars are waiting to be compiled"))
+            self._forget(left)
+        return pending
 
-    def _land(self, job: Job, finished: asyncio.Task[CompiledConstraint]) -> None:
-        del self._in_flight[job]
-        if not finished.cancelled():
-            finished.exception()  # whoever waited has it; nobody may be waiting any more
-
-    async def _run(self, job: Job) -> CompiledConstraint:
-        child = await self._take_child()
-        started = time.monotonic()
+    async def _wait(self, pending: _Pending) -> CompiledConstraint:
+        """Return the result; a compile that nobody waits for any more leaves its line."""
+        pending.num_waiters += 1
         try:
-            async with asyncio.timeout(self._settings.deadline_s):
-                answer = await child.ask(job)
+            async with asyncio.timeout(self._settings.timeout_s):
+                return await asyncio.shield(pending.result)
+        finally:
+            pending.num_waiters -= 1
+            if pending.num_waiters == 0 and pending in self._queue:
+                self._queue.discard(pending)
+                self._forget(pending)
+
+    def _forget(self, pending: _Pending) -> None:
+        if self._pending.get(pending.job) is pending:
+            del self._pending[pending.job]
+
+    def _pump(self) -> None:
+        """Start what may start."""
+        while self._server is not None and len(self._running) < self._num_slots:
+            num_long = sum(pending.is_long for pending in self._running.values())
+            if (turn := self._queue.take(self._num_slots, num_long)) is None:
+                return
+            pending, _ = turn
+            task = asyncio.create_task(self._run(self._server, pending))
+            self._running[task] = pending
+            task.add_done_callback(self._finish)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        pending = self._running.pop(task)
+        if pending.result.done():
+            self._forget(pending)
+        self._pump()
+
+    async def _run(self, server: ForkServer, pending: _Pending) -> None:
+        deadline_s = self._settings.deadline_s
+        budget_s = deadline_s if pending.is_long else min(FIRST_TRY_S, deadline_s)
+        try:
+            async with asyncio.timeout(self._settings.timeout_s):
+                outcome = await server.run(pending.job, budget_s)
         except TimeoutError:
-            self._count(timeouts=1)
-            await self._drop_child(child)
-            deadline = f"{self._settings.deadline_s:g} s"
-            raise self._refuse(job, f"it does not compile within {deadline}") from None
-        except _ChildGone:
-            self._count(crashes=1)
-            await self._drop_child(child)
-            memory = f"{self._settings.memory_bytes >> 20} MiB"
-            raise self._refuse(job, f"it does not compile within {memory} of memory") from None
-        except asyncio.CancelledError:
-            await child.kill()
-            raise
-        self._idle.put_nowait(child)
-        self._count(seconds=time.monotonic() - started)
+            pending.fail(Unavailable("it has not ended"))
+        except ForkServerGone:
+            self._replace(server)
+            self._retry(pending)
+        else:
+            self._count(seconds=outcome.cpu_s)
+            self._settle(pending, outcome, is_last=budget_s >= deadline_s)
+
+    def _settle(self, pending: _Pending, outcome: Outcome, *, is_last: bool) -> None:
+        """Say what became of a job, or put it in line again."""
+        answer, code = outcome.answer, outcome.returncode
         if isinstance(answer, Refused):
-            raise self._refuse(job, answer.message)
-        assert isinstance(answer, Done), "a child answers a job with Done or Refused"
-        self._count(compiled=1)
-        self._remember(job, answer.constraint)
-        return answer.constraint
+            self._refuse(pending, answer.message)
+        elif answer is not None:
+            self._count(compiled=1)
+            self._memory.keep(pending.job, answer.constraint)
+            pending.result.set_result(answer.constraint)
+        elif code == -signal.SIGPROF and not is_last:
+            pending.is_long = True
+            self._line_up_again(pending)
+        elif code == -signal.SIGPROF:
+            self._count(timeouts=1)
+            self._queue.note_offence(pending.tenant)
+            deadline = f"{self._settings.deadline_s:g} s of CPU time"
+            self._refuse(pending, f"it does not compile within {deadline}")
+        elif code in KILLED:
+            self._retry(pending)
+        else:
+            self._count(crashes=1)
+            self._queue.note_offence(pending.tenant)
+            memory = f"{self._settings.memory_bytes >> 20} MiB of memory"
+            self._refuse(pending, f"it does not compile within {memory}")
 
-    async def _take_child(self) -> _Child:
-        """Return an idle child that lives, in the order of asking."""
-        try:
-            async with asyncio.timeout(MAX_WAIT_S):
-                while not (child := await self._idle.get()).is_alive:
-                    await self._drop_child(child)
-        except TimeoutError:
-            raise Overloaded("the grammar compiler is busy") from None
-        return child
+    def _retry(self, pending: _Pending) -> None:
+        """Do a job once more that was interrupted through no fault of its own."""
+        if pending.is_retry:
+            pending.fail(Unavailable("it was interrupted twice"))
+        else:
+            pending.is_retry = True
+            self._line_up_again(pending)
 
-    async def _drop_child(self, child: _Child) -> None:
-        self._children.discard(child)
-        self._replace_child()
-        await child.kill()
+    def _line_up_again(self, pending: _Pending) -> None:
+        if pending.num_waiters == 0:
+            pending.fail(Unavailable("nobody waits for it"))
+        else:
+            for tenant in pending.tenants:
+                self._queue.put_back(tenant, pending, is_long=pending.is_long)
 
-    def _replace_child(self) -> None:
-        task = asyncio.create_task(self._add_child_patiently())
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
+    def _replace(self, server: ForkServer) -> None:
+        """Start another fork server for one that has died, unless that is under way."""
+        if self._server is server:
+            self._server = None
+            self._starting = asyncio.create_task(self._start_again(server))
 
-    async def _add_child_patiently(self) -> None:
-        """Start a child, again and again with growing pauses while that fails."""
+    async def _start_again(self, dead: ForkServer) -> None:
+        """Start a fork server, again and again with growing pauses while that fails."""
+        await dead.close()
         pause_s = 1.0
-        while True:
+        while self._server is None:
             try:
-                return await self._add_child()
-            except (_ChildGone, TimeoutError, OSError):
+                self._server = await ForkServer.start(self._boot, self._command)
+            except (ForkServerGone, TimeoutError, OSError):
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, 60.0)
+        self._pump()
 
-    async def _add_child(self) -> None:
-        child = await _Child.start(self._boot)
-        self._children.add(child)
-        self._idle.put_nowait(child)
-
-    def _refuse(self, job: Job, message: str) -> BadRequest:
+    def _refuse(self, pending: _Pending, message: str) -> None:
         self._count(refused=1)
-        self._refused[job] = (message, time.monotonic() + REFUSAL_S)
-        self._refused.move_to_end(job)
-        if len(self._refused) > MAX_REFUSALS:
-            self._refused.popitem(last=False)
-        return _bad_request(message)
+        self._memory.keep_refusal(pending.job, message)
+        pending.fail(BadRequest(message))
 
-    def _remember(self, job: Job, done: CompiledConstraint) -> None:
-        self._done[job] = done
-        total = sum(_size(*item) for item in self._done.items())
-        while total > self._settings.cache_bytes:
-            total -= _size(*self._done.popitem(last=False))
-
-    def _count(
-        self,
-        *,
-        compiled: int = 0,
-        cache_hits: int = 0,
-        refused: int = 0,
-        timeouts: int = 0,
-        crashes: int = 0,
-        seconds: float = 0.0,
-    ) -> None:
-        old = self._stats
-        self._stats = replace(
-            old,
-            compiled=old.compiled + compiled,
-            cache_hits=old.cache_hits + cache_hits,
-            refused=old.refused + refused,
-            timeouts=old.timeouts + timeouts,
-            crashes=old.crashes + crashes,
-            seconds=old.seconds + seconds,
-        )
-
-
-def _size(job: Job, done: CompiledConstraint) -> int:
-    return len(job.spec.text) + len(done.compiled) + len(done.grammar)
-
-
-def _bad_request(message: str) -> BadRequest:
-    return BadRequest(message)  # the API layer names the field that asked for it
+    def _count(self, **more: float) -> None:
+        """Add to counters of CompileStats by their names."""
+        new = {name: getattr(self._stats, name) + value for name, value in more.items()}
+        self._stats = replace(self._stats, **new)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -52,11 +52,11 @@ DEADLINE_GRACE_S = 0.5
 class Compiler(Protocol):
     """What the pool needs of the compile service."""
 
-    async def start(self, models: Sequence[ModelFiles]) -> None:
+    async def start(self, tokenizers: Mapping[str, Tokenizer]) -> None:
         """Get ready to compile for these models."""
 
-    async def compile(self, model: str, spec: ConstraintSpec) -> CompiledConstraint:
-        """Compile; BadRequest says what the text's author must change."""
+    async def compile(self, model: str, spec: ConstraintSpec, tenant: str) -> CompiledConstraint:
+        """Compile in the tenant's turn; BadRequest says what the text's author must change."""
 
     def stats(self) -> CompileStats:
         """Return its counters."""
@@ -118,10 +118,10 @@ class Pool:
         registry.register(EngineCollector(self._snapshots))
         registry.register(GrammarCollector(lambda: asdict(self._compiler.stats())))
         every = [files for files, _ in engines]
-        self._starting_compiler = asyncio.create_task(self._compiler.start(every))
         loading = (asyncio.to_thread(self._parts.load_tokenizer, files) for files in every)
         tokenizers = await asyncio.gather(*loading)
         self._tokenizers = {f.name: t for f, t in zip(every, tokenizers, strict=True)}
+        self._starting_compiler = asyncio.create_task(self._compiler.start(self._tokenizers))
 
     def publish(self, host: str, port: int) -> None:
         """Write down for health checks where the server listens; raise OSError if that can't be."""
@@ -189,20 +189,20 @@ class Pool:
         """Tell whether every worker is still looked after; a dead worker alone is no reason."""
         return not any(task.done() for task in self._tasks)
 
-    async def compile(self, model: str, spec: ConstraintSpec) -> CompiledConstraint:
-        """Compile a constraint for a model's tokenizer.
+    async def compile(self, model: str, spec: ConstraintSpec, tenant: str) -> CompiledConstraint:
+        """Compile a constraint for a model's tokenizer, when it is the tenant's turn.
 
         Raises:
             BadRequest: the text can't be enforced as it says; the message tells where.
             NotFound: there is no such model.
+            Overloaded, Unavailable: it may be possible later.
         """
         self._group(model)
         assert self._starting_compiler is not None, "start() comes first"
         await asyncio.shield(self._starting_compiler)
-        began = time.monotonic()
-        outcome = "error"
+        began, outcome = time.monotonic(), "error"
         try:
-            compiled = await self._compiler.compile(model, spec)
+            compiled = await self._compiler.compile(model, spec, tenant)
             outcome = "compiled"
             return compiled
         except BadRequest:

@@ -55,7 +55,13 @@ GRAMMAR_COUNTERS = {
     "refused": ("plait_grammar_refused", "Response formats that can't be enforced as they say."),
     "timeouts": ("plait_grammar_timeouts", "Compiles that ran out of time."),
     "crashes": ("plait_grammar_crashes", "Compiles that ended their process."),
-    "seconds": ("plait_grammar_compiling_seconds", "Time spent compiling."),
+    "unfinished": ("plait_grammar_unfinished", "Response formats given up for lack of time."),
+    "seconds": ("plait_grammar_compiling_seconds", "CPU time spent compiling."),
+}
+GRAMMAR_GAUGES = {
+    "cached_bytes": ("plait_grammar_cache_bytes", "Compiled response formats kept."),
+    "waiting": ("plait_grammar_waiting", "Response formats that wait to be compiled."),
+    "running": ("plait_grammar_running", "Response formats now compiled."),
 }
 
 
@@ -184,8 +190,5 @@ class GrammarCollector(Collector):
         stats = self._stats()
         for name, (metric_name, text) in GRAMMAR_COUNTERS.items():
             yield CounterMetricFamily(metric_name, text, value=stats.get(name, 0.0))
-        yield GaugeMetricFamily(
-            "plait_grammar_cache_bytes",
-            "Compiled response formats kept.",
-            value=stats.get("cached_bytes", 0.0),
-        )
+        for name, (metric_name, text) in GRAMMAR_GAUGES.items():
+            yield GaugeMetricFamily(metric_name, text, value=stats.get(name, 0.0))

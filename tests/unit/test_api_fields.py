@@ -163,9 +163,9 @@ async def test_the_one_model_needs_no_name(path: str) -> None:
 
 async def test_the_one_models_constraint_is_compiled_for_it() -> None:
     class Named(StubPool):
-        async def compile(self, model: str, spec: Any) -> Any:
+        async def compile(self, model: str, spec: Any, tenant: str) -> Any:
             assert model == INFO.model
-            return await super().compile(model, spec)
+            return await super().compile(model, spec, tenant)
 
     async with client_of(Named()) as client:
         body = CHAT | {"structured_outputs": {"choice": ["a"]}}

@@ -27,9 +27,9 @@ def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
 
 
-async def chat(pool: StubPool | None = None, **fields: Any) -> Job:
+async def chat(pool: StubPool | None = None, tenant: str = "", **fields: Any) -> Job:
     body = {"model": "stub", "messages": [{"role": "user", "content": "hi"}]} | fields
-    caller = Caller("", time.monotonic())
+    caller = Caller(tenant, time.monotonic())
     return await plan_chat(pool or StubPool(), LIMITS, ChatRequest.model_validate(body), caller)
 
 
@@ -158,6 +158,12 @@ async def test_what_cannot_run_is_named(fields: dict[str, Any], param: str) -> N
     assert caught.value.param == param
 
 
+async def test_a_constraint_is_compiled_in_the_turn_of_its_key() -> None:
+    pool = StubPool()
+    await chat(pool, "key-of-one", structured_outputs={"regex": "[a-z]"})
+    assert pool.compiling_tenants == ["key-of-one"]
+
+
 async def test_constraints_reach_the_compiler_as_written() -> None:
     pool = StubPool()
     schema = {"type": "object", "properties": {"z": {"type": "string"}, "a": {"enum": ["ü"]}}}
@@ -196,7 +202,9 @@ async def test_what_does_not_compile_is_named_as_the_client_wrote_it(
     fields: dict[str, Any], param: str
 ) -> None:
     class Picky(StubPool):
-        async def compile(self, model: str, spec: ConstraintSpec) -> CompiledConstraint:
+        async def compile(
+            self, model: str, spec: ConstraintSpec, tenant: str
+        ) -> CompiledConstraint:
             raise BadRequest("/a: keyword 'b': why", code="odd")
 
     with pytest.raises(BadRequest) as caught:

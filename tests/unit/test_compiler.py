@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -38,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
 async def service(model: ModelFiles) -> AsyncIterator[CompileService]:
     settings = CompileSettings(deadline_s=DEADLINE_S)
     service = CompileService(settings, LimitSettings(max_schema_bytes=10_000))
-    await service.start([model])
+    await service.start({"tiny": load_tokenizer(model)})
     yield service
     await service.close()
 
@@ -120,10 +121,10 @@ async def test_a_bomb_dies_at_its_deadline_while_others_compile(service: Compile
     assert service.stats().timeouts == before.timeouts + 1
 
 
-async def test_a_dead_child_is_replaced(service: CompileService) -> None:
-    for child in list(service._children):
-        os.kill(child._process.pid, signal.SIGKILL)
-        await child._process.wait()
+async def test_a_dead_fork_server_is_replaced(service: CompileService) -> None:
+    assert service._server is not None
+    os.kill(service._server.pid, signal.SIGKILL)
+    await service._server.wait_gone()
 
     assert (await service.compile("tiny", _spec(2))).min_tokens > 0
 
@@ -137,13 +138,12 @@ async def test_a_client_that_leaves_leaves_the_compile_to_others(service: Compil
     assert (await stayer).min_tokens > 0
 
 
-@pytest.mark.slow
 async def test_a_memory_bomb_costs_only_its_child(model: ModelFiles) -> None:
     schema = {"enum": ["x" * 200 + str(number) for number in range(1000)]}
     bomb = ConstraintSpec("json_schema", json.dumps(schema))
     settings = CompileSettings(deadline_s=60.0, memory_bytes=2**20)
     service = CompileService(settings, LimitSettings())
-    await service.start([model])
+    await service.start({"tiny": load_tokenizer(model)})
     try:
         with pytest.raises(BadRequest, match="memory"):
             await service.compile("tiny", bomb)
@@ -154,10 +154,23 @@ async def test_a_memory_bomb_costs_only_its_child(model: ModelFiles) -> None:
 
 async def test_close_leaves_no_process(model: ModelFiles) -> None:
     service = CompileService(CompileSettings(), LimitSettings())
-    await service.start([model])
-    (child,) = service._children
+    await service.start({"tiny": load_tokenizer(model)})
+    assert service._server is not None
+    pid = service._server.pid
 
     await service.close()
 
-    assert not child.is_alive
-    assert not Path(f"/proc/{child._process.pid}").exists()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_the_fork_server_is_small_single_threaded_and_without_torch(
+    service: CompileService,
+) -> None:
+    assert service._server is not None
+    process = psutil.Process(service._server.pid)
+    mapped = {Path(region.path).name for region in process.memory_maps()}
+
+    assert "libxgrammar_bindings.so" in mapped
+    assert not any(name.startswith("libtorch") for name in mapped)
+    assert process.num_threads() == 1, "a fork takes one thread along, and the others' locks"
+    assert process.memory_info().rss < 80 * 2**20

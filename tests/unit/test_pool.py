@@ -290,9 +290,9 @@ async def test_no_file_descriptor_leaks() -> None:
 async def test_compile_knows_the_model_and_is_timed() -> None:
     async with running_pool() as running:
         spec = ConstraintSpec(kind="regex", text="a+")
-        assert (await running.pool.compile("m", spec)).key == "a+"
+        assert (await running.pool.compile("m", spec, "")).key == "a+"
         with pytest.raises(NotFound):
-            await running.pool.compile("other", spec)
+            await running.pool.compile("other", spec, "")
         name = "plait_grammar_compile_seconds_count"
         assert running.metric(name, outcome="compiled") == 1
         assert running.metric("plait_grammar_cache_hits_total") == 7

@@ -19,12 +19,13 @@ SCHEMA_LIMITS = LimitSettings(max_json_depth=256)
 
 
 async def compile_constraint(
-    pool: PoolLike, model: str, request: GenerationRequest, *, budget: int
+    pool: PoolLike, model: str, request: GenerationRequest, budget: int, tenant: str
 ) -> CompiledConstraint | None:
     """Return the request's constraint, ready for the model's workers; None if any text will do.
 
     Raises:
         BadRequest: it is contradictory, can't be enforced, or can't be met within `budget` tokens.
+        Overloaded, Unavailable: it may be compiled later; those of one tenant wait for each other.
     """
     spec, param = constraint_spec(request)
     if spec is None:
@@ -33,7 +34,7 @@ async def compile_constraint(
         if getattr(request, name):
             raise BadRequest(f"{name} and {param} exclude each other.", param=name)
     try:
-        compiled = await pool.compile(model, spec)
+        compiled = await pool.compile(model, spec, tenant)
     except BadRequest as error:
         message = f"{param}: {error.message}"
         raise BadRequest(message, param=param, code=error.code) from None

@@ -1,0 +1,200 @@
+"""The service's end of its fork server: each job is done in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+
+import msgspec
+
+from plait.server.pool.compiling.messages import (
+    HEADER_BYTES,
+    Answer,
+    Boot,
+    Ended,
+    FromServer,
+    Job,
+    Kill,
+    Ready,
+    Start,
+    frame,
+)
+from plait.server.pool.process import child_environment
+
+COMMAND = (sys.executable, "-P", "-m", "plait.server.pool.compile_worker")
+START_LIMIT_S = 600.0  # of wall clock, for half a second of CPU
+CLOSE_LIMIT_S = 5.0
+
+_answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+_reports: msgspec.msgpack.Decoder[FromServer] = msgspec.msgpack.Decoder(FromServer)
+
+
+class ForkServerGone(Exception):
+    """The fork server has died, and with it all that it had forked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a job's process."""
+
+    answer: Answer | None  # None: it ended without one
+    returncode: int  # as messages.Ended has it
+    cpu_s: float
+
+
+class ForkServer:
+    """One fork server process. Used on one event loop."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        control: socket.socket,
+        streams: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
+        self._process = process
+        self._control = control
+        self._reader, self._writer = streams
+        self._serial = count()
+        self._running: dict[int, asyncio.Future[Ended]] = {}
+        self._listening: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(cls, boot: Boot, command: Sequence[str] = COMMAND) -> ForkServer:
+        """Start a process; return when it can fork.
+
+        Raises:
+            ForkServerGone: it died instead. TimeoutError, OSError: it could not be started.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = await _spawn(command, theirs)
+        except BaseException:
+            ours.close()
+            raise
+        server = cls(process, ours, await asyncio.open_connection(sock=ours))
+        try:
+            async with asyncio.timeout(START_LIMIT_S):
+                await server._introduce(boot)
+        except BaseException:
+            await server.close()
+            raise
+        return server
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    async def run(self, job: Job, cpu_s: float) -> Outcome:
+        """Let a process of its own do a job, with so much CPU time; cancelling kills it.
+
+        Raises:
+            ForkServerGone: the job has not been done, for reasons that are not its own.
+        """
+        job_id = next(self._serial)
+        ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._send(Start(job_id, cpu_s), theirs)
+            except BaseException:
+                ours.close()
+                raise
+        self._running[job_id] = ended
+        try:
+            answer = await _ask(ours, job)
+            end = await ended
+        except BaseException:
+            with suppress(ForkServerGone):
+                self._send(Kill(job_id))
+            raise
+        finally:
+            del self._running[job_id]
+            if ended.done() and not ended.cancelled():
+                ended.exception()  # seen, also where the answer's own end came first
+        return Outcome(answer, end.returncode, end.cpu_s)
+
+    async def wait_gone(self) -> None:
+        """Return when the process has died."""
+        await self._process.wait()
+
+    async def close(self) -> None:
+        """End the process and all that it has forked; return when they are gone."""
+        self._writer.close()  # the process ends its children, and then itself
+        try:
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                await self._process.wait()
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+        if self._listening is not None:
+            await self._listening
+
+    async def _introduce(self, boot: Boot) -> None:
+        self._writer.write(frame(boot))
+        with suppress(OSError):  # read says that it is gone
+            await self._writer.drain()
+        body = await _read(self._reader)
+        if body is None or not isinstance(_reports.decode(body), Ready):
+            raise ForkServerGone
+        self._listening = asyncio.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        """Deal out how processes have ended, until there is nobody to tell."""
+        while (body := await _read(self._reader)) is not None:
+            ended = _reports.decode(body)
+            assert isinstance(ended, Ended), "Ready comes once"
+            future = self._running.get(ended.job_id)
+            if future is not None and not future.done():
+                future.set_result(ended)
+        for future in self._running.values():
+            if not future.done():
+                future.set_exception(ForkServerGone())
+        self._writer.close()
+
+    def _send(self, message: Start | Kill, *sockets: socket.socket) -> None:
+        """Send a short command with its file descriptors; the stream's buffer is empty by now."""
+        try:
+            socket.send_fds(self._control, [frame(message)], [each.fileno() for each in sockets])
+        except OSError as error:  # also a full pipe: then it does not read any more
+            raise ForkServerGone from error
+
+
+async def _spawn(command: Sequence[str], control: socket.socket) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *command,
+        stdin=control.fileno(),
+        stdout=asyncio.subprocess.DEVNULL,
+        env=child_environment(os.environ, 1),
+        start_new_session=True,  # the terminal's Ctrl-C is not for it
+    )
+
+
+async def _ask(link: socket.socket, job: Job) -> Answer | None:
+    """Send a job on its socket; return the answer, None if there is none."""
+    reader, writer = await asyncio.open_connection(sock=link)
+    try:
+        writer.write(frame(job))
+        with suppress(OSError):  # whoever died without reading answers nothing
+            await writer.drain()
+        body = await _read(reader)
+        return None if body is None else _answers.decode(body)
+    finally:
+        writer.close()
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes | None:
+    """Return the next message's body, None at the end of the stream."""
+    try:
+        header = await reader.readexactly(HEADER_BYTES)
+        return await reader.readexactly(int.from_bytes(header, "little"))
+    except (asyncio.IncompleteReadError, OSError):
+        return None

@@ -1,0 +1,51 @@
+"""What the compile service remembers: what compiled, and for a while what was refused."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from plait.server.pool.compiling.messages import Job
+from plait.server.pool.messages import CompiledConstraint
+
+MAX_REFUSALS = 1024
+REFUSAL_S = 60.0  # a refusal is forgotten after this time: limits may have been bad luck
+
+
+class CompileMemory:
+    """Results of jobs; the least recently used go first."""
+
+    def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._done: OrderedDict[Job, CompiledConstraint] = OrderedDict()
+        self._refused: OrderedDict[Job, tuple[str, float]] = OrderedDict()
+        self.num_bytes = 0
+
+    def find(self, job: Job) -> CompiledConstraint | str | None:
+        """Return what a job has given: a constraint, or the message of its refusal."""
+        if job in self._done:
+            self._done.move_to_end(job)
+            return self._done[job]
+        message, until = self._refused.get(job, ("", 0.0))
+        return message if self._clock() < until else None
+
+    def keep(self, job: Job, done: CompiledConstraint) -> None:
+        """Remember a constraint."""
+        self._refused.pop(job, None)
+        self._done[job] = done
+        self.num_bytes += _size(job, done)
+        while self.num_bytes > self._max_bytes:
+            self.num_bytes -= _size(*self._done.popitem(last=False))
+
+    def keep_refusal(self, job: Job, message: str) -> None:
+        """Remember a refusal."""
+        self._refused[job] = (message, self._clock() + REFUSAL_S)
+        self._refused.move_to_end(job)
+        if len(self._refused) > MAX_REFUSALS:
+            self._refused.popitem(last=False)
+
+
+def _size(job: Job, done: CompiledConstraint) -> int:
+    return len(job.spec.text) + len(done.compiled) + len(done.grammar)
