@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from plait.decoders.constrained.grammar import regex
@@ -17,18 +18,20 @@ from plait.decoders.constrained.schema.facts import (
     Bound,
     Facts,
     Kind,
+    Literals,
     ObjectRule,
     Place,
     Places,
     decimal_of,
     is_multiple,
+    json_key,
     kind_of,
     meet,
-    same,
 )
 from plait.decoders.constrained.schema.formats import NUMBER_FORMATS
 
 MAX_STATES = 500  # of the automata that emptiness of texts is decided with
+MAX_GAPS = 64  # numbers that are left out one by one
 MAX_LEVELS = 4  # how deep emptiness looks into objects and arrays
 
 
@@ -61,7 +64,7 @@ class Algebra:
         kind = kind_of(value)
         if kind not in facts.kinds:
             return False
-        if facts.literals is not None and not any(same(value, v) for v in facts.literals):
+        if facts.literals is not None and json_key(value) not in facts.literals:
             return False
         obstacles = [obstacle for obstacle in facts.obstacles if obstacle.kind == kind]
         if any(o.judge is not None and not o.judge(value) for o in obstacles):
@@ -77,13 +80,25 @@ class Algebra:
             raise Unprovable("a negation inside a negation cannot be decided")
         return found
 
+    def values(self, places: Places) -> Literals | None:
+        """Return the values that can stand below; None: they are not listed."""
+        try:
+            several = self._alternatives(places)
+        except Unprovable:
+            return None
+        lists = [facts.literals for facts in several if facts.literals is not None]
+        if len(lists) < len(several) or not self._is_exact(places):
+            return None
+        return lists[0] if len(lists) == 1 else {k: v for found in lists for k, v in found.items()}
+
     def is_empty(self, facts: Facts, levels: int = MAX_LEVELS) -> bool:
         """Tell whether provably no value satisfies the facts."""
         return all(self._is_kind_empty(facts, kind, levels) for kind in facts.kinds)
 
     def _is_kind_empty(self, facts: Facts, kind: Kind, levels: int) -> bool:
         if facts.literals is not None:
-            return not any(self._may_admit(facts, v) for v in facts.literals if kind_of(v) == kind)
+            values = facts.literals.values()
+            return not any(self._may_admit(facts, v) for v in values if kind_of(v) == kind)
         if kind == "boolean":
             return not facts.booleans
         if kind in NUMBERS:
@@ -127,8 +142,8 @@ class Algebra:
             Unprovable: no part of a kind could be told apart.
         """
         if facts.literals is not None:
-            kept = tuple(v for v in facts.literals if not self.admits(unwanted, v))
-            kinds = frozenset(map(kind_of, kept)) & facts.kinds
+            kept = {k: v for k, v in facts.literals.items() if not self.admits(unwanted, v)}
+            kinds = frozenset(map(kind_of, kept.values())) & facts.kinds
             return ([replace(facts, literals=kept, kinds=kinds)] if kept else []), True
         found = []
         is_all = True
@@ -173,7 +188,7 @@ class Algebra:
     def _is_decided(self, unwanted: Facts, kind: Kind) -> bool:
         """Tell whether each literal of the kind can be judged by what stands beside it."""
         try:
-            for value in unwanted.literals or ():
+            for value in (unwanted.literals or {}).values():
                 if kind_of(value) == kind:
                     self.admits(unwanted, value)
         except Unprovable:
@@ -186,8 +201,10 @@ class Algebra:
     def _pieces(self, facts: Facts, unwanted: Facts, kind: Kind) -> Iterator[Facts]:
         """Yield parts of the facts that break one assertion of `unwanted` each."""
         if unwanted.literals is not None:
-            values = [v for v in unwanted.literals if kind_of(v) == kind]
-            allowed = [v for v in values if self._may_admit(unwanted, v)]
+            values = [v for v in unwanted.literals.values() if kind_of(v) == kind]
+            allowed = [
+                v for v in values if self._may_admit(unwanted, v) and self._may_admit(facts, v)
+            ]
             yield from _without_literals(facts, allowed, kind)
         elif kind == "boolean":
             yield replace(facts, booleans=facts.booleans - unwanted.booleans)
@@ -229,6 +246,11 @@ def _without_literals(facts: Facts, values: list[Any], kind: Kind) -> Iterator[F
     elif kind == "array":
         lengths = [len(value) for value in values]
         yield from _arrays_outside(facts, Facts(min_items=min(lengths), max_items=max(lengths)))
+    elif kind in NUMBERS and len(values) <= MAX_GAPS:
+        bounds = [Bound(value, is_open=True) for value in sorted(map(decimal_of, values))]
+        for low, high in pairwise([None, *bounds, None]):
+            if (part := meet(facts, Facts(low=low, high=high))) is not None:
+                yield part
     else:
         raise Unprovable(f"{kind} values cannot be excluded one by one")
 
@@ -306,7 +328,9 @@ def _admits_number(_: Algebra, facts: Facts, value: Any) -> bool:
 
 
 def _admits_text(_: Algebra, facts: Facts, value: Any) -> bool:
-    if len(value) < facts.min_length or not regex.matches(facts.text, value):
+    if len(value) < facts.min_length:
+        return False
+    if facts.text is not EVERYTHING and not regex.matches(facts.text, value):
         return False
     if facts.max_length is not None and len(value) > facts.max_length:
         return False

@@ -8,20 +8,38 @@ negations inside oneOf, not and if/else); no schema is visited inside itself at 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from plait.decoders.constrained.schema.algebra import Algebra, Unprovable
+from plait.decoders.constrained.schema.branches import (
+    FreeKinds,
+    Overlaps,
+    Several,
+    folded,
+    literals_of,
+    of_literals,
+    once_and_all,
+)
 from plait.decoders.constrained.schema.document import Document, escape
 from plait.decoders.constrained.schema.facts import Facts, Place, Places, meet
 from plait.decoders.constrained.schema.read import ANNOTATIONS, Schema, read_assertions
 from plait.decoders.constrained.spec import UnsupportedKeyword
 
-MAX_ALTERNATIVES = 256
+MAX_ALTERNATIVES = 256  # of a product of several unions: those grow fast
+MAX_BRANCHES = 4096  # of one union: those are written out in the schema
+MAX_PAIRS = MAX_ALTERNATIVES**2  # of alternatives that are compared or combined in one place
 MAX_LEVELS = 4  # of questions about further levels, asked while reading
 MANY = 8  # alternatives from which on it pays to look for empty ones
 
-Several = tuple[Facts, ...]
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A branch of a oneOf: what it asks for, and what it takes away from the others."""
+
+    wanted: Several
+    unwanted: Several
+    is_narrow: bool = False  # there may be more that it accepts
 
 
 class _Busy(Exception):
@@ -156,19 +174,41 @@ class Alternatives:
     def _any_of(self, context: Several, schema: Schema, pointer: str) -> Several:
         places = self._listed(schema, pointer, "anyOf")
         union = tuple(facts for place in places for facts in self._at(place))
-        return self._product(context, union, pointer, "anyOf")
+        return self._product(context, folded(union, self._algebra, pointer), pointer, "anyOf")
 
     def _one_of(self, context: Several, schema: Schema, pointer: str) -> Several:
         """Return each branch without what another branch accepts as well."""
-        places = self._listed(schema, pointer, "oneOf")
-        found: Several = ()
-        for place in places:
-            branch = self._product(context, self._at(place), pointer, "oneOf")
-            for other in places:
-                if other != place:
-                    branch = self._without(branch, other, pointer, "oneOf")
-            found += branch
-        return self._limited(found, pointer, "oneOf")
+        branches = self._branches(schema, pointer)
+        known = [None if branch.is_narrow else branch.unwanted for branch in branches]
+        free = FreeKinds([branch or () for branch in known])
+        overlaps = Overlaps(known, self._algebra.values)
+        products = [self._product(context, b.wanted, pointer, "oneOf") for b in branches]
+        mine = [free.taken(several, index) for index, several in enumerate(products)]
+        others = [overlaps.of(several, index) for index, several in enumerate(mine)]
+        what = "pairs of branches that may overlap"
+        self._check(sum(map(len, others)), MAX_PAIRS, pointer, "oneOf", what)
+        found: list[Facts] = []
+        for several, overlapping in zip(mine, others, strict=True):
+            kept = several
+            for other in overlapping:
+                kept = self._minus(kept, branches[other], pointer, "oneOf")
+            found += kept
+        return self._limited(found, pointer, "oneOf", max(MAX_ALTERNATIVES, len(branches)))
+
+    def _branches(self, schema: Schema, pointer: str) -> list[Branch]:
+        """Return the branches of a oneOf, those that only list values as one of them."""
+        found, lists = [], []
+        for place in self._listed(schema, pointer, "oneOf"):
+            several = self._at(place)
+            values = folded(several, self._algebra, pointer)
+            is_narrow = place in self._narrow
+            listed = literals_of(values[0], self._algebra) if len(values) == 1 else None
+            if listed is None or is_narrow:
+                found.append(Branch(several, several, is_narrow))
+            else:
+                lists.append(listed)
+        once, every = (of_literals(values, pointer) for values in once_and_all(lists))
+        return [*([Branch(once, every)] if lists else []), *found]
 
     def _condition(self, context: Several, schema: Schema, pointer: str) -> Several:
         """Return what holds with the `if` and the `then`, and without the `if` but the `else`."""
@@ -202,32 +242,48 @@ class Alternatives:
         return self._product((Facts(required=(name,)),), self._at(Place(at)), at, "dependencies")
 
     def _product(self, left: Several, right: Several, pointer: str, keyword: str) -> Several:
+        pairs = len(left) * len(right)
+        is_one = len(left) == 1 or len(right) == 1
+        self._check(pairs, MAX_BRANCHES if is_one else MAX_PAIRS, pointer, keyword)
         found = [both for a in left for b in right if (both := meet(a, b)) is not None]
         if len(found) > MANY:
             found = [facts for facts in found if not self._algebra.is_empty(facts)]
-        return self._limited(found, pointer, keyword)
+        return self._limited(found, pointer, keyword, max(MAX_ALTERNATIVES, len(left), len(right)))
 
     def _without(self, context: Several, place: Place, pointer: str, keyword: str) -> Several:
         """Return the context without the values that are valid at a place."""
-        unwanted_facts = self._at(place)
-        if place in self._narrow:
+        unwanted = self._at(place)
+        branch = Branch(unwanted, unwanted, place in self._narrow)
+        return self._minus(context, branch, pointer, keyword)
+
+    def _minus(self, context: Several, branch: Branch, pointer: str, keyword: str) -> Several:
+        """Return the context without the values of a branch."""
+        if branch.is_narrow:
             reason = "it negates what is itself told apart only in part"
             raise UnsupportedKeyword(pointer, keyword, reason)
+        self._check(len(context) * len(branch.unwanted), MAX_PAIRS, pointer, keyword)
         found: Sequence[Facts] = context
-        for unwanted in unwanted_facts:
+        for unwanted in branch.unwanted:
             try:
                 parts = [self._algebra.exclude(facts, unwanted) for facts in found]
             except Unprovable as error:
                 raise UnsupportedKeyword(pointer, keyword, str(error)) from None
             found = [left for pieces, _ in parts for left in pieces]
+            self._check(len(found), MAX_BRANCHES, pointer, keyword)
             self._has_narrowed |= not all(is_all for _, is_all in parts)
-        return self._limited(found, pointer, keyword)
+        return self._limited(found, pointer, keyword, max(MAX_ALTERNATIVES, len(context)))
 
-    def _limited(self, found: Sequence[Facts], pointer: str, keyword: str) -> Several:
-        if len(found) > MAX_ALTERNATIVES:
-            reason = f"it spreads out into more than {MAX_ALTERNATIVES} alternatives"
-            raise UnsupportedKeyword(pointer, keyword, reason)
+    def _limited(self, found: Sequence[Facts], pointer: str, keyword: str, most: int) -> Several:
+        self._check(len(found), most, pointer, keyword)
         return tuple(found)
+
+    def _check(
+        self, count: int, most: int, pointer: str, keyword: str, what: str = "alternatives"
+    ) -> None:
+        if count > most:
+            raise UnsupportedKeyword(
+                pointer, keyword, f"it spreads out into more than {most} {what}"
+            )
 
 
 def untyped(facts: Facts) -> Facts:

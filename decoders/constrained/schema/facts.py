@@ -19,6 +19,7 @@ from plait.decoders.constrained.grammar.regex import EVERYTHING, Expr
 # "fraction": numbers that are no integers. JSON schema's "number" is both.
 Kind = Literal["null", "boolean", "integer", "fraction", "string", "array", "object"]
 Kinds = frozenset[Kind]
+Literals = Mapping[Hashable, Any]
 NUMBERS: Kinds = frozenset({"integer", "fraction"})
 ALL: Kinds = NUMBERS | {"null", "boolean", "string", "array", "object"}
 TYPES: Mapping[str, Kinds] = {
@@ -98,7 +99,7 @@ class Facts:
 
     kinds: Kinds = ALL
     is_typed: bool = False  # a type was given, not only guessed from the keywords
-    literals: tuple[Any, ...] | None = None  # const, enum
+    literals: Literals | None = None  # const, enum: the values by their json_key
     booleans: frozenset[bool] = frozenset({False, True})
     low: Bound | None = None
     high: Bound | None = None
@@ -199,18 +200,10 @@ def _tighter(left: Bound | None, right: Bound | None, sign: int) -> Bound | None
     return max(left, right, key=lambda bound: (sign * bound.value, bound.is_open))
 
 
-def _both_literals(
-    left: tuple[Any, ...] | None, right: tuple[Any, ...] | None
-) -> tuple[Any, ...] | None:
+def _both_literals(left: Literals | None, right: Literals | None) -> Literals | None:
     if left is None or right is None:
         return right if left is None else left
-    return common(left, right)
-
-
-def common(left: Iterable[Any], right: Iterable[Any]) -> tuple[Any, ...]:
-    """Return the JSON values of the left side that are on the right side too, each once."""
-    others = set(map(json_key, right))
-    return tuple(value for key, value in keyed(left).items() if key in others)
+    return {key: value for key, value in left.items() if key in right}
 
 
 def keyed(values: Iterable[Any]) -> dict[Hashable, Any]:
@@ -227,6 +220,8 @@ def json_key(value: Any) -> Hashable:
     1 is 1.0 but not true, 0 is -0.0 but not false, and the order of members does not matter;
     Python's own == confuses booleans and numbers, however deep inside a list or an object.
     """
+    if isinstance(value, str):
+        return value
     if isinstance(value, bool):
         return ("boolean", value)
     if isinstance(value, int | float):
@@ -235,7 +230,7 @@ def json_key(value: Any) -> Hashable:
         return ("array", tuple(map(json_key, value)))
     if isinstance(value, dict):
         return ("object", frozenset((name, json_key(item)) for name, item in value.items()))
-    return value if isinstance(value, str) else None
+    return None
 
 
 def decimal_of(number: float) -> Decimal:
@@ -255,12 +250,17 @@ def same(left: Any, right: Any) -> bool:
 
 def kind_of(value: Any) -> Kind:
     """Return the kind of a JSON value."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float):
+    kind = _KINDS.get(type(value))
+    if kind is None:  # a float
         return "integer" if value == int(value) else "fraction"
-    if isinstance(value, str):
-        return "string"
-    return "array" if isinstance(value, list) else "object"
+    return kind
+
+
+_KINDS: Mapping[type, Kind] = {
+    str: "string",
+    bool: "boolean",
+    int: "integer",
+    list: "array",
+    dict: "object",
+    type(None): "null",
+}

@@ -115,7 +115,7 @@ class _Lowering:
     def _literals(self, facts: Facts) -> Node:
         found = []
         others = replace(facts, literals=None)  # each of them is one of them
-        for value in facts.literals or ():
+        for value in (facts.literals or {}).values():
             try:
                 if self._alternatives.algebra.admits(others, value):
                     found.append(json_text.literal(value))
@@ -217,18 +217,25 @@ class _Lowering:
 
     def _object(self, facts: Facts, name: str) -> Node:
         names = [key for key in declared_names(facts) if self._is_name(facts, key)]
-        if not set(facts.required) <= set(names):
+        required = set(facts.required)
+        if not required <= set(names):
             return NOTHING
         members = [
-            Member(member(json_text.literal(k), self._value(facts.value(k))), k in facts.required)
-            for k in names
+            Member(member(json_text.literal(key), self._value(facts.value(key))), key in required)
+            for key in names
         ]
         extra = self._extra(facts, name)
         if extra != NOTHING and facts.min_properties > len(facts.required) + 1:
             reason = "undeclared keys may repeat, so they cannot be counted"
             raise UnsupportedKeyword(facts.pointer, "minProperties", reason)
         rules = ObjectRules(
-            f"{name}o", members, extra, facts.min_properties, facts.max_properties, self._define
+            f"{name}o",
+            facts.pointer,
+            members,
+            extra,
+            facts.min_properties,
+            facts.max_properties,
+            self._define,
         )
         return rules.node()
 
@@ -243,9 +250,8 @@ class _Lowering:
     def _extra(self, facts: Facts, name: str) -> Node:
         """Return one undeclared member, whatever its class."""
         found = []
-        for index, keys in enumerate(key_classes(facts)):
-            if not self._alternatives.of(keys.places):
-                continue
+        classes = key_classes(facts, lambda places: bool(self._alternatives.of(places)))
+        for index, keys in enumerate(classes):
             for number, allowed in enumerate(self._key_texts(facts)):
                 expr = regex.both(keys.keys, allowed)
                 text = self._text(
@@ -268,7 +274,7 @@ class _Lowering:
                 raise UnsupportedKeyword(facts.pointer, "propertyNames", reason)
             text = text_of(names)
             if names.literals is not None:
-                literals = [v for v in names.literals if kind_of(v) == "string"]
+                literals = [v for v in names.literals.values() if kind_of(v) == "string"]
                 text = regex.both(text, regex.union(map(regex.literal, literals)))
             found.append(text)
         return found

@@ -19,6 +19,7 @@ from plait.decoders.constrained.grammar.nodes import (
     Ref,
     Text,
     choice,
+    is_nothing,
     repeat,
     seq,
 )
@@ -64,8 +65,10 @@ def is_closed(facts: Facts) -> bool:
     return bool(declared) and not facts.names
 
 
-def key_classes(facts: Facts) -> list[KeyClass]:
+def key_classes(facts: Facts, is_possible: Callable[[Places], bool]) -> list[KeyClass]:
     """Return the classes of undeclared keys.
+
+    is_possible: whether any value is valid at some places; keys without one are left out.
 
     Raises:
         UnsupportedKeyword: too many patterns overlap.
@@ -76,18 +79,26 @@ def key_classes(facts: Facts) -> list[KeyClass]:
     if len(patterns) > MAX_PATTERNS:
         reason = f"more than {MAX_PATTERNS} patterns on one object are not supported"
         raise UnsupportedKeyword(facts.pointer, "patternProperties", reason)
-    taken = {*declared_names(facts), *facts.forbidden}
-    taken |= {name for rule in facts.objects for name in rule.named}
-    free = regex.both(_NO_ESCAPES, regex.without(regex.union(map(regex.literal, sorted(taken)))))
+    free: Expr | None = None
     found = []
     for signs in product((True, False), repeat=len(patterns)):
-        keys = free
+        chosen = {p for p, sign in zip(patterns, signs, strict=True) if sign}
+        places = _places_of(facts, chosen)
+        if places is None or not is_possible(places):
+            continue
+        keys = free = free or _free_keys(facts)  # not before it is needed: names may be many
         for pattern, sign in zip(patterns, signs, strict=True):
             keys = regex.both(keys, pattern if sign else regex.without(pattern))
-        chosen = {p for p, sign in zip(patterns, signs, strict=True) if sign}
-        if (places := _places_of(facts, chosen)) is not None and keys is not regex.VOID:
+        if keys is not regex.VOID:
             found.append(KeyClass(keys, places))
     return found
+
+
+def _free_keys(facts: Facts) -> Expr:
+    """Return the keys without escapes that no schema names."""
+    taken = {*declared_names(facts), *facts.forbidden}
+    taken |= {name for rule in facts.objects for name in rule.named}
+    return regex.both(_NO_ESCAPES, regex.without(regex.union(map(regex.literal, sorted(taken)))))
 
 
 def _places_of(facts: Facts, chosen: set[Expr]) -> Places | None:
@@ -106,14 +117,20 @@ def _places_of(facts: Facts, chosen: set[Expr]) -> Places | None:
 
 def member(key: Node, value: Node) -> Node:
     """Return `key: value`, the key's node with its quotes."""
+    if isinstance(key, Text):
+        return seq(Text(key.value + ":"), WS, value)
     return seq(key, COLON, value)
 
 
 @dataclass(slots=True)
 class ObjectRules:
-    """Writes the rules of one object; a rule is named after how far the object has come."""
+    """Writes the rules of one object; a rule is named after how far the object has come.
+
+    There is one where a property may be left out, for each count of properties that matters.
+    """
 
     name: str
+    pointer: str  # of the schema, for messages
     members: Sequence[Member]
     extra: Node  # one undeclared member; NOTHING: there is none
     least: int
@@ -121,37 +138,67 @@ class ObjectRules:
     define: Callable[[str, Node], None]
 
     def node(self) -> Node:
-        """Return the object's node; its rules are defined on the way."""
+        """Return the object's node; its rules are defined on the way.
+
+        Raises:
+            UnsupportedKeyword: too many properties are counted.
+        Cost: linear in the members, times the counts that matter.
+        """
         required = sum(m.is_required for m in self.members)
+        if is_nothing(self.extra) and self.most is not None and self.most >= len(self.members):
+            self.most = None
         if self.most is None and self.least <= required:
-            counts: tuple[int, ...] = (0, 1)  # only whether a comma is due
+            limit = 1  # only whether a comma is due
         else:
-            counts = tuple(range(max(self.least, (self.most or 0) + 1) + 1))
-        for index in range(len(self.members), -1, -1):
-            for count in counts[: index + 1]:
-                self.define(self._rule(index, count), self._body(index, count, counts[-1]))
-        return seq(Text("{"), WS, Ref(self._rule(0, 0)))
+            limit = max(self.least, (self.most or 0) + 1)
+        self._check_counts(limit)
+        start, ahead = self._from(0, 0, limit)
+        defined: set[tuple[int, int]] = set()
+        while ahead:
+            if (state := ahead.pop()) not in defined:
+                defined.add(state)
+                body, following = self._optional(*state, limit)
+                self.define(self._rule(*state), body)
+                ahead += following
+        return seq(Text("{"), WS, start)
+
+    def _check_counts(self, limit: int) -> None:
+        if limit > 1 and limit * len(self.members) > MAX_COUNTED:
+            keyword = "minProperties" if self.most is None else "maxProperties"
+            reason = f"{len(self.members)} properties are too many to be counted up to {limit}"
+            raise UnsupportedKeyword(self.pointer, keyword, reason)
 
     def _rule(self, index: int, count: int) -> str:
         return f"{self.name}-{index}-{count}"
 
-    def _body(self, index: int, count: int, limit: int) -> Node:
-        """Return what follows when `count` members (capped at limit) come before member index."""
+    def _from(self, index: int, count: int, limit: int) -> tuple[Node, list[tuple[int, int]]]:
+        """Return what follows when `count` members (capped at limit) come before member index.
+
+        With it come the rules that it goes on with.
+        """
+        row: list[Node] = []
+        while index < len(self.members) and self.members[index].is_required:
+            row += [COMMA] * bool(count) + [self.members[index].node]
+            index, count = index + 1, min(count + 1, limit)
         if self.most is not None and count > self.most:
-            return NOTHING
+            return NOTHING, []
         if index == len(self.members):
-            return self._rest(count)
-        found = self.members[index]
-        comma = COMMA if count else EMPTY
-        taken = seq(comma, found.node, Ref(self._rule(index + 1, min(count + 1, limit))))
-        return taken if found.is_required else choice([taken, Ref(self._rule(index + 1, count))])
+            return seq(*row, self._rest(count)), []
+        return seq(*row, Ref(self._rule(index, count))), [(index, count)]
+
+    def _optional(self, index: int, count: int, limit: int) -> tuple[Node, list[tuple[int, int]]]:
+        """Return the rule of an optional member, and the rules that it goes on with."""
+        with_it, ahead = self._from(index + 1, min(count + 1, limit), limit)
+        without, further = self._from(index + 1, count, limit)
+        taken = seq(COMMA if count else EMPTY, self.members[index].node, with_it)
+        return choice([taken, without]), ahead + further
 
     def _rest(self, count: int) -> Node:
         """Return the undeclared members after all declared ones, and the closing brace."""
         room = None if self.most is None else self.most - count
         missing = max(self.least - count, 0)
         end, empty = seq(WS, Text("}")), Text("}")
-        if self.extra == NOTHING:
+        if is_nothing(self.extra):
             return NOTHING if missing else end if count else empty
         more = seq(COMMA, self.extra)
         if count:

@@ -27,7 +27,6 @@ from plait.decoders.constrained.schema.facts import (
     Obstacle,
     Place,
     Places,
-    common,
     decimal_of,
     keyed,
     kind_of,
@@ -140,8 +139,10 @@ def _const(facts: Facts, schema: Schema, _: str) -> Facts:
 
 
 def _literals(facts: Facts, values: list[Any]) -> Facts:
-    found = common(values, values if facts.literals is None else facts.literals)
-    kinds = facts.kinds & {kind_of(value) for value in found}
+    found = keyed(values)
+    if facts.literals is not None:
+        found = {key: value for key, value in found.items() if key in facts.literals}
+    kinds = facts.kinds & set(map(kind_of, found.values()))
     return replace(facts, kinds=kinds, literals=found, is_typed=True)
 
 
