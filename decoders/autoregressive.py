@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import exp
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from plait.decoders.committing import AutoregressiveState, ConstraintBroken, bitmask_for, commit
+from plait.decoders.committing import AutoregressiveState, CannotGoOn, bitmask_for, commit
+from plait.decoders.isolation import attempt, faulty
 from plait.decoders.judging import Rows, look_ahead, overrule
 from plait.decoders.protocol import (
     Constraint,
@@ -106,11 +108,7 @@ class AutoregressiveDecoder:
         """Draw every row, and walk each sequence's draft as far as it came true."""
         outcomes: dict[int, Outcome] = {}
         for sampler, members in _by_sampler(states):
-            walks, logits, hidden = _lay_out(states, members, forward)
-            ahead = _row_states(walks, self._vocab_size)
-            draws = sampler.sample(logits, ahead, self._bitmask(walks))
-            for i, walk in zip(members, walks, strict=True):
-                outcomes[i] = self._walk(walk, draws, logits, hidden)
+            outcomes |= self._accept(sampler, states, members, forward)
         return [outcomes[i] for i in range(len(states))]
 
     def evicted(self, state: AutoregressiveState) -> None:
@@ -147,6 +145,36 @@ class AutoregressiveDecoder:
             self._samplers[choice] = choice.method.make(choice.options, naive=self._naive)
         return self._samplers[choice]
 
+    def _accept(
+        self,
+        sampler: Sampler,
+        states: Sequence[AutoregressiveState],
+        members: Sequence[int],
+        forward: Forward,
+    ) -> dict[int, Outcome]:
+        """Accept for some sequences.
+
+        Where drawing them together fails, each is drawn alone, which gives the same tokens, and
+        only those that fail alone are at fault.
+        """
+        walks, logits, hidden = _lay_out(states, members, forward)
+        draws = attempt(lambda: self._draw(sampler, walks, logits))
+        if not isinstance(draws, Exception):
+            accepted: dict[int, Outcome] = {}
+            for i, walk in zip(members, walks, strict=True):
+                outcome = attempt(partial(self._walk, walk, draws, logits, hidden))
+                accepted[i] = faulty(outcome) if isinstance(outcome, Exception) else outcome
+            return accepted
+        if len(members) == 1:
+            return {members[0]: faulty(draws)}
+        alone = [self._accept(sampler, states, [i], forward) for i in members]
+        return {i: outcome for each in alone for i, outcome in each.items()}
+
+    def _draw(self, sampler: Sampler, walks: Sequence[Walk], logits: Tensor) -> Draws:
+        """Draw every row; changes no sequence."""
+        ahead = _row_states(walks, self._vocab_size)
+        return sampler.sample(logits, ahead, self._bitmask(walks))
+
     def _bitmask(self, walks: Sequence[Walk]) -> Tensor | None:
         """Return what each row's constraint allows, had the draft before it come true."""
         if all(walk.state.constraint is None for walk in walks):
@@ -169,8 +197,8 @@ class AutoregressiveDecoder:
                 overrule(judge, state, tree, node, rows)
             try:
                 one = commit(state, walk.first + reached[-1], draws, logits)
-            except ConstraintBroken as broken:
-                return Outcome(fault=str(broken))
+            except CannotGoOn as end:
+                return Outcome(fault=str(end), is_requests=end.is_requests)
             emit += one.emit
             logprobs += one.logprobs
             child = tree.child(node, one.emit[0]) if one.emit else None
@@ -249,21 +277,27 @@ def _fill_bitmask(constraint: Constraint, walk: Walk, bitmask: Tensor) -> None:
 
     Rows behind a token that it forbids stay as they are: they are never reached.
     """
-    tree = walk.tree
     constraint.fill_bitmask(bitmask, walk.first)
     path: list[int] = []  # nodes whose tokens the constraint has accepted
-    for node in range(len(tree)):
-        wanted = _path_to(tree, tree.parents[node])
-        shared = _num_shared(path, wanted)
-        constraint.rollback(len(path) - shared)
-        del path[shared:]
-        for each in (*wanted[shared:], node):
-            if not constraint.accept_token(tree.token_ids[each]):
-                break
-            path.append(each)
-        else:
-            constraint.fill_bitmask(bitmask, walk.first + 1 + node)
-    constraint.rollback(len(path))
+    try:
+        for node in range(len(walk.tree)):
+            if _go_to(constraint, walk.tree, path, node):
+                constraint.fill_bitmask(bitmask, walk.first + 1 + node)
+    finally:
+        constraint.rollback(len(path))
+
+
+def _go_to(constraint: Constraint, tree: DraftTree, path: list[int], node: int) -> bool:
+    """Move the constraint from the end of a path to a node; False if that can't be reached."""
+    wanted = [*_path_to(tree, tree.parents[node]), node]
+    shared = _num_shared(path, wanted)
+    constraint.rollback(len(path) - shared)
+    del path[shared:]
+    for each in wanted[shared:]:
+        if not constraint.accept_token(tree.token_ids[each]):
+            return False
+        path.append(each)
+    return True
 
 
 def _path_to(tree: DraftTree, node: int) -> list[int]:

@@ -9,6 +9,7 @@ followed to its end. Law: if min_tokens() <= max_tokens at the start, the text e
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,8 +22,26 @@ from plait.decoders.speculative.speculator import Speculation
 MAX_REDRAWS = 8
 
 
-class ConstraintBroken(RuntimeError):
-    """A constraint contradicts itself; its request fails, the others go on."""
+class CannotGoOn(RuntimeError):
+    """A request can't go on; the others do."""
+
+    is_requests: ClassVar[bool] = False
+
+
+class ConstraintBroken(CannotGoOn):
+    """A constraint contradicts itself."""
+
+
+class NothingLeft(CannotGoOn):
+    """The request's own fields leave no token to go on with: it must be changed."""
+
+    is_requests: ClassVar[bool] = True
+
+
+NOTHING_LEFT = (
+    "allowed_token_ids, bad_words and min_tokens, and the form of the answer if one is asked for, "
+    "together leave no token that may follow."
+)
 
 
 @dataclass(slots=True)
@@ -46,6 +65,7 @@ def commit(state: AutoregressiveState, row: int, draws: Draws, logits: Tensor) -
 
     Raises:
         ConstraintBroken: the constraint refuses what it had allowed.
+        NothingLeft: the request bans what must follow.
     """
     if state.remaining == 0:  # max_tokens 0: only the prompt was asked about
         return Outcome(finish="length")
@@ -56,7 +76,10 @@ def commit(state: AutoregressiveState, row: int, draws: Draws, logits: Tensor) -
         if settled is None:
             return Outcome(finish="stop")
         token, logprobs = settled
-    if token in state.stop_token_ids:
+    is_end = token in state.stop_token_ids
+    if not (is_end and state.constraint is not None) and state.sampling.forbids(token):
+        raise NothingLeft(NOTHING_LEFT)
+    if is_end:
         return Outcome(finish="stop", stop_token=token)
     state.remaining -= 1
     state.num_emitted += 1
@@ -84,8 +107,9 @@ def _settle(
     assert constraint is not None
     banned: set[int] = set()
     while not state.closing and not _fits(state, token):
+        is_stuck = token in banned  # nothing else is left to be drawn
         banned.add(token)
-        if len(banned) > MAX_REDRAWS:
+        if is_stuck or len(banned) > MAX_REDRAWS:
             state.closing = list(constraint.closing_tokens())
             if not state.closing:
                 return None

@@ -76,6 +76,8 @@ class Outcome:
     stop_token: int | None = None  # the token that ended the text, when one did; not emitted
     logprobs: Sequence[TokenLogprobs] = ()  # one per emitted token, or none
     fault: str = ""  # not empty: the request can't go on, and nobody else is to suffer for it
+    cause: Exception | None = None  # of the fault, when it is the server's: for the log
+    is_requests: bool = False  # the fault is the request's: what it asks for contradicts itself
     drafted: Mapping[str, int] = field(default_factory=dict)  # draft rows that were fed, by source
     accepted: Mapping[str, int] = field(
         default_factory=dict

@@ -14,6 +14,7 @@ from openai.types.chat import completion_create_params as openai_chat
 from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
+from plait.decoders.constrained.schema.formats import FORMATS, NUMBER_FORMATS, STANDARD
 from plait.decoders.registry import methods
 from plait.decoders.speculative.config import AUTO, DraftOptions
 from plait.server.api.schemas.chat import ChatRequest
@@ -75,6 +76,20 @@ def refusals() -> str:
             passing = ", ".join(f"`{json.dumps(value)}`" for value in refusal.unless)
             rows.append([f"`{name}`", refusal.why, passing])
     return _table(["Field", "Why it is refused", "Values that pass"], rows)
+
+
+def formats() -> str:
+    """Return the table of the string formats of JSON schemas that are enforced."""
+    others = [name for name in FORMATS if name not in STANDARD]
+    rows = {
+        "JSON Schema 2020-12": STANDARD,
+        "of pydantic, zod and OpenAPI": others,
+        "of numbers, and of strings that hold one": NUMBER_FORMATS,
+    }
+    return _table(
+        ["Formats", "Enforced"],
+        ([kind, ", ".join(f"`{name}`" for name in sorted(names))] for kind, names in rows.items()),
+    )
 
 
 def options() -> str:

@@ -33,6 +33,7 @@ class SamplingState:
         self.truncates = not self.greedy and (
             params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
         )
+        self._allowed = frozenset(params.allowed_token_ids)
         self._always_edits = bool(params.allowed_token_ids or params.bad_words or params.logit_bias)
         self.counts = _counts(params, prompt_token_ids)
         self._num_ahead = 0
@@ -93,6 +94,12 @@ class SamplingState:
             if self._ends_with(word[:-1]):
                 banned.add(word[-1])
         return banned
+
+    def forbids(self, token_id: int) -> bool:
+        """Tell whether allowed_token_ids, bad_words or min_tokens rule out this token next."""
+        if self._allowed and token_id not in self._allowed:
+            return True
+        return bool(self.params.bad_words or self._too_short) and token_id in self.bans()
 
     @property
     def _too_short(self) -> bool:

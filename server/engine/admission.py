@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from plait.decoders.isolation import FAILED, attempt
 from plait.decoders.protocol import Constraint, Decoder, DecodeRequest
 from plait.decoders.registry import MethodError
+from plait.decoders.speculative.config import PREDICTION
+from plait.server.engine.commit import log_fault
 from plait.server.engine.kv_blocks import BLOCK, root_hash
 from plait.server.engine.sequence import Sequence
 from plait.server.errors import BadRequest, ContextTooLong, ServerError
@@ -89,31 +93,43 @@ class Admission:
                 continue
             del self._loading[request_id]
             dropped = self._dropped.pop(request_id, set())
-            fault = future.exception()
-            if fault is not None:
-                failed.append(Failed(request_id, "Internal", f"constraint not loaded: {fault}"))
-                continue
-            try:
-                members = self._sequences(request, future.result(), dropped)
-            except MethodError as error:
-                failed.append(Failed(request_id, "BadRequest", str(error), error.param))
-                continue
-            misfit = self._misfit(members[0]) if members else None
-            if misfit is not None:
-                for each in members:
-                    each.decoder.finish(each.state)
-                kind = type(misfit).__name__
-                failed.append(Failed(request_id, kind, misfit.message, misfit.param))
-                continue
-            arrived.append(members)
+            made = attempt(partial(self._begin, request, future, dropped))
+            if isinstance(made, Exception):
+                failed.append(_failed(request_id, made))
+            else:
+                arrived.append(made)
         return [sequences for sequences in arrived if sequences], failed
+
+    def _begin(
+        self,
+        request: GenerateRequest,
+        constraint: Future[Constraint | None],
+        dropped: Collection[int],
+    ) -> list[Sequence]:
+        """Return a request's sequences; raise ServerError if the engine can't run them."""
+        try:
+            members = self._sequences(request, constraint.result(), dropped)
+        except MethodError as error:
+            raise BadRequest(str(error), param=error.param) from error
+        misfit = self._misfit(members[0]) if members else None
+        if misfit is not None:
+            for each in members:
+                each.decoder.finish(each.state)
+            raise misfit
+        return members
 
     def _check(self, request: GenerateRequest) -> None:
         capacity, length = self._capacity, len(request.prompt_token_ids)
         if length == 0:
             raise BadRequest("The prompt has no tokens; give at least one.", param="prompt")
-        if not all(0 <= token < capacity.vocab_size for token in request.prompt_token_ids):
-            raise BadRequest("The prompt holds a token id outside the vocabulary.", param="prompt")
+        for param, token_ids in _named_ids(request):
+            worst = max(token_ids, default=0)
+            if worst >= capacity.vocab_size or min(token_ids, default=0) < 0:
+                raise BadRequest(
+                    f"{param} has the token id {worst}, outside the model's vocabulary of "
+                    f"{capacity.vocab_size}.",
+                    param=param,
+                )
         limit = capacity.max_model_len
         if length + request.max_tokens > limit:
             raise ContextTooLong(
@@ -171,6 +187,26 @@ class Admission:
                 )
             )
         return made
+
+
+def _failed(request_id: str, fault: Exception) -> Failed:
+    """Return the report of a request that could not begin; what is no ServerError is our fault."""
+    if isinstance(fault, ServerError):
+        return Failed(request_id, type(fault).__name__, fault.message, fault.param)
+    log_fault(request_id, fault)
+    return Failed(request_id, "Internal", FAILED)
+
+
+def _named_ids(request: GenerateRequest) -> Iterator[tuple[str, Collection[int]]]:
+    """Yield every field that holds token ids: each must be a row of the model's output."""
+    sampling, decoding = request.sampling, request.decoding
+    yield "prompt", request.prompt_token_ids
+    yield "stop_token_ids", request.stop_token_ids
+    yield "allowed_token_ids", sampling.allowed_token_ids
+    yield "logit_bias", sampling.logit_bias.keys()
+    yield "bad_words", [token for word in sampling.bad_words for token in word]
+    yield "suffix", decoding.get("suffix_token_ids", ())
+    yield "prediction", decoding.get(PREDICTION, ())
 
 
 def _wait_for_any(futures: list[Future[Constraint | None]]) -> None:

@@ -86,7 +86,7 @@ def build_engine(
         stores=keeper.stores,
     )
     decoder = _decoder(model, files, workshop)
-    constraints = LazyConstraints(files, settings.grammar_cache_bytes)
+    constraints = LazyConstraints(files, model.vocab_size, settings.grammar_cache_bytes)
     admission = _admission(model, constraints, decoder, length)
     blocks = BlockManager(num_blocks, prefix_caching=settings.prefix_caching)
     info = ModelInfo(

@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Sequence as Sequences
 from typing import Any
 
+import structlog
 import torch
 
 from plait.decoders.protocol import Decoder, Forward, Outcome
 from plait.decoders.speculative.config import PREDICTED
 from plait.server.engine.sequence import Sequence, Slice
 from plait.server.pool.messages import Delta, Predicted, Started, TokenLogprob
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 def group_by_decoder(sequences: Sequences[Sequence]) -> list[tuple[Decoder[Any], list[int]]]:
@@ -61,6 +64,11 @@ def count_rows(counters: Counter[str], piece: Slice, outcome: Outcome | None) ->
         counters["diffusion_forwards"] += 1
         counters["diffusion_canvas_rows"] += piece.num_proposed
         counters["diffusion_committed_tokens"] += len(outcome.emit)
+
+
+def log_fault(request_id: str, cause: Exception) -> None:
+    """Write down why a request has failed; the client is told nothing of it."""
+    log.error("a request failed", request_id=request_id, exc_info=cause)
 
 
 def started(sequence: Sequence) -> Started:

@@ -22,8 +22,10 @@ class LazyConstraints:
     is up.
     """
 
-    def __init__(self, files: ModelFiles, cache_bytes: int) -> None:
+    def __init__(self, files: ModelFiles, vocab_size: int, cache_bytes: int) -> None:
+        """Take the model's files, and the width of its logits: other tokens are never drawn."""
         self._files = files
+        self._vocab_size = vocab_size
         self._cache_bytes = cache_bytes
 
     def __call__(self, compiled: CompiledConstraint) -> Constraint:
@@ -40,5 +42,6 @@ class LazyConstraints:
         from plait.decoders.constrained.vocabulary import make_vocabulary  # noqa: PLC0415
 
         tokenizer = load_tokenizer(self._files)
-        vocabulary = make_vocabulary(tokenizer.token_bytes, tokenizer.eos_token_ids)
+        ends = (i for i in tokenizer.eos_token_ids if i < self._vocab_size)
+        vocabulary = make_vocabulary(tokenizer.token_bytes[: self._vocab_size], ends)
         return ConstraintLoader(vocabulary, self._cache_bytes)

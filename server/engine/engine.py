@@ -1,6 +1,8 @@
 """The engine: propose, forward, accept, for all running sequences at once.
 
 It knows sequences, blocks and decoders by their protocols; neither text nor any method's name.
+Whatever raises within a step ends the requests at fault, and the others go on: docs/architecture.md
+says who is at fault.
 """
 
 from __future__ import annotations
@@ -9,10 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Sequence as Sequences
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from plait.decoders.costs import CostCurve
-from plait.decoders.protocol import Forward, Outcome, Proposal, Room
+from plait.decoders.isolation import FAILED, attempt, faulty
+from plait.decoders.protocol import Outcome, Proposal, Room
 from plait.server.engine.admission import Admission
 from plait.server.engine.commit import (
     count_rows,
@@ -20,12 +24,13 @@ from plait.server.engine.commit import (
     ended_by_deadline,
     group_by_decoder,
     is_late,
+    log_fault,
     select_rows,
     started,
 )
 from plait.server.engine.draft_store.keeper import StoreKeeper
 from plait.server.engine.kv_blocks import BlockManager
-from plait.server.engine.prompt_logprobs import collect_prompt_logprobs
+from plait.server.engine.passes import Pass, probe, run_passes
 from plait.server.engine.runner import Runner
 from plait.server.engine.scheduler import Scheduler
 from plait.server.engine.sequence import Sequence, Slice
@@ -79,6 +84,7 @@ class Engine:
             max_rows=settings.max_step_tokens,
         )
         self._live: dict[str, list[Sequence]] = {}
+        self._unproposed: list[tuple[Sequence, Exception]] = []  # whose proposals have failed
         self._counters: Counter[str] = Counter()
         self._token_trace = TokenTrace(Path(settings.token_trace)) if settings.token_trace else None
         self._step_tokens: list[int] = []
@@ -111,19 +117,20 @@ class Engine:
         """Advance every running sequence by one forward pass; return what there is to tell."""
         reports = self._admit() + self._expire() + self._turn_out()
         slices = self._scheduler.schedule(self._propose)
+        reports += self._end_unproposed()
+        slices = [piece for piece in slices if not piece.sequence.is_done]
         if not slices:
             return reports
         reports += [started(s.sequence) for s in slices if not s.sequence.is_started]
-        begun = time.perf_counter()
-        hidden, offsets = self._runner.forward(slices)
-        collect_prompt_logprobs(self._runner, slices, hidden, offsets)
-        due = [piece for piece in slices if piece.proposal is not None]
-        forward = self._runner.logits(slices, hidden, offsets)
-        outcomes = self._accept(due, forward)
-        if forward.offsets[-1] == len(hidden):  # rows of a prompt are cheaper: nobody reads them
-            self._costs.observe(len(hidden), time.perf_counter() - begun)
-        self._step_tokens.append(len(hidden))
-        return reports + [r for s in slices for r in self._commit(s, outcomes.get(id(s)))]
+        passes, failed = run_passes(self._runner, slices)
+        outcomes: dict[int, Outcome] = {id(piece): faulty(cause) for piece, cause in failed}
+        for each in passes:
+            outcomes |= self._accept(each)
+        self._step_tokens.append(sum(each.num_rows for each in passes))
+        reports += [r for s in slices for r in self._commit(s, outcomes.get(id(s)))]
+        if not passes:
+            probe(self._runner, self._blocks)
+        return reports
 
     def stats(self) -> Stats:
         """Return gauges, counters since the start, and the rows of each step since last asked."""
@@ -178,29 +185,60 @@ class Engine:
         proposals: dict[int, Proposal] = {}
         for decoder, members in group_by_decoder(sequences):
             share = replace(room, drafts=room.drafts * len(members) // len(sequences))
-            made = decoder.propose([sequences[i].state for i in members], share)
+            made = attempt(partial(decoder.propose, [sequences[i].state for i in members], share))
+            if isinstance(made, Exception):
+                made = [self._propose_alone(sequences[i], share) for i in members]
             proposals |= dict(zip(members, made, strict=True))
         return [proposals[i] for i in range(len(sequences))]
 
-    def _accept(self, due: Sequences[Slice], forward: Forward) -> dict[int, Outcome]:
+    def _propose_alone(self, sequence: Sequence, room: Room) -> Proposal:
+        """Return the proposal of one sequence; of one that fails alone, note the fault."""
+        made = attempt(lambda: sequence.decoder.propose([sequence.state], room)[0])
+        if isinstance(made, Exception):
+            self._unproposed.append((sequence, made))
+            return Proposal()
+        return made
+
+    def _end_unproposed(self) -> list[Report]:
+        unproposed, self._unproposed = self._unproposed, []
+        failing = [(sequence, cause) for sequence, cause in unproposed if not sequence.is_done]
+        return [r for s, cause in failing for r in self._fail(s, FAILED, cause=cause)]
+
+    def _accept(self, made: Pass) -> dict[int, Outcome]:
+        """Return the outcomes of a pass; if a decoder raises, that is the fault of all its rows."""
+        begun = time.perf_counter()
+        due = [piece for piece in made.slices if piece.proposal is not None]
         outcomes: dict[int, Outcome] = {}
         for decoder, members in group_by_decoder([piece.sequence for piece in due]):
             states = [due[i].sequence.state for i in members]
-            made = decoder.accept(states, select_rows(forward, members))
-            outcomes |= {id(due[i]): outcome for i, outcome in zip(members, made, strict=True)}
+            rows = select_rows(made.forward, members)
+            found = attempt(partial(decoder.accept, states, rows))
+            if isinstance(found, Exception):
+                found = [faulty(found)] * len(members)
+            outcomes |= {id(due[i]): outcome for i, outcome in zip(members, found, strict=True)}
+        if made.forward.offsets[-1] == made.num_rows:  # unread rows of prompts are cheaper
+            self._costs.observe(made.num_rows, made.seconds + time.perf_counter() - begun)
         return outcomes
 
     def _commit(self, piece: Slice, outcome: Outcome | None) -> list[Report]:
-        """Make the outcome true: cache, text, counters; return what the client gets to see."""
-        sequence = piece.sequence
-        if sequence.is_done:  # its request failed earlier in this step
+        """Make the outcome true, or end the request; return what the client gets to see."""
+        if piece.sequence.is_done:  # its request failed earlier in this step
             return []
+        if outcome is not None and outcome.fault:
+            error = "BadRequest" if outcome.is_requests else "Internal"
+            return self._fail(piece.sequence, outcome.fault, error, cause=outcome.cause)
+        reports = attempt(partial(self._settle, piece, outcome))
+        if isinstance(reports, Exception):
+            return self._fail(piece.sequence, FAILED, cause=reports)
+        return reports
+
+    def _settle(self, piece: Slice, outcome: Outcome | None) -> list[Report]:
+        """Note what was computed: cache, text, counters."""
+        sequence = piece.sequence
         count_rows(self._counters, piece, outcome)
         if outcome is None:
             self._scheduler.commit(sequence, piece.start)
             return []
-        if outcome.fault:
-            return self._fail(sequence, outcome.fault)
         self._runner.compact(piece, outcome.keep)
         sequence.forwards += 1
         sequence.tokens.extend(outcome.emit)
@@ -212,20 +250,31 @@ class Engine:
         delta = delta_of(sequence, outcome)
         return [delta] if delta is not None else []
 
-    def _fail(self, sequence: Sequence, fault: str, error: str = "Internal") -> list[Report]:
+    def _fail(
+        self,
+        sequence: Sequence,
+        fault: str,
+        error: str = "Internal",
+        *,
+        cause: Exception | None = None,
+    ) -> list[Report]:
         """End the whole request of a sequence that can't go on."""
         request_id = sequence.request.request_id
+        if cause is not None:
+            log_fault(request_id, cause)
         self.abort(request_id)
         return [Failed(request_id, error, fault)]
 
     def _remove(self, sequence: Sequence) -> None:
         request_id = sequence.request.request_id
         self._scheduler.remove(sequence)
-        sequence.decoder.finish(sequence.state)
-        self._trace(sequence)
         self._live[request_id].remove(sequence)
         if not self._live[request_id]:
             del self._live[request_id]
+        fault = attempt(lambda: sequence.decoder.finish(sequence.state))
+        if fault is not None:  # it has ended anyway
+            log_fault(request_id, fault)
+        self._trace(sequence)
 
     def _trace(self, sequence: Sequence) -> None:
         """Write the text of a sequence down, if the operator wants that."""

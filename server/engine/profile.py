@@ -44,7 +44,11 @@ def _seconds(piece: Slice, runner: Runner) -> float:
 
 
 def _slice(rows: int, context: int) -> Slice:
-    """Return one pending token and rows - 1 drafts behind it."""
+    return nobodys_slice(rows, context, list(range(num_blocks_for(context + rows))))
+
+
+def nobodys_slice(rows: int, context: int, blocks: list[int]) -> Slice:
+    """Return one pending token and rows - 1 drafts behind it, in blocks that nobody uses."""
     sequence = Sequence(
         GenerateRequest("", [0], SamplingParams(), 1),
         index=0,
@@ -53,6 +57,6 @@ def _slice(rows: int, context: int) -> Slice:
         root=b"",
         tokens=[0] * (context + 1),
         num_cached=context,
-        blocks=list(range(num_blocks_for(context + rows))),
+        blocks=blocks,
     )
     return Slice(sequence, 1, Proposal([0] * (rows - 1)))

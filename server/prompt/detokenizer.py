@@ -18,12 +18,13 @@ class Detokenizer:
     """
 
     def __init__(self, token_bytes: Sequence[bytes]) -> None:
-        self._token_bytes = token_bytes
+        self._token_bytes = token_bytes  # ids beyond it are padding of the model's output
         self._decoder = _UTF8(errors="replace")
 
     def push(self, token_id: int) -> str:
         """Return the characters that this token completes."""
-        return self._decoder.decode(self._token_bytes[token_id])
+        known = token_id < len(self._token_bytes)
+        return self._decoder.decode(self._token_bytes[token_id] if known else b"")
 
     @property
     def is_amid(self) -> bool:

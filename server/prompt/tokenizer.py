@@ -108,9 +108,14 @@ class Tokenizer:
         return data.decode("utf-8", errors="replace")
 
     def token_name(self, token_id: int) -> bytes:
-        """Return the bytes to show for a token: its own, or a special token's name."""
+        """Return the bytes to show for a token: its own, or a special token's name.
+
+        A row of the model's output that the tokenizer knows nothing of has none.
+        """
         name = self._special.get(token_id)
-        return self.token_bytes[token_id] if name is None else name.encode()
+        if name is not None:
+            return name.encode()
+        return self.token_bytes[token_id] if token_id < len(self.token_bytes) else b""
 
     def quote(self, text: str) -> str:
         """Return the text so that encode(special=True) reads no special token out of it.

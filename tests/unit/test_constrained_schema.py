@@ -244,7 +244,7 @@ def test_what_a_schema_accepts(schema: Schema, good: list[str], bad: list[str]) 
 REFUSED: list[tuple[Schema, str, str]] = [
     ({"type": "array", "uniqueItems": True}, "", "uniqueItems"),
     (_object(a={"type": "array", "contains": {"const": 1}}), "/properties/a", "contains"),
-    (_object(a={"type": "string", "format": "slug"}), "/properties/a", "format"),
+    (_object(a={"type": "string", "format": 7}), "/properties/a", "format"),
     ({"type": "string", "pattern": r"(?=a)b"}, "", "pattern"),
     ({"type": "integer", "multipleOf": 7}, "", "multipleOf"),
     ({"type": "object", "minProperties": 3}, "", "minProperties"),

@@ -151,6 +151,8 @@ def without(expr: Expr) -> Expr:
 
 def times(item: Expr, least: int, most: int | None) -> Expr:
     """Return the item least..most times in a row."""
+    if most is not None and most < least:
+        return VOID
     if most == 0 or item is EPSILON:
         return EPSILON
     if item is VOID:

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from plait.decoders.constrained.grammar import regex
-from plait.decoders.constrained.grammar.regex import ANY_CHAR, EVERYTHING, Expr
+from plait.decoders.constrained.grammar.regex import ANY_CHAR, EVERYTHING, VOID, Expr
 from plait.decoders.constrained.schema.facts import (
     NUMBERS,
     Bound,
@@ -28,7 +28,7 @@ from plait.decoders.constrained.schema.facts import (
     kind_of,
     meet,
 )
-from plait.decoders.constrained.schema.formats import NUMBER_FORMATS
+from plait.decoders.constrained.schema.formats import NUMBER_FORMATS, is_exact, possible, valid
 
 MAX_STATES = 500  # of the automata that emptiness of texts is decided with
 MAX_GAPS = 64  # numbers that are left out one by one
@@ -176,11 +176,16 @@ class Algebra:
             return kind != "array" and self._is_decided(unwanted, kind)
         if kind == "array":
             return not unwanted.arrays
-        if kind != "object":
-            return not (kind in NUMBERS and unwanted.multiples)
-        rules = unwanted.objects
+        if kind == "string":
+            return all(map(is_exact, unwanted.formats))
+        if kind == "object":
+            return self._is_object_covered(unwanted)
+        return not (kind in NUMBERS and unwanted.multiples)
+
+    def _is_object_covered(self, unwanted: Facts) -> bool:
         if unwanted.names or unwanted.max_properties is not None:
             return False
+        rules = unwanted.objects
         if any(rule.patterns or rule.extra is not None for rule in rules):
             return False
         return all(self._is_negatable(unwanted.value(n)) for rule in rules for n in rule.named)
@@ -269,8 +274,9 @@ def _numbers_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
 
 
 def _texts_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
-    if any(name not in NUMBER_FORMATS for name in unwanted.formats):
-        raise Unprovable("a format cannot be negated")
+    for name in unwanted.formats:
+        if (others := regex.without(possible(name))) is not VOID:
+            yield replace(facts, text=regex.both(facts.text, others))
     if unwanted.text is not EVERYTHING:
         yield replace(facts, text=regex.both(facts.text, regex.without(unwanted.text)))
     if unwanted.min_length:
@@ -334,8 +340,12 @@ def _admits_text(_: Algebra, facts: Facts, value: Any) -> bool:
         return False
     if facts.max_length is not None and len(value) > facts.max_length:
         return False
-    if any(name not in NUMBER_FORMATS for name in facts.formats):
-        raise Unprovable("a format cannot be decided for a fixed text")
+    if not all(regex.matches(possible(name), value) for name in facts.formats):
+        return False
+    for name in facts.formats:
+        if not regex.matches(valid(name), value):
+            reason = f"it is not certain whether {value!r} has the format {name!r}"
+            raise Unprovable(f"{reason}; leave the format out where the texts are given")
     return True
 
 

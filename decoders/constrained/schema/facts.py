@@ -168,8 +168,8 @@ def meet(left: Facts, right: Facts) -> Facts | None:
         is_typed=left.is_typed or right.is_typed,
         literals=_both_literals(left.literals, right.literals),
         booleans=left.booleans & right.booleans,
-        low=_tighter(left.low, right.low, 1),
-        high=_tighter(left.high, right.high, -1),
+        low=tighter(left.low, right.low, 1),
+        high=tighter(left.high, right.high, -1),
         multiples=tuple(dict.fromkeys(left.multiples + right.multiples)),
         text=regex.both(left.text, right.text),
         formats=tuple(dict.fromkeys(left.formats + right.formats)),
@@ -193,7 +193,7 @@ def _least(left: int | None, right: int | None) -> int | None:
     return right if left is None else left if right is None else min(left, right)
 
 
-def _tighter(left: Bound | None, right: Bound | None, sign: int) -> Bound | None:
+def tighter(left: Bound | None, right: Bound | None, sign: int) -> Bound | None:
     """Return the bound that allows less; sign 1: lower bounds, -1: upper bounds."""
     if left is None or right is None:
         return left or right

@@ -29,12 +29,11 @@ from plait.decoders.constrained.grammar.nodes import (
     seq,
 )
 from plait.decoders.constrained.grammar.regex import EVERYTHING, Encode, Expr
-from plait.decoders.constrained.grammar.regex_parser import parse_whole
 from plait.decoders.constrained.schema.algebra import Unprovable, text_of
 from plait.decoders.constrained.schema.alternatives import Alternatives, untyped
 from plait.decoders.constrained.schema.document import Document
 from plait.decoders.constrained.schema.facts import NUMBERS, Facts, Kind, Place, Places, kind_of
-from plait.decoders.constrained.schema.formats import FORMATS
+from plait.decoders.constrained.schema.formats import with_formats
 from plait.decoders.constrained.schema.numbers import NotRegular, number_text
 from plait.decoders.constrained.schema.objects import (
     Member,
@@ -120,7 +119,8 @@ class _Lowering:
                 if self._alternatives.algebra.admits(others, value):
                     found.append(json_text.literal(value))
             except Unprovable as error:
-                raise UnsupportedKeyword(facts.pointer, "enum", str(error)) from None
+                keyword = "format" if facts.formats else "enum"
+                raise UnsupportedKeyword(facts.pointer, keyword, str(error)) from None
         return choice(found)
 
     def _kind(self, facts: Facts, kind: Kind, name: str) -> Node:
@@ -153,11 +153,8 @@ class _Lowering:
             most = facts.max_length
             inner = self._repeated(json_text.CHARACTER, facts.min_length, most, facts, "minLength")
             return seq(_QUOTE, inner, _QUOTE)
-        expr = facts.text
-        for format_name in facts.formats:
-            if format_name in FORMATS:
-                expr = regex.both(expr, parse_whole(FORMATS[format_name]))
-        expr = self._with_length(expr, facts)
+        facts = with_formats(facts)
+        expr = self._with_length(facts.text, facts)
         return seq(_QUOTE, self._text(expr, f"{name}s", facts, "pattern", is_quoted=True), _QUOTE)
 
     def _with_length(self, expr: Expr, facts: Facts) -> Expr:
@@ -269,10 +266,10 @@ class _Lowering:
         for names in self._alternatives.of(facts.names):
             if "string" not in names.kinds:
                 continue
-            if names.formats or any(o.kind == "string" for o in names.obstacles):
-                reason = "formats of keys are not supported"
-                raise UnsupportedKeyword(facts.pointer, "propertyNames", reason)
-            text = text_of(names)
+            for obstacle in names.obstacles:
+                if obstacle.kind == "string":
+                    raise UnsupportedKeyword(facts.pointer, "propertyNames", obstacle.reason)
+            text = text_of(with_formats(names))
             if names.literals is not None:
                 literals = [v for v in names.literals.values() if kind_of(v) == "string"]
                 text = regex.both(text, regex.union(map(regex.literal, literals)))

@@ -46,7 +46,8 @@ def number_text(facts: Facts) -> Expr:
     tail = _ANY_TAIL if "fraction" in facts.kinds else EPSILON
     positive = _signless(facts.low, facts.high, tail)
     negative = _signless(_mirrored(facts.high), _mirrored(facts.low), tail)
-    negative = regex.both(negative, _at_least(Bound(Decimal(0), is_open=True), tail))
+    nonzero = Bound(Decimal(1), False) if tail is EPSILON else Bound(Decimal(0), True)
+    negative = regex.both(negative, _at_least(nonzero, tail))
     shape = _shape(facts)
     positive, negative = regex.both(positive, shape), regex.both(negative, shape)
     return regex.union([positive, regex.concat([regex.literal("-"), negative])])

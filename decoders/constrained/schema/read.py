@@ -17,7 +17,6 @@ from plait.decoders.constrained.grammar.regex import Expr
 from plait.decoders.constrained.grammar.regex_parser import RegexError, parse_search
 from plait.decoders.constrained.schema.document import escape
 from plait.decoders.constrained.schema.facts import (
-    NUMBERS,
     TYPES,
     ArrayRule,
     Bound,
@@ -30,8 +29,9 @@ from plait.decoders.constrained.schema.facts import (
     decimal_of,
     keyed,
     kind_of,
+    tighter,
 )
-from plait.decoders.constrained.schema.formats import FORMATS, NUMBER_FORMATS
+from plait.decoders.constrained.schema.formats import FORMATS, NUMBER_FORMATS, number_bounds
 from plait.decoders.constrained.spec import UnsupportedKeyword
 
 Schema = dict[str, Any]
@@ -147,11 +147,13 @@ def _literals(facts: Facts, values: list[Any]) -> Facts:
 
 
 def _low(facts: Facts, schema: Schema, pointer: str) -> Facts:
-    return replace(facts, low=_bound(schema, pointer, ("minimum", "exclusiveMinimum"), max))
+    found = _bound(schema, pointer, ("minimum", "exclusiveMinimum"), max)
+    return replace(facts, low=tighter(facts.low, found, 1))
 
 
 def _high(facts: Facts, schema: Schema, pointer: str) -> Facts:
-    return replace(facts, high=_bound(schema, pointer, ("maximum", "exclusiveMaximum"), min))
+    found = _bound(schema, pointer, ("maximum", "exclusiveMaximum"), min)
+    return replace(facts, high=tighter(facts.high, found, -1))
 
 
 def _bound(
@@ -206,22 +208,15 @@ def read_pattern(pattern: str, pointer: str, keyword: str) -> Expr:
 
 
 def _format(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    """Read a format; one that is not known is an annotation, which asserts nothing."""
     name = schema["format"]
+    if not isinstance(name, str):
+        raise _malformed(pointer, "format", "a string")
     if name in NUMBER_FORMATS:
-        return replace(facts, formats=(name,), **_number_format(facts, name))
-    if name in FORMATS:
-        return replace(facts, formats=(name,))
-    return _blocked(facts, "string", pointer, "format", f"the format {name!r} is not known")
-
-
-def _number_format(facts: Facts, name: str) -> dict[str, Any]:
-    """Return the fields of OpenAPI's sized numbers; doubles hold whatever the profile writes."""
-    bits = NUMBER_FORMATS[name]
-    if bits is None or not facts.kinds & NUMBERS:
-        return {}
-    size = Decimal(2) ** (bits - 1)
-    low, high = facts.low or Bound(-size, False), facts.high or Bound(size, True)
-    return {"low": low, "high": high}
+        bounds = number_bounds(name)
+        low, high = tighter(facts.low, bounds.low, 1), tighter(facts.high, bounds.high, -1)
+        return replace(facts, formats=(name,), low=low, high=high)
+    return replace(facts, formats=(name,)) if name in FORMATS else facts
 
 
 def _blocked(facts: Facts, kind: Kind, pointer: str, keyword: str, reason: str) -> Facts:

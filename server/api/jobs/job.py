@@ -17,7 +17,7 @@ from plait.server.api.jobs.constraints import compile_constraint
 from plait.server.api.jobs.decoding import check_served, plan_decoding
 from plait.server.api.jobs.limits import check_request
 from plait.server.api.jobs.prompts import Prompt, completion_prompts, predicted_ids
-from plait.server.api.jobs.sampling import check_ids, sampling_params
+from plait.server.api.jobs.sampling import check_ids, num_ids, sampling_params
 from plait.server.api.ports import PoolLike, ServedModelLike
 from plait.server.api.schemas.chat import AssistantMessage, ChatRequest, Message
 from plait.server.api.schemas.common import GenerationRequest
@@ -81,7 +81,10 @@ async def plan_chat(
         kwargs=request.chat_template_kwargs,
     )
     text = _message_text(request.messages[-1]) if request.echo else ""
-    prediction = await asyncio.to_thread(predicted_ids, request, served.tokenizer, limits)
+    vocab_size = num_ids(served.tokenizer, loaded_info(served))
+    prediction = await asyncio.to_thread(
+        predicted_ids, request, served.tokenizer, vocab_size, limits
+    )
     prompt = Prompt(token_ids, text, prediction=prediction)
     max_tokens = request.max_completion_tokens or request.max_tokens
     return await _plan(pool, limits, request, caller, prompts=[prompt], max_tokens=max_tokens)
@@ -166,11 +169,13 @@ async def _plan(
     check_served(request, info)
     decoding = plan_decoding(request, info, prompts[0].options)
     room = Room(info, decoding.block_size)
+    vocab_size = num_ids(served.tokenizer, info)
+    _check_prompts(request, prompts, vocab_size)
     budgets = [budget_of(request, prompt, room, max_tokens) for prompt in prompts]
     common = GenerateRequest(
         request_id=f"{_prefix(request)}-{uuid.uuid4().hex}",
         prompt_token_ids=[],
-        sampling=sampling_params(request, served.tokenizer, limits),
+        sampling=sampling_params(request, served.tokenizer, vocab_size, limits),
         max_tokens=0,
         n=request.n or 1,
         stop_token_ids=_stop_ids(request, served.tokenizer, info),
@@ -180,6 +185,7 @@ async def _plan(
         cache_salt=namespace_of(tenant, request.cache_salt or ""),
         affinity=(isinstance(request, ChatRequest) and request.prompt_cache_key) or "",
         deadline=_deadline(request, caller),
+        decoding=decoding.options,
         arrived=caller.arrived,
     )
     return Job(
@@ -190,18 +196,31 @@ async def _plan(
         tokenizer=served.tokenizer,
         prompts=prompts,
         requests=[
-            msgspec.structs.replace(
-                common,
-                request_id=f"{common.request_id}-{i}",
-                prompt_token_ids=prompt.token_ids,
-                max_tokens=budget,
-                decoding=decoding.options | prompt.options,
-            )
+            _request_of(common, i, prompt, budget)
             for i, (prompt, budget) in enumerate(zip(prompts, budgets, strict=True))
         ],
         stop=StopStrings(request.stops) if request.stops else None,
         include_stop=bool(request.include_stop_str_in_output),
     )
+
+
+def _request_of(common: GenerateRequest, i: int, prompt: Prompt, budget: int) -> GenerateRequest:
+    """Return what the worker gets for one prompt."""
+    return msgspec.structs.replace(
+        common,
+        request_id=f"{common.request_id}-{i}",
+        prompt_token_ids=prompt.token_ids,
+        max_tokens=budget,
+        decoding=common.decoding | prompt.options,
+    )
+
+
+def _check_prompts(request: GenerationRequest, prompts: Sequence[Prompt], vocab_size: int) -> None:
+    """Raise BadRequest if the tokenizer has written a token that the model has no row for."""
+    param = "messages" if isinstance(request, ChatRequest) else "prompt"
+    for prompt in prompts:
+        check_ids(prompt.token_ids, vocab_size, param=param)
+        check_ids(prompt.suffix, vocab_size, param="suffix")
 
 
 def _prefix(request: GenerationRequest) -> str:
@@ -222,10 +241,11 @@ def _message_text(message: Message) -> str:
 
 
 def _stop_ids(request: GenerationRequest, tokenizer: Tokenizer, info: ModelInfo) -> list[int]:
-    check_ids(request.stop_token_ids or [], info.vocab_size, param="stop_token_ids")
+    vocab_size = num_ids(tokenizer, info)
+    check_ids(request.stop_token_ids or [], vocab_size, param="stop_token_ids")
     own = info.diffusion.eos_ids if info.diffusion is not None else ()
     eos = () if request.ignore_eos else (*tokenizer.eos_token_ids, *own)
-    return sorted({*eos, *(request.stop_token_ids or ())})
+    return sorted({*(i for i in eos if i < info.vocab_size), *(request.stop_token_ids or ())})
 
 
 def _num_prompt_logprobs(request: GenerationRequest) -> int | None:

@@ -48,7 +48,7 @@ class Prompt:
 
 
 def predicted_ids(
-    request: ChatRequest, tokenizer: Tokenizer, limits: LimitSettings
+    request: ChatRequest, tokenizer: Tokenizer, vocab_size: int, limits: LimitSettings
 ) -> tuple[int, ...]:
     """Return the tokens of a chat request's prediction, as they stand behind a line break.
 
@@ -67,7 +67,7 @@ def predicted_ids(
             f"{len(token_ids)}.",
             param="prediction.content",
         )
-    return tuple(token_ids)
+    return tuple(token_id for token_id in token_ids if token_id < vocab_size)  # others never come
 
 
 def completion_prompts(

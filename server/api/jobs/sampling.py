@@ -10,6 +10,7 @@ from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.common import GenerationRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest
+from plait.server.pool.messages import ModelInfo
 from plait.server.prompt.tokenizer import Tokenizer
 from plait.server.settings import LimitSettings
 
@@ -17,14 +18,21 @@ SEED_BITS = 53  # of a drawn seed: a JSON number that every client reads back ex
 
 
 def sampling_params(
-    request: ChatRequest | CompletionRequest, tokenizer: Tokenizer, limits: LimitSettings
+    request: ChatRequest | CompletionRequest,
+    tokenizer: Tokenizer,
+    vocab_size: int,
+    limits: LimitSettings,
 ) -> SamplingParams:
     """Return the request's sampling law; a seed is drawn if it has none.
 
+    Args:
+        request: The request.
+        tokenizer: Its model's.
+        vocab_size: Ids below it are the model's own (num_ids).
+        limits: The operator's.
     Raises:
         BadRequest: a token id outside of the vocabulary, or bad_words of too many tokens.
     """
-    vocab_size = tokenizer.vocab_size
     allowed = request.allowed_token_ids or []
     check_ids(allowed, vocab_size, param="allowed_token_ids")
     top_k = request.top_k or 0
@@ -39,7 +47,7 @@ def sampling_params(
         frequency_penalty=_default(request.frequency_penalty, 0.0),
         logit_bias=_logit_bias(request.logit_bias or {}, vocab_size),
         allowed_token_ids=tuple(dict.fromkeys(allowed)),
-        bad_words=_bad_words(request.bad_words or [], tokenizer, limits),
+        bad_words=_bad_words(request.bad_words or [], tokenizer, vocab_size, limits),
         min_tokens=request.min_tokens or 0,
         seed=seed_of(request),
         logprobs=request.num_logprobs,
@@ -51,6 +59,15 @@ def seed_of(request: GenerationRequest) -> int:
     if request.seed is None:
         return secrets.randbits(SEED_BITS)
     return request.seed % 2**64
+
+
+def num_ids(tokenizer: Tokenizer, info: ModelInfo) -> int:
+    """Return how many token ids both the tokenizer and the model know.
+
+    They need not agree: output rows are padded, and who adds a token to the tokenizer may forget
+    the embedding, which has no row for it then.
+    """
+    return min(tokenizer.vocab_size, info.vocab_size)
 
 
 def check_ids(token_ids: Iterable[int], vocab_size: int, *, param: str) -> None:
@@ -77,7 +94,7 @@ def _logit_bias(bias: dict[str, float], vocab_size: int) -> dict[int, float]:
 
 
 def _bad_words(
-    words: list[str], tokenizer: Tokenizer, limits: LimitSettings
+    words: list[str], tokenizer: Tokenizer, vocab_size: int, limits: LimitSettings
 ) -> tuple[tuple[int, ...], ...]:
     """Return each word's tokens, at the start of a text and after a space (as vLLM does)."""
     spelled: dict[tuple[int, ...], None] = {}
@@ -89,4 +106,5 @@ def _bad_words(
         raise BadRequest(
             f"bad_words may have at most {limits.max_bad_word_tokens} tokens.", param="bad_words"
         )
+    check_ids((token for word in sequences for token in word), vocab_size, param="bad_words")
     return sequences

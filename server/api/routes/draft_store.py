@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from plait.server.api.auth import tenant_of
 from plait.server.api.jobs.job import find_model, loaded_info, namespace_of
-from plait.server.api.jobs.sampling import check_ids
+from plait.server.api.jobs.sampling import check_ids, num_ids
 from plait.server.api.json_body import JsonRoute
 from plait.server.api.openapi import answers
 from plait.server.api.ports import ServedModelLike
@@ -24,7 +24,6 @@ from plait.server.api.schemas.draft_store import (
 from plait.server.api.state import pool_of, settings_of
 from plait.server.errors import BadRequest
 from plait.server.pool.messages import DraftStoreTask
-from plait.server.prompt.tokenizer import Tokenizer
 
 router = APIRouter(route_class=JsonRoute, tags=["drafts"])
 
@@ -53,7 +52,7 @@ async def import_texts(body: ImportRequest, request: Request) -> Response:
     served = _served(request, body.model)
     namespace = _namespace(request, body.cache_salt)
     limit = settings_of(request).limits.max_import_tokens
-    texts = await asyncio.to_thread(_token_ids, body, served.tokenizer, limit)
+    texts = await asyncio.to_thread(_token_ids, body, served, limit)
     task = DraftStoreTask(_new_id(), "import", namespace, texts)
     return await _do(request, served, task)
 
@@ -105,15 +104,17 @@ def _namespace(request: Request, salt: str | None) -> str:
     return namespace_of(tenant_of(request), salt or "")
 
 
-def _token_ids(body: ImportRequest, tokenizer: Tokenizer, limit: int) -> list[list[int]]:
+def _token_ids(body: ImportRequest, served: ServedModelLike, limit: int) -> list[list[int]]:
     """Return the texts in tokens, spelt as in the middle of an answer."""
+    tokenizer = served.tokenizer
+    vocab_size = num_ids(tokenizer, loaded_info(served))
     found: list[list[int]] = []
     left = limit
     for i, text in enumerate(body.texts):
         if isinstance(text, str):
             tokens = tokenizer.encode_inside(text)
         else:
-            check_ids(text, tokenizer.vocab_size, param=f"texts[{i}]")
+            check_ids(text, vocab_size, param=f"texts[{i}]")
             tokens = list(text)
         left -= len(tokens)
         if left < 0:

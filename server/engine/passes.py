@@ -1,0 +1,101 @@
+"""Forward passes, and who is at fault when one fails (law 7).
+
+A pass changes nothing but the keys and values of the rows that it feeds, so one that failed can be
+made again: each sequence by itself, which gives the same tokens. Those that fail alone are at
+fault. Where all of them do, the machine may be: a pass over a token of nobody's tells (`probe`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence as Sequences
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from plait.decoders.isolation import attempt
+from plait.decoders.protocol import Forward
+from plait.decoders.sampling.logprobs import prompt_logprobs
+from plait.server.engine.kv_blocks import BlockManager
+from plait.server.engine.profile import nobodys_slice
+from plait.server.engine.runner import Runner
+from plait.server.engine.sequence import Slice
+from plait.server.pool.messages import TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A forward pass over some slices, and the logits that their decoders read."""
+
+    slices: Sequences[Slice]
+    forward: Forward
+    num_rows: int
+    seconds: float
+
+
+def run_passes(
+    runner: Runner, slices: Sequences[Slice]
+) -> tuple[list[Pass], list[tuple[Slice, Exception]]]:
+    """Return the passes that were made, usually one, and the slices that can't be computed."""
+    whole = attempt(partial(_run, runner, slices))
+    if isinstance(whole, Pass):
+        return [whole], []
+    if len(slices) == 1:
+        return [], [(slices[0], whole)]
+    made, failed = [], []
+    for piece in slices:
+        alone = attempt(partial(_run, runner, [piece]))
+        if isinstance(alone, Pass):
+            made.append(alone)
+        else:
+            failed.append((piece, alone))
+    return made, failed
+
+
+def probe(runner: Runner, blocks: BlockManager) -> None:
+    """Raise what the runner raises if it can't compute anything any more."""
+    held = blocks.allocate(1)
+    if held is not None:
+        try:
+            _run(runner, [nobodys_slice(1, 0, held)])
+        finally:
+            blocks.release(held)
+
+
+def _run(runner: Runner, slices: Sequences[Slice]) -> Pass:
+    begun = time.perf_counter()
+    hidden, offsets = runner.forward(slices)
+    _collect_prompt_logprobs(runner, slices, hidden, offsets)
+    forward = runner.logits(slices, hidden, offsets)
+    return Pass(slices, forward, len(hidden), time.perf_counter() - begun)
+
+
+def _collect_prompt_logprobs(
+    runner: Runner, slices: Sequences[Slice], hidden: Tensor, offsets: NDArray[np.int64]
+) -> None:
+    """Append to each sequence that asked what this pass's rows say of the prompt's next tokens.
+
+    The first token has no law of its own: its entry is None. A chunk that is computed again after
+    a preemption adds nothing.
+    """
+    for piece, first in zip(slices, offsets[:-1].tolist(), strict=True):
+        sequence = piece.sequence
+        if not sequence.wants_prompt_logprobs:
+            continue
+        if not sequence.prompt_logprobs:
+            sequence.prompt_logprobs.append(None)
+        start = len(sequence.prompt_logprobs) - 1  # row that tells of the first missing token
+        stop = min(sequence.num_cached + piece.num_pending, sequence.prompt_length - 1)
+        if start < sequence.num_cached or start >= stop:
+            continue
+        rows = hidden[first + start - sequence.num_cached : first + stop - sequence.num_cached]
+        tokens = sequence.tokens[start + 1 : stop + 1]
+        found = prompt_logprobs(
+            runner.model.logits(rows), tokens, sequence.request.prompt_logprobs or 0
+        )
+        sequence.prompt_logprobs.extend(
+            TokenLogprob(t.token_id, t.logprob, list(t.top)) for t in found
+        )

@@ -1,0 +1,146 @@
+"""A tokenizer with more tokens than the embedding has rows: no request costs another one anything.
+
+Random requests over all parameters that hold or make token ids meet the real front end and engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plait.server.api.answers.chat import ChatAnswer
+from plait.server.api.answers.completions import CompletionAnswer
+from plait.server.api.answers.outputs import Outputs
+from plait.server.api.jobs.job import Caller, plan_chat, plan_completion
+from plait.server.api.schemas.chat import ChatRequest
+from plait.server.api.schemas.completions import CompletionRequest
+from plait.server.errors import BadRequest, ServerError
+from plait.server.settings import LimitSettings
+from tests.fixtures.engine_pool import ADDED, EnginePool, engine_pool, write_unresized_model
+
+ROWS = 300  # of the embedding; the tokenizer knows three ids more
+LIMITS = LimitSettings()
+IDS = st.sampled_from([0, 5, 70, 255, ROWS - 1, ROWS, ROWS + 2, ROWS + 3])
+WORDS = st.sampled_from(["a", "the", " 7", *ADDED, f"x{ADDED[0]}", f"{ADDED[2]}s"])
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "logit_bias": st.dictionaries(IDS.map(str), st.sampled_from([-100, 2.5, 100]), max_size=3),
+    "allowed_token_ids": st.lists(IDS, min_size=1, max_size=3),
+    "bad_words": st.lists(WORDS, max_size=2),
+    "stop_token_ids": st.lists(IDS, max_size=2),
+    "stop": WORDS,
+    "min_tokens": st.integers(0, 4),
+    "ignore_eos": st.booleans(),
+    "temperature": st.sampled_from([0, 0.7, 2]),
+    "top_p": st.sampled_from([0.1, 1]),
+    "top_k": st.sampled_from([-1, 1, 2**31 - 1]),
+    "min_p": st.sampled_from([0, 1]),
+    "repetition_penalty": st.sampled_from([0.01, 10]),
+    "presence_penalty": st.sampled_from([-2, 2]),
+    "frequency_penalty": st.sampled_from([-2, 2]),
+    "n": st.integers(1, 3),
+    "structured_outputs": st.sampled_from(
+        [{"choice": [*ADDED]}, {"regex": "[a-z<>|]{1,5}"}, {"json": {"const": ADDED[2]}}]
+    ),
+    "decoding": st.sampled_from([{"drafter": "off"}, {"drafter": ["n-gram", "suffix"]}]),
+}
+PROMPTS = st.one_of(
+    WORDS, st.lists(WORDS, min_size=1, max_size=2), st.lists(IDS, min_size=1, max_size=4)
+)
+COMPLETION = FIELDS | {
+    "echo": st.booleans(),
+    "logprobs": st.integers(0, 3),
+    "suffix": WORDS,
+}
+CHAT = FIELDS | {
+    "prediction": WORDS.map(lambda text: {"type": "content", "content": f"{text} {text}"}),
+    "logprobs": st.just(True),
+}
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> EnginePool:
+    folder = write_unresized_model(tmp_path_factory.mktemp("models") / "unresized")
+    made = engine_pool(folder, kv_cache_bytes=2**22)
+    assert made.tokenizer.vocab_size == ROWS + len(ADDED) > made.info.vocab_size == ROWS
+    return made
+
+
+async def _answer(pool: EnginePool, body: dict[str, Any]) -> bytes:
+    body = {"model": "unresized", "max_tokens": 6, "seed": 3} | body
+    caller = Caller("", time.monotonic())
+    if "messages" in body:
+        chat = ChatRequest.model_validate(body)
+        job = await plan_chat(pool, LIMITS, chat, caller)
+        return await ChatAnswer(job, chat, Outputs(pool, job)).whole()
+    completion = CompletionRequest.model_validate(body)
+    job = await plan_completion(pool, LIMITS, completion, caller)
+    return await CompletionAnswer(job, completion, Outputs(pool, job)).whole()
+
+
+def _text(answer: bytes) -> bytes:
+    return answer[answer.index(b'"choices"') :]
+
+
+async def _beside(pool: EnginePool, hostile: dict[str, Any]) -> None:
+    """Run a request beside a plain one, whose text must be what it is alone."""
+    plain = {"prompt": "the rain in", "temperature": 1, "max_tokens": 8}
+    want = _text(await _answer(pool, plain))
+    have, outcome = await asyncio.gather(
+        _answer(pool, plain), _answer(pool, hostile), return_exceptions=True
+    )
+    assert isinstance(have, bytes) and _text(have) == want
+    if isinstance(outcome, BaseException):
+        assert isinstance(outcome, ServerError) and outcome.status == 400, outcome
+    pool.engine.check_integrity()
+    assert not pool.engine.has_work
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.fixed_dictionaries({"prompt": PROMPTS}, optional=COMPLETION))
+def test_no_completion_stops_the_engine(pool: EnginePool, body: dict[str, Any]) -> None:
+    asyncio.run(_beside(pool, body))
+
+
+@settings(max_examples=100, deadline=None)
+@given(WORDS, st.fixed_dictionaries({}, optional=CHAT))
+def test_no_chat_stops_the_engine(pool: EnginePool, text: str, body: dict[str, Any]) -> None:
+    asyncio.run(_beside(pool, body | {"messages": [{"role": "user", "content": text}]}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"logit_bias": {"301": 100}}, "logit_bias"),
+        ({"allowed_token_ids": [4, 300]}, "allowed_token_ids"),
+        ({"bad_words": [f"x {ADDED[2]}"]}, "bad_words"),
+        ({"stop_token_ids": [302]}, "stop_token_ids"),
+        ({"prompt": [4, 300]}, "prompt"),
+        ({"prompt": f"the {ADDED[0]}"}, "prompt"),
+    ],
+)
+def test_what_the_model_has_no_row_for_is_named(
+    pool: EnginePool, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(BadRequest) as caught:
+        asyncio.run(_answer(pool, {"prompt": "a"} | fields))
+    assert caught.value.param == param
+    assert "300" in caught.value.message
+
+
+def test_a_prediction_of_such_tokens_is_only_less_of_a_help(pool: EnginePool) -> None:
+    plain = {"messages": [{"role": "user", "content": "a"}]}
+    guess = {"type": "content", "content": f"the {ADDED[2]} of {ADDED[0]}"}
+    want, have = (
+        asyncio.run(_answer(pool, body)) for body in (plain, plain | {"prediction": guess})
+    )
+    assert _text(have).split(b'"usage"')[0] == _text(want).split(b'"usage"')[0]
+
+
+def test_a_form_is_spelled_with_the_tokens_that_are_there(pool: EnginePool) -> None:
+    body = {"prompt": "a", "structured_outputs": {"choice": [ADDED[2]]}, "max_tokens": 16}
+    assert b'"text":"addedword"' in asyncio.run(_answer(pool, body))
