@@ -6,6 +6,8 @@ defaults come from there. cli.py fills this model and turns it into Settings, on
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -19,10 +21,10 @@ from pydantic_settings import (
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    YamlConfigSettingsSource,
 )
 
 from plait.decoders.speculative.config import default_drafters
+from plait.server.config_sources import ENV_PREFIX, YamlFile, refuse_unknown_variables
 from plait.server.settings import (
     ApiSettings,
     CompileSettings,
@@ -36,6 +38,8 @@ from plait.server.settings import (
 
 _API, _LIMITS, _COMPILE = ApiSettings(), LimitSettings(), CompileSettings()
 _POOL, _ENGINE, _TELEMETRY = PoolSettings(), EngineSettings(), TelemetrySettings()
+
+_DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
 
 Layer = TypeVar("Layer")
 
@@ -57,10 +61,19 @@ def _known_drafters(value: str) -> str:
     return value
 
 
+def _known_device(value: str) -> str:
+    if not _DEVICE.fullmatch(value):
+        raise ValueError(f"{value!r} is no device: give cpu, cuda, or cuda:1 for the second one")
+    return value
+
+
 Texts = Annotated[list[str], NoDecode, BeforeValidator(split)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-SecondsOrOff = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+# Upper bounds: beyond them no machine goes, and numbers would not fit what they are handed to.
+Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+SecondsOrOff = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Bytes = Annotated[ByteSize, Field(ge=1, le=2**50)]
+BytesOrZero = Annotated[ByteSize, Field(ge=0, le=2**50)]
 
 
 class ApiOptions(BaseModel):
@@ -96,7 +109,7 @@ class ApiOptions(BaseModel):
 class LimitOptions(BaseModel):
     """What one request may ask for."""
 
-    max_body_bytes: ByteSize = Field(ByteSize(_LIMITS.max_body_bytes), ge=1, description="A body.")
+    max_body_bytes: Bytes = Field(ByteSize(_LIMITS.max_body_bytes), description="A body.")
     max_json_depth: Count = Field(_LIMITS.max_json_depth, description="Nesting of a body.")
     max_json_values: Count = Field(_LIMITS.max_json_values, description="Values in a body.")
     max_json_names: Count = Field(_LIMITS.max_json_names, description="Names in one object.")
@@ -121,8 +134,8 @@ class LimitOptions(BaseModel):
     max_import_tokens: Count = Field(
         _LIMITS.max_import_tokens, description="Tokens imported into a draft store at once."
     )
-    max_schema_bytes: ByteSize = Field(
-        ByteSize(_LIMITS.max_schema_bytes), ge=1, description="A schema, regex or grammar."
+    max_schema_bytes: Bytes = Field(
+        ByteSize(_LIMITS.max_schema_bytes), description="A schema, regex or grammar."
     )
     max_schema_depth: Count = Field(_LIMITS.max_schema_depth, description="Nesting of a schema.")
 
@@ -143,14 +156,14 @@ class CompileOptions(BaseModel):
     compile_processes: int = Field(
         _COMPILE.processes,
         ge=0,
+        le=1024,
         description="Compiles at once, at least 2; 0: one for each four cores.",
     )
-    compile_memory_bytes: ByteSize = Field(
+    compile_memory_bytes: Bytes = Field(
         ByteSize(_COMPILE.memory_bytes),
-        ge=1,
         description="Memory of one compile; what needs more is refused.",
     )
-    compile_cache_bytes: ByteSize = Field(
+    compile_cache_bytes: BytesOrZero = Field(
         ByteSize(_COMPILE.cache_bytes), description="Compiled grammars kept in the front end."
     )
     compile_max_whitespace: int = Field(
@@ -161,7 +174,7 @@ class CompileOptions(BaseModel):
 class PoolOptions(BaseModel):
     """The worker processes."""
 
-    replicas: Count = Field(_POOL.replicas, description="Workers per model.")
+    replicas: Count = Field(_POOL.replicas, le=256, description="Workers per model.")
     max_queue: Count = Field(
         _POOL.max_queue, description="Requests waiting or running per worker; more get a 429."
     )
@@ -185,15 +198,20 @@ class PoolOptions(BaseModel):
 class EngineOptions(BaseModel):
     """The engine of each model."""
 
-    device: str = Field(_ENGINE.device, description="cpu, cuda, cuda:1, ...")
+    device: Annotated[str, AfterValidator(_known_device)] = Field(
+        _ENGINE.device, description="cpu, cuda, cuda:1, ..."
+    )
     weights: WeightMode = Field(_ENGINE.weights, description="How the weights are held.")
-    threads: int = Field(_ENGINE.threads, ge=0, description="Per worker; 0: one a core.")
+    threads: int = Field(_ENGINE.threads, ge=0, le=1024, description="Per worker; 0: one a core.")
     max_model_len: int = Field(
-        _ENGINE.max_model_len, ge=0, description="Tokens of prompt and answer; 0: the model's own."
+        _ENGINE.max_model_len,
+        ge=0,
+        le=2**31 - 1,
+        description="Tokens of prompt and answer; 0: the model's own.",
     )
     max_num_seqs: Count = Field(_ENGINE.max_num_seqs, description="Sequences running at once.")
     max_step_tokens: Count = Field(_ENGINE.max_step_tokens, description="Rows of a forward pass.")
-    kv_cache_bytes: ByteSize = Field(
+    kv_cache_bytes: BytesOrZero = Field(
         ByteSize(_ENGINE.kv_cache_bytes),
         description="Memory that the KV cache may take (512MiB, 2GiB), as it is used; 0: 1GiB, or "
         "what one request of full length needs, and at most half of what is free.",
@@ -214,8 +232,8 @@ class EngineOptions(BaseModel):
     draft_weights: WeightMode = Field(
         _ENGINE.draft_weights, description="How the draft model's weights are held."
     )
-    draft_kv_cache_bytes: ByteSize = Field(
-        ByteSize(_ENGINE.draft_kv_cache_bytes), ge=1, description="Memory of its KV cache."
+    draft_kv_cache_bytes: Bytes = Field(
+        ByteSize(_ENGINE.draft_kv_cache_bytes), description="Memory of its KV cache."
     )
     draft_store: str = Field(
         _ENGINE.draft_store,
@@ -282,7 +300,9 @@ class ServeOptions(  # one column of help, in this order from the last base to t
     file (max_queue). The command line wins over the environment, that over the file.
     """
 
-    model_config = SettingsConfigDict(env_prefix="PLAIT_", extra="forbid", protected_namespaces=())
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, extra="forbid", protected_namespaces=()
+    )
 
     models: Annotated[CliPositionalArg[list[str]], NoDecode, BeforeValidator(split)] = Field(
         [],
@@ -306,12 +326,13 @@ class ServeOptions(  # one column of help, in this order from the last base to t
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read the command line (which arrives as init), the environment, the file it names."""
+        refuse_unknown_variables(os.environ, cls.model_fields)
         named = init_settings().get("config") or env_settings().get("config")
         if named is None:
             return init_settings, env_settings
         if not Path(named).is_file():
             raise ValueError(f"there is no configuration file {str(named)!r}")
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, Path(named))
+        return init_settings, env_settings, YamlFile(settings_cls, Path(named))
 
     def settings(self) -> Settings:
         """Return the settings these options stand for.

@@ -1,0 +1,110 @@
+"""Where options come from beside the command line, read strictly: a YAML file, the environment.
+
+What a lenient reader would drop in silence is refused: a key given twice, a file that holds no
+mapping, a variable that looks like an option and is none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic_settings import YamlConfigSettingsSource
+
+ENV_PREFIX = "PLAIT_"
+# What Kubernetes adds to every container for a service called plait or plait-*.
+_SERVICE_LINK = re.compile(
+    r"PLAIT_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
+
+
+class YamlFile(YamlConfigSettingsSource):
+    """A YAML file with options."""
+
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        return read_yaml(Path(file_path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file; an empty one if the file is empty.
+
+    Raises:
+        ValueError: the file is not YAML, holds no mapping, or gives a key twice; with its name.
+        OSError: it can't be read.
+    """
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    except _KeyTwice as error:
+        raise ValueError(f"{path}: {_in_one_line(error)}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {_in_one_line(error)}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply") from error
+    except ValueError as error:  # a number or a date that is none
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        kind = "a list" if isinstance(value, list) else "a single value"
+        raise ValueError(f"{path} holds {kind}, not options: write one `name: value` a line")
+    if odd := [key for key in value if not isinstance(key, str)]:
+        raise ValueError(f"{path}: {odd[0]!r} is no option")
+    return value
+
+
+class _KeyTwice(yaml.MarkedYAMLError):
+    """A mapping has two values for one key."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that a mapping has already: the library would let the last one win."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        if isinstance(node, yaml.MappingNode):
+            self._refuse_repeated(node)
+        return super().construct_mapping(node, deep)
+
+    def _refuse_repeated(self, node: yaml.MappingNode) -> None:
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            name = (key.tag, str(key.value))
+            if name in seen:
+                problem = f"the key {key.value!r} is given twice"
+                raise _KeyTwice(problem=problem, problem_mark=key.start_mark)
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                seen.add(name)
+
+
+def _in_one_line(error: yaml.YAMLError) -> str:
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None)
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return f"{where}{problem or str(error).splitlines()[0]}"
+
+
+def refuse_unknown_variables(environment: Mapping[str, str], options: Iterable[str]) -> None:
+    """Refuse a variable of our prefix that is no option; Kubernetes' service links are let pass.
+
+    Raises:
+        ValueError: naming the variable, and the nearest option.
+    """
+    known = [f"{ENV_PREFIX}{option.upper()}" for option in options]
+    for name, value in environment.items():
+        upper = name.upper()
+        if not upper.startswith(ENV_PREFIX) or upper in known or _is_service_link(upper, value):
+            continue
+        near = get_close_matches(upper, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`plait serve --help` lists the options"
+        raise ValueError(f"{name} in the environment is no option: {hint}")
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    is_url = name.endswith("_PORT") and _SERVICE_URL.match(value)
+    return bool(is_url or _SERVICE_LINK.fullmatch(name))
