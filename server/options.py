@@ -174,7 +174,7 @@ class CompileOptions(BaseModel):
 class PoolOptions(BaseModel):
     """The worker processes."""
 
-    replicas: Count = Field(_POOL.replicas, le=256, description="Workers per model.")
+    replicas: int = Field(_POOL.replicas, ge=1, le=1024, description="Workers per model.")
     max_queue: Count = Field(
         _POOL.max_queue, description="Requests waiting or running per worker; more get a 429."
     )

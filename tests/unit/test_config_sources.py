@@ -11,6 +11,11 @@ from plait.server.config_sources import read_yaml, refuse_unknown_variables
 from plait.server.options import ServeOptions
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "run", lambda settings: pytest.fail(f"would have served {settings}"))
+
+
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Return the one line that the command writes before it exits with code 2."""
     with pytest.raises(SystemExit) as ended:
