@@ -13,8 +13,9 @@ from plait.server.api.access import AccessMiddleware
 from plait.server.api.auth import AuthMiddleware
 from plait.server.api.errors_http import install_error_handlers
 from plait.server.api.openapi import document
+from plait.server.api.paths import PathMiddleware
 from plait.server.api.ports import PoolLike
-from plait.server.api.routes import draft_store, generate, models, operations, tokens
+from plait.server.api.routes import draft_store, generate, models, operations, pages, tokens
 from plait.server.settings import ApiSettings
 from plait.server.telemetry.telemetry import Telemetry
 
@@ -24,7 +25,7 @@ def create_app(settings: ApiSettings, pool: PoolLike, telemetry: Telemetry) -> F
     app = FastAPI(
         title="plait",
         version=version("plait"),
-        docs_url="/docs",
+        docs_url=None,  # FastAPI's page loads scripts from elsewhere
         redoc_url=None,
         middleware=_layers(settings, telemetry),
         redirect_slashes=False,
@@ -32,7 +33,7 @@ def create_app(settings: ApiSettings, pool: PoolLike, telemetry: Telemetry) -> F
     app.state.settings = settings
     app.state.pool = pool
     app.state.telemetry = telemetry
-    for routes in (generate, models, tokens, draft_store, operations):
+    for routes in (generate, models, tokens, draft_store, operations, pages):
         app.include_router(routes.router)
     install_error_handlers(app)
     app.openapi = partial(document, app, has_keys=bool(settings.api_keys))  # type: ignore[method-assign]
@@ -43,6 +44,7 @@ def _layers(settings: ApiSettings, telemetry: Telemetry) -> list[Middleware]:
     """Return the layers, outermost first. Preflight requests carry no key, so CORS is before it."""
     layers = [
         Middleware(AccessMiddleware, telemetry=telemetry),
+        Middleware(PathMiddleware),
         Middleware(telemetry.tracing.wrap),
     ]
     if settings.cors_origins:

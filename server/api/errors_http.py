@@ -13,13 +13,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from plait.server.api.disconnect import ClientLeft
+from plait.server.api.routes.absent import no_such_route
 from plait.server.api.validation.errors import invalid_request
 from plait.server.errors import (
     BadRequest,
     DeadlineExceeded,
     Internal,
     MethodNotAllowed,
-    NotFound,
     ServerError,
     Unauthorized,
 )
@@ -87,12 +87,22 @@ def _checked_type(request: Request) -> Any:
 async def _on_http(request: Request, error: Exception) -> Response:
     """Answer what the router refuses: no such route, or another method's."""
     assert isinstance(error, HTTPException)
-    headers = error.headers
+    headers = dict(error.headers or {})
     if error.status_code == 404:
-        return error_response(NotFound("There is no such route."), headers)
+        return error_response(no_such_route(request.url.path, routes_of(request)), headers)
     if error.status_code == 405:
-        return error_response(MethodNotAllowed("The route has no such method."), headers)
+        allowed = headers.get("Allow", "")
+        headers["Allow"] = allowed.replace("GET", "GET, HEAD")
+        text = f"{request.url.path} takes {allowed}, not {request.method}."
+        return error_response(MethodNotAllowed(text), headers)
     return error_response(BadRequest("The request can't be read."), headers)
+
+
+def routes_of(request: Request) -> dict[str, list[str]]:
+    """Return the methods of every path that the server has."""
+    paths: dict[str, Any] = request.app.openapi()["paths"]
+    pages = {path: ["GET"] for path in ("/", "/docs", "/openapi.json")}
+    return {path: [name.upper() for name in methods] for path, methods in paths.items()} | pages
 
 
 async def _on_client_left(request: Request, error: Exception) -> Response:

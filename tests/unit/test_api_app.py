@@ -51,9 +51,12 @@ ROUTES = [
     ("GET", "/version"),
     ("GET", "/openapi.json"),
     ("GET", "/docs"),
+    ("GET", "/"),
+    ("HEAD", "/v1/models"),
+    ("GET", "/v1/models/"),
     ("GET", "/no/such/route"),
-    ("GET", "/health/"),
-    ("GET", "//health"),
+    ("GET", "/healthz"),
+    ("GET", "/healthz"),
 ]
 
 
@@ -69,7 +72,8 @@ async def test_everything_is_closed_without_a_key(
     async with client_of(app_of(api_keys=KEYS)) as client:
         have = await client.request(method, path, headers=headers)
     assert have.status_code == 401
-    assert have.json()["error"]["code"] == "invalid_api_key"
+    if method != "HEAD":
+        assert have.json()["error"]["code"] == "invalid_api_key"
     assert have.headers["x-request-id"]
 
 

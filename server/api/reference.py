@@ -1,0 +1,90 @@
+"""The OpenAPI document in few words: every route with its fields, every object that fields hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a request or of an object."""
+
+    name: str
+    values: str
+    meaning: str
+    is_required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One route."""
+
+    method: str
+    path: str
+    summary: str
+    body: str  # the name of the object that is sent, "" for none
+    fields: tuple[Field, ...]  # of that object, or of the query
+
+
+def operations(document: Json) -> list[Operation]:
+    """Return the routes of an OpenAPI document."""
+    schemas: Json = document["components"]["schemas"]
+    found = []
+    for path, methods in document["paths"].items():
+        for method, own in methods.items():
+            body = _body(own)
+            fields = [*_parameters(own), *(_fields(schemas[body]) if body else ())]
+            summary = own.get("description", "")
+            found.append(Operation(method.upper(), path, summary, body, tuple(fields)))
+    return found
+
+
+def objects(document: Json, *, but: Collection[str]) -> dict[str, tuple[Field, ...]]:
+    """Return the fields of every object of an OpenAPI document but those of these names."""
+    return {
+        name: tuple(_fields(schema))
+        for name, schema in document["components"]["schemas"].items()
+        if "properties" in schema and name not in but
+    }
+
+
+def _body(own: Json) -> str:
+    if "requestBody" not in own:
+        return ""
+    return _name(own["requestBody"]["content"]["application/json"]["schema"])
+
+
+def _parameters(own: Json) -> Iterator[Field]:
+    for each in own.get("parameters", ()):
+        meaning = each.get("description", "")
+        yield Field(each["name"], _values(each["schema"]), meaning, each.get("required", False))
+
+
+def _fields(schema: Json) -> Iterator[Field]:
+    required = schema.get("required", ())
+    for name, own in schema.get("properties", {}).items():
+        yield Field(name, _values(own), own.get("description", ""), name in required)
+
+
+def _name(schema: Json) -> str:
+    return str(schema["$ref"]).rsplit("/", 1)[1]
+
+
+def _values(schema: Json) -> str:
+    """Say in a few words what a schema admits."""
+    if "$ref" in schema:
+        return _name(schema)
+    if "enum" in schema or "const" in schema:
+        given = schema.get("enum", [schema.get("const")])
+        return ", ".join(json.dumps(value) for value in given)
+    if options := schema.get("anyOf") or schema.get("oneOf"):
+        shown = (_values(each) for each in options if each.get("type") != "null")
+        return " or ".join(dict.fromkeys(shown))
+    if schema.get("type") == "array":
+        return f"list of {_values(schema.get('items', {}))}"
+    return str(schema.get("type", "anything"))
