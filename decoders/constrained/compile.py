@@ -64,7 +64,10 @@ def lower(spec: ConstraintSpec, limits: ConstraintLimits) -> Grammar:
     """
     if len(spec.text.encode()) > limits.max_bytes:
         raise ConstraintError(f"{spec.kind} is larger than {limits.max_bytes} bytes")
-    grammar = prune(_LOWER[spec.kind](spec, limits))
+    whole = _LOWER[spec.kind](spec, limits)
+    grammar = prune(whole)
+    if grammar is None and whole.blame is not None:
+        raise whole.blame()
     if grammar is None:
         raise ConstraintError(f"{spec.kind}: no answer can satisfy it")
     if len(grammar.rules) > limits.max_rules:

@@ -28,6 +28,16 @@ class UnsupportedKeyword(ConstraintError):
         self.reason = reason
 
 
+class Unsatisfiable(ConstraintError):
+    """No answer can satisfy a JSON schema; the pointer is the deepest place that makes it so."""
+
+    def __init__(self, pointer: str, keyword: str, reason: str) -> None:
+        where = f"{pointer or '/'}: keyword '{keyword}'" if keyword else pointer or "/"
+        super().__init__(f"{where}: no answer can satisfy it: {reason}")
+        self.pointer = pointer
+        self.keyword = keyword
+
+
 @dataclass(frozen=True, slots=True)
 class ConstraintSpec:
     """A constraint as text.

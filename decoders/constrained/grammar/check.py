@@ -36,7 +36,7 @@ def prune(grammar: Grammar) -> Grammar | None:
     Cost: one visit of each reachable node; another one only if something is cut off.
     """
     uses, has_dead_ends = _survey(grammar.rules)
-    alive = productive(grammar.rules, uses, are_refs_enough=not has_dead_ends)
+    alive = _productive(grammar.rules, uses, are_refs_enough=not has_dead_ends)
     if "root" not in alive:
         return None
     if has_dead_ends or len(alive) < len(uses):
@@ -92,7 +92,29 @@ def _refs(node: Node) -> tuple[dict[str, None], bool]:
     return found, is_dead
 
 
-def productive(rules: Mapping[str, Node], uses: Uses, *, are_refs_enough: bool) -> Known:
+def productive_rules(rules: Mapping[str, Node]) -> Known:
+    """Return the rules that some text matches, within the root's reach or not."""
+    uses = {name: _refs(node)[0] for name, node in rules.items()}
+    return _productive(rules, uses, are_refs_enough=False)
+
+
+def dead_refs(node: Node, alive: Known) -> Known:
+    """Return the rules that are not alive and for want of which a node matches nothing.
+
+    Of a row these are the first part's that is dead, of alternatives those of each.
+    """
+    if isinstance(node, Ref):
+        return set() if node.name in alive else {node.name}
+    if isinstance(node, Repeat):
+        return dead_refs(node.item, alive) if node.least else set()
+    if isinstance(node, Choice):
+        return set().union(*(dead_refs(item, alive) for item in node.items))
+    if isinstance(node, Seq):
+        return next((dead for item in node.items if (dead := dead_refs(item, alive))), set())
+    return set()
+
+
+def _productive(rules: Mapping[str, Node], uses: Uses, *, are_refs_enough: bool) -> Known:
     """Return the rules among `uses` that some text matches.
 
     are_refs_enough: no rule holds a dead end, so that those whose references match do so, too.

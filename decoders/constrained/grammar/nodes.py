@@ -7,7 +7,7 @@ mask and the budget can not disagree.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 MAX_CODE_POINT = 0x10FFFF
@@ -86,6 +86,8 @@ class Grammar:
     """Named rules; matching starts at `root`."""
 
     rules: Mapping[str, Node]
+    # Says why, should nothing match.
+    blame: Callable[[], Exception] | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return "\n".join(f"{name} ::= {_show(node, 0)}" for name, node in self.rules.items())

@@ -165,6 +165,8 @@ class Algebra:
         if any(obstacle.kind == kind for obstacle in unwanted.obstacles):
             raise Unprovable("what it rules out holds a keyword that cannot be negated")
         pieces = list(self._pieces(facts, unwanted, kind))
+        if not pieces and kind == "object" and self._is_covered(unwanted, kind):
+            return [], True
         if not pieces:
             raise Unprovable("the alternatives overlap, and cannot be told apart")
         kept = [piece for piece in pieces if not self.is_empty(piece)]

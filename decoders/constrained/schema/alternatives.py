@@ -59,6 +59,7 @@ class Alternatives:
         self._levels = 0  # of questions about what lies below, asked while reading
         self._floor = 0  # places opened before this belong to spots further up
         self._of_places: dict[Places, Several] = {}
+        self.conflicts: dict[str, str] = {}  # pointer -> the keyword that left no alternative
 
     @property
     def algebra(self) -> Algebra:
@@ -73,8 +74,8 @@ class Alternatives:
         """
         known = self._of_places.get(places)
         if known is None:
-            known = (Facts(),)
-            for place in places:
+            known = self._at(places[0]) if places else (Facts(),)
+            for place in places[1:]:
                 known = self._product(known, self._at(place), place.pointer, "allOf")
             self._of_places[places] = known
         return known
@@ -193,6 +194,7 @@ class Alternatives:
             for other in overlapping:
                 kept = self._minus(kept, branches[other], pointer, "oneOf")
             found += kept
+        self._note(context, found, pointer, "oneOf")
         return self._limited(found, pointer, "oneOf", max(MAX_ALTERNATIVES, len(branches)))
 
     def _branches(self, schema: Schema, pointer: str) -> list[Branch]:
@@ -248,6 +250,8 @@ class Alternatives:
         found = [both for a in left for b in right if (both := meet(a, b)) is not None]
         if len(found) > MANY:
             found = [facts for facts in found if not self._algebra.is_empty(facts)]
+        if right:
+            self._note(left, found, pointer, keyword)
         return self._limited(found, pointer, keyword, max(MAX_ALTERNATIVES, len(left), len(right)))
 
     def _without(self, context: Several, place: Place, pointer: str, keyword: str) -> Several:
@@ -271,7 +275,12 @@ class Alternatives:
             found = [left for pieces, _ in parts for left in pieces]
             self._check(len(found), MAX_BRANCHES, pointer, keyword)
             self._has_narrowed |= not all(is_all for _, is_all in parts)
+        self._note(context, found, pointer, keyword)
         return self._limited(found, pointer, keyword, max(MAX_ALTERNATIVES, len(context)))
+
+    def _note(self, before: Several, found: Sequence[Facts], pointer: str, keyword: str) -> None:
+        if before and not found:
+            self.conflicts.setdefault(pointer, keyword)
 
     def _limited(self, found: Sequence[Facts], pointer: str, keyword: str, most: int) -> Several:
         self._check(len(found), most, pointer, keyword)

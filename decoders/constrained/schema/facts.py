@@ -147,6 +147,10 @@ class Facts:
             said.add("boolean")
         return frozenset(said)
 
+    def is_telling(self) -> bool:
+        """Tell whether anything is asserted besides types."""
+        return self.literals is not None or bool(self.mentions())
+
     def is_free(self, kind: Kind) -> bool:
         """Tell whether every value of the kind is allowed, should the kind be."""
         return self.literals is None and kind not in self.mentions()
@@ -185,7 +189,7 @@ def meet(left: Facts, right: Facts) -> Facts | None:
         min_properties=max(left.min_properties, right.min_properties),
         max_properties=_least(left.max_properties, right.max_properties),
         obstacles=left.obstacles + right.obstacles,
-        pointer=left.pointer if left.mentions() or not right.mentions() else right.pointer,
+        pointer=left.pointer if left.is_telling() or not right.is_telling() else right.pointer,
     )
 
 

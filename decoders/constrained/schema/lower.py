@@ -42,6 +42,7 @@ from plait.decoders.constrained.schema.objects import (
     key_classes,
     member,
 )
+from plait.decoders.constrained.schema.unsatisfiable import Blame
 from plait.decoders.constrained.spec import ConstraintError, ConstraintLimits, UnsupportedKeyword
 
 MAX_COUNT = 100_000  # longest array or string that is told apart from an endless one
@@ -58,7 +59,10 @@ def schema_grammar(schema: Any, limits: ConstraintLimits) -> Grammar:
         ConstraintError: the schema is malformed or too large.
     """
     document = Document(schema, max_depth=limits.max_depth)
-    return _Lowering(Alternatives(document), limits).run()
+    alternatives = Alternatives(document)
+    lowering = _Lowering(alternatives, limits)
+    rules = lowering.run()
+    return Grammar(rules, Blame(rules, lowering.spots, document, alternatives).error)
 
 
 class _Lowering:
@@ -72,13 +76,19 @@ class _Lowering:
         self._todo: list[Places] = []
         self._texts: dict[tuple[Expr, bool], Node] = {}  # automata written already
 
-    def run(self) -> Grammar:
+    @property
+    def spots(self) -> dict[str, Places]:
+        """The places of the values by the names of their rules."""
+        return {name: places for places, name in self._names.items()}
+
+    def run(self) -> dict[str, Node]:
+        """Return the rules of the schema, and those that all of JSON shares."""
         root = self._value((Place(""),))
         while self._todo:
             places = self._todo.pop(0)
             self._define(self._names[places], self._places(places))
         shared = json_text.json_rules(self._limits.max_whitespace)
-        return Grammar({"root": root, **self._rules, **shared})
+        return {"root": root, **self._rules, **shared}
 
     def _define(self, name: str, node: Node) -> None:
         self._rules[name] = node
