@@ -20,6 +20,7 @@ from plait.server.bench.options import BenchOptions, DecodersOptions, DraftersOp
 from plait.server.options import ServeOptions
 from plait.server.parser import make_source
 from plait.server.serve import run
+from plait.server.telemetry.streams import open_standard_streams
 
 EXIT_USAGE = 2
 SUBCOMMANDS = ("serve", "bench", "decoders", "drafters")
@@ -64,6 +65,7 @@ class Plait(BaseSettings):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; wrong usage exits with code 2 and a line for each mistake."""
+    open_standard_streams()
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
         CliApp.run(Plait, cli_args=given, cli_settings_source=make_source(Plait))

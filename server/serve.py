@@ -8,6 +8,8 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,9 +24,11 @@ from plait.server.http_server import HttpServer
 from plait.server.models.catalog import BadModel
 from plait.server.pool.pool import Parts, Pool
 from plait.server.pool.worker import WorkerGone
-from plait.server.settings import ApiSettings, Settings
+from plait.server.settings import ApiSettings, EngineSettings, Settings
 from plait.server.telemetry.logs import configure_logging
+from plait.server.telemetry.streams import say
 from plait.server.telemetry.telemetry import Telemetry, build_telemetry
+from plait.server.telemetry.token_trace import open_trace
 
 EXIT_FAILED, EXIT_BAD_MODEL = 1, 2
 BACKLOG = 2048
@@ -69,11 +73,24 @@ def run(settings: Settings, parts: Parts | None = None) -> int:
     """Serve until a signal; return the process's exit code."""
     configure_logging(settings.telemetry)
     try:
+        check_traces(settings.engines)
+    except OSError as error:
+        return _complain(
+            f"token_trace: can't write {error.filename}: {error.strerror}", EXIT_BAD_MODEL
+        )
+    try:
         listener = bind(settings.api)
     except OSError as error:
         return _complain(f"can't listen on {settings.api.host}:{settings.api.port}: {error}")
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(settings, listener, parts))
+
+
+def check_traces(engines: Iterable[EngineSettings]) -> None:
+    """Raise OSError if a token trace can't be opened; one that fails later ends nothing."""
+    for engine in engines:
+        if engine.token_trace:
+            os.close(open_trace(Path(engine.token_trace)))
 
 
 def bind(settings: ApiSettings) -> socket.socket:
@@ -151,13 +168,10 @@ async def _announce(pool: Pool, listener: socket.socket) -> None:
     word = "model" if len(names) == 1 else "models"
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    sys.stdout.write(
-        f"plait ready in {seconds:.1f} s: {word} {', '.join(names)} on http://{shown}:{port}\n"
-    )
+    say(f"plait ready in {seconds:.1f} s: {word} {', '.join(names)} on http://{shown}:{port}\n")
     for model in pool.models():
         if model.info is not None and model.info.diffusion is not None:
-            sys.stdout.write(f"{model.name}: {describe(model.info.diffusion)}\n")
-    sys.stdout.flush()
+            say(f"{model.name}: {describe(model.info.diffusion)}\n")
     if ip_address(host).is_loopback and any(Path(mark).exists() for mark in CONTAINER_MARKS):
         log.warning("only this container can reach the server", host=host, hint="--host 0.0.0.0")
 
@@ -185,5 +199,6 @@ def seconds_since_start() -> float:
 
 
 def _complain(message: str, code: int = EXIT_FAILED) -> int:
-    sys.stderr.write(f"plait: {message}\n")
+    with suppress(OSError):  # nobody can be told; the code says enough
+        sys.stderr.write(f"plait: {message}\n")
     return code

@@ -143,6 +143,8 @@ class Engine:
             **self._keeper.counters(),
             **self._counters,
         }
+        if self._token_trace is not None:
+            counters["token_trace_lost"] = self._token_trace.num_lost
         return Stats(
             num_running=self._scheduler.num_running,
             num_waiting=self._scheduler.num_waiting + self._admission.num_loading,

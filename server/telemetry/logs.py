@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import AbstractContextManager
 from typing import Any, TextIO
 
@@ -36,7 +36,7 @@ def configure_logging(settings: TelemetrySettings, stream: TextIO | None = None)
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[settings.log_level]),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = _Handler(stream or sys.stderr)
     handler.setFormatter(
         ProcessorFormatter(
             foreign_pre_chain=before,
@@ -48,6 +48,26 @@ def configure_logging(settings: TelemetrySettings, stream: TextIO | None = None)
     root.setLevel(max(LEVELS[settings.log_level], logging.INFO))
     _quieten_foreign_loggers()
     logging.captureWarnings(True)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Counts the lines that can't be written; the library would add a traceback for each."""
+
+    lost: Callable[[], None] | None = None
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Count a line that the stream does not take; what else goes wrong is a fault to show."""
+        if not isinstance(sys.exc_info()[1], OSError | ValueError):  # ValueError: it is closed
+            super().handleError(record)
+        elif self.lost is not None:
+            self.lost()
+
+
+def count_lost_lines(lost: Callable[[], None]) -> None:
+    """Have a function called for each line of the log that can't be written."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Handler):
+            handler.lost = lost
 
 
 def _renderers(is_json: bool, stream: TextIO | None) -> list[Processor]:

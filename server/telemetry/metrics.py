@@ -153,6 +153,12 @@ class Metrics:
             buckets=HTTP_BUCKETS,
             registry=registry,
         )
+        self.diagnostics_lost = Counter(
+            "plait_diagnostics_lost",
+            "Log lines that could not be written, spans that could not be sent.",
+            ("kind",),
+            registry=registry,
+        )
         self.sse_clients = Gauge("plait_sse_clients", "Streams now open.", registry=registry)
 
     def engine(self, model_name: str, engine: str) -> EngineMetrics:

@@ -2,27 +2,72 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
+from collections.abc import Callable, Sequence
 
+import structlog
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
 from plait.server.telemetry.tracing import App, Generation, Message, Receive, Scope, Send, Tracing
 
+CLOSE_S = 3.0  # for what is unsent when the server ends
+# What the SDK has to say about each failed attempt; said once is enough.
+_sdk_logger = logging.getLogger("opentelemetry")
 
-def open_otlp(endpoint: str) -> Tracing:
-    """Return tracing to an OTLP/HTTP endpoint, the server being the service "plait"."""
+log = structlog.stdlib.get_logger(__name__)
+
+
+def open_otlp(endpoint: str, lost: Callable[[float], None]) -> Tracing:
+    """Return tracing to an OTLP/HTTP endpoint, the server being the service "plait".
+
+    lost: is told how many spans could not be sent.
+    """
+    exporter = CountingExporter(OTLPSpanExporter(endpoint=endpoint), lost)
     provider = TracerProvider(
         resource=Resource.create({"service.name": "plait"}), shutdown_on_exit=False
     )
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     return OpenTelemetry(provider)
+
+
+class CountingExporter(SpanExporter):
+    """Counts what another exporter could not send, and logs when it begins and ends to fail."""
+
+    def __init__(self, exporter: SpanExporter, lost: Callable[[float], None]) -> None:
+        self._exporter = exporter
+        self._lost = lost
+        self._is_failing = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send spans; called by the SDK's own thread."""
+        result = self._exporter.export(spans)
+        is_lost = result is not SpanExportResult.SUCCESS
+        if is_lost:
+            self._lost(len(spans))
+        if is_lost and not self._is_failing:
+            log.error("traces can't be sent; they are counted in plait_diagnostics_lost_total")
+        elif self._is_failing and not is_lost:
+            log.info("traces are sent again")
+        self._is_failing = is_lost
+        _sdk_logger.setLevel(logging.CRITICAL if is_lost else logging.NOTSET)
+        return result
+
+    def shutdown(self) -> None:
+        """End the exporter."""
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Pass it on."""
+        return self._exporter.force_flush(timeout_millis)
 
 
 class OpenTelemetry(Tracing):
@@ -76,8 +121,10 @@ class OpenTelemetry(Tracing):
         span.end(zero + int(generation.ended * 1e9))
 
     def close(self) -> None:
-        """Send what is still unsent."""
-        self._provider.shutdown()
+        """Send what is still unsent, within CLOSE_S: a collector may be gone."""
+        sending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(CLOSE_S)
 
 
 def _attributes(generation: Generation) -> dict[str, AttributeValue]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from plait.server.settings import TelemetrySettings
+from plait.server.telemetry.logs import count_lost_lines
 from plait.server.telemetry.metrics import Metrics
 from plait.server.telemetry.tracing import Tracing, open_tracing
 
@@ -20,4 +21,7 @@ class Telemetry:
 
 def build_telemetry(settings: TelemetrySettings) -> Telemetry:
     """Return the telemetry of a server; traces are off without an endpoint."""
-    return Telemetry(settings, Metrics(), open_tracing(settings.otlp_endpoint))
+    metrics = Metrics()
+    count_lost_lines(metrics.diagnostics_lost.labels("log").inc)
+    lost_spans = metrics.diagnostics_lost.labels("spans").inc
+    return Telemetry(settings, metrics, open_tracing(settings.otlp_endpoint, lost_spans))

@@ -6,12 +6,16 @@ file can be read by its owner alone.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 import msgspec
+import structlog
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 class TracedText(msgspec.Struct, frozen=True):
@@ -23,20 +27,44 @@ class TracedText(msgspec.Struct, frozen=True):
 
 
 class TokenTrace:
-    """Appends a line a sequence. Workers of one machine may share the file."""
+    """Appends a line a sequence. Workers of one machine may share the file.
+
+    A text that can't be written is counted and forgotten: a diagnostic ends no service.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Raises: OSError, the file can't be written."""
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self.num_lost = 0  # texts
+        self._path = path
+        self._file: int | None = None
+        self._is_failing = False
+        self._attempt(b"")
 
     def write(self, prompt: Sequence[int], output: Sequence[int], namespace: str) -> None:
         """Append one sequence; a single write, so lines of several workers never mix."""
-        line = msgspec.json.encode(TracedText(list(prompt), list(output), namespace))
-        os.write(self._file, line + b"\n")
+        text = TracedText(list(prompt), list(output), namespace)
+        if not self._attempt(msgspec.json.encode(text) + b"\n"):
+            self.num_lost += 1
+
+    def _attempt(self, line: bytes) -> bool:
+        """Append a line; tell whether that went well, and the log if it has changed."""
+        try:
+            if self._file is None:
+                self._file = open_trace(self._path)
+            _append(self._file, line)
+        except OSError as error:
+            if not self._is_failing:
+                log.error("token trace not written", path=str(self._path), reason=str(error))
+            self._is_failing = True
+            return False
+        if self._is_failing and line:
+            log.info("token trace written again", path=str(self._path), texts_lost=self.num_lost)
+            self._is_failing = False
+        return True
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._file)
+        if self._file is not None:
+            os.close(self._file)
 
     def __enter__(self) -> TokenTrace:
         return self
@@ -48,3 +76,22 @@ class TokenTrace:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def open_trace(path: Path) -> int:
+    """Return a file descriptor that appends; raise OSError if the file can't be written.
+
+    Never waits: neither for the reader of a pipe, nor for a full one to be read.
+    """
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o600)
+
+
+def _append(file: int, line: bytes) -> None:
+    """Write a whole line or none of it: half a one would spoil the file for its readers."""
+    written = os.write(file, line)
+    if written == len(line):
+        return
+    end = os.lseek(file, 0, os.SEEK_CUR)
+    if os.fstat(file).st_size == end:  # else another worker has appended meanwhile
+        os.ftruncate(file, end - written)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

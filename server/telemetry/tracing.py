@@ -55,8 +55,11 @@ class Tracing:
         """Send what is still unsent."""
 
 
-def open_tracing(endpoint: str) -> Tracing:
-    """Return tracing to an OTLP/HTTP endpoint ("http://collector:4318/v1/traces"), or none."""
+def open_tracing(endpoint: str, lost: Callable[[float], None] = lambda count: None) -> Tracing:
+    """Return tracing to an OTLP/HTTP endpoint ("http://collector:4318/v1/traces"), or none.
+
+    lost: is told how many spans could not be sent.
+    """
     if not endpoint:
         return Tracing()
     if find_spec("opentelemetry") is None:
@@ -64,4 +67,4 @@ def open_tracing(endpoint: str) -> Tracing:
         return Tracing()
     from plait.server.telemetry.otlp import open_otlp  # noqa: PLC0415  an optional extra
 
-    return open_otlp(endpoint)
+    return open_otlp(endpoint, lost)

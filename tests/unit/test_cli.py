@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from importlib import metadata
@@ -208,6 +211,21 @@ def test_version(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> No
     with suppress(SystemExit):
         cli.main(arguments)
     assert capsys.readouterr().out == f"plait {metadata.version('plait')}\n"
+
+
+def test_closed_streams_end_nothing() -> None:
+    plait = shlex.quote(str(Path(sys.executable).with_name("plait")))
+    done = subprocess.run(["sh", "-c", f"exec {plait} version <&- >&- 2>&-"], check=False)
+    assert done.returncode == 0
+
+
+def test_a_token_trace_that_cannot_be_written_is_told_at_the_start(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    have = complaint(capsys, "serve", "--token-trace", str(tmp_path / "no" / "trace"))
+    assert (
+        have == f"plait: token_trace: can't write {tmp_path}/no/trace: No such file or directory\n"
+    )
 
 
 def headings(text: str) -> dict[str, str]:

@@ -6,15 +6,20 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import signal
 import sys
+import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from plait.decoders.diffusion.spec import DiffusionSpec
+from plait.server.run_folder import running_addresses
 from plait.server.serve import bind, describe
 from plait.server.settings import ApiSettings
 from tests.fixtures import scripted_worker as script
@@ -123,6 +128,35 @@ async def test_a_second_signal_ends_it_at_once() -> None:
         said = (await served.process.stderr.read()).decode()
         assert said.count("shutting down ") == 2
         assert said.index("drain_s=30.0") < said.index("shutting down at once")
+
+
+@pytest.mark.parametrize(
+    "streams",
+    ["<&- >&- 2>&-", ">&-", ">/dev/full 2>/dev/full"],
+    ids=["all closed", "no output", "full disk"],
+)
+async def test_standard_streams_are_no_reason_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streams: str
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    command = [sys.executable, "-P", SERVER, "0", "m", "30", str(ROOT)]
+    process = await asyncio.create_subprocess_shell(f"exec {shlex.join(command)} {streams}")
+    try:
+        async with asyncio.timeout(50):
+            while not (addresses := running_addresses()):
+                await asyncio.sleep(0.01)
+            ((_, port),) = addresses
+            while await get(port, "/ready") != 200:
+                await asyncio.sleep(0.01)
+            async with stream(port, script.COUNT, 4) as reader:
+                assert b"[DONE]" in await reader.read()
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def test_workers_do_not_outlive_a_killed_server() -> None:

@@ -37,6 +37,7 @@ class StoreKeeper:
         """
         self.stores = stores or DraftStores()
         self._path = path
+        self._num_unsaved = 0  # attempts
         self._refused = ""  # why the file that is there is none of ours; it is left alone
         self._make_vocabulary = vocabulary
         if path is not None:
@@ -63,11 +64,13 @@ class StoreKeeper:
             return False
         if self._refused:
             log.error("draft store not saved", path=str(self._path), reason=self._refused)
+            self._num_unsaved += 1
             return False
         try:
             files.save(self.stores, self._path, self._vocabulary)
         except OSError as error:
             log.error("draft store not saved", path=str(self._path), reason=str(error))
+            self._num_unsaved += 1
             return False
         return True
 
@@ -78,6 +81,7 @@ class StoreKeeper:
             "draft_store_tokens_added": counters.tokens_added,
             "draft_store_tokens_dropped": counters.tokens_dropped,
             "draft_store_namespaces_dropped": counters.namespaces_dropped,
+            "draft_store_saves_failed": self._num_unsaved,
         }
 
     @cached_property
