@@ -15,7 +15,7 @@ import pytest
 from tests.fixtures.source_tree import LAYERS, ROOT, plant, sources
 
 # Import names that differ from the name of the distribution that brings them.
-DISTRIBUTIONS = {"pydantic_core": "pydantic", "yaml": "pydantic-settings", "zmq": "pyzmq"}
+DISTRIBUTIONS = {"pydantic_core": "pydantic", "yaml": "pyyaml", "zmq": "pyzmq"}
 # Dependencies that other libraries import for us.
 UNSEEN = frozenset({"httptools"})
 NEVER = ("torchvision", "triton", "llama-cpp-python", "llm")
