@@ -20,6 +20,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 Kind = Literal["sampler", "drafter", "unmasker", "search"]
 GROUP = "plait.methods"
 
+# What is said of a method that needs one of these, where the worker has it not; the first counts.
+LACKING: Mapping[str, str] = {
+    "canvas": "works on diffusion models only; this model writes one token after the other",
+    "full_attention": "needs a diffusion model with full attention, and this one has none",
+    "shadow": "needs a model whose rows predict their own position; this one's predict the next",
+    "draft_model": "needs a second model, which the server gets by --draft-model",
+    "tree": "needs attention to trees of drafts, which this model's worker has not",
+}
+
 
 class Options(BaseModel):
     """Base of every method's options: unknown fields are refused."""
@@ -175,10 +184,10 @@ def _with_preset(method: Method, fields: dict[str, Any], param: str) -> dict[str
 
 
 def check_needs(choice: Choice, capabilities: list[str]) -> None:
-    """Raise MethodError, naming it, if the worker lacks something that the method needs."""
-    missing = sorted(choice.method.needs - set(capabilities))
+    """Raise MethodError, saying what for, if the worker lacks something that the method needs."""
+    missing = choice.method.needs - set(capabilities)
     if missing:
-        raise MethodError(
-            f"{choice.method.name} needs {', '.join(missing)}, which this model's worker lacks.",
-            f"decoding.{choice.method.kind}",
-        )
+        first = next((need for need in LACKING if need in missing), "")
+        names = ", ".join(sorted(missing))
+        why = LACKING.get(first, f"needs weights trained for this model, which has none: {names}")
+        raise MethodError(f"{choice.method.name} {why}.", f"decoding.{choice.method.kind}")

@@ -12,10 +12,10 @@ from jsonschema_rs import validator_for
 from pydantic import BaseModel, ValidationError
 
 from plait.server.api.schemas.chat import ChatRequest
-from plait.server.api.schemas.common import Unsupported
+from plait.server.api.schemas.common import StructuredOutputs, Unsupported
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.api.schemas.draft_store import ImportRequest
-from plait.server.api.schemas.tokenize import DetokenizeRequest
+from plait.server.api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 from tests.fixtures.running_server import stub_app
 from tests.fixtures.stub_pool import INFO, StubModel, StubPool
 
@@ -178,6 +178,60 @@ async def test_top_p_of_zero_is_the_likeliest_token() -> None:
         body = CHAT | {"top_p": 0, "temperature": 1.5, "max_tokens": 2}
         assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
     assert pool.requests[0].sampling.temperature == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stream_options": {}},
+        {"stream_options": {"include_usage": False}, "stream": False},
+        {"top_logprobs": 0},
+        {"top_logprobs": 0, "logprobs": False},
+    ],
+)
+async def test_options_that_ask_for_nothing_need_nothing_beside_them(
+    fields: dict[str, Any],
+) -> None:
+    async with client_of(StubPool()) as client:
+        body = CHAT | {"max_tokens": 2} | fields
+        assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+
+
+ONE_OF = {"json": {}, "regex": "a", "choice": ["a"], "grammar": 'root ::= "a"'}
+
+
+@pytest.mark.parametrize(
+    ("model", "body"),
+    [
+        *((StructuredOutputs, {name: ONE_OF[name]}) for name in ONE_OF),
+        *((StructuredOutputs, dict.fromkeys(ONE_OF) | {name: ONE_OF[name]}) for name in ONE_OF),
+        (StructuredOutputs, {}),
+        (StructuredOutputs, dict.fromkeys(ONE_OF)),
+        (StructuredOutputs, {"json": {}, "regex": "a"}),
+        (StructuredOutputs, ONE_OF),
+        (TokenizeRequest, {"prompt": ""}),
+        (TokenizeRequest, {"prompt": "x", "messages": None}),
+        (TokenizeRequest, CHAT),
+        (TokenizeRequest, {}),
+        (TokenizeRequest, {"prompt": None, "messages": None}),
+        (TokenizeRequest, CHAT | TEXT),
+    ],
+)
+async def test_the_document_and_the_server_agree_on_what_excludes_what(
+    model: type[BaseModel], body: dict[str, Any]
+) -> None:
+    document = stub_app().openapi()
+    reference = {"$ref": f"#/components/schemas/{model.__name__}"}
+    fits = validator_for(reference | {"components": document["components"]}).is_valid(body)
+    async with client_of(StubPool()) as client:
+        if model is TokenizeRequest:
+            answer = await client.post("/tokenize", json=body)
+        else:
+            asked = CHAT | {"structured_outputs": body}
+            answer = await client.post("/v1/chat/completions", json=asked)
+    assert (answer.status_code == 200) == fits
+    if not fits:
+        assert answer.json()["error"]["param"] in ("prompt", "structured_outputs")
 
 
 def test_every_field_says_what_it_takes() -> None:

@@ -119,7 +119,7 @@ async def test_who_names_no_drafter_gets_the_servers() -> None:
     ("drafter", "want"),
     [
         ("n-gram", "a diffusion model drafts its own canvases"),
-        ("forced,pearl", "pearl needs draft_model"),
+        ("forced,pearl", "pearl needs a second model"),
         ("lud,n-gram", "lud is lossy"),
         ("n-gram,n-gram", "named twice"),
         ("telepathy", "There is no drafter 'telepathy'"),

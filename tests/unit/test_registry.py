@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from plait.decoders import registry
-from plait.decoders.registry import GROUP, Method, MethodError, Options, check_needs, choose
+from plait.decoders.registry import GROUP, Choice, Method, MethodError, Options, check_needs, choose
 
 
 class ExampleOptions(Options):
@@ -77,6 +77,23 @@ def test_a_package_adds_a_method() -> None:
     found = choose({"drafter": {"name": "example", "width": 9}}, "drafter")
     assert found is not None
     assert found.method.make(found.options) == "ExampleOptions(width=9)"
-    with pytest.raises(MethodError, match="example needs tree"):
+    with pytest.raises(MethodError, match="example needs attention to trees"):
         check_needs(found, ["fork"])
     check_needs(found, ["tree"])
+
+
+@pytest.mark.parametrize(
+    ("needs", "have", "why"),
+    [
+        ({"canvas", "shadow"}, ["tree"], "x works on diffusion models only; this model writes one"),
+        ({"canvas", "full_attention"}, ["canvas"], "x needs a diffusion model with full attention"),
+        ({"draft_model"}, ["tree"], "which the server gets by --draft-model"),
+        ({"tree", "eagle"}, ["tree"], "weights trained for this model, which has none: eagle"),
+    ],
+)
+def test_what_a_worker_lacks_is_said_in_words(needs: set[str], have: list[str], why: str) -> None:
+    method = Method("unmasker", "x", "", "", "a:b", needs=frozenset(needs))
+    with pytest.raises(MethodError) as caught:
+        check_needs(Choice(method, Options()), have)
+    assert why in str(caught.value)
+    assert caught.value.param == "decoding.unmasker"

@@ -117,7 +117,6 @@ def _choices(options: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:
 
 def _check_choice(choice: Choice, info: ModelInfo) -> None:
     method = choice.method
-    check_needs(choice, info.capabilities)
     is_own = method.kind == "unmasker" or method.name == DEFAULTS.get(method.kind)
     if info.diffusion is not None and not is_own:
         raise MethodError(
@@ -125,6 +124,7 @@ def _check_choice(choice: Choice, info: ModelInfo) -> None:
             "this is a diffusion model.",
             f"decoding.{method.kind}",
         )
+    check_needs(choice, info.capabilities)
 
 
 def _check_form(choice: Choice, request: GenerationRequest) -> None:

@@ -21,7 +21,8 @@ def check_request(request: GenerationRequest, limits: LimitSettings) -> None:
     Runs before anything is tokenised or allocated.
     """
     _check_counts(request, limits)
-    if request.stream_options is not None and not request.stream:
+    options = request.stream_options
+    if options is not None and not request.stream and any(options.model_dump().values()):
         raise BadRequest("stream_options needs stream=true.", param="stream_options")
     if isinstance(request, ChatRequest):
         _check_chat(request, limits)
@@ -52,7 +53,7 @@ def _check_logprobs(num_logprobs: int | None, limits: LimitSettings, *, param: s
 
 def _check_chat(request: ChatRequest, limits: LimitSettings) -> None:
     _check_logprobs(request.top_logprobs, limits, param="top_logprobs")
-    if request.top_logprobs is not None and not request.logprobs:
+    if request.top_logprobs and not request.logprobs:
         raise BadRequest("top_logprobs needs logprobs=true.", param="top_logprobs")
     if request.max_tokens == 0:
         raise BadRequest("max_tokens must be at least 1.", param="max_tokens")

@@ -33,6 +33,17 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def exactly_one_of(*names: str) -> ConfigDict:
+    """Return the configuration of a model whose JSON schema says that one of these is given.
+
+    The model itself only knows that each of them may be absent; who reads it checks.
+    """
+    given: list[Any] = [
+        {"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in names
+    ]
+    return ConfigDict(json_schema_extra={"oneOf": given})
+
+
 @dataclass(frozen=True, slots=True)
 class Unsupported:
     """Marks a field of OpenAI's that is refused, with the reason why.
@@ -97,6 +108,8 @@ class StreamOptions(Strict):
 
 class StructuredOutputs(Strict):
     """What the answer must match; exactly one of the four (vLLM's names)."""
+
+    model_config = exactly_one_of("json", "regex", "choice", "grammar")
 
     json_: dict[str, Any] | str | None = Field(None, alias="json", description="A JSON schema.")
     regex: str | None = None

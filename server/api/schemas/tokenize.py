@@ -7,11 +7,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from plait.server.api.schemas.chat import Message
-from plait.server.api.schemas.common import Items, ModelName, Strict, TokenId
+from plait.server.api.schemas.common import Items, ModelName, Strict, TokenId, exactly_one_of
 
 
 class TokenizeRequest(Strict):
     """A text, or a conversation, to be split into tokens; exactly one of the two."""
+
+    model_config = exactly_one_of("prompt", "messages")
 
     model: ModelName | None = Field(None, description="May be left out if one model is served.")
     prompt: str | None = None
