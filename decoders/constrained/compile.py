@@ -27,6 +27,7 @@ from plait.decoders.constrained.spec import (
 from plait.decoders.constrained.vocabulary import Vocabulary
 
 MAX_CHOICES = 10_000
+MAX_STATES = 4000  # of a regular expression that looks around
 
 
 def compile_constraint(
@@ -88,9 +89,16 @@ def _json_schema(spec: ConstraintSpec, limits: ConstraintLimits) -> Grammar:
 
 def _regex(spec: ConstraintSpec, _: ConstraintLimits) -> Grammar:
     try:
-        return Grammar({"root": regex.structure(parse_whole(spec.text), Chars)})
+        expr = parse_whole(spec.text)
     except RegexError as error:
         raise ConstraintError(str(error)) from None
+    if expr.is_plain:
+        return Grammar({"root": regex.structure(expr, Chars)})
+    try:
+        root, rules = regex.automaton(expr, Chars, "t", max_states=MAX_STATES)
+    except regex.TooManyStates:
+        raise ConstraintError(f"regex: it needs more than {MAX_STATES} states") from None
+    return Grammar({"root": root, **rules})
 
 
 def _grammar(spec: ConstraintSpec, _: ConstraintLimits) -> Grammar:

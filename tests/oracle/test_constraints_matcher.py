@@ -329,7 +329,7 @@ def test_segmentation_is_shortest() -> None:
         ("json_schema", '{"const": NaN}', "not valid JSON"),
         ("json_schema", '{"const": 1e999}', "not valid JSON"),
         ("json_schema", "3", "an object or a boolean"),
-        ("regex", "a(?!b)", "look-ahead"),
+        ("regex", r"(a)\1", "back references"),
         ("regex", "[^\\s\\S]", "no answer can satisfy it"),
         ("grammar", "root ::= x", "line 1, column 10"),
         ("grammar", 'root ::= root "a" | "b"', "left-recursive"),

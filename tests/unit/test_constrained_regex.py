@@ -55,16 +55,11 @@ def test_whole_matches_from_end_to_end(pattern: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "want"),
     [
-        ("(?=a)", "look-ahead"),
-        ("(?<!a)b", "look-behind"),
-        (r"a\b", "word boundaries"),
         (r"(a)\1", "back references"),
         (r"(?<n>a)\k<n>", "back references"),
-        (r"\p{L}", "Unicode properties"),
         ("(?i)a", "inline flags"),
-        ("a^b", "'^' is only supported at the start"),
-        ("a$b", "'$' is only supported at the end"),
-        ("(^a)*", "cannot be repeated"),
+        ("(^a)*", "inside a repetition"),
+        ("^*a", "cannot be repeated"),
         ("(a", "not closed"),
         ("a)", "closes nothing"),
         ("[a", "too early"),

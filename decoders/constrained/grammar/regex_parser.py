@@ -1,16 +1,31 @@
 """Read ECMA-262 regular expressions, the dialect of JSON schema, and refuse by name what is not
 regular or not certain.
 
-Lazy quantifiers match the same texts as greedy ones and are read as such. Refused: look-around,
-back references, word boundaries, named groups' references, Unicode properties, inline flags, what
-other dialects read differently, and ^ or $ where they are not at an end of the whole expression.
+Lazy quantifiers match the same texts as greedy ones and are read as such. Refused: back references,
+inline flags, look-behind for more than one character (but after a ^), assertions inside endless
+loops, Unicode properties other than general categories, and what other dialects read differently.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Never
 
-from plait.decoders.constrained.grammar import chars, regex
+from plait.decoders.constrained.grammar import assertions, chars, regex
+from plait.decoders.constrained.grammar.assertions import (
+    WORD,
+    Ahead,
+    Behind,
+    Boundary,
+    Either,
+    End,
+    NotRegular,
+    Row,
+    Start,
+    Times,
+    Tree,
+)
 from plait.decoders.constrained.grammar.nodes import Ranges
 from plait.decoders.constrained.grammar.regex import EPSILON, EVERYTHING, Expr
 
@@ -18,31 +33,25 @@ MAX_REPEAT = 100_000
 MAX_NESTING = 64
 
 _DIGIT = chars.normalise([(0x30, 0x39)])
-_WORD = chars.normalise([(0x30, 0x39), (0x41, 0x5A), (0x61, 0x7A), (0x5F, 0x5F)])
 _SPACE = chars.normalise(
     [*chars.of("\t\n\v\f\r \xa0\u1680\u2028\u2029\u202f\u205f\u3000\ufeff"), (0x2000, 0x200A)]
 )
 _LINE_END = chars.of("\n\r\u2028\u2029")
-_CLASSES = {"d": _DIGIT, "w": _WORD, "s": _SPACE}
+_CLASSES = {"d": _DIGIT, "w": WORD, "s": _SPACE}
 _CLASSES |= {name.upper(): chars.complement(found) for name, found in _CLASSES.items()}
 _CONTROLS = {"t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r", "0": "\0"}
-_REFUSED_ESCAPES = {"b": "word boundaries", "B": "word boundaries", "p": "Unicode properties"}
-_REFUSED_ESCAPES |= {"P": "Unicode properties", "k": "back references"}
-_REFUSED_ESCAPES |= dict.fromkeys("123456789", "back references")
-_REFUSED_GROUPS = {"=": "look-ahead", "!": "look-ahead", "<=": "look-behind", "<!": "look-behind"}
+_REFERENCES = "back references are not supported; write out what may stand there again"
+_REFUSED_ESCAPES = dict.fromkeys("123456789k", _REFERENCES)
+_REFUSED_ESCAPES |= {"A": r"\A is not supported; write ^", "z": r"\z is not supported; write $"}
+_REFUSED_ESCAPES |= {"Z": r"\Z is not supported; write $"}
+_REFUSED_GROUPS = {"P=": _REFERENCES, ">": "atomic groups are not supported; write (?:...)"}
+_REFUSED_GROUPS |= {"(": "conditions are not supported; write alternatives"}
+_FLAGS = "inline flags are not supported; write both cases, as in [aA]"
+_LOOKS = {"=": (False, False), "!": (False, True), "<=": (True, False), "<!": (True, True)}
 
 
 class RegexError(ValueError):
     """The expression is malformed or uses what is not supported; the message says which."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Anchored:
-    """An alternative and which of its ends are tied to the ends of the text."""
-
-    expr: Expr
-    at_start: bool
-    at_end: bool
 
 
 def parse_whole(pattern: str) -> Expr:
@@ -51,7 +60,7 @@ def parse_whole(pattern: str) -> Expr:
     Raises:
         RegexError: see the module's description.
     """
-    return regex.union(part.expr for part in _parse(pattern))
+    return _parse(pattern, assertions.whole)
 
 
 def parse_search(pattern: str) -> Expr:
@@ -60,24 +69,26 @@ def parse_search(pattern: str) -> Expr:
     Raises:
         RegexError: see the module's description.
     """
-    return regex.union(
-        regex.concat(
-            [
-                EPSILON if part.at_start else EVERYTHING,
-                part.expr,
-                EPSILON if part.at_end else EVERYTHING,
-            ]
-        )
-        for part in _parse(pattern)
-    )
+    return _parse(pattern, assertions.search)
 
 
-def _parse(pattern: str) -> list[_Anchored]:
+def _parse(pattern: str, texts: Callable[[Tree], Expr]) -> Expr:
     reader = _Reader(pattern)
-    found = reader.alternatives()
+    tree = reader.alternatives()
     if not reader.at_end():
         raise reader.error("this parenthesis closes nothing")
-    return found
+    try:
+        return texts(tree)
+    except NotRegular as error:
+        raise RegexError(f"regular expression {pattern!r}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _LookBehind:
+    """A look-behind whose tree is still to be judged by what stands before it."""
+
+    tree: Tree
+    is_negated: bool
 
 
 @dataclass(slots=True)
@@ -109,60 +120,73 @@ class _Reader:
     def error(self, what: str) -> RegexError:
         return RegexError(f"regular expression {self.text!r}, character {self.at + 1}: {what}")
 
-    def alternatives(self) -> list[_Anchored]:
-        found = self.row()
+    def alternatives(self) -> Tree:
+        found = [self.row()]
         while self.take("|"):
-            found += self.row()
-        return found
+            found.append(self.row())
+        plain = [tree for tree in found if isinstance(tree, Expr)]
+        if len(plain) == len(found):
+            return regex.union(plain)
+        return Either(tuple(found)) if len(found) > 1 else found[0]
 
-    def row(self) -> list[_Anchored]:
-        """Return one alternative, or several when a group with anchors had to be spread out."""
-        found = [_Anchored(EPSILON, at_start=False, at_end=False)]
+    def row(self) -> Tree:
+        """Return one alternative; what has no assertion in it is joined to one expression."""
+        found: list[Tree] = []
         while not self.at_end() and not self.sees("|") and not self.sees(")"):
             item = self.item()
-            found = [self.join(left, right) for left in found for right in item]
-        return found
+            if isinstance(item, _LookBehind):
+                item = _looked_behind(item, found) or self.refuse_behind()
+            if isinstance(item, Expr) and found and isinstance(found[-1], Expr):
+                found[-1] = regex.concat([found[-1], item])
+            else:
+                found.append(item)
+        return found[0] if len(found) == 1 else Row(tuple(found)) if found else EPSILON
 
-    def join(self, left: _Anchored, right: _Anchored) -> _Anchored:
-        """Return left then right; an anchor may only stand at the outside."""
-        if right.at_start and left.expr is not EPSILON:
-            raise self.error("'^' is only supported at the start")
-        if left.at_end and right.expr is not EPSILON:
-            raise self.error("'$' is only supported at the end")
-        expr = regex.concat([left.expr, right.expr])
-        return _Anchored(
-            expr,
-            at_start=left.at_start or right.at_start,
-            at_end=left.at_end or right.at_end,
-        )
+    def refuse_behind(self) -> Never:
+        what = "look-behind for more than one character is supported after ^ and plain parts only"
+        raise self.error(f"{what}; write a look-ahead from there, as in ^(?!.*X$)")
 
-    def item(self) -> list[_Anchored]:
-        if self.take("^"):
-            return [_Anchored(EPSILON, at_start=True, at_end=False)]
-        if self.take("$"):
-            return [_Anchored(EPSILON, at_start=False, at_end=True)]
-        found = self.atom()
+    def item(self) -> Tree | _LookBehind:
+        found = self.assertion()
+        if found is not None:
+            if self.quantifier() is not None:
+                raise self.error("an anchor or look-around cannot be repeated")
+            return found
+        tree = self.atom()
         bounds = self.quantifier()
         if bounds is None:
-            return found
-        if any(part.at_start or part.at_end for part in found):
-            raise self.error("'^' and '$' cannot be repeated")
-        expr = regex.times(regex.union(part.expr for part in found), *bounds)
-        return [_Anchored(expr, at_start=False, at_end=False)]
+            return tree
+        return regex.times(tree, *bounds) if isinstance(tree, Expr) else Times(tree, *bounds)
 
-    def atom(self) -> list[_Anchored]:
+    def assertion(self) -> Tree | _LookBehind | None:
+        if self.take("^"):
+            return Start()
+        if self.take("$"):
+            return End()
+        if self.take("\\b"):
+            return Boundary(is_negated=False)
+        if self.take("\\B"):
+            return Boundary(is_negated=True)
+        for sign, (is_behind, is_negated) in _LOOKS.items():
+            if self.take("(?" + sign):
+                tree = self.group()
+                return (_LookBehind if is_behind else Ahead)(tree, is_negated)
+        return None
+
+    def atom(self) -> Tree:
         if self.take("("):
+            self.group_kind()
             return self.group()
         if self.take("["):
-            return _plain(self.char_class())
+            return regex.char(self.char_class())
         if self.take("."):
-            return _plain(chars.complement(_LINE_END))
+            return regex.char(chars.complement(_LINE_END))
         if self.take("\\"):
-            return _plain(self.escape())
+            return regex.char(self.escape())
         c = self.next()
         if c in "*+?":
             raise self.error(f"{c!r} has nothing to repeat")
-        return _plain(self.one(c))
+        return regex.char(self.one(c))
 
     def one(self, c: str) -> Ranges:
         ranges = chars.of(c)
@@ -170,8 +194,8 @@ class _Reader:
             raise self.error("half of a surrogate pair is no character")
         return ranges
 
-    def group(self) -> list[_Anchored]:
-        self.group_kind()
+    def group(self) -> Tree:
+        """Read on to the end of a group that is open."""
         self.depth += 1
         if self.depth > MAX_NESTING:
             raise self.error(f"groups are nested more than {MAX_NESTING} deep")
@@ -179,18 +203,16 @@ class _Reader:
         if not self.take(")"):
             raise self.error("a group is not closed")
         self.depth -= 1
-        if any(part.at_start or part.at_end for part in found):
-            return found
-        return [_Anchored(regex.union(p.expr for p in found), at_start=False, at_end=False)]
+        return found
 
     def group_kind(self) -> None:
         if not self.take("?") or self.take(":"):
             return
-        for sign, name in _REFUSED_GROUPS.items():
+        for sign, reason in _REFUSED_GROUPS.items():
             if self.sees(sign):
-                raise self.error(f"{name} is not supported")
-        if not self.take("<"):
-            raise self.error("inline flags are not supported")
+                raise self.error(reason)
+        if not self.take("P<") and not self.take("<"):
+            raise self.error(_FLAGS)
         while self.next() != ">":
             pass
 
@@ -230,12 +252,24 @@ class _Reader:
         c = self.next()
         if c in _CLASSES:
             return _CLASSES[c]
-        return self.one(self.escaped(c))
+        return self.category(c) if c in "pP" else self.one(self.escaped(c))
+
+    def category(self, sign: str) -> Ranges:
+        """Return the characters of \\p{...}; what Unicode has not assigned is never among them."""
+        name, closed, _ = self.text[self.at + 1 :].partition("}")
+        found = chars.category(name) if self.sees("{") and closed else None
+        if found is None:
+            what = f"the Unicode property {name[:40]!r} is not supported"
+            raise self.error(f"{what}; general categories are, as in \\p{{L}} or \\p{{Lu}}")
+        self.at += len(name) + 2
+        if sign == "p":
+            return found
+        return chars.intersect(chars.complement(found), chars.assigned())
 
     def escaped(self, c: str) -> str:
         """Return the character that an escape stands for."""
         if c in _REFUSED_ESCAPES:
-            raise self.error(f"{_REFUSED_ESCAPES[c]} are not supported")
+            raise self.error(_REFUSED_ESCAPES[c])
         if c in _CONTROLS:
             return _CONTROLS[c]
         if c == "c":
@@ -278,10 +312,15 @@ class _Reader:
         if self.sees("]"):
             raise self.error("'[]' means different things in different dialects")
         pairs: list[tuple[int, int]] = []
+        start = self.at
         while not self.take("]"):
             pairs.extend(self.class_part())
         ranges = chars.normalise(pairs)
-        return chars.complement(ranges) if negated else ranges
+        if not negated:
+            return ranges
+        others = chars.complement(ranges)
+        has_category = any(sign in self.text[start : self.at] for sign in ("\\p{", "\\P{"))
+        return chars.intersect(others, chars.assigned()) if has_category else others
 
     def class_part(self) -> Ranges:
         first = self.class_atom()
@@ -302,8 +341,16 @@ class _Reader:
         return chars.of("\b") if self.take("b") else self.escape()
 
 
-def _plain(ranges: Ranges) -> list[_Anchored]:
-    return [_Anchored(regex.char(ranges), at_start=False, at_end=False)]
+def _looked_behind(look: _LookBehind, before: list[Tree]) -> Tree | None:
+    """Return a look-behind, read into what stands before it where that begins the text."""
+    if isinstance(look.tree, Expr) and look.tree.kind == "set":
+        return Behind(look.tree.ranges, look.is_negated)
+    if not isinstance(look.tree, Expr) or [type(tree) for tree in before] != [Start, Expr]:
+        return None
+    ending = regex.concat([EVERYTHING, look.tree])
+    text = before.pop()
+    assert isinstance(text, Expr)
+    return regex.both(text, regex.without(ending) if look.is_negated else ending)
 
 
 def _is_one(ranges: Ranges) -> bool:

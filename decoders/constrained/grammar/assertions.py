@@ -1,0 +1,268 @@
+"""Regular expressions that look around, as sets of whole texts.
+
+A tree is turned into what may stand from a place to the end of the text, given what may stand
+after it. That can depend on the character before, so it is one set for the start of the text and
+one for each block of characters that some assertion tells apart. A look-ahead is an intersection
+then, and a negative one the intersection with a complement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from plait.decoders.constrained.grammar import chars, regex
+from plait.decoders.constrained.grammar.nodes import Ranges
+from plait.decoders.constrained.grammar.regex import ANY_CHAR, EPSILON, EVERYTHING, VOID, Expr
+
+MAX_COPIES = 64  # of a repeated part with an assertion inside
+MAX_BLOCKS = 16  # classes of characters that assertions tell apart
+WORD = chars.normalise([(0x30, 0x39), (0x41, 0x5A), (0x61, 0x7A), (0x5F, 0x5F)])
+_OTHER = chars.complement(WORD)
+_SOME = regex.times(ANY_CHAR, 1, None)
+
+
+class NotRegular(ValueError):
+    """What the tree says cannot be turned into a set; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """^"""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """$"""
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    r"""\b, or \B when negated."""
+
+    is_negated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """(?=tree), or (?!tree) when negated."""
+
+    tree: Tree
+    is_negated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """(?<=[...]), or (?<![...]) when negated: what the one character before is."""
+
+    ranges: Ranges
+    is_negated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Trees one after the other."""
+
+    items: tuple[Tree, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """One of the trees."""
+
+    items: tuple[Tree, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """A tree least..most times."""
+
+    tree: Tree
+    least: int
+    most: int | None
+
+
+Assertion = Start | End | Boundary | Ahead | Behind
+Tree = Expr | Row | Either | Times | Assertion  # an Expr has no assertion inside
+Sets = tuple[Expr, ...]  # of what follows: at the start of the text, then after each block
+
+
+def whole(tree: Tree) -> Expr:
+    """Return the texts that the tree matches from their first to their last character.
+
+    Raises:
+        NotRegular: an assertion inside a loop.
+    """
+    blocks = _blocks(tree)
+    return _Sets(blocks).of(tree, (EPSILON,) * (1 + len(blocks)))[0]
+
+
+def search(tree: Tree) -> Expr:
+    """Return the texts in which the tree matches somewhere.
+
+    Raises:
+        NotRegular: an assertion inside a loop.
+    """
+    blocks = _blocks(tree)
+    start, *later = _Sets(blocks).of(tree, (EVERYTHING,) * (1 + len(blocks)))
+    if all(found is start for found in later):
+        return regex.concat([EVERYTHING, start])
+    if len(set(later)) == 1:
+        return regex.union([start, regex.concat([_SOME, later[0]])])
+    ahead = [
+        regex.concat([EVERYTHING, regex.char(b), s]) for b, s in zip(blocks, later, strict=True)
+    ]
+    return regex.union([start, *ahead])
+
+
+def _blocks(tree: Tree) -> list[Ranges]:
+    """Return the classes of characters that assertions about the character before tell apart."""
+    blocks = [chars.ANY]
+    for ranges in dict.fromkeys(_told_apart(tree)):
+        halves = (ranges, chars.complement(ranges))
+        blocks = [cut for b in blocks for half in halves if (cut := chars.intersect(b, half))]
+        if len(blocks) > MAX_BLOCKS:
+            raise NotRegular("it looks behind in too many ways")
+    return blocks
+
+
+def _told_apart(tree: Tree) -> Iterator[Ranges]:
+    if isinstance(tree, Behind):
+        yield tree.ranges
+    elif isinstance(tree, Boundary):
+        yield WORD
+    elif isinstance(tree, Ahead | Times):
+        yield from _told_apart(tree.tree)
+    elif isinstance(tree, Row | Either):
+        for item in tree.items:
+            yield from _told_apart(item)
+
+
+class _Sets:
+    """Turns trees into sets, for given blocks of characters."""
+
+    def __init__(self, blocks: list[Ranges]) -> None:
+        self._blocks = blocks
+
+    def of(self, tree: Tree, after: Sets) -> Sets:
+        """Return what may stand from the tree on, given what may stand after it."""
+        if isinstance(tree, Expr):
+            return self._expr(tree, after)
+        return _TURN[type(tree)](self, tree, after)
+
+    def _expr(self, expr: Expr, after: Sets) -> Sets:
+        start, *later = after
+        if all(found is later[0] for found in later):
+            rest = regex.concat([expr, later[0]])
+            if start is later[0]:
+                return (rest,) * len(after)
+            moved = regex.concat([_nonempty(expr), later[0]])
+            at_start = regex.union([moved, start]) if expr.is_nullable else moved
+            return (at_start, *[rest] * len(later))
+        moved = regex.union(
+            regex.concat([_ending_in(expr, block), found])
+            for block, found in zip(self._blocks, later, strict=True)
+        )
+        if not expr.is_nullable:
+            return (moved,) * len(after)
+        return tuple(regex.union([moved, found]) for found in after)
+
+    def row(self, tree: Row, after: Sets) -> Sets:
+        for item in reversed(tree.items):
+            after = self.of(item, after)
+        return after
+
+    def either(self, tree: Either, after: Sets) -> Sets:
+        return _joined(*(self.of(item, after) for item in tree.items))
+
+    def times(self, tree: Times, after: Sets) -> Sets:
+        if tree.most is None:
+            return self._loop(tree, after)
+        if tree.most > MAX_COPIES:
+            raise NotRegular(f"an anchor or look-around is repeated more than {MAX_COPIES} times")
+        found = after
+        for count in range(tree.most, 0, -1):
+            taken = self.of(tree.tree, found)
+            found = _joined(taken, after) if count > tree.least else taken
+        return found
+
+    def _loop(self, tree: Times, after: Sets) -> Sets:
+        """Return the loop `(?:(?!X)[...])*` at the end of a text: nowhere does an X begin."""
+        items = tree.tree.items if isinstance(tree.tree, Row) else ()
+        if len(items) == 2 and set(after) == {EPSILON}:
+            test, step = items
+            if isinstance(test, Ahead) and test.is_negated and isinstance(step, Expr):
+                unwanted = set(self.of(test.tree, self._anything()))
+                if step.kind == "set" and len(unwanted) == 1:
+                    somewhere = regex.concat([EVERYTHING, regex.both(unwanted.pop(), _SOME)])
+                    steps = regex.times(step, tree.least, None)
+                    return (regex.both(steps, regex.without(somewhere)),) * len(after)
+        raise NotRegular(
+            "an anchor or look-around inside a repetition without end; write it before the loop, "
+            "as in ^(?!.*X)"
+        )
+
+    def start(self, _: Start, after: Sets) -> Sets:
+        return (after[0], *[VOID] * len(self._blocks))
+
+    def end(self, _: End, after: Sets) -> Sets:
+        return tuple(EPSILON if found.is_nullable else VOID for found in after)
+
+    def ahead(self, tree: Ahead, after: Sets) -> Sets:
+        inner = self.of(tree.tree, self._anything())
+        if tree.is_negated:
+            inner = tuple(map(regex.without, inner))
+        return tuple(map(regex.both, inner, after))
+
+    def behind(self, tree: Behind, after: Sets) -> Sets:
+        start, *later = after
+        return (start if tree.is_negated else VOID, *self._where(tree.ranges, tree, later))
+
+    def boundary(self, tree: Boundary, after: Sets) -> Sets:
+        word = regex.concat([regex.char(WORD), EVERYTHING])
+        other = regex.union([EPSILON, regex.concat([regex.char(_OTHER), EVERYTHING])])
+        is_word = [False, *(chars.contains(WORD, block[0][0]) for block in self._blocks)]
+        wants_word = [is_one == tree.is_negated for is_one in is_word]
+        return tuple(
+            regex.both(word if wants else other, found)
+            for wants, found in zip(wants_word, after, strict=True)
+        )
+
+    def _where(self, ranges: Ranges, tree: Behind, later: list[Expr]) -> Iterator[Expr]:
+        for block, found in zip(self._blocks, later, strict=True):
+            is_inside = chars.contains(ranges, block[0][0])
+            yield found if is_inside != tree.is_negated else VOID
+
+    def _anything(self) -> Sets:
+        return (EVERYTHING,) * (1 + len(self._blocks))
+
+
+def _joined(*several: Sets) -> Sets:
+    return tuple(regex.union(found) for found in zip(*several, strict=True))
+
+
+def _nonempty(expr: Expr) -> Expr:
+    if not expr.is_nullable:
+        return expr
+    if expr.kind == "repeat" and not expr.items[0].is_nullable:
+        return regex.times(expr.items[0], 1, expr.most)
+    return regex.both(expr, _SOME)
+
+
+def _ending_in(expr: Expr, block: Ranges) -> Expr:
+    if expr.kind == "set":
+        return regex.char(chars.intersect(expr.ranges, block))
+    return regex.both(expr, regex.concat([EVERYTHING, regex.char(block)]))
+
+
+_TURN: dict[type, Callable[[_Sets, Any, Sets], Sets]] = {
+    Row: _Sets.row,
+    Either: _Sets.either,
+    Times: _Sets.times,
+    Start: _Sets.start,
+    End: _Sets.end,
+    Boundary: _Sets.boundary,
+    Ahead: _Sets.ahead,
+    Behind: _Sets.behind,
+}
