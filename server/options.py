@@ -131,6 +131,14 @@ class LimitOptions(BaseModel):
     max_prediction_tokens: Count = Field(
         _LIMITS.max_prediction_tokens, description="Tokens of a prediction."
     )
+    max_tokenize_bytes: ByteSize = Field(
+        ByteSize(_LIMITS.max_tokenize_bytes), ge=1, description="A text for /tokenize."
+    )
+    clamp_max_tokens: bool = Field(
+        _LIMITS.clamp_max_tokens,
+        description="Cut max_tokens to what the prompt leaves of the context, as vLLM does, "
+        "instead of refusing it.",
+    )
     max_import_tokens: Count = Field(
         _LIMITS.max_import_tokens, description="Tokens imported into a draft store at once."
     )

@@ -30,6 +30,8 @@ class LimitSettings:
     max_cache_salt_chars: int = 128
     max_prediction_tokens: int = 2**15
     max_import_tokens: int = 2**15  # into a draft store, at once
+    max_tokenize_bytes: int = 2**20  # of /tokenize
+    clamp_max_tokens: bool = False  # to what the prompt leaves of the context
     max_schema_bytes: int = 256 * 2**10
     max_schema_depth: int = 64
 

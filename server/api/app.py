@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from plait.server.api.access import AccessMiddleware
 from plait.server.api.auth import AuthMiddleware
 from plait.server.api.errors_http import install_error_handlers
+from plait.server.api.jobs.gate import TokenizerGate
 from plait.server.api.openapi import document
 from plait.server.api.paths import PathMiddleware
 from plait.server.api.ports import PoolLike
@@ -32,6 +33,7 @@ def create_app(settings: ApiSettings, pool: PoolLike, telemetry: Telemetry) -> F
     )
     app.state.settings = settings
     app.state.pool = pool
+    app.state.gate = TokenizerGate()
     app.state.telemetry = telemetry
     for routes in (generate, models, tokens, draft_store, operations, pages):
         app.include_router(routes.router)

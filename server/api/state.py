@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import Request
 
+from plait.server.api.jobs.gate import TokenizerGate
 from plait.server.api.ports import PoolLike
 from plait.server.settings import ApiSettings
 from plait.server.telemetry.telemetry import Telemetry
@@ -19,6 +20,12 @@ def settings_of(request: Request) -> ApiSettings:
     """Return the application's settings."""
     settings: ApiSettings = request.app.state.settings
     return settings
+
+
+def gate_of(request: Request) -> TokenizerGate:
+    """Return the way to the application's tokenizers."""
+    gate: TokenizerGate = request.app.state.gate
+    return gate
 
 
 def telemetry_of(request: Request) -> Telemetry:

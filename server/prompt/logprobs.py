@@ -53,12 +53,12 @@ def completion_logprobs(
 
 
 def text_offsets(tokenizer: Tokenizer, token_ids: Sequence[int]) -> list[int]:
-    """Return where each token begins in tokenizer.decode(token_ids), in characters.
+    """Return where each token begins in tokenizer.decode(token_ids, special=True), in characters.
 
     A token that begins within a character begins where the character does.
     """
-    detokenizer = Detokenizer(tokenizer.token_bytes)
-    pieces = [detokenizer.push(token_id) for token_id in token_ids]
+    detokenizer = Detokenizer([tokenizer.token_name(token_id) for token_id in token_ids])
+    pieces = [detokenizer.push(i) for i in range(len(token_ids))]
     begins = accumulate(map(len, pieces), initial=0)
     first = next(filter(None, pieces), "")
     dropped = 1 if tokenizer.strips_space and first.startswith(" ") else 0

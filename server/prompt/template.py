@@ -7,7 +7,7 @@ thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
@@ -45,8 +45,9 @@ def chat_prompt(
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,
     kwargs: Mapping[str, Any] | None = None,
+    check: Callable[[str], None] = lambda text: None,
 ) -> list[int]:
-    """Return the token ids of a conversation.
+    """Return the token ids of a conversation; `check` may refuse its text before it is tokenised.
 
     Unlike encode(render_chat(...), special=True), special tokens written in a message stay text:
     nobody can open another role's turn. For other messages the two agree; a test checks it.
@@ -65,6 +66,7 @@ def chat_prompt(
         continue_final_message=continue_final_message,
         kwargs=kwargs or {},
     )
+    check(text)
     return tokenizer.encode(text, special=True)
 
 

@@ -12,6 +12,7 @@ from plait.server.errors import BadRequest
 from plait.server.models.catalog import BadModel, ModelFiles
 from plait.server.prompt.gguf_tokenizer import gguf_vocabulary
 from plait.server.prompt.hf_tokenizer import hf_vocabulary
+from plait.server.prompt.length import length_bound
 from plait.server.prompt.vocabulary import Vocabulary
 
 # A quoted special token is QUOTE and one letter of plane 16, both free for private agreement.
@@ -43,6 +44,7 @@ class Tokenizer:
     token_bytes: Sequence[bytes]  # [vocab_size] what each token adds to the text; b"" if special
     chat_template: str | None
     named_tokens: Mapping[str, str]  # what templates may write: "bos_token": "<s>", ...
+    prefix: tuple[int, ...]  # what the model wants in front of a text: bos, or nothing
     strips_space: bool  # decode drops the space that encode puts in front (SentencePiece)
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -55,10 +57,11 @@ class Tokenizer:
         self.token_bytes = vocabulary.token_bytes
         self.chat_template = vocabulary.chat_template
         self.named_tokens = vocabulary.named_tokens
-        self._prefix = vocabulary.prefix
+        self.prefix = vocabulary.prefix
         self.strips_space = vocabulary.strips_space
         self._plain = _ignoring_special(vocabulary.backend)
         self._parsing = vocabulary.backend
+        self._bound = length_bound(vocabulary.backend, vocabulary.token_bytes)
         self._quotes, self._unquoted = self._add_quotes()
         self._quotable = re.compile("|".join(map(re.escape, sorted(self._quotes, reverse=True))))
 
@@ -74,26 +77,33 @@ class Tokenizer:
             BadRequest: the text holds half of a surrogate pair.
         """
         backend = self._parsing if special else self._plain
-        try:
-            ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+        try:  # in a batch, because for one the library keeps the interpreter from all other threads
+            ids: list[int] = backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
         except TypeError as error:  # what the library makes of a string that is not Unicode
             raise BadRequest("the text holds a lone surrogate, which is not Unicode") from error
         if special:
             ids = self._unquote(ids)
         wants_prefix = not special if prefix is None else prefix
-        return [*self._prefix, *ids] if wants_prefix else ids
+        return [*self.prefix, *ids] if wants_prefix else ids
 
-    def encode_inside(self, text: str) -> list[int]:
-        """Return the token ids of plain text within a longer one: no prefix, no space of its own.
+    def encode_inside(self, text: str, *, special: bool = False) -> list[int]:
+        """Return the token ids of text within a longer one: no prefix, no space of its own.
 
+        Args:
+            text: Any text that UTF-8 can write.
+            special: As for `encode`.
         Raises:
             BadRequest: the text holds half of a surrogate pair.
         """
-        before = self.encode("\n", prefix=False)
-        ids = self.encode(f"\n{text}", prefix=False)
+        before = self.encode("\n", special=special, prefix=False)
+        ids = self.encode(f"\n{text}", special=special, prefix=False)
         if ids[: len(before)] == before:
             return ids[len(before) :]
-        return self.encode(text, prefix=False)
+        return self.encode(text, special=special, prefix=False)
+
+    def fewest_tokens(self, text: str) -> int:
+        """Return a number of tokens that the text has at least. Cost: that of encoding to UTF-8."""
+        return self._bound.fewest_tokens(text)
 
     def decode(self, token_ids: Sequence[int], *, special: bool = False) -> str:
         """Return the text of token ids; with `special`, special tokens are written out.
@@ -106,6 +116,10 @@ class Tokenizer:
         if self.strips_space and data.startswith(b" "):
             data = data[1:]
         return data.decode("utf-8", errors="replace")
+
+    def piece(self, token_id: int) -> str:
+        """Return a token as the vocabulary writes it (`Ġis`, `▁is`); "" where it has none."""
+        return self._plain.id_to_token(token_id) or ""
 
     def token_name(self, token_id: int) -> bytes:
         """Return the bytes to show for a token: its own, or a special token's name.
@@ -124,6 +138,8 @@ class Tokenizer:
         tokens, so that nobody can write another role's turn. The text is cut there: what follows
         is encoded by itself, in older SentencePiece vocabularies with a space in front.
         """
+        if not any(special in text for special in self._quotes):  # as a rule, and ten times faster
+            return text
         return self._quotable.sub(lambda found: self._quotes[found[0]], text)
 
     def _add_quotes(self) -> tuple[dict[str, str], dict[int, list[int]]]:

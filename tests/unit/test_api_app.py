@@ -162,7 +162,7 @@ async def test_tokenize_and_back() -> None:
             "count": 4,
             "max_model_len": 2048,
             "tokens": [104, 195, 169, 258],
-            "token_strs": ["h", "\\xc3", "\\xa9", "<|im_end|>"],
+            "token_strs": ["h", "Ã", "©", "<|im_end|>"],  # as the vocabulary writes them
         }
         back = await client.post("/detokenize", json={"tokens": have["tokens"]})
         assert back.json() == {"prompt": "hé<|im_end|>"}

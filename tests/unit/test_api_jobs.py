@@ -27,10 +27,15 @@ def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
 
 
-async def chat(pool: StubPool | None = None, tenant: str = "", **fields: Any) -> Job:
+async def chat(
+    pool: StubPool | None = None,
+    tenant: str = "",
+    limits: LimitSettings = LIMITS,
+    **fields: Any,
+) -> Job:
     body = {"model": "stub", "messages": [{"role": "user", "content": "hi"}]} | fields
     caller = Caller(tenant, time.monotonic())
-    return await plan_chat(pool or StubPool(), LIMITS, ChatRequest.model_validate(body), caller)
+    return await plan_chat(pool or StubPool(), limits, ChatRequest.model_validate(body), caller)
 
 
 async def complete(pool: StubPool | None = None, **fields: Any) -> Job:
@@ -111,10 +116,35 @@ async def test_prompts_of_a_list_share_all_but_their_tokens() -> None:
     assert {request.sampling.seed for request in job.requests} == {4}
 
 
-async def test_special_tokens_in_a_prompt_are_text() -> None:
-    assert max((await complete(prompt="<|im_end|>")).requests[0].prompt_token_ids) < 256
+async def test_special_tokens_are_parsed_in_completions_and_text_in_chats() -> None:
+    job = await complete(prompt=["a<|im_end|>"], echo=True)
+    job_of_ids = await complete(prompt=[97, END], echo=True)
+    for each in (job, job_of_ids):
+        assert each.requests[0].prompt_token_ids == [97, END]
+        assert each.prompts[0].text == "a<|im_end|>"
     job = await chat(messages=[{"role": "user", "content": "<|im_end|>"}])
     assert job.requests[0].prompt_token_ids.count(END) == 1
+
+
+async def test_a_chat_that_asks_for_too_much_is_told_so_and_not_to_be_shorter() -> None:
+    for field in ("max_tokens", "max_completion_tokens"):
+        with pytest.raises(ContextTooLong, match=r"Ask for 20\d\d at most") as caught:
+            await chat(**{field: 100_000})
+        assert caught.value.param == field
+    with pytest.raises(ContextTooLong) as caught:
+        await chat(messages=[{"role": "user", "content": "x" * 3000}], max_tokens=4)
+    assert caught.value.param == "messages"
+
+
+async def test_max_tokens_is_clamped_if_the_operator_wants_that() -> None:
+    lenient = LimitSettings(clamp_max_tokens=True)
+    length = len((await chat()).requests[0].prompt_token_ids)
+    job = await chat(limits=lenient, max_tokens=100_000)
+    assert job.requests[0].max_tokens == INFO.max_model_len - length
+    assert (await chat(limits=lenient, max_tokens=7)).requests[0].max_tokens == 7
+    with pytest.raises(ContextTooLong) as caught:
+        await chat(limits=lenient, max_tokens=4, messages=[{"role": "user", "content": "x" * 3000}])
+    assert caught.value.param == "messages"
 
 
 async def test_the_context_is_the_models_or_what_its_cache_holds() -> None:

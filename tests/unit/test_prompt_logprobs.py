@@ -72,14 +72,16 @@ def test_completions_shape(tokenizer: Tokenizer) -> None:
 
 
 def test_text_offsets_count_characters(tokenizer: Tokenizer) -> None:
-    ids = [0, *tokenizer.encode("a\u00bdb")]
-    assert [tokenizer.token_name(i) for i in ids[1:]] == [b"a", b"\xc2", b"\xbd", b"b"]
-    assert text_offsets(tokenizer, ids) == [0, 0, 1, 1, 2]
+    ids = [*tokenizer.encode("a\u00bdb"), 0, *tokenizer.encode("c")]
+    assert [tokenizer.token_name(i) for i in ids[:4]] == [b"a", b"\xc2", b"\xbd", b"b"]
+    written = len(tokenizer.token_name(0))  # echo writes special tokens out
+    assert text_offsets(tokenizer, ids) == [0, 1, 1, 2, 3, 3 + written]
+    assert tokenizer.decode(ids, special=True)[3 + written :] == "c"
 
 
 def test_text_offsets_skip_the_space_that_decoding_drops(tmp_path: Path) -> None:
     spm = load_tokenizer(write_gguf(tmp_path / "m.gguf", sentencepiece_keys(sentencepiece())))
-    ids = spm.encode("fox fox")
+    ids = spm.encode("fox fox", prefix=False)
     offsets = text_offsets(spm, ids)
     text = spm.decode(ids)
     for offset, token_id in zip(offsets, ids, strict=True):

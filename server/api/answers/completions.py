@@ -132,9 +132,10 @@ class CompletionAnswer:
         text = self._job.prompts[prompt].text
         if self._request.logprobs is None:
             return _Text(text)
-        ids = self._job.prompts[prompt].token_ids
+        ids, hidden = self._job.prompts[prompt].token_ids, self._job.prompts[prompt].num_hidden
         logprobs = list(self._outputs.prompt_logprobs(prompt))
-        return _Text(text, list(ids), logprobs, text_offsets(self._job.tokenizer, ids))
+        offsets = [0] * hidden + text_offsets(self._job.tokenizer, ids[hidden:])
+        return _Text(text, list(ids), logprobs, offsets)
 
     def _show(self, text: _Text) -> dict[str, Any] | None:
         if self._request.logprobs is None:

@@ -37,10 +37,15 @@ class Room:
 
 
 def budget_of(
-    request: GenerationRequest, prompt: Prompt, room: Room, max_tokens: int | None
+    request: GenerationRequest, prompt: Prompt, room: Room, *, clamp: bool = False
 ) -> int:
     """Return how many tokens the answers to a prompt may have; 0 for a template.
 
+    Args:
+        request: Its max_tokens, or max_completion_tokens.
+        prompt: What is answered.
+        room: The model's.
+        clamp: Cut max_tokens to what the prompt leaves of the context.
     Raises:
         BadRequest: the prompt has no tokens, or fewer are left than were asked for.
     """
@@ -48,11 +53,14 @@ def budget_of(
     param = "messages" if is_chat else "prompt"
     if not prompt.token_ids:
         raise BadRequest("The prompt has no tokens; give at least one.", param=param)
+    max_param, max_tokens = asked_tokens(request)
     if prompt.template is not None:
         max_tokens = 0
     left = room.left(prompt)
+    if max_tokens and left >= 1 and clamp:
+        max_tokens = min(max_tokens, left)
     if left < (1 if max_tokens is None else max_tokens):
-        raise _too_long(prompt, room, max_tokens, param)
+        raise _too_long(prompt, room, max_tokens, param if left < 1 else max_param)
     budget = max_tokens
     if budget is None:
         budget = left if is_chat else min(left, COMPLETION_MAX_TOKENS)
@@ -63,12 +71,21 @@ def budget_of(
     return budget
 
 
+def asked_tokens(request: GenerationRequest) -> tuple[str, int | None]:
+    """Return how long the answers may be as the request says, and the field that says so."""
+    if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
+        return "max_completion_tokens", request.max_completion_tokens
+    return "max_tokens", request.max_tokens
+
+
 def _too_long(prompt: Prompt, room: Room, max_tokens: int | None, param: str) -> ContextTooLong:
     blocks = "" if room.usable == room.context else f" ({room.usable} in whole blocks)"
     suffix = f", the suffix {len(prompt.suffix)}" if prompt.suffix else ""
     asked = f" and {max_tokens} were asked for" if max_tokens else ""
+    left = room.left(prompt)
+    advice = f" Ask for {left} at most, or for none." if max_tokens and left > 0 else ""
     return ContextTooLong(
         f"This model's context has {room.context} tokens{blocks}; "
-        f"the prompt has {len(prompt.token_ids)}{suffix}{asked}.",
+        f"the prompt has {len(prompt.token_ids)}{suffix}{asked}.{advice}",
         param=param,
     )

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
+from plait.decoders.sampling.params import SamplingParams
 from plait.server.api.jobs.budget import Room, budget_of
 from plait.server.api.jobs.constraints import compile_constraint
+from plait.server.api.jobs.conversation import chat_tokens, message_text, num_chars
 from plait.server.api.jobs.decoding import check_served, plan_decoding
+from plait.server.api.jobs.gate import TokenizerGate
 from plait.server.api.jobs.limits import check_request
-from plait.server.api.jobs.prompts import Prompt, completion_prompts, predicted_ids
+from plait.server.api.jobs.prompts import (
+    Prompt,
+    check_length,
+    completion_prompts,
+    predicted_ids,
+)
 from plait.server.api.jobs.sampling import check_ids, num_ids, sampling_params
 from plait.server.api.ports import PoolLike, ServedModelLike
-from plait.server.api.schemas.chat import AssistantMessage, ChatRequest, Message
+from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.common import GenerationRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest, NotFound, Unavailable
 from plait.server.pool.messages import GenerateRequest, ModelInfo
 from plait.server.prompt.stop import StopStrings
-from plait.server.prompt.template import chat_prompt, normalize
 from plait.server.prompt.tokenizer import Tokenizer
 from plait.server.settings import LimitSettings
 
@@ -36,6 +42,7 @@ class Caller:
 
     tenant: str  # a name of the API key, "" where no keys are set
     arrived: float  # time.monotonic()
+    gate: TokenizerGate = field(default_factory=TokenizerGate)  # the application's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +79,8 @@ async def plan_chat(
         BadRequest, NotFound, Unavailable: what the request asks for can't be had.
     """
     check_request(request, limits)
-    served = find_model(pool, request.model)
-    token_ids = await chat_tokens(
-        served.tokenizer,
-        request.messages,
-        add_generation_prompt=request.add_generation_prompt,
-        continue_final_message=bool(request.continue_final_message),
-        kwargs=request.chat_template_kwargs,
-    )
-    text = _message_text(request.messages[-1]) if request.echo else ""
-    vocab_size = num_ids(served.tokenizer, loaded_info(served))
-    prediction = await asyncio.to_thread(
-        predicted_ids, request, served.tokenizer, vocab_size, limits
-    )
-    prompt = Prompt(token_ids, text, prediction=prediction)
-    max_tokens = request.max_completion_tokens or request.max_tokens
-    return await _plan(pool, limits, request, caller, prompts=[prompt], max_tokens=max_tokens)
+    size = num_chars(request.messages) + len(request.prediction.text if request.prediction else "")
+    return await _plan(pool, limits, request, caller, size=size)
 
 
 async def plan_completion(
@@ -99,12 +92,8 @@ async def plan_completion(
         BadRequest, NotFound, Unavailable: what the request asks for can't be had.
     """
     check_request(request, limits)
-    served = find_model(pool, request.model)
-    context = loaded_info(served).max_model_len
-    prompts = await asyncio.to_thread(completion_prompts, request, served.tokenizer, context)
-    return await _plan(
-        pool, limits, request, caller, prompts=prompts, max_tokens=request.max_tokens
-    )
+    size = len(request.suffix or "") + sum(map(len, request.prompts))
+    return await _plan(pool, limits, request, caller, size=size)
 
 
 def find_model(pool: PoolLike, name: str | None) -> ServedModelLike:
@@ -133,26 +122,25 @@ def loaded_info(served: ServedModelLike) -> ModelInfo:
     return served.info
 
 
-async def chat_tokens(
-    tokenizer: Tokenizer,
-    messages: Sequence[Message],
-    *,
-    add_generation_prompt: bool | None,
-    continue_final_message: bool,
-    kwargs: dict[str, Any] | None,
-) -> list[int]:
-    """Return the tokens of a conversation, rendered off the event loop."""
-    opens_turn = (
-        not continue_final_message if add_generation_prompt is None else add_generation_prompt
-    )
-    return await asyncio.to_thread(
-        chat_prompt,
-        tokenizer,
-        [_template_message(message) for message in messages],
-        add_generation_prompt=opens_turn,
-        continue_final_message=continue_final_message,
-        kwargs=kwargs,
-    )
+def tokenise(
+    served: ServedModelLike, limits: LimitSettings, request: ChatRequest | CompletionRequest
+) -> tuple[Sequence[Prompt], SamplingParams]:
+    """Return a request's prompts and its sampling law: all that takes a tokenizer, for a thread.
+
+    Raises:
+        BadRequest: a text is too long, or a token is not of the model.
+    """
+    tokenizer, info = served.tokenizer, loaded_info(served)
+    vocab_size, context = num_ids(tokenizer, info), Room(info, 1).context
+    if isinstance(request, ChatRequest):
+        check = partial(check_length, tokenizer=tokenizer, context=context, param="messages")
+        prediction = predicted_ids(request, tokenizer, vocab_size, limits)
+        text = message_text(request.messages[-1]) if request.echo else ""
+        prompts = [Prompt(chat_tokens(request, tokenizer, check), text, prediction=prediction)]
+    else:
+        prompts = completion_prompts(request, tokenizer, context)
+    _check_prompts(request, prompts, vocab_size)
+    return prompts, sampling_params(request, tokenizer, vocab_size, limits)
 
 
 async def _plan(
@@ -161,21 +149,23 @@ async def _plan(
     request: ChatRequest | CompletionRequest,
     caller: Caller,
     *,
-    prompts: Sequence[Prompt],
-    max_tokens: int | None,
+    size: int,
 ) -> Job:
+    """Return the job of a request of so many characters."""
     served, tenant = find_model(pool, request.model), caller.tenant
     info = loaded_info(served)
     check_served(request, info)
+    size += sum(map(len, request.bad_words or ()))
+    work = partial(tokenise, served, limits, request)
+    prompts, sampling = await caller.gate.run(tenant, size, work)
     decoding = plan_decoding(request, info, prompts[0].options)
     room = Room(info, decoding.block_size)
-    vocab_size = num_ids(served.tokenizer, info)
-    _check_prompts(request, prompts, vocab_size)
-    budgets = [budget_of(request, prompt, room, max_tokens) for prompt in prompts]
+    clamp = limits.clamp_max_tokens
+    budgets = [budget_of(request, prompt, room, clamp=clamp) for prompt in prompts]
     common = GenerateRequest(
         request_id=f"{_prefix(request)}-{uuid.uuid4().hex}",
         prompt_token_ids=[],
-        sampling=sampling_params(request, served.tokenizer, vocab_size, limits),
+        sampling=sampling,
         max_tokens=0,
         n=request.n or 1,
         stop_token_ids=_stop_ids(request, served.tokenizer, info),
@@ -225,19 +215,6 @@ def _check_prompts(request: GenerationRequest, prompts: Sequence[Prompt], vocab_
 
 def _prefix(request: GenerationRequest) -> str:
     return "chatcmpl" if isinstance(request, ChatRequest) else "cmpl"
-
-
-def _template_message(message: Message) -> dict[str, Any]:
-    fields = message.model_dump(include={"role", "content", "name"}, exclude_none=True)
-    if isinstance(message, AssistantMessage):
-        fields.setdefault("content", message.refusal or "")
-        if thought := message.reasoning_content or message.reasoning:
-            fields["reasoning_content"] = thought
-    return fields
-
-
-def _message_text(message: Message) -> str:
-    return normalize([_template_message(message)])[0]["content"]
 
 
 def _stop_ids(request: GenerationRequest, tokenizer: Tokenizer, info: ModelInfo) -> list[int]:

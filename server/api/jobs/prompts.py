@@ -27,6 +27,7 @@ class Prompt:
     template: Template | None = None  # whose holes lie among the token ids
     holes: tuple[tuple[int, int], ...] = ()  # [start, stop) of each
     prediction: tuple[int, ...] = ()  # token ids of the answer that the client expects
+    num_hidden: int = 0  # tokens in front that the text does not show (bos)
 
     @property
     def num_holes(self) -> int:
@@ -60,11 +61,15 @@ def predicted_ids(
     """
     if request.prediction is None:
         return ()
-    token_ids = tokenizer.encode_inside(request.prediction.text)
-    if len(token_ids) > limits.max_prediction_tokens:
+    text = request.prediction.text
+    count, token_ids = tokenizer.fewest_tokens(text), list[int]()
+    if count <= limits.max_prediction_tokens:
+        token_ids = tokenizer.encode_inside(text)
+        count = len(token_ids)
+    if count > limits.max_prediction_tokens:
         raise BadRequest(
             f"A prediction may have at most {limits.max_prediction_tokens} tokens; this one has "
-            f"{len(token_ids)}.",
+            f"{'' if token_ids else 'at least '}{count}.",
             param="prediction.content",
         )
     return tuple(token_id for token_id in token_ids if token_id < vocab_size)  # others never come
@@ -78,17 +83,32 @@ def completion_prompts(
     Args:
         request: The request.
         tokenizer: Its model's.
-        context: Most tokens of a text; holes that are longer are refused before they are made.
+        context: Most tokens of a text; what is sure to be longer is refused before it is made.
     Raises:
         BadRequest: a token id outside of the vocabulary, or a template whose holes don't match.
     """
+    for text in (*request.prompts, request.suffix or ""):
+        if isinstance(text, str):
+            check_length(text, tokenizer, context, param="prompt")
     if request.infill is not None and sum(request.infill.lengths) > context:
         raise ContextTooLong(
             f"This model's context has {context} tokens, fewer than the holes.",
             param="infill.lengths",
         )
-    suffix = tuple(tokenizer.encode_inside(request.suffix)) if request.suffix else ()
+    suffix: tuple[int, ...] = ()
+    if request.suffix:
+        suffix = tuple(tokenizer.encode_inside(request.suffix, special=True))
     return [_prompt(prompt, request.infill, suffix, tokenizer) for prompt in request.prompts]
+
+
+def check_length(text: str, tokenizer: Tokenizer, context: int, *, param: str) -> None:
+    """Raise ContextTooLong if a text is sure to have more tokens than the context, untokenised."""
+    fewest = tokenizer.fewest_tokens(text)
+    if fewest > context:
+        raise ContextTooLong(
+            f"This model's context has {context} tokens; the prompt has at least {fewest}.",
+            param=param,
+        )
 
 
 def _prompt(
@@ -97,11 +117,12 @@ def _prompt(
     if isinstance(prompt, str):
         if infill is not None:
             return _template_prompt(prompt, infill, tokenizer)
-        return Prompt(tokenizer.encode(prompt), prompt, suffix)
+        ids = tokenizer.encode(prompt, special=True, prefix=True)
+        return Prompt(ids, prompt, suffix, num_hidden=len(tokenizer.prefix))
     if infill is not None:
         raise BadRequest("infill needs a prompt that is text.", param="prompt")
     check_ids(prompt, tokenizer.vocab_size, param="prompt")
-    return Prompt(prompt, tokenizer.decode(prompt), suffix)
+    return Prompt(prompt, tokenizer.decode(prompt, special=True), suffix)
 
 
 def _template_prompt(text: str, infill: Infill, tokenizer: Tokenizer) -> Prompt:
@@ -113,12 +134,13 @@ def _template_prompt(text: str, infill: Infill, tokenizer: Tokenizer) -> Prompt:
             f"{len(infill.lengths)} entries.",
             param="infill.lengths",
         )
-    ids = tokenizer.encode(texts[0])
+    ids = tokenizer.encode(texts[0], special=True, prefix=True)
     starts = []
     for length, piece in zip(infill.lengths, texts[1:], strict=True):
         starts.append(len(ids))
-        ids += [FILLER] * length + tokenizer.encode_inside(piece)
+        ids += [FILLER] * length + tokenizer.encode_inside(piece, special=True)
     holes = tuple(
         (start, start + length) for start, length in zip(starts, infill.lengths, strict=True)
     )
-    return Prompt(ids, text, template=Template(tuple(texts), tuple(infill.lengths)), holes=holes)
+    template = Template(tuple(texts), tuple(infill.lengths))
+    return Prompt(ids, text, template=template, holes=holes, num_hidden=len(tokenizer.prefix))

@@ -97,14 +97,21 @@ def _bad_words(
     words: list[str], tokenizer: Tokenizer, vocab_size: int, limits: LimitSettings
 ) -> tuple[tuple[int, ...], ...]:
     """Return each word's tokens, at the start of a text and after a space (as vLLM does)."""
+    fewest = sum(map(tokenizer.fewest_tokens, words))
+    if fewest > limits.max_bad_word_tokens:
+        raise _too_many_bad_words(limits)
     spelled: dict[tuple[int, ...], None] = {}
     for word in words:
         for text in (word, f" {word.lstrip()}"):
             spelled[tuple(tokenizer.encode(text, prefix=False))] = None
     sequences = tuple(sequence for sequence in spelled if sequence)
     if sum(map(len, sequences)) > limits.max_bad_word_tokens:
-        raise BadRequest(
-            f"bad_words may have at most {limits.max_bad_word_tokens} tokens.", param="bad_words"
-        )
+        raise _too_many_bad_words(limits)
     check_ids((token for word in sequences for token in word), vocab_size, param="bad_words")
     return sequences
+
+
+def _too_many_bad_words(limits: LimitSettings) -> BadRequest:
+    return BadRequest(
+        f"bad_words may have at most {limits.max_bad_word_tokens} tokens.", param="bad_words"
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
+from functools import partial
 from typing import Annotated, Literal
 
 import msgspec
@@ -21,7 +21,7 @@ from plait.server.api.schemas.draft_store import (
     ImportRequest,
     SaveRequest,
 )
-from plait.server.api.state import pool_of, settings_of
+from plait.server.api.state import gate_of, pool_of, settings_of
 from plait.server.errors import BadRequest
 from plait.server.pool.messages import DraftStoreTask
 
@@ -52,7 +52,9 @@ async def import_texts(body: ImportRequest, request: Request) -> Response:
     served = _served(request, body.model)
     namespace = _namespace(request, body.cache_salt)
     limit = settings_of(request).limits.max_import_tokens
-    texts = await asyncio.to_thread(_token_ids, body, served, limit)
+    size = sum(map(len, body.texts))
+    work = partial(_token_ids, body, served, limit)
+    texts = await gate_of(request).run(tenant_of(request), size, work)
     task = DraftStoreTask(_new_id(), "import", namespace, texts)
     return await _do(request, served, task)
 
@@ -112,7 +114,8 @@ def _token_ids(body: ImportRequest, served: ServedModelLike, limit: int) -> list
     left = limit
     for i, text in enumerate(body.texts):
         if isinstance(text, str):
-            tokens = tokenizer.encode_inside(text)
+            is_long = tokenizer.fewest_tokens(text) > left
+            tokens = [0] * (left + 1) if is_long else tokenizer.encode_inside(text)
         else:
             check_ids(text, vocab_size, param=f"texts[{i}]")
             tokens = list(text)

@@ -19,7 +19,7 @@ from plait.server.api.json_body import JsonRoute
 from plait.server.api.openapi import answers
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
-from plait.server.api.state import pool_of, settings_of, telemetry_of
+from plait.server.api.state import gate_of, pool_of, settings_of, telemetry_of
 from plait.server.telemetry.logs import log_prompt
 
 router = APIRouter(route_class=JsonRoute, tags=["generation"])
@@ -76,4 +76,4 @@ def _note(request: Request, job: Job, **identifiers: str | None) -> None:
 
 
 def _caller(request: Request) -> Caller:
-    return Caller(tenant_of(request), time.monotonic())
+    return Caller(tenant_of(request), time.monotonic(), gate_of(request))

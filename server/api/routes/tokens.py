@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 
-from fastapi import APIRouter, Request
+import msgspec
+from fastapi import APIRouter, Request, Response
 
-from plait.server.api.jobs.job import chat_tokens, find_model, loaded_info
+from plait.server.api.auth import tenant_of
+from plait.server.api.jobs.conversation import chat_tokens, num_chars
+from plait.server.api.jobs.job import find_model, loaded_info
 from plait.server.api.jobs.sampling import check_ids
 from plait.server.api.json_body import JsonRoute
-from plait.server.api.openapi import ERRORS
+from plait.server.api.openapi import ERRORS, answers
+from plait.server.api.ports import ServedModelLike
 from plait.server.api.schemas.tokenize import (
     DetokenizeRequest,
     DetokenizeResponse,
     TokenizeRequest,
     TokenizeResponse,
 )
-from plait.server.api.state import pool_of
+from plait.server.api.state import gate_of, pool_of, settings_of
 from plait.server.errors import BadRequest
-from plait.server.prompt.logprobs import chat_token
+from plait.server.prompt.length import count_bytes
 from plait.server.prompt.tokenizer import Tokenizer
 
 router = APIRouter(route_class=JsonRoute, tags=["tokens"], responses=ERRORS)
 
 
-@router.post("/tokenize")
-async def tokenize(body: TokenizeRequest, request: Request) -> TokenizeResponse:
+@router.post("/tokenize", response_model=None, responses=answers(TokenizeResponse))
+async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     """Split a prompt, or a conversation as the model's template writes it, into tokens."""
     served = find_model(pool_of(request), body.model)
-    tokenizer = served.tokenizer
-    tokens = await _tokens(body, tokenizer)
-    return TokenizeResponse(
-        count=len(tokens),
-        max_model_len=loaded_info(served).max_model_len,
-        tokens=tokens,
-        token_strs=[chat_token(tokenizer, t) for t in tokens] if body.return_token_strs else None,
-    )
+    limit = settings_of(request).limits.max_tokenize_bytes
+    size = len(body.prompt or "") + num_chars(body.messages or ())
+    work = partial(_tokenized, body, served, limit)
+    answer = await gate_of(request).run(tenant_of(request), size, work)
+    return Response(answer, media_type="application/json")
 
 
 @router.post("/detokenize")
@@ -46,22 +47,37 @@ async def detokenize(body: DetokenizeRequest, request: Request) -> DetokenizeRes
     return DetokenizeResponse(prompt=tokenizer.decode(body.tokens, special=True))
 
 
-async def _tokens(body: TokenizeRequest, tokenizer: Tokenizer) -> list[int]:
+def _tokenized(body: TokenizeRequest, served: ServedModelLike, limit: int) -> bytes:
+    """Return the answer as JSON."""
+    tokens = _tokens(body, served.tokenizer, limit)
+    strings = [served.tokenizer.piece(token) for token in tokens]
+    return msgspec.json.encode(
+        TokenizeResponse(
+            count=len(tokens),
+            max_model_len=loaded_info(served).max_model_len,
+            tokens=tokens,
+            token_strs=strings if body.return_token_strs else None,
+        )
+    )
+
+
+def _tokens(body: TokenizeRequest, tokenizer: Tokenizer, limit: int) -> list[int]:
     chat_only = ("add_generation_prompt", "continue_final_message", "chat_template_kwargs")
     if (body.prompt is None) == (body.messages is None):
         raise BadRequest("Give either a prompt or messages.", param="prompt")
-    if body.prompt is not None:
-        given = [name for name in chat_only if getattr(body, name) is not None]
-        if given:
-            raise BadRequest(f"{given[0]} needs messages.", param=given[0])
-        return await asyncio.to_thread(
-            tokenizer.encode, body.prompt, special=True, prefix=body.add_special_tokens
+    if body.prompt is None:
+        return chat_tokens(body, tokenizer, partial(_check_size, limit=limit, param="messages"))
+    given = [name for name in chat_only if getattr(body, name) is not None]
+    if given:
+        raise BadRequest(f"{given[0]} needs messages.", param=given[0])
+    _check_size(body.prompt, limit=limit, param="prompt")
+    return tokenizer.encode(body.prompt, special=True, prefix=body.add_special_tokens)
+
+
+def _check_size(text: str, *, limit: int, param: str) -> None:
+    size = count_bytes(text)
+    if size > limit:
+        raise BadRequest(
+            f"{param} has {size} bytes; at most {limit} are tokenised at once. Send it in parts.",
+            param=param,
         )
-    assert body.messages is not None
-    return await chat_tokens(
-        tokenizer,
-        body.messages,
-        add_generation_prompt=body.add_generation_prompt,
-        continue_final_message=bool(body.continue_final_message),
-        kwargs=body.chat_template_kwargs,
-    )

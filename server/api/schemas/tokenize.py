@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import msgspec
 from pydantic import Field
 
 from plait.server.api.schemas.chat import Message
@@ -27,7 +28,7 @@ class TokenizeRequest(Strict):
     chat_template_kwargs: dict[str, Any] | None = None
 
 
-class TokenizeResponse(Strict):
+class TokenizeResponse(msgspec.Struct, frozen=True):
     """The tokens."""
 
     count: int
