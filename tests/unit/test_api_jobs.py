@@ -128,8 +128,9 @@ async def test_special_tokens_are_parsed_in_completions_and_text_in_chats() -> N
 
 async def test_a_chat_that_asks_for_too_much_is_told_so_and_not_to_be_shorter() -> None:
     for field in ("max_tokens", "max_completion_tokens"):
+        asked: dict[str, Any] = {field: 100_000}
         with pytest.raises(ContextTooLong, match=r"Ask for 20\d\d at most") as caught:
-            await chat(**{field: 100_000})
+            await chat(**asked)
         assert caught.value.param == field
     with pytest.raises(ContextTooLong) as caught:
         await chat(messages=[{"role": "user", "content": "x" * 3000}], max_tokens=4)

@@ -22,7 +22,9 @@ Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 LONG = "-" * 32  # the longest token
 
 
-def byte_level(normalizer: object = None, *, rstrip: bool = False, lacks: str = "") -> Tokenizer:
+def byte_level(
+    normalizer: normalizers.Normalizer | None = None, *, rstrip: bool = False, lacks: str = ""
+) -> Tokenizer:
     letters = [letter for letter in byte_level_alphabet() if letter not in lacks]
     vocabulary = {letter: i for i, letter in enumerate(letters)}
     merges = []
