@@ -68,7 +68,7 @@ async def clear(body: ClearRequest, request: Request) -> Response:
             param="everywhere",
         )
     namespace = _namespace(request, body.cache_salt)
-    task = DraftStoreTask(_new_id(), "clear", namespace, everywhere=body.everywhere)
+    task = DraftStoreTask(_new_id(), "clear", namespace, everywhere=bool(body.everywhere))
     return await _do(request, _served(request, body.model), task)
 
 

@@ -33,8 +33,8 @@ class ImportRequest(DraftStoreRequest):
 class ClearRequest(DraftStoreRequest):
     """A store that is to forget everything."""
 
-    everywhere: bool = Field(
-        False, description="The stores of all salts; only where the server has no API keys."
+    everywhere: bool | None = Field(
+        None, description="The stores of all salts; only where the server has no API keys."
     )
 
 

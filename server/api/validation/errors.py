@@ -63,14 +63,25 @@ def invalid_request(kind: Any, errors: Sequence[Any]) -> BadRequest:
 
 def _report(kind: Any, error: Any) -> _Report:
     location = locate(kind, error["loc"][1:])  # [0] is "body" or "query"
-    text = "Input should be an object" if error["type"] in _NOT_AN_OBJECT else str(error["msg"])
-    report = _Report(location, error["type"], text)
+    report = _Report(location, error["type"], _plain(error))
     if report.type == _UNKNOWN:
         hint = hint_for(location)
         return replace(report, text=f"There is no such parameter. {hint.text}".strip(), hint=hint)
     if report.type in ("union_tag_not_found", "union_tag_invalid"):
         report = _of_tag(report, error["ctx"])
     return _with_reason(report, error)
+
+
+def _plain(error: Any) -> str:
+    """Return what pydantic says, without words of Python's."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind in _NOT_AN_OBJECT:
+        return "Input should be an object"
+    if kind == "too_short":
+        return f"Input should have at least {context['min_length']} item"
+    if kind == "too_long":
+        return f"Input should have at most {context['max_length']} items"
+    return str(error["msg"])
 
 
 def _of_tag(report: _Report, context: Any) -> _Report:

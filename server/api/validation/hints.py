@@ -7,6 +7,7 @@ another object has is said to belong there.
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 
 from pydantic import BaseModel
@@ -24,6 +25,7 @@ from plait.server.api.validation.locations import (
     models_within,
 )
 
+_INDEX = re.compile(r"\[\d+\]")
 MAX_NAME = 64  # characters of a name that is compared with others
 ROUTES: dict[type[BaseModel], str] = {
     ChatRequest: "/v1/chat/completions",
@@ -70,6 +72,8 @@ SAID: dict[str, str] = {
     "do_sample": "temperature=0 does not draw, any other temperature does.",
     "extra_body": "The openai client for Python merges it into the body; write its fields there.",
     "request_id": "Send the header X-Request-Id.",
+    "messages[].prefix": "continue_final_message=true writes on where the last message ends.",
+    "messages[].tool_call_id": "Tools are not implemented yet.",
     "response_format.schema": 'A schema goes with "type": "json_schema", into '
     "response_format.json_schema.schema.",
 }
@@ -128,7 +132,7 @@ def _deeper(unknown: Location) -> Hint | None:
 
 
 def _said(unknown: Location) -> Hint | None:
-    text = SAID.get(dotted(unknown.path))
+    text = SAID.get(_INDEX.sub("[]", dotted(unknown.path)))
     return Hint(text) if text else None
 
 
