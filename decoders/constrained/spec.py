@@ -11,7 +11,7 @@ from math import isfinite
 from typing import Any, Literal
 
 ConstraintKind = Literal["json_object", "json_schema", "regex", "grammar", "choice"]
-_LOWERING = 1  # counts changes of what a constraint means; part of every content key
+_LOWERING = 2  # counts changes of what a constraint means; part of every content key
 
 
 class ConstraintError(ValueError):

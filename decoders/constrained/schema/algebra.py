@@ -233,7 +233,8 @@ class Algebra:
         for name in dict.fromkeys(n for rule in unwanted.objects for n in rule.named):
             places = unwanted.value(name)
             if self._is_negatable(places):
-                rule = ObjectRule({name: (Place(places[0].pointer, negated=True),)})
+                negated = Place(places[0].pointer, negated=True)
+                rule = ObjectRule({name: (negated,)}, evaluates=False)
                 required = tuple(dict.fromkeys((*facts.required, name)))
                 yield replace(facts, required=required, objects=(*facts.objects, rule))
         if unwanted.min_properties:

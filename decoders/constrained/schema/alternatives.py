@@ -23,7 +23,7 @@ from plait.decoders.constrained.schema.branches import (
 )
 from plait.decoders.constrained.schema.document import Document, escape
 from plait.decoders.constrained.schema.facts import Facts, Place, Places, meet
-from plait.decoders.constrained.schema.read import ANNOTATIONS, Schema, read_assertions
+from plait.decoders.constrained.schema.read import ANNOTATIONS, Schema, close, read_assertions
 from plait.decoders.constrained.spec import UnsupportedKeyword
 
 MAX_ALTERNATIVES = 256  # of a product of several unions: those grow fast
@@ -147,7 +147,13 @@ class Alternatives:
             context = self._one_of(context, schema, pointer)
         if "not" in schema:
             context = self._not(context, f"{pointer}/not", pointer)
-        return self._condition(context, schema, pointer) if "if" in schema else context
+        if "if" in schema:
+            context = self._condition(context, schema, pointer)
+        if "unevaluatedProperties" not in schema and "unevaluatedItems" not in schema:
+            return context
+        # A value of two alternatives has more evaluated than either of them knows.
+        self._has_narrowed |= len(context) > 1
+        return tuple(close(facts, schema, pointer) for facts in context)
 
     def _negation(self, place: Place) -> Several:
         return self._not((Facts(),), place.pointer, place.pointer)
@@ -156,7 +162,8 @@ class Alternatives:
         """Return the context without what a schema allows; not of not is the schema itself."""
         schema = self._document.at(negated)
         if isinstance(schema, dict) and {"not"} == set(schema) - ANNOTATIONS:
-            return self._product(context, self._at(Place(f"{negated}/not")), pointer, "not")
+            inner = tuple(map(unevaluating, self._at(Place(f"{negated}/not"))))
+            return self._product(context, inner, pointer, "not")
         return self._without(context, Place(negated), pointer, "not")
 
     def _reference(self, context: Several, schema: Schema, pointer: str) -> Several:
@@ -187,7 +194,7 @@ class Alternatives:
         mine = [free.taken(several, index) for index, several in enumerate(products)]
         others = [overlaps.of(several, index) for index, several in enumerate(mine)]
         what = "pairs of branches that may overlap"
-        self._check(sum(map(len, others)), MAX_PAIRS, pointer, "oneOf", what)
+        _check(sum(map(len, others)), MAX_PAIRS, pointer, "oneOf", what)
         found: list[Facts] = []
         for several, overlapping in zip(mine, others, strict=True):
             kept = several
@@ -195,7 +202,7 @@ class Alternatives:
                 kept = self._minus(kept, branches[other], pointer, "oneOf")
             found += kept
         self._note(context, found, pointer, "oneOf")
-        return self._limited(found, pointer, "oneOf", max(MAX_ALTERNATIVES, len(branches)))
+        return _limited(found, pointer, "oneOf", max(MAX_ALTERNATIVES, len(branches)))
 
     def _branches(self, schema: Schema, pointer: str) -> list[Branch]:
         """Return the branches of a oneOf, those that only list values as one of them."""
@@ -246,13 +253,13 @@ class Alternatives:
     def _product(self, left: Several, right: Several, pointer: str, keyword: str) -> Several:
         pairs = len(left) * len(right)
         is_one = len(left) == 1 or len(right) == 1
-        self._check(pairs, MAX_BRANCHES if is_one else MAX_PAIRS, pointer, keyword)
+        _check(pairs, MAX_BRANCHES if is_one else MAX_PAIRS, pointer, keyword)
         found = [both for a in left for b in right if (both := meet(a, b)) is not None]
         if len(found) > MANY:
             found = [facts for facts in found if not self._algebra.is_empty(facts)]
         if right:
             self._note(left, found, pointer, keyword)
-        return self._limited(found, pointer, keyword, max(MAX_ALTERNATIVES, len(left), len(right)))
+        return _limited(found, pointer, keyword, max(MAX_ALTERNATIVES, len(left), len(right)))
 
     def _without(self, context: Several, place: Place, pointer: str, keyword: str) -> Several:
         """Return the context without the values that are valid at a place."""
@@ -265,7 +272,7 @@ class Alternatives:
         if branch.is_narrow:
             reason = "it negates what is itself told apart only in part"
             raise UnsupportedKeyword(pointer, keyword, reason)
-        self._check(len(context) * len(branch.unwanted), MAX_PAIRS, pointer, keyword)
+        _check(len(context) * len(branch.unwanted), MAX_PAIRS, pointer, keyword)
         found: Sequence[Facts] = context
         for unwanted in branch.unwanted:
             try:
@@ -273,26 +280,34 @@ class Alternatives:
             except Unprovable as error:
                 raise UnsupportedKeyword(pointer, keyword, str(error)) from None
             found = [left for pieces, _ in parts for left in pieces]
-            self._check(len(found), MAX_BRANCHES, pointer, keyword)
+            _check(len(found), MAX_BRANCHES, pointer, keyword)
             self._has_narrowed |= not all(is_all for _, is_all in parts)
         self._note(context, found, pointer, keyword)
-        return self._limited(found, pointer, keyword, max(MAX_ALTERNATIVES, len(context)))
+        return _limited(found, pointer, keyword, max(MAX_ALTERNATIVES, len(context)))
 
     def _note(self, before: Several, found: Sequence[Facts], pointer: str, keyword: str) -> None:
         if before and not found:
             self.conflicts.setdefault(pointer, keyword)
 
-    def _limited(self, found: Sequence[Facts], pointer: str, keyword: str, most: int) -> Several:
-        self._check(len(found), most, pointer, keyword)
-        return tuple(found)
 
-    def _check(
-        self, count: int, most: int, pointer: str, keyword: str, what: str = "alternatives"
-    ) -> None:
-        if count > most:
-            raise UnsupportedKeyword(
-                pointer, keyword, f"it spreads out into more than {most} {what}"
-            )
+def _check(count: int, most: int, pointer: str, keyword: str, what: str = "alternatives") -> None:
+    if count > most:
+        reason = f"it spreads out into more than {most} {what}; use fewer or disjoint branches"
+        raise UnsupportedKeyword(pointer, keyword, reason)
+
+
+def _limited(found: Sequence[Facts], pointer: str, keyword: str, most: int) -> Several:
+    _check(len(found), most, pointer, keyword)
+    return tuple(found)
+
+
+def unevaluating(facts: Facts) -> Facts:
+    """Return the facts as they are known inside a negation, where nothing counts as evaluated."""
+    return replace(
+        facts,
+        arrays=tuple(replace(rule, evaluates=False) for rule in facts.arrays),
+        objects=tuple(replace(rule, evaluates=False) for rule in facts.objects),
+    )
 
 
 def untyped(facts: Facts) -> Facts:

@@ -58,6 +58,7 @@ class ArrayRule:
 
     prefix: tuple[Places, ...]
     rest: Places | None
+    evaluates: bool = True  # for unevaluatedItems; what a negation says does not
 
     def places(self, index: int) -> Places:
         """Return what holds for the item at an index."""
@@ -71,6 +72,7 @@ class ObjectRule:
     named: Mapping[str, Places]
     patterns: tuple[tuple[Expr, Places], ...] = ()
     extra: Places | None = None
+    evaluates: bool = True  # for unevaluatedProperties; what a negation says does not
 
     def places(self, name: str) -> Places:
         """Return what holds for the value of a property."""

@@ -317,14 +317,34 @@ def _max_properties(facts: Facts, schema: Schema, pointer: str) -> Facts:
     return replace(facts, max_properties=_count(schema, pointer, "maxProperties"))
 
 
-def _unevaluated(kind: Kind, keyword: str) -> Reader:
+def _unevaluated(keyword: str) -> Reader:
     def read(facts: Facts, schema: Schema, pointer: str) -> Facts:
-        if schema[keyword] is True or schema[keyword] == {}:
-            return facts
-        reason = "what other keywords have evaluated is not tracked"
-        return _blocked(facts, kind, pointer, keyword, reason)
+        _places(schema, pointer, keyword)  # what it says depends on all other keywords
+        return facts
 
     return read
+
+
+def close(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    """Return the facts with what the schema says of unevaluated properties and items.
+
+    facts: one alternative of all that the schema's other keywords say; what it names is evaluated.
+    """
+    if "unevaluatedProperties" in schema:
+        rules = [rule for rule in facts.objects if rule.evaluates]
+        if all(rule.extra is None for rule in rules):
+            named: dict[str, Places] = {name: () for rule in rules for name in rule.named}
+            patterns = tuple((expr, ()) for rule in rules for expr, _ in rule.patterns)
+            extra = _places(schema, pointer, "unevaluatedProperties")
+            rule = ObjectRule(named, patterns, extra)
+            facts = replace(facts, objects=(*facts.objects, rule))
+    if "unevaluatedItems" in schema:
+        lists = [rule for rule in facts.arrays if rule.evaluates]
+        if all(rule.rest is None for rule in lists):
+            listed = max((len(rule.prefix) for rule in lists), default=0)
+            rest = _places(schema, pointer, "unevaluatedItems")
+            facts = replace(facts, arrays=(*facts.arrays, ArrayRule(((),) * listed, rest)))
+    return facts
 
 
 def _nullable(facts: Facts, schema: Schema, pointer: str) -> Facts:
@@ -357,6 +377,6 @@ _READERS: dict[str, Reader] = {
     "propertyNames": _names,
     "minProperties": _min_properties,
     "maxProperties": _max_properties,
-    "unevaluatedProperties": _unevaluated("object", "unevaluatedProperties"),
-    "unevaluatedItems": _unevaluated("array", "unevaluatedItems"),
+    "unevaluatedProperties": _unevaluated("unevaluatedProperties"),
+    "unevaluatedItems": _unevaluated("unevaluatedItems"),
 }
