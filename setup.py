@@ -8,18 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 try:
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, include_paths
 except ImportError:
     BuildExtension = None
 
 
-def files(suffix):
-    """Return the kernels' files of one kind, relative to this file."""
+def files(suffix, *, of_grammar=False):
+    """Return the kernels' files of one kind, relative to this file; those of grammar are apart."""
     root = Path(__file__).parent
-    return sorted(str(path.relative_to(root)) for path in (root / "kernels").glob(f"*/*{suffix}"))
+    found = [path.relative_to(root) for path in (root / "kernels").glob(f"*/*{suffix}")]
+    return sorted(str(path) for path in found if (path.parent.name == "grammar") == of_grammar)
 
 
 def extension():
@@ -46,6 +47,18 @@ def extension():
     )
 
 
+def grammar_extension():
+    """Describe plait.kernels._grammar, which uses torch's copy of pybind11 but not torch."""
+    return Extension(
+        "plait.kernels._grammar",
+        files(".cpp", of_grammar=True),
+        depends=files(".h", of_grammar=True),
+        include_dirs=include_paths(),
+        extra_compile_args=["-O3", "-g0", "-std=c++20", "-fvisibility=hidden"],
+        optional=True,
+    )
+
+
 def build_class():
     """Return torch's builder, taught to go on without a compiler: `optional` does not reach it."""
 
@@ -63,4 +76,4 @@ if BuildExtension is None:
     print("plait: the kernels are not compiled: no torch to build them with", file=sys.stderr)
     setup()
 else:
-    setup(ext_modules=[extension()], cmdclass={"build_ext": build_class()})
+    setup(ext_modules=[extension(), grammar_extension()], cmdclass={"build_ext": build_class()})

@@ -187,7 +187,7 @@ def _params(rng: random.Random, tokenizer: Tokenizer) -> SamplingParams:
 def _compiled(tokenizer: Tokenizer) -> CompiledConstraint:
     vocabulary = make_vocabulary(tokenizer.token_bytes, tokenizer.eos_token_ids)
     done = compile_constraint(ConstraintSpec("json_schema", SCHEMA), vocabulary, ConstraintLimits())
-    return CompiledConstraint("lossless", done.compiled, done.grammar, done.min_tokens)
+    return CompiledConstraint("lossless", done.table, done.min_tokens)
 
 
 def _edited(tokens: Sequence[int]) -> list[int]:

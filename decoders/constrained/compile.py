@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from plait.decoders.constrained.automaton import Automaton
-from plait.decoders.constrained.closing import UNREACHABLE
 from plait.decoders.constrained.grammar import gbnf, json_text, regex
 from plait.decoders.constrained.grammar.check import left_recursion, prune
-from plait.decoders.constrained.grammar.for_matcher import for_matcher
+from plait.decoders.constrained.grammar.dfa import lexeme
 from plait.decoders.constrained.grammar.json_text import json_rules
 from plait.decoders.constrained.grammar.nodes import Chars, Grammar, Text, choice
 from plait.decoders.constrained.grammar.regex_parser import RegexError, parse_whole
-from plait.decoders.constrained.load import compile_for_matcher
-from plait.decoders.constrained.program import TooLong
 from plait.decoders.constrained.schema.lower import schema_grammar
 from plait.decoders.constrained.schema.strict import check_strict
 from plait.decoders.constrained.spec import (
@@ -24,7 +20,9 @@ from plait.decoders.constrained.spec import (
     ConstraintSpec,
     parse_json,
 )
+from plait.decoders.constrained.table import build_table, encode_table, load_automaton
 from plait.decoders.constrained.vocabulary import Vocabulary
+from plait.kernels.grammar import UNREACHABLE, TooLarge
 
 MAX_CHOICES = 10_000
 MAX_STATES = 4000  # of a regular expression that looks around
@@ -42,19 +40,15 @@ def compile_constraint(
     Cost: milliseconds for usual schemas, without bound for hostile ones: call it where it can be
         killed.
     """
-    grammar = lower(spec, limits)
-    text = str(grammar)
+    table = build_table(lower(spec, limits))
     try:
-        shortest = Automaton(grammar, vocabulary).start.closing.tokens
-    except TooLong as error:
+        automaton = load_automaton(table, vocabulary)
+    except TooLarge as error:
         raise ConstraintError(f"{spec.kind}: {error}") from None
+    shortest = automaton.num_closing(automaton.start)
     if shortest >= UNREACHABLE:
         raise ConstraintError("the model's vocabulary cannot spell any complete answer")
-    matched = str(for_matcher(grammar))
-    # Only to learn whether it can be done in time: xgrammar's own serialised form is up to 4,000
-    # times as long as the grammar, and slower to read than to compute again.
-    compile_for_matcher(matched, vocabulary)
-    return Compiled(matched.encode(), text, shortest)
+    return Compiled(encode_table(table), shortest)
 
 
 def lower(spec: ConstraintSpec, limits: ConstraintLimits) -> Grammar:
@@ -95,10 +89,9 @@ def _regex(spec: ConstraintSpec, _: ConstraintLimits) -> Grammar:
     if expr.is_plain:
         return Grammar({"root": regex.structure(expr, Chars)})
     try:
-        root, rules = regex.automaton(expr, Chars, "t", max_states=MAX_STATES)
-    except regex.TooManyStates:
-        raise ConstraintError(f"regex: it needs more than {MAX_STATES} states") from None
-    return Grammar({"root": root, **rules})
+        return Grammar({"root": lexeme(expr, 0, None, is_quoted=False)})
+    except regex.TooManyStates as error:
+        raise ConstraintError(f"regex: it is too complex: {error}") from None
 
 
 def _grammar(spec: ConstraintSpec, _: ConstraintLimits) -> Grammar:

@@ -1,4 +1,4 @@
-"""What a request asks its answer to look like, and the limits of asking. No torch, no xgrammar."""
+"""What a request asks its answer to look like, and the limits of asking. No torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
-from importlib.metadata import version
 from math import isfinite
 from typing import Any, Literal
 
@@ -65,8 +64,7 @@ class ConstraintLimits:
 class Compiled:
     """A constraint that is ready to be matched, in a form that travels."""
 
-    compiled: bytes  # the GBNF text that the matcher compiles; see grammar/for_matcher.py
-    grammar: str  # the exact GBNF text, for counts and budget
+    table: bytes  # of the operations that an automaton is made of; see table.py
     min_tokens: int  # tokens of the shortest complete answer
 
 
@@ -124,7 +122,6 @@ def content_key(spec: ConstraintSpec, limits: ConstraintLimits, fingerprint: str
         spec.strict,
         astuple(limits),
         fingerprint,
-        version("xgrammar"),
         _LOWERING,
     )
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

@@ -88,7 +88,7 @@ def compiled(served: Served, schemas: Sequence[Mapping[str, Any]]) -> list[Compi
         key = content_key(spec, limits, fingerprint)
         if key not in known:
             done = compile_constraint(spec, vocabulary, limits)
-            known[key] = CompiledConstraint(key, done.compiled, done.grammar, done.min_tokens)
+            known[key] = CompiledConstraint(key, done.table, done.min_tokens)
         found.append(known[key])
     return found
 

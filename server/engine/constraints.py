@@ -30,7 +30,7 @@ class LazyConstraints:
 
     def __call__(self, compiled: CompiledConstraint) -> Constraint:
         """Return a fresh constraint for one request."""
-        return self._loader.load(compiled.key, compiled.compiled, compiled.grammar)
+        return self._loader.load(compiled.key, compiled.table)
 
     def prepare(self) -> None:
         """Do now what the first call would do."""

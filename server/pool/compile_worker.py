@@ -23,18 +23,14 @@ from typing import NoReturn
 
 import msgspec
 
-from plait.server.pool.compiling import light_xgrammar
-
-light_xgrammar.install()
-
-from plait.decoders.constrained.compile import compile_constraint  # noqa: E402, see above
-from plait.decoders.constrained.spec import (  # noqa: E402
+from plait.decoders.constrained.compile import compile_constraint
+from plait.decoders.constrained.spec import (
     ConstraintError,
     content_key,
     vocabulary_fingerprint,
 )
-from plait.decoders.constrained.vocabulary import Vocabulary, make_vocabulary  # noqa: E402
-from plait.server.pool.compiling.messages import (  # noqa: E402
+from plait.decoders.constrained.vocabulary import Vocabulary, make_vocabulary
+from plait.server.pool.compiling.messages import (
     HEADER_BYTES,
     NOT_STARTED,
     Boot,
@@ -49,7 +45,7 @@ from plait.server.pool.compiling.messages import (  # noqa: E402
     ToServer,
     frame,
 )
-from plait.server.pool.messages import CompiledConstraint  # noqa: E402
+from plait.server.pool.messages import CompiledConstraint
 
 NICENESS = 5  # generation goes first where cores are few
 OOM_SCORE = 500  # where the machine's memory ends, a compile goes before the server does
@@ -80,7 +76,7 @@ class Compiler:
         except MemoryError:
             return Refused("it does not compile within the memory limit")
         key = content_key(job.spec, self._limits, self._fingerprints[job.model])
-        return Done(CompiledConstraint(key, done.compiled, done.grammar, done.min_tokens))
+        return Done(CompiledConstraint(key, done.table, done.min_tokens))
 
 
 def _prepare(model: ModelVocabulary) -> Vocabulary:

@@ -2,7 +2,7 @@
 
 A fork server holds the vocabularies; each compile is a fork of it, with a limit of CPU time and of
 memory, so that a hostile grammar costs its own process only, and killing it costs milliseconds.
-What compiled, and what was refused, is remembered. No torch or xgrammar here.
+What compiled, and what was refused, is remembered. No torch here.
 """
 
 from __future__ import annotations

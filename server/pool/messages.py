@@ -19,9 +19,8 @@ FinishReason = Literal["stop", "length", "abort", "deadline", "error"]
 class CompiledConstraint(msgspec.Struct, frozen=True):
     """A grammar that the compile service has accepted; see decoders/constrained."""
 
-    key: str  # content hash: kind, text, options, tokenizer, library version
-    compiled: bytes  # what the matcher compiles; opaque here
-    grammar: str  # the exact text, for counting the tokens to the nearest end
+    key: str  # content hash: kind, text, options, tokenizer
+    table: bytes  # what its automaton is made of; opaque here
     min_tokens: int  # tokens of the shortest complete answer
 
 

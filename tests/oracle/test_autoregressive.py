@@ -23,7 +23,7 @@ from tests.fixtures.word_constraint import END, LANGUAGE, Broken, WordConstraint
 
 VOCAB = 6
 PROMPT = [1, 2, 3]
-COMPILED = CompiledConstraint("words", b"", "", 0)
+COMPILED = CompiledConstraint("words", b"", 0)
 
 
 def engine(words: Sequence[Sequence[int]] = (), **settings: Any) -> Engine:

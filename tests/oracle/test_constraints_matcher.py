@@ -9,8 +9,6 @@ from itertools import product
 import pytest
 import torch
 
-from plait.decoders.constrained.automaton import Automaton, State
-from plait.decoders.constrained.closing import UNREACHABLE, Tails, tokens_of
 from plait.decoders.constrained.compile import compile_constraint, lower
 from plait.decoders.constrained.grammar.gbnf import parse
 from plait.decoders.constrained.load import ConstraintLoader
@@ -22,7 +20,18 @@ from plait.decoders.constrained.spec import (
     ConstraintSpec,
 )
 from plait.decoders.constrained.vocabulary import Vocabulary, make_vocabulary
-from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, byte_tokens, load, spell
+from plait.kernels.grammar import DEAD, UNREACHABLE
+from plait.kernels.grammar.tails import Tails, tokens_of
+from tests.fixtures.constraint_vocabularies import (
+    BYTES_AND_PIECES,
+    EOS,
+    automaton_of,
+    byte_tokens,
+    load,
+    matches,
+    spell,
+    walk,
+)
 
 LIMITS = ConstraintLimits()
 SCHEMA = {
@@ -85,27 +94,20 @@ def test_a_token_is_accepted_exactly_when_its_bit_is_set(kind: ConstraintKind, t
 
 @pytest.mark.parametrize(("kind", "text"), SPECS)
 def test_the_mask_is_the_automaton(kind: ConstraintKind, text: str) -> None:
-    """Two implementations of the grammar, xgrammar's and ours, agree on every next token."""
-    automaton = Automaton(lower(ConstraintSpec(kind, text), LIMITS), BYTES_AND_PIECES)
+    """What is legal is what can be stepped byte by byte, counts near their ends included."""
+    automaton = automaton_of(lower(ConstraintSpec(kind, text), LIMITS))
     draw = random.Random(text)
     for _ in range(4):
         constraint = load(kind, text)
         taken = _random_walk(constraint, draw, draw.randrange(60))
-        state = _step(automaton, automaton.start, spell(taken))
-        assert state is not None
+        state = walk(automaton, spell(taken))
         want = [
             token_id
             for token_id, spelling in enumerate(BYTES_AND_PIECES.token_bytes)
-            if spelling and _step(automaton, state, spelling) is not None
+            if spelling and walk(automaton, spelling, state) != DEAD
         ]
         assert [t for t in _legal(constraint) if t != EOS] == want
-        assert state.is_accepting == constraint.is_accepting()
-
-
-def _step(automaton: Automaton, state: State | None, text: bytes) -> State | None:
-    for byte in text:
-        state = automaton.step(state, byte) if state is not None else None
-    return state
+        assert automaton.is_accepting(state) == constraint.is_accepting()
 
 
 @pytest.mark.parametrize(("kind", "text"), SPECS)
@@ -131,7 +133,7 @@ def test_forced_tokens_leave_only_the_spelling_open(kind: ConstraintKind, text: 
         _random_walk(constraint, draw, draw.randrange(40))
         legal = _legal(constraint)
         forced = list(constraint.forced_tokens())
-        lone = len(legal) == 1 and not BYTES_AND_PIECES.outgrows(spell(legal))
+        lone = len(legal) == 1 and not _is_outgrown(spell(legal))
         assert not lone or forced[:1] == legal
         while forced:
             ahead = spell(forced)
@@ -143,10 +145,14 @@ def test_forced_tokens_leave_only_the_spelling_open(kind: ConstraintKind, text: 
             assert constraint.accept_token(token_id)
 
 
+def _is_outgrown(text: bytes) -> bool:
+    return any(t.startswith(text) and t != text for t in BYTES_AND_PIECES.token_bytes)
+
+
 def test_a_key_is_forced_up_to_where_tokens_reach_over_it() -> None:
     keys = {key: {"const": 1} for key in ("abc", "é")}
     constraint = load("json_schema", json.dumps({"properties": keys, "required": list(keys)}))
-    assert constraint.forced_tokens() == ()  # "{" or the longer '{"'
+    assert list(constraint.forced_tokens()) == []  # "{" or the longer '{"'
     assert spell(list(constraint.border_tokens())) == b"{"
     assert constraint.accept_token(BYTES_AND_PIECES.token_of[b'{"'])
     assert spell(list(constraint.forced_tokens())) == b"abc"  # '":' may go on with a blank
@@ -226,7 +232,7 @@ def test_logits_wider_than_the_vocabulary_are_never_legal() -> None:
 def test_long_tokens_are_never_legal() -> None:
     vocabulary = make_vocabulary([*(bytes([b]) for b in range(256)), b"", b" " * 33], [EOS])
     done = compile_constraint(ConstraintSpec("regex", " *"), vocabulary, LIMITS)
-    constraint = ConstraintLoader(vocabulary).load("", done.compiled, done.grammar)
+    constraint = ConstraintLoader(vocabulary).load("", done.table)
 
     assert _legal(constraint) == [ord(" "), EOS]
 
@@ -237,24 +243,24 @@ def test_blanks_never_run_on(kind: ConstraintKind, text: str, max_whitespace: in
     """Liveness: whoever loves blanks must write something else after max_whitespace of them."""
     limits = ConstraintLimits(max_whitespace=max_whitespace)
     grammar = lower(ConstraintSpec(kind, text), limits)
-    automaton = Automaton(grammar, BYTES_AND_PIECES)
+    automaton = automaton_of(grammar)
     draw = random.Random(text)
     for _ in range(20):
-        state: State | None = automaton.start
+        state = automaton.start
         run, longest, inside = 0, 0, False
         for _ in range(200):
-            assert state is not None
-            blanks = [b for b in b" \n" if automaton.step(state, b) is not None]
+            blanks = [b for b in b" \n" if automaton.step(state, b) != DEAD]
             if not inside and blanks:
                 run += 1
                 state = automaton.step(state, draw.choice(blanks))
                 continue
             longest, run = max(longest, run), 0
-            if state.closing.byte < 0:
+            closing = spell(automaton.closing_tokens(state))
+            if not closing:
                 break
-            inside ^= state.closing.byte == ord('"')
-            state = automaton.step(state, state.closing.byte)
-        assert state is not None and state.is_final
+            inside ^= closing[0] == ord('"')
+            state = automaton.step(state, closing[0])
+        assert automaton.is_final(state)
         assert longest <= max_whitespace
 
 
@@ -268,12 +274,11 @@ def test_nothing_follows_the_root() -> None:
 
 def _fewest_tokens(grammar: str, vocabulary: Vocabulary, limit: int) -> int:
     """Return the fewest tokens of a text of the grammar, by trying all of them."""
-    automaton = Automaton(parse(grammar), vocabulary)
+    automaton = automaton_of(parse(grammar), vocabulary)
     spelling = [t for t in vocabulary.token_bytes if t]
     for count in range(limit + 1):
         for tokens in product(spelling, repeat=count):
-            state = _step(automaton, automaton.start, b"".join(tokens))
-            if state is not None and state.is_accepting:
+            if matches(automaton, b"".join(tokens)):
                 return count
     raise AssertionError("no text within the limit")
 
@@ -290,9 +295,9 @@ def _fewest_tokens(grammar: str, vocabulary: Vocabulary, limit: int) -> int:
 )
 def test_the_count_is_the_minimum_on_small_grammars(grammar: str) -> None:
     vocabulary = make_vocabulary([b"a", b"b", b"c", b"d", b"ab", b"abc", b"dd", b"bb", b""], [8])
-    automaton = Automaton(parse(grammar), vocabulary)
+    automaton = automaton_of(parse(grammar), vocabulary)
 
-    assert automaton.start.closing.tokens == _fewest_tokens(grammar, vocabulary, 5)
+    assert automaton.num_closing(automaton.start) == _fewest_tokens(grammar, vocabulary, 5)
 
 
 def test_the_count_is_a_bound_where_alternatives_would_share_a_token() -> None:
@@ -301,7 +306,8 @@ def test_the_count_is_a_bound_where_alternatives_would_share_a_token() -> None:
     grammar = 'root ::= "q" x "c"\nx ::= "c" | "ab"'
 
     assert _fewest_tokens(grammar, vocabulary, 3) == 2
-    assert Automaton(parse(grammar), vocabulary).start.closing.tokens == 3
+    automaton = automaton_of(parse(grammar), vocabulary)
+    assert automaton.num_closing(automaton.start) == 3
 
 
 def test_segmentation_is_shortest() -> None:
@@ -313,7 +319,7 @@ def test_segmentation_is_shortest() -> None:
         for end in range(1, len(text) + 1):
             ways = [t for t in vocabulary.token_bytes if text[:end].endswith(t)]
             fewest[end] = 1 + min(fewest[end - len(t)] for t in ways)
-        tails = Tails(vocabulary)
+        tails = Tails(vocabulary.token_of)
         tail = tails.prepend(text, tails.end)
         assert tail.tokens == fewest[-1] == len(tokens_of(tail))
         assert spell(tokens_of(tail), vocabulary) == text

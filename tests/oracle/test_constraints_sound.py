@@ -15,11 +15,11 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from plait.decoders.constrained.automaton import Automaton, State
 from plait.decoders.constrained.compile import lower
 from plait.decoders.constrained.schema.formats import STANDARD
 from plait.decoders.constrained.spec import ConstraintError, ConstraintLimits, ConstraintSpec
-from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES
+from plait.kernels.grammar import DEAD, Automaton
+from tests.fixtures.constraint_vocabularies import automaton_of, spell
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared/data/maskbench-sample.jsonl.gz"
 EVERY = 8  # schemas of the sample between two that are tried here
@@ -28,33 +28,26 @@ EVERY = 8  # schemas of the sample between two that are tried here
 def _derive(schema: Any, draw: random.Random, count: int) -> Iterator[str]:
     """Yield random texts of a schema's grammar: some random bytes, then the cheapest end."""
     spec = ConstraintSpec("json_schema", json.dumps(schema))
-    automaton = Automaton(lower(spec, ConstraintLimits()), BYTES_AND_PIECES)
+    automaton = automaton_of(lower(spec, ConstraintLimits()))
     for _ in range(count):
-        state: State | None = automaton.start
+        state = automaton.start
         text = bytearray()
         for _ in range(draw.randrange(300)):
             byte = _next_byte(automaton, state, draw)
             if byte < 0:
                 break
             text.append(byte)
-            assert state is not None
             state = automaton.step(state, byte)
-        assert state is not None
-        tail = state.closing
-        while tail.rest is not None:
-            text.append(tail.byte)
-            tail = tail.rest
-        yield text.decode()
+        yield (text + spell(automaton.closing_tokens(state))).decode()
 
 
-def _next_byte(automaton: Automaton, state: State | None, draw: random.Random) -> int:
+def _next_byte(automaton: Automaton, state: int, draw: random.Random) -> int:
     """Return a legal byte, often the one that leads to the end; -1: nothing can follow."""
-    assert state is not None
-    if state.is_final:
+    if automaton.is_final(state):
         return -1
-    if draw.random() < 0.3 and state.closing.byte >= 0:
-        return state.closing.byte
-    return draw.choice([b for b in range(256) if automaton.step(state, b) is not None])
+    if draw.random() < 0.3 and (closing := spell(automaton.closing_tokens(state))):
+        return closing[0]
+    return draw.choice([b for b in range(256) if automaton.step(state, b) != DEAD])
 
 
 @pytest.mark.parametrize("name", sorted(STANDARD))

@@ -89,7 +89,7 @@ def test_constrained_texts_are_drafted_under_their_constraint(name: str) -> None
     rng = random.Random(2)
     end = 30  # the last bit but one of the bitmask's one word
     words = [[rng.randrange(30) for _ in range(rng.randint(3, 8))] for _ in range(60)]
-    fields = {"constraint": CompiledConstraint("words", b"", "", 0), "stop_token_ids": [end]}
+    fields = {"constraint": CompiledConstraint("words", b"", 0), "stop_token_ids": [end]}
     requests = [
         request(f"r{i}", [3, i], 12, sampling=SamplingParams(seed=i), **fields) for i in range(12)
     ]

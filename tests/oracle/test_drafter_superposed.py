@@ -254,7 +254,7 @@ def test_completions_keep_to_their_constraint_and_greedy_ones_are_refused() -> N
         Workshop(31, draft_model=table_draft_model(TableModel(31))),
         load_constraint=lambda compiled: WordConstraint(words, end),
     )
-    fields = {"constraint": CompiledConstraint("words", b"", "", 0), "stop_token_ids": [end]}
+    fields = {"constraint": CompiledConstraint("words", b"", 0), "stop_token_ids": [end]}
     hot = SamplingParams(temperature=2.0, seed=1)
     have = run(engine, drafted_by([request("r", [3], 9, sampling=hot, n=3, **fields)], LOSSY))
     assert all(tuple(answer.tokens) in words for answer in have.values())

@@ -51,7 +51,7 @@ def compiled(served: Served, schema: Mapping[str, Any]) -> CompiledConstraint:
     vocabulary = make_vocabulary(tokenizer.token_bytes, tokenizer.eos_token_ids)
     text = json.dumps(schema)
     done = compile_constraint(ConstraintSpec("json_schema", text), vocabulary, ConstraintLimits())
-    return CompiledConstraint(text, done.compiled, done.grammar, done.min_tokens)
+    return CompiledConstraint(text, done.table, done.min_tokens)
 
 
 def answers(

@@ -28,7 +28,7 @@ PROMPT = [1, 2, 3, 1, 2, 3, 1, 2]
 N_GRAM = {"name": "n-gram", "min_n": 1, "max_n": 3, "always": True, "max_draft": 8}
 LOOSE = {"name": "typical", "epsilon": 0.01, "delta": 0.01}
 WORDS = [(0, 1, 2), (0, 1, 3), (2, 3, 4), (2, 3, 0, 1, 2)]
-COMPILED = CompiledConstraint("words", b"", "", 0)
+COMPILED = CompiledConstraint("words", b"", 0)
 
 
 def engine(words: Sequence[Sequence[int]] = ()) -> Engine:

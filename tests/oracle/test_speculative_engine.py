@@ -43,7 +43,7 @@ SETTINGS: tuple[tuple[int, dict[str, Any]], ...] = (  # tokens of a draft, and t
     (8, {"max_num_seqs": 16, "max_step_tokens": 24}),
     (16, {"max_num_seqs": 16, "num_blocks": 14}),
 )
-COMPILED = CompiledConstraint("words", b"", "", 0)
+COMPILED = CompiledConstraint("words", b"", 0)
 FORCED = (1, 1, 3, 4, 1, 0, 3)
 WORDS = [
     FORCED,

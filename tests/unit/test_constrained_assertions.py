@@ -11,13 +11,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from plait.decoders.constrained.automaton import Automaton, State
 from plait.decoders.constrained.compile import lower
 from plait.decoders.constrained.grammar import regex
 from plait.decoders.constrained.grammar.regex import is_void
 from plait.decoders.constrained.grammar.regex_parser import RegexError, parse_search, parse_whole
 from plait.decoders.constrained.spec import ConstraintKind, ConstraintLimits, ConstraintSpec
-from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES
+from tests.fixtures.constraint_vocabularies import automaton_of, matches
 
 ALPHABET = "ab-"
 TEXTS = ["".join(letters) for n in range(5) for letters in product(ALPHABET, repeat=n)]
@@ -155,11 +154,8 @@ def test_what_is_refused_says_what_to_write_instead(pattern: str, want: str) -> 
     [("regex", DECIMAL), ("json_schema", json.dumps({"type": "string", "pattern": DECIMAL}))],
 )
 def test_constraints_may_look_around(kind: ConstraintKind, text: str) -> None:
-    automaton = Automaton(lower(ConstraintSpec(kind, text), ConstraintLimits()), BYTES_AND_PIECES)
+    automaton = automaton_of(lower(ConstraintSpec(kind, text), ConstraintLimits()))
     quote = '"' if kind == "json_schema" else ""
 
     for number, is_accepted in [("-1.5", True), ("-", False), ("..", False)]:
-        state: State | None = automaton.start
-        for byte in f"{quote}{number}{quote}".encode():
-            state = automaton.step(state, byte) if state is not None else None
-        assert (state is not None and state.is_accepting) == is_accepted
+        assert matches(automaton, f"{quote}{number}{quote}".encode()) == is_accepted

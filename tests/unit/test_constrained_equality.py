@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
-from plait.decoders.constrained.automaton import Automaton, State
 from plait.decoders.constrained.compile import lower
 from plait.decoders.constrained.schema.facts import json_key
 from plait.decoders.constrained.spec import (
@@ -19,7 +18,8 @@ from plait.decoders.constrained.spec import (
     ConstraintSpec,
     UnsupportedKeyword,
 )
-from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES
+from plait.kernels.grammar import Automaton
+from tests.fixtures.constraint_vocabularies import automaton_of, matches
 
 LEAVES = [True, False, 1, 1.0, 0, 0.0, -0.0, 2, 0.5, "", "1", "true", None]
 LOOK_ALIKES = [(True, 1, 1.0), (False, 0, 0.0, -0.0), ("", None), ("1", 1), ("true", True)]
@@ -90,7 +90,7 @@ def _automaton(schema: Any) -> Automaton | None:
     """Return the schema's automaton; None: it says that no answer is valid."""
     spec = ConstraintSpec("json_schema", json.dumps(schema))
     try:
-        return Automaton(lower(spec, ConstraintLimits()), BYTES_AND_PIECES)
+        return automaton_of(lower(spec, ConstraintLimits()))
     except UnsupportedKeyword:
         event("refused")
         assume(False)
@@ -100,10 +100,7 @@ def _automaton(schema: Any) -> Automaton | None:
 
 
 def _accepts(automaton: Automaton | None, text: str) -> bool:
-    state: State | None = automaton.start if automaton is not None else None
-    for byte in text.encode():
-        state = automaton.step(state, byte) if automaton is not None and state is not None else None
-    return state is not None and state.is_accepting
+    return automaton is not None and matches(automaton, text.encode())
 
 
 @PROPERTY

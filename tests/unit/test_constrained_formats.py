@@ -18,7 +18,6 @@ import jsonschema_rs
 import pydantic
 import pytest
 
-from plait.decoders.constrained.automaton import Automaton, State
 from plait.decoders.constrained.compile import lower
 from plait.decoders.constrained.grammar import regex
 from plait.decoders.constrained.grammar.regex_parser import parse_whole
@@ -30,7 +29,8 @@ from plait.decoders.constrained.spec import (
     ConstraintSpec,
     UnsupportedKeyword,
 )
-from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES
+from plait.kernels.grammar import DEAD, Automaton
+from tests.fixtures.constraint_vocabularies import automaton_of, matches
 from tests.fixtures.random_texts import mangled, texts
 
 # As zod 4 writes them beside the format (its core/regexes.ts, MIT).
@@ -147,14 +147,11 @@ def test_what_is_written_is_valid_for_pydantic(name: str) -> None:
 
 def _automaton(schema: Any) -> Automaton:
     spec = ConstraintSpec("json_schema", json.dumps(schema))
-    return Automaton(lower(spec, ConstraintLimits()), BYTES_AND_PIECES)
+    return automaton_of(lower(spec, ConstraintLimits()))
 
 
 def _accepts(automaton: Automaton, value: Any) -> bool:
-    state: State | None = automaton.start
-    for byte in json.dumps(value, ensure_ascii=False).encode():
-        state = automaton.step(state, byte) if state is not None else None
-    return state is not None and state.is_accepting
+    return matches(automaton, json.dumps(value, ensure_ascii=False).encode())
 
 
 def _text(format_name: str, **others: Any) -> dict[str, Any]:
@@ -267,4 +264,4 @@ class Everything(pydantic.BaseModel):
 
 
 def test_a_model_of_pydantic_with_all_kinds_of_formats_compiles() -> None:
-    assert _automaton(Everything.model_json_schema()).start is not None
+    assert _automaton(Everything.model_json_schema()).start != DEAD

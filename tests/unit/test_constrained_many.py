@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from plait.decoders.constrained.automaton import Automaton, State
 from plait.decoders.constrained.compile import lower
 from plait.decoders.constrained.grammar.nodes import Grammar, walk
 from plait.decoders.constrained.schema.algebra import Algebra
@@ -18,7 +17,7 @@ from plait.decoders.constrained.spec import (
     ConstraintSpec,
     UnsupportedKeyword,
 )
-from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES
+from tests.fixtures.constraint_vocabularies import automaton_of, matches
 
 LIMITS = ConstraintLimits(max_bytes=2**24)
 Schema = dict[str, Any]
@@ -30,15 +29,8 @@ def _lower(schema: Schema) -> Grammar:
 
 def _judge(schema: Schema) -> Callable[[Any], bool]:
     """Return whether the schema's grammar accepts a value, written compactly."""
-    automaton = Automaton(_lower(schema), BYTES_AND_PIECES)
-
-    def accepts(value: Any) -> bool:
-        state: State | None = automaton.start
-        for byte in json.dumps(value, separators=(",", ":")).encode():
-            state = automaton.step(state, byte) if state is not None else None
-        return state is not None and state.is_accepting
-
-    return accepts
+    automaton = automaton_of(_lower(schema))
+    return lambda value: matches(automaton, json.dumps(value, separators=(",", ":")).encode())
 
 
 def _size(grammar: Grammar) -> int:

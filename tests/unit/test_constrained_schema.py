@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from plait.decoders.constrained.automaton import Automaton, State
 from plait.decoders.constrained.compile import lower
 from plait.decoders.constrained.spec import (
     ConstraintError,
@@ -15,18 +14,14 @@ from plait.decoders.constrained.spec import (
     ConstraintSpec,
     UnsupportedKeyword,
 )
-from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES
+from tests.fixtures.constraint_vocabularies import automaton_of, matches
 
 Schema = dict[str, Any] | bool
 
 
 def _accepts(schema: Schema, text: str, *, strict: bool = False) -> bool:
     spec = ConstraintSpec("json_schema", json.dumps(schema), strict)
-    automaton = Automaton(lower(spec, ConstraintLimits()), BYTES_AND_PIECES)
-    state: State | None = automaton.start
-    for byte in text.encode():
-        state = automaton.step(state, byte) if state is not None else None
-    return state is not None and state.is_accepting
+    return matches(automaton_of(lower(spec, ConstraintLimits())), text.encode())
 
 
 def _object(**properties: Any) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def good(name: str, start: int) -> GenerateRequest:
 
 def hostile(wrong: str) -> GenerateRequest:
     prompt = [BAD] if wrong == "forward" else [1, 2]
-    compiled = CompiledConstraint("x", b"", "", 1) if wrong == "constraint" else None
+    compiled = CompiledConstraint("x", b"", 1) if wrong == "constraint" else None
     sampling = SamplingParams(seed=SEED, logit_bias={BAD: -100.0})
     return request("bad", prompt, 12, sampling=sampling, constraint=compiled)
 

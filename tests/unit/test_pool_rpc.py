@@ -51,7 +51,7 @@ async def test_messages_arrive_as_they_were(context: zmq.asyncio.Context, tmp_pa
         prompt_token_ids=[1, 2, 3],
         sampling=sampling,
         max_tokens=5,
-        constraint=CompiledConstraint("key", b"\x00\xff", "root ::= x", 1),
+        constraint=CompiledConstraint("key", b"\x00\xff", 1),
         deadline=1.5,
         decoding={"trace": True},
     )

@@ -14,6 +14,7 @@ from plait.decoders.constrained.grammar.nodes import (
     Chars,
     Choice,
     Grammar,
+    Lexeme,
     Node,
     Ref,
     Repeat,
@@ -146,15 +147,21 @@ def _fixpoint(uses: Uses, holds: Callable[[str, Known], bool]) -> Known:
 
 def _is_productive(node: Node, known: Known) -> bool:
     """Tell whether some text matches, given rules that are known to."""
-    return _holds(node, known, lambda leaf: isinstance(leaf, Text) or bool(leaf.ranges))
+    return _holds(node, known, lambda leaf: not isinstance(leaf, Chars) or bool(leaf.ranges))
 
 
 def _is_nullable(node: Node, known: Known) -> bool:
     """Tell whether the empty text matches, given rules that are known to."""
-    return _holds(node, known, lambda leaf: leaf == EMPTY)
+    return _holds(node, known, _is_leaf_nullable)
 
 
-def _holds(node: Node, known: Known, holds: Callable[[Text | Chars], bool]) -> bool:
+def _is_leaf_nullable(leaf: Text | Chars | Lexeme) -> bool:
+    if isinstance(leaf, Lexeme):
+        return leaf.least == 0 and bool(leaf.dfa[3][0])
+    return leaf == EMPTY
+
+
+def _holds(node: Node, known: Known, holds: Callable[[Text | Chars | Lexeme], bool]) -> bool:
     """Tell whether what holds of leaves and known rules holds of a node."""
     if isinstance(node, Ref):
         return node.name in known
@@ -176,7 +183,7 @@ def _cut(node: Node, alive: Known) -> Node:
         return choice([kept for i in node.items if not is_nothing(kept := _cut(i, alive))])
     if isinstance(node, Repeat):
         return repeat(_cut(node.item, alive), node.least, node.most)
-    return node if isinstance(node, Text) or node.ranges else NOTHING
+    return NOTHING if isinstance(node, Chars) and not node.ranges else node
 
 
 def _first_refs(node: Node, nullable: Known) -> Known:

@@ -1,14 +1,15 @@
 """Context-free grammars over Unicode text: the nouns and their GBNF text.
 
 Everything that constrains an answer (JSON schema, regex, choice, a user's own grammar) becomes a
-`Grammar` first. Its text is what xgrammar compiles and what the worker counts tokens with, so the
-mask and the budget can not disagree.
+`Grammar` first. One automaton is made of it, which gives both the mask and the way to the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+
+from plait.kernels.grammar import DfaParts
 
 MAX_CODE_POINT = 0x10FFFF
 # Hashes of what holds other nodes are kept: they'd be computed anew for each node further up.
@@ -76,7 +77,16 @@ class Ref:
     name: str
 
 
-Node = Text | Chars | Seq | Choice | Repeat | Ref
+@dataclass(frozen=True, slots=True, eq=False)
+class Lexeme:
+    """A text of least..most characters (most None: without end) that an automaton accepts."""
+
+    dfa: DfaParts
+    least: int = 0
+    most: int | None = None
+
+
+Node = Text | Chars | Seq | Choice | Repeat | Ref | Lexeme
 EMPTY = Text("")
 NOTHING = Choice(())
 
@@ -166,6 +176,8 @@ def _show(node: Node, level: int) -> str:
         return "[" + "".join(_show_range(*pair) for pair in node.ranges) + "]"
     if isinstance(node, Ref):
         return node.name
+    if isinstance(node, Lexeme):
+        return f"<{len(node.dfa[3])} states>{_show_times(node.least, node.most)}"
     if isinstance(node, Repeat):
         item = _show(node.item, 2)
         item = f"({item})" if isinstance(node.item, Repeat) else item
@@ -191,5 +203,5 @@ def _show_times(least: int, most: int | None) -> str:
 def _escape(code: int, special: str) -> str:
     if 0x20 <= code < 0x7F and chr(code) not in special:
         return chr(code)
-    # xgrammar reads \x on for as long as hexadecimal digits follow; \u takes four.
+    # Some readers take \x on for as long as hexadecimal digits follow; \u takes four.
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

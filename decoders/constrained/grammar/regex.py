@@ -2,7 +2,7 @@
 
 Expressions are interned: equal ones are the same object. A plain expression becomes grammar nodes
 by its structure; one with `both` or `without` goes through its derivatives, which form a
-deterministic automaton, one rule a state.
+deterministic automaton (dfa.py).
 
 Source: Brzozowski 1964, "Derivatives of regular expressions" (differences: repetition counters
 stay numbers; characters come in classes of equal behaviour).
@@ -19,12 +19,10 @@ from weakref import WeakValueDictionary
 
 from plait.decoders.constrained.grammar import chars
 from plait.decoders.constrained.grammar.nodes import (
-    EMPTY,
     MAX_CODE_POINT,
     NOTHING,
     Node,
     Ranges,
-    Ref,
     choice,
     repeat,
     seq,
@@ -287,52 +285,10 @@ def _factors(expr: Expr) -> list[Expr]:
 
 def structure(expr: Expr, encode: Encode) -> Node:
     """Return the grammar node of a plain expression."""
-    assert expr.is_plain, "an expression with `both` or `without` needs `automaton`"
+    assert expr.is_plain, "an expression with `both` or `without` needs `lexeme`"
     if expr.kind == "set":
         return encode(expr.ranges) if expr.ranges else NOTHING
     parts = [structure(item, encode) for item in expr.items]
     if expr.kind == "repeat":
         return repeat(parts[0], expr.least, expr.most)
     return seq(*parts) if expr.kind == "cat" else choice(parts)
-
-
-def automaton(
-    expr: Expr, encode: Encode, name: str, *, max_states: int
-) -> tuple[Node, dict[str, Node]]:
-    """Return the node and the rules (named name-1, name-2, ...) of any expression.
-
-    Raises:
-        TooManyStates: more than max_states rules would be needed.
-    """
-    names: dict[Expr, str] = {expr: f"{name}-0"}
-    rules: dict[str, Node] = {}
-    todo = [expr]
-    while todo:
-        state = todo.pop()
-        if state.is_plain:
-            rules[names[state]] = structure(state, encode)
-            continue
-        found = moves(state)
-        fresh = [target for target in found if target not in names]
-        for target in fresh:
-            names[target] = f"{name}-{len(names)}"
-        if len(names) > max_states:
-            raise TooManyStates
-        todo.extend(fresh)
-        rules[names[state]] = _state_rule(state, found, names, encode)
-    return Ref(names[expr]), rules
-
-
-def _state_rule(
-    state: Expr, found: dict[Expr, Ranges], names: dict[Expr, str], encode: Encode
-) -> Node:
-    """Return one state's rule: stay here for a while, then move on or end."""
-    ahead = [
-        seq(encode(ranges), Ref(names[target]))
-        for target, ranges in found.items()
-        if target is not state
-    ]
-    end = choice([*ahead, *([EMPTY] if state.is_nullable else [])])
-    if state not in found:
-        return end
-    return seq(repeat(encode(found[state]), 0, None), end)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from plait.decoders.constrained.grammar import json_text, regex
+from plait.decoders.constrained.grammar.dfa import lexeme
 from plait.decoders.constrained.grammar.json_text import COMMA, WS
 from plait.decoders.constrained.grammar.nodes import (
     EMPTY,
@@ -28,7 +29,7 @@ from plait.decoders.constrained.grammar.nodes import (
     repeat,
     seq,
 )
-from plait.decoders.constrained.grammar.regex import EVERYTHING, Encode, Expr
+from plait.decoders.constrained.grammar.regex import EVERYTHING, Expr
 from plait.decoders.constrained.schema.algebra import Unprovable, text_of
 from plait.decoders.constrained.schema.alternatives import Alternatives, untyped
 from plait.decoders.constrained.schema.document import Document
@@ -46,7 +47,6 @@ from plait.decoders.constrained.schema.unsatisfiable import Blame
 from plait.decoders.constrained.spec import ConstraintError, ConstraintLimits, UnsupportedKeyword
 
 MAX_COUNT = 100_000  # longest array or string that is told apart from an endless one
-MAX_STATES = 4000  # rules of one text's automaton
 
 _QUOTE = Text('"')
 
@@ -74,7 +74,6 @@ class _Lowering:
         self._rules: dict[str, Node] = {}
         self._names: dict[Places, str] = {}
         self._todo: list[Places] = []
-        self._texts: dict[tuple[Expr, bool], Node] = {}  # automata written already
 
     @property
     def spots(self) -> dict[str, Places]:
@@ -119,7 +118,7 @@ class _Lowering:
                 raise UnsupportedKeyword(obstacle.pointer, obstacle.keyword, obstacle.reason)
         kinds: list[Kind] = ["object", "array", "string", "boolean", "null"]
         found = [self._kind(facts, kind, name) for kind in kinds if kind in facts.kinds]
-        return choice([*found, self._number(facts, name)])
+        return choice([*found, self._number(facts)])
 
     def _literals(self, facts: Facts) -> Node:
         found = []
@@ -139,12 +138,12 @@ class _Lowering:
         if kind == "array":
             return self._array(facts)
         if kind == "string":
-            return self._string(facts, name)
+            return self._string(facts)
         if kind == "boolean":
             return choice([json_text.literal(value) for value in sorted(facts.booleans)])
         return json_text.NULL
 
-    def _number(self, facts: Facts, name: str) -> Node:
+    def _number(self, facts: Facts) -> Node:
         kinds = facts.kinds & NUMBERS
         if not kinds:
             return NOTHING
@@ -154,47 +153,56 @@ class _Lowering:
             expr = number_text(facts)
         except NotRegular as error:
             raise UnsupportedKeyword(facts.pointer, "multipleOf", str(error)) from None
-        return self._text(expr, f"{name}n", facts, "maximum", is_quoted=False)
+        return self._text(expr, facts, "maximum", is_quoted=False)
 
-    def _string(self, facts: Facts, name: str) -> Node:
+    def _string(self, facts: Facts) -> Node:
         if facts.text is EVERYTHING and not facts.formats:
             if not facts.min_length and facts.max_length is None:
                 return json_text.STRING
             most = facts.max_length
             inner = self._repeated(json_text.CHARACTER, facts.min_length, most, facts, "minLength")
             return seq(_QUOTE, inner, _QUOTE)
+        keyword = "format" if facts.text is EVERYTHING else "pattern"
         facts = with_formats(facts)
-        expr = self._with_length(facts.text, facts)
-        return seq(_QUOTE, self._text(expr, f"{name}s", facts, "pattern", is_quoted=True), _QUOTE)
+        return seq(_QUOTE, self._sized(facts.text, facts, keyword), _QUOTE)
 
-    def _with_length(self, expr: Expr, facts: Facts) -> Expr:
-        """Return the texts that also have the right length, untouched if they have it anyway."""
+    def _sized(self, expr: Expr, facts: Facts, keyword: str) -> Node:
+        """Return the node of the texts that also have the right length, inside quotes.
+
+        A length that one loop over characters decides is that loop's count, any other is counted
+        beside the expression's automaton.
+        """
         least, most = regex.span(expr)
         low = facts.min_length if least < facts.min_length else 0
         is_longer = most is None or (facts.max_length is not None and most > facts.max_length)
         high = facts.max_length if is_longer else None
-        if expr.is_plain and (low or high is not None):
-            fitted = regex.fitted(expr, low, high)
-            if fitted is not None:
-                return fitted
-        return text_of(replace(facts, text=expr, min_length=low, max_length=high))
+        if not low and high is None:
+            return self._text(expr, facts, keyword, is_quoted=True)
+        fitted = regex.fitted(expr, low, high) if expr.is_plain else None
+        if fitted is not None:
+            return self._text(fitted, facts, keyword, is_quoted=True)
+        return self._lexeme(expr, (low, high), facts, keyword, is_quoted=True)
 
-    def _text(self, expr: Expr, name: str, facts: Facts, keyword: str, *, is_quoted: bool) -> Node:
+    def _text(self, expr: Expr, facts: Facts, keyword: str, *, is_quoted: bool) -> Node:
         """Return the node of a text, quoted: as it is written inside a JSON string."""
-        encode: Encode = json_text.quoted if is_quoted else Chars
         if expr.is_plain:
-            return regex.structure(expr, encode)
-        if (expr, is_quoted) in self._texts:
-            return self._texts[expr, is_quoted]
+            return regex.structure(expr, json_text.quoted if is_quoted else Chars)
+        return self._lexeme(expr, (0, None), facts, keyword, is_quoted=is_quoted)
+
+    def _lexeme(
+        self,
+        expr: Expr,
+        length: tuple[int, int | None],
+        facts: Facts,
+        keyword: str,
+        *,
+        is_quoted: bool,
+    ) -> Node:
         try:
-            node, rules = regex.automaton(expr, encode, name, max_states=MAX_STATES)
-        except regex.TooManyStates:
-            reason = f"together with its neighbours it needs more than {MAX_STATES} states"
+            return lexeme(expr, *length, is_quoted=is_quoted)
+        except regex.TooManyStates as error:
+            reason = f"together with its neighbours it is too complex: {error}"
             raise UnsupportedKeyword(facts.pointer, keyword, reason) from None
-        for rule, body in rules.items():
-            self._define(rule, body)
-        self._texts[expr, is_quoted] = node
-        return node
 
     def _repeated(
         self, item: Node, least: int, most: int | None, facts: Facts, keyword: str
@@ -231,7 +239,7 @@ class _Lowering:
             Member(member(json_text.literal(key), self._value(facts.value(key))), key in required)
             for key in names
         ]
-        extra = self._extra(facts, name)
+        extra = self._extra(facts)
         if extra != NOTHING and facts.min_properties > len(facts.required) + 1:
             reason = "undeclared keys may repeat, so they cannot be counted"
             raise UnsupportedKeyword(facts.pointer, "minProperties", reason)
@@ -254,16 +262,13 @@ class _Lowering:
         except Unprovable as error:
             raise UnsupportedKeyword(facts.pointer, "propertyNames", str(error)) from None
 
-    def _extra(self, facts: Facts, name: str) -> Node:
+    def _extra(self, facts: Facts) -> Node:
         """Return one undeclared member, whatever its class."""
         found = []
-        classes = key_classes(facts, lambda places: bool(self._alternatives.of(places)))
-        for index, keys in enumerate(classes):
-            for number, allowed in enumerate(self._key_texts(facts)):
+        for keys in key_classes(facts, lambda places: bool(self._alternatives.of(places))):
+            for allowed in self._key_texts(facts):
                 expr = regex.both(keys.keys, allowed)
-                text = self._text(
-                    expr, f"{name}k{index}-{number}", facts, "patternProperties", is_quoted=True
-                )
+                text = self._text(expr, facts, "patternProperties", is_quoted=True)
                 key = seq(_QUOTE, text, _QUOTE)
                 found.append(member(key, self._value(keys.places)))
         return choice(found)

@@ -48,4 +48,4 @@ class CompileMemory:
 
 
 def _size(job: Job, done: CompiledConstraint) -> int:
-    return len(job.spec.text) + len(done.compiled) + len(done.grammar)
+    return len(job.spec.text) + len(done.table)

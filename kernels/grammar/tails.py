@@ -7,11 +7,10 @@ Law: `Tail.tokens` is the length of the shortest segmentation into vocabulary to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from plait.decoders.constrained.vocabulary import Vocabulary
-
-UNREACHABLE = 1 << 30  # more tokens than any budget: the vocabulary can not spell the text
+from plait.kernels.grammar import UNREACHABLE
 
 
 @dataclass(slots=True, eq=False)
@@ -24,21 +23,29 @@ class Tail:
     token_id: int = -1  # first token of the shortest segmentation
     after: Tail | None = None  # what is left after that token
 
+    @property
+    def text(self) -> bytes:
+        """The bytes up to the end."""
+        found = bytearray()
+        at: Tail | None = self
+        while at is not None and at.rest is not None:
+            found.append(at.byte)
+            at = at.rest
+        return bytes(found)
+
 
 class Tails:
     """The texts met so far, hash-consed."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, token_of: Mapping[bytes, int]) -> None:
         self.end = Tail(-1, None, 0)
-        self._vocabulary = vocabulary
+        self._token_of = token_of
+        self._lengths: dict[int, list[int]] = {}
+        for spelling in sorted(token_of, key=len):
+            lengths = self._lengths.setdefault(spelling[0], [])
+            if len(spelling) not in lengths:
+                lengths.append(len(spelling))
         self._known: dict[tuple[int, Tail], Tail] = {}
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def forget(self) -> None:
-        """Drop the sharing table; tails in use stay valid."""
-        self._known.clear()
 
     def prepend(self, text: bytes, tail: Tail) -> Tail:
         """Return the tail that spells the text and then `tail`."""
@@ -54,14 +61,13 @@ class Tails:
         tail = Tail(byte, rest, UNREACHABLE)
         spelled = bytearray()
         at: Tail = tail
-        token_of = self._vocabulary.token_of
-        for length in self._vocabulary.lengths_from.get(byte, ()):
+        for length in self._lengths.get(byte, ()):
             while len(spelled) < length and at.rest is not None:
                 spelled.append(at.byte)
                 at = at.rest
             if len(spelled) < length:
                 break
-            token_id = token_of.get(bytes(spelled))
+            token_id = self._token_of.get(bytes(spelled))
             if token_id is not None and at.tokens + 1 <= tail.tokens:
                 tail.tokens, tail.token_id, tail.after = at.tokens + 1, token_id, at
         return tail

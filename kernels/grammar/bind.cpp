@@ -1,0 +1,141 @@
+// The Python module plait.kernels._grammar; its signatures are in kernels/_grammar.pyi.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstring>
+
+#include "automaton.h"
+#include "determinise.h"
+
+namespace py = pybind11;
+
+namespace plait::grammar {
+namespace {
+
+// (classes, number of classes, next as int32, accepts, boundaries), as kernels/_grammar.pyi has it.
+using DfaParts = std::tuple<py::bytes, int, py::bytes, py::bytes, py::bytes>;
+
+Dfa dfa_of(const DfaParts& parts) {
+  Dfa dfa;
+  dfa.classes = std::string(std::get<0>(parts));
+  dfa.num_classes = std::get<1>(parts);
+  const std::string next(std::get<2>(parts));
+  dfa.next.resize(next.size() / sizeof(int32_t));
+  std::memcpy(dfa.next.data(), next.data(), dfa.next.size() * sizeof(int32_t));
+  dfa.accepts = std::string(std::get<3>(parts));
+  dfa.boundaries = std::string(std::get<4>(parts));
+  const size_t entries = dfa.accepts.size() * static_cast<size_t>(dfa.num_classes);
+  if (dfa.classes.size() != 256 || dfa.next.size() != entries ||
+      dfa.boundaries.size() != dfa.accepts.size()) {
+    throw py::value_error("the parts of an automaton do not fit each other");
+  }
+  return dfa;
+}
+
+Operation operation_of(const py::tuple& row, const std::vector<DfaParts>& dfas) {
+  Operation operation;
+  operation.kind = static_cast<Kind>(row[0].cast<int>());
+  switch (operation.kind) {
+    case Kind::kText:
+      operation.text = row[1].cast<std::string>();
+      break;
+    case Kind::kSet:
+      for (char byte : row[1].cast<std::string>()) operation.set.set(static_cast<uint8_t>(byte));
+      break;
+    case Kind::kSeq:
+    case Kind::kChoice:
+      operation.items = row[1].cast<std::vector<int>>();
+      break;
+    case Kind::kRepeat:
+      operation.items = {row[1].cast<int>()};
+      operation.least = row[2].cast<int>();
+      operation.most = row[3].cast<int>();
+      break;
+    case Kind::kRule:
+      operation.items = {row[1].cast<int>()};
+      break;
+    case Kind::kListed:
+      operation.listed = row[1].cast<std::vector<std::string>>();
+      break;
+    default:
+      operation.lexeme = std::make_unique<Lexeme>(dfa_of(dfas.at(row[1].cast<size_t>())),
+                                                  row[2].cast<int>(), row[3].cast<int>());
+  }
+  return operation;
+}
+
+std::unique_ptr<Automaton> make(const std::vector<py::tuple>& rows,
+                                const std::vector<DfaParts>& dfas, int root,
+                                std::shared_ptr<Vocabulary> vocabulary) {
+  std::vector<Operation> operations;
+  operations.reserve(rows.size());
+  for (const py::tuple& row : rows) operations.push_back(operation_of(row, dfas));
+  return std::make_unique<Automaton>(std::move(operations), root, std::move(vocabulary));
+}
+
+std::vector<Expression> expressions_of(const std::vector<py::tuple>& rows) {
+  std::vector<Expression> expressions;
+  for (const py::tuple& row : rows) {
+    Expression e;
+    e.kind = static_cast<Expression::Kind>(row[0].cast<int>());
+    e.items = row[1].cast<std::vector<int>>();
+    e.ranges = row[2].cast<std::vector<Range>>();
+    e.least = row[3].cast<int>();
+    e.most = row[4].cast<int>();
+    expressions.push_back(std::move(e));
+  }
+  return expressions;
+}
+
+std::optional<DfaParts> determinise_rows(const std::vector<py::tuple>& rows, bool is_quoted,
+                                         int max_states, int64_t max_steps) {
+  const auto found = determinise(expressions_of(rows), is_quoted, {max_states, max_steps});
+  if (!found) return std::nullopt;
+  std::vector<int32_t> next(found->next.begin(), found->next.end());
+  const py::bytes table(reinterpret_cast<const char*>(next.data()), next.size() * sizeof(int32_t));
+  return DfaParts{py::bytes(found->classes), found->num_classes, table, py::bytes(found->accepts),
+                  py::bytes(found->boundaries)};
+}
+
+bool is_possible(const DfaParts& parts, int least, int most) {
+  return Lexeme(dfa_of(parts), least, most).missing(0, 0) >= 0;
+}
+
+using Words = py::array_t<int32_t, py::array::c_style>;
+
+// Write the mask to the first words of the row; the others are cleared.
+void write_mask(Automaton& automaton, int state, Words& row) {
+  const std::vector<uint32_t>& mask = automaton.mask(state);
+  auto out = row.mutable_unchecked<1>();
+  for (py::ssize_t i = 0; i < out.shape(0); ++i) {
+    out(i) = static_cast<size_t>(i) < mask.size() ? static_cast<int32_t>(mask[i]) : 0;
+  }
+}
+
+}  // namespace
+}  // namespace plait::grammar
+
+PYBIND11_MODULE(_grammar, m) {
+  using namespace plait::grammar;
+  py::register_exception<TooLarge>(m, "TooLargeError", PyExc_ValueError);
+  py::class_<Vocabulary, std::shared_ptr<Vocabulary>>(m, "Vocabulary")
+      .def(py::init<std::vector<std::string>>(), py::arg("spelled"));
+  py::class_<Automaton>(m, "Automaton")
+      .def(py::init(&make), py::arg("operations"), py::arg("dfas"), py::arg("root"),
+           py::arg("vocabulary"))
+      .def_property_readonly("start", &Automaton::start)
+      .def_property_readonly("num_bytes", &Automaton::num_bytes)
+      .def("step", &Automaton::step)
+      .def("advance", &Automaton::advance)
+      .def("write_mask", &write_mask)
+      .def("is_accepting", &Automaton::is_accepting)
+      .def("is_final", &Automaton::is_final)
+      .def("num_closing", &Automaton::num_closing)
+      .def("closing_tokens", &Automaton::closing_tokens)
+      .def("forced", &Automaton::forced);
+  m.def("determinise", &determinise_rows, py::arg("expressions"), py::arg("is_quoted"),
+        py::arg("max_states"), py::arg("max_steps"));
+  m.def("is_possible", &is_possible);
+}

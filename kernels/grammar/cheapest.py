@@ -1,0 +1,107 @@
+"""The oracle of closings: the cheapest text of every operation, and of what is left of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from plait.kernels.grammar import UNREACHABLE, Kind, TooLarge
+from plait.kernels.grammar.lexeme import Lexeme
+from plait.kernels.grammar.tails import Tails
+
+MAX_CLOSING_TOKENS = 8192  # of any one operation
+
+
+class Frame(NamedTuple):
+    """A place in an operation. TEXT: offset; SEQ: item; REPEAT: least and most that are left;
+    LISTED: what was read; LEXEME: state and count."""
+
+    op: int
+    at: Any = 0
+
+
+_BEGINNINGS = {Kind.LISTED: b"", Kind.LEXEME: (0, 0)}
+
+
+class Cheapest:
+    """The texts of fewest tokens, each operation's by itself: alternatives are not in context."""
+
+    def __init__(
+        self,
+        operations: Sequence[tuple[Any, ...]],
+        lexemes: Mapping[int, Lexeme],
+        tails: Tails,
+        token_of: Mapping[bytes, int],
+    ) -> None:
+        self._operations = operations
+        self._lexemes = lexemes
+        self._tails = tails
+        self._token_of = token_of
+        self._preferred = sorted(range(256), key=self._preference)
+        self._cheapest: dict[int, bytes] = {}
+        self._costs: dict[int, int] = {}
+        self._estimate()
+
+    def _preference(self, byte: int) -> tuple[bool, bool, int]:
+        spelled = bytes([byte])
+        return spelled not in self._token_of, not spelled.isalnum(), byte
+
+    def _cost(self, text: bytes) -> int:
+        return self._tails.prepend(text, self._tails.end).tokens
+
+    def _estimate(self) -> None:
+        """Give every operation its cheapest text: the least fixed point."""
+        costs = self._costs
+        costs.update(dict.fromkeys(range(len(self._operations)), UNREACHABLE))
+        changed = True
+        while changed:
+            changed = False
+            for op in range(len(self._operations)):
+                cost, text = self._candidate(op)
+                if cost < costs[op]:
+                    costs[op], self._cheapest[op], changed = cost, text, True
+        if any(MAX_CLOSING_TOKENS < cost < UNREACHABLE for cost in costs.values()):
+            raise TooLarge(f"a part of it takes more than {MAX_CLOSING_TOKENS} tokens to complete")
+
+    def _candidate(self, op: int) -> tuple[int, bytes]:
+        """Return the cheapest text by the costs known so far."""
+        kind, *rest = self._operations[op]
+        if kind in (Kind.TEXT, Kind.SET, Kind.LISTED, Kind.LEXEME):
+            text = self._leaf(op, _BEGINNINGS.get(kind, 0))
+            return self._cost(text), text
+        cheapest = {op: self._cheapest.get(op, b"") for op in self._items(op)}
+        costs = [self._costs[item] for item in self._items(op)]
+        if kind == Kind.CHOICE:
+            best = rest[0][costs.index(min(costs))]
+            return min(costs), cheapest[best]
+        if kind == Kind.REPEAT:
+            cost = min(rest[1] * costs[0], UNREACHABLE)
+            return cost, cheapest[rest[0]] * (rest[1] if cost <= MAX_CLOSING_TOKENS else 0)
+        return min(sum(costs), UNREACHABLE), b"".join(cheapest[item] for item in self._items(op))
+
+    def _items(self, op: int) -> list[int]:
+        kind, *rest = self._operations[op]
+        return list(rest[0]) if kind in (Kind.SEQ, Kind.CHOICE) else [rest[0]]
+
+    def _leaf(self, op: int, at: Any) -> bytes:
+        """Return the cheapest text of a frame that holds no others."""
+        kind, *rest = self._operations[op]
+        if kind == Kind.TEXT:
+            return bytes(rest[0][at:])
+        if kind == Kind.SET:
+            return bytes([next(byte for byte in self._preferred if byte in rest[0])])
+        if kind == Kind.LEXEME:
+            return bytes(self._lexemes[op].cheapest(at, self._preferred))
+        texts = [text for text in rest[0] if text.startswith(at)]
+        return bytes(min(texts, key=lambda text: (self._cost(text), text))[len(at) :])
+
+    def rest(self, frame: Frame) -> bytes:
+        """Return the cheapest text of what is left of an operation."""
+        kind, *rest = self._operations[frame.op]
+        if kind == Kind.SEQ:
+            return b"".join(self._cheapest[item] for item in rest[0][frame.at :])
+        if kind == Kind.REPEAT:
+            return bytes(self._cheapest[rest[0]] * frame.at[0])
+        if kind in (Kind.RULE, Kind.CHOICE):
+            return self._cheapest[frame.op]
+        return self._leaf(frame.op, frame.at)

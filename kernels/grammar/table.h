@@ -1,0 +1,30 @@
+// A grammar as a table of operations over bytes.
+#pragma once
+
+#include <bitset>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lexeme.h"
+
+namespace plait::grammar {
+
+// The numbers are those of plait.decoders.constrained.table.Kind.
+enum class Kind { kText, kSet, kSeq, kChoice, kRepeat, kRule, kListed, kLexeme };
+
+struct Operation {
+  Kind kind;
+  std::string text;                 // kText
+  std::bitset<256> set;             // kSet
+  std::vector<int> items;           // kSeq, kChoice: all; kRepeat, kRule: the body
+  int least = 0, most = 0;          // kRepeat; most -1: without end
+  std::vector<std::string> listed;  // kListed: sorted, each once
+  std::unique_ptr<Lexeme> lexeme;   // kLexeme
+  // Filled by estimate(): the cheapest text.
+  int cost = 1 << 30;  // in tokens, by itself
+  int best = 0;        // kChoice: item; kSet: byte
+  std::vector<int> costs;  // kListed: what its texts are compared by
+};
+
+}  // namespace plait::grammar

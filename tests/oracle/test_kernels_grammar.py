@@ -1,0 +1,334 @@
+"""The compiled grammar automaton against the naive one, and both against what texts there are."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+
+from plait.decoders.constrained import matcher
+from plait.decoders.constrained.grammar import chars, dfa, regex
+from plait.decoders.constrained.grammar.check import left_recursion, prune
+from plait.decoders.constrained.grammar.nodes import (
+    EMPTY,
+    Chars,
+    Choice,
+    Grammar,
+    Lexeme,
+    Node,
+    Ref,
+    Repeat,
+    Seq,
+    Text,
+)
+from plait.decoders.constrained.grammar.regex import Expr
+from plait.decoders.constrained.grammar.regex_parser import parse_search, parse_whole
+from plait.decoders.constrained.matcher import GrammarConstraint, LoadedGrammar
+from plait.decoders.constrained.table import build_automaton, build_table, load_automaton
+from plait.decoders.constrained.vocabulary import make_vocabulary
+from plait.kernels import grammar as kernels
+from plait.kernels.grammar import DEAD, Automaton, DfaParts
+from plait.kernels.grammar.lexeme import Lexeme as NaiveLexeme
+from plait.kernels.grammar.naive import NaiveAutomaton, Vocabulary
+from tests.fixtures.constraint_vocabularies import automaton_of, matches, walk
+
+compiled = pytest.mark.skipif(not kernels.available(), reason="the automaton is not compiled")
+LETTERS = make_vocabulary(
+    [
+        b"a",
+        b"b",
+        b"c",
+        "é".encode(),
+        b"\xc3",
+        b"\xa9",
+        b"ab",
+        b"abc",
+        b"ca",
+        b"aaaa",
+        b'"',
+        b"ab",
+        b"",
+    ],
+    [12],
+)
+PAIRS = [parse_whole(text) for text in ("(ab)*", "a|ab|abc", "[ab]{2,5}c?", "(aa|bbb)*", "é*a")]
+
+
+def naive_of(grammar: Grammar) -> NaiveAutomaton:
+    table = build_table(grammar)
+    handle = Vocabulary(
+        [t if LETTERS.is_text(i) else b"" for i, t in enumerate(LETTERS.token_bytes)]
+    )
+    return NaiveAutomaton(table.operations, table.dfas, table.root, handle)
+
+
+def _random_node(draw: random.Random, depth: int) -> Node:
+    kind = draw.randrange(3 if depth == 0 else 8)
+    if kind == 0:
+        return Text("".join(draw.choices("abcé", k=draw.randrange(3))))
+    if kind == 1:
+        return Chars(chars.of("".join(draw.choices("abcé", k=2))))
+    if kind == 2:
+        return Ref(draw.choice(["x", "y"])) if depth else Text("c")
+    parts = tuple(_random_node(draw, depth - 1) for _ in range(draw.randrange(1, 4)))
+    if kind == 3:
+        least = draw.randrange(3)
+        return Repeat(parts[0], least, draw.choice([None, least + draw.randrange(4)]))
+    if kind == 4:
+        expr = regex.both(draw.choice(PAIRS), regex.without(draw.choice(PAIRS)))
+        least = draw.randrange(3)
+        found = dfa.lexeme(expr, least, draw.choice([None, least + 2]), is_quoted=False)
+        return found if isinstance(found, Lexeme) else EMPTY
+    return Seq(parts) if kind < 6 else Choice(parts)
+
+
+def _random_grammars(seed: int, count: int) -> Iterator[Grammar]:
+    draw = random.Random(seed)
+    while count:
+        rules = {name: _random_node(draw, 3) for name in ("root", "x", "y")}
+        found = prune(Grammar(rules))
+        if found is not None and left_recursion(found) is None:
+            count -= 1
+            yield found
+
+
+def _mask(automaton: Automaton, state: int) -> list[int]:
+    row = np.full(2, -1, np.int32)
+    automaton.write_mask(state, row)
+    return [token for token in range(64) if row[token // 32] >> token % 32 & 1]
+
+
+@compiled
+@pytest.mark.parametrize("seed", range(6))
+def test_both_automata_say_the_same(seed: int) -> None:
+    draw = random.Random(seed)
+    for grammar in _random_grammars(seed, 60):
+        fast, slow = build_automaton(grammar, LETTERS), naive_of(grammar)
+        for _ in range(4):
+            _walk_both(fast, slow, draw)
+
+
+def _walk_both(fast: Automaton, slow: Automaton, draw: random.Random) -> None:
+    here, there = fast.start, slow.start
+    for _ in range(draw.randrange(12)):
+        legal = _mask(slow, there)
+        assert _mask(fast, here) == legal
+        assert fast.is_accepting(here) == slow.is_accepting(there)
+        assert fast.is_final(here) == slow.is_final(there)
+        assert fast.forced(here) == slow.forced(there)
+        assert fast.num_closing(here) == slow.num_closing(there)
+        if not legal:
+            break
+        token_id = draw.choice(legal)
+        here, there = fast.advance(here, token_id), slow.advance(there, token_id)
+
+
+@pytest.mark.parametrize("make", [automaton_of, naive_of], ids=["served", "naive"])
+def test_what_is_accepted_is_what_the_grammar_derives(make: Any) -> None:
+    """Against all texts up to a length, derived from the nodes themselves."""
+    for grammar in _random_grammars(99, 80):
+        have = make(grammar) if make is naive_of else automaton_of(grammar, LETTERS)
+        want = _derive(grammar, 3)
+        for letters in (text for n in range(4) for text in product("abcé", repeat=n)):
+            text = "".join(letters)
+            assert matches(have, text.encode()) == (text in want), (str(grammar), text)
+
+
+def _derive(grammar: Grammar, longest: int) -> set[str]:
+    """Return the texts of at most `longest` characters: the least fixed point over the rules."""
+    known: dict[str, set[str]] = {name: set() for name in grammar.rules}
+    while True:
+        wider = {n: _texts(node, known, longest) for n, node in grammar.rules.items()}
+        if wider == known:
+            return known["root"]
+        known = wider
+
+
+def _leaf_texts(node: Text | Chars | Lexeme, longest: int) -> set[str]:
+    if isinstance(node, Text):
+        return {node.value} if len(node.value) <= longest else set()
+    if isinstance(node, Chars):
+        return {c for c in "abcé" if chars.contains(node.ranges, ord(c))}
+    all_texts = ("".join(t) for n in range(longest + 1) for t in product("abcé", repeat=n))
+    return {text for text in all_texts if _holds(node, text)}
+
+
+def _texts(node: Node, known: dict[str, set[str]], longest: int) -> set[str]:
+    if isinstance(node, Text | Chars | Lexeme):
+        return _leaf_texts(node, longest)
+    if isinstance(node, Ref):
+        return known[node.name]
+    if isinstance(node, Choice):
+        return set().union(*(_texts(item, known, longest) for item in node.items))
+    if isinstance(node, Seq):
+        return _joined([_texts(item, known, longest) for item in node.items], longest)
+    item = _texts(node.item, known, longest)
+    most = node.least + longest if node.most is None else node.most
+    counts = range(node.least, most + 1)
+    return set().union(*(_joined([item] * count, longest) for count in counts))
+
+
+def _joined(parts: list[set[str]], longest: int) -> set[str]:
+    found = {""}
+    for part in parts:
+        found = {a + b for a in found for b in part if len(a) + len(b) <= longest}
+    return found
+
+
+def _holds(node: Lexeme, text: str) -> bool:
+    most = len(text) if node.most is None else node.most
+    return node.least <= len(text) <= most and _accepts(node.dfa, text.encode())
+
+
+def _accepts(parts: DfaParts, text: bytes) -> bool:
+    classes, width, following, accepts, _ = parts
+    table = np.frombuffer(following, np.int32).reshape(-1, width)
+    state = 0
+    for byte in text:
+        state = int(table[state, classes[byte]])
+        if state < 0:
+            return False
+    return bool(accepts[state])
+
+
+EXPRESSIONS = [
+    regex.both(parse_search("b"), parse_whole("[ab]{0,4}")),
+    regex.both(parse_whole("[a-z€]*"), regex.without(parse_search("ab|€"))),
+    regex.both(parse_search("a$"), regex.both(parse_search("^b"), parse_search("é"))),
+    regex.without(parse_whole("(a|b)*c{2,3}")),
+    regex.union([parse_whole("a{0,3}b"), parse_whole("a{2,7}b"), parse_whole("a{9}b")]),
+    regex.both(parse_whole(".{0,6}a.{0,6}"), parse_whole(".{0,6}b.{0,6}")),
+    parse_whole('["\\\\\n\u0001a]*'),
+    parse_whole("[\u00a0-\u0fff\U0001f600-\U0001f64f]+"),
+]
+
+
+@compiled
+@pytest.mark.parametrize("is_quoted", [False, True])
+@pytest.mark.parametrize("expr", EXPRESSIONS, ids=range(len(EXPRESSIONS)))
+def test_expressions_and_both_their_automata_agree(expr: Expr, *, is_quoted: bool) -> None:
+    fast, slow = dfa.determinise(expr, is_quoted), dfa.naive(expr, is_quoted=is_quoted)
+    assert fast is not None and slow is not None
+    draw = random.Random(7)
+    alphabet = 'abcé€"\\\n\u0001z😀\u0100'
+    for _ in range(3000):
+        text = "".join(draw.choices(alphabet[: draw.randrange(2, 13)], k=draw.randrange(9)))
+        want = regex.matches(expr, text)
+        spelled = _quoted(text) if is_quoted else text
+        assert _accepts(fast, spelled.encode()) == want
+        assert _accepts(slow, spelled.encode()) == want
+
+
+def _quoted(text: str) -> str:
+    short = {'"': '\\"', "\\": "\\\\", "\n": "\\n"}
+    return "".join(short.get(c) or (f"\\u{ord(c):04x}" if c < " " else c) for c in text)
+
+
+def test_an_expression_without_texts_has_no_automaton() -> None:
+    expr = regex.both(parse_whole("a+b"), parse_whole("b*a"))
+
+    assert dfa.determinise(expr, False) is None and dfa.naive(expr, is_quoted=False) is None
+
+
+def test_what_is_too_much_work_is_refused() -> None:
+    blowing_up = regex.both(parse_whole("[ab]*a[ab]{40}"), parse_search("b"))
+
+    with pytest.raises(regex.TooManyStates):
+        dfa.determinise(blowing_up, False)
+
+
+LENGTHS = ["[ab]*", "(ab)*", "(aaa|bb)+", "a?(bbbb)*", "abc|a", "(é|ab)*é"]
+
+
+@pytest.mark.parametrize("pattern", LENGTHS)
+@pytest.mark.parametrize("window", [(0, 4), (3, 3), (2, None), (4, 5), (4, 9), (0, 0)])
+def test_lengths_are_counted_in_characters(pattern: str, window: tuple[int, int | None]) -> None:
+    """Legal exactly where some text of the right length goes on so: gaps and all."""
+    least, most = window
+    node = dfa.lexeme(parse_whole(pattern), least, most, is_quoted=False)
+    texts = ["".join(t) for n in range(6) for t in product("abcé", repeat=n)]
+    texts += ["".join(t) for n in range(6, 10) for t in product("ab", repeat=n)]
+    limit = 9 if most is None else most
+    want = {t.encode() for t in texts if re.fullmatch(pattern, t) and least <= len(t) <= limit}
+    if not want:
+        assert not isinstance(node, Lexeme)
+        return
+    have = automaton_of(Grammar({"root": node}), LETTERS)
+
+    for text in texts:
+        assert matches(have, text.encode()) == (text.encode() in want)
+    for text in texts[:1000] if most is not None and most <= 5 else ():  # all there are
+        alive = any(full.startswith(text.encode()) for full in want)
+        assert (walk(have, text.encode()) != DEAD) == alive
+
+
+@compiled
+@pytest.mark.parametrize("pattern", [*LENGTHS, "a{3}|b{7}|(cc)*"])
+def test_missing_characters_are_those_of_the_oracle(pattern: str) -> None:
+    parts = dfa.determinise(parse_whole(pattern), False)
+    assert parts is not None
+    for least, most in product(range(12), [-1, *range(12)]):
+        want = NaiveLexeme(parts, least, most).missing(0, 0) >= 0
+        assert kernels.extension().is_possible(parts, least, most) == want
+
+
+@pytest.mark.parametrize("most", [50, 400, 65_536])
+@pytest.mark.parametrize("pattern", ["\\S", "[A-Z]", "^([0-9a-f]{2})+$", "^(a|bc)*x(a|bc)*$"])
+def test_a_length_costs_no_states(pattern: str, most: int) -> None:
+    node = dfa.lexeme(parse_search(pattern), 1, most, is_quoted=True)
+
+    assert isinstance(node, Lexeme) and len(node.dfa[3]) < 80
+    assert (node.least, node.most) == (1, most)
+
+
+def test_far_from_its_ends_a_count_does_not_matter() -> None:
+    """One mask serves all counts that no token can exhaust; near the ends each has its own."""
+    counted = dfa.lexeme(parse_search("a"), 100, 200, is_quoted=False)
+    have = automaton_of(Grammar({"root": counted}), LETTERS)
+    for count in (0, 30, 99, 100, 150, 197, 198, 199, 200):
+        state = walk(have, b"b" * (count - 1) + b"a" if count else b"")
+        want = [
+            token_id
+            for token_id, spelling in enumerate(LETTERS.token_bytes)
+            if LETTERS.is_text(token_id) and walk(have, spelling, state) != DEAD
+        ]
+        assert _mask(have, state) == want
+
+
+def test_an_automaton_begins_anew_when_it_remembers_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = build_table(Grammar({"root": Repeat(Choice((Text("ab"), Text("abc"))), 0, None)}))
+    loaded = LoadedGrammar(table, LETTERS)
+    constraint = GrammarConstraint(loaded)
+    for token_id in (6, 7, 6):
+        assert constraint.accept_token(token_id)
+    want = (constraint.min_tokens(), constraint.is_accepting(), constraint.accept_token(2))
+    before = loaded.automaton()
+
+    monkeypatch.setattr(matcher, "MAX_AUTOMATON_BYTES", before.num_bytes - 1)
+    assert constraint.fork().is_accepting() == constraint.is_accepting()
+    monkeypatch.undo()
+
+    assert loaded.automaton() is not before
+    constraint.rollback(1)
+    assert (constraint.min_tokens(), constraint.is_accepting(), constraint.accept_token(2)) == want
+
+
+def test_listed_texts_that_begin_with_each_other() -> None:
+    words = ["a", "ab", "abc", "b", "é"]
+    grammar = Grammar({"root": Seq((Choice(tuple(map(Text, words))), Text("c")))})
+    have = load_automaton(build_table(grammar), LETTERS)
+
+    accepted = {
+        text
+        for n in range(5)
+        for letters in product("abcé", repeat=n)
+        if matches(have, (text := "".join(letters)).encode())
+    }
+    assert accepted == {word + "c" for word in words}
