@@ -41,7 +41,7 @@ INVALID: list[tuple[str, Any]] = [
     ("n", 10**6),
     ("n", 1.5),
     ("max_tokens", 0),
-    ("max_tokens", -1),
+    ("max_tokens", -2),
     ("max_tokens", 2**70),
     ("max_completion_tokens", 0),
     ("seed", 2**64),

@@ -174,6 +174,7 @@ async def test_the_context_is_the_models_or_what_its_cache_holds() -> None:
         ({"bad_words": ["x" * 2000]}, "bad_words"),
         ({"min_tokens": 17}, "min_tokens"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1, "suffix": "x"}, "max_tokens"),
         ({"decoding": {"drafter": "telepathy"}}, "decoding.drafter"),
         ({"decoding": {"sampler": {"name": "ordinary", "x": 1}}}, "decoding.sampler.x"),
         ({"structured_outputs": {}}, "structured_outputs"),
@@ -259,6 +260,49 @@ async def test_a_refusal_sent_back_is_what_the_assistant_said() -> None:
     with pytest.raises(BadRequest) as caught:
         await chat(messages=[{"role": "user", "content": "x"}, both])
     assert caught.value.param == "messages[1].refusal"
+
+
+async def test_minus_one_is_all_that_the_context_leaves() -> None:
+    for job in (
+        await chat(max_tokens=-1),
+        await chat(max_completion_tokens=-1.0, max_tokens=3),
+        await complete(max_tokens=-1),
+    ):
+        request = job.requests[0]
+        assert request.max_tokens == INFO.max_model_len - len(request.prompt_token_ids)
+    with pytest.raises(ContextTooLong) as caught:
+        await complete(prompt=[1] * 2048, max_tokens=-1)
+    assert caught.value.param == "prompt"
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+async def test_no_tokens_are_no_answer_to_a_chat(field: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        fields: dict[str, Any] = {field: 0}
+        await chat(**fields)
+    assert caught.value.param == field
+
+
+@pytest.mark.parametrize(
+    ("template", "fields", "want"),
+    [
+        ("{{ enable_thinking }}{{ thinking }}{{ reasoning_effort }}.", {}, "."),
+        ("{{ enable_thinking }}{{ thinking }}", {"reasoning_effort": "none"}, "FalseFalse"),
+        ("{{ reasoning_effort }}", {"reasoning_effort": "none"}, "none"),
+        ("{{ 'plain' }}", {"reasoning_effort": "none"}, "plain"),
+        (
+            "{{ enable_thinking }}",
+            {"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": True}},
+            "True",
+        ),
+    ],
+)
+async def test_a_template_that_thinks_is_told_not_to(
+    template: str, fields: dict[str, Any], want: str
+) -> None:
+    pool = StubPool(served=[StubModel(tokenizer=byte_tokenizer(template))])
+    have = await chat(pool, **fields)
+    assert bytes(have.requests[0].prompt_token_ids).decode() == want
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])

@@ -11,6 +11,7 @@ from plait.server.errors import BadRequest, ContextTooLong
 from plait.server.pool.messages import ModelInfo
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions
+ALL = -1  # max_tokens: what the context leaves, as llama.cpp and others have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,14 @@ def budget_of(
     if prompt.template is not None:
         max_tokens = 0
     left = room.left(prompt)
+    default = left if is_chat or max_tokens == ALL else min(left, COMPLETION_MAX_TOKENS)
+    if max_tokens == ALL:
+        max_tokens = None
     if max_tokens and left >= 1 and clamp:
         max_tokens = min(max_tokens, left)
     if left < (1 if max_tokens is None else max_tokens):
         raise _too_long(prompt, room, max_tokens, param if left < 1 else max_param)
-    budget = max_tokens
-    if budget is None:
-        budget = left if is_chat else min(left, COMPLETION_MAX_TOKENS)
+    budget = default if max_tokens is None else max_tokens
     if (request.min_tokens or 0) > budget:
         raise BadRequest(
             f"min_tokens is {request.min_tokens}, but max_tokens is {budget}.", param="min_tokens"

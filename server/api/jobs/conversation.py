@@ -7,8 +7,11 @@ from typing import Any
 
 from plait.server.api.schemas.chat import AssistantMessage, ChatRequest, Message
 from plait.server.api.schemas.tokenize import TokenizeRequest
-from plait.server.prompt.template import chat_prompt, normalize
+from plait.server.prompt.template import chat_prompt, normalize, template_variables
 from plait.server.prompt.tokenizer import Tokenizer
+
+# How templates are told so that have a switch for it; one that has none writes no thoughts anyway.
+NO_THOUGHTS = {"enable_thinking": False, "thinking": False, "reasoning_effort": "none"}
 
 
 def chat_tokens(
@@ -30,7 +33,7 @@ def chat_tokens(
         [_template_message(message) for message in request.messages or ()],
         add_generation_prompt=not continues if opens is None else opens,
         continue_final_message=continues,
-        kwargs=request.chat_template_kwargs,
+        kwargs=_kwargs(request, tokenizer),
         check=check,
     )
 
@@ -42,8 +45,21 @@ def message_text(message: Message) -> str:
 
 def num_chars(messages: Sequence[Message]) -> int:
     """Return the length of what is said in a conversation."""
-    contents = (message.content for message in messages)
-    return sum(_length(content) for content in contents)
+    thoughts = (_thought(message) for message in messages if isinstance(message, AssistantMessage))
+    return sum(_length(message.content) for message in messages) + sum(map(len, thoughts))
+
+
+def _thought(message: AssistantMessage) -> str:
+    return message.reasoning_content or message.reasoning or ""
+
+
+def _kwargs(request: ChatRequest | TokenizeRequest, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return what the template is told; with reasoning_effort "none" also not to think."""
+    given = request.chat_template_kwargs or {}
+    if not isinstance(request, ChatRequest) or request.reasoning_effort is None:
+        return given
+    read = template_variables(tokenizer)
+    return {name: value for name, value in NO_THOUGHTS.items() if name in read} | given
 
 
 def _length(content: Any) -> int:
@@ -56,6 +72,5 @@ def _template_message(message: Message) -> dict[str, Any]:
     fields = message.model_dump(include={"role", "content", "name"}, exclude_none=True)
     if isinstance(message, AssistantMessage):
         fields.setdefault("content", message.refusal or "")
-        if thought := message.reasoning_content or message.reasoning:
-            fields["reasoning_content"] = thought
+        fields["reasoning_content"] = _thought(message)
     return fields

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from plait.server.api.jobs.budget import ALL
 from plait.server.api.schemas.chat import AssistantMessage, ChatRequest
 from plait.server.api.schemas.common import GenerationRequest
 from plait.server.api.schemas.completions import CompletionRequest
@@ -55,8 +56,9 @@ def _check_chat(request: ChatRequest, limits: LimitSettings) -> None:
     _check_logprobs(request.top_logprobs, limits, param="top_logprobs")
     if request.top_logprobs and not request.logprobs:
         raise BadRequest("top_logprobs needs logprobs=true.", param="top_logprobs")
-    if request.max_tokens == 0:
-        raise BadRequest("max_tokens must be at least 1.", param="max_tokens")
+    for name in ("max_tokens", "max_completion_tokens"):
+        if getattr(request, name) == 0:
+            raise BadRequest(f"{name} must be at least 1, or -1.", param=name)
     for i, message in enumerate(request.messages):
         if isinstance(message, AssistantMessage) and message.refusal and message.content:
             raise BadRequest(
@@ -96,6 +98,10 @@ def _check_completion(request: CompletionRequest, limits: LimitSettings) -> None
         )
     if request.max_tokens == 0 and not request.echo:
         raise BadRequest("max_tokens=0 needs echo=true.", param="max_tokens")
+    if request.suffix and request.max_tokens == ALL:
+        raise BadRequest(
+            "The gap before a suffix has max_tokens tokens: say how many.", param="max_tokens"
+        )
     if request.suffix:
         _check_apart(request, "suffix", NOT_WITH_SUFFIX)
     if request.infill is not None:

@@ -71,7 +71,8 @@ def _tokens(body: TokenizeRequest, tokenizer: Tokenizer, limit: int) -> list[int
     if given:
         raise BadRequest(f"{given[0]} needs messages.", param=given[0])
     _check_size(body.prompt, limit=limit, param="prompt")
-    return tokenizer.encode(body.prompt, special=True, prefix=body.add_special_tokens)
+    begins = body.add_special_tokens is not False
+    return tokenizer.encode(body.prompt, special=True, prefix=begins)
 
 
 def _check_size(text: str, *, limit: int, param: str) -> None:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Ta
 from pydantic_core import PydanticCustomError
 
 from plait.server.api.schemas.common import (
-    Count,
+    WHOLE,
     GenerationRequest,
     Items,
     Metadata,
@@ -198,8 +198,8 @@ class ChatRequest(GenerationRequest):
     """A conversation to be continued."""
 
     messages: Annotated[Items[Message], Field(min_length=1, max_length=4096)]
-    max_completion_tokens: Count | None = Field(
-        None, description="Wins over max_tokens; default: what the context leaves."
+    max_completion_tokens: Annotated[int, Field(ge=-1, lt=2**31), WHOLE] | None = Field(
+        None, description="Wins over max_tokens. -1, the default: what the context leaves."
     )
     logprobs: bool | None = None
     top_logprobs: Natural | None = Field(None, description="Needs logprobs=true.")

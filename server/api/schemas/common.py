@@ -173,7 +173,9 @@ class Sampling(Strict):
 class Ending(Strict):
     """When an answer is complete."""
 
-    max_tokens: Natural | None = None
+    max_tokens: Annotated[int, Field(ge=-1, lt=2**31), WHOLE] | None = Field(
+        None, description="-1: what the context leaves, the default on chat; completions: 16."
+    )
     min_tokens: Natural | None = None
     stop: StopString | Items[StopString] | None = None
     stop_token_ids: Items[TokenId] | None = None

@@ -19,10 +19,12 @@ class TokenizeRequest(Strict):
     model: ModelName | None = Field(None, description="May be left out if one model is served.")
     prompt: str | None = None
     messages: Annotated[Items[Message], Field(min_length=1, max_length=4096)] | None = None
-    add_special_tokens: bool = Field(
-        True, description="Begin a prompt with the model's own begin token, where it has one."
+    add_special_tokens: bool | None = Field(
+        None,
+        description="Begin a prompt with the model's own begin token, where it has one. On unless "
+        "false.",
     )
-    return_token_strs: bool = False
+    return_token_strs: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
