@@ -175,7 +175,9 @@ class CompileOptions(BaseModel):
         ByteSize(_COMPILE.cache_bytes), description="Compiled grammars kept in the front end."
     )
     compile_max_whitespace: int = Field(
-        _COMPILE.max_whitespace, ge=0, description="Blanks between two JSON tokens, at most."
+        _COMPILE.max_whitespace,
+        ge=0,
+        description="Blanks between two JSON tokens, besides indented lines; 0: compact.",
     )
 
 

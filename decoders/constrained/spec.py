@@ -56,7 +56,7 @@ class ConstraintLimits:
 
     max_bytes: int = 256 * 2**10
     max_depth: int = 64
-    max_whitespace: int = 4  # between two JSON tokens; 0 writes compact JSON
+    max_whitespace: int = 4  # between two JSON tokens, or an indented line; 0: compact JSON
     max_rules: int = 20_000
 
 

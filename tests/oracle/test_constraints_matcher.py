@@ -11,6 +11,7 @@ import torch
 
 from plait.decoders.constrained.compile import compile_constraint, lower
 from plait.decoders.constrained.grammar.gbnf import parse
+from plait.decoders.constrained.grammar.json_text import ENDLESS_LEVELS
 from plait.decoders.constrained.load import ConstraintLoader
 from plait.decoders.constrained.matcher import GrammarConstraint
 from plait.decoders.constrained.spec import (
@@ -237,10 +238,19 @@ def test_long_tokens_are_never_legal() -> None:
     assert _legal(constraint) == [ord(" "), EOS]
 
 
-@pytest.mark.parametrize("max_whitespace", [0, 2])
-@pytest.mark.parametrize(("kind", "text"), SPECS[:2])
-def test_blanks_never_run_on(kind: ConstraintKind, text: str, max_whitespace: int) -> None:
-    """Liveness: whoever loves blanks must write something else after max_whitespace of them."""
+@pytest.mark.parametrize(
+    ("kind", "text", "max_whitespace", "most"),
+    [
+        (*SPECS[0], 0, 0),
+        (*SPECS[1], 0, 0),
+        (*SPECS[0], 2, 1 + 4 * ENDLESS_LEVELS),
+        (*SPECS[1], 2, 1 + 4 * 2),
+    ],
+)
+def test_blanks_never_run_on(
+    kind: ConstraintKind, text: str, max_whitespace: int, most: int
+) -> None:
+    """Liveness: whoever loves blanks must write something else after an indentation's worth."""
     limits = ConstraintLimits(max_whitespace=max_whitespace)
     grammar = lower(ConstraintSpec(kind, text), limits)
     automaton = automaton_of(grammar)
@@ -261,7 +271,7 @@ def test_blanks_never_run_on(kind: ConstraintKind, text: str, max_whitespace: in
             inside ^= closing[0] == ord('"')
             state = automaton.step(state, closing[0])
         assert automaton.is_final(state)
-        assert longest <= max_whitespace
+        assert longest <= most
 
 
 def test_nothing_follows_the_root() -> None:

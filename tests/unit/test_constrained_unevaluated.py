@@ -10,24 +10,21 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from plait.decoders.constrained.automaton import Automaton, State
 from plait.decoders.constrained.compile import lower
 from plait.decoders.constrained.spec import ConstraintError, ConstraintLimits, ConstraintSpec
-from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES
+from plait.kernels.grammar import Automaton
+from tests.fixtures.constraint_vocabularies import automaton_of, matches
 
 Schema = dict[str, Any]
 
 
 def _automaton(schema: Any) -> Automaton:
     spec = ConstraintSpec("json_schema", json.dumps(schema))
-    return Automaton(lower(spec, ConstraintLimits()), BYTES_AND_PIECES)
+    return automaton_of(lower(spec, ConstraintLimits()))
 
 
 def _accepts(automaton: Automaton, value: Any) -> bool:
-    state: State | None = automaton.start
-    for byte in json.dumps(value, separators=(",", ":")).encode():
-        state = automaton.step(state, byte) if state is not None else None
-    return state is not None and state.is_accepting
+    return matches(automaton, json.dumps(value, separators=(",", ":")).encode())
 
 
 STRING, INTEGER = {"type": "string"}, {"type": "integer"}

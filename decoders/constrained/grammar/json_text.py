@@ -1,9 +1,10 @@
 """How JSON is written: the rules that every JSON constraint shares.
 
 The generation profile (all of it RFC 8259): blanks stand only where pretty printers put them,
-inside brackets and after a comma or colon, at most `max_whitespace` in a place; strings are free of
-control characters and of half surrogate pairs; numbers have at most 19 integer digits, 20 decimals
-and a two-digit exponent, so that no reader overflows and no path of digits or blanks is endless.
+inside brackets and after a comma or colon: at most `max_whitespace` in a place, or one line break
+and the indentation of the deepest level; strings are free of control characters and of half
+surrogate pairs; numbers have at most 19 integer digits, 20 decimals and a two-digit exponent, so
+that no reader overflows and no path of digits or blanks is endless.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from plait.decoders.constrained.grammar import chars
 from plait.decoders.constrained.grammar.nodes import (
+    EMPTY,
     NOTHING,
     Chars,
     Node,
@@ -31,6 +33,9 @@ from plait.decoders.constrained.grammar.nodes import (
 MAX_INTEGER_DIGITS = 19
 MAX_DECIMALS = 20
 MAX_EXPONENT_DIGITS = 2
+INDENT = 4  # blanks a level, at most; two blanks or a tab are fewer
+ENDLESS_LEVELS = 8  # that are indented where nesting has no end; twice as many by two blanks
+MAX_LEVELS = 16
 
 WS = Ref("ws")
 COMMA = seq(Text(","), WS)
@@ -53,18 +58,22 @@ _SHORT_ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n
 _SHORT_ESCAPES |= {"\r": "\\r", "\t": "\\t"}
 
 
-def json_rules(max_whitespace: int) -> dict[str, Node]:
-    """Return the shared rules by name; those that a grammar does not use are pruned later."""
-    return {
-        "ws": repeat(Chars(chars.of(" \n\r\t")), 0, max_whitespace),
-        "string": seq(Text('"'), repeat(CHARACTER, 0, None), Text('"')),
-        "integer": _integer(),
-        "number": seq(INTEGER, optional(_fraction()), optional(_exponent())),
-        "member": seq(STRING, COLON, VALUE),
-        "object": _bracketed("{", seq(Ref("member"), _more(Ref("member"))), "}"),
-        "array": _bracketed("[", seq(VALUE, _more(VALUE)), "]"),
-        "value": choice([OBJECT, ARRAY, STRING, NUMBER, BOOLEAN, NULL]),
-    }
+def json_rules(max_whitespace: int, levels: int | None = None) -> dict[str, Node]:
+    """Return the shared rules by name; those that a grammar does not use are pruned later.
+
+    max_whitespace: blanks in one place, besides an indentation; 0 writes compact JSON.
+    levels: how deep objects and arrays nest; None: without end.
+    """
+    indented = ENDLESS_LEVELS if levels is None else min(levels, MAX_LEVELS)
+    return {"ws": _blanks(max_whitespace, INDENT * indented), **_RULES}
+
+
+def _blanks(most: int, indentation: int) -> Node:
+    """Return up to `most` blanks, or a line break and up to `indentation` blanks."""
+    if not most:
+        return EMPTY
+    line = seq(optional(Text("\r")), Text("\n"), repeat(Chars(chars.of(" \t")), 0, indentation))
+    return choice([repeat(Chars(chars.of(" \n\r\t")), 0, most), line])
 
 
 def _bracketed(left: str, inner: Node, right: str) -> Node:
@@ -135,8 +144,27 @@ def literal(value: Any) -> Node:
     return Text(json.dumps(value, ensure_ascii=False))
 
 
+def levels_of(value: Any) -> int:
+    """Return how deep a JSON value nests."""
+    if not isinstance(value, Mapping | list):
+        return 0
+    inner = value.values() if isinstance(value, Mapping) else value
+    return 1 + max(map(levels_of, inner), default=0)
+
+
 def _fixed(left: str, items: list[Node], right: str) -> Node:
     found: list[Node] = [Text(left), WS]
     for index, item in enumerate(items):
         found += [COMMA, item] if index else [item]
     return seq(*found, *([WS] if items else []), Text(right))
+
+
+_RULES: Mapping[str, Node] = {
+    "string": seq(Text('"'), repeat(CHARACTER, 0, None), Text('"')),
+    "integer": _integer(),
+    "number": seq(INTEGER, optional(_fraction()), optional(_exponent())),
+    "member": seq(STRING, COLON, VALUE),
+    "object": _bracketed("{", seq(Ref("member"), _more(Ref("member"))), "}"),
+    "array": _bracketed("[", seq(VALUE, _more(VALUE)), "]"),
+    "value": choice([OBJECT, ARRAY, STRING, NUMBER, BOOLEAN, NULL]),
+}

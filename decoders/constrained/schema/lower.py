@@ -11,6 +11,7 @@ writes them; const and enum values as given.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from typing import Any
 
@@ -65,6 +66,26 @@ def schema_grammar(schema: Any, limits: ConstraintLimits) -> Grammar:
     return Grammar(rules, Blame(rules, lowering.spots, document, alternatives).error)
 
 
+def longest_path(edges: Mapping[str, Set[str]], start: str) -> int | None:
+    """Return how many edges the longest path from a node has; None: there is a cycle."""
+    depth: dict[str, int] = {}
+    open_nodes: set[str] = set()
+    todo = [(start, False)]
+    while todo:
+        name, is_done = todo.pop()
+        ahead = edges.get(name, set())
+        if is_done:
+            open_nodes.discard(name)
+            depth[name] = max((1 + depth[target] for target in ahead), default=0)
+        elif name in open_nodes:
+            return None
+        elif name not in depth:
+            open_nodes.add(name)
+            todo.append((name, True))
+            todo.extend((target, False) for target in ahead if target not in depth)
+    return depth[start]
+
+
 class _Lowering:
     """Rules by name, and the places whose rules are still to be written."""
 
@@ -74,6 +95,10 @@ class _Lowering:
         self._rules: dict[str, Node] = {}
         self._names: dict[Places, str] = {}
         self._todo: list[Places] = []
+        self._inside: dict[str, set[str]] = {}  # the values inside a value, by their rules
+        self._writing = "root"
+        self._is_endless = False  # some value is any JSON
+        self._listed_levels = 0  # of the values of const and enum
 
     @property
     def spots(self) -> dict[str, Places]:
@@ -85,9 +110,15 @@ class _Lowering:
         root = self._value((Place(""),))
         while self._todo:
             places = self._todo.pop(0)
-            self._define(self._names[places], self._places(places))
-        shared = json_text.json_rules(self._limits.max_whitespace)
+            self._writing = self._names[places]
+            self._define(self._writing, self._places(places))
+        shared = json_text.json_rules(self._limits.max_whitespace, self._levels())
         return {"root": root, **self._rules, **shared}
+
+    def _levels(self) -> int | None:
+        """Return how deep objects and arrays nest, at most; None: without end."""
+        levels = None if self._is_endless else longest_path(self._inside, "root")
+        return None if levels is None else levels - 1 + self._listed_levels
 
     def _define(self, name: str, node: Node) -> None:
         self._rules[name] = node
@@ -100,6 +131,7 @@ class _Lowering:
         if name is None:
             name = self._names[places] = f"v{len(self._names)}"
             self._todo.append(places)
+        self._inside.setdefault(self._writing, set()).add(name)
         return Ref(name)
 
     def _places(self, places: Places) -> Node:
@@ -112,6 +144,7 @@ class _Lowering:
         if facts.literals is not None:
             return self._literals(facts)
         if not facts.is_typed and not facts.mentions():
+            self._is_endless = True
             return json_text.VALUE
         for obstacle in facts.obstacles:
             if obstacle.kind in facts.kinds:
@@ -127,6 +160,7 @@ class _Lowering:
             try:
                 if self._alternatives.algebra.admits(others, value):
                     found.append(json_text.literal(value))
+                    self._listed_levels = max(self._listed_levels, json_text.levels_of(value))
             except Unprovable as error:
                 keyword = "format" if facts.formats else "enum"
                 raise UnsupportedKeyword(facts.pointer, keyword, str(error)) from None
