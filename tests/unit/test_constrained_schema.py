@@ -241,7 +241,7 @@ REFUSED: list[tuple[Schema, str, str]] = [
     (_object(a={"type": "array", "contains": {"const": 1}}), "/properties/a", "contains"),
     (_object(a={"type": "string", "format": 7}), "/properties/a", "format"),
     ({"type": "string", "pattern": r"(a)\1"}, "", "pattern"),
-    ({"type": "integer", "multipleOf": 7}, "", "multipleOf"),
+    ({"type": "integer", "multipleOf": 3001}, "", "multipleOf"),
     ({"type": "object", "minProperties": 3}, "", "minProperties"),
     ({"type": "string", "minLenght": 2}, "", "minLenght"),
     ({"type": "string", "maxlength": 2}, "", "maxlength"),

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Set
 from dataclasses import replace
 from typing import Any
 
-from plait.decoders.constrained.grammar import json_text, regex
+from plait.decoders.constrained.grammar import json_text, regex, residues
 from plait.decoders.constrained.grammar.dfa import lexeme
 from plait.decoders.constrained.grammar.json_text import COMMA, WS
 from plait.decoders.constrained.grammar.nodes import (
@@ -36,7 +36,13 @@ from plait.decoders.constrained.schema.alternatives import Alternatives, untyped
 from plait.decoders.constrained.schema.document import Document
 from plait.decoders.constrained.schema.facts import NUMBERS, Facts, Kind, Place, Places, kind_of
 from plait.decoders.constrained.schema.formats import with_formats
-from plait.decoders.constrained.schema.numbers import NotRegular, number_text
+from plait.decoders.constrained.schema.numbers import (
+    MAX_REMAINDERS,
+    NeedsRemainders,
+    common_step,
+    number_text,
+    remainders_text,
+)
 from plait.decoders.constrained.schema.objects import (
     Member,
     ObjectRules,
@@ -185,9 +191,19 @@ class _Lowering:
             return json_text.INTEGER if kinds == {"integer"} else json_text.NUMBER
         try:
             expr = number_text(facts)
-        except NotRegular as error:
-            raise UnsupportedKeyword(facts.pointer, "multipleOf", str(error)) from None
+        except NeedsRemainders:
+            return self._multiples(facts)
         return self._text(expr, facts, "maximum", is_quoted=False)
+
+    def _multiples(self, facts: Facts) -> Node:
+        step = common_step(facts)
+        try:
+            remainders = residues.Remainders(step)
+            expr = remainders_text(facts, remainders)
+            return residues.multiples(expr, remainders, max_states=2 * MAX_REMAINDERS)
+        except regex.TooManyStates:
+            reason = f"multiples of {step} need too many remainders; a small range makes them few"
+            raise UnsupportedKeyword(facts.pointer, "multipleOf", reason) from None
 
     def _string(self, facts: Facts) -> Node:
         if facts.text is EVERYTHING and not facts.formats:

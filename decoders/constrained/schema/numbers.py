@@ -6,48 +6,89 @@ Numbers are written without exponent here, without leading zeros, and never as -
 from __future__ import annotations
 
 from collections.abc import Iterable
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from dataclasses import replace
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
+from math import lcm
 
 from plait.decoders.constrained.grammar import chars, regex
 from plait.decoders.constrained.grammar.json_text import MAX_DECIMALS, MAX_INTEGER_DIGITS
-from plait.decoders.constrained.grammar.regex import EPSILON, VOID, Expr
-from plait.decoders.constrained.schema.facts import Bound, Facts
+from plait.decoders.constrained.grammar.regex import EPSILON, EVERYTHING, VOID, Expr
+from plait.decoders.constrained.grammar.residues import Remainders, unit_of
+from plait.decoders.constrained.schema.facts import Bound, Facts, tighter
 
 MAX_LISTED = 1000  # multiples that are listed one by one
 MAX_SCALE = 1000  # the largest power of ten whose remainders are listed
+MAX_REMAINDERS = 8_000  # remainders times digits of one number
+MIN_INTEGER_DIGITS = 9  # that numbers may have, however large the step
+PRECISION = 10_000  # digits; a document's numbers have at most 4,300, and sums must be exact
 
 _DIGIT = regex.char(chars.of("0123456789"))
 _NONZERO = regex.char(chars.of("123456789"))
 _ZERO = regex.literal("0")
 _DOT = regex.literal(".")
 _ANY_TAIL = regex.times(regex.concat([_DOT, regex.times(_DIGIT, 1, MAX_DECIMALS)]), 0, 1)
-_INTEGERS = regex.union(
-    [_ZERO, regex.concat([_NONZERO, regex.times(_DIGIT, 0, MAX_INTEGER_DIGITS - 1)])]
-)
+_POSITIVE = regex.concat([_NONZERO, regex.times(_DIGIT, 0, MAX_INTEGER_DIGITS - 1)])
+_INTEGERS = regex.union([_ZERO, _POSITIVE])
 _FRACTION_TAIL = regex.concat(
     [_DOT, regex.times(_DIGIT, 0, MAX_DECIMALS - 1), _NONZERO, regex.times(_DIGIT, 0, 1)]
 )
 
 
-class NotRegular(ValueError):
-    """The numbers can't be described; the message says why."""
+class NeedsRemainders(ValueError):
+    """Whether a number is a multiple cannot be told by its last digits."""
 
 
 def number_text(facts: Facts) -> Expr:
     """Return the texts of the numbers that the facts allow (integers, fractions or both).
 
     Raises:
-        NotRegular: a multipleOf that needs arithmetic.
+        NeedsRemainders: a multipleOf that is not 2, 5 or a product of these; see remainders_text.
     """
+    with localcontext(prec=PRECISION):
+        return _number_text(facts)
+
+
+def common_step(facts: Facts) -> Decimal:
+    """Return the number whose multiples are those that every multipleOf allows."""
+    units = [unit_of(multiple) for multiple in facts.multiples]
+    places = max(places for _, places in units)
+    unit = lcm(*(unit * 10 ** (places - own) for unit, own in units))
+    with localcontext(prec=PRECISION):
+        return Decimal(unit).scaleb(-places)
+
+
+def remainders_text(facts: Facts, remainders: Remainders) -> Expr:
+    """Return the numbers that the facts allow but for multipleOf, which remainders are to tell.
+
+    The more remainders there are, the fewer digits numbers have where no bound says more.
+    """
+    kinds = facts.kinds if remainders.places else facts.kinds - {"fraction"}
+    if not kinds:
+        return VOID
+    bounds = [bound.value for bound in (facts.low, facts.high) if bound is not None]
+    digits = max(MIN_INTEGER_DIGITS, 3 + MAX_REMAINDERS // remainders.count)
+    digits = max([digits, *(len(_parts(value.copy_abs())[0]) + 1 for value in bounds)])
+    return regex.both(number_text(replace(facts, kinds=kinds, multiples=())), _of_digits(digits))
+
+
+def _of_digits(count: int) -> Expr:
+    """Return numbers of so many digits before the point."""
+    if count >= MAX_INTEGER_DIGITS:
+        return EVERYTHING
+    sign = regex.times(regex.literal("-"), 0, 1)
+    return regex.concat([sign, regex.times(_DIGIT, 1, count), _ANY_TAIL])
+
+
+def _number_text(facts: Facts) -> Expr:
     if facts.multiples and facts.low is not None and facts.high is not None:
         listed = _listed(facts)
         if listed is not None:
             return listed
     tail = _ANY_TAIL if "fraction" in facts.kinds else EPSILON
     positive = _signless(facts.low, facts.high, tail)
-    negative = _signless(_mirrored(facts.high), _mirrored(facts.low), tail)
     nonzero = Bound(Decimal(1), False) if tail is EPSILON else Bound(Decimal(0), True)
-    negative = regex.both(negative, _at_least(nonzero, tail))
+    low = tighter(_mirrored(facts.high), nonzero, 1)
+    negative = _signless(low, _mirrored(facts.low), tail)
     shape = _shape(facts)
     positive, negative = regex.both(positive, shape), regex.both(negative, shape)
     return regex.union([positive, regex.concat([regex.literal("-"), negative])])
@@ -76,6 +117,8 @@ def _signless(low: Bound | None, high: Bound | None, tail: Expr) -> Expr:
     found = regex.concat([_INTEGERS, tail]) if high is None else _at_most(high, tail)
     if low is None or low.value < 0 or (low.value == 0 and not low.is_open):
         return found
+    if tail is EPSILON and low.value == 1 and high is None:
+        return _POSITIVE
     return _at_least(low, tail) if high is None else regex.both(found, _at_least(low, tail))
 
 
@@ -104,7 +147,8 @@ def _any_digits(least: int, most: int) -> Expr:
 
 def _at_least(bound: Bound, any_tail: Expr) -> Expr:
     whole, fraction = _parts(bound.value)
-    longer = regex.concat([_NONZERO, _any_digits(len(whole), max(MAX_INTEGER_DIGITS, len(whole)))])
+    most = max(MAX_INTEGER_DIGITS - 1, len(whole))
+    longer = regex.concat([_NONZERO, _any_digits(len(whole), most)])
     greater = [
         regex.concat(
             [
@@ -171,17 +215,14 @@ def _multiples(multiple: Decimal) -> Expr:
     """Return signless numbers that are multiples, where their last digits tell.
 
     Raises:
-        NotRegular: they don't.
+        NeedsRemainders: they don't.
     """
-    sign, digits, exponent = multiple.normalize().as_tuple()
-    assert not sign and isinstance(exponent, int), "multipleOf is a positive number"
-    step = int("".join(map(str, digits))) * 10 ** max(exponent, 0)
-    places = max(-exponent, 0)
+    step, places = unit_of(multiple)
     scale = 10**places
     while scale % step and scale < MAX_SCALE:
         scale *= 10
     if scale % step or places > MAX_DECIMALS:
-        raise NotRegular(f"multiples of {multiple} cannot be told by their last digits")
+        raise NeedsRemainders
     if step == 1:
         tail = regex.concat([_DOT, regex.times(_DIGIT, 1, places)]) if places else VOID
         return regex.concat([_INTEGERS, regex.union([EPSILON, tail])])
@@ -227,5 +268,5 @@ def _is_inside(facts: Facts, value: Decimal) -> bool:
 
 
 def _written(value: Decimal) -> str:
-    whole, fraction = _parts(abs(value))
+    whole, fraction = _parts(value.copy_abs())
     return ("-" if value < 0 else "") + whole + ("." + fraction if fraction else "")
