@@ -168,7 +168,14 @@ def _choice(value: Any, kind: Kind, param: str) -> Choice:
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join([param, *map(str, first["loc"])])
-        raise MethodError(f"{name}: {first['msg']}.", path) from error
+        raise MethodError(_option_fault(method, first), path) from error
+
+
+def _option_fault(method: Method, error: Any) -> str:
+    if error["type"] != "extra_forbidden":
+        return f"{method.name}: {error['msg']}."
+    known = ", ".join(sorted(method.options.model_fields)) or "none"
+    return f"{method.name} has no option {error['loc'][-1]!r}; its options are: {known}."
 
 
 def _with_preset(method: Method, fields: dict[str, Any], param: str) -> dict[str, Any]:

@@ -169,6 +169,8 @@ def test_a_hint_never_names_what_the_object_does_not_have() -> None:
     assert have.message.endswith("no such parameter. POST /v1/chat/completions has it.")
     have = refused({"prompt": "x", "max_output_tokens": 3}, CompletionRequest)
     assert have.message.endswith("Did you mean max_tokens?")
+    have = refused({"prompt": "x", "response_format": {}}, CompletionRequest)
+    assert have.message.endswith("Did you mean structured_outputs.json?")
 
 
 def test_a_misspelt_field_is_named_before_the_one_that_is_missing() -> None:
@@ -254,6 +256,7 @@ def test_missing_fields_and_bodies() -> None:
     assert refused({"model": "m"}).param == "messages"
     assert refused({"model": "m"}).code == "missing_required_parameter"
     assert refused([]).param is None
+    assert refused(None).message == "The body must be a JSON object."
     assert refused({"model": "m", "prompt": [1, "a"]}, CompletionRequest).param == "prompt[0]"
 
 

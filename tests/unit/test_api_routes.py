@@ -99,6 +99,7 @@ def _bytes(text: str | bytes) -> bytes:
         ("/v1/embeddings", "models that write text, and no others"),
         ("/v1/audio/speech", "reads and writes text only"),
         ("/v1/files", "keeps no answers, files or jobs"),
+        ("/v1/chat/completions/chatcmpl-1", "keeps no answers, files or jobs"),
         ("/api/chat", "has no interface of Ollama's"),
         ("/healthz", "GET /health tells"),
         ("/chat/completions", "Did you mean /v1/chat/completions?"),

@@ -60,7 +60,7 @@ def test_the_default_sampler_is_there() -> None:
             {"sampler": {"name": "ordinary", "colour": 1}},
             "sampler",
             "decoding.sampler.colour",
-            "Extra inputs",
+            "ordinary has no option .colour.; its options are: none",
         ),
     ],
 )

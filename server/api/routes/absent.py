@@ -34,6 +34,7 @@ ELSEWHERE: Mapping[str, str] = {
     "/images": _TEXT_ONLY,
     "/videos": _TEXT_ONLY,
     "/realtime": f"This server has no WebSocket. {_CHAT_ONLY}",
+    "/chat/completions": _NO_STORE,
     "/files": _NO_STORE,
     "/uploads": _NO_STORE,
     "/batches": _NO_STORE,

@@ -52,6 +52,8 @@ def invalid_request(kind: Any, errors: Sequence[Any]) -> BadRequest:
     field = reports[0].path[:1]
     about = [report for report in reports if report.path[:1] == field]
     first = max(about, key=lambda report: len(report.path))
+    if not first.path and first.type in _NOT_AN_OBJECT:
+        return BadRequest("The body must be a JSON object.")
     param = _clip(dotted(first.path), MAX_PARAM_CHARS)
     text = _text(first, about if len(first.path) > 1 else reports)
     return BadRequest(

@@ -59,6 +59,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "random_seed": ("seed",),
     "regex": ("structured_outputs.regex",),
     "repeat_penalty": ("repetition_penalty",),
+    "response_format": ("structured_outputs.json",),
     "response_schema": ("response_format", "structured_outputs.json"),
     "stop_sequences": ("stop",),
     "stop_strings": ("stop",),
@@ -66,6 +67,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "system_prompt": ("messages",),
     "think": ("chat_template_kwargs.enable_thinking",),
     "timeout": ("deadline_ms",),
+    "top_logprobs": ("logprobs",),
 }
 # Or what to do in place of it, by the path of the field.
 SAID: dict[str, str] = {
@@ -74,6 +76,7 @@ SAID: dict[str, str] = {
     "request_id": "Send the header X-Request-Id.",
     "messages[].prefix": "continue_final_message=true writes on where the last message ends.",
     "messages[].tool_call_id": "Tools are not implemented yet.",
+    "structured_outputs.json_object": 'Send "response_format": {"type": "json_object"}.',
     "response_format.schema": 'A schema goes with "type": "json_schema", into '
     "response_format.json_schema.schema.",
 }
