@@ -23,7 +23,7 @@ from plait.server.errors import ServerError
 from plait.server.http_server import HttpServer
 from plait.server.models.catalog import BadModel
 from plait.server.pool.pool import Parts, Pool
-from plait.server.pool.worker import WorkerGone
+from plait.server.pool.worker import BAD_MODEL, WorkerGone
 from plait.server.settings import ApiSettings, EngineSettings, Settings
 from plait.server.telemetry.logs import configure_logging
 from plait.server.telemetry.streams import say
@@ -114,7 +114,11 @@ async def _serve(settings: Settings, listener: socket.socket, parts: Parts | Non
         return 0
     except BadModel as error:
         return _complain(str(error), EXIT_BAD_MODEL)
-    except (WorkerGone, ServerError) as error:
+    except WorkerGone as error:
+        if error.reason == BAD_MODEL:
+            return _complain(str(error), EXIT_BAD_MODEL)
+        return _complain(f"can't start: {error}")
+    except ServerError as error:
         return _complain(f"can't start: {error}")
     finally:
         await pool.close()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
 import torch
 from pydantic import ByteSize
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from plait.server.models.catalog import ModelFiles
     from plait.server.models.transformer import Model
     from plait.server.settings import EngineSettings
+
+log = structlog.stdlib.get_logger(__name__)
 
 DEFAULT_CACHE_BYTES = 2**30
 CAPABILITIES = ["constraint", "fork", "prefix_cache", "block_rows", "several_rows"]
@@ -126,6 +129,14 @@ def _capacity(settings: EngineSettings, model: Model) -> tuple[int, int]:
             f"({model.kv_block_bytes} bytes each); give at least two."
         )
     length = min(longest, (num_blocks - 1) * BLOCK)  # one is spare: a sequence may need to copy one
+    if length < longest:
+        log.warning(
+            "context cut: the KV cache holds no longer sequence",
+            max_model_len=length,
+            wanted=longest,
+            kv_cache_bytes=size,
+            enough=(num_blocks_for(longest) + 1) * model.kv_block_bytes,
+        )
     return num_blocks, length
 
 

@@ -5,16 +5,54 @@ No torch: the front end resolves names too, for its tokenizer. Nothing is read b
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 GGUF_MAGIC = b"GGUF"
+# What libraries and arithmetic raise where a file holds something else than its format says.
+MALFORMED = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
+# Who may serve what plait does not.
+OTHERS = {"gguf": "llama.cpp may serve it", "hf": "vLLM or transformers may serve it"}
+
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class BadModel(ValueError):
     """The model cannot be served; the message says why, and what to change."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let every BadModel name the file, and turn what malformed contents raise into one.
+
+    Raises:
+        BadModel: the block raised it, or one of MALFORMED.
+    """
+    try:
+        yield
+    except BadModel as error:
+        if str(path) in str(error):
+            raise
+        raise BadModel(f"{path}: {error}") from error
+    except OSError as error:
+        raise BadModel(f"{path} can't be read: {error.strerror or error}") from error
+    except MALFORMED as error:
+        told = " ".join(str(error).split())[:300] or type(error).__name__
+        raise BadModel(f"{path} is damaged, or holds a value of the wrong type: {told}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +96,10 @@ def resolve(model: str) -> ModelFiles:
     if path.is_file():
         return _file(path)
     names = ", ".join(BUILT_IN)
+    hub = "; nothing is downloaded: `hf download` it first" if _HUB_NAME.fullmatch(model) else ""
     raise BadModel(
-        f"no model {model!r}: give a built-in name ({names}), a GGUF file or a Hugging Face folder"
+        f"no model {model!r}: give a built-in name ({names}), a GGUF file or a Hugging Face "
+        f"folder{hub}"
     )
 
 
@@ -76,13 +116,23 @@ def _built_in(name: str, built_in: BuiltIn) -> ModelFiles:
 
 
 def _folder(path: Path) -> ModelFiles:
+    if (path / "adapter_config.json").is_file():
+        raise BadModel(
+            f"{path / 'adapter_config.json'}: adapters (LoRA) are not applied; merge it into its "
+            "base model (peft: merge_and_unload, save_pretrained) and serve the merged folder, or "
+            "let vLLM serve both"
+        )
     if not (path / "config.json").is_file():
-        raise BadModel(f"{path} holds no config.json, so it is not a Hugging Face model folder")
+        inside = sorted(path.glob("*.gguf"))
+        hint = f"; for a GGUF file give the file: {inside[0]}" if inside else ""
+        raise BadModel(
+            f"{path} holds no config.json, so it is not a Hugging Face model folder{hint}"
+        )
     return ModelFiles("hf", path, path.resolve().name)
 
 
 def _file(path: Path) -> ModelFiles:
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         magic = file.read(len(GGUF_MAGIC))
     if magic != GGUF_MAGIC:
         raise BadModel(f"{path} is not a GGUF file; for safetensors give the folder around it")

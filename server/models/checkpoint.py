@@ -1,16 +1,20 @@
-"""What a loader hands over: a description, and its tensors by their Hugging Face names."""
+"""What a loader hands over: a description, and its tensors by their Hugging Face names.
+
+No torch: the front end opens a model, too, to refuse what can't be served before a worker starts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.server.models.catalog import BadModel
 from plait.server.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GROUP = 32  # values that share a scale, along a row
 
@@ -75,6 +79,13 @@ class Checkpoint(Protocol):
 
     def names(self) -> Collection[str]:
         """Return the names of all tensors."""
+
+    def stored_shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape without reading it.
+
+        Raises:
+            BadModel: it is of a type that is not supported.
+        """
 
     def read(self, name: str) -> Dense | Groups:
         """Return one tensor in the precision of the file."""
@@ -167,6 +178,17 @@ def check_complete(checkpoint: Checkpoint) -> None:
         raise BadModel(
             f"the file holds {_some(sorted(unused))}, unknown to {checkpoint.spec.family}"
         )
+
+
+def check_shapes(checkpoint: Checkpoint) -> None:
+    """Refuse tensors that are not of the description's shapes, without reading them.
+
+    Raises:
+        BadModel: naming the first.
+    """
+    for name, want in parameter_shapes(checkpoint.spec).items():
+        if (have := checkpoint.stored_shape(name)) != want:
+            raise BadModel(f"{name} is {have}, not {want}")
 
 
 def _some(names: list[str]) -> str:

@@ -2,7 +2,8 @@
 
 The converter of llama.cpp reorders the query and key rows of Llama-like models, so that a rotated
 pair stands in neighbouring rows; here the halves are put back. Whole rows move, so quantised blocks
-stay exact. Source: the GGUF specification and its key names in the `gguf` package.
+stay exact. Torch is loaded with the first tensor that is read. Source: the GGUF specification and
+its key names in the `gguf` package.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gguf import MODEL_ARCH, ReaderTensor, get_tensor_name_map
+from gguf import MODEL_ARCH, ReaderTensor, get_tensor_name_map, quants
 
-from plait.server.models.catalog import BadModel
+from plait.server.models.catalog import OTHERS, BadModel, naming
 from plait.server.models.checkpoint import Dense, Groups, parameter_shapes
-from plait.server.models.gguf_blocks import unpack
 from plait.server.models.gguf_header import GgufFile, read_gguf
-from plait.server.models.spec import ModelSpec, Rope, yarn_attention_factor
+from plait.server.models.spec import MAX_LAYERS, ModelSpec, Rope, yarn_attention_factor
 
 # Supported architectures: does the converter reorder their query and key rows?
 _REORDERED = {"llama": True, "qwen2": False, "qwen3": False, "smollm3": True}
@@ -46,6 +46,9 @@ _KNOWN_KEYS = frozenset(
         "rope.scaling.finetuned",
         "rope.scaling.yarn_beta_fast",
         "rope.scaling.yarn_beta_slow",
+        "rope.scaling.yarn_attn_factor",
+        "rope.scaling.yarn_ext_factor",
+        "rope.scaling.attn_factor",
     }
 )
 
@@ -57,10 +60,8 @@ class GgufCheckpoint:
 
     def __init__(self, path: Path) -> None:
         file = read_gguf(path)
-        try:
+        with naming(path):
             self.spec = spec_from_metadata(file)
-        except BadModel as error:
-            raise BadModel(f"{path}: {error}") from error
         arch = file.metadata["general.architecture"]
         names = _hf_names(self.spec)
         self._tensors = {names.get(name, name): tensor for name, tensor in file.tensors.items()}
@@ -71,8 +72,20 @@ class GgufCheckpoint:
         """Return the Hugging Face names of all tensors."""
         return self._tensors.keys()
 
+    def stored_shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape; raise BadModel if its type can't be read."""
+        tensor = self._tensors[name]
+        try:
+            quants.dequantize(tensor.data[:1], tensor.tensor_type)
+        except NotImplementedError as error:
+            kind = tensor.tensor_type.name
+            raise BadModel(f"{name} is of GGUF type {kind}, which is not supported") from error
+        return tuple(int(size) for size in reversed(tensor.shape))
+
     def read(self, name: str) -> Dense | Groups:
         """Return one tensor in the precision of the file, rows in Hugging Face order."""
+        from plait.server.models.gguf_blocks import unpack  # noqa: PLC0415, it loads torch
+
         tensor = self._tensors[name]
         rows: npt.NDArray[np.generic] = tensor.data
         heads = {"q_proj": self.spec.heads, "k_proj": self.spec.kv_heads}.get(name.split(".")[-2])
@@ -101,14 +114,18 @@ def spec_from_metadata(file: GgufFile) -> ModelSpec:
         BadModel: the architecture, a key or a value is not one that plait can compute.
     """
     arch = file.metadata.get("general.architecture")
+    if (kind := file.metadata.get("general.type", "model")) != "model":
+        raise BadModel(f"general.type is {kind!r}: this file is no model of its own")
     if arch not in _REORDERED:
         known = ", ".join(_REORDERED)
-        raise BadModel(f"architecture {arch!r} is not supported; supported are {known}")
+        raise BadModel(
+            f"architecture {arch!r} is not supported; supported are {known}. {OTHERS['gguf']}"
+        )
     if file.metadata.get("split.count", 1) > 1:
         raise BadModel("split files are not supported; merge them with llama-gguf-split")
     keys = _Keys(arch, file.metadata)
     heads = keys.whole("attention.head_count")
-    hidden, layers = keys.whole("embedding_length"), keys.whole("block_count")
+    hidden, layers = keys.whole("embedding_length"), keys.whole("block_count", most=MAX_LAYERS)
     head_dim = keys.whole("attention.key_length", hidden // heads)
     if keys.whole("attention.value_length", head_dim) != head_dim:
         raise BadModel("values and keys of different sizes are not supported")
@@ -147,15 +164,20 @@ class _Keys:
         for key, value in metadata.items():
             own = key.removeprefix(self._prefix)
             if own != key and value and own not in _KNOWN_KEYS:
-                raise BadModel(f"key {key} = {value!r} is not understood")
+                told = f"key {key} = {value!r} is not understood"
+                raise BadModel(f"{told}, and may change what the model computes. {OTHERS['gguf']}")
 
     def get(self, key: str, default: Any = None) -> Any:
         return self._metadata.get(self._prefix + key, default)
 
-    def whole(self, key: str, default: int | None = None, *, least: int = 1) -> int:
+    def whole(
+        self, key: str, default: int | None = None, *, least: int = 1, most: int = 2**31 - 1
+    ) -> int:
         value = self.get(key, default)
         if not isinstance(value, int) or value < least:
             raise BadModel(f"key {self._prefix}{key} must be a whole number, not {value!r}")
+        if value > most:
+            raise BadModel(f"key {self._prefix}{key} is {value}; more than {most} is not supported")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -188,9 +210,21 @@ def _rope(keys: _Keys, head_dim: int, tensors: Mapping[str, ReaderTensor]) -> Ro
             original_positions=keys.whole("rope.scaling.original_context_length"),
             beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0),
             beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0),
-            attention_factor=yarn_attention_factor(factor),
+            attention_factor=_attention_factor(keys, factor),
         )
     raise BadModel(f"rope scaling {kind!r} is not supported; supported are linear, yarn")
+
+
+def _attention_factor(keys: _Keys, factor: float) -> float:
+    """Return what multiplies cosines and sines.
+
+    The converter writes the original's attention_factor, the whole of it, as yarn_attn_factor;
+    llama.cpp's own attn_factor multiplies what follows from the stretch.
+    """
+    if keys.number("rope.scaling.yarn_ext_factor", 1.0) != 1.0:
+        raise BadModel("rope.scaling.yarn_ext_factor other than 1 is not supported")
+    whole = keys.number("rope.scaling.yarn_attn_factor", yarn_attention_factor(factor))
+    return whole * keys.number("rope.scaling.attn_factor", 1.0)
 
 
 def _shape(file: GgufFile, name: str) -> npt.NDArray[np.uint32]:

@@ -8,6 +8,7 @@ No torch: the tokenizer lives in the same metadata. Source: the GGUF specificati
 from __future__ import annotations
 
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from gguf import GGUFReader, GGUFValueType, ReaderTensor
 
-from plait.server.models.catalog import BadModel
+from plait.server.models.catalog import MALFORMED, BadModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,15 @@ def read_gguf(path: Path) -> GgufFile:
     Cost: about 0.2 s for a vocabulary of 49,152 tokens; the tensors are not touched.
     """
     try:
-        reader = _Reader(path)
-        metadata = {key: field.contents() for key, field in reader.fields.items()}
-    except (ValueError, KeyError, IndexError, struct.error) as error:
-        raise BadModel(f"{path} is damaged or not a GGUF file: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)  # numpy's: sizes that overflow
+            reader = _Reader(path)
+            metadata = {key: field.contents() for key, field in reader.fields.items()}
+    except (*MALFORMED, struct.error, RuntimeWarning) as error:
+        told = " ".join(str(error).split())[:300] or type(error).__name__
+        raise BadModel(
+            f"{path} is damaged or not a whole GGUF file; download or convert it again: {told}"
+        ) from error
     return GgufFile(metadata, {tensor.name: tensor for tensor in reader.tensors})
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from plait.kernels.decoder_stack import LayerWeights
 from plait.kernels.experts import ExpertWeights, Routing
 from plait.kernels.linear import Mode, Weight, from_dense, from_groups
-from plait.server.models.catalog import BadModel, ModelFiles
+from plait.server.models.catalog import BadModel, ModelFiles, naming
 from plait.server.models.checkpoint import (
     EMBEDDING,
     EXPERT_BIAS,
@@ -59,16 +59,19 @@ def load_model(
         threads: of the whole process's torch and kernels; 0 leaves them as they are.
         naive: torch oracles instead of the compiled kernels.
     Raises:
-        BadModel: the files are damaged, incomplete or describe what plait cannot compute.
+        BadModel: the files are damaged, incomplete or describe what plait cannot compute; or the
+            device is not there.
     """
     if threads:
         torch.set_num_threads(threads)
-    checkpoint: Checkpoint = (
-        GgufCheckpoint(files.path) if files.kind == "gguf" else HfCheckpoint(files.path)
-    )
-    check_complete(checkpoint)
-    shapes = parameter_shapes(checkpoint.spec)
-    parts = _Packer(checkpoint, shapes, weights, torch.device(device), naive).pack()
+    place = _device(device)
+    with naming(files.path):
+        checkpoint: Checkpoint = (
+            GgufCheckpoint(files.path) if files.kind == "gguf" else HfCheckpoint(files.path)
+        )
+        check_complete(checkpoint)
+        shapes = parameter_shapes(checkpoint.spec)
+        parts = _Packer(checkpoint, shapes, weights, place, naive).pack()
     mode = weights if weights != "auto" else _main_mode(parts)
     return Model(
         checkpoint.spec,
@@ -78,6 +81,17 @@ def load_model(
         diffusion=checkpoint.diffusion,
         naive=naive,
     )
+
+
+def _device(name: str) -> torch.device:
+    """Return a device that is there."""
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise BadModel(f"device {name}: torch finds no GPU that it can use; give --device cpu")
+        if (device.index or 0) >= (count := torch.cuda.device_count()):
+            raise BadModel(f"device {name}: there are {count} GPUs, the first is cuda:0")
+    return device
 
 
 def _main_mode(parts: ModelWeights) -> Mode:
@@ -197,6 +211,15 @@ class _Packer:
         stored = self.checkpoint.read(name)
         if stored.shape != self.shapes[name]:
             raise BadModel(f"{name} is {stored.shape}, not {self.shapes[name]}")
+        numbers = stored.values if isinstance(stored, Dense) else stored.scale
+        minimum = None if isinstance(stored, Dense) else stored.minimum
+        for part in (numbers, minimum):
+            # A sum is one pass without a copy, and what is not finite stays so.
+            if part is not None and not part.sum(dtype=torch.float64).isfinite():
+                raise BadModel(
+                    f"{name} holds numbers that are NaN or infinite: the file is damaged, or was "
+                    "converted badly; download or convert it again"
+                )
         return stored
 
     def _groups(self, stored: Groups) -> Weight:

@@ -13,6 +13,10 @@ from typing import Literal
 
 from plait.server.models.catalog import BadModel
 
+MAX_LAYERS = 4096  # of a corrupt file more could be said, and would be allocated
+MAX_SIZE = 2**22  # of rows and columns
+MAX_POSITIONS = 2**24
+
 RopeKind = Literal["default", "linear", "llama3", "yarn", "factors"]
 
 
@@ -35,6 +39,28 @@ class Rope:
     truncate: bool = True  # yarn: ramp between whole dimensions
     attention_factor: float = 1.0  # yarn: scales cosines and sines
     factors: tuple[float, ...] = ()  # factors: divisor of each frequency
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that give no angles.
+
+        Raises:
+            BadModel: naming them.
+        """
+        positive = {"theta": self.theta, "factor": self.factor}
+        if self.kind == "yarn":
+            positive |= {"beta_fast": self.beta_fast, "beta_slow": self.beta_slow}
+            positive |= {"attention_factor": self.attention_factor}
+        if self.kind in ("yarn", "llama3"):
+            positive |= {"original context": self.original_positions}
+        for name, value in positive.items():
+            if not 0 < value < math.inf:
+                raise BadModel(f"rope: {name} must be a positive number, not {value!r}")
+        if not all(0 < abs(factor) < math.inf for factor in self.factors):
+            raise BadModel("rope: a factor is zero, infinite or NaN")
+        if self.kind == "yarn" and self.theta <= 1:
+            raise BadModel(f"rope: theta must be above 1, not {self.theta!r}")
+        if self.kind == "llama3" and not self.low_freq_factor < self.high_freq_factor < math.inf:
+            raise BadModel("rope: low_freq_factor must be below high_freq_factor")
 
     def max_positions(self, stated: int) -> int:
         """Return the longest context; YaRN files often state the one before stretching."""
@@ -68,6 +94,8 @@ class Experts:
         Raises:
             BadModel: naming the numbers.
         """
+        if not 0 < self.count <= MAX_LAYERS:
+            raise BadModel(f"{self.count} experts are not supported")
         if self.groups < 1 or self.count % self.groups:
             raise BadModel(f"{self.count} experts do not make {self.groups} equal groups")
         choice = self.count // self.groups * self.kept_groups
@@ -112,9 +140,15 @@ class ModelSpec:
             BadModel: naming the field.
         """
         sizes = ("vocab", "hidden", "layers", "heads", "kv_heads", "head_dim", "ffn")
+        most = {"max_positions": MAX_POSITIONS, "layers": MAX_LAYERS}
         for name in (*sizes, "max_positions"):
-            if getattr(self, name) <= 0:
-                raise BadModel(f"{name} must be positive, not {getattr(self, name)}")
+            value, limit = getattr(self, name), most.get(name, MAX_SIZE)
+            if not isinstance(value, int) or value <= 0:
+                raise BadModel(f"{name} must be positive, not {value!r}")
+            if value > limit:
+                raise BadModel(f"{name} is {value}; more than {limit} is not supported")
+        if not 0 <= self.norm_eps < 1:
+            raise BadModel(f"norm_eps must be a small number, not {self.norm_eps!r}")
         if self.heads % self.kv_heads:
             raise BadModel(f"{self.heads} heads cannot share {self.kv_heads} key-value heads")
         if self.rope.dim % 2 or not 0 < self.rope.dim <= self.head_dim:

@@ -18,6 +18,7 @@ from plait.kernels.decoder_stack import LayerWeights, Stack, StackConfig
 from plait.kernels.glue import rms_norm
 from plait.kernels.linear import Mode, Weight, linear
 from plait.kernels.paged_attention import BLOCK, Segments
+from plait.server.models.catalog import BadModel
 from plait.server.models.spec import ModelSpec
 
 
@@ -131,12 +132,21 @@ class Model:
         return logits
 
     def new_kv_cache(self, num_blocks: int) -> KVCache:
-        """Return an empty cache; its memory is taken page by page as blocks are first written."""
+        """Return an empty cache; its memory is taken page by page as blocks are first written.
+
+        Raises:
+            BadModel: there is no such amount of memory.
+        """
         spec = self.spec
         outer = (spec.layers, num_blocks, spec.kv_heads)
-        return KVCache(
-            self._zeros(*outer, spec.head_dim, BLOCK), self._zeros(*outer, BLOCK, spec.head_dim)
-        )
+        try:
+            keys = self._zeros(*outer, spec.head_dim, BLOCK)
+            return KVCache(keys, self._zeros(*outer, BLOCK, spec.head_dim))
+        except (OSError, OverflowError, RuntimeError, MemoryError) as error:
+            raise BadModel(
+                f"a KV cache of {num_blocks * self.kv_block_bytes} bytes can't be had on "
+                f"{self.device}: give fewer kv_cache_bytes or draft_kv_cache_bytes ({error})"
+            ) from error
 
     @property
     def vocab_size(self) -> int:

@@ -16,6 +16,7 @@ import zmq.asyncio
 
 from plait.server.errors import BadRequest, DeadlineExceeded, NotFound, ServerError, Unavailable
 from plait.server.models.catalog import BadModel, ModelFiles, resolve
+from plait.server.models.inspect import open_model
 from plait.server.pool.call import Call
 from plait.server.pool.compiler import CompileService, CompileStats
 from plait.server.pool.group import Group, Readiness, ServedModel
@@ -31,7 +32,7 @@ from plait.server.pool.process import NATIVE, ProcessWorker
 from plait.server.pool.replica import Replica
 from plait.server.pool.supervisor import supervise
 from plait.server.pool.worker import Boot, Worker
-from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
+from plait.server.prompt.tokenizer import Tokenizer
 from plait.server.run_folder import RunFolder, open_run_folder
 from plait.server.settings import EngineSettings, Settings
 from plait.server.telemetry.engine_collector import (
@@ -75,7 +76,7 @@ class Parts:
 
     worker_command: Sequence[str] = NATIVE
     resolve: Callable[[str], ModelFiles] = resolve
-    load_tokenizer: Callable[[ModelFiles], Tokenizer] = load_tokenizer
+    open_model: Callable[[ModelFiles, EngineSettings], Tokenizer] = open_model
     make_compiler: Callable[[Settings], Compiler] = _make_compiler
 
 
@@ -101,15 +102,18 @@ class Pool:
         self._context: zmq.asyncio.Context | None = None
 
     async def start(self) -> None:
-        """Start all workers and load the tokenizers; returns while the workers still load.
+        """Check the models, then start all workers; returns while they still load.
 
         Call close() whatever happens.
 
         Raises:
-            BadModel: there is no such model, or two are served under one name.
+            BadModel: there is no such model, it can't be served, or two have one name.
             OSError: there is no folder for the workers' sockets.
         """
         engines = self._named_engines()
+        # Before a worker takes seconds to find out the same.
+        opening = (asyncio.to_thread(self._parts.open_model, *each) for each in engines)
+        tokenizers = await asyncio.gather(*opening)
         self._folder = open_run_folder()
         self._context = zmq.asyncio.Context()
         for files, engine in engines:
@@ -117,10 +121,7 @@ class Pool:
         registry = self._telemetry.metrics.registry
         registry.register(EngineCollector(self._snapshots))
         registry.register(GrammarCollector(lambda: asdict(self._compiler.stats())))
-        every = [files for files, _ in engines]
-        loading = (asyncio.to_thread(self._parts.load_tokenizer, files) for files in every)
-        tokenizers = await asyncio.gather(*loading)
-        self._tokenizers = {f.name: t for f, t in zip(every, tokenizers, strict=True)}
+        self._tokenizers = dict(zip(self._groups, tokenizers, strict=True))
         self._starting_compiler = asyncio.create_task(self._compiler.start(self._tokenizers))
 
     def publish(self, host: str, port: int) -> None:

@@ -25,7 +25,7 @@ from plait.server.pool.messages import (
     Stats,
 )
 from plait.server.pool.rpc import PoolEnd, Unsent
-from plait.server.pool.worker import Boot, WorkerGone
+from plait.server.pool.worker import BAD_MODEL, Boot, WorkerGone
 
 # -P: the folder the server was started in is no place to import from.
 NATIVE = (sys.executable, "-P", "-m", "plait.server.workers.native")
@@ -68,7 +68,7 @@ class ProcessWorker:
             self._is_loaded = True
             return report
         if isinstance(report, Batch) and isinstance(failed := report.reports[0], Failed):
-            raise WorkerGone("load", failed.message)
+            raise WorkerGone(BAD_MODEL if failed.error == "BadModel" else "load", failed.message)
         raise WorkerGone("load", "the worker did not introduce itself")
 
     async def _spawn(self) -> None:

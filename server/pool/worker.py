@@ -9,6 +9,8 @@ import msgspec
 from plait.server.pool.messages import Batch, Command, DraftStoreReport, ModelInfo, Stats
 from plait.server.settings import EngineSettings, TelemetrySettings
 
+BAD_MODEL = "bad_model"  # the reason when the operator has to change something
+
 
 class WorkerGone(Exception):
     """The worker has ended or was given up; `reason` is one of a few words, for metrics."""

@@ -16,7 +16,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
-from plait.server.models.catalog import BadModel, ModelFiles
+from plait.server.models.catalog import OTHERS, BadModel, ModelFiles, naming
 from plait.server.models.gguf_header import read_gguf
 from plait.server.prompt.vocabulary import (
     SPACE,
@@ -47,15 +47,25 @@ PRE_TOKENIZERS = {
     "llama-bpe": LLAMA_3,
     "llama3": LLAMA_3,
     "llama-v3": LLAMA_3,
+    "falcon3": LLAMA_3,
     "qwen2": QWEN_2,
     "deepseek-r1-qwen": QWEN_2,
     "tekken": TEKKEN,
 }
 IGNORE_MERGES = frozenset({LLAMA_3, TEKKEN})  # a word that is a token is never merged together
 NFC = frozenset({QWEN_2})
+ADDS_BOS = frozenset({LLAMA_3, TEKKEN})  # where add_bos_token is not said, as in llama.cpp
 
-# Ends of a turn that converters do not always name as the end token.
-END_OF_TURN = frozenset({"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>"})
+# Ends of a text that converters do not always name; those that llama.cpp ends at, too.
+END_NAMES = """
+    <|im_end|> <|eot_id|> <|eom_id|> <end_of_turn> <|end|> <|endoftext|> <|end_of_text|>
+    <EOT> _<EOT> [EOT] [EOS] </s> <eos> <end_of_utterance> <turn|>
+    <|fim_pad|> <fim-pad> <fim_pad> <PAD>
+    <|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> <|file_sep|>
+"""
+ENDS = frozenset(END_NAMES.split())
+# llama.cpp's ids of a SentencePiece vocabulary that does not say which they are.
+SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}
 
 
 class TokenType(IntEnum):
@@ -70,6 +80,7 @@ class TokenType(IntEnum):
 
 
 SPECIAL = frozenset({TokenType.UNKNOWN, TokenType.CONTROL})
+ADDED = SPECIAL | {TokenType.USER_DEFINED}
 
 
 def gguf_vocabulary(files: ModelFiles) -> Vocabulary:
@@ -80,10 +91,11 @@ def gguf_vocabulary(files: ModelFiles) -> Vocabulary:
     Cost: 0.3 s for a vocabulary of 49,152 tokens, two thirds of it reading the file.
     """
     metadata = read_gguf(files.path).metadata
-    try:
-        return _vocabulary(_Section(metadata), metadata.get("tokenizer.chat_template"))
-    except BadModel as error:
-        raise BadModel(f"{files.path}: {error}") from error
+    with naming(files.path):
+        template = metadata.get("tokenizer.chat_template")
+        if template is not None and not isinstance(template, str):
+            raise BadModel("tokenizer.chat_template is not a text")
+        return _vocabulary(_Section(metadata), template)
 
 
 class _Section:
@@ -91,7 +103,7 @@ class _Section:
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         self._metadata = metadata
-        self.tokens: list[str] = self.need("tokens")
+        self.tokens: list[str] = self.texts("tokens")
         types = self.get("token_type", [TokenType.NORMAL] * len(self.tokens))
         if len(types) != len(self.tokens):
             raise BadModel("tokenizer.ggml.token_type and .tokens differ in length")
@@ -106,35 +118,45 @@ class _Section:
             raise BadModel(f"the metadata lacks tokenizer.ggml.{key}")
         return value
 
+    def texts(self, key: str) -> list[str]:
+        value = self.need(key)
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            raise BadModel(f"tokenizer.ggml.{key} is no list of texts")
+        return value
+
     def token_id(self, name: str) -> int | None:
         token_id = self.get(f"{name}_token_id")
         if token_id is None:
-            return None
+            return self._usual_id(name)
         if not 0 <= token_id < len(self.tokens):
             raise BadModel(f"tokenizer.ggml.{name}_token_id is {token_id}, out of the vocabulary")
         return int(token_id)
+
+    def _usual_id(self, name: str) -> int | None:
+        usual = SENTENCEPIECE_IDS.get(name) if self.get("model") == "llama" else None
+        is_there = usual is not None and usual < len(self.tokens) and self.types[usual] in SPECIAL
+        return usual if is_there else None
 
 
 def _vocabulary(section: _Section, chat_template: str | None) -> Vocabulary:
     kind = section.need("model")
     if kind == "gpt2":
         backend, spelled, strips = _byte_level(section), byte_level_bytes(section.tokens), False
-        adds_bos = section.get("add_bos_token", False)
+        adds_bos = section.get("add_bos_token", PRE_TOKENIZERS[section.get("pre")] in ADDS_BOS)
     elif kind == "llama":
         backend, spelled = _sentencepiece(section), byte_fallback_bytes(section.tokens)
         strips = section.get("add_space_prefix", True)
         adds_bos = section.get("add_bos_token", True)
     else:
-        raise BadModel(f"tokenizer.ggml.model is {kind!r}; known are 'gpt2' and 'llama'")
+        raise BadModel(
+            f"tokenizer.ggml.model is {kind!r}; known are 'gpt2' and 'llama'. {OTHERS['gguf']}"
+        )
     _add_tokens(backend, section)
     bos = section.token_id("bos")
     return Vocabulary(
         backend=backend,
         size=len(section.tokens),
-        token_bytes=[
-            b"" if kind in SPECIAL else text
-            for kind, text in zip(section.types, spelled, strict=True)
-        ],
+        token_bytes=_token_bytes(section, spelled),
         prefix=(bos,) if adds_bos and bos is not None else (),
         bos_token_id=bos,
         eos_token_ids=_end_tokens(section),
@@ -144,14 +166,23 @@ def _vocabulary(section: _Section, chat_template: str | None) -> Vocabulary:
     )
 
 
+def _token_bytes(section: _Section, spelled: list[bytes]) -> list[bytes]:
+    """Return what each token adds to a text: nothing, its own text if added, or as spelled."""
+    own = {TokenType.USER_DEFINED: str.encode, **dict.fromkeys(SPECIAL, lambda text: b"")}
+    return [
+        own[TokenType(kind)](token) if kind in ADDED else text
+        for token, kind, text in zip(section.tokens, section.types, spelled, strict=True)
+    ]
+
+
 def _byte_level(section: _Section) -> tokenizers.Tokenizer:
     name = section.get("pre", "")
     if name not in PRE_TOKENIZERS:
         known = ", ".join(sorted(PRE_TOKENIZERS))
-        raise BadModel(f"tokenizer.ggml.pre is {name!r}; known are {known}")
+        raise BadModel(f"tokenizer.ggml.pre is {name!r}; known are {known}. {OTHERS['gguf']}")
     pattern = PRE_TOKENIZERS[name]
     vocab = {token: i for i, token in enumerate(section.tokens)}
-    merges = [_merge(merge, vocab) for merge in section.need("merges")]
+    merges = [_merge(merge, vocab) for merge in section.texts("merges")]
     model = models.BPE(vocab, merges, ignore_merges=pattern in IGNORE_MERGES)
     backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = _pre_tokenizer(pattern)
@@ -237,12 +268,12 @@ def _add_tokens(backend: tokenizers.Tokenizer, section: _Section) -> None:
 
 def _end_tokens(section: _Section) -> frozenset[int]:
     named = {section.token_id(name) for name in ("eos", "eot", "eom")} - {None}
-    turns = {
+    usual = {
         i
         for i, (token, kind) in enumerate(zip(section.tokens, section.types, strict=True))
-        if kind in SPECIAL and token in END_OF_TURN
+        if kind in ADDED and token in ENDS
     }
-    return frozenset(i for i in named | turns if i is not None)
+    return frozenset(i for i in named | usual if i is not None)
 
 
 def _named_tokens(section: _Section) -> dict[str, str]:

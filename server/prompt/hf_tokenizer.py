@@ -10,8 +10,9 @@ from typing import Any
 
 import tokenizers
 
-from plait.server.models.catalog import BadModel, ModelFiles
+from plait.server.models.catalog import MALFORMED, BadModel, ModelFiles, naming
 from plait.server.models.hf.json_files import read_json
+from plait.server.models.spec import MAX_SIZE
 from plait.server.prompt.vocabulary import (
     SPACE,
     Vocabulary,
@@ -32,13 +33,16 @@ def hf_vocabulary(files: ModelFiles) -> Vocabulary:
     backend = _backend(folder / "tokenizer.json")
     settings = read_json(folder / "tokenizer_config.json")
     config = read_json(folder / "config.json")
-    size = max(backend.get_vocab_size(), _text_config(config).get("vocab_size") or 0)
-    named = {name: _token_text(settings[name]) for name in NAMED_TOKENS if settings.get(name)}
-    prefix = _prefix(backend)
-    bos = _token_id(backend, named.get("bos_token"))
-    spelled, strips = _spell(backend, size)
-    for token_id, token in backend.get_added_tokens_decoder().items():
-        spelled[token_id] = b"" if token.special else token.content.encode()
+    with naming(folder / "config.json"):
+        size = max(backend.get_vocab_size(), _rows(config))
+    with naming(folder / "tokenizer_config.json"):
+        named = {name: _token_text(settings[name]) for name in NAMED_TOKENS if settings.get(name)}
+        bos = _token_id(backend, named.get("bos_token"))
+    with naming(folder / "tokenizer.json"):
+        prefix = _prefix(backend)
+        spelled, strips = _spell(backend, size)
+        for token_id, token in backend.get_added_tokens_decoder().items():
+            spelled[token_id] = b"" if token.special else token.content.encode()
     return Vocabulary(
         backend=backend,
         size=size,
@@ -57,7 +61,7 @@ def _backend(path: Path) -> tokenizers.Tokenizer:
         raise BadModel(f"{path} is missing; slow tokenizers are not read, save the fast one")
     try:
         backend = tokenizers.Tokenizer.from_buffer(path.read_bytes())
-    except ValueError as error:  # from_file raises a bare Exception for the same faults
+    except (*MALFORMED, OSError) as error:  # from_file raises a bare Exception for these faults
         raise BadModel(f"{path} is not a tokenizer: {error}") from error
     backend.no_truncation()  # both may be left over from training
     backend.no_padding()
@@ -69,8 +73,18 @@ def _text_config(config: dict[str, Any]) -> dict[str, Any]:
     return nested if isinstance(nested, dict) else config
 
 
+def _rows(config: dict[str, Any]) -> int:
+    rows = _text_config(config).get("vocab_size") or 0
+    if not isinstance(rows, int) or rows > MAX_SIZE:
+        raise BadModel(f"vocab_size {rows!r} is no size of a vocabulary")
+    return rows
+
+
 def _token_text(token: str | dict[str, Any]) -> str:
-    return token if isinstance(token, str) else str(token["content"])
+    text = token if isinstance(token, str) else token["content"]
+    if not isinstance(text, str):
+        raise BadModel(f"a token's text is {text!r}")
+    return text
 
 
 def _token_id(backend: tokenizers.Tokenizer, token: str | None) -> int | None:
@@ -107,15 +121,23 @@ def _end_tokens(folder: Path, config: dict[str, Any], eos: int | None) -> frozen
     generation = read_json(folder / "generation_config.json").get("eos_token_id")
     declared = generation if generation is not None else _text_config(config).get("eos_token_id")
     ids = declared if isinstance(declared, list) else [declared]
+    if odd := [i for i in ids if i is not None and not isinstance(i, int)]:
+        raise BadModel(f"{folder}: eos_token_id {odd[0]!r} is no token id")
     return frozenset(i for i in (*ids, eos) if i is not None)
 
 
 def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several by name; the others serve tools and retrieval
-        named = {entry["name"]: entry["template"] for entry in template}
-        template = named.get("default")
-    return template
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadModel(f"{path} can't be read as UTF-8 text: {error}") from error
+    with naming(folder / "tokenizer_config.json"):
+        template = settings.get("chat_template")
+        if isinstance(template, list):  # several by name; the others serve tools and retrieval
+            named = {entry["name"]: entry["template"] for entry in template}
+            template = named.get("default")
+        if template is not None and not isinstance(template, str):
+            raise BadModel(f"chat_template is {str(template)[:40]!r}, not a text")
+        return template

@@ -9,7 +9,7 @@ from typing import cast
 import tokenizers
 
 from plait.server.errors import BadRequest
-from plait.server.models.catalog import BadModel, ModelFiles
+from plait.server.models.catalog import BadModel, ModelFiles, naming
 from plait.server.prompt.gguf_tokenizer import gguf_vocabulary
 from plait.server.prompt.hf_tokenizer import hf_vocabulary
 from plait.server.prompt.length import length_bound
@@ -26,7 +26,8 @@ def load_tokenizer(files: ModelFiles) -> Tokenizer:
     Raises:
         BadModel: the files are damaged, or of a kind that is not known.
     """
-    return Tokenizer(gguf_vocabulary(files) if files.kind == "gguf" else hf_vocabulary(files))
+    with naming(files.path):
+        return Tokenizer(gguf_vocabulary(files) if files.kind == "gguf" else hf_vocabulary(files))
 
 
 class Tokenizer:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from plait.server.engine.build import build_engine, default_cache_bytes
 from plait.server.memory import Memory, machine_memory
@@ -124,6 +125,33 @@ def test_what_can_never_fit_is_refused_at_start(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "model")
     with pytest.raises(BadModel, match=r"kv_cache_bytes 4\.0PiB is more than the memory there is"):
         build_engine(EngineSettings(model=str(folder), kv_cache_bytes=2**52))
+
+
+def test_memory_that_cannot_be_had_is_told(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "model")
+    settings = EngineSettings(model=str(folder), draft_model="self", draft_kv_cache_bytes=2**50)
+    with pytest.raises(BadModel, match=r"a KV cache of \d+ bytes can't be had on cpu"):
+        build_engine(settings)
+
+
+def test_a_context_that_the_cache_cuts_is_logged(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "model", max_position_embeddings=512)
+    with capture_logs() as logs:
+        _, info = build_engine(EngineSettings(model=str(folder), kv_cache_bytes=2**17))
+    assert info.max_model_len < 512
+    (line,) = [line for line in logs if line["event"].startswith("context cut")]
+    assert (line["max_model_len"], line["wanted"]) == (info.max_model_len, 512)
+    with capture_logs() as logs:
+        settings = EngineSettings(model=str(folder), kv_cache_bytes=line["enough"])
+        assert build_engine(settings)[1].max_model_len == 512
+    assert not logs
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "model")
+    with pytest.raises(BadModel, match="device cuda:1: torch finds no GPU that it can use"):
+        build_engine(EngineSettings(model=str(folder), device="cuda:1"))
 
 
 def test_a_model_of_few_positions_is_served_with_the_cache_that_its_sequences_need(

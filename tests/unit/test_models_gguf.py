@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from gguf import GGMLQuantizationType as Type
 from plait.kernels.linear import dense, from_groups
 from plait.server.models.catalog import BadModel
 from plait.server.models.checkpoint import Dense, Groups
-from plait.server.models.gguf import GgufCheckpoint
+from plait.server.models.gguf import GgufCheckpoint, spec_from_metadata
 from plait.server.models.gguf_blocks import unpack
-from plait.server.models.gguf_header import read_gguf
+from plait.server.models.gguf_header import GgufFile, read_gguf
+from plait.server.models.spec import ModelSpec
 
 ROWS = 5
 GROUPED = (Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q8_0, Type.Q4_K)
@@ -133,3 +135,59 @@ def test_what_cannot_be_computed_is_refused(
     path = write(tmp_path / "a.gguf", arch, **keys)
     with pytest.raises(BadModel, match=message):
         GgufCheckpoint(path)
+
+
+YARN: dict[str, Any] = {
+    "rope.scaling.type": "yarn",
+    "rope.scaling.factor": 4.0,
+    "rope.scaling.original_context_length": 32,
+}
+
+
+@pytest.mark.parametrize(
+    ("keys", "want"),
+    [
+        ({}, 1.0 + 0.1 * math.log(4.0)),
+        ({"rope.scaling.yarn_attn_factor": 0.75}, 0.75),  # all of it, as the original states it
+        ({"rope.scaling.attn_factor": 2.0}, 2.0 * (1.0 + 0.1 * math.log(4.0))),
+        ({"rope.scaling.yarn_attn_factor": 0.5, "rope.scaling.attn_factor": 3.0}, 1.5),
+        ({"rope.scaling.yarn_ext_factor": 1.0}, 1.0 + 0.1 * math.log(4.0)),
+    ],
+)
+def test_yarn_sharpens_attention_as_the_file_says(keys: dict[str, Any], want: float) -> None:
+    assert yarn_spec(keys).rope.attention_factor == pytest.approx(want)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"rope.scaling.yarn_ext_factor": 0.5}, "yarn_ext_factor other than 1"),
+        ({"rope.scaling.yarn_attn_factor": 0.0}, "attention_factor must be a positive number"),
+        ({"rope.scaling.yarn_attn_factor": math.nan}, "attention_factor must be a positive"),
+        ({"rope.scaling.yarn_log_multiplier": 0.1}, "yarn_log_multiplier = 0.1 is not understood"),
+        ({"rope.scaling.original_context_length": 0}, "must be a whole number, not 0"),
+        ({"rope.scaling.factor": 0.0}, "factor must be a positive number"),
+        ({"rope.scaling.yarn_beta_slow": -1.0}, "beta_slow must be a positive number"),
+        ({"rope.freq_base": 1.0}, "theta must be above 1"),
+    ],
+)
+def test_yarn_that_cannot_be_computed_is_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadModel, match=message):
+        yarn_spec(keys)
+
+
+def yarn_spec(keys: dict[str, Any]) -> ModelSpec:
+    sizes = {
+        "block_count": 1,
+        "context_length": 64,
+        "embedding_length": 32,
+        "feed_forward_length": 64,
+        "attention.head_count": 2,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+    }
+    metadata = {f"llama.{name}": value for name, value in (sizes | YARN | keys).items()}
+    data = np.ones((4, 32), dtype=np.float32)
+    shape = np.array([32, 4], dtype=np.uint32)
+    tensor = gguf.ReaderTensor("token_embd.weight", Type.F32, shape, 128, 512, 0, data, None)  # type: ignore[arg-type]
+    file = GgufFile({"general.architecture": "llama", **metadata}, {tensor.name: tensor})
+    return spec_from_metadata(file)

@@ -100,7 +100,7 @@ def _narrow(tensors: Tensors) -> None:
     [
         (_drop, r"lacks model\.layers\.0\.self_attn\.k_proj\.weight"),
         (_add, r"holds model\.layers\.0\.self_attn\.q_norm\.weight, unknown to llama"),
-        (_integer, r"model\.norm\.weight is stored as torch\.int8"),
+        (_integer, r"model\.norm\.weight is stored as I8"),
         (_reshape, r"model\.embed_tokens\.weight is \(299, 64\), not \(300, 64\)"),
         (_narrow, r"model\.layers\.0\.self_attn\.k_proj\.weight is \(16, 64\), not \(32, 64\)"),
     ],

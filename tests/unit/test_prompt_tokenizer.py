@@ -130,7 +130,7 @@ def test_byte_fallback_tokens_are_single_bytes(spm: PromptTokenizer) -> None:
 
 
 def test_gguf_names_its_tokens(chatml: PromptTokenizer) -> None:
-    assert chatml.eos_token_ids == {2}
+    assert chatml.eos_token_ids == {0, 2}  # <|endoftext|>, too
     assert chatml.bos_token_id == 1
     assert chatml.named_tokens == {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
     assert chatml.encode("a") == chatml.encode("a", prefix=True)  # add_bos_token is absent
@@ -242,7 +242,8 @@ def test_hf_refuses_other_kinds_of_vocabulary(tmp_path: Path) -> None:
 def test_the_default_model() -> None:
     tokenizer = load_tokenizer(resolve("smollm2-135m-instruct"))
     assert tokenizer.vocab_size == len(tokenizer.token_bytes) == 49152
-    assert tokenizer.eos_token_ids == {2}
+    ends = {tokenizer.token_name(i) for i in tokenizer.eos_token_ids}
+    assert ends == {b"<|im_end|>", b"<|endoftext|>", b"<reponame>"}
     assert tokenizer.special_token_ids == set(range(17))
     assert tokenizer.encode("<|im_end|>", special=True) == [2]
     assert 2 not in tokenizer.encode("<|im_end|>")

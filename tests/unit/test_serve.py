@@ -183,8 +183,8 @@ async def test_a_port_in_use_is_told_in_one_line() -> None:
 async def test_a_model_that_does_not_load_is_told_in_one_line() -> None:
     process = await spawn(model="broken")
     _, stderr = await process.communicate()
-    assert process.returncode == 1
-    assert stderr.decode() == "plait: can't start: the script says that this model is broken\n"
+    assert process.returncode == 2
+    assert stderr.decode() == "plait: the script says that this model is broken\n"
 
 
 def test_a_diffusion_model_is_described_in_a_line() -> None:

@@ -11,14 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.server.models.catalog import BadModel
+from plait.server.models.catalog import OTHERS, BadModel, naming
 from plait.server.models.hf.diffusion import read_diffusion
 from plait.server.models.hf.families import FAMILIES, REQUIRED, is_understood
 from plait.server.models.hf.json_files import read_json
-from plait.server.models.spec import Experts, ModelSpec, Rope, yarn_attention_factor
+from plait.server.models.spec import (
+    MAX_LAYERS,
+    Experts,
+    ModelSpec,
+    Rope,
+    yarn_attention_factor,
+)
 
 Config = Mapping[str, Any]
 
+_QUANTISED = ("quantization_config", "compression_config")
 _ROPE_KEYS: Mapping[str, frozenset[str]] = {
     "default": frozenset(),
     "linear": frozenset({"factor"}),
@@ -40,18 +47,15 @@ def read_config(folder: Path) -> tuple[ModelSpec, DiffusionSpec | None]:
     """
     path = folder / "config.json"
     config = read_json(path)
-    try:
+    with naming(path):
         spec = spec_from_config(config)
         return spec, read_diffusion(folder, {**config, "vocab_size": spec.vocab})
-    except BadModel as error:
-        raise BadModel(f"{path}: {error}") from error
-    except (TypeError, ValueError) as error:
-        raise BadModel(f"{path} holds a value of the wrong type: {error}") from error
 
 
 def spec_from_config(config: Config) -> ModelSpec:
     """Return the description that a parsed config.json stands for; see read_config."""
     name = _family(config)
+    _refuse_quantised(config)
     family = FAMILIES[name]
     _refuse_unknown(config, name)
     config = usual_keys(config)
@@ -96,8 +100,22 @@ def _family(config: Config) -> str:
     family = config.get("model_type")
     if family not in FAMILIES:
         known = ", ".join(FAMILIES)
-        raise BadModel(f"model_type {family!r} is not supported; supported are {known}")
+        raise BadModel(
+            f"model_type {family!r} is not supported; supported are {known}. {OTHERS['hf']}"
+        )
     return str(family)
+
+
+def _refuse_quantised(config: Config) -> None:
+    """Refuse a checkpoint whose weights are no plain numbers."""
+    for key in _QUANTISED:
+        if stated := config.get(key):
+            method = stated.get("quant_method", "") if isinstance(stated, Mapping) else ""
+            raise BadModel(
+                f"{key}: the weights are quantised{f' ({method})' if method else ''}, which plait "
+                "does not read; serve the model's unquantised folder (--weights int8 or int4 "
+                f"quantises it here) or a GGUF file of it. {OTHERS['hf']}"
+            )
 
 
 def _check_required(config: Config) -> None:
@@ -106,6 +124,8 @@ def _check_required(config: Config) -> None:
         if not isinstance(config.get(key), int) or config[key] < 1:
             name = own.get(key, key)
             raise BadModel(f"{name} must be a whole number above 0, not {config.get(key)!r}")
+    if config["num_hidden_layers"] > MAX_LAYERS:
+        raise BadModel(f"more than {MAX_LAYERS} layers are not supported")
     activation = config.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
         name = own.get("hidden_act", "hidden_act")
@@ -120,7 +140,7 @@ def _refuse_unknown(config: Config, name: str) -> None:
         if value and key not in family.aliases and not is_understood(key, family):
             raise BadModel(
                 f"{key} = {value!r} is not understood for {name} and may change what the model "
-                "computes; remove the key if it does not"
+                f"computes; remove the key if you know that it does not. {OTHERS['hf']}"
             )
 
 
