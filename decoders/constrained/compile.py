@@ -89,7 +89,7 @@ def _regex(spec: ConstraintSpec, _: ConstraintLimits) -> Grammar:
     if expr.is_plain:
         return Grammar({"root": regex.structure(expr, Chars)})
     try:
-        return Grammar({"root": lexeme(expr, 0, None, is_quoted=False)})
+        return Grammar({"root": lexeme(*regex.counted(expr), is_quoted=False)})
     except regex.TooManyStates as error:
         raise ConstraintError(f"regex: it is too complex: {error}") from None
 

@@ -159,3 +159,47 @@ def test_constraints_may_look_around(kind: ConstraintKind, text: str) -> None:
 
     for number, is_accepted in [("-1.5", True), ("-", False), ("..", False)]:
         assert matches(automaton, f"{quote}{number}{quote}".encode()) == is_accepted
+
+
+HOSTNAME = (  # as zod writes it
+    r"^(?=.{1,253}\.?$)[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+    r"(?:\.[a-zA-Z0-9](?:[-0-9a-zA-Z]{0,61}[0-9a-zA-Z])?)*\.?$"
+)
+
+
+@pytest.mark.parametrize("kind", ["regex", "json_schema"])
+def test_a_length_that_is_looked_ahead_for_costs_no_states(kind: ConstraintKind) -> None:
+    text = HOSTNAME if kind == "regex" else json.dumps({"type": "string", "pattern": HOSTNAME})
+    automaton = automaton_of(lower(ConstraintSpec(kind, text), ConstraintLimits()))
+    quote = b"" if kind == "regex" else b'"'
+    label = "a" * 63
+
+    for host in ("a.b-c.de", label, f"{label}.{label}.{label}.{'a' * 61}"):
+        assert matches(automaton, quote + host.encode() + quote)
+    for host in ("a-.b", "", label + "a", f"{label}.{label}.{label}.{'a' * 62}"):
+        assert not matches(automaton, quote + host.encode() + quote)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "^(?=.{2,3}$)(?!a)",
+        "^(?=[ab]{0,2}$)a*b*$",
+        "^(?=.{1,40}-?$)(?=[^-]*$)",
+        "^(?=a{1,2}b?$)(?!b)",
+    ],
+)
+def test_counted_lengths_leave_the_texts_as_they_are(pattern: str) -> None:
+    expr = parse_search(pattern)
+    inner, least, most = regex.counted(expr)
+
+    for text in TEXTS:
+        fits = least <= len(text) <= (len(text) if most is None else most)
+        assert (fits and regex.matches(inner, text)) == regex.matches(expr, text), text
+
+
+def test_a_long_loop_is_counted_without_the_one_character_more() -> None:
+    inner, least, most = regex.counted(parse_search("^(?=.{1,40}-?$)(?!a)"))
+
+    assert (least, most) == (1, 40)
+    assert regex.matches(inner, "-" * 41)

@@ -9,10 +9,11 @@ import json
 import random
 import re
 from collections.abc import Callable
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from functools import cache
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
-from typing import Any
+from typing import Annotated, Any
 
 import jsonschema_rs
 import pydantic
@@ -30,7 +31,7 @@ from plait.decoders.constrained.spec import (
     UnsupportedKeyword,
 )
 from plait.kernels.grammar import DEAD, Automaton
-from tests.fixtures.constraint_vocabularies import automaton_of, matches
+from tests.fixtures.constraint_vocabularies import automaton_of, matches, spell
 from tests.fixtures.random_texts import mangled, texts
 
 # As zod 4 writes them beside the format (its core/regexes.ts, MIT).
@@ -53,6 +54,8 @@ ZOD = {
     r"|(?:02)-(?:0[1-9]|1\d|2[0-8])))$",
 }
 PYDANTIC: dict[str, Any] = {
+    "date": date,
+    "date-time": datetime,
     "uuid1": pydantic.UUID1,
     "uuid4": pydantic.UUID4,
     "uuid7": pydantic.UUID7,
@@ -161,6 +164,8 @@ def _text(format_name: str, **others: Any) -> dict[str, Any]:
 CASES: list[tuple[dict[str, Any], list[str], list[str]]] = [
     # beside fixed texts
     (_text("date", enum=["2023-02-28", "2023-02-29", "today"]), ["2023-02-28"], ["2023-02-29"]),
+    (_text("date", enum=["0001-01-01"]), ["0001-01-01"], []),  # Go's zero, which is never made up
+    (_text("date"), ["1000-01-01", "2000-02-29"], ["0001-01-01", "1900-02-29"]),
     (_text("time", const="12:00:00.5z"), ["12:00:00.5z"], ["12:00:00.5Z"]),
     (_text("email", enum=["me@localhost", "nobody"]), ["me@localhost"], ["nobody", "you@x.org"]),
     (_text("uri", const="ftp://user@host:21/a?b#c"), ["ftp://user@host:21/a?b#c"], []),
@@ -249,6 +254,84 @@ def test_a_format_is_a_string(value: Any) -> None:
         _automaton({"type": "string", "format": value})
 
 
+DAY = (
+    r"(?:(?:\d\d[2468][048]|\d\d[13579][26]|\d\d0[48]|[02468][048]00|[13579][26]00)-02-29"
+    r"|\d{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)"
+    r"|(?:02)-(?:0[1-9]|1\d|2[0-8])))"
+)
+CLOCK = r"(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?"
+BESIDE = [  # formats with zod's own expression for them
+    (
+        "email",
+        r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]"
+        r"@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$",
+        "a.b@c-d.org",
+        "a!b@c.org",
+    ),
+    ("email", r"^[^\s@\"]{1,64}@[^\s@]{1,255}$", "me@x.org", "me@x..org"),
+    (
+        "hostname",
+        r"^(?=.{1,253}$)([a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?\.)+[a-zA-Z]{2,63}$",
+        "a-b.org",
+        "localhost",
+    ),
+    (
+        "uuid",
+        r"^([0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12})$",
+        "01890a5d-ac96-774b-bcce-b302099a8057",
+        "01890a5d-ac96-474b-bcce-b302099a8057",
+    ),
+    (
+        "date-time",
+        rf"^{DAY}T(?:{CLOCK}(?:Z))$",
+        "2024-02-29T00:00:00Z",
+        "2024-02-29T00:00:00+01:00",
+    ),
+    ("date-time", rf"^{DAY}T(?:{CLOCK}(?:Z)?)$", "2024-02-29T00:00:00.5Z", "2024-02-29T00:00:00"),
+    (
+        "duration",
+        r"^P(?:(\d+W)|(?!.*W)(?=\d|T\d)(\d+Y)?(\d+M)?(\d+D)?"
+        r"(T(?=\d)(\d+H)?(\d+M)?(\d+([.,]\d+)?S)?)?)$",
+        "P1Y2MT3H",
+        "PT0.5S",
+    ),
+    (
+        "ipv4",
+        r"^(?:(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9][0-9]|[0-9])\.){3}"
+        r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9][0-9]|[0-9])$",
+        "10.0.0.255",
+        "10.0.0.256",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "pattern", "accepted", "refused"), BESIDE)
+def test_a_format_beside_its_pattern(name: str, pattern: str, accepted: str, refused: str) -> None:
+    schema = _text(name, pattern=pattern)
+    automaton = _automaton(schema)
+    judge = jsonschema_rs.validator_for(schema, validate_formats=True)
+
+    assert _accepts(automaton, accepted)
+    assert judge.is_valid(accepted)
+    assert not _accepts(automaton, refused)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        _text("uri", minLength=1, maxLength=2083),
+        _text("email", maxLength=254),
+        _text("hostname", pattern="^[a-z]", minLength=3, maxLength=40),
+        _text("date-time", pattern="Z$", maxLength=30),
+    ],
+)
+def test_the_shortest_text_of_a_format_with_lengths_is_valid(schema: dict[str, Any]) -> None:
+    automaton = _automaton(schema)
+    text = spell(automaton.closing_tokens(automaton.start)).decode()
+
+    assert jsonschema_rs.validator_for(schema, validate_formats=True).is_valid(json.loads(text))
+
+
 class Everything(pydantic.BaseModel):
     """The types whose JSON Schema has a format."""
 
@@ -261,6 +344,11 @@ class Everything(pydantic.BaseModel):
     pattern: re.Pattern[str]
     payload: pydantic.Json[Any]
     version: pydantic.UUID7
+    site: pydantic.HttpUrl
+    when: pydantic.AwareDatetime
+    age: timedelta
+    size: pydantic.ByteSize
+    price: Annotated[Decimal, pydantic.Field(max_digits=8, decimal_places=2)]
 
 
 def test_a_model_of_pydantic_with_all_kinds_of_formats_compiles() -> None:

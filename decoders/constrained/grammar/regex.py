@@ -28,6 +28,7 @@ from plait.decoders.constrained.grammar.nodes import (
     seq,
 )
 
+LONG = 32  # repetitions of which one more or less does not matter
 Kind = Literal["set", "cat", "or", "repeat", "and", "not"]
 Encode = Callable[[Ranges], Node]  # how one character out of the ranges is written
 
@@ -273,6 +274,36 @@ def fitted(expr: Expr, low: int, high: int | None) -> Expr | None:
         return VOID
     items[loops[0]] = times(loop.items[0], least, most)
     return concat(items)
+
+
+def counted(expr: Expr) -> tuple[Expr, int, int | None]:
+    """Return an expression and lengths: its texts of such a length are texts of the given one.
+
+    They are all of them, but that of `(?=.{1,253}\\.?$)` the one text more is left out. Counted
+    beside an automaton, a length costs no states; inside an intersection it multiplies them.
+    """
+    if expr.kind == "and":
+        (left, low, high), (right, least, most) = map(_counted, expr.items)
+        bounds = [bound for bound in (high, most) if bound is not None]
+        return both(left, right), max(low, least), min(bounds, default=None)
+    return expr, 0, None
+
+
+def _counted(item: Expr) -> tuple[Expr, int, int | None]:
+    loop, rest = item.items if item.kind == "cat" and item.items else (item, EPSILON)
+    if loop.kind != "repeat" or loop.items[0].kind != "set" or not _adds_nothing(rest, loop):
+        return counted(item)
+    return times(loop.items[0], 0, None), loop.least, loop.most
+
+
+def _adds_nothing(rest: Expr, loop: Expr) -> bool:
+    """Tell whether what follows a long loop is at most one more of its characters, if anything."""
+    if rest is EPSILON or loop.most is None or loop.most < LONG:
+        return rest is EPSILON
+    step = rest.items[0] if rest.kind == "repeat" else VOID
+    is_one = rest.is_nullable and rest.most == 1 and step.kind == "set"
+    ranges = loop.items[0].ranges
+    return is_one and chars.intersect(step.ranges, ranges) == step.ranges
 
 
 def _factors(expr: Expr) -> list[Expr]:

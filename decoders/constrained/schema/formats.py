@@ -37,13 +37,16 @@ class Format:
     longest: int | None = None
 
 
-_YEAR = r"\d{4}"
 _MONTH_DAY = (
     r"(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)"
     r"|02-(?:0[1-9]|1\d|2[0-8]))"
 )
-_LEAP_DAY = r"(?:\d\d(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29"
-_DATE = rf"(?:{_YEAR}-{_MONTH_DAY}|{_LEAP_DAY})"
+_LEAP = r"(?:0[48]|[2468][048]|[13579][26])"
+# Without the years before 1000, which some languages cannot hold.
+_LEAP_DAY = rf"(?:[1-9]\d{_LEAP}|(?:[2468][048]|[13579][26])00)-02-29"
+_DATE = rf"(?:[1-9]\d{{3}}-{_MONTH_DAY}|{_LEAP_DAY})"
+_ANY_LEAP_DAY = rf"(?:\d\d{_LEAP}|(?:[02468][048]|[13579][26])00)-02-29"
+_ANY_DATE = rf"(?:\d{{4}}-{_MONTH_DAY}|{_ANY_LEAP_DAY})"
 _CLOCK = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d"
 _OFFSET = r"[+-](?:[01]\d|2[0-3]):[0-5]\d"
 _TIME = rf"{_CLOCK}(?:\.\d{{1,9}})?(?:Z|{_OFFSET})"
@@ -113,10 +116,10 @@ _JSON = rf"(?:{_JSON_SCALAR}|{_JSON_LIST}|\{{(?:{_JSON_MEMBER}(?:, ?{_JSON_MEMBE
 
 _HAS_AT = r"[\s\S]+@[\s\S]+"
 STANDARD: Mapping[str, Format] = {
-    "date": Format(_DATE),  # RFC 3339
+    "date": Format(_DATE, _ANY_DATE),  # RFC 3339
     "time": Format(_TIME, _ANY_TIME, _LEAP_TIME),
     "date-time": Format(
-        rf"{_DATE}T{_TIME}", rf"{_DATE}[Tt]{_ANY_TIME}", rf"{_DATE}[Tt]{_LEAP_TIME}"
+        rf"{_DATE}T{_TIME}", rf"{_ANY_DATE}[Tt]{_ANY_TIME}", rf"{_ANY_DATE}[Tt]{_LEAP_TIME}"
     ),
     "duration": Format(rf"P(?:{_DATES}(?:{_TIMES})?|{_TIMES}|\d+W)"),  # RFC 3339 appendix A
     "email": Format(_EMAIL, _BOUNDED_EMAIL, _HAS_AT, 64),  # RFC 5321

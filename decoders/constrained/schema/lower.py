@@ -34,7 +34,15 @@ from plait.decoders.constrained.grammar.regex import EVERYTHING, Expr
 from plait.decoders.constrained.schema.algebra import Unprovable, text_of
 from plait.decoders.constrained.schema.alternatives import Alternatives, untyped
 from plait.decoders.constrained.schema.document import Document
-from plait.decoders.constrained.schema.facts import NUMBERS, Facts, Kind, Place, Places, kind_of
+from plait.decoders.constrained.schema.facts import (
+    NUMBERS,
+    Facts,
+    Kind,
+    Place,
+    Places,
+    kind_of,
+    meet,
+)
 from plait.decoders.constrained.schema.formats import with_formats
 from plait.decoders.constrained.schema.numbers import (
     MAX_REMAINDERS,
@@ -214,7 +222,9 @@ class _Lowering:
             return seq(_QUOTE, inner, _QUOTE)
         keyword = "format" if facts.text is EVERYTHING else "pattern"
         facts = with_formats(facts)
-        return seq(_QUOTE, self._sized(facts.text, facts, keyword), _QUOTE)
+        text, low, high = regex.counted(facts.text)
+        facts = meet(replace(facts, text=text), Facts(min_length=low, max_length=high)) or facts
+        return seq(_QUOTE, self._sized(text, facts, keyword), _QUOTE)
 
     def _sized(self, expr: Expr, facts: Facts, keyword: str) -> Node:
         """Return the node of the texts that also have the right length, inside quotes.
