@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from plait.decoders.constrained.compile import lower
-from plait.decoders.constrained.grammar.nodes import Grammar, walk
+from plait.decoders.constrained.grammar import check
+from plait.decoders.constrained.grammar.nodes import Grammar, Node, Ref, walk
 from plait.decoders.constrained.schema.algebra import Algebra
 from plait.decoders.constrained.schema.facts import json_key
 from plait.decoders.constrained.spec import (
@@ -134,6 +135,31 @@ def test_questions_grow_with_the_schema_and_no_faster(
     assert counts[1] <= 2 * counts[0] + 20
 
 
+@pytest.mark.parametrize("make", MANY)
+def test_pruning_looks_at_each_rule_once(
+    make: Callable[[int], Schema], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    refs, is_productive = check._refs, check._is_productive
+
+    def counted_refs(node: Node) -> Any:
+        nonlocal looks
+        looks += 1
+        return refs(node)
+
+    def counted_is_productive(node: Node, known: set[str]) -> bool:
+        nonlocal looks
+        looks += any(isinstance(part, Ref) for part in walk(node))
+        return is_productive(node, known)
+
+    monkeypatch.setattr(check, "_refs", counted_refs)
+    monkeypatch.setattr(check, "_is_productive", counted_is_productive)
+
+    grammar = _lower(make(100))
+
+    assert looks <= len(grammar.rules) + 2  # any JSON value is recursive
+
+
 def test_values_of_many_branches_are_one_list() -> None:
     one_of = _judge({"oneOf": [*({"const": i} for i in range(300)), {"enum": [7.0, True, "7"]}]})
     any_of = _judge({"anyOf": [{"const": 1}, {"const": True}, {"enum": [[1], {"a": 0}]}]})
@@ -203,10 +229,11 @@ def test_what_multiplies_is_bounded(schema: Schema, keyword: str) -> None:
 
 
 def test_too_many_counted_properties_are_said_by_number() -> None:
-    with pytest.raises(UnsupportedKeyword, match="3000 properties are too many") as have:
-        _lower({**_optional(3000), "maxProperties": 9})
+    with pytest.raises(UnsupportedKeyword, match="1800 properties are too many") as have:
+        _lower({**_optional(1800), "maxProperties": 9})
 
     assert (have.value.pointer, have.value.keyword) == ("", "maxProperties")
+    assert _lower({**_optional(1600), "maxProperties": 9}).rules
 
 
 def test_a_bound_that_no_object_reaches_costs_nothing() -> None:

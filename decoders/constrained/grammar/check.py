@@ -42,9 +42,8 @@ def prune(grammar: Grammar) -> Grammar | None:
         return None
     if has_dead_ends or len(alive) < len(uses):
         cut = {name: _cut(grammar.rules[name], alive) for name in uses if name in alive}
-        uses = _survey(cut)[0]
-        return Grammar({name: cut[name] for name in uses})
-    return Grammar({name: grammar.rules[name] for name in uses})
+        return Grammar({name: cut[name] for name in reversed(_survey(cut)[0])})
+    return Grammar({name: grammar.rules[name] for name in reversed(uses)})
 
 
 def left_recursion(grammar: Grammar) -> str | None:
@@ -60,17 +59,22 @@ def left_recursion(grammar: Grammar) -> str | None:
 
 
 def _survey(rules: Mapping[str, Node]) -> tuple[Uses, bool]:
-    """Return the rules that can be reached with what they use, and whether any holds a dead end."""
-    uses: Uses = {"root": {}}
+    """Return the rules that can be reached with what they use, and whether any holds a dead end.
+
+    Rules come behind those that they use, as far as nothing is recursive.
+    """
+    uses: Uses = {}
+    seen: dict[str, dict[str, None]] = {}
     todo = ["root"]
     has_dead_ends = False
     while todo:
-        name = todo.pop()
-        uses[name], is_dead = _refs(rules[name])
+        name = todo[-1]
+        if name in seen:
+            uses[todo.pop()] = seen[name]
+            continue
+        seen[name], is_dead = _refs(rules[name])
         has_dead_ends |= is_dead
-        fresh = [target for target in uses[name] if target not in uses]
-        uses.update((target, {}) for target in fresh)
-        todo.extend(fresh)
+        todo.extend(target for target in seen[name] if target not in seen)
     return uses, has_dead_ends
 
 
@@ -81,15 +85,17 @@ def _refs(node: Node) -> tuple[dict[str, None], bool]:
     todo = [node]
     while todo:
         node = todo.pop()
-        if isinstance(node, Ref):
+        if type(node) is Text:
+            continue
+        if type(node) is Ref:
             found[node.name] = None
-        elif isinstance(node, Seq | Choice):
-            is_dead |= not node.items and isinstance(node, Choice)
-            todo.extend(node.items)
-        elif isinstance(node, Repeat):
+        elif type(node) is Seq or type(node) is Choice:
+            is_dead |= not node.items and type(node) is Choice
+            todo += node.items
+        elif type(node) is Repeat:
             todo.append(node.item)
         else:
-            is_dead |= isinstance(node, Chars) and not node.ranges
+            is_dead |= type(node) is Chars and not node.ranges
     return found, is_dead
 
 
@@ -130,18 +136,25 @@ def _productive(rules: Mapping[str, Node], uses: Uses, *, are_refs_enough: bool)
 
 
 def _fixpoint(uses: Uses, holds: Callable[[str, Known], bool]) -> Known:
-    """Return the least set of rules closed under `holds`, by a worklist."""
-    users: dict[str, list[str]] = {name: [] for name in uses}
-    for name, targets in uses.items():
-        for target in targets:
-            users[target].append(name)
+    """Return the least set of rules closed under `holds`.
+
+    One look at each rule is enough where they come behind those that they use; the others are
+    looked at again by a worklist.
+    """
     known: Known = set()
-    waiting = dict.fromkeys(uses)
+    for name in uses:
+        if holds(name, known):
+            known.add(name)
+    users: dict[str, list[str]] = {}
+    for name in uses.keys() - known:
+        for target in uses[name]:
+            users.setdefault(target, []).append(name)
+    waiting = [name for name in uses if name not in known]
     while waiting:
-        name, _ = waiting.popitem()  # the last found first: it is used by those before
+        name = waiting.pop()
         if name not in known and holds(name, known):
             known.add(name)
-            waiting.update(dict.fromkeys(users[name]))
+            waiting += users.get(name, ())
     return known
 
 

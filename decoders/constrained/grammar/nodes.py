@@ -129,8 +129,11 @@ def seq(*items: Node) -> Node:
 
 def choice(items: Iterable[Node]) -> Node:
     """Return the alternatives, flat and each once."""
+    given = tuple(items)
+    if len(given) == 2 and not any(type(item) is Choice for item in given):
+        return given[0] if given[0] == given[1] else Choice(given)  # without hashes of all below
     flat: dict[Node, None] = {}
-    for item in items:
+    for item in given:
         if type(item) is Choice:
             flat.update(dict.fromkeys(item.items))
         else:

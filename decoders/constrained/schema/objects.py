@@ -163,7 +163,7 @@ class ObjectRules:
         return seq(Text("{"), WS, start)
 
     def _check_counts(self, limit: int) -> None:
-        if limit > 1 and limit * len(self.members) > MAX_COUNTED:
+        if limit > 1 and (limit + 2) * len(self.members) > MAX_COUNTED:
             keyword = "minProperties" if self.most is None else "maxProperties"
             reason = f"{len(self.members)} properties are too many to be counted up to {limit}"
             raise UnsupportedKeyword(self.pointer, keyword, reason)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from plait.decoders.constrained.grammar import regex
@@ -80,12 +81,18 @@ def _check_unknown(keyword: str, pointer: str) -> None:
         raise UnsupportedKeyword(pointer, keyword, "this keyword is not supported")
     if keyword in ANNOTATIONS or keyword.startswith(("x-", "_", "//", "@")):
         return
-    known = [*_READERS, *APPLICATORS]
-    meant = get_close_matches(keyword, known, n=1, cutoff=TYPO_RATIO)
-    folded = [name for name in known if name.lower() == keyword.lower()]
-    if found := folded or meant:
-        reason = f"this keyword is not known; is {found[0]!r} meant?"
+    if (meant := _resembling(keyword)) is not None:
+        reason = f"this keyword is not known; is {meant!r} meant?"
         raise UnsupportedKeyword(pointer, keyword, reason)
+
+
+@lru_cache(1024)  # the same few stand in many places
+def _resembling(keyword: str) -> str | None:
+    """Return the keyword that is spelled almost like this one."""
+    known = [*_READERS, *APPLICATORS]
+    folded = [name for name in known if name.lower() == keyword.lower()]
+    found = folded or get_close_matches(keyword, known, n=1, cutoff=TYPO_RATIO)
+    return found[0] if found else None
 
 
 def _malformed(pointer: str, keyword: str, want: str) -> UnsupportedKeyword:
