@@ -70,7 +70,7 @@ async def test_every_field_arrives() -> None:
         logit_bias={"7": -100, "8": 2.5},
         allowed_token_ids=[5, 5, 6],
         bad_words=["no"],
-        seed=-1,
+        seed=-2,
         max_tokens=9,
         max_completion_tokens=8,
         min_tokens=2,
@@ -93,7 +93,7 @@ async def test_every_field_arrives() -> None:
     assert sampling.logit_bias == {7: -100, 8: 2.5}
     assert sampling.allowed_token_ids == (5, 6)
     assert sampling.bad_words == (tuple(b"no"), tuple(b" no"))
-    assert sampling.seed == 2**64 - 1
+    assert sampling.seed == 2**64 - 2
     assert (sampling.min_tokens, request.max_tokens) == (2, 8)
     assert request.stop_token_ids == [3]
     assert sampling.logprobs == 4
@@ -104,8 +104,8 @@ async def test_every_field_arrives() -> None:
 
 
 async def test_a_seed_is_drawn_and_every_reader_can_hold_it() -> None:
-    seeds = {(await chat()).seed for _ in range(8)}
-    assert len(seeds) == 8
+    seeds = {(await chat(seed=seed)).seed for _ in range(8) for seed in (None, -1)}
+    assert len(seeds) == 16
     assert max(seeds) < 2**53
 
 

@@ -55,8 +55,11 @@ def sampling_params(
 
 
 def seed_of(request: GenerationRequest) -> int:
-    """Return the seed as an unsigned 64-bit number; negative ones count from 2^64 down."""
-    if request.seed is None:
+    """Return the seed as an unsigned 64-bit number; negative ones count from 2^64 down.
+
+    -1 asks for one that is drawn, as at vLLM and llama.cpp.
+    """
+    if request.seed in (None, -1):
         return secrets.randbits(SEED_BITS)
     return request.seed % 2**64
 

@@ -166,7 +166,7 @@ class Sampling(Strict):
     seed: Annotated[int, Field(ge=-INT64, lt=2 * INT64), WHOLE] | None = Field(
         None,
         description="The same request with the same seed gives the same tokens. One is drawn if "
-        "none is given, and returned as `seed` and in the header x-plait-seed.",
+        "none is given, or -1, and returned as `seed` and in the header x-plait-seed.",
     )
 
 
@@ -205,12 +205,18 @@ class OfOtherServers(Strict):
     cache_prompt: Annotated[
         Any, Unsupported("--prefix-caching decides, and cache_salt sets prefixes apart", (True,))
     ] = None
+    documents: Annotated[Any, Unsupported("put them into a message", ([],))] = None
     early_stopping: Annotated[Any, Unsupported(_BEAMS, (False,))] = None
+    include_reasoning: Annotated[
+        Any, Unsupported("thoughts are not told apart from the text", (True,))
+    ] = None
     length_penalty: Annotated[Any, Unsupported(_BEAMS, (1, 1.0))] = None
+    mirostat: Annotated[Any, Unsupported("top_p, top_k and min_p truncate", (0,))] = None
     spaces_between_special_tokens: Annotated[
         Any, Unsupported("special tokens are written without spaces of the server's own", (True,))
     ] = None
     truncate_prompt_tokens: Annotated[Any, Unsupported("a prompt is never cut")] = None
+    typical_p: Annotated[Any, Unsupported("top_p, top_k and min_p truncate", (1, 1.0))] = None
     use_beam_search: Annotated[Any, Unsupported(_BEAMS, (False,))] = None
 
 
