@@ -20,8 +20,11 @@ from plait.decoders.speculative.config import AUTO, DraftOptions
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.common import Unsupported
 from plait.server.api.schemas.completions import CompletionRequest
+from plait.server.models.gguf import ARCHITECTURES
+from plait.server.models.hf.families import FAMILIES
 from plait.server.options import ServeOptions
 from plait.server.parser import readable
+from plait.server.prompt.gguf_tokenizer import PRE_TOKENIZERS
 
 ROOT = Path(__file__).resolve().parents[1]
 OPENAI = (
@@ -100,6 +103,20 @@ def options() -> str:
         if name not in NOT_OPTIONS
     ]
     return _table(["Option", "Default", "Meaning"], rows)
+
+
+def architectures() -> str:
+    """Return what each way to give a model may hold."""
+    rows = [
+        ["Hugging Face folder", "`model_type`", ", ".join(f"`{name}`" for name in FAMILIES)],
+        ["GGUF file", "`general.architecture`", ", ".join(f"`{n}`" for n in ARCHITECTURES)],
+    ]
+    return _table(["Given as", "Key", "Supported"], rows)
+
+
+def pre_tokenizers() -> str:
+    """Return the names of GGUF's `tokenizer.ggml.pre` that are known."""
+    return ", ".join(f"`{name}`" for name in PRE_TOKENIZERS)
 
 
 def modules(folder: str) -> str:

@@ -219,6 +219,11 @@ class EngineOptions(BaseModel):
         le=2**31 - 1,
         description="Tokens of prompt and answer; 0: the model's own.",
     )
+    generation_config: Literal["auto", "off"] = Field(
+        _ENGINE.generation_config,
+        description="auto: sampling that a request leaves open is as the model's files recommend; "
+        "off: OpenAI's defaults.",
+    )
     max_num_seqs: Count = Field(_ENGINE.max_num_seqs, description="Sequences running at once.")
     max_step_tokens: Count = Field(_ENGINE.max_step_tokens, description="Rows of a forward pass.")
     kv_cache_bytes: BytesOrZero = Field(

@@ -89,6 +89,7 @@ class EngineSettings:
     weights: WeightMode = "auto"
     threads: int = 0  # 0: as many as the machine has cores
     max_model_len: int = 0  # 0: the model's own
+    generation_config: Literal["auto", "off"] = "auto"  # sampling that the model's files recommend
     max_num_seqs: int = 64
     max_step_tokens: int = 512  # rows of one forward pass
     kv_cache_bytes: int = 0  # 0: what all sequences need, 1 GiB or what one needs, what fits

@@ -22,7 +22,7 @@ from plait.server.models.gguf_header import GgufFile, read_gguf
 from plait.server.models.spec import MAX_LAYERS, ModelSpec, Rope, yarn_attention_factor
 
 # Supported architectures: does the converter reorder their query and key rows?
-_REORDERED = {"llama": True, "qwen2": False, "qwen3": False, "smollm3": True}
+ARCHITECTURES = {"llama": True, "qwen2": False, "qwen3": False, "smollm3": True}
 _ROPE_FACTORS = "rope_freqs.weight"
 _NOPE_INTERVAL = 4  # SmolLM3; the format has no key for it
 _KNOWN_KEYS = frozenset(
@@ -66,7 +66,7 @@ class GgufCheckpoint:
         names = _hf_names(self.spec)
         self._tensors = {names.get(name, name): tensor for name, tensor in file.tensors.items()}
         self._tensors.pop(_ROPE_FACTORS, None)  # part of the description
-        self._reordered = _REORDERED[arch]
+        self._reordered = ARCHITECTURES[arch]
 
     def names(self) -> Collection[str]:
         """Return the Hugging Face names of all tensors."""
@@ -116,8 +116,8 @@ def spec_from_metadata(file: GgufFile) -> ModelSpec:
     arch = file.metadata.get("general.architecture")
     if (kind := file.metadata.get("general.type", "model")) != "model":
         raise BadModel(f"general.type is {kind!r}: this file is no model of its own")
-    if arch not in _REORDERED:
-        known = ", ".join(_REORDERED)
+    if arch not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
         raise BadModel(
             f"architecture {arch!r} is not supported; supported are {known}. {OTHERS['gguf']}"
         )
@@ -130,7 +130,7 @@ def spec_from_metadata(file: GgufFile) -> ModelSpec:
     if keys.whole("attention.value_length", head_dim) != head_dim:
         raise BadModel("values and keys of different sizes are not supported")
     rope = _rope(keys, head_dim, file.tensors)
-    if _REORDERED[arch] and rope.dim != head_dim:
+    if ARCHITECTURES[arch] and rope.dim != head_dim:
         raise BadModel(f"{arch} with rotary positions in a part of the head is not supported")
     interval = _NOPE_INTERVAL if arch == "smollm3" else layers + 1
     return ModelSpec(

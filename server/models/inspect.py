@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from importlib.metadata import version
 
+import structlog
 from jinja2 import TemplateError
 
 from plait.server.models.catalog import MALFORMED, BadModel, ModelFiles, naming, resolve
@@ -18,6 +19,8 @@ from plait.server.models.spec import ModelSpec
 from plait.server.prompt.chat_template import compile_template
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
 from plait.server.settings import EngineSettings
+
+log = structlog.stdlib.get_logger(__name__)
 
 _OWN_LAYERS = re.compile(r"self(:.*)?")  # as a draft model: no files of its own
 
@@ -30,7 +33,10 @@ def open_model(files: ModelFiles, engine: EngineSettings) -> Tokenizer:
     Cost: 0.5 s for a vocabulary of 49,152 tokens.
     """
     check_engine(files, engine)
-    return open_tokenizer(files)
+    tokenizer = open_tokenizer(files, sampling=engine.generation_config == "auto")
+    if stated := tokenizer.sampling.stated():
+        log.info("sampling defaults of the model", model=files.name, **stated)
+    return tokenizer
 
 
 def check_engine(files: ModelFiles, engine: EngineSettings) -> None:
@@ -70,13 +76,13 @@ def inspect(files: ModelFiles) -> ModelSpec:
         return checkpoint.spec
 
 
-def open_tokenizer(files: ModelFiles) -> Tokenizer:
+def open_tokenizer(files: ModelFiles, *, sampling: bool = False) -> Tokenizer:
     """Return a model's tokenizer, whose chat template has been found to parse.
 
     Raises:
         BadModel: a file is damaged or of a kind that is not known, or the template does not parse.
     """
-    tokenizer = load_tokenizer(files)
+    tokenizer = load_tokenizer(files, sampling=sampling)
     if tokenizer.chat_template is not None:
         try:
             compile_template(tokenizer.chat_template)

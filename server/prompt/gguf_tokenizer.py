@@ -10,6 +10,7 @@ Kudo and Richardson 2018 (SentencePiece). tests/parity checks against transforme
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from enum import IntEnum
 from typing import Any
 
@@ -18,6 +19,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from plait.server.models.catalog import OTHERS, BadModel, ModelFiles, naming
 from plait.server.models.gguf_header import read_gguf
+from plait.server.models.hf.generation import SamplingDefaults, sampling_from_metadata
 from plait.server.prompt.vocabulary import (
     SPACE,
     Vocabulary,
@@ -83,8 +85,8 @@ SPECIAL = frozenset({TokenType.UNKNOWN, TokenType.CONTROL})
 ADDED = SPECIAL | {TokenType.USER_DEFINED}
 
 
-def gguf_vocabulary(files: ModelFiles) -> Vocabulary:
-    """Build the tokenizer of a GGUF file.
+def gguf_vocabulary(files: ModelFiles, *, sampling: bool = False) -> Vocabulary:
+    """Build the tokenizer of a GGUF file, with the sampling it recommends if that is wanted.
 
     Raises:
         BadModel: the file is damaged, or its vocabulary's kind or pre-tokenizer is not known.
@@ -95,7 +97,9 @@ def gguf_vocabulary(files: ModelFiles) -> Vocabulary:
         template = metadata.get("tokenizer.chat_template")
         if template is not None and not isinstance(template, str):
             raise BadModel("tokenizer.chat_template is not a text")
-        return _vocabulary(_Section(metadata), template)
+        vocabulary = _vocabulary(_Section(metadata), template)
+        defaults = sampling_from_metadata(metadata) if sampling else SamplingDefaults()
+        return replace(vocabulary, sampling=defaults)
 
 
 class _Section:

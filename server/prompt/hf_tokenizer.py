@@ -11,6 +11,7 @@ from typing import Any
 import tokenizers
 
 from plait.server.models.catalog import MALFORMED, BadModel, ModelFiles, naming
+from plait.server.models.hf.generation import SamplingDefaults, sampling_from_config
 from plait.server.models.hf.json_files import read_json
 from plait.server.models.spec import MAX_SIZE
 from plait.server.prompt.vocabulary import (
@@ -23,8 +24,8 @@ from plait.server.prompt.vocabulary import (
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
 
 
-def hf_vocabulary(files: ModelFiles) -> Vocabulary:
-    """Read the tokenizer of a Hugging Face folder.
+def hf_vocabulary(files: ModelFiles, *, sampling: bool = False) -> Vocabulary:
+    """Read the tokenizer of a Hugging Face folder, with the sampling it recommends if wanted.
 
     Raises:
         BadModel: a file is missing or damaged, or the vocabulary is of a kind not known here.
@@ -53,6 +54,7 @@ def hf_vocabulary(files: ModelFiles) -> Vocabulary:
         chat_template=_chat_template(folder, settings),
         named_tokens=named,
         strips_space=strips,
+        sampling=_sampling(folder) if sampling else SamplingDefaults(),
     )
 
 
@@ -124,6 +126,12 @@ def _end_tokens(folder: Path, config: dict[str, Any], eos: int | None) -> frozen
     if odd := [i for i in ids if i is not None and not isinstance(i, int)]:
         raise BadModel(f"{folder}: eos_token_id {odd[0]!r} is no token id")
     return frozenset(i for i in (*ids, eos) if i is not None)
+
+
+def _sampling(folder: Path) -> SamplingDefaults:
+    path = folder / "generation_config.json"
+    with naming(path):
+        return sampling_from_config(read_json(path))
 
 
 def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:

@@ -10,6 +10,7 @@ import tokenizers
 
 from plait.server.errors import BadRequest
 from plait.server.models.catalog import BadModel, ModelFiles, naming
+from plait.server.models.hf.generation import SamplingDefaults
 from plait.server.prompt.gguf_tokenizer import gguf_vocabulary
 from plait.server.prompt.hf_tokenizer import hf_vocabulary
 from plait.server.prompt.length import length_bound
@@ -20,14 +21,18 @@ QUOTE = "\ufdd0"
 FIRST_LETTER = 0x100000
 
 
-def load_tokenizer(files: ModelFiles) -> Tokenizer:
+def load_tokenizer(files: ModelFiles, *, sampling: bool = False) -> Tokenizer:
     """Return the tokenizer of a model.
 
+    Args:
+        files: The model's.
+        sampling: Read the sampling that its makers recommend, too.
     Raises:
         BadModel: the files are damaged, or of a kind that is not known.
     """
     with naming(files.path):
-        return Tokenizer(gguf_vocabulary(files) if files.kind == "gguf" else hf_vocabulary(files))
+        read = gguf_vocabulary if files.kind == "gguf" else hf_vocabulary
+        return Tokenizer(read(files, sampling=sampling))
 
 
 class Tokenizer:
@@ -47,6 +52,7 @@ class Tokenizer:
     named_tokens: Mapping[str, str]  # what templates may write: "bos_token": "<s>", ...
     prefix: tuple[int, ...]  # what the model wants in front of a text: bos, or nothing
     strips_space: bool  # decode drops the space that encode puts in front (SentencePiece)
+    sampling: SamplingDefaults  # what the model's makers recommend
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         added = vocabulary.backend.get_added_tokens_decoder()
@@ -58,6 +64,7 @@ class Tokenizer:
         self.token_bytes = vocabulary.token_bytes
         self.chat_template = vocabulary.chat_template
         self.named_tokens = vocabulary.named_tokens
+        self.sampling = vocabulary.sampling
         self.prefix = vocabulary.prefix
         self.strips_space = vocabulary.strips_space
         self._plain = _ignoring_special(vocabulary.backend)

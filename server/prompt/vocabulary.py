@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import tokenizers
 
+from plait.server.models.hf.generation import SamplingDefaults
+
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 SPACE = "\u2581"  # SentencePiece writes a space as this sign
 
@@ -25,6 +27,7 @@ class Vocabulary:
     chat_template: str | None
     named_tokens: Mapping[str, str] = field(default_factory=dict)  # "bos_token": "<s>", ...
     strips_space: bool = False  # the encoding starts with a space that is not in the text
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)  # of silent requests
 
 
 def byte_level_alphabet() -> dict[str, int]:

@@ -94,6 +94,7 @@ def test_every_option_reaches_its_setting(served: list[Settings]) -> None:
     strange: dict[str, Any] = {
         "host": "::1",
         "weights": "fp32",
+        "generation_config": "off",
         "device": "cuda",
         "log_format": "json",
         "log_level": "error",

@@ -141,6 +141,7 @@ class Model(Struct, frozen=True):
     object: Literal["model"] = "model"
     owned_by: str = "plait"
     diffusion: DiffusionSpec | UnsetType = UNSET  # of a diffusion model
+    sampling: dict[str, float] | UnsetType = UNSET  # what a silent request gets, if not OpenAI's
 
 
 class ModelList(Struct, frozen=True):

@@ -35,14 +35,15 @@ def sampling_params(
     """
     allowed = request.allowed_token_ids or []
     check_ids(allowed, vocab_size, param="allowed_token_ids")
-    top_k = request.top_k or 0
+    usual = tokenizer.sampling
+    top_k = usual.top_k if request.top_k is None else request.top_k
     is_greedy = request.top_p == 0  # the smallest set of tokens is the likeliest one
     return SamplingParams(
-        temperature=0.0 if is_greedy else _default(request.temperature, 1.0),
+        temperature=0.0 if is_greedy else _default(request.temperature, usual.temperature),
         top_k=0 if top_k < 0 else top_k,
-        top_p=1.0 if is_greedy else _default(request.top_p, 1.0),
-        min_p=_default(request.min_p, 0.0),
-        repetition_penalty=_default(request.repetition_penalty, 1.0),
+        top_p=1.0 if is_greedy else _default(request.top_p, usual.top_p),
+        min_p=_default(request.min_p, usual.min_p),
+        repetition_penalty=_default(request.repetition_penalty, usual.repetition_penalty),
         presence_penalty=_default(request.presence_penalty, 0.0),
         frequency_penalty=_default(request.frequency_penalty, 0.0),
         logit_bias=_logit_bias(request.logit_bias or {}, vocab_size),

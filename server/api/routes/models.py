@@ -29,11 +29,15 @@ async def retrieve_model(model_id: str, request: Request) -> Response:
 
 def model_of(served: ServedModelLike) -> wire.Model:
     """Return how a served model is listed."""
-    info = served.info
+    info, sampling = served.info, served.tokenizer.sampling.stated() or UNSET
     if info is None:
-        return wire.Model(served.name, served.created, None)
+        return wire.Model(served.name, served.created, None, sampling=sampling)
     return wire.Model(
-        served.name, served.created, info.max_model_len, diffusion=info.diffusion or UNSET
+        served.name,
+        served.created,
+        info.max_model_len,
+        diffusion=info.diffusion or UNSET,
+        sampling=sampling,
     )
 
 
