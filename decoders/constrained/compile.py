@@ -25,7 +25,6 @@ from plait.decoders.constrained.vocabulary import Vocabulary
 from plait.kernels.grammar import UNREACHABLE, TooLarge
 
 MAX_CHOICES = 10_000
-MAX_STATES = 4000  # of a regular expression that looks around
 
 
 def compile_constraint(

@@ -158,12 +158,12 @@ class Lengths {
     return true;
   }
 
-  // Write the lengths down one by one, as far as the window may ask for them.
+  // Write the lengths down one by one, as far as the window may ask for them: what has `least`
+  // characters or more goes on from where these lead, for `farthest` more at most.
   void list(int least, int most) {
     const size_t size = dfa_.size();
-    // An endless state repeats within `size` beyond twice that: no window looks farther.
-    const size_t limit = most >= 0 ? static_cast<size_t>(most) + 1
-                                   : std::max(static_cast<size_t>(least), 2 * size) + size + 2;
+    const int last = least + farthest_;
+    const size_t limit = static_cast<size_t>(most >= 0 ? std::min(most, last) : last) + 1;
     if (size * limit > kMaxBits) throw TooLarge("its possible lengths are too many to list");
     bits_.assign(size, std::vector<uint64_t>(limit / 64 + 1, 0));
     is_endless_ = false;
