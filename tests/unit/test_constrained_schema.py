@@ -296,6 +296,19 @@ def test_unsatisfiable_options_are_left_out_not_offered() -> None:
     assert not _accepts(schema, '{"a":1}')
 
 
+def test_half_a_surrogate_pair_is_in_no_answer() -> None:
+    half = "\ud83d"
+    named = {"type": "object", "properties": {half: {}, "b": {}}, "additionalProperties": {}}
+
+    assert _accepts({"enum": [half, [half], {half: 1}, "b"]}, '"b"')
+    assert _accepts(named, '{"b":1,"c":2}')
+    assert _accepts({"type": "string", "not": {"enum": [half, "b"]}}, '"c"')
+    assert _accepts({"type": "object", "propertyNames": {"enum": [half, "b"]}}, '{"b":1}')
+    for schema in ({"const": half}, {"const": [half]}, {**named, "required": [half]}):
+        with pytest.raises(ConstraintError, match="no answer can satisfy it"):
+            _accepts(schema, "")
+
+
 def test_deep_schemas_are_refused() -> None:
     schema: dict[str, Any] = {}
     for _ in range(65):

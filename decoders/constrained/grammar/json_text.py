@@ -135,13 +135,25 @@ def quoted(ranges: Ranges) -> Node:
 
 
 def literal(value: Any) -> Node:
-    """Return the text of a JSON value, with blanks between its tokens."""
+    """Return the text of a JSON value, with blanks between its tokens.
+
+    NOTHING if a string in it holds half of a surrogate pair, which no text can.
+    """
     if isinstance(value, Mapping):
         members = [seq(literal(name), COLON, literal(item)) for name, item in value.items()]
         return _fixed("{", members, "}")
     if isinstance(value, list):
         return _fixed("[", [literal(item) for item in value], "]")
-    return Text(json.dumps(value, ensure_ascii=False))
+    text = json.dumps(value, ensure_ascii=False)
+    return Text(text) if text.isascii() or _is_encodable(text) else NOTHING
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def levels_of(value: Any) -> int:

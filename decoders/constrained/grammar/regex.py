@@ -92,8 +92,13 @@ EVERYTHING = _make("repeat", (ANY_CHAR,), times=(0, None))
 
 
 def literal(text: str) -> Expr:
-    """Return the one text."""
-    return concat([char(((ord(c), ord(c)),)) for c in text])
+    """Return the one text; nothing if it holds half of a surrogate pair, which is no character."""
+    return concat([char(((ord(c), ord(c)),)) if is_character(c) else VOID for c in text])
+
+
+def is_character(c: str) -> bool:
+    """Tell whether a code point is a character, not half of a surrogate pair."""
+    return not "\ud800" <= c <= "\udfff"
 
 
 def concat(items: Iterable[Expr]) -> Expr:
