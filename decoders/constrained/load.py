@@ -6,7 +6,9 @@ from collections import OrderedDict
 from threading import Lock
 
 from plait.decoders.constrained.matcher import GrammarConstraint, LoadedGrammar
-from plait.decoders.constrained.table import decode_table
+from plait.decoders.constrained.restrict import restricted
+from plait.decoders.constrained.spec import ALL_TOKENS, Tokens
+from plait.decoders.constrained.table import Table, decode_table
 from plait.decoders.constrained.vocabulary import Vocabulary
 
 
@@ -17,24 +19,33 @@ class ConstraintLoader:
         self._vocabulary = vocabulary
         vocabulary.prepare()
         self._cache_bytes = cache_bytes
-        self._loaded: OrderedDict[str, LoadedGrammar] = OrderedDict()
+        self._loaded: OrderedDict[tuple[str, Tokens], LoadedGrammar] = OrderedDict()
         self._lock = Lock()
 
-    def load(self, key: str, table: bytes) -> GrammarConstraint:
+    def load(self, key: str, table: bytes, tokens: Tokens = ALL_TOKENS) -> GrammarConstraint:
         """Return a constraint at its start.
 
         Args:
             key: content key of the constraint (plait.decoders.constrained.spec.content_key).
             table: as compile.compile_constraint returned it.
+            tokens: what may be written; masks, counts and closings know of no others.
+        Raises:
+            ConstraintError: these tokens can't spell a text of the grammar.
         Cost: a millisecond or two for usual schemas when the key is new, microseconds otherwise.
         """
         with self._lock:
-            found = self._loaded.get(key)
+            found = self._loaded.get((key, tokens))
             if found is None:
-                found = self._loaded[key] = LoadedGrammar(decode_table(table), self._vocabulary)
-            self._loaded.move_to_end(key)
+                found = self._loaded[key, tokens] = self._make(decode_table(table), tokens)
+            self._loaded.move_to_end((key, tokens))
             self._evict()
         return GrammarConstraint(found)
+
+    def _make(self, table: Table, tokens: Tokens) -> LoadedGrammar:
+        if tokens == ALL_TOKENS:
+            return LoadedGrammar(table, self._vocabulary)
+        vocabulary = self._vocabulary.restricted(tokens)
+        return LoadedGrammar(restricted(table, vocabulary), vocabulary)
 
     def _evict(self) -> None:
         """Drop the least recently used grammars; sequences in flight keep theirs."""

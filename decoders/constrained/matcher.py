@@ -50,6 +50,7 @@ class GrammarConstraint:
     def __init__(self, grammar: LoadedGrammar) -> None:
         self._grammar = grammar
         self._automaton = grammar.automaton()
+        self._prefill = b""  # in front of the tokens
         self._token_ids: list[int] = []
         self._states: list[int] = [self._automaton.start]  # one more than tokens
         self._is_ended = False  # by an end-of-text token, the last one
@@ -90,6 +91,16 @@ class GrammarConstraint:
         self._states.append(state)
         return True
 
+    def accept_text(self, text: bytes) -> bool:
+        """Advance before the first token, however the text is cut; False (and unchanged) if it
+        begins no legal text. It can't be rolled back."""
+        assert not self._token_ids and not self._prefill, "a prefill stands at the start"
+        state = _walked(self._automaton, text)
+        if state == DEAD:
+            return False
+        self._prefill, self._states = text, [state]
+        return True
+
     def rollback(self, num_tokens: int) -> None:
         """Take back the last accepted tokens."""
         if num_tokens > 0:
@@ -102,6 +113,7 @@ class GrammarConstraint:
         copy = object.__new__(GrammarConstraint)
         copy._grammar = self._grammar
         copy._automaton = self._automaton
+        copy._prefill = self._prefill
         copy._token_ids = self._token_ids.copy()
         copy._states = self._states.copy()
         copy._is_ended = self._is_ended
@@ -147,9 +159,19 @@ class GrammarConstraint:
         """Return where the text stands, in the automaton that the grammar has now."""
         automaton = self._grammar.automaton()
         if automaton is not self._automaton:
-            states = [automaton.start]
+            states = [_walked(automaton, self._prefill)]
             for token_id in self._token_ids:
                 is_end = token_id in self._grammar.vocabulary.eos_token_ids
                 states.append(states[-1] if is_end else automaton.advance(states[-1], token_id))
             self._automaton, self._states = automaton, states
         return self._states[-1]
+
+
+def _walked(automaton: Automaton, text: bytes) -> int:
+    """Return the state behind a text, or DEAD."""
+    state = automaton.start
+    for byte in text:
+        if state == DEAD:
+            break
+        state = automaton.step(state, byte)
+    return state

@@ -61,6 +61,20 @@ class ConstraintLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Tokens:
+    """Which tokens of the vocabulary a constrained text may be written with."""
+
+    only: frozenset[int] = frozenset()  # empty: all
+    without: frozenset[int] = frozenset()
+
+    def __contains__(self, token_id: int) -> bool:
+        return token_id not in self.without and (not self.only or token_id in self.only)
+
+
+ALL_TOKENS = Tokens()
+
+
+@dataclass(frozen=True, slots=True)
 class Compiled:
     """A constraint that is ready to be matched, in a form that travels."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from plait.decoders.constrained.spec import Tokens
 from plait.kernels.grammar import make_vocabulary as make_handle
 
 MAX_TOKEN_BYTES = 32  # longest token that a constrained text may use
@@ -43,6 +44,11 @@ class Vocabulary:
         if token_id in self.eos_token_ids or not 0 <= token_id < len(self.token_bytes):
             return False
         return 0 < len(self.token_bytes[token_id]) <= MAX_TOKEN_BYTES
+
+    def restricted(self, tokens: Tokens) -> Vocabulary:
+        """Return the vocabulary without all other tokens, which spell nothing then."""
+        spelled = (text if i in tokens else b"" for i, text in enumerate(self.token_bytes))
+        return make_vocabulary(spelled, self.eos_token_ids)
 
     def prepare(self) -> None:
         """Compute now what would otherwise be computed in the middle of a request."""

@@ -107,8 +107,11 @@ class Admission:
         dropped: Collection[int],
     ) -> list[Sequence]:
         """Return a request's sequences; raise ServerError if the engine can't run them."""
+        base = constraint.result()
+        if base is not None:
+            _check_budget(base, request)
         try:
-            members = self._sequences(request, constraint.result(), dropped)
+            members = self._sequences(request, base, dropped)
         except MethodError as error:
             raise BadRequest(str(error), param=error.param) from error
         misfit = self._misfit(members[0]) if members else None
@@ -192,9 +195,21 @@ class Admission:
 def _failed(request_id: str, fault: Exception) -> Failed:
     """Return the report of a request that could not begin; what is no ServerError is our fault."""
     if isinstance(fault, ServerError):
-        return Failed(request_id, type(fault).__name__, fault.message, fault.param)
+        return Failed(request_id, type(fault).__name__, fault.message, fault.param, fault.code)
     log_fault(request_id, fault)
     return Failed(request_id, "Internal", FAILED)
+
+
+def _check_budget(constraint: Constraint, request: GenerateRequest) -> None:
+    """Raise BadRequest if no answer is sure to fit, as things stand behind the prefill."""
+    shortest = constraint.min_tokens()
+    if shortest > request.max_tokens:
+        raise BadRequest(
+            f"The shortest answer that the form allows has {shortest} tokens, but max_tokens is "
+            f"{request.max_tokens}.",
+            param="max_tokens",
+            code="constraint_exceeds_max_tokens",
+        )
 
 
 def _named_ids(request: GenerateRequest) -> Iterator[tuple[str, Collection[int]]]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from plait.decoders.constrained.spec import ConstraintError, Tokens
+from plait.kernels.grammar import UNREACHABLE, TooLarge
+from plait.server.errors import BadRequest
 from plait.server.prompt.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -12,6 +15,16 @@ if TYPE_CHECKING:
     from plait.decoders.protocol import Constraint
     from plait.server.models.catalog import ModelFiles
     from plait.server.pool.messages import CompiledConstraint
+
+
+def _unspellable(compiled: CompiledConstraint) -> BadRequest:
+    """Return the error for tokens that the form can't be written with."""
+    param = "allowed_token_ids" if compiled.only else "bad_words"
+    return BadRequest(
+        f"{param} and the form of the answer can't both hold: none that the form allows is sure to "
+        "be spelled with the tokens that are left. Leave those of single characters, too.",
+        param=param,
+    )
 
 
 class LazyConstraints:
@@ -29,8 +42,26 @@ class LazyConstraints:
         self._cache_bytes = cache_bytes
 
     def __call__(self, compiled: CompiledConstraint) -> Constraint:
-        """Return a fresh constraint for one request."""
-        return self._loader.load(compiled.key, compiled.table)
+        """Return a fresh constraint for one request, behind its prefill.
+
+        Raises:
+            BadRequest: the prefill begins no text of the form, or the tokens that the request
+                leaves can't spell one.
+        """
+        tokens = Tokens(frozenset(compiled.only), frozenset(compiled.without))
+        try:
+            constraint = self._loader.load(compiled.key, compiled.table, tokens)
+        except (ConstraintError, TooLarge) as error:
+            raise _unspellable(compiled) from error
+        if not constraint.accept_text(compiled.prefill.encode()):
+            raise BadRequest(
+                "The last message does not begin a text that the asked form allows, so it can't be "
+                "continued to one: change the message or the form.",
+                param="messages",
+            )
+        if constraint.min_tokens() >= UNREACHABLE:
+            raise _unspellable(compiled)
+        return constraint
 
     def prepare(self) -> None:
         """Do now what the first call would do."""

@@ -185,5 +185,5 @@ def error_of(failed: Failed) -> ServerError:
     """Return the error that a worker's report names."""
     kind = getattr(errors, failed.error, None)
     if isinstance(kind, type) and issubclass(kind, ServerError):
-        return kind(failed.message, param=failed.param)
+        return kind(failed.message, param=failed.param, code=failed.code)
     return Internal(failed.message)

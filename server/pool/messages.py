@@ -22,6 +22,9 @@ class CompiledConstraint(msgspec.Struct, frozen=True):
     key: str  # content hash: kind, text, options, tokenizer
     table: bytes  # what its automaton is made of; opaque here
     min_tokens: int  # tokens of the shortest complete answer
+    prefill: str = ""  # what the text begins with; the answer goes on behind it
+    only: list[int] = []  # tokens that it may be written with (allowed_token_ids); empty: all
+    without: list[int] = []  # tokens that it may not be written with
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, tag="generate"):
@@ -111,6 +114,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     error: str
     message: str
     param: str | None = None
+    code: str | None = None
 
 
 class ModelInfo(msgspec.Struct, frozen=True, tag="ready"):

@@ -34,6 +34,7 @@ KNOWN_ROLES = frozenset({"system", "user", "assistant"})
 
 # Ends the message that is to be continued, while the template puts its own words behind it.
 CONTINUE_HERE = "\ufdd1"
+KEPT = " "  # behind that mark, as transformers has it: gone where the template trims messages
 
 Message = dict[str, str]
 
@@ -171,9 +172,10 @@ def _render(
                 "continue_final_message and add_generation_prompt exclude each other",
                 param="continue_final_message",
             )
-        conversation = [*conversation[:-1], _left_open(conversation[-1])]
+        message = conversation[-1]
+        conversation = [*conversation[:-1], _left_open(message)]
     text = _run(template, {**variables, "messages": conversation})
-    return _cut(text) if continue_final_message else text
+    return _cut(text, message) if continue_final_message else text
 
 
 def _template(tokenizer: Tokenizer) -> ChatTemplate:
@@ -238,14 +240,17 @@ def _check_roles(
 
 
 def _left_open(message: Message) -> Message:
-    return {**message, "content": message["content"] + CONTINUE_HERE}
+    return {**message, "content": message["content"] + CONTINUE_HERE + KEPT}
 
 
-def _cut(text: str) -> str:
-    before, mark, _ = text.rpartition(CONTINUE_HERE)
+def _cut(text: str, message: Message) -> str:
+    """Return the text up to the end of the message, whose last blanks the template may trim."""
+    before, mark, behind = text.rpartition(CONTINUE_HERE)
     if not mark:
         raise BadRequest(
             "this model's chat template does not write the last message",
             param="continue_final_message",
         )
-    return before
+    content = message["content"]
+    trimmed = 0 if behind.startswith(KEPT) else len(content) - len(content.rstrip())
+    return before[: len(before) - trimmed]

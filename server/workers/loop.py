@@ -143,6 +143,7 @@ def failure(request_id: str, error: ServerError) -> Failed:
         error=type(error).__name__,
         message=error.message,
         param=error.param,
+        code=error.code,
     )
 
 

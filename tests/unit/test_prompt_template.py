@@ -145,6 +145,19 @@ def test_final_message_is_left_open(model: Models, content: str) -> None:
     assert chat_prompt(model(), messages, **options) == model().encode(have, special=True)
 
 
+@pytest.mark.parametrize(
+    ("content", "want"),
+    [("  Once upon  ", "Once upon"), ("tight", "tight"), (" \n", ""), ("", "")],
+)
+def test_a_template_that_trims_trims_what_is_continued(
+    model: Models, content: str, want: str
+) -> None:
+    trimming = model("{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}[end]{% endfor %}")
+    messages = [{"role": "assistant", "content": content}]
+    options: dict[str, Any] = {"add_generation_prompt": False, "continue_final_message": True}
+    assert render_chat(trimming, messages, **options) == f"[assistant]{want}"
+
+
 def test_final_message_cannot_be_open_and_closed(model: Models) -> None:
     with pytest.raises(BadRequest, match="exclude"):
         render_chat(model(), HELLO, add_generation_prompt=True, continue_final_message=True)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from plait.decoders.constrained.spec import ConstraintSpec
+from plait.decoders.sampling.params import SamplingParams
 from plait.server.api.json_body import parse_json
 from plait.server.api.ports import PoolLike
 from plait.server.api.schemas.chat import ChatRequest, JsonSchemaFormat, TextFormat
@@ -18,13 +22,22 @@ from plait.server.settings import LimitSettings
 SCHEMA_LIMITS = LimitSettings(max_json_depth=256)
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a constraint has to fit into."""
+
+    budget: int  # tokens of the answer
+    prefill: str | None  # what the text begins with; None: nobody can tell
+    sampling: SamplingParams
+
+
 async def compile_constraint(
-    pool: PoolLike, model: str, request: GenerationRequest, budget: int, tenant: str
+    pool: PoolLike, model: str, request: GenerationRequest, frame: Frame, tenant: str
 ) -> CompiledConstraint | None:
     """Return the request's constraint, ready for the model's workers; None if any text will do.
 
     Raises:
-        BadRequest: it is contradictory, can't be enforced, or can't be met within `budget` tokens.
+        BadRequest: it is contradictory, can't be enforced, or can't be met within the budget.
         Overloaded, Unavailable: it may be compiled later; those of one tenant wait for each other.
     """
     spec, param = constraint_spec(request)
@@ -38,14 +51,25 @@ async def compile_constraint(
     except BadRequest as error:
         message = f"{param}: {error.message}"
         raise BadRequest(message, param=param, code=error.code) from None
-    if compiled.min_tokens > budget:
+    if frame.prefill is None:
+        raise BadRequest(
+            "The model's chat template changes the last message, so no form can begin with it: "
+            f"continue_final_message and {param} exclude each other here.",
+            param="continue_final_message",
+        )
+    if compiled.min_tokens > frame.budget and not frame.prefill:  # else the worker can tell
         raise BadRequest(
             f"The shortest answer that {param} allows has {compiled.min_tokens} tokens, but "
-            f"max_tokens is {budget}.",
+            f"max_tokens is {frame.budget}.",
             param=param,
             code="constraint_exceeds_max_tokens",
         )
-    return compiled
+    return msgspec.structs.replace(
+        compiled,
+        prefill=frame.prefill,
+        only=list(frame.sampling.allowed_token_ids),
+        without=[word[0] for word in frame.sampling.bad_words if len(word) == 1],
+    )
 
 
 def constraint_spec(request: GenerationRequest) -> tuple[ConstraintSpec | None, str]:

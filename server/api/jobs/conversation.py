@@ -16,8 +16,11 @@ NO_THOUGHTS = {"enable_thinking": False, "thinking": False, "reasoning_effort": 
 
 def chat_tokens(
     request: ChatRequest | TokenizeRequest, tokenizer: Tokenizer, check: Callable[[str], None]
-) -> list[int]:
-    """Return the tokens of a conversation; for threads, as rendering may take a while.
+) -> tuple[list[int], str | None]:
+    """Return the tokens of a conversation, and the text of an answer that it ends with.
+
+    That is "" unless the last message is continued, and None if the template has changed it. For
+    threads, as rendering may take a while.
 
     Args:
         request: Its messages, and how the template is to write them.
@@ -28,14 +31,31 @@ def chat_tokens(
     """
     continues = bool(request.continue_final_message)
     opens = request.add_generation_prompt
-    return chat_prompt(
+    messages = request.messages or []
+    prefill: str | None = ""
+
+    def look(text: str) -> None:
+        nonlocal prefill
+        check(text)
+        if continues:
+            said = message_text(messages[-1])
+            prefill = _written(said, text, tokenizer)
+
+    token_ids = chat_prompt(
         tokenizer,
-        [_template_message(message) for message in request.messages or ()],
+        [_template_message(message) for message in messages],
         add_generation_prompt=not continues if opens is None else opens,
         continue_final_message=continues,
         kwargs=_kwargs(request, tokenizer),
-        check=check,
+        check=look,
     )
+    return token_ids, prefill
+
+
+def _written(said: str, text: str, tokenizer: Tokenizer) -> str | None:
+    """Return the end of a rendered text that is the last message; templates may trim it."""
+    spellings = (said, said.rstrip(), said.lstrip(), said.strip())
+    return next((each for each in spellings if text.endswith(tokenizer.quote(each))), None)
 
 
 def message_text(message: Message) -> str:

@@ -13,7 +13,7 @@ import msgspec
 
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.api.jobs.budget import Room, budget_of
-from plait.server.api.jobs.constraints import compile_constraint
+from plait.server.api.jobs.constraints import Frame, compile_constraint
 from plait.server.api.jobs.conversation import chat_tokens, message_text, num_chars
 from plait.server.api.jobs.decoding import check_served, plan_decoding
 from plait.server.api.jobs.gate import TokenizerGate
@@ -136,7 +136,8 @@ def tokenise(
         check = partial(check_length, tokenizer=tokenizer, context=context, param="messages")
         prediction = predicted_ids(request, tokenizer, vocab_size, limits)
         text = message_text(request.messages[-1]) if request.echo else ""
-        prompts = [Prompt(chat_tokens(request, tokenizer, check), text, prediction=prediction)]
+        token_ids, prefill = chat_tokens(request, tokenizer, check)
+        prompts = [Prompt(token_ids, text, prediction=prediction, prefill=prefill)]
     else:
         prompts = completion_prompts(request, tokenizer, context)
     _check_prompts(request, prompts, vocab_size)
@@ -162,6 +163,7 @@ async def _plan(
     room = Room(info, decoding.block_size)
     clamp = limits.clamp_max_tokens
     budgets = [budget_of(request, prompt, room, clamp=clamp) for prompt in prompts]
+    frame = Frame(min(budgets), prompts[0].prefill, sampling)
     common = GenerateRequest(
         request_id=f"{_prefix(request)}-{uuid.uuid4().hex}",
         prompt_token_ids=[],
@@ -169,7 +171,7 @@ async def _plan(
         max_tokens=0,
         n=request.n or 1,
         stop_token_ids=_stop_ids(request, served.tokenizer, info),
-        constraint=await compile_constraint(pool, served.name, request, min(budgets), tenant),
+        constraint=await compile_constraint(pool, served.name, request, frame, tenant),
         prompt_logprobs=_num_prompt_logprobs(request),
         priority=request.priority or 0,
         cache_salt=namespace_of(tenant, request.cache_salt or ""),

@@ -27,6 +27,7 @@ class Prompt:
     template: Template | None = None  # whose holes lie among the token ids
     holes: tuple[tuple[int, int], ...] = ()  # [start, stop) of each
     prediction: tuple[int, ...] = ()  # token ids of the answer that the client expects
+    prefill: str | None = ""  # text of the answer that it ends with; None: nobody can tell
     num_hidden: int = 0  # tokens in front that the text does not show (bos)
 
     @property

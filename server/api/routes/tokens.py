@@ -66,7 +66,8 @@ def _tokens(body: TokenizeRequest, tokenizer: Tokenizer, limit: int) -> list[int
     if (body.prompt is None) == (body.messages is None):
         raise BadRequest("Give either a prompt or messages.", param="prompt")
     if body.prompt is None:
-        return chat_tokens(body, tokenizer, partial(_check_size, limit=limit, param="messages"))
+        check = partial(_check_size, limit=limit, param="messages")
+        return chat_tokens(body, tokenizer, check)[0]
     given = [name for name in chat_only if getattr(body, name) is not None]
     if given:
         raise BadRequest(f"{given[0]} needs messages.", param=given[0])

@@ -1,0 +1,90 @@
+"""A table without what a restricted vocabulary can't spell.
+
+What is left of it can be completed, by texts that are spelled operation by operation: a literal
+that only a token reaching over its end could spell counts as one that can't be. So nothing that
+can't be completed is legal, but for what is known on the way (Automaton.num_closing).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plait.decoders.constrained.spec import ConstraintError
+from plait.decoders.constrained.table import Table
+from plait.decoders.constrained.vocabulary import Vocabulary
+from plait.kernels.grammar import UNREACHABLE, Kind
+from plait.kernels.grammar.lexeme import Lexeme
+from plait.kernels.grammar.tails import Tails
+
+MAX_CHARACTERS = 8192  # of the shortest text of a lexeme; no closing is longer
+
+
+def restricted(table: Table, vocabulary: Vocabulary) -> Table:
+    """Return the table without alternatives that the vocabulary can't spell.
+
+    Raises:
+        ConstraintError: nothing is left.
+    Cost: linear in the operations, times the depth of what they nest.
+    """
+    speller = _Speller(table, vocabulary)
+    if not speller.can[table.root]:
+        raise ConstraintError("the vocabulary can't spell a text")
+    operations = [speller.without(operation) for operation in table.operations]
+    return Table(operations, table.dfas, table.root)
+
+
+class _Speller:
+    """Which operations have a text that the vocabulary spells: the least fixed point."""
+
+    def __init__(self, table: Table, vocabulary: Vocabulary) -> None:
+        self._table = table
+        self._tails = Tails(vocabulary.token_of)
+        alone = {text[0] for text in vocabulary.token_of if len(text) == 1}
+        self._preferred = sorted(range(256), key=lambda byte: (byte not in alone, byte))
+        self.can = [self._is_leaf(each) and self._spells(each) for each in table.operations]
+        compound = [i for i, each in enumerate(table.operations) if not self._is_leaf(each)]
+        changed = True
+        while changed:
+            found = [i for i in compound if not self.can[i] and self._joins(table.operations[i])]
+            for i in found:
+                self.can[i] = True
+            changed = bool(found)
+
+    def without(self, operation: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return an operation without the parts that can't be spelled and needn't be."""
+        kind, *rest = operation
+        if kind == Kind.CHOICE:
+            return (kind, [item for item in rest[0] if self.can[item]] or rest[0])
+        if kind == Kind.LISTED:
+            return (kind, [text for text in rest[0] if self._is_spelled(text)] or rest[0])
+        if kind == Kind.REPEAT and not self.can[rest[0]]:
+            return (Kind.TEXT.value, b"")
+        return operation
+
+    @staticmethod
+    def _is_leaf(operation: tuple[Any, ...]) -> bool:
+        return operation[0] in (Kind.TEXT, Kind.SET, Kind.LISTED, Kind.LEXEME)
+
+    def _spells(self, operation: tuple[Any, ...]) -> bool:
+        kind, *rest = operation
+        if kind == Kind.TEXT:
+            return self._is_spelled(rest[0])
+        if kind == Kind.SET:
+            return any(self._is_spelled(bytes([byte])) for byte in rest[0])
+        if kind == Kind.LISTED:
+            return any(self._is_spelled(text) for text in rest[0])
+        lexeme = Lexeme(self._table.dfas[rest[0]], rest[1], rest[2])
+        if not 0 <= lexeme.missing(0, 0) <= MAX_CHARACTERS:
+            return False
+        return self._is_spelled(lexeme.cheapest((0, 0), self._preferred))
+
+    def _joins(self, operation: tuple[Any, ...]) -> bool:
+        kind, *rest = operation
+        if kind == Kind.SEQ:
+            return all(self.can[item] for item in rest[0])
+        if kind == Kind.CHOICE:
+            return any(self.can[item] for item in rest[0])
+        return self.can[rest[0]] or (kind == Kind.REPEAT and rest[1] == 0)
+
+    def _is_spelled(self, text: bytes) -> bool:
+        return self._tails.prepend(text, self._tails.end).tokens < UNREACHABLE
