@@ -84,7 +84,7 @@ class _Speller:
             return all(self.can[item] for item in rest[0])
         if kind == Kind.CHOICE:
             return any(self.can[item] for item in rest[0])
-        return self.can[rest[0]] or (kind == Kind.REPEAT and rest[1] == 0)
+        return bool(self.can[rest[0]] or (kind == Kind.REPEAT and rest[1] == 0))
 
     def _is_spelled(self, text: bytes) -> bool:
         return self._tails.prepend(text, self._tails.end).tokens < UNREACHABLE
