@@ -252,5 +252,6 @@ def _cut(text: str, message: Message) -> str:
             param="continue_final_message",
         )
     content = message["content"]
-    trimmed = 0 if behind.startswith(KEPT) else len(content) - len(content.rstrip())
-    return before[: len(before) - trimmed]
+    if behind.startswith(KEPT) or not content.strip():
+        return before
+    return before.removesuffix(content[len(content.rstrip()) :])
