@@ -234,6 +234,38 @@ async def test_the_document_and_the_server_agree_on_what_excludes_what(
         assert answer.json()["error"]["param"] in ("prompt", "structured_outputs")
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        *({"role": role} for role in ("system", "developer", "user", "assistant", "critic")),
+        *({"role": role} for role in ("tool", "function", "", "a b", "x" * 65, None, 1)),
+        {},
+        {"role": "user", "name": "n"},
+        {"role": "critic", "name": "n"},
+        {"role": "user", "reasoning": "x"},
+        {"role": "assistant", "reasoning": "x", "reasoning_content": "x"},
+        {"role": "assistant", "tool_calls": []},
+        {"role": "assistant", "tool_calls": [{}]},
+        {"role": "user", "cache_control": None},
+        {"role": "user", "cache_control": {}},
+        {"role": "user", "content": [{"type": "text", "text": "x"}]},
+        {"role": "user", "content": [{"type": "refusal", "refusal": "x"}]},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "x"}]},
+        {"role": "user", "content": [{"type": "image_url"}]},
+        {"role": "user", "content": []},
+    ],
+)
+def test_the_document_and_the_server_agree_on_messages(message: dict[str, Any]) -> None:
+    body = {"messages": [{"content": "x"} | message]}
+    fits = validator_for(ChatRequest.model_json_schema()).is_valid(body)
+    try:
+        ChatRequest.model_validate(body)
+    except ValidationError:
+        assert not fits
+    else:
+        assert fits
+
+
 def test_every_field_says_what_it_takes() -> None:
     """No field is left to any value at all but those whose values are looked at elsewhere."""
     for model in BODIES:
