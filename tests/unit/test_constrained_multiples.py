@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from plait.decoders.constrained.compile import lower
@@ -150,7 +150,9 @@ def test_multiples_beside_other_keywords(
 
 
 def test_a_step_with_too_many_remainders_is_refused() -> None:
-    with pytest.raises(UnsupportedKeyword, match="3001 need too many remainders") as caught:
+    with pytest.raises(
+        UnsupportedKeyword, match="its multiples need too many remainders"
+    ) as caught:
         _automaton({"type": "object", "properties": {"n": {"type": "integer", "multipleOf": 3001}}})
 
     assert (caught.value.pointer, caught.value.keyword) == ("/properties/n", "multipleOf")
@@ -161,3 +163,38 @@ def test_a_range_may_hold_few_multiples_of_any_step() -> None:
 
     assert _accepts(automaton, "9003")
     assert not _accepts(automaton, "9004")
+
+
+negations = st.recursive(
+    st.fixed_dictionaries({"multipleOf": st.sampled_from([2, 3, 4, 5, 6, 10, 0.5, 1.5])}),
+    lambda inner: st.one_of(
+        inner.map(lambda schema: {"not": schema}),
+        st.lists(inner, min_size=1, max_size=2).map(lambda schemas: {"allOf": schemas}),
+        st.lists(inner, min_size=1, max_size=2).map(lambda schemas: {"anyOf": schemas}),
+        st.lists(inner, min_size=1, max_size=2).map(lambda schemas: {"oneOf": schemas}),
+    ),
+    max_leaves=3,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(negations, st.sampled_from(["integer", "number"]))
+def test_negated_multiples_are_those_of_a_validator(schema: Any, kind: str) -> None:
+    whole = {**schema, "type": kind, "minimum": -13}
+    try:
+        automaton = _automaton(whole)
+    except UnsupportedKeyword:
+        assume(False)
+    judge = jsonschema_rs.validator_for(whole)
+
+    for value in range(-14, 70):
+        assert _accepts(automaton, str(value)) == judge.is_valid(value), value
+        if kind == "number" and _accepts(automaton, f"{value}.5"):
+            assert judge.is_valid(value + (0.5 if value >= 0 else -0.5))
+
+
+def test_what_is_no_multiple_may_be_a_fraction() -> None:
+    automaton = _automaton({"type": "number", "not": {"multipleOf": 3}})
+
+    assert [t for t in ("1", "0.5", "3.25", "-4") if not _accepts(automaton, t)] == []
+    assert [t for t in ("3", "0", "-6", "3.0") if _accepts(automaton, t)] == []

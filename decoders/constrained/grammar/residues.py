@@ -7,7 +7,9 @@ largest length, and states that go on alike become one from the end on.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from decimal import Decimal
+from math import lcm
 
 from plait.decoders.constrained.grammar import chars
 from plait.decoders.constrained.grammar.nodes import NOTHING, Lexeme, Node
@@ -26,25 +28,30 @@ class Remainders:
     """What the digits read so far leave when they are divided by a step.
 
     The step is u / 10^places or u * 10^zeros; the multiples are those of u with so many zeros
-    behind. Remainders of u that no further digits tell apart are one class.
+    behind. Remainders of u that no further digits tell apart are one class. Multiples of `others`
+    are not counted as multiples.
 
     Raises:
         TooManyStates: u is larger than MAX_UNIT.
     """
 
-    def __init__(self, step: Decimal) -> None:
-        unit, self.places = unit_of(step)
+    def __init__(self, step: Decimal, others: Sequence[Decimal] = ()) -> None:
+        self.places = max(unit_of(number)[1] for number in (step, *others))
+        whole, *without = (_scaled(number, self.places) for number in (step, *others))
+        unit = lcm(whole, *without)
         self._zeros = 0
-        while unit % 10 == 0:
-            unit, self._zeros = unit // 10, self._zeros + 1
+        while unit % 10 == 0 and not without:
+            unit, whole, self._zeros = unit // 10, whole // 10, self._zeros + 1
         if unit > MAX_UNIT:
             raise TooManyStates
-        self._class_of = _classes(unit)
+        is_wanted = [r % whole == 0 and all(r % other for other in without) for r in range(unit)]
+        found = _classes(is_wanted)
         self._next = {
-            found: [self._class_of[(10 * remainder + digit) % unit] for digit in range(10)]
-            for remainder, found in enumerate(self._class_of)
+            number: [found[(10 * remainder + digit) % unit] for digit in range(10)]
+            for remainder, number in enumerate(found)
         }
-        self.start: _State = (self._class_of[0], self._zeros)
+        self._wanted = {number for number, ok in zip(found, is_wanted, strict=True) if ok}
+        self.start: _State = (found[0], self._zeros)
         self.count = len(self._next) * (1 + self._zeros)
 
     def after(self, state: _State, digit: int) -> _State:
@@ -60,12 +67,19 @@ class Remainders:
         """Tell whether digits, so many of them behind the point, are a multiple."""
         for _ in range(self.places - decimals):
             state = self.after(state, 0)
-        return state == self.start
+        found, zeros = state
+        return found in self._wanted and zeros == self._zeros
 
 
-def _classes(unit: int) -> list[int]:
+def _scaled(number: Decimal, places: int) -> int:
+    unit, own = unit_of(number)
+    return unit * int(10 ** (places - own))
+
+
+def _classes(is_wanted: Sequence[bool]) -> list[int]:
     """Return the class of each remainder: the coarsest partition that digits respect (Moore)."""
-    found = [int(remainder != 0) for remainder in range(unit)]
+    unit = len(is_wanted)
+    found = list(map(int, is_wanted))
     count = len(set(found))
     while True:
         numbers: dict[tuple[int, ...], int] = {}

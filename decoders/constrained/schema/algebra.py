@@ -180,9 +180,7 @@ class Algebra:
             return not unwanted.arrays
         if kind == "string":
             return all(map(is_exact, unwanted.formats))
-        if kind == "object":
-            return self._is_object_covered(unwanted)
-        return not (kind in NUMBERS and unwanted.multiples)
+        return kind != "object" or self._is_object_covered(unwanted)
 
     def _is_object_covered(self, unwanted: Facts) -> bool:
         if unwanted.names or unwanted.max_properties is not None:
@@ -274,6 +272,10 @@ def _numbers_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
         above = Bound(unwanted.high.value, not unwanted.high.is_open)
         if (part := meet(facts, Facts(low=above))) is not None:
             yield part
+    for multiple in unwanted.multiples:
+        yield replace(facts, non_multiples=(*facts.non_multiples, multiple))
+    for multiple in unwanted.non_multiples:
+        yield replace(facts, multiples=(*facts.multiples, multiple))
 
 
 def _texts_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
@@ -304,6 +306,8 @@ def _arrays_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
 
 
 def _is_range_empty(facts: Facts) -> bool:
+    if any(is_multiple(m, other) for m in facts.multiples for other in facts.non_multiples):
+        return True
     low, high = facts.low, facts.high
     if low is None or high is None or low.value < high.value:
         return False
@@ -332,6 +336,8 @@ def _admits_number(_: Algebra, facts: Facts, value: Any) -> bool:
     if low is not None and (number < low.value or (low.is_open and number == low.value)):
         return False
     if high is not None and (number > high.value or (high.is_open and number == high.value)):
+        return False
+    if any(is_multiple(number, other) for other in facts.non_multiples):
         return False
     return all(is_multiple(number, multiple) for multiple in facts.multiples)
 

@@ -106,6 +106,7 @@ class Facts:
     low: Bound | None = None
     high: Bound | None = None
     multiples: tuple[Decimal, ...] = ()
+    non_multiples: tuple[Decimal, ...] = ()  # multipleOf, negated
     text: Expr = EVERYTHING
     formats: tuple[str, ...] = ()
     min_length: int = 0
@@ -133,7 +134,9 @@ class Facts:
     def mentions(self) -> Kinds:
         """Return the kinds that some assertion speaks of."""
         said: set[Kind] = {obstacle.kind for obstacle in self.obstacles}
-        if self.low is not None or self.high is not None or self.multiples:
+        if self.low is not None or self.high is not None:
+            said |= NUMBERS
+        if self.multiples or self.non_multiples:
             said |= NUMBERS
         if self.text is not EVERYTHING or self.formats or self.min_length:
             said.add("string")
@@ -177,6 +180,7 @@ def meet(left: Facts, right: Facts) -> Facts | None:
         low=tighter(left.low, right.low, 1),
         high=tighter(left.high, right.high, -1),
         multiples=tuple(dict.fromkeys(left.multiples + right.multiples)),
+        non_multiples=tuple(dict.fromkeys(left.non_multiples + right.non_multiples)),
         text=regex.both(left.text, right.text),
         formats=tuple(dict.fromkeys(left.formats + right.formats)),
         min_length=max(left.min_length, right.min_length),

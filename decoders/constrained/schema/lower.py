@@ -47,8 +47,9 @@ from plait.decoders.constrained.schema.formats import with_formats
 from plait.decoders.constrained.schema.numbers import (
     MAX_REMAINDERS,
     NeedsRemainders,
-    common_step,
+    by_kind,
     number_text,
+    remainders_of,
     remainders_text,
 )
 from plait.decoders.constrained.schema.objects import (
@@ -204,13 +205,15 @@ class _Lowering:
         return self._text(expr, facts, "maximum", is_quoted=False)
 
     def _multiples(self, facts: Facts) -> Node:
-        step = common_step(facts)
+        """Return the numbers that are multiples of some steps, and of no other."""
+        if (parts := by_kind(facts)) != [facts]:
+            return choice([self._number(part) for part in parts])
         try:
-            remainders = residues.Remainders(step)
+            remainders = remainders_of(facts)
             expr = remainders_text(facts, remainders)
             return residues.multiples(expr, remainders, max_states=2 * MAX_REMAINDERS)
         except regex.TooManyStates:
-            reason = f"multiples of {step} need too many remainders; a small range makes them few"
+            reason = "its multiples need too many remainders; a small range makes them few"
             raise UnsupportedKeyword(facts.pointer, "multipleOf", reason) from None
 
     def _string(self, facts: Facts) -> Node:

@@ -14,7 +14,7 @@ from plait.decoders.constrained.grammar import chars, regex
 from plait.decoders.constrained.grammar.json_text import MAX_DECIMALS, MAX_INTEGER_DIGITS
 from plait.decoders.constrained.grammar.regex import EPSILON, EVERYTHING, VOID, Expr
 from plait.decoders.constrained.grammar.residues import Remainders, unit_of
-from plait.decoders.constrained.schema.facts import Bound, Facts, tighter
+from plait.decoders.constrained.schema.facts import NUMBERS, Bound, Facts, tighter
 
 MAX_LISTED = 1000  # multiples that are listed one by one
 MAX_SCALE = 1000  # the largest power of ten whose remainders are listed
@@ -48,13 +48,33 @@ def number_text(facts: Facts) -> Expr:
         return _number_text(facts)
 
 
-def common_step(facts: Facts) -> Decimal:
-    """Return the number whose multiples are those that every multipleOf allows."""
-    units = [unit_of(multiple) for multiple in facts.multiples]
+def by_kind(facts: Facts) -> list[Facts]:
+    """Return integers and fractions apart where multiples are negated: no fraction is a multiple
+    of an integer."""
+    if not facts.non_multiples:
+        return [facts]
+    found = []
+    for kind in sorted(facts.kinds & NUMBERS):
+        others = [n for n in facts.non_multiples if kind == "integer" or unit_of(n)[1]]
+        found.append(replace(facts, kinds=frozenset({kind}), non_multiples=tuple(others)))
+    is_same = len(found) == 1 and found[0].non_multiples == facts.non_multiples
+    return [facts] if is_same else found
+
+
+def remainders_of(facts: Facts) -> Remainders:
+    """Return what tells whether a number is a multiple of all it has to be, and of no other.
+
+    Raises:
+        TooManyStates: they are too many.
+    """
+    steps = facts.multiples or tuple(
+        Decimal(1).scaleb(-unit_of(other)[1]) for other in facts.non_multiples
+    )
+    units = [unit_of(step) for step in steps]
     places = max(places for _, places in units)
     unit = lcm(*(unit * 10 ** (places - own) for unit, own in units))
     with localcontext(prec=PRECISION):
-        return Decimal(unit).scaleb(-places)
+        return Remainders(Decimal(unit).scaleb(-places), facts.non_multiples)
 
 
 def remainders_text(facts: Facts, remainders: Remainders) -> Expr:
@@ -68,7 +88,9 @@ def remainders_text(facts: Facts, remainders: Remainders) -> Expr:
     bounds = [bound.value for bound in (facts.low, facts.high) if bound is not None]
     digits = max(MIN_INTEGER_DIGITS, 3 + MAX_REMAINDERS // remainders.count)
     digits = max([digits, *(len(_parts(value.copy_abs())[0]) + 1 for value in bounds)])
-    return regex.both(number_text(replace(facts, kinds=kinds, multiples=())), _of_digits(digits))
+    return regex.both(
+        number_text(replace(facts, kinds=kinds, multiples=(), non_multiples=())), _of_digits(digits)
+    )
 
 
 def _of_digits(count: int) -> Expr:
@@ -99,6 +121,8 @@ def _shape(facts: Facts) -> Expr:
     found = regex.EVERYTHING
     if "integer" not in facts.kinds:
         found = regex.concat([_INTEGERS, _FRACTION_TAIL])
+    if facts.non_multiples:
+        raise NeedsRemainders
     for multiple in facts.multiples:
         found = regex.both(found, _multiples(multiple))
     return found
@@ -264,7 +288,9 @@ def _is_inside(facts: Facts, value: Decimal) -> bool:
     if any(b.is_open and value == b.value for b in (facts.low, facts.high)):
         return False
     kind = "integer" if value == value.to_integral_value() else "fraction"
-    return kind in facts.kinds and all(value % multiple == 0 for multiple in facts.multiples)
+    if kind not in facts.kinds or any(value % other == 0 for other in facts.non_multiples):
+        return False
+    return all(value % multiple == 0 for multiple in facts.multiples)
 
 
 def _written(value: Decimal) -> str:

@@ -143,7 +143,7 @@ class Blame:
         if low is not None and high is not None and low.value >= high.value:
             keyword = self._spelled(facts, "exclusiveMinimum", "minimum")
             yield keyword, f"no number is between {low.value} and {high.value}"
-        elif facts.multiples:
+        elif facts.multiples or facts.non_multiples:
             yield "multipleOf", "no multiple is within the bounds"
         elif low is not None or high is not None:
             keywords = ("exclusiveMinimum", "minimum", "exclusiveMaximum", "maximum")
