@@ -62,6 +62,7 @@ from plait.decoders.constrained.schema.objects import (
 from plait.decoders.constrained.schema.unsatisfiable import Blame
 from plait.decoders.constrained.spec import ConstraintError, ConstraintLimits, UnsupportedKeyword
 
+TOO_MANY_REMAINDERS = "its multiples need too many remainders; a small range makes them few"
 MAX_COUNT = 100_000  # longest array or string that is told apart from an endless one
 
 _QUOTE = Text('"')
@@ -210,11 +211,10 @@ class _Lowering:
             return choice([self._number(part) for part in parts])
         try:
             remainders = remainders_of(facts)
-            expr = remainders_text(facts, remainders)
-            return residues.multiples(expr, remainders, max_states=2 * MAX_REMAINDERS)
+            found = remainders_text(facts, remainders)
+            return residues.multiples(found, remainders, max_states=2 * MAX_REMAINDERS)
         except regex.TooManyStates:
-            reason = "its multiples need too many remainders; a small range makes them few"
-            raise UnsupportedKeyword(facts.pointer, "multipleOf", reason) from None
+            raise UnsupportedKeyword(facts.pointer, "multipleOf", TOO_MANY_REMAINDERS) from None
 
     def _string(self, facts: Facts) -> Node:
         if facts.text is EVERYTHING and not facts.formats:
