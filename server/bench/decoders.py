@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from plait.decoders.registry import MethodError
@@ -40,7 +41,8 @@ from plait.server.models.catalog import BadModel
 
 EXIT_FAILED, EXIT_BAD_OPTIONS = 1, 2
 WARM_UP_S = 3.0  # before the first measured answer; meanwhile an engine prepares its grammars
-EXTRA = "it comes with the extra: pip install 'plait[bench]'"
+# What the extra brings, by what needs it: the plot, and the table of extracted objects.
+PACKAGES = {"plot": "matplotlib", "json": "jsonschema_rs"}
 TITLE = "Exact match against tokens per forward pass: {}, {} cases a setting"
 REFERENCES = (AUTOREGRESSIVE, ONE_TOKEN)
 FAULTS = (Refused, ServerError, MethodError, BadModel)
@@ -131,9 +133,15 @@ def run_bench(options: DecodersOptions) -> int:
     """Run the comparison; return the process's exit code.
 
     1: what all are compared with could not be measured, or a lossless setting gave other answers;
-    then nothing is reported. 2: wrong options.
+    then nothing is reported. 2: wrong options, or packages that are missing: found out before
+    anything is measured.
     """
+    if missing := missing_packages(options.parts):
+        names, are = " and ".join(missing), "is" if len(missing) == 1 else "are"
+        text = f"{names} {are} not installed: pip install 'plait[bench]'"
+        return _complain(text, EXIT_BAD_OPTIONS)
     try:
+        options.output.mkdir(parents=True, exist_ok=True)
         settings = choose_settings(options.methods)
         bench = Bench(options)
         bench.served("base")
@@ -144,11 +152,14 @@ def run_bench(options: DecodersOptions) -> int:
     faults += unequal(settings, found.cells)
     if faults:
         return _complain("\nplait: ".join(faults))
-    try:
-        _save(options.output, make_report(bench, found))
-    except ModuleNotFoundError as error:
-        return _complain(f"{error}; {EXTRA}")
+    _save(options.output, make_report(bench, found))
     return 0
+
+
+def missing_packages(parts: Sequence[str]) -> list[str]:
+    """Return the packages of the extra `bench` that these parts need and that aren't installed."""
+    needed = (PACKAGES[part] for part in ("plot", *parts) if part in PACKAGES)
+    return [package for package in needed if find_spec(package) is None]
 
 
 def make_report(bench: Bench, found: Comparison) -> Report:

@@ -248,3 +248,34 @@ def test_the_command_is_told_without_paths() -> None:
     assert command(options) == (
         "plait bench decoders tiny --methods d.json --templates 0,2 --seed 7"
     )
+
+
+@pytest.mark.parametrize(
+    ("absent", "parts", "want"),
+    [
+        ({"matplotlib"}, [], "matplotlib is not installed: pip install 'plait[bench]'"),
+        ({"jsonschema_rs"}, ["json"], "jsonschema_rs is not installed"),
+        ({"jsonschema_rs", "matplotlib"}, ["json"], "matplotlib and jsonschema_rs are not"),
+    ],
+)
+def test_missing_packages_are_told_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    absent: set[str],
+    parts: list[str],
+    want: str,
+) -> None:
+    monkeypatch.setattr(decoders, "find_spec", lambda name: None if name in absent else name)
+    monkeypatch.setattr(decoders, "serve", lambda settings: pytest.fail("a model was loaded"))
+    assert run_bench(given(parts=parts, output=tmp_path / "new")) == 2
+    assert want in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_package_is_missed_only_by_the_part_that_needs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decoders, "find_spec", lambda name: None)
+    assert decoders.missing_packages([]) == ["matplotlib"]
+    assert decoders.missing_packages(["serving", "json"]) == ["matplotlib", "jsonschema_rs"]
