@@ -25,6 +25,7 @@ from plait.server.models.catalog import BadModel
 from plait.server.pool.pool import Parts, Pool
 from plait.server.pool.worker import BAD_MODEL, WorkerGone
 from plait.server.settings import ApiSettings, EngineSettings, Settings
+from plait.server.telemetry.loading import show_loading
 from plait.server.telemetry.logs import configure_logging
 from plait.server.telemetry.streams import say
 from plait.server.telemetry.telemetry import Telemetry, build_telemetry
@@ -166,7 +167,14 @@ async def _first_of(*tasks: asyncio.Task[Any]) -> None:
 
 async def _announce(pool: Pool, listener: socket.socket) -> None:
     """Write one line once every model can answer, with the time since this process began."""
-    await pool.wait_ready()
+    showing = asyncio.create_task(show_loading(lambda: pool.ready().reason))
+    try:
+        await pool.wait_ready()
+    finally:
+        showing.cancel()
+        await asyncio.gather(
+            showing, return_exceptions=True
+        )  # its line is gone before the next one
     seconds = seconds_since_start()
     names = [model.name for model in pool.models()]
     word = "model" if len(names) == 1 else "models"

@@ -49,25 +49,22 @@ CAPABILITIES = ["constraint", "fork", "prefix_cache", "block_rows", "several_row
 
 
 def build_engine(
-    settings: EngineSettings, watch: Callable[[Model], Runnable] | None = None
+    settings: EngineSettings,
+    watch: Callable[[Model], Runnable] | None = None,
+    tell: Callable[[str], None] = lambda stage: None,
 ) -> tuple[Engine, ModelInfo]:
     """Load the model and return an engine that is ready to step.
 
     Args:
         settings: What to load, and how much of it to run at once.
         watch: Returns what runs in the model's place: a benchmark's counter around it.
+        tell: Takes how far loading is, in words.
     Raises:
         BadModel: the model can't be found, read or computed, or the cache can't hold one request.
     """
     begun = time.monotonic()
     files = resolve(settings.model)
-    model = load_model(
-        files,
-        weights=settings.weights,
-        device=settings.device,
-        threads=settings.threads,
-        naive=settings.naive_kernels,
-    )
+    model = _load(settings, files, tell)
     draft_model = load_draft_model(settings, model, files)
     heads = find_heads(files) if model.diffusion is None else {}
     capabilities = _capabilities(model.diffusion, has_draft_model=draft_model is not None)
@@ -106,6 +103,19 @@ def build_engine(
         seconds_to_load=time.monotonic() - begun,
     )
     return Engine(runner, blocks, admission, settings, costs, keeper), info
+
+
+def _load(settings: EngineSettings, files: ModelFiles, tell: Callable[[str], None]) -> Model:
+    model = load_model(
+        files,
+        weights=settings.weights,
+        device=settings.device,
+        threads=settings.threads,
+        naive=settings.naive_kernels,
+        tell=tell,
+    )
+    tell("cache and first passes")
+    return model
 
 
 def _capacity(settings: EngineSettings, model: Model) -> tuple[int, int]:

@@ -10,7 +10,7 @@ rounded to fp16), other quantised types as int8, plain numbers as bf16.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +51,7 @@ def load_model(
     device: str = "cpu",
     threads: int = 0,
     naive: bool = False,
+    tell: Callable[[str], None] = lambda stage: None,
 ) -> Model:
     """Load a model into memory.
 
@@ -58,6 +59,7 @@ def load_model(
         weights: the mode of the linear layers; see the module.
         threads: of the whole process's torch and kernels; 0 leaves them as they are.
         naive: torch oracles instead of the compiled kernels.
+        tell: takes how far it is, in words, layer by layer.
     Raises:
         BadModel: the files are damaged, incomplete or describe what plait cannot compute; or the
             device is not there.
@@ -71,7 +73,7 @@ def load_model(
         )
         check_complete(checkpoint)
         shapes = parameter_shapes(checkpoint.spec)
-        parts = _Packer(checkpoint, shapes, weights, place, naive).pack()
+        parts = _Packer(checkpoint, shapes, weights, place, naive).pack(tell)
     mode = weights if weights != "auto" else _main_mode(parts)
     return Model(
         checkpoint.spec,
@@ -113,12 +115,17 @@ class _Packer:
     device: torch.device
     naive: bool
 
-    def pack(self) -> ModelWeights:
+    def pack(self, tell: Callable[[str], None]) -> ModelWeights:
         spec = self.checkpoint.spec
+        layers = []
+        for index in range(spec.layers):
+            tell(f"layer {index + 1} of {spec.layers}")
+            layers.append(self._layer(index))
+        tell("embedding and head")
         cos, sin = tables(spec.rope, spec.max_positions)
         return ModelWeights(
             embedding=self._embedding(),
-            layers=[self._layer(index) for index in range(spec.layers)],
+            layers=layers,
             final_norm=self._vector(FINAL_NORM),
             lm_head=self._head(),
             cos=cos.to(self.device),

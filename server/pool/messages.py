@@ -133,6 +133,12 @@ class ModelInfo(msgspec.Struct, frozen=True, tag="ready"):
     drafter: str = "auto"  # of requests that name none (EngineSettings.drafter)
 
 
+class Loading(msgspec.Struct, frozen=True, tag="loading"):
+    """How far a worker is with loading; sent before ModelInfo, now and then."""
+
+    stage: str  # in words: "layer 3 of 30"
+
+
 class Stats(msgspec.Struct, frozen=True, tag="stats"):
     """Heartbeat, sent about every second and whenever the engine falls idle; counters only grow."""
 
@@ -161,4 +167,4 @@ class DraftStoreReport(msgspec.Struct, frozen=True, tag="draft_store"):
     failed: Failed | None = None
 
 
-Report = ModelInfo | Stats | Batch | DraftStoreReport
+Report = Loading | ModelInfo | Stats | Batch | DraftStoreReport

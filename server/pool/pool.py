@@ -178,11 +178,11 @@ class Pool:
         """Tell whether new work is welcome: every model up with room, and no drain under way."""
         if self._is_draining:
             return Readiness(False, "draining")
-        compiler = self._starting_compiler
-        if compiler is None or not compiler.done() or compiler.exception() is not None:
-            return Readiness(False, "the grammar compiler is loading")
         states = [group.readiness() for group in self._groups.values()]
         faults = [state.reason for state in states if not state.ok]
+        compiler = self._starting_compiler
+        if compiler is None or not compiler.done() or compiler.exception() is not None:
+            faults.append("the grammar compiler is loading")
         notes = [state.reason for state in states if state.reason]
         return Readiness(bool(states) and not faults, "; ".join(faults or notes))
 

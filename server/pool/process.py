@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from plait.server.pool.messages import (
     Command,
     DraftStoreReport,
     Failed,
+    Loading,
     ModelInfo,
     Report,
     Shutdown,
@@ -52,7 +53,7 @@ class ProcessWorker:
         self._process: asyncio.subprocess.Process | None = None
         self._exit: asyncio.Task[int] | None = None
 
-    async def start(self) -> ModelInfo:
+    async def start(self, tell: Callable[[str], None]) -> ModelInfo:
         """Start the process; return when its model is loaded."""
         try:
             self._end = PoolEnd(self._context, self._boot.socket)
@@ -61,7 +62,8 @@ class ProcessWorker:
             raise WorkerGone("load", f"the worker could not be started: {error}") from error
         try:
             async with asyncio.timeout(self._load_s):
-                report = await self._next()
+                while isinstance(report := await self._next(), Loading):
+                    tell(report.stage)
         except TimeoutError:
             raise WorkerGone("load", f"loading took longer than {self._load_s:g} s") from None
         if isinstance(report, ModelInfo):
@@ -91,7 +93,7 @@ class ProcessWorker:
     async def receive(self) -> Stats | Batch | DraftStoreReport:
         """Return the next report of the loaded worker."""
         report = await self._next()
-        assert not isinstance(report, ModelInfo), "a worker introduces itself once"
+        assert not isinstance(report, ModelInfo | Loading), "a worker introduces itself once"
         return report
 
     async def _next(self) -> Report:

@@ -51,6 +51,10 @@ class Replica:
         """Whether a loaded worker is there."""
         return self._worker is not None
 
+    def is_loading(self, stage: str) -> None:
+        """Note how far a worker is with loading."""
+        self.down_reason = f"loading, {stage}"
+
     def up(self, worker: Worker, info: ModelInfo) -> None:
         """Take a worker that has loaded."""
         self._worker = worker

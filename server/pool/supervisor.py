@@ -51,7 +51,7 @@ async def _live_once(replica: Replica, worker: Worker, settings: PoolSettings) -
     """Run one worker until it is gone; return why. When cancelled, stop it kindly."""
     grace_s = STOP_GRACE_S
     try:
-        info = await worker.start()
+        info = await worker.start(replica.is_loading)
         replica.up(worker, info)
         log.info(
             "worker ready",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -31,9 +32,11 @@ class Boot(msgspec.Struct, frozen=True):
 class Worker(Protocol):
     """One engine, somewhere. It lives once: start, receive until it is gone, close."""
 
-    async def start(self) -> ModelInfo:
+    async def start(self, tell: Callable[[str], None]) -> ModelInfo:
         """Start it and return what it serves once everything is loaded.
 
+        Args:
+            tell: Takes how far loading is, in words.
         Raises:
             WorkerGone: it could not load its model; the message is fit for the operator.
         """

@@ -39,3 +39,8 @@ def say(text: str) -> None:
 
 def _null() -> TextIO:
     return open(os.devnull, "w")
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Tell whether a person looks at what is written."""
+    return not stream.closed and stream.isatty()

@@ -31,6 +31,7 @@ from plait.server.pool.messages import (
     DraftStoreTask,
     Failed,
     GenerateRequest,
+    Loading,
     ModelInfo,
     Shutdown,
     Started,
@@ -75,7 +76,8 @@ class EngineLike(Protocol):
         """Return gauges and counters."""
 
 
-EngineFactory = Callable[[EngineSettings], tuple[EngineLike, ModelInfo]]
+Tell = Callable[[str], None]  # takes how far loading is, in words
+EngineFactory = Callable[[EngineSettings, Tell], tuple[EngineLike, ModelInfo]]
 
 
 def run(engine: EngineLike, info: ModelInfo, end: WorkerEnd) -> int:
@@ -156,7 +158,7 @@ def main(make_engine: EngineFactory) -> int:
     bind_contextvars(worker=boot.engine.served_name)
     with WorkerEnd(boot.socket) as end:
         try:
-            engine, info = make_engine(boot.engine)
+            engine, info = make_engine(boot.engine, lambda stage: end.send(Loading(stage)))
         except BadModel as error:
             end.send(Batch([Failed(request_id="", error="BadModel", message=str(error))]))
             return EXIT_BAD_MODEL

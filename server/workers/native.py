@@ -11,4 +11,4 @@ from plait.server.engine.build import build_engine
 from plait.server.workers.loop import main
 
 if __name__ == "__main__":
-    sys.exit(main(build_engine))
+    sys.exit(main(lambda settings, tell: build_engine(settings, tell=tell)))
