@@ -195,7 +195,8 @@ class PoolOptions(BaseModel):
         _POOL.ready_timeout_s, description="A model that loads longer is given up."
     )
     heartbeat_timeout_s: Seconds = Field(
-        _POOL.heartbeat_timeout_s, description="A worker silent for so long is killed."
+        _POOL.heartbeat_timeout_s,
+        description="A worker silent for so long is killed, if it had so much CPU or uses none.",
     )
     restart_backoff_s: Seconds = Field(
         _POOL.restart_backoff_s, description="Pause before a lost worker's first restart; doubles."

@@ -47,7 +47,6 @@ from plait.server.pool.compiling.messages import (
 )
 from plait.server.pool.messages import CompiledConstraint
 
-NICENESS = 5  # generation goes first where cores are few
 OOM_SCORE = 500  # where the machine's memory ends, a compile goes before the server does
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -91,6 +90,7 @@ class Task:
 
     link: int  # file descriptor of the job's socket
     cpu_s: float
+    niceness: int
     parent: int  # process id of the fork server
 
 
@@ -140,7 +140,7 @@ class ForkServer:
             self._control.close()
             for descriptor in self._children:
                 os.close(descriptor)
-            return Task(link, start.cpu_s, parent)
+            return Task(link, start.cpu_s, start.niceness, parent)
         os.close(link)
         descriptor = os.pidfd_open(pid)
         self._children[descriptor] = Child(start.job_id, pid)
@@ -214,7 +214,7 @@ def run_job(task: Task, compiler: Compiler, memory_bytes: int) -> NoReturn:
     process with SIGPROF, whatever library it is in, and a busy machine does not shorten it.
     """
     die_with_parent(task.parent)
-    os.nice(NICENESS)
+    os.nice(task.niceness)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
     cap_memory(memory_bytes)

@@ -35,7 +35,9 @@ from plait.server.pool.messages import CompiledConstraint
 from plait.server.settings import CompileSettings, LimitSettings
 
 # Of CPU: a compile that needs more starts again behind others, so that most never wait for it.
-FIRST_TRY_S = 0.5
+FIRST_TRY_S = 0.25
+# Where cores are few, generation goes first, and first tries go before long compiles.
+TRY_NICENESS, LONG_NICENESS = 5, 10
 MAX_WAITING = 256  # compiles in line; beyond, clients are told to come back
 RETRY_AFTER_S = 5  # where this machine was the reason
 # How a process ends that was killed for no fault of its job's: by the kernel, where the machine's
@@ -246,9 +248,10 @@ class CompileService:
     async def _run(self, server: ForkServer, pending: _Pending) -> None:
         deadline_s = self._settings.deadline_s
         budget_s = deadline_s if pending.is_long else min(FIRST_TRY_S, deadline_s)
+        niceness = LONG_NICENESS if pending.is_long else TRY_NICENESS
         try:
             async with asyncio.timeout(self._settings.timeout_s):
-                outcome = await server.run(pending.job, budget_s)
+                outcome = await server.run(pending.job, budget_s, niceness)
         except TimeoutError:
             pending.fail(Unavailable("it has not ended"))
         except ForkServerGone:

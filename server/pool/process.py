@@ -114,6 +114,15 @@ class ProcessWorker:
         """The process's id, None before start()."""
         return self._process.pid if self._process else None
 
+    def cpu_seconds(self) -> float | None:
+        """Return the CPU time of all the process's threads; None where the system does not tell."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+        except OSError:
+            return None
+        user, system = stat.rpartition(")")[2].split()[11:13]  # proc(5), behind the name
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def kill(self) -> None:
         """Kill the process and its children."""
         if self._process is not None and self._process.returncode is None:

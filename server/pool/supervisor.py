@@ -16,6 +16,7 @@ from plait.server.settings import PoolSettings
 STOP_GRACE_S = 2.0  # for a worker that is told to stop
 HEALTHY_S = 60.0  # a worker that lived this long has earned a fast restart
 BEATS = 4  # looks at the heart per heartbeat_timeout_s
+IDLE_SHARE = 0.01  # of a core: who uses less waits for something, who waits for the core gets more
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -87,15 +88,27 @@ async def _listen(replica: Replica, worker: Worker, timeout_s: float) -> NoRetur
 
 
 async def _kill_when_silent(replica: Replica, worker: Worker, timeout_s: float) -> None:
-    """Wait until no report has come for timeout_s, then fail the requests and kill the worker.
+    """Wait until the worker hangs, then fail the requests and kill the worker.
+
+    It hangs when no report has come for timeout_s, and it has either used as much CPU time since
+    the last one or uses none: a worker that a busy machine lets run only now and then is let alone.
 
     It counts its own looks, not the clock: when this process stood still (suspended, swapped out),
     the reports are waiting in the socket and get read before the next look.
     """
-    missed = 0
-    while missed < BEATS:
-        seen = replica.num_reports
-        await asyncio.sleep(timeout_s / BEATS)
-        missed = 0 if replica.num_reports != seen else missed + 1
+    look_s = timeout_s / BEATS
+    missed, cpu = 0, worker.cpu_seconds() or 0.0
+    cpu_at_report = cpu
+    while True:
+        seen, cpu_before = replica.num_reports, cpu
+        await asyncio.sleep(look_s)
+        cpu = worker.cpu_seconds() or 0.0
+        if replica.num_reports != seen:
+            missed, cpu_at_report = 0, cpu
+            continue
+        missed += 1
+        is_idle = cpu - cpu_before <= IDLE_SHARE * look_s
+        if missed >= BEATS and (is_idle or cpu - cpu_at_report >= timeout_s):
+            break
     replica.down("the worker hangs")
     worker.kill()

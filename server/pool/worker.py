@@ -51,6 +51,9 @@ class Worker(Protocol):
             WorkerGone: it has ended, and everything it said before has been returned.
         """
 
+    def cpu_seconds(self) -> float | None:
+        """Return the CPU time that it has used so far; None where that is not known."""
+
     def kill(self) -> None:
         """End it at once; receive() raises soon after."""
 

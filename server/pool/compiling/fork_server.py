@@ -92,7 +92,7 @@ class ForkServer:
         """The process's id."""
         return self._process.pid
 
-    async def run(self, job: Job, cpu_s: float) -> Outcome:
+    async def run(self, job: Job, cpu_s: float, niceness: int = 0) -> Outcome:
         """Let a process of its own do a job, with so much CPU time; cancelling kills it.
 
         Raises:
@@ -103,7 +103,7 @@ class ForkServer:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._send(Start(job_id, cpu_s), theirs)
+                self._send(Start(job_id, cpu_s, niceness), theirs)
             except BaseException:
                 ours.close()
                 raise

@@ -41,6 +41,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
 
     job_id: int
     cpu_s: float  # the process is killed once it has used so much
+    niceness: int = 0
 
 
 class Kill(msgspec.Struct, frozen=True, tag="kill"):
