@@ -56,7 +56,7 @@ def _layers(settings: ApiSettings, telemetry: Telemetry) -> list[Middleware]:
                 allow_origins=settings.cors_origins,
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
-                expose_headers=["x-request-id", "x-plait-seed", "retry-after"],
+                expose_headers=["x-request-id", "x-plait-seed", "x-plait-warning", "retry-after"],
             )
         )
     auth = Middleware(

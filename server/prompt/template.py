@@ -107,6 +107,17 @@ def template_variables(tokenizer: Tokenizer) -> frozenset[str]:
     return _template(tokenizer).variables & ALLOWED_KWARGS
 
 
+def left_out(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the paths of what messages have and this model's template does not write."""
+    unread = [key for key in OPTIONAL if key not in _template(tokenizer).mentions]
+    return [
+        f"messages[{i}].{key}"
+        for i, message in enumerate(messages)
+        for key in unread
+        if message.get(key)
+    ]
+
+
 def normalize(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     """Return the messages with roles that templates know and plain strings as content.
 

@@ -197,6 +197,18 @@ async def test_options_that_ask_for_nothing_need_nothing_beside_them(
         assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_a_template_leaves_out_is_told(stream: bool) -> None:
+    named = {"role": "user", "content": "x", "name": "ann"}
+    body = {"max_tokens": 2, "stream": stream}
+    async with client_of(StubPool()) as client:
+        for count, want in ((0, None), (1, "messages[1].name"), (9, "messages[8].name, ...")):
+            messages = [*CHAT["messages"], *[named] * count]
+            answer = await client.post("/v1/chat/completions", json=body | {"messages": messages})
+            have = answer.headers.get("x-plait-warning")
+            assert (have is None) if want is None else have.endswith(want)
+
+
 ONE_OF = {"json": {}, "regex": "a", "choice": ["a"], "grammar": 'root ::= "a"'}
 
 

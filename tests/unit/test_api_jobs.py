@@ -311,10 +311,12 @@ async def test_earlier_thoughts_go_to_the_template(field: str) -> None:
     said = {"role": "assistant", "content": "a", field: "thought"}
     for template, want in ((thinking, b"thought|a"), (CHATML, b"a")):
         pool = StubPool(served=[StubModel(tokenizer=byte_tokenizer(template))])
-        have = (await chat(pool, messages=[said])).requests[0].prompt_token_ids
+        job = await chat(pool, messages=[said])
+        have = job.requests[0].prompt_token_ids
         text = bytes(token for token in have if token < 256)
         assert want in text
         assert (b"thought" in text) == (template is thinking)
+        assert job.warnings == ([] if template is thinking else ["messages[0].reasoning_content"])
 
 
 @pytest.mark.parametrize("text", ["", "x", "ü" * 15, "y" * 32, "z" * 100])

@@ -7,7 +7,7 @@ from typing import Any
 
 from plait.server.api.schemas.chat import AssistantMessage, ChatRequest, Message
 from plait.server.api.schemas.tokenize import TokenizeRequest
-from plait.server.prompt.template import chat_prompt, normalize, template_variables
+from plait.server.prompt.template import chat_prompt, left_out, normalize, template_variables
 from plait.server.prompt.tokenizer import Tokenizer
 
 # How templates are told so that have a switch for it; one that has none writes no thoughts anyway.
@@ -56,6 +56,11 @@ def _written(said: str, text: str, tokenizer: Tokenizer) -> str | None:
     """Return the end of a rendered text that is the last message; templates may trim it."""
     spellings = (said, said.rstrip(), said.lstrip(), said.strip())
     return next((each for each in spellings if text.endswith(tokenizer.quote(each))), None)
+
+
+def warnings_of(request: ChatRequest, tokenizer: Tokenizer) -> list[str]:
+    """Return the paths of what is taken and changes nothing with this model."""
+    return left_out(tokenizer, [_template_message(message) for message in request.messages])
 
 
 def message_text(message: Message) -> str:

@@ -14,7 +14,7 @@ import msgspec
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.api.jobs.budget import Room, budget_of
 from plait.server.api.jobs.constraints import Frame, compile_constraint
-from plait.server.api.jobs.conversation import chat_tokens, message_text, num_chars
+from plait.server.api.jobs.conversation import chat_tokens, message_text, num_chars, warnings_of
 from plait.server.api.jobs.decoding import check_served, plan_decoding
 from plait.server.api.jobs.gate import TokenizerGate
 from plait.server.api.jobs.limits import check_request
@@ -58,6 +58,7 @@ class Job:
     requests: Sequence[GenerateRequest]
     stop: StopStrings | None
     include_stop: bool
+    warnings: Sequence[str] = ()  # paths of what is taken and changes nothing with this model
 
     @property
     def n(self) -> int:
@@ -193,6 +194,7 @@ async def _plan(
         ],
         stop=StopStrings(request.stops) if request.stops else None,
         include_stop=bool(request.include_stop_str_in_output),
+        warnings=_warnings(request, served.tokenizer),
     )
 
 
@@ -213,6 +215,10 @@ def _check_prompts(request: GenerationRequest, prompts: Sequence[Prompt], vocab_
     for prompt in prompts:
         check_ids(prompt.token_ids, vocab_size, param=param)
         check_ids(prompt.suffix, vocab_size, param="suffix")
+
+
+def _warnings(request: GenerationRequest, tokenizer: Tokenizer) -> list[str]:
+    return warnings_of(request, tokenizer) if isinstance(request, ChatRequest) else []
 
 
 def _prefix(request: GenerationRequest) -> str:

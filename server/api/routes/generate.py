@@ -23,6 +23,7 @@ from plait.server.api.state import gate_of, pool_of, settings_of, telemetry_of
 from plait.server.telemetry.logs import log_prompt
 
 router = APIRouter(route_class=JsonRoute, tags=["generation"])
+MAX_WARNINGS = 8  # named in a header
 
 
 @router.post(
@@ -58,12 +59,21 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
 async def _respond(
     request: Request, job: Job, answer: ChatAnswer | CompletionAnswer, *, stream: bool
 ) -> Response:
-    headers = {"x-plait-seed": str(job.seed)}
+    headers = {"x-plait-seed": str(job.seed), **_warning(job)}
     if stream:
         metrics = telemetry_of(request).metrics
         return EventStream(answer.frames(), settings_of(request), metrics, headers=headers)
     whole = await while_connected(request.receive, answer.whole())
     return Response(whole, media_type="application/json", headers=headers)
+
+
+def _warning(job: Job) -> dict[str, str]:
+    """Return the header that tells of what was taken and changes nothing."""
+    if not job.warnings:
+        return {}
+    more = ", ..." if len(job.warnings) > MAX_WARNINGS else ""
+    named = ", ".join(job.warnings[:MAX_WARNINGS])
+    return {"x-plait-warning": f"not read by this model's chat template: {named}{more}"}
 
 
 def _note(request: Request, job: Job, **identifiers: str | None) -> None:
