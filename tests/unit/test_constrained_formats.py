@@ -209,6 +209,31 @@ def test_texts_of_schemas_with_formats(
 
 
 @pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("ipv4", "ipv6"),
+        ("date", "date-time"),
+        ("date", "time"),
+        ("email", "uri"),
+        ("uuid", "uri"),
+        ("hostname", "uri"),
+        ("email", "idn-hostname"),
+        ("duration", "json-pointer"),
+    ],
+)
+def test_one_of_two_formats(left: str, right: str) -> None:
+    schema = {"type": "string", "oneOf": [{"format": left}, {"format": right}]}
+    automaton = _automaton(schema)
+    judge = jsonschema_rs.validator_for(schema, validate_formats=True)
+
+    for name in (left, right):
+        valid = [text for text in _written(name) if judge.is_valid(text)]
+        accepted = [text for text in _written(name) if _accepts(automaton, text)]
+        assert set(accepted) <= set(valid)
+        assert len(accepted) > len(valid) / 2
+
+
+@pytest.mark.parametrize(
     ("name", "accepted", "refused"),
     [
         ("int32", [-(2**31), 2**31 - 1], [2**31, -(2**31) - 1]),

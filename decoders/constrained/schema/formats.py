@@ -125,9 +125,11 @@ STANDARD: Mapping[str, Format] = {
     "email": Format(_EMAIL, _BOUNDED_EMAIL, _HAS_AT, 64),  # RFC 5321
     "idn-email": Format(_EMAIL, _BOUNDED_EMAIL, _HAS_AT, 64),  # RFC 6531
     "hostname": Format(_HOST, _BOUNDED_HOST, r"[A-Za-z0-9.-]+", 63),  # RFC 1123
-    "idn-hostname": Format(_HOST, _BOUNDED_HOST, r"[\s\S]+", 63),  # RFC 5890
+    "idn-hostname": Format(_HOST, _BOUNDED_HOST, r"[^\s@/:]+", 63),  # RFC 5890
     "ipv4": Format(_IPV4),  # RFC 2673
-    "ipv6": Format(_IPV6, possible=r"[0-9A-Fa-f:.]+"),  # RFC 4291, without embedded IPv4
+    "ipv6": Format(
+        _IPV6, possible=r"(?:[0-9A-Fa-f.]*:){2,8}[0-9A-Fa-f.]*"
+    ),  # RFC 4291, without embedded IPv4
     "uuid": Format(_UUID),  # RFC 4122
     "uri": Format(_URI, _ANY_URI, rf"{_SCHEME}[!-~]*"),  # RFC 3986
     "uri-reference": Format(_REFERENCE, rf"(?:{_REFERENCE}|{_ANY_URI})", r"[!-~]*"),
