@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from plait.server.api.outcome import GENERATION, failure_of
 from plait.server.telemetry.logs import log_access, request_scope
 from plait.server.telemetry.telemetry import Telemetry
 
+CLIENT_LEFT = 499  # before the answer had ended
+MAX_MESSAGE = 300  # characters of an error's
 _CLIENTS_OWN_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -34,18 +38,25 @@ class AccessMiddleware:
         request_id = _request_id(Headers(scope=scope))
         scope.setdefault("state", {})["request_id"] = request_id
         status = 500  # of a fault that nothing answers
+        has_ended = False
 
         async def stamped(message: Message) -> None:
-            nonlocal status
+            nonlocal status, has_ended
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
+            has_ended = message["type"] == "http.response.body" and not message.get("more_body")
 
         try:
             with request_scope(request_id):
                 await self._app(scope, receive, stamped)
         finally:
+            failure = failure_of(scope)
+            if failure is not None:
+                status = failure.status
+            elif status < 400 and not has_ended:
+                status = CLIENT_LEFT
             self._tell(scope, status, time.monotonic() - began)
 
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
@@ -58,10 +69,33 @@ class AccessMiddleware:
                 method=scope["method"],
                 path=scope["path"],
                 status=status,
-                seconds=seconds,
+                outcome=_outcome(status),
+                seconds=round(seconds, 4),
                 client=(scope.get("client") or ("",))[0],
                 request_id=scope["state"]["request_id"],
+                **_facts(scope),
             )
+
+
+def _outcome(status: int) -> str:
+    """Return what has become of a request, streams that broke included."""
+    if status == CLIENT_LEFT:
+        return "client_left"
+    return "ok" if status < 400 else "refused" if status < 500 else "failed"
+
+
+def _facts(scope: Scope) -> dict[str, Any]:
+    """Return what there is to say of an error, and of a generation."""
+    facts: dict[str, Any] = {}
+    outputs = scope["state"].get(GENERATION)
+    if outputs is not None:
+        facts |= outputs.facts()
+    failure = failure_of(scope)
+    if failure is not None:
+        named = {"code": failure.code, "param": failure.param}
+        facts |= {key: value for key, value in named.items() if value}
+        facts["error"] = failure.message[:MAX_MESSAGE]
+    return facts
 
 
 def _request_id(headers: Headers) -> str:

@@ -11,8 +11,10 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from plait.server.api.disconnect import ClientLeft
+from plait.server.api.outcome import note_failure
 from plait.server.api.routes.absent import no_such_route
 from plait.server.api.validation.errors import invalid_request
 from plait.server.errors import (
@@ -46,6 +48,19 @@ def error_body(error: ServerError) -> bytes:
     return msgspec.json.encode(ErrorBody(fields))
 
 
+class ErrorResponse(Response):
+    """The HTTP answer for an error, which the access log gets to know."""
+
+    def __init__(self, error: ServerError, headers: Mapping[str, str]) -> None:
+        super().__init__(error_body(error), error.status, headers, "application/json")
+        self._error = error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer (ASGI)."""
+        note_failure(scope, self._error)
+        await super().__call__(scope, receive, send)
+
+
 def error_response(error: ServerError, headers: Mapping[str, str] | None = None) -> Response:
     """Return the HTTP answer for an error."""
     extra = dict(headers or {})
@@ -55,7 +70,7 @@ def error_response(error: ServerError, headers: Mapping[str, str] | None = None)
         extra["www-authenticate"] = "Bearer"
     if isinstance(error, DeadlineExceeded):
         extra["x-should-retry"] = "false"  # the time the client gave is over
-    return Response(error_body(error), error.status, headers=extra, media_type="application/json")
+    return ErrorResponse(error, extra)
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -105,23 +105,13 @@ def request_scope(request_id: str) -> AbstractContextManager[None]:
     return bound_contextvars(request_id=request_id)
 
 
-def log_access(
-    *, method: str, path: str, status: int, seconds: float, client: str, request_id: str
-) -> None:
+def log_access(*, path: str, status: int, **facts: Any) -> None:
     """Write the access line of one answer; `path` without the query string.
 
     Answers to probes that find all well are of interest to nobody: they are debug lines.
     """
     is_noise = path in PROBES and status == 200
-    (_access.debug if is_noise else _access.info)(
-        "request",
-        method=method,
-        path=path,
-        status=status,
-        seconds=round(seconds, 4),
-        client=client,
-        request_id=request_id,
-    )
+    (_access.debug if is_noise else _access.info)("request", path=path, status=status, **facts)
 
 
 def log_prompt(settings: TelemetrySettings, request_id: str, prompt: str) -> None:

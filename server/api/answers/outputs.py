@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -66,6 +67,8 @@ class Outputs:
         self._pool = pool
         self._job = job
         self._ended_by_token = 0
+        self._first_token = 0.0  # time.monotonic()
+        self._reasons: list[Finish] = []  # of the choices, in the order in which they ended
         self._accepted, self._rejected = 0, 0  # rows drafted from the request's prediction
         self._progress = [
             _Progress([_Choice(self._stream_of(prompt)) for _ in range(job.n)])
@@ -88,6 +91,20 @@ class Outputs:
                 rejected_prediction_tokens=self._rejected,
             ),
         )
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the access log tells of a generation."""
+        usage, arrived = self.usage(), self._job.requests[0].arrived
+        facts: dict[str, Any] = {
+            "model": self._job.model,
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+        }
+        if self._first_token:
+            facts["ttft"] = round(self._first_token - arrived, 4)
+        if self._reasons:
+            facts["finish_reason"] = ",".join(self._reasons)
+        return facts
 
     def prompt_logprobs(self, prompt: int) -> Sequence[TokenLogprob | None]:
         """Return the logprobs of a prompt's tokens; known before any part with text."""
@@ -146,6 +163,8 @@ class Outputs:
             return
         _check_reason(delta.finish_reason)
         index = prompt * self._job.n + delta.index
+        if delta.token_ids and not self._first_token:
+            self._first_token = time.monotonic()
         before = choice.stream.num_tokens
         piece = choice.stream.push(delta.token_ids, delta.logprobs)
         if delta.predicted is not None:
@@ -157,6 +176,7 @@ class Outputs:
         if finish is None:
             return
         choice.is_done = True
+        self._reasons.append(finish)
         if delta.trace is not None:
             self.traces[index] = delta.trace
         yield Part(index, choice.stream.finish(), finish)

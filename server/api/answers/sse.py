@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from plait.server.api.disconnect import ClientLeft, while_connected
 from plait.server.api.errors_http import error_body
+from plait.server.api.outcome import note_failure
 from plait.server.errors import ServerError
 from plait.server.settings import ApiSettings
 from plait.server.telemetry.metrics import Metrics
@@ -51,6 +52,7 @@ class EventStream(Response):
         self._settings = settings
         self._metrics = metrics
         self._has_started = False
+        self._failure: ServerError | None = None  # that ended the stream
         self._last_sent = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,6 +60,8 @@ class EventStream(Response):
         try:
             with self._metrics.sse_clients.track_inprogress():
                 await while_connected(receive, self._run(send))
+            if self._failure is not None:
+                note_failure(scope, self._failure)
         except ClientLeft:
             if not self._has_started:
                 raise
@@ -87,6 +91,7 @@ class EventStream(Response):
             async for data in self._frames:
                 await self._write(send, data)
         except ServerError as error:
+            self._failure = error
             await self._write(send, frame(error_body(error)))
         finally:
             await _cancel(comments)

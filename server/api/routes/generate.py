@@ -17,6 +17,7 @@ from plait.server.api.disconnect import while_connected
 from plait.server.api.jobs.job import Caller, Job, plan_chat, plan_completion
 from plait.server.api.json_body import JsonRoute
 from plait.server.api.openapi import answers
+from plait.server.api.outcome import GENERATION
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.api.state import gate_of, pool_of, settings_of, telemetry_of
@@ -37,7 +38,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     plan = plan_chat(pool, settings_of(request).limits, body, caller)
     job = await while_connected(request.receive, plan)
     _note(request, job, user=body.user, safety_identifier=body.safety_identifier)
-    answer = ChatAnswer(job, body, Outputs(pool, job))
+    answer = ChatAnswer(job, body, _outputs(request, job))
     return await _respond(request, job, answer, stream=bool(body.stream))
 
 
@@ -52,7 +53,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     plan = plan_completion(pool, settings_of(request).limits, body, caller)
     job = await while_connected(request.receive, plan)
     _note(request, job, user=body.user)
-    answer = CompletionAnswer(job, body, Outputs(pool, job))
+    answer = CompletionAnswer(job, body, _outputs(request, job))
     return await _respond(request, job, answer, stream=bool(body.stream))
 
 
@@ -83,6 +84,13 @@ def _note(request: Request, job: Job, **identifiers: str | None) -> None:
     if settings.log_prompts:
         for prompt in job.prompts:
             log_prompt(settings, job.id, job.tokenizer.decode(prompt.token_ids, special=True))
+
+
+def _outputs(request: Request, job: Job) -> Outputs:
+    """Return what runs the job; the access log looks at it in the end."""
+    outputs = Outputs(pool_of(request), job)
+    setattr(request.state, GENERATION, outputs)
+    return outputs
 
 
 def _caller(request: Request) -> Caller:
