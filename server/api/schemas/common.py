@@ -80,7 +80,6 @@ def _whole(value: Any) -> Any:
 # The bounds of a whole number belong beside this mark, within its Annotated: pydantic writes those
 # of a Field() outside of it into the JSON schema as "ge" and "lt", which mean nothing there.
 WHOLE = BeforeValidator(_whole)
-Whole = Annotated[int, WHOLE]
 Natural = Annotated[int, Field(ge=0, lt=2**31), WHOLE]
 Count = Annotated[int, Field(ge=1, lt=2**31), WHOLE]
 # A list stops at its first bad item: millions of reports would cost minutes (each item has one).
