@@ -238,7 +238,10 @@ def main(make_compiler: Callable[[Boot], Compiler] = Compiler) -> None:
     compiler = make_compiler(boot)
     memory_bytes = boot.memory_bytes
     del boot
-    control.sendall(frame(Ready()))
+    try:
+        control.sendall(frame(Ready()))
+    except (BrokenPipeError, ConnectionResetError):  # the server was stopped while this loaded
+        return
     gc.collect()
     gc.freeze()  # or a child's first collection would copy every page
     task = ForkServer(control).serve()

@@ -161,4 +161,7 @@ def describe_exit(returncode: int) -> str:
     """Say in words how a process ended."""
     if returncode >= 0:
         return f"the worker ended with code {returncode}"
-    return f"the worker was killed by signal {-returncode} ({signal.strsignal(-returncode)})"
+    killed = f"the worker was killed by signal {-returncode} ({signal.strsignal(-returncode)})"
+    if returncode == -signal.SIGKILL:
+        killed += ", as the system does when memory runs out"
+    return killed

@@ -9,12 +9,15 @@ from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from pydantic import ByteSize, TypeAdapter
 
+from plait import server
 from plait.server import cli
+from plait.server import main as entry
 from plait.server.options import ServeOptions
 from plait.server.parser import readable
 from plait.server.serve import bind, seconds_since_start
@@ -212,6 +215,20 @@ def test_version(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> No
     with suppress(SystemExit):
         cli.main(arguments)
     assert capsys.readouterr().out == f"plait {metadata.version('plait')}\n"
+
+
+def test_ctrl_c_while_it_is_imported_ends_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interrupted(ModuleType):
+        def main(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "plait.server.cli", Interrupted("cli"))
+    monkeypatch.setattr(server, "cli", Interrupted("cli"))
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    assert ended.value.code == 130
 
 
 def test_closed_streams_end_nothing() -> None:

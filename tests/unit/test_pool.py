@@ -24,6 +24,7 @@ from plait.server.errors import (
 from plait.server.models.catalog import BadModel
 from plait.server.pool.messages import Delta, Started
 from plait.server.pool.pool import Pool
+from plait.server.pool.process import describe_exit
 from plait.server.pool.worker import WorkerGone
 from plait.server.settings import PoolSettings
 from tests.fixtures import scripted_worker as script
@@ -316,3 +317,15 @@ async def test_metrics_tell_of_requests_and_engines() -> None:
 
 
 LABELS = {"model_name": "m", "engine": "0"}
+
+
+@pytest.mark.parametrize(
+    ("code", "want"),
+    [
+        (3, "the worker ended with code 3"),
+        (-11, "the worker was killed by signal 11 (Segmentation fault)"),
+        (-9, "the worker was killed by signal 9 (Killed), as the system does when memory runs out"),
+    ],
+)
+def test_how_a_worker_ended_is_said_in_words(code: int, want: str) -> None:
+    assert describe_exit(code) == want
