@@ -278,6 +278,27 @@ def test_the_document_and_the_server_agree_on_messages(message: dict[str, Any]) 
         assert fits
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/tokenize"])
+async def test_null_is_not_given_in_every_field_that_may_be_absent(path: str) -> None:
+    body = TEXT if path == "/v1/completions" else CHAT
+    schemas = stub_app().openapi()["components"]["schemas"]
+    model = {"/v1/completions": "CompletionRequest", "/tokenize": "TokenizeRequest"}
+    names = set(schemas[model.get(path, "ChatRequest")]["properties"]) - set(body)
+    async with client_of(StubPool()) as client:
+        answer = await client.post(path, json=body | dict.fromkeys(names))
+    assert answer.status_code == 200, answer.text
+
+
+def test_the_document_lets_every_field_be_null_that_may_be_absent() -> None:
+    components = stub_app().openapi()["components"]
+    for name, schema in components["schemas"].items():
+        is_sent = "additionalProperties" in schema  # what is received forbids other fields
+        for field, own in schema.get("properties", {}).items():
+            if is_sent and field not in schema.get("required", ()):
+                validator = validator_for(own | {"components": components})
+                assert validator.is_valid(None), (name, field)
+
+
 def test_every_field_says_what_it_takes() -> None:
     """No field is left to any value at all but those whose values are looked at elsewhere."""
     for model in BODIES:
