@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from plait.decoders.constrained.compile import lower
+from plait.decoders.constrained.grammar.regex import VOID
+from plait.decoders.constrained.schema.facts import NUMBERS, Bound, Facts, Obstacle, meet
 from plait.decoders.constrained.spec import (
     ConstraintError,
     ConstraintLimits,
@@ -311,6 +315,23 @@ def test_half_a_surrogate_pair_is_in_no_answer() -> None:
     for schema in ({"const": half}, {"const": [half]}, {**named, "required": [half]}):
         with pytest.raises(ConstraintError, match="no answer can satisfy it"):
             _accepts(schema, "")
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Facts)])
+def test_a_conjunction_keeps_each_assertion_of_either_side(name: str) -> None:
+    said: Any = {"kinds": NUMBERS, "is_typed": True, "text": VOID, "pointer": "/a"}
+    said |= {"booleans": frozenset({True}), "forbidden": frozenset({"a"}), "literals": {"a": "a"}}
+    said |= dict.fromkeys(("low", "high"), Bound(Decimal(1), is_open=True))
+    said |= dict.fromkeys(("min_length", "max_length", "min_items", "max_items"), 3)
+    said |= dict.fromkeys(("min_properties", "max_properties"), 3)
+    said["obstacles"] = (Obstacle("array", "/a", "contains", "x"),)
+    value = said.get(name, ("x",))
+    facts = Facts(**{name: value})
+
+    assert facts.is_telling() or name in ("kinds", "is_typed", "pointer")
+    for both in (meet(facts, Facts()), meet(Facts(), facts)):
+        assert both is not None
+        assert getattr(both, name) == value or name == "pointer"
 
 
 def test_deep_schemas_are_refused() -> None:

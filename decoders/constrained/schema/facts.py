@@ -8,10 +8,10 @@ anyOf, oneOf, not and if is spread out; several Facts side by side are alternati
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from plait.decoders.constrained.grammar import regex
 from plait.decoders.constrained.grammar.regex import EVERYTHING, Expr
@@ -19,6 +19,7 @@ from plait.decoders.constrained.grammar.regex import EVERYTHING, Expr
 # "fraction": numbers that are no integers. JSON schema's "number" is both.
 Kind = Literal["null", "boolean", "integer", "fraction", "string", "array", "object"]
 Kinds = frozenset[Kind]
+T = TypeVar("T")
 Literals = Mapping[Hashable, Any]
 NUMBERS: Kinds = frozenset({"integer", "fraction"})
 ALL: Kinds = NUMBERS | {"null", "boolean", "string", "array", "object"}
@@ -163,6 +164,8 @@ class Facts:
 
 def joined(*several: Places) -> Places:
     """Return all places, each once, in order."""
+    if len(several) == 1:
+        return several[0]
     return tuple(dict.fromkeys(place for places in several for place in places))
 
 
@@ -171,25 +174,24 @@ def meet(left: Facts, right: Facts) -> Facts | None:
     kinds = left.kinds & right.kinds
     if not kinds:
         return None
-    return replace(
-        left,
+    return Facts(
         kinds=kinds,
         is_typed=left.is_typed or right.is_typed,
         literals=_both_literals(left.literals, right.literals),
         booleans=left.booleans & right.booleans,
         low=tighter(left.low, right.low, 1),
         high=tighter(left.high, right.high, -1),
-        multiples=tuple(dict.fromkeys(left.multiples + right.multiples)),
-        non_multiples=tuple(dict.fromkeys(left.non_multiples + right.non_multiples)),
+        multiples=_each_once(left.multiples, right.multiples),
+        non_multiples=_each_once(left.non_multiples, right.non_multiples),
         text=regex.both(left.text, right.text),
-        formats=tuple(dict.fromkeys(left.formats + right.formats)),
+        formats=_each_once(left.formats, right.formats),
         min_length=max(left.min_length, right.min_length),
         max_length=_least(left.max_length, right.max_length),
         arrays=left.arrays + right.arrays,
         min_items=max(left.min_items, right.min_items),
         max_items=_least(left.max_items, right.max_items),
         objects=left.objects + right.objects,
-        required=tuple(dict.fromkeys(left.required + right.required)),
+        required=_each_once(left.required, right.required),
         forbidden=left.forbidden | right.forbidden,
         names=joined(left.names, right.names),
         min_properties=max(left.min_properties, right.min_properties),
@@ -197,6 +199,10 @@ def meet(left: Facts, right: Facts) -> Facts | None:
         obstacles=left.obstacles + right.obstacles,
         pointer=left.pointer if left.is_telling() or not right.is_telling() else right.pointer,
     )
+
+
+def _each_once(left: tuple[T, ...], right: tuple[T, ...]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(left + right)) if left and right else left or right
 
 
 def _least(left: int | None, right: int | None) -> int | None:

@@ -18,11 +18,13 @@ from plait.decoders.constrained.grammar.regex import Expr
 from plait.decoders.constrained.grammar.regex_parser import RegexError, parse_search
 from plait.decoders.constrained.schema.document import escape
 from plait.decoders.constrained.schema.facts import (
+    ALL,
     TYPES,
     ArrayRule,
     Bound,
     Facts,
     Kind,
+    Kinds,
     ObjectRule,
     Obstacle,
     Place,
@@ -61,7 +63,8 @@ def read_assertions(schema: Schema, pointer: str) -> Facts:
     Raises:
         UnsupportedKeyword: unknown, malformed, or beyond any mask.
     """
-    facts = Facts(pointer=pointer)
+    is_typed = "type" in schema
+    facts = Facts(_types(schema, pointer) if is_typed else ALL, is_typed, pointer=pointer)
     for keyword in schema:
         reader = _READERS.get(keyword)
         if reader is not None:
@@ -126,13 +129,12 @@ def _places(schema: Schema, pointer: str, keyword: str) -> Places:
     return (Place(f"{pointer}/{escape(keyword)}"),)
 
 
-def _type(facts: Facts, schema: Schema, pointer: str) -> Facts:
+def _types(schema: Schema, pointer: str) -> Kinds:
     value = schema["type"]
     names = value if isinstance(value, list) else [value]
     if not all(isinstance(name, str) and name in TYPES for name in names):
         raise _malformed(pointer, "type", f"one or more of {', '.join(TYPES)}")
-    kinds = frozenset(kind for name in names for kind in TYPES[name])
-    return replace(facts, kinds=facts.kinds & kinds, is_typed=True)
+    return frozenset(kind for name in names for kind in TYPES[name])
 
 
 def _enum(facts: Facts, schema: Schema, pointer: str) -> Facts:
@@ -278,8 +280,8 @@ def _contains(facts: Facts, schema: Schema, pointer: str) -> Facts:
     return _blocked(facts, "array", pointer, "contains", "counting items cannot be enforced")
 
 
-def _contains_count(facts: Facts, schema: Schema, pointer: str) -> Facts:
-    del schema, pointer  # read with contains; alone they say nothing
+def _read_elsewhere(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    del schema, pointer  # type comes first; counts are read with contains, and say nothing alone
     return facts
 
 
@@ -362,7 +364,7 @@ def _nullable(facts: Facts, schema: Schema, pointer: str) -> Facts:
 
 
 _READERS: dict[str, Reader] = {
-    "type": _type,
+    "type": _read_elsewhere,
     "enum": _enum,
     "const": _const,
     "nullable": _nullable,
@@ -378,7 +380,7 @@ _READERS: dict[str, Reader] = {
     "maxItems": _max_items,
     "uniqueItems": _unique,
     "contains": _contains,
-    **dict.fromkeys(("minContains", "maxContains"), _contains_count),
+    **dict.fromkeys(("minContains", "maxContains"), _read_elsewhere),
     **dict.fromkeys(("properties", "patternProperties", "additionalProperties"), _object_rule),
     "required": _required,
     "propertyNames": _names,
