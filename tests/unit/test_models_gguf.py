@@ -12,7 +12,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
 
-from plait.kernels.linear import dense, from_groups
+from plait.kernels.linear import dense, from_dense, from_groups
 from plait.server.models.catalog import BadModel
 from plait.server.models.checkpoint import Dense, Groups
 from plait.server.models.gguf import GgufCheckpoint, spec_from_metadata
@@ -54,6 +54,31 @@ def test_packed_groups_hold_the_same_values(kind: Type) -> None:
     assert isinstance(stored, Groups)
     weight = from_groups(stored.q, stored.scale, stored.minimum)
     assert torch.equal(dense(weight), torch.from_numpy(gguf.quants.dequantize(rows, kind)))
+
+
+def test_packing_rounds_the_scales_of_q4_k_and_nothing_else() -> None:
+    rows = random_blocks(Type.Q4_K)
+    stored = unpack(rows, Type.Q4_K)
+    assert isinstance(stored, Groups) and stored.minimum is not None
+    weight = from_groups(stored.q, stored.scale.half(), stored.minimum.half())
+    have = dense(weight).view(*stored.scale.shape, 32)
+    want = torch.from_numpy(gguf.quants.dequantize(rows, Type.Q4_K)).view_as(have)
+    bound = (15 * stored.scale.abs() + stored.minimum.abs()) / 2048 + 2**-20
+    assert ((have - want).abs() <= bound[..., None]).all()
+    assert not torch.equal(have, want)  # or the rounding could go
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_types_without_groups_of_their_own_are_held_to_eight_bits(kind: Type) -> None:
+    rows = random_blocks(kind)
+    want = torch.from_numpy(gguf.quants.dequantize(rows, kind))
+    stored = unpack(rows, kind)
+    assert isinstance(stored, Dense)
+    groups = want.view(ROWS, -1, 32)
+    have = dense(from_dense(stored.values, stored.keep)).view_as(groups)
+    # Half a step of 127 to the greatest, and what rounding the step to 16 bits adds.
+    bound = groups.abs().amax(-1, keepdim=True) / 127 * (0.5 + 127 / 2048) + 2**-20
+    assert ((have - groups).abs() <= bound).all()
 
 
 @pytest.mark.parametrize("kind", OTHERS)
