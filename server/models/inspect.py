@@ -10,7 +10,9 @@ from importlib.metadata import version
 
 import structlog
 from jinja2 import TemplateError
+from pydantic import ByteSize
 
+from plait.server.memory import machine_memory
 from plait.server.models.catalog import MALFORMED, BadModel, ModelFiles, naming, resolve
 from plait.server.models.checkpoint import Checkpoint, check_complete, check_shapes
 from plait.server.models.gguf import GgufCheckpoint
@@ -42,6 +44,7 @@ def open_model(files: ModelFiles, engine: EngineSettings) -> Tokenizer:
 def check_engine(files: ModelFiles, engine: EngineSettings) -> None:
     """Refuse what no worker could serve; see open_model."""
     check_device(engine.device)
+    _check_memory(engine)
     spec = inspect(files)
     if engine.max_model_len > spec.max_positions:
         raise BadModel(
@@ -59,6 +62,20 @@ def check_device(device: str) -> None:
             f"device {device}: the installed torch {torch} is built for CPUs alone; install a "
             "build for CUDA, or give --device cpu"
         )
+
+
+def _check_memory(engine: EngineSettings) -> None:
+    """Refuse a cache that is larger than all of this machine's memory; on a GPU a worker looks."""
+    memory = machine_memory() if engine.device == "cpu" else None
+    caches = {"kv_cache_bytes": engine.kv_cache_bytes}
+    if engine.draft_model:
+        caches["draft_kv_cache_bytes"] = engine.draft_kv_cache_bytes
+    for name, size in caches.items():
+        if memory is not None and size > memory.total:
+            raise BadModel(
+                f"{name} {ByteSize(size).human_readable()} is more than the memory there is, "
+                f"{ByteSize(memory.total).human_readable()}"
+            )
 
 
 def inspect(files: ModelFiles) -> ModelSpec:

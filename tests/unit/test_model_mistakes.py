@@ -235,6 +235,15 @@ def test_more_positions_than_the_model_has(
     assert "max_model_len 257 is more than the 256 positions that model was made for" in have
 
 
+@pytest.mark.parametrize("option", ["--kv-cache-bytes", "--draft-kv-cache-bytes"])
+def test_a_cache_larger_than_the_memory(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, option: str
+) -> None:
+    folder = str(write_whole_folder(tmp_path / "model").path)
+    have = complaint(capsys, folder, "--draft-model", "self", option, "900TiB")
+    assert have.startswith(f"{option[2:].replace('-', '_')} 900.0TiB is more than the memory there")
+
+
 def test_a_draft_model_that_is_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folder = str(write_whole_folder(tmp_path / "model").path)
     assert "no model 'nowhere'" in complaint(capsys, folder, "--draft-model", "nowhere")
