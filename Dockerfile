@@ -4,7 +4,7 @@
 # The root file system may be read-only: only /tmp is written. Models of your own are mounted and
 # named on the command line. What follows the image's name replaces CMD alone: what a container
 # needs is in its environment, and the health check asks where the server really listens
-# (docs/container.md).
+# (docs/deployment.md).
 
 FROM python:3.13-slim-bookworm AS build
 RUN apt-get update \
