@@ -198,3 +198,19 @@ def test_what_is_no_multiple_may_be_a_fraction() -> None:
 
     assert [t for t in ("1", "0.5", "3.25", "-4") if not _accepts(automaton, t)] == []
     assert [t for t in ("3", "0", "-6", "3.0") if _accepts(automaton, t)] == []
+
+
+@pytest.mark.parametrize("negated", [{"type": "integer"}, {"multipleOf": 2}, {"multipleOf": 1}])
+def test_fractions_are_no_integers_for_readers_of_64_bits_either(negated: Any) -> None:
+    automaton = _automaton({"type": "number", "not": negated})
+
+    assert _accepts(automaton, "-123456789.654321")
+    assert not _accepts(automaton, "7941013342459714983.71")
+    assert not _accepts(automaton, "1.00000000000000000001")
+
+
+def test_bounds_may_ask_for_longer_fractions() -> None:
+    bounds = {"exclusiveMinimum": 1e-9, "maximum": 2e-9}
+    automaton = _automaton({"type": "number", "not": {"type": "integer"}, **bounds})
+
+    assert _accepts(automaton, "0.0000000015")

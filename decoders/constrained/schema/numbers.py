@@ -18,6 +18,7 @@ from plait.decoders.constrained.schema.facts import NUMBERS, Bound, Facts, tight
 
 MAX_LISTED = 1000  # multiples that are listed one by one
 MAX_SCALE = 1000  # the largest power of ten whose remainders are listed
+SHORT_WHOLE, SHORT_FRACTION = 9, 6  # digits of a fraction, where no bound needs more
 MAX_REMAINDERS = 8_000  # remainders times digits of one number
 MIN_INTEGER_DIGITS = 9  # that numbers may have, however large the step
 PRECISION = 10_000  # digits; a document's numbers have at most 4,300, and sums must be exact
@@ -31,6 +32,15 @@ _POSITIVE = regex.concat([_NONZERO, regex.times(_DIGIT, 0, MAX_INTEGER_DIGITS - 
 _INTEGERS = regex.union([_ZERO, _POSITIVE])
 _FRACTION_TAIL = regex.concat(
     [_DOT, regex.times(_DIGIT, 0, MAX_DECIMALS - 1), _NONZERO, regex.times(_DIGIT, 0, 1)]
+)
+# Fractions that readers with 64 bits do not take for integers: at most 15 digits.
+_SHORT_FRACTIONS = regex.concat(
+    [
+        regex.union([_ZERO, regex.concat([_NONZERO, regex.times(_DIGIT, 0, SHORT_WHOLE - 1)])]),
+        _DOT,
+        regex.times(_DIGIT, 0, SHORT_FRACTION - 1),
+        _NONZERO,
+    ]
 )
 
 
@@ -121,11 +131,18 @@ def _shape(facts: Facts) -> Expr:
     found = regex.EVERYTHING
     if "integer" not in facts.kinds:
         found = regex.concat([_INTEGERS, _FRACTION_TAIL])
+        if all(_is_short(bound) for bound in (facts.low, facts.high) if bound is not None):
+            found = _SHORT_FRACTIONS
     if facts.non_multiples:
         raise NeedsRemainders
     for multiple in facts.multiples:
         found = regex.both(found, _multiples(multiple))
     return found
+
+
+def _is_short(bound: Bound) -> bool:
+    whole, fraction = _parts(bound.value.copy_abs())
+    return len(whole) <= SHORT_WHOLE and len(fraction) < SHORT_FRACTION
 
 
 def _mirrored(bound: Bound | None) -> Bound | None:
