@@ -214,3 +214,19 @@ def test_bounds_may_ask_for_longer_fractions() -> None:
     automaton = _automaton({"type": "number", "not": {"type": "integer"}, **bounds})
 
     assert _accepts(automaton, "0.0000000015")
+
+
+@pytest.mark.parametrize("step", [0.3, 0.75, 2.5, 0.07, 6.25])
+def test_multiples_of_decimals_are_multiples_for_readers_of_64_bits_too(step: float) -> None:
+    schema = {"type": "number", "multipleOf": step}
+    automaton, judge = _automaton(schema), jsonschema_rs.validator_for(schema)
+    unit = Decimal(str(step))
+
+    accepted = []
+    for power in range(18):
+        for factor in (1, 3, 7, 123, 99_999_999):
+            text = f"{(unit * factor * 10**power).normalize():f}"
+            if _accepts(automaton, text):
+                accepted.append(float(text))
+    assert len(accepted) > 30
+    assert [value for value in accepted if not judge.is_valid(value)] == []

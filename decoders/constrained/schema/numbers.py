@@ -18,6 +18,7 @@ from plait.decoders.constrained.schema.facts import NUMBERS, Bound, Facts, tight
 
 MAX_LISTED = 1000  # multiples that are listed one by one
 MAX_SCALE = 1000  # the largest power of ten whose remainders are listed
+PRECISE = 15  # digits that a number of 64 bits keeps
 SHORT_WHOLE, SHORT_FRACTION = 9, 6  # digits of a fraction, where no bound needs more
 MAX_REMAINDERS = 8_000  # remainders times digits of one number
 MIN_INTEGER_DIGITS = 9  # that numbers may have, however large the step
@@ -95,12 +96,20 @@ def remainders_text(facts: Facts, remainders: Remainders) -> Expr:
     kinds = facts.kinds if remainders.places else facts.kinds - {"fraction"}
     if not kinds:
         return VOID
-    bounds = [bound.value for bound in (facts.low, facts.high) if bound is not None]
     digits = max(MIN_INTEGER_DIGITS, 3 + MAX_REMAINDERS // remainders.count)
-    digits = max([digits, *(len(_parts(value.copy_abs())[0]) + 1 for value in bounds)])
-    return regex.both(
-        number_text(replace(facts, kinds=kinds, multiples=(), non_multiples=())), _of_digits(digits)
-    )
+    text = number_text(replace(facts, kinds=kinds, multiples=(), non_multiples=()))
+    return regex.both(text, _of_digits(_room(facts, digits, remainders.places)))
+
+
+def _room(facts: Facts, digits: int, places: int) -> int:
+    """Return how many digits before the point a multiple of a step with decimals may have.
+
+    Readers of 64 bits round a number of more than 15 digits to one that may be no multiple.
+    """
+    if places:
+        digits = min(digits, max(PRECISE - places, 1))
+    bounds = [bound.value for bound in (facts.low, facts.high) if bound is not None]
+    return max([digits, *(len(_parts(value.copy_abs())[0]) + 1 for value in bounds)])
 
 
 def _of_digits(count: int) -> Expr:
@@ -136,7 +145,8 @@ def _shape(facts: Facts) -> Expr:
     if facts.non_multiples:
         raise NeedsRemainders
     for multiple in facts.multiples:
-        found = regex.both(found, _multiples(multiple))
+        room = _of_digits(_room(facts, MAX_INTEGER_DIGITS, unit_of(multiple)[1]))
+        found = regex.both(regex.both(found, room), _multiples(multiple))
     return found
 
 
