@@ -52,6 +52,18 @@ def completion_logprobs(
     }
 
 
+def ranked(
+    tokenizer: Tokenizer, entry: TokenLogprob, count: int
+) -> dict[int, tuple[float, int | None, str]]:
+    """Return (logprob, rank, text) of a prompt's token and of its `count` alternatives."""
+    found: dict[int, tuple[float, int | None, str]] = {}
+    ranks = {token_id: rank for rank, (token_id, _) in enumerate(entry.top, 1)}
+    for token_id, logprob in ((entry.token_id, entry.logprob), *entry.top[:count]):
+        text = chat_token(tokenizer, token_id)
+        found[token_id] = finite(logprob), ranks.get(token_id), text
+    return found
+
+
 def text_offsets(tokenizer: Tokenizer, token_ids: Sequence[int]) -> list[int]:
     """Return where each token begins in tokenizer.decode(token_ids, special=True), in characters.
 

@@ -7,6 +7,7 @@ thread.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ ALLOWED_KWARGS = frozenset(
     }
 )
 MAX_KWARG_CHARS = 256
+KWARG_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 OPTIONAL = ("name", "reasoning_content")  # of a message
 KNOWN_ROLES = frozenset({"system", "user", "assistant"})
 
@@ -116,6 +119,12 @@ def left_out(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> lis
         for key in unread
         if message.get(key)
     ]
+
+
+def unread_kwargs(tokenizer: Tokenizer, kwargs: Mapping[str, Any]) -> list[str]:
+    """Return the paths of chat_template_kwargs of other families, which this one does not read."""
+    variables = _template(tokenizer).variables
+    return [f"chat_template_kwargs.{key}" for key in kwargs if key not in variables]
 
 
 def normalize(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
@@ -214,11 +223,11 @@ def _run(template: ChatTemplate, variables: Mapping[str, Any]) -> str:
 def _check_kwargs(template: ChatTemplate, kwargs: Mapping[str, Any]) -> None:
     for key, value in kwargs.items():
         param = f"chat_template_kwargs.{key}"
-        if key not in ALLOWED_KWARGS:
+        if not KWARG_NAME.fullmatch(key):
+            raise BadRequest("a name has letters, digits and _", param="chat_template_kwargs")
+        if key in RESERVED or (key in template.variables and key not in ALLOWED_KWARGS):
             allowed = ", ".join(sorted(ALLOWED_KWARGS))
             raise BadRequest(f"{key!r} is not one of {allowed}", param=param)
-        if key not in template.variables:
-            raise BadRequest(f"this model's chat template does not read {key!r}", param=param)
         if not isinstance(value, bool | int | str | None) or len(str(value)) > MAX_KWARG_CHARS:
             raise BadRequest("must be a boolean, a number, null or a short string", param=param)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import cast
 
 import tokenizers
@@ -128,6 +129,11 @@ class Tokenizer:
     def piece(self, token_id: int) -> str:
         """Return a token as the vocabulary writes it (`Ġis`, `▁is`); "" where it has none."""
         return self._plain.id_to_token(token_id) or ""
+
+    @cached_property
+    def written_bytes(self) -> Sequence[bytes]:
+        """What each token adds to a text in which special tokens are written out."""
+        return [self.token_name(i) for i in range(self.vocab_size)]
 
     def token_name(self, token_id: int) -> bytes:
         """Return the bytes to show for a token: its own, or a special token's name.

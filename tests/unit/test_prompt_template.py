@@ -15,6 +15,7 @@ from plait.server.prompt.template import (
     normalize,
     render_chat,
     template_variables,
+    unread_kwargs,
 )
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
 from tests.fixtures.vocabularies import byte_level, gguf_keys, write_gguf
@@ -172,10 +173,15 @@ def test_kwargs_are_honoured_or_refused(model: Models) -> None:
     assert template_variables(thinking) == {"enable_thinking"}
     assert render_chat(thinking, HELLO, kwargs={"enable_thinking": True}) == "think"
     assert render_chat(thinking, HELLO) == "no"
-    for key in ("secret", "messages", "reasoning_effort"):
+    for key in ("secret", "messages", "tools"):
         with pytest.raises(BadRequest) as caught:
             render_chat(thinking, HELLO, kwargs={key: "low"})
         assert caught.value.param == f"chat_template_kwargs.{key}"
+    other = {"reasoning_effort": "low", "anything_else": 1}
+    assert render_chat(thinking, HELLO, kwargs=other) == "no"
+    assert unread_kwargs(thinking, other) == [f"chat_template_kwargs.{key}" for key in other]
+    with pytest.raises(BadRequest, match="letters"):
+        render_chat(thinking, HELLO, kwargs={"x\r\nset-cookie": 1})
     with pytest.raises(BadRequest, match="short string"):
         render_chat(thinking, HELLO, kwargs={"enable_thinking": ["x"]})
 

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from plait.server.api.answers import wire
 from plait.server.api.answers.obfuscation import padding_for
@@ -17,6 +17,7 @@ from plait.server.api.jobs.job import Job
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.pool.messages import TokenLogprob
 from plait.server.prompt.logprobs import chat_logprobs
+from plait.server.prompt.stream import Piece
 
 
 class ChatAnswer:
@@ -42,15 +43,23 @@ class ChatAnswer:
         job = self._job
         texts: list[list[str]] = [[self._echo] for _ in range(job.n)]
         logprobs: list[list[TokenLogprob]] = [[] for _ in range(job.n)]
+        tokens: list[list[int]] = [[] for _ in range(job.n)]
         reasons: dict[int, wire.Finish] = {}
         async with aclosing(self._outputs.parts()) as parts:
             async for part in parts:
                 texts[part.index].append(part.piece.text)
                 logprobs[part.index].extend(part.piece.logprobs)
+                tokens[part.index].extend(part.token_ids)
                 if part.finish is not None:
                     reasons[part.index] = part.finish
         choices = [
-            wire.ChatChoice(i, wire.Message("".join(texts[i])), reasons[i], self._show(logprobs[i]))
+            wire.ChatChoice(
+                i,
+                wire.Message("".join(texts[i])),
+                reasons[i],
+                self._show(logprobs[i]),
+                self._ids(tokens[i]),
+            )
             for i in range(job.n)
         ]
         decoding = self._outputs.decoding()
@@ -65,6 +74,8 @@ class ChatAnswer:
                 seed=job.seed,
                 metadata=UNSET if self._request.metadata is None else self._request.metadata,
                 decoding=UNSET if decoding is None else decoding,
+                prompt_token_ids=self._ids(job.prompts[0].token_ids),
+                prompt_logprobs=self._outputs.ranked_prompt(0, job.prompt_logprobs),
             )
         )
 
@@ -78,18 +89,30 @@ class ChatAnswer:
     def _frames_of(self, part: Part) -> bytes:
         if part.is_first:
             role = wire.Delta(role="assistant", content="", refusal=None)
-            first = self._chunk(wire.ChatChunkChoice(part.index, role), seed=self._job.seed)
-            return first + (self._content(part.index, self._echo, ()) if self._echo else b"")
-        frames = b""
+            first = self._chunk(
+                wire.ChatChunkChoice(part.index, role),
+                seed=self._job.seed,
+                prompt_token_ids=self._ids(self._job.prompts[0].token_ids),
+            )
+            echo = Part(part.index, Piece(self._echo))
+            return first + (self._content(echo) if self._echo else b"")
+        frames, token_ids = b"", part.token_ids
         if part.piece.text or part.piece.logprobs:
-            frames = self._content(part.index, part.piece.text, part.piece.logprobs)
+            frames, token_ids = self._content(part), ()
         if part.finish is not None:
-            frames += self._chunk(wire.ChatChunkChoice(part.index, wire.Delta(), part.finish))
+            ids = self._ids(token_ids)
+            last = wire.ChatChunkChoice(part.index, wire.Delta(), part.finish, token_ids=ids)
+            frames += self._chunk(last)
         return frames
 
-    def _content(self, index: int, text: str, logprobs: Sequence[TokenLogprob]) -> bytes:
-        delta = wire.Delta(content=text)
-        choice = wire.ChatChunkChoice(index, delta, logprobs=self._show(logprobs))
+    def _content(self, part: Part) -> bytes:
+        text = part.piece.text
+        choice = wire.ChatChunkChoice(
+            part.index,
+            wire.Delta(content=text),
+            logprobs=self._show(part.piece.logprobs),
+            token_ids=self._ids(part.token_ids),
+        )
         if self._request.includes_obfuscation:
             return self._chunk(choice, obfuscation=padding_for(text))
         return self._chunk(choice)
@@ -105,10 +128,15 @@ class ChatAnswer:
         return frames + DONE
 
     def _chunk(self, choice: wire.ChatChunkChoice, **extra: Any) -> bytes:
+        if self._request.counts_usage:
+            extra["usage"] = self._outputs.usage()
         return self._frame(choices=[choice], **extra)
 
     def _frame(self, **fields: Any) -> bytes:
         return frame(wire.encode(msgspec.structs.replace(self._empty, **fields)))
+
+    def _ids(self, token_ids: Sequence[int]) -> list[int] | UnsetType:
+        return list(token_ids) if self._request.return_token_ids else UNSET
 
     def _show(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         return chat_logprobs(self._job.tokenizer, logprobs) if self._has_logprobs else None

@@ -28,12 +28,14 @@ class _Text:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob | None] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
+    answered: list[int] = field(default_factory=list)  # token ids of the answer alone
 
     def add(self, other: _Text) -> None:
         self.text += other.text
         self.token_ids += other.token_ids
         self.logprobs += other.logprobs
         self.offsets += other.offsets
+        self.answered += other.answered
 
 
 class CompletionAnswer:
@@ -62,10 +64,7 @@ class CompletionAnswer:
                 texts[part.index].add(self._text_of(part))
                 if part.finish is not None:
                     reasons[part.index] = part.finish
-        choices = [
-            wire.CompletionChoice(i, text.text, reasons[i], self._show(text))
-            for i, text in enumerate(texts)
-        ]
+        choices = [self._choice(i, text, reasons[i], is_first=True) for i, text in enumerate(texts)]
         decoding = self._outputs.decoding()
         return wire.encode(
             msgspec.structs.replace(
@@ -88,12 +87,28 @@ class CompletionAnswer:
     def _frame_of(self, part: Part) -> bytes:
         is_start = part.index not in self._has_echoed
         text = self._text_of(part)
-        choice = wire.CompletionChoice(part.index, text.text, part.finish, self._show(text))
+        usage = self._outputs.usage() if self._request.counts_usage else None
         return self._frame(
-            choices=[choice],
-            usage=None if self._request.includes_usage else UNSET,
+            choices=[self._choice(part.index, text, part.finish, is_first=is_start)],
+            usage=usage if self._request.includes_usage else UNSET,
             seed=self._job.seed if is_start else UNSET,
             obfuscation=padding_for(text.text) if self._request.includes_obfuscation else UNSET,
+        )
+
+    def _choice(
+        self, index: int, text: _Text, finish: wire.Finish | None, *, is_first: bool
+    ) -> wire.CompletionChoice:
+        prompt = index // self._job.n
+        has_ids = self._request.return_token_ids
+        scored = self._job.prompt_logprobs if finish is not None and is_first else None
+        return wire.CompletionChoice(
+            index,
+            text.text,
+            finish,
+            self._show(text),
+            text.answered if has_ids else UNSET,
+            list(self._job.prompts[prompt].token_ids) if has_ids and is_first else UNSET,
+            self._outputs.ranked_prompt(prompt, scored),
         )
 
     def _last_frames(self) -> bytes:
@@ -124,7 +139,13 @@ class CompletionAnswer:
         piece = part.piece
         offsets = [offset + shift for offset in piece.offsets]
         shown.add(
-            _Text(piece.text, [e.token_id for e in piece.logprobs], [*piece.logprobs], offsets)
+            _Text(
+                piece.text,
+                [e.token_id for e in piece.logprobs],
+                [*piece.logprobs],
+                offsets,
+                list(part.token_ids),
+            )
         )
         return shown
 

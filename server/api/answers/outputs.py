@@ -10,6 +10,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import UNSET, UnsetType
+
+from plait.server.api.answers import wire
 from plait.server.api.answers.wire import (
     CompletionTokensDetails,
     Finish,
@@ -22,6 +25,7 @@ from plait.server.api.ports import PoolLike
 from plait.server.errors import DeadlineExceeded, Internal, ServerError, Unavailable
 from plait.server.pool.messages import Delta, FinishReason, Predicted, Started, TokenLogprob
 from plait.server.prompt.infill import InfillStream
+from plait.server.prompt.logprobs import ranked
 from plait.server.prompt.stream import Piece, TextStream
 
 Event = Started | Delta
@@ -34,6 +38,7 @@ class Part:
 
     index: int
     piece: Piece = NOTHING
+    token_ids: Sequence[int] = ()  # taken since the last part, the one that ended the text included
     finish: Finish | None = None
     is_first: bool = False
 
@@ -42,6 +47,12 @@ class Part:
 class _Choice:
     stream: TextStream | InfillStream
     is_done: bool = False
+    fresh: list[int] = field(default_factory=list)  # tokens that no part has told of
+
+    def take_fresh(self) -> list[int]:
+        """Return the tokens that no part has told of, once."""
+        fresh, self.fresh = self.fresh, []
+        return fresh
 
 
 @dataclass(slots=True)
@@ -110,6 +121,18 @@ class Outputs:
         """Return the logprobs of a prompt's tokens; known before any part with text."""
         return self._progress[prompt].prompt_logprobs or ()
 
+    def ranked_prompt(self, prompt: int, count: int | None) -> wire.PromptLogprobs | UnsetType:
+        """Return the logprobs of a prompt's tokens as vLLM has them, if they were asked for."""
+        if count is None:
+            return UNSET
+        tokenizer = self._job.tokenizer
+        return [
+            None
+            if entry is None
+            else {i: wire.RankedLogprob(*v) for i, v in ranked(tokenizer, entry, count).items()}
+            for entry in self.prompt_logprobs(prompt)
+        ]
+
     def decoding(self) -> dict[str, Any] | None:
         """Return the traces that were asked for: one choice's own, or a list of several."""
         if not self.traces:
@@ -137,8 +160,8 @@ class Outputs:
     def _stream_of(self, prompt: Prompt) -> TextStream | InfillStream:
         job = self._job
         if prompt.template is not None:
-            return InfillStream(job.tokenizer.token_bytes, prompt.template)
-        return TextStream(job.tokenizer.token_bytes, job.stop, include_stop=job.include_stop)
+            return InfillStream(job.token_bytes, prompt.template)
+        return TextStream(job.token_bytes, job.stop, include_stop=job.include_stop)
 
     def _take(self, prompt: int, event: Event) -> Iterator[Part]:
         progress = self._progress[prompt]
@@ -170,16 +193,19 @@ class Outputs:
         if delta.predicted is not None:
             is_cut = choice.stream.stop is not None
             self._count(delta.predicted, choice.stream.num_tokens - before if is_cut else None)
+        choice.fresh += delta.token_ids[: choice.stream.num_tokens - before]
         finish = self._end(choice, delta)
         if piece.text or piece.logprobs:
-            yield Part(index, piece)
+            yield Part(index, piece, choice.take_fresh())
         if finish is None:
             return
         choice.is_done = True
         self._reasons.append(finish)
         if delta.trace is not None:
             self.traces[index] = delta.trace
-        yield Part(index, choice.stream.finish(), finish)
+        if delta.stop_token is not None and choice.stream.stop is None:
+            choice.fresh.append(delta.stop_token)
+        yield Part(index, choice.stream.finish(), choice.take_fresh(), finish)
 
     def _count(self, predicted: Predicted, taken: int | None) -> None:
         """Count what was predicted; of a delta with a stop string, what is not behind it."""

@@ -16,6 +16,17 @@ from plait.decoders.diffusion.spec import DiffusionSpec
 Finish = Literal["stop", "length"]
 
 
+class RankedLogprob(Struct, frozen=True):
+    """What the model gave to a token of a prompt, as vLLM has it."""
+
+    logprob: float
+    rank: int | None  # 1 is the likeliest token; null where it is behind the alternatives
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[int, RankedLogprob] | None]  # null for the first token
+
+
 class PromptTokensDetails(Struct, frozen=True):
     """What the prompt cost."""
 
@@ -57,6 +68,7 @@ class ChatChoice(Struct, frozen=True):
     message: Message
     finish_reason: Finish
     logprobs: dict[str, Any] | None = None
+    token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatCompletion(Struct, frozen=True):
@@ -73,6 +85,8 @@ class ChatCompletion(Struct, frozen=True):
     service_tier: Literal["default"] = "default"
     metadata: dict[str, str] | UnsetType = UNSET
     decoding: dict[str, Any] | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
 class Delta(Struct, frozen=True):
@@ -90,6 +104,7 @@ class ChatChunkChoice(Struct, frozen=True):
     delta: Delta
     finish_reason: Finish | None = None
     logprobs: dict[str, Any] | None = None
+    token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatCompletionChunk(Struct, frozen=True):
@@ -104,6 +119,7 @@ class ChatCompletionChunk(Struct, frozen=True):
     service_tier: Literal["default"] = "default"
     usage: Usage | UnsetType | None = UNSET
     seed: int | UnsetType = UNSET  # in the first chunk of each answer
+    prompt_token_ids: list[int] | UnsetType = UNSET  # there, too
     obfuscation: str | UnsetType = UNSET
     decoding: dict[str, Any] | UnsetType = UNSET
 
@@ -115,6 +131,9 @@ class CompletionChoice(Struct, frozen=True):
     text: str
     finish_reason: Finish | None = None
     logprobs: dict[str, Any] | None = None
+    token_ids: list[int] | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET  # of a stream: in the first event of an answer
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
 class Completion(Struct, frozen=True):

@@ -7,7 +7,13 @@ from typing import Any
 
 from plait.server.api.schemas.chat import AssistantMessage, ChatRequest, Message
 from plait.server.api.schemas.tokenize import TokenizeRequest
-from plait.server.prompt.template import chat_prompt, left_out, normalize, template_variables
+from plait.server.prompt.template import (
+    chat_prompt,
+    left_out,
+    normalize,
+    template_variables,
+    unread_kwargs,
+)
 from plait.server.prompt.tokenizer import Tokenizer
 
 # How templates are told so that have a switch for it; one that has none writes no thoughts anyway.
@@ -60,7 +66,9 @@ def _written(said: str, text: str, tokenizer: Tokenizer) -> str | None:
 
 def warnings_of(request: ChatRequest, tokenizer: Tokenizer) -> list[str]:
     """Return the paths of what is taken and changes nothing with this model."""
-    return left_out(tokenizer, [_template_message(message) for message in request.messages])
+    messages = [_template_message(message) for message in request.messages]
+    unread = unread_kwargs(tokenizer, request.chat_template_kwargs or {})
+    return left_out(tokenizer, messages) + unread
 
 
 def message_text(message: Message) -> str:

@@ -72,13 +72,16 @@ def check_served(request: GenerationRequest, info: ModelInfo) -> None:
         raise _unsupported("a diffusion model drafts its own canvases", "prediction")
     if spec is not None and set(request.allowed_token_ids or ()) == {spec.mask_id}:
         raise _unsupported("the mask token is never an answer", "allowed_token_ids")
+    has_scores = "prompt_logprobs" in info.capabilities
+    if request.prompt_logprobs is not None and not has_scores:
+        raise _unsupported("the model gives no logprobs of a prompt", "prompt_logprobs")
     if not isinstance(request, CompletionRequest):
         return
     for name in ("suffix", "infill"):
         if getattr(request, name) and spec is None:
             raise _unsupported("the model has no fill-in-the-middle tokens", name)
     scores = request.echo and request.logprobs is not None
-    if scores and "prompt_logprobs" not in info.capabilities:
+    if scores and not has_scores:
         raise _unsupported("the model gives no logprobs of a prompt", "logprobs")
 
 

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 
 import msgspec
 
@@ -24,7 +25,7 @@ from plait.server.api.jobs.prompts import (
     completion_prompts,
     predicted_ids,
 )
-from plait.server.api.jobs.sampling import check_ids, num_ids, sampling_params
+from plait.server.api.jobs.sampling import check_ids, num_ids, resolved, sampling_params
 from plait.server.api.ports import PoolLike, ServedModelLike
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.common import GenerationRequest
@@ -58,6 +59,8 @@ class Job:
     requests: Sequence[GenerateRequest]
     stop: StopStrings | None
     include_stop: bool
+    prompt_logprobs: int | None  # alternatives that the answer shows for each token of a prompt
+    token_bytes: Sequence[bytes]  # what each token adds to the text
     warnings: Sequence[str] = ()  # paths of what is taken and changes nothing with this model
 
     @property
@@ -173,7 +176,7 @@ async def _plan(
         n=request.n or 1,
         stop_token_ids=_stop_ids(request, served.tokenizer, info),
         constraint=await compile_constraint(pool, served.name, request, frame, tenant),
-        prompt_logprobs=_num_prompt_logprobs(request),
+        prompt_logprobs=_num_prompt_logprobs(request, limits),
         priority=request.priority or 0,
         cache_salt=namespace_of(tenant, request.cache_salt or ""),
         affinity=(isinstance(request, ChatRequest) and request.prompt_cache_key) or "",
@@ -188,12 +191,11 @@ async def _plan(
         fingerprint=info.fingerprint,
         tokenizer=served.tokenizer,
         prompts=prompts,
-        requests=[
-            _request_of(common, i, prompt, budget)
-            for i, (prompt, budget) in enumerate(zip(prompts, budgets, strict=True))
-        ],
+        requests=list(map(partial(_request_of, common), count(), prompts, budgets)),
         stop=StopStrings(request.stops) if request.stops else None,
         include_stop=bool(request.include_stop_str_in_output),
+        prompt_logprobs=resolved(request.prompt_logprobs, limits),
+        token_bytes=_shown_bytes(request, served.tokenizer),
         warnings=_warnings(request, served.tokenizer),
     )
 
@@ -221,6 +223,13 @@ def _warnings(request: GenerationRequest, tokenizer: Tokenizer) -> list[str]:
     return warnings_of(request, tokenizer) if isinstance(request, ChatRequest) else []
 
 
+def _shown_bytes(request: GenerationRequest, tokenizer: Tokenizer) -> Sequence[bytes]:
+    """Return what each token of an answer adds to its text."""
+    return (
+        tokenizer.written_bytes if request.skip_special_tokens is False else tokenizer.token_bytes
+    )
+
+
 def _prefix(request: GenerationRequest) -> str:
     return "chatcmpl" if isinstance(request, ChatRequest) else "cmpl"
 
@@ -233,8 +242,13 @@ def _stop_ids(request: GenerationRequest, tokenizer: Tokenizer, info: ModelInfo)
     return sorted({*(i for i in eos if i < info.vocab_size), *(request.stop_token_ids or ())})
 
 
-def _num_prompt_logprobs(request: GenerationRequest) -> int | None:
-    return request.logprobs if isinstance(request, CompletionRequest) and request.echo else None
+def _num_prompt_logprobs(request: GenerationRequest, limits: LimitSettings) -> int | None:
+    """Return how many alternatives the worker has to find for each token of the prompts."""
+    asked = [request.prompt_logprobs]
+    if isinstance(request, CompletionRequest) and request.echo:
+        asked.append(request.logprobs)
+    found = [k for k in (resolved(each, limits) for each in asked) if k is not None]
+    return max(found, default=None)
 
 
 def namespace_of(tenant: str, salt: str) -> str:

@@ -22,6 +22,15 @@ def check_request(request: GenerationRequest, limits: LimitSettings) -> None:
     Runs before anything is tokenised or allocated.
     """
     _check_counts(request, limits)
+    _check_logprobs(request.prompt_logprobs, limits, param="prompt_logprobs")
+    if request.prompt_logprobs is not None and request.stream:
+        raise BadRequest("prompt_logprobs and stream exclude each other.", param="prompt_logprobs")
+    options = request.stream_options
+    if options is not None and options.continuous_usage_stats and not options.include_usage:
+        raise BadRequest(
+            "continuous_usage_stats needs include_usage.",
+            param="stream_options.continuous_usage_stats",
+        )
     options = request.stream_options
     if options is not None and not request.stream and any(options.model_dump().values()):
         raise BadRequest("stream_options needs stream=true.", param="stream_options")

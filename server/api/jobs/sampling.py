@@ -51,7 +51,7 @@ def sampling_params(
         bad_words=_bad_words(request.bad_words or [], tokenizer, vocab_size, limits),
         min_tokens=request.min_tokens or 0,
         seed=seed_of(request),
-        logprobs=request.num_logprobs,
+        logprobs=resolved(request.num_logprobs, limits),
     )
 
 
@@ -63,6 +63,11 @@ def seed_of(request: GenerationRequest) -> int:
     if request.seed in (None, -1):
         return secrets.randbits(SEED_BITS)
     return request.seed % 2**64
+
+
+def resolved(num_logprobs: int | None, limits: LimitSettings) -> int | None:
+    """Return a number of alternatives, -1 being all that the operator allows."""
+    return limits.max_logprobs if num_logprobs == -1 else num_logprobs
 
 
 def num_ids(tokenizer: Tokenizer, info: ModelInfo) -> int:

@@ -11,8 +11,8 @@ from plait.server.api.schemas.common import (
     WHOLE,
     GenerationRequest,
     Items,
+    Logprobs,
     Metadata,
-    Natural,
     Short,
     Strict,
     Unsupported,
@@ -202,7 +202,9 @@ class ChatRequest(GenerationRequest):
         None, description="Wins over max_tokens. -1, the default: what the context leaves."
     )
     logprobs: bool | None = None
-    top_logprobs: Natural | None = Field(None, description="Needs logprobs=true.")
+    top_logprobs: Logprobs | None = Field(
+        None, description="Needs logprobs=true. -1: as many as the server gives."
+    )
     response_format: ResponseFormat | None = None
     prediction: Prediction | None = None
     chat_template_kwargs: dict[str, Any] | None = None

@@ -82,6 +82,7 @@ def _whole(value: Any) -> Any:
 WHOLE = BeforeValidator(_whole)
 Natural = Annotated[int, Field(ge=0, lt=2**31), WHOLE]
 Count = Annotated[int, Field(ge=1, lt=2**31), WHOLE]
+Logprobs = Annotated[int, Field(ge=-1, lt=2**31), WHOLE]  # -1: as many as the operator allows
 # A list stops at its first bad item: millions of reports would cost minutes (each item has one).
 T = TypeVar("T")
 Items = Annotated[list[T], Field(fail_fast=True)]
@@ -98,6 +99,9 @@ class StreamOptions(Strict):
     """How a stream looks; only with stream=true."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = Field(
+        None, description="Every chunk has the usage so far; needs include_usage."
+    )
     include_obfuscation: bool | None = Field(
         None,
         description="Pad every chunk to a multiple of 32 characters of text, so that sizes on the "
@@ -227,6 +231,17 @@ class GenerationRequest(Sampling, Ending, Bookkeeping, OfOtherServers):
     stream_options: StreamOptions | None = None
     structured_outputs: StructuredOutputs | None = None
     decoding: Decoding | None = None
+    return_token_ids: bool | None = Field(
+        None, description="Add `token_ids` of the answers and `prompt_token_ids`."
+    )
+    skip_special_tokens: bool | None = Field(
+        None, description="false: special tokens of an answer are written out. True unless given."
+    )
+    prompt_logprobs: Logprobs | None = Field(
+        None,
+        description="Alternatives for each token of the prompt; not with stream. -1: as many "
+        "as the server gives.",
+    )
 
     @property
     def stops(self) -> list[str]:
@@ -237,6 +252,11 @@ class GenerationRequest(Sampling, Ending, Bookkeeping, OfOtherServers):
     def includes_usage(self) -> bool:
         """Whether a stream ends with a chunk of usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def counts_usage(self) -> bool:
+        """Whether every chunk of a stream says what was used so far."""
+        return bool(self.includes_usage and self.stream_options.continuous_usage_stats)  # type: ignore[union-attr]
 
     @property
     def includes_obfuscation(self) -> bool:

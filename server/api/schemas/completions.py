@@ -10,7 +10,7 @@ from plait.server.api.schemas.common import (
     Count,
     GenerationRequest,
     Items,
-    Natural,
+    Logprobs,
     Strict,
     TokenId,
 )
@@ -36,7 +36,9 @@ class CompletionRequest(GenerationRequest):
 
     prompt: str | Texts | TokenIds | TokenIdLists
     echo: bool | None = Field(None, description="Begin each answer with its prompt.")
-    logprobs: Natural | None = Field(None, description="Alternatives per token.")
+    logprobs: Logprobs | None = Field(
+        None, description="Alternatives per token; -1: as many as the server gives."
+    )
     best_of: Count | None = Field(None, description="Must equal n.")
     suffix: str | None = Field(
         None,
