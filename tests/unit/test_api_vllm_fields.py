@@ -117,8 +117,9 @@ async def test_prompt_logprobs_have_ranks_and_texts(path: str) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_minus_one_is_as_many_alternatives_as_the_server_gives(path: str) -> None:
-    chat = {"logprobs": True, "top_logprobs": -1}
-    answer = await whole(path, **(chat if "chat" in path else {"logprobs": -1}))
+    chat: dict[str, Any] = {"logprobs": True, "top_logprobs": -1}
+    completion: dict[str, Any] = {"logprobs": -1}
+    answer = await whole(path, **(chat if "chat" in path else completion))
     logprobs = answer["choices"][0]["logprobs"]
     tops = [entry["top_logprobs"] for entry in logprobs["content"]] if "chat" in path else []
     assert all(len(top) == 20 for top in tops)
