@@ -160,6 +160,21 @@ def test_pruning_looks_at_each_rule_once(
     assert looks <= len(grammar.rules) + 2  # any JSON value is recursive
 
 
+def test_places_that_refer_to_the_same_schema_share_its_rules() -> None:
+    target = {"$ref": "#/$defs/more", "description": "the same thing"}
+    members = {f"p{i}": {"type": "array", "items": {"type": "null"}} for i in range(50)}
+    grammar = _lower(
+        {
+            "type": "object",
+            "properties": {f"q{i}": target for i in range(100)},
+            "required": [f"q{i}" for i in range(100)],
+            "$defs": {"more": {"$ref": "#/$defs/all"}, "all": {"properties": members}},
+        }
+    )
+
+    assert len(grammar.rules) < 2 * 50 + 50 + 50 + 20
+
+
 def test_values_of_many_branches_are_one_list() -> None:
     one_of = _judge({"oneOf": [*({"const": i} for i in range(300)), {"enum": [7.0, True, "7"]}]})
     any_of = _judge({"anyOf": [{"const": 1}, {"const": True}, {"enum": [[1], {"a": 0}]}]})

@@ -59,10 +59,12 @@ from plait.decoders.constrained.schema.objects import (
     key_classes,
     member,
 )
+from plait.decoders.constrained.schema.read import ANNOTATIONS
 from plait.decoders.constrained.schema.unsatisfiable import Blame
 from plait.decoders.constrained.spec import ConstraintError, ConstraintLimits, UnsupportedKeyword
 
 TOO_MANY_REMAINDERS = "its multiples need too many remainders; a small range makes them few"
+MAX_REFERENCES = 32  # one to the next
 MAX_COUNT = 100_000  # longest array or string that is told apart from an endless one
 
 _QUOTE = Text('"')
@@ -77,9 +79,9 @@ def schema_grammar(schema: Any, limits: ConstraintLimits) -> Grammar:
     """
     document = Document(schema, max_depth=limits.max_depth)
     alternatives = Alternatives(document)
-    lowering = _Lowering(alternatives, limits)
+    lowering = _Lowering(document, alternatives, limits)
     rules = lowering.run()
-    return Grammar(rules, Blame(rules, lowering.spots, document, alternatives).error)
+    return Grammar(rules, Blame(rules, lowering.names, document, alternatives).error)
 
 
 def longest_path(edges: Mapping[str, Set[str]], start: str) -> int | None:
@@ -105,7 +107,10 @@ def longest_path(edges: Mapping[str, Set[str]], start: str) -> int | None:
 class _Lowering:
     """Rules by name, and the places whose rules are still to be written."""
 
-    def __init__(self, alternatives: Alternatives, limits: ConstraintLimits) -> None:
+    def __init__(
+        self, document: Document, alternatives: Alternatives, limits: ConstraintLimits
+    ) -> None:
+        self._document = document
         self._alternatives = alternatives
         self._limits = limits
         self._rules: dict[str, Node] = {}
@@ -117,9 +122,9 @@ class _Lowering:
         self._listed_levels = 0  # of the values of const and enum
 
     @property
-    def spots(self) -> dict[str, Places]:
-        """The places of the values by the names of their rules."""
-        return {name: places for places, name in self._names.items()}
+    def names(self) -> Mapping[Places, str]:
+        """The names of the rules that stand for values, by their places."""
+        return self._names
 
     def run(self) -> dict[str, Node]:
         """Return the rules of the schema, and those that all of JSON shares."""
@@ -145,10 +150,24 @@ class _Lowering:
         """Return the rule of a value at some places, to be written later."""
         name = self._names.get(places)
         if name is None:
-            name = self._names[places] = f"v{len(self._names)}"
-            self._todo.append(places)
+            meant = tuple(dict.fromkeys(map(self._meant, places)))
+            name = self._names.get(meant)
+            if name is None:
+                name = self._names[meant] = f"v{len(self._names)}"
+                self._todo.append(meant)
+            self._names[places] = name
         self._inside.setdefault(self._writing, set()).add(name)
         return Ref(name)
+
+    def _meant(self, place: Place) -> Place:
+        """Return the place that another one refers to and says nothing else."""
+        pointer = place.pointer
+        for _ in range(MAX_REFERENCES):
+            schema = self._document.at(pointer)
+            if not isinstance(schema, dict) or schema.keys() - ANNOTATIONS != {"$ref"}:
+                return Place(pointer, place.negated)
+            pointer = self._document.resolve(schema["$ref"], pointer)
+        return place  # they lead in a circle, or nearly so
 
     def _places(self, places: Places) -> Node:
         name = self._names[places]

@@ -19,17 +19,19 @@ class Blame:
 
     Args:
         rules: the grammar's rules.
-        spots: the places of those rules that stand for a value.
+        names: those rules that stand for a value, by its places.
     """
 
     def __init__(
         self,
         rules: Mapping[str, Node],
-        spots: Mapping[str, Places],
+        names: Mapping[Places, str],
         document: Document,
         alternatives: Alternatives,
     ) -> None:
-        self._rules, self._spots = rules, spots
+        self._rules, self._names = rules, names
+        self._users = {name: places for places, name in names.items()}
+        self._spots = {name: places for places, name in reversed(list(names.items()))}
         self._document, self._alternatives = document, alternatives
 
     def error(self) -> ConstraintError:
@@ -46,7 +48,7 @@ class Blame:
             spot = found[0]
             if spot in path:
                 reason = "each value would hold another one, without end"
-                return Unsatisfiable(self._spots[spot][0].pointer, "", reason)
+                return Unsatisfiable(self._users[spot][0].pointer, "", reason)
             path.add(spot)
         return self._of_spot(self._spots[spot])
 
@@ -56,10 +58,9 @@ class Blame:
         One if it must be there: a required property, an item of those that are asked for.
         """
         several = self._alternatives.of(self._spots[rule]) if rule in self._spots else ()
-        names = {places: name for name, places in self._spots.items()}
         for places in _needed(several[0]) if len(several) == 1 else ():
-            if places in names and names[places] not in alive:
-                return [names[places]]
+            if self._names.get(places, "root") not in alive | {"root"}:
+                return [self._names[places]]
         return self._dead_below(rule, alive)
 
     def _dead_below(self, rule: str, alive: Known) -> list[str]:
