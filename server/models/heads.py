@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
-from plait.server.models.catalog import BadModel, ModelFiles
+from plait.server.models.catalog import MALFORMED, BadModel, ModelFiles
 from plait.server.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -40,15 +40,17 @@ def add_inputs(model: Model, heads: Mapping[str, Path]) -> int:
     """Give a model the inputs that its heads feed; return how many: ids from vocab_size on.
 
     Raises:
-        BadModel: they are not as wide as the model.
+        BadModel: they are not as wide as the model, or no numbers.
     """
     if "ppd" not in heads:
         return 0
-    with safe_open(heads["ppd"], framework="pt") as file:
-        inputs = file.get_tensor("embeddings")
     try:
+        with safe_open(heads["ppd"], framework="pt") as file:
+            inputs = file.get_tensor("embeddings")
+        if not inputs.isfinite().all():
+            raise ValueError("embeddings holds numbers that are NaN or infinite")
         model.extend(inputs)
-    except ValueError as error:
+    except (*MALFORMED, OSError, SafetensorError, RuntimeError) as error:
         raise BadModel(f"{heads['ppd']}: {error}") from error
     return len(inputs)
 
@@ -73,5 +75,5 @@ def _weights_of(path: Path) -> str:
     try:
         with safe_open(path, framework="pt") as file:
             return str((file.metadata() or {}).get("weights", ""))
-    except SafetensorError as error:
+    except (*MALFORMED, OSError, SafetensorError) as error:
         raise BadModel(f"{path} is damaged: {error}") from error

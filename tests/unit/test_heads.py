@@ -62,6 +62,12 @@ def test_inputs_must_be_as_wide_as_the_model(files: ModelFiles, tmp_path: Path) 
     path = write_ppd(tmp_path / "ppd.safetensors", "", width=32)
     with pytest.raises(BadModel, match=r"inputs are \(3, 32\), not \[n, 64\]"):
         add_inputs(load_model(files, weights="fp32"), {"ppd": path})
+    save_file({"embedding": torch.ones(PROMPTS, HIDDEN)}, path)
+    with pytest.raises(BadModel, match=r"ppd\.safetensors: .*embeddings"):
+        add_inputs(load_model(files, weights="fp32"), {"ppd": path})
+    save_file({"embeddings": torch.full((PROMPTS, HIDDEN), torch.nan)}, path)
+    with pytest.raises(BadModel, match=r"ppd\.safetensors: .*NaN"):
+        add_inputs(load_model(files, weights="fp32"), {"ppd": path})
 
 
 def test_ordinary_rows_keep_their_bits_beside_inputs(files: ModelFiles, tmp_path: Path) -> None:
@@ -99,7 +105,7 @@ def _rows(model: Model, text: list[int], tree: list[int], parents: list[int]) ->
 def test_a_request_for_a_head_that_is_missing_is_refused(name: str) -> None:
     choice = choose({"drafter": name}, "drafter")
     assert isinstance(choice, Choice)
-    with pytest.raises(MethodError, match=f"{name} needs {name}"):
+    with pytest.raises(MethodError, match=f"{name} needs weights trained for this model"):
         check_needs(choice, ["tree"])
 
 

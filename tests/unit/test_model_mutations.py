@@ -8,12 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from plait.server.models.catalog import BadModel, ModelFiles, resolve
+from plait.server.models.heads import add_inputs, belongs_to, find_heads
 from plait.server.models.inspect import inspect, open_tokenizer
 from plait.server.models.load import load_model
+from tests.fixtures.tiny_models import CHAT_TEMPLATE
 from tests.fixtures.whole_models import write_whole_folder, write_whole_gguf
 
+ROUNDS = 20  # of each way to spoil a file
+HEADER = 16 * 2**10  # where most of what can go wrong stands
 FOLDER_FILES = (
     "config.json",
     "model.safetensors",
@@ -21,8 +27,10 @@ FOLDER_FILES = (
     "tokenizer_config.json",
     "generation_config.json",
 )
-ROUNDS = 40  # of each way to spoil a file
-HEADER = 16 * 2**10  # where most of what can go wrong stands
+WHERE_THERE = {  # files that a folder may have, and how often spoiling them must show
+    "chat_template.jinja": (CHAT_TEMPLATE.encode(), 5),
+    "model.safetensors.index.json": (b'{"weight_map": {"a": "model.safetensors"}}', ROUNDS),
+}
 
 
 def spoiled(data: bytes, rng: random.Random) -> Iterator[bytes]:
@@ -44,7 +52,8 @@ def open_all(files: ModelFiles) -> None:
     """Do what the front end and a worker do with a model's files."""
     inspect(files)
     open_tokenizer(files)
-    load_model(files, naive=True)
+    model = load_model(files, naive=True)
+    add_inputs(model, find_heads(files))
 
 
 def judge(path: Path, model: Path) -> str | None:
@@ -60,10 +69,12 @@ def judge(path: Path, model: Path) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("name", FOLDER_FILES)
+@pytest.mark.parametrize("name", [*FOLDER_FILES, *WHERE_THERE])
 def test_a_folder_with_a_spoiled_file(tmp_path: Path, name: str) -> None:
     folder = write_whole_folder(tmp_path / "model").path
     path = folder / name
+    if name in WHERE_THERE:
+        path.write_bytes(WHERE_THERE[name][0])
     whole = path.read_bytes()
     assert judge(path, folder) is None
     told = []
@@ -71,7 +82,26 @@ def test_a_folder_with_a_spoiled_file(tmp_path: Path, name: str) -> None:
         path.write_bytes(data)
         told.append(judge(path, folder))
     named = [message for message in told if message and name in message]
-    assert len(named) > ROUNDS  # the rest still loads, or another file no longer fits
+    # The rest still loads, or another file no longer fits.
+    assert len(named) > WHERE_THERE.get(name, (b"", ROUNDS))[1]
+
+
+def test_a_spoiled_head_beside_a_model(tmp_path: Path) -> None:
+    files = write_whole_folder(tmp_path / "model")
+    path = files.path / "ppd.safetensors"
+    save_file({"embeddings": torch.ones(3, 64)}, path, {"weights": belongs_to(files)})
+    whole = path.read_bytes()
+    assert judge(path, files.path) is None
+    model = load_model(files, naive=True)
+    refused = 0
+    for data in spoiled(whole, random.Random("ppd")):
+        path.write_bytes(data)
+        try:
+            add_inputs(model, find_heads(files))
+        except BadModel as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > ROUNDS
 
 
 def test_a_spoiled_gguf_file(tmp_path: Path) -> None:
