@@ -68,18 +68,38 @@ int Automaton::begin(int op, int below) {
   }
 }
 
-// Make all free moves; what is left begins with a byte, or is the empty stack.
-void Automaton::expand(std::vector<int> todo, std::vector<int>& ready) {
+// Make all free moves, and return their number; what is left begins with a byte, or is empty.
+//
+// Where a grammar is so ambiguous that they are too many, the way to the nearest end is gone first,
+// and then others until the limit: what is left out does not depend on what was computed before.
+int Automaton::expand(std::vector<int> todo, std::vector<int>& ready) {
+  if (!expand_up_to(kMaxMoves, todo, ready)) {
+    ready.clear();
+    for (int stack : todo) tail(stack);
+    std::sort(todo.begin(), todo.end(), [&](int a, int b) {
+      return tails_.is_better(known_[b].tail, known_[a].tail);
+    });
+    expand_up_to(kMaxMoves, std::move(todo), ready);
+  }
+  return moves_;
+}
+
+bool Automaton::expand_up_to(int limit, std::vector<int> todo, std::vector<int>& ready) {
   ++expansion_;
+  moves_ = 0;
   while (!todo.empty()) {
     const int stack = todo.back();
     todo.pop_back();
     if (seen_[stack] == expansion_) continue;
+    if (moves_ == limit) return false;
     seen_[stack] = expansion_;
     move(stack, todo, ready);
+    ++moves_;
   }
+  return true;
 }
 
+// The way to the nearest end is the last one added to `todo`.
 void Automaton::move(int stack, std::vector<int>& todo, std::vector<int>& ready) {
   if (stack == kBottom) {
     ready.push_back(stack);
@@ -105,10 +125,11 @@ void Automaton::move(int stack, std::vector<int>& todo, std::vector<int>& ready)
       return;
     }
     case Kind::kRepeat: {
+      if (at.b != 0) {
+        const Stack again{at.op, std::max(at.a - 1, 0), at.b < 0 ? -1 : at.b - 1, 0, at.below};
+        todo.push_back(begin(operation.items[0], push(again)));
+      }
       if (at.a == 0) todo.push_back(at.below);
-      if (at.b == 0) return;
-      const Stack again{at.op, std::max(at.a - 1, 0), at.b < 0 ? -1 : at.b - 1, 0, at.below};
-      todo.push_back(begin(operation.items[0], push(again)));
       return;
     }
     case Kind::kListed: {
@@ -122,8 +143,14 @@ void Automaton::move(int stack, std::vector<int>& todo, std::vector<int>& ready)
       if (operation.lexeme->ends(at.a, at.b)) todo.push_back(at.below);
       if (first_bytes(stack).any()) ready.push_back(stack);
       return;
+    case Kind::kRule:
+      todo.push_back(begin(operation.items[0], at.below));
+      return;
     default:
-      for (int item : operation.items) todo.push_back(begin(item, at.below));
+      for (int item : operation.items) {
+        if (item != operation.best) todo.push_back(begin(item, at.below));
+      }
+      todo.push_back(begin(operation.best, at.below));
   }
 }
 
@@ -201,8 +228,9 @@ int Automaton::step(int state, uint8_t byte) {
     if (after != kDead) moved.push_back(after);
   }
   std::vector<int> ready;
-  expand(std::move(moved), ready);
+  const int moves = expand(std::move(moved), ready);
   const int after = intern(std::move(ready));
+  states_[state].moves[byte] = static_cast<uint16_t>(std::min(moves, 0xFFFF));
   return states_[state].next[byte] = after;
 }
 
@@ -263,12 +291,26 @@ const std::vector<uint32_t>& Automaton::mask(int state) {
   return states_[canonical].mask;
 }
 
+// Return the free moves behind a byte, once for each walk: what is counted so depends on nothing
+// that was computed before.
+int64_t Automaton::work_of(int state, uint8_t byte) {
+  State& at = states_[state];
+  if (at.walk != walk_) {
+    at.walk = walk_;
+    at.walked.reset();
+  }
+  if (at.walked[byte]) return 0;
+  at.walked.set(byte);
+  return at.moves[byte];
+}
+
 // Walk the vocabulary depth first; what lies behind a dead byte is passed over.
 void Automaton::fill(int state, std::vector<uint32_t>& mask) {
   const std::vector<Vocabulary::Node>& nodes = vocabulary_->nodes;
   const auto allow = [&](int token) { mask[token / 32] |= uint32_t{1} << (token % 32); };
   std::vector<int> path(vocabulary_->longest + 1, state);
   int64_t work = kMaxMaskWork;
+  ++walk_;
   for (int at = 1; at < nodes[0].end;) {
     const Vocabulary::Node& node = nodes[at];
     const int after = step(path[node.depth - 1], node.byte);
@@ -276,7 +318,7 @@ void Automaton::fill(int state, std::vector<uint32_t>& mask) {
       at = node.end;
       continue;
     }
-    work -= static_cast<int64_t>(states_[after].stacks.size());
+    work -= work_of(path[node.depth - 1], node.byte);
     if (work < 0) break;
     path[node.depth] = after;
     if (node.token >= 0) {

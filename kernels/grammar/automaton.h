@@ -22,9 +22,10 @@
 namespace plait::grammar {
 
 constexpr int kMaxStacks = 4096;           // of one state; beyond, the dearest are given up
+constexpr int kMaxMoves = 1 << 16;         // free moves of one byte; beyond, alternatives are, too
 constexpr int kMaxClosingTokens = 8192;    // of any one operation
 constexpr int kMaxForced = 256;            // bytes of one forced text
-constexpr int64_t kMaxMaskWork = 1 << 24;  // stacks met on the way through the vocabulary
+constexpr int64_t kMaxMaskWork = 1 << 18;  // free moves on one way through the vocabulary
 
 class Automaton {
  public:
@@ -79,12 +80,16 @@ class Automaton {
     bool is_accepting = false, is_final = false;
     int closing = -1;
     int canonical = -1;
+    std::array<uint16_t, 256> moves{};  // how many free moves each successor has taken
+    int walk = 0;                       // the last walk through the vocabulary that met it
+    std::bitset<256> walked;            // and the bytes that it went on with
     std::vector<uint32_t> mask;
   };
 
   int push(const Stack& stack);
   int begin(int op, int below);
-  void expand(std::vector<int> todo, std::vector<int>& ready);
+  int expand(std::vector<int> todo, std::vector<int>& ready);
+  bool expand_up_to(int limit, std::vector<int> todo, std::vector<int>& ready);
   void move(int stack, std::vector<int>& todo, std::vector<int>& ready);
   int consume(int stack, uint8_t byte);
   int intern(std::vector<int> ready);
@@ -102,6 +107,7 @@ class Automaton {
   int canonical_stack(int stack);
   int canonical_state(int state);
   void fill(int state, std::vector<uint32_t>& mask);
+  int64_t work_of(int state, uint8_t byte);
 
   std::vector<Operation> operations_;
   std::shared_ptr<const Vocabulary> vocabulary_;
@@ -111,7 +117,8 @@ class Automaton {
   std::vector<Stack> stacks_;
   std::vector<Known> known_;
   std::vector<int> seen_;  // by stack: the last expansion that met it
-  int expansion_ = 0;
+  int expansion_ = 0, moves_ = 0;
+  int walk_ = 0;
   std::unordered_map<Stack, int, StackHash> stack_ids_;
   std::deque<State> states_;
   struct SetHash {

@@ -14,6 +14,7 @@ import pytest
 from plait.decoders.constrained import matcher
 from plait.decoders.constrained.grammar import chars, dfa, regex
 from plait.decoders.constrained.grammar.check import left_recursion, prune
+from plait.decoders.constrained.grammar.gbnf import parse
 from plait.decoders.constrained.grammar.nodes import (
     EMPTY,
     Chars,
@@ -332,3 +333,35 @@ def test_listed_texts_that_begin_with_each_other() -> None:
         if matches(have, (text := "".join(letters)).encode())
     }
     assert accepted == {word + "c" for word in words}
+
+
+@compiled
+def test_a_mask_that_is_too_much_work_keeps_a_way_to_the_end() -> None:
+    """Fewer tokens, all of them legal, the same whatever was computed before."""
+    text = "(" * 3 + "[a-cé]{0,400}" + "){0,400}" * 3 + "b"
+    table = build_table(Grammar({"root": regex.structure(parse_whole(text), Chars)}))
+    have, other = load_automaton(table, LETTERS), load_automaton(table, LETTERS)
+    mask = _mask(have, have.start)
+    behind = walk(other, b"abc")
+    _mask(other, behind)
+
+    assert _mask(other, other.start) == mask
+    assert have.closing_tokens(have.start)[0] in mask
+    assert all(have.advance(have.start, token_id) != DEAD for token_id in mask)
+    assert len(mask) < sum(map(LETTERS.is_text, range(len(LETTERS.token_bytes))))
+
+
+@compiled
+def test_an_end_is_kept_where_alternatives_double_without_end() -> None:
+    rules = [f'r{i} ::= r{i + 1} "a" | r{i + 1} "bc" | r{i + 1} "c"' for i in range(40)]
+    grammar = parse("\n".join(['root ::= "a" r0', *rules, 'r40 ::= "b"']))
+    have = automaton_of(grammar, LETTERS)
+    state = walk(have, b"a")
+    left = have.num_closing(state)
+
+    for token_id in have.closing_tokens(state):
+        assert token_id in _mask(have, state)
+        state = have.advance(state, token_id)
+        assert state != DEAD and have.num_closing(state) <= left - 1
+        left = have.num_closing(state)
+    assert have.is_accepting(state)
