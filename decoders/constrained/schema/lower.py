@@ -104,6 +104,26 @@ def longest_path(edges: Mapping[str, Set[str]], start: str) -> int | None:
     return depth[start]
 
 
+def meant(document: Document, place: Place) -> Place:
+    """Return the place that another one refers to and says nothing else."""
+    pointer = place.pointer
+    for _ in range(MAX_REFERENCES):
+        schema = document.at(pointer)
+        if not isinstance(schema, dict) or schema.keys() - ANNOTATIONS != {"$ref"}:
+            return Place(pointer, place.negated)
+        if not isinstance(schema["$ref"], str):
+            break
+        pointer = document.resolve(schema["$ref"], pointer)
+    return place  # they lead in a circle, or nearly so; reading it says what is wrong
+
+
+def _repeated(item: Node, least: int, most: int | None, facts: Facts, keyword: str) -> Node:
+    if least > MAX_COUNT:
+        reason = f"more than {MAX_COUNT} are not supported"
+        raise UnsupportedKeyword(facts.pointer, keyword, reason)
+    return repeat(item, least, None if most is None else min(most, MAX_COUNT))
+
+
 class _Lowering:
     """Rules by name, and the places whose rules are still to be written."""
 
@@ -150,7 +170,7 @@ class _Lowering:
         """Return the rule of a value at some places, to be written later."""
         name = self._names.get(places)
         if name is None:
-            meant = tuple(dict.fromkeys(map(self._meant, places)))
+            meant = tuple(dict.fromkeys(meant(self._document, place) for place in places))
             name = self._names.get(meant)
             if name is None:
                 name = self._names[meant] = f"v{len(self._names)}"
@@ -158,16 +178,6 @@ class _Lowering:
             self._names[places] = name
         self._inside.setdefault(self._writing, set()).add(name)
         return Ref(name)
-
-    def _meant(self, place: Place) -> Place:
-        """Return the place that another one refers to and says nothing else."""
-        pointer = place.pointer
-        for _ in range(MAX_REFERENCES):
-            schema = self._document.at(pointer)
-            if not isinstance(schema, dict) or schema.keys() - ANNOTATIONS != {"$ref"}:
-                return Place(pointer, place.negated)
-            pointer = self._document.resolve(schema["$ref"], pointer)
-        return place  # they lead in a circle, or nearly so
 
     def _places(self, places: Places) -> Node:
         name = self._names[places]
@@ -240,7 +250,7 @@ class _Lowering:
             if not facts.min_length and facts.max_length is None:
                 return json_text.STRING
             most = facts.max_length
-            inner = self._repeated(json_text.CHARACTER, facts.min_length, most, facts, "minLength")
+            inner = _repeated(json_text.CHARACTER, facts.min_length, most, facts, "minLength")
             return seq(_QUOTE, inner, _QUOTE)
         keyword = "format" if facts.text is EVERYTHING else "pattern"
         facts = with_formats(facts)
@@ -286,14 +296,6 @@ class _Lowering:
             reason = f"together with its neighbours it is too complex: {error}"
             raise UnsupportedKeyword(facts.pointer, keyword, reason) from None
 
-    def _repeated(
-        self, item: Node, least: int, most: int | None, facts: Facts, keyword: str
-    ) -> Node:
-        if least > MAX_COUNT:
-            reason = f"more than {MAX_COUNT} are not supported"
-            raise UnsupportedKeyword(facts.pointer, keyword, reason)
-        return repeat(item, least, None if most is None else min(most, MAX_COUNT))
-
     def _array(self, facts: Facts) -> Node:
         """Return `[item, ...]`: the listed items first, then the others, as many as allowed."""
         end, empty = seq(WS, Text("]")), Text("]")
@@ -304,7 +306,7 @@ class _Lowering:
         room = None if most is None else most - listed
         missing = max(facts.min_items - listed, 0)
         rest = self._value(facts.item(listed))
-        tail = seq(self._repeated(seq(COMMA, rest), missing, room, facts, "minItems"), end)
+        tail = seq(_repeated(seq(COMMA, rest), missing, room, facts, "minItems"), end)
         for index in range(listed - 1, -1, -1):
             tail = seq(COMMA if index else EMPTY, self._value(facts.item(index)), tail)
             tail = tail if index < facts.min_items else choice([tail, end if index else empty])
