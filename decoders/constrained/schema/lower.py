@@ -170,11 +170,11 @@ class _Lowering:
         """Return the rule of a value at some places, to be written later."""
         name = self._names.get(places)
         if name is None:
-            meant = tuple(dict.fromkeys(meant(self._document, place) for place in places))
-            name = self._names.get(meant)
+            target = tuple(dict.fromkeys(meant(self._document, place) for place in places))
+            name = self._names.get(target)
             if name is None:
-                name = self._names[meant] = f"v{len(self._names)}"
-                self._todo.append(meant)
+                name = self._names[target] = f"v{len(self._names)}"
+                self._todo.append(target)
             self._names[places] = name
         self._inside.setdefault(self._writing, set()).add(name)
         return Ref(name)
