@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.e2e.conftest import DIFFUSION
 from tests.fixtures.completion_pieces import streamed, texts
 from tests.fixtures.prompts import NAMES, chat_of
 from tests.fixtures.real_server import RealServer
+from tests.fixtures.source_tree import ROOT
 
 UNMASKERS = {name: method for (kind, name), method in methods().items() if kind == "unmasker"}
 FULL = {"attention": "full"}
@@ -31,6 +33,22 @@ def client(diffusion_server: RealServer) -> Iterator[openai.OpenAI]:
         _strict_response_validation=True,
     ) as made:
         yield made
+
+
+def _examples() -> list[dict[str, Any]]:
+    """Return the requests that docs/api.md shows for text between text."""
+    section = (ROOT / "docs" / "api.md").read_text().split("### Text between text")[1]
+    section = section.split("\n## ")[0]
+    blocks = re.findall(r"(?:^    .*\n)+", section, re.M)
+    return [json.loads(block) for block in blocks]
+
+
+def test_the_examples_of_the_docs_fill_what_they_say(client: openai.OpenAI) -> None:
+    bodies = _examples()
+    have = [client.post("/completions", body=body, cast_to=Completion) for body in bodies]
+    between, filled = (answer.choices[0].text for answer in have)
+    assert between == "36"
+    assert filled.endswith('{"name": "Ada", "age": 36}')
 
 
 def ask(client: openai.OpenAI, decoding: dict[str, Any], **options: Any) -> ChatCompletion:
