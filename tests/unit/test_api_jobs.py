@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -13,7 +14,7 @@ from plait.server.api.answers.obfuscation import STEP, padding_for
 from plait.server.api.jobs.job import Caller, Job, plan_chat, plan_completion
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
-from plait.server.errors import BadRequest, ContextTooLong
+from plait.server.errors import BadRequest, ContextTooLong, DeadlineExceeded
 from plait.server.pool.messages import CompiledConstraint
 from plait.server.settings import LimitSettings
 from tests.fixtures.byte_tokenizer import CHATML, END, EOS, byte_tokenizer
@@ -243,6 +244,18 @@ async def test_what_does_not_compile_is_named_as_the_client_wrote_it(
         await chat(Picky(), **fields)
     assert (caught.value.param, caught.value.code) == (param, "odd")
     assert caught.value.message == f"{param}: /a: keyword 'b': why"
+
+
+async def test_a_compile_that_takes_longer_than_the_requests_deadline_is_a_504() -> None:
+    class Endless(StubPool):
+        async def compile(
+            self, model: str, spec: ConstraintSpec, tenant: str
+        ) -> CompiledConstraint:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    with pytest.raises(DeadlineExceeded):
+        await chat(Endless(), structured_outputs={"regex": "a"}, deadline_ms=20)
 
 
 async def test_a_budget_that_is_too_small_names_the_field_too() -> None:

@@ -136,19 +136,24 @@ async def test_nobody_waits_for_the_long_compiles_of_others(
         assert service.stats().compiled == 1
 
 
-async def test_the_long_compiles_of_who_passed_deadlines_come_last(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(compiler, "FIRST_TRY_S", 0.05)
-    async with _running(deadline_s=0.3) as service:
+@pytest.mark.parametrize("fault", [FOREVER, f"die {int(signal.SIGABRT)}"])
+async def test_who_went_over_a_limit_waits_behind_others(fault: str, tmp_path: Path) -> None:
+    served: list[str] = []
+    async with _running(deadline_s=0.1) as service:
         with pytest.raises(BadRequest):
-            await _ask(service, FOREVER, "bad")
-        hostile = [_ask(service, FOREVER, "bad") for _ in range(4)]
-        good = _ask(service, "burn 0.1", "good")
-        await good
-        num_done = sum(task.done() for task in hostile)
-        await asyncio.gather(*hostile, return_exceptions=True)
-    assert num_done <= 2, "those that ran or had their turn when the good one came"
+            await _ask(service, fault, "bad")
+        await _ask(service, "burn 0", "good")  # so that it would be the other's turn
+        occupied = await _occupy(service, tmp_path)
+        tasks = {tenant: _ask(service, "burn 0", tenant) for tenant in ("bad", "good")}
+        for tenant, task in tasks.items():
+            task.set_name(tenant)
+            task.add_done_callback(lambda done: served.append(done.get_name()))
+        await _until(lambda: service.stats().waiting == 2)
+        await asyncio.to_thread(occupied.pipes[0].write_bytes, b"go")
+        await asyncio.gather(*tasks.values())
+        await asyncio.to_thread(occupied.pipes[1].write_bytes, b"go")
+        await asyncio.gather(*occupied.tasks)
+    assert served == ["good", "bad"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -218,6 +223,20 @@ async def test_closing_ends_compiles_in_flight_and_leaves_no_process() -> None:
     assert not any(process.is_running() for process in processes)
     for each in await asyncio.gather(*waiting, return_exceptions=True):
         assert isinstance(each, Unavailable)
+
+
+async def test_the_end_of_the_control_socket_ends_every_child() -> None:
+    """As when the front end has been killed and could cancel nothing."""
+    async with _running() as service:
+        waiting = _ask(service, "sleep 1000")
+        await _until(lambda: len(_children(service)) == 1)
+        assert service._server is not None
+        server, children = service._server, _children(service)
+        service._server = None
+        await server.close()
+        assert not any(child.is_running() for child in children)
+    with pytest.raises(Unavailable):
+        await waiting
 
 
 async def test_what_nobody_waits_for_leaves_the_line(tmp_path: Path) -> None:

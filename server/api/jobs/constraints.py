@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ from plait.server.api.json_body import parse_json
 from plait.server.api.ports import PoolLike
 from plait.server.api.schemas.chat import ChatRequest, JsonSchemaFormat, TextFormat
 from plait.server.api.schemas.common import GenerationRequest, StructuredOutputs
-from plait.server.errors import BadRequest
+from plait.server.errors import BadRequest, DeadlineExceeded
 from plait.server.pool.messages import CompiledConstraint
 from plait.server.settings import LimitSettings
 
@@ -29,6 +31,7 @@ class Frame:
     budget: int  # tokens of the answer
     prefill: str | None  # what the text begins with; None: nobody can tell
     sampling: SamplingParams
+    deadline: float | None  # of the request, as time.monotonic()
 
 
 async def compile_constraint(
@@ -39,6 +42,7 @@ async def compile_constraint(
     Raises:
         BadRequest: it is contradictory, can't be enforced, or can't be met within the budget.
         Overloaded, Unavailable: it may be compiled later; those of one tenant wait for each other.
+        DeadlineExceeded: the request's own deadline came first.
     """
     spec, param = constraint_spec(request)
     if spec is None:
@@ -47,7 +51,10 @@ async def compile_constraint(
         if getattr(request, name):
             raise BadRequest(f"{name} and {param} exclude each other.", param=name)
     try:
-        compiled = await pool.compile(model, spec, tenant)
+        async with asyncio.timeout(_left_s(frame.deadline)):
+            compiled = await pool.compile(model, spec, tenant)
+    except TimeoutError:
+        raise DeadlineExceeded("The request's deadline has passed.") from None
     except BadRequest as error:
         message = f"{param}: {error.message}"
         raise BadRequest(message, param=param, code=error.code) from None
@@ -70,6 +77,10 @@ async def compile_constraint(
         only=list(frame.sampling.allowed_token_ids),
         without=[word[0] for word in frame.sampling.bad_words if len(word) == 1],
     )
+
+
+def _left_s(deadline: float | None) -> float | None:
+    return None if deadline is None else max(deadline - time.monotonic(), 0.0)
 
 
 def constraint_spec(request: GenerationRequest) -> tuple[ConstraintSpec | None, str]:

@@ -167,7 +167,7 @@ async def _plan(
     room = Room(info, decoding.block_size)
     clamp = limits.clamp_max_tokens
     budgets = [budget_of(request, prompt, room, clamp=clamp) for prompt in prompts]
-    frame = Frame(min(budgets), prompts[0].prefill, sampling)
+    frame = Frame(min(budgets), prompts[0].prefill, sampling, _deadline(request, caller))
     common = GenerateRequest(
         request_id=f"{_prefix(request)}-{uuid.uuid4().hex}",
         prompt_token_ids=[],
@@ -180,7 +180,7 @@ async def _plan(
         priority=request.priority or 0,
         cache_salt=namespace_of(tenant, request.cache_salt or ""),
         affinity=(isinstance(request, ChatRequest) and request.prompt_cache_key) or "",
-        deadline=_deadline(request, caller),
+        deadline=frame.deadline,
         decoding=decoding.options,
         arrived=caller.arrived,
     )
