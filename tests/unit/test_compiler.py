@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+import socket
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,12 +16,14 @@ import pytest
 import pytest_asyncio
 
 from plait.decoders.constrained.load import ConstraintLoader
-from plait.decoders.constrained.spec import ConstraintSpec
+from plait.decoders.constrained.spec import ConstraintLimits, ConstraintSpec
 from plait.decoders.constrained.vocabulary import make_vocabulary
 from plait.kernels import grammar as kernels
 from plait.server.errors import BadRequest, NotFound
 from plait.server.models.catalog import ModelFiles
 from plait.server.pool.compiler import CompileService
+from plait.server.pool.compiling.fork_server import COMMAND
+from plait.server.pool.compiling.messages import Boot, frame
 from plait.server.prompt.tokenizer import load_tokenizer
 from plait.server.settings import CompileSettings, LimitSettings
 from tests.fixtures.tiny_models import write_tiny_model
@@ -175,3 +179,12 @@ async def test_the_fork_server_is_small_single_threaded_and_without_torch(
     assert not any(name.startswith("libtorch") for name in mapped)
     assert process.num_threads() == 1, "a fork takes one thread along, and the others' locks"
     assert process.memory_info().rss < 80 * 2**20
+
+
+async def test_a_server_that_was_stopped_while_it_loaded_is_no_fault() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(frame(Boot([], ConstraintLimits(), 2**30)))
+        ours.close()
+        done = subprocess.run(COMMAND, stdin=theirs, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
