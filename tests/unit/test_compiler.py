@@ -186,5 +186,7 @@ async def test_a_server_that_was_stopped_while_it_loaded_is_no_fault() -> None:
     with ours, theirs:
         ours.sendall(frame(Boot([], ConstraintLimits(), 2**30)))
         ours.close()
-        done = subprocess.run(COMMAND, stdin=theirs, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            COMMAND, stdin=theirs.fileno(), capture_output=True, text=True, check=False
+        )
     assert (done.returncode, done.stderr) == (0, "")
