@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -53,3 +54,22 @@ def logprobs_of(
         TokenLogprobs(token_id, logprob, tuple(zip(ids[:k], top[:k], strict=True)))
         for token_id, logprob, ids, top, k in entries
     ]
+
+
+def with_named(row: Tensor, entry: TokenLogprobs, token_ids: Sequence[int]) -> TokenLogprobs:
+    """Return an entry whose alternatives have these tokens as well, best first.
+
+    Args:
+        row: [vocab] the logits that the entry is of.
+        entry: what is known of them.
+        token_ids: to be told of, whatever their rank.
+    """
+    known = {token_id for token_id, _ in entry.top}
+    missing = [token_id for token_id in dict.fromkeys(token_ids) if token_id not in known]
+    if not missing:
+        return entry
+    index = torch.tensor([*missing, entry.token_id], dtype=torch.int64, device=row.device)
+    *scores, own = row[index].tolist()
+    added = ((i, score - own + entry.logprob) for i, score in zip(missing, scores, strict=True))
+    top = sorted((*entry.top, *added), key=lambda item: -item[1])
+    return replace(entry, top=tuple(top))

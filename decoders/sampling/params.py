@@ -29,3 +29,4 @@ class SamplingParams:
     min_tokens: int = 0
     seed: int = 0  # unsigned 64 bits; drawn by the front end when the request has none
     logprobs: int | None = None  # number of alternatives to report, 0 = the token's own only
+    logprob_token_ids: tuple[int, ...] = ()  # to be reported as well, whatever their rank

@@ -18,7 +18,7 @@ from torch import Tensor
 from plait.decoders.protocol import TokenLogprobs
 from plait.decoders.registry import Options
 from plait.decoders.sampling import edits
-from plait.decoders.sampling.logprobs import logprobs_of
+from plait.decoders.sampling.logprobs import logprobs_of, with_named
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.state import SamplingState
 from plait.kernels.noise import gumbel_argmax
@@ -142,7 +142,8 @@ class OrdinarySampler:
         chosen = [token_ids[row] for row in rows]
         found = logprobs_of(logits, rows, chosen, list(asked.values()), naive=self.naive)
         for row, entry in zip(rows, found, strict=True):
-            entries[row] = entry
+            named = states[row].params.logprob_token_ids
+            entries[row] = with_named(logits[row], entry, named) if named else entry
         return entries
 
     def _draw_plain(self, logits: Tensor, rows: Rows, token_ids: list[int]) -> None:

@@ -220,6 +220,7 @@ def _named_ids(request: GenerateRequest) -> Iterator[tuple[str, Collection[int]]
     yield "allowed_token_ids", sampling.allowed_token_ids
     yield "logit_bias", sampling.logit_bias.keys()
     yield "bad_words", [token for word in sampling.bad_words for token in word]
+    yield "logprob_token_ids", sampling.logprob_token_ids
     yield "suffix", decoding.get("suffix_token_ids", ())
     yield "prediction", decoding.get(PREDICTION, ())
 

@@ -159,6 +159,7 @@ async def test_usage_counts_up_from_chunk_to_chunk(path: str) -> None:
             "stream_options.continuous_usage_stats",
         ),
         ({"return_token_ids": 1}, "return_token_ids"),
+        ({"logprob_token_ids": [5]}, "logprob_token_ids"),
     ],
 )
 async def test_what_can_not_be_had_is_named(path: str, fields: dict[str, Any], param: str) -> None:

@@ -144,3 +144,21 @@ def test_prompt_logprobs_are_row_by_row() -> None:
 def test_an_empty_batch_is_nothing() -> None:
     draws = OrdinarySampler().sample(torch.zeros(0, VOCAB), [])
     assert (draws.token_ids, draws.logprobs, draws.log_mass) == ([], [], [])
+
+
+def test_named_tokens_are_told_of_whatever_their_rank() -> None:
+    logits = torch.randn(2, VOCAB, generator=torch.Generator().manual_seed(5))
+    law = torch.log_softmax(logits, dim=1)
+    last = int(logits[0].argmin())
+    params = [
+        SamplingParams(logprobs=2, logprob_token_ids=(last, int(logits[0].argmax()))),
+        SamplingParams(logprobs=0, logprob_token_ids=(3, 3)),
+    ]
+    states = [SamplingState(each, [0]) for each in params]
+    first, second = OrdinarySampler().sample(logits, states).logprobs
+    assert first is not None and second is not None
+    assert [token for token, _ in first.top] == [*logits[0].topk(2).indices.tolist(), last]
+    assert [token for token, _ in second.top] == [3]
+    for row, entry in enumerate((first, second)):
+        for token, logprob in entry.top:
+            assert logprob == pytest.approx(float(law[row, token]), abs=1e-5)

@@ -72,6 +72,8 @@ def check_served(request: GenerationRequest, info: ModelInfo) -> None:
         raise _unsupported("a diffusion model drafts its own canvases", "prediction")
     if spec is not None and set(request.allowed_token_ids or ()) == {spec.mask_id}:
         raise _unsupported("the mask token is never an answer", "allowed_token_ids")
+    if spec is not None and request.logprob_token_ids:
+        raise _unsupported("a diffusion model tells of its likeliest tokens", "logprob_token_ids")
     has_scores = "prompt_logprobs" in info.capabilities
     if request.prompt_logprobs is not None and not has_scores:
         raise _unsupported("the model gives no logprobs of a prompt", "prompt_logprobs")

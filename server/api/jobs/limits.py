@@ -23,17 +23,7 @@ def check_request(request: GenerationRequest, limits: LimitSettings) -> None:
     """
     _check_counts(request, limits)
     _check_logprobs(request.prompt_logprobs, limits, param="prompt_logprobs")
-    if request.prompt_logprobs is not None and request.stream:
-        raise BadRequest("prompt_logprobs and stream exclude each other.", param="prompt_logprobs")
-    options = request.stream_options
-    if options is not None and options.continuous_usage_stats and not options.include_usage:
-        raise BadRequest(
-            "continuous_usage_stats needs include_usage.",
-            param="stream_options.continuous_usage_stats",
-        )
-    options = request.stream_options
-    if options is not None and not request.stream and any(options.model_dump().values()):
-        raise BadRequest("stream_options needs stream=true.", param="stream_options")
+    _check_stream(request)
     if isinstance(request, ChatRequest):
         _check_chat(request, limits)
     elif isinstance(request, CompletionRequest):
@@ -48,12 +38,33 @@ def _check_counts(request: GenerationRequest, limits: LimitSettings) -> None:
         ("stop", max(map(len, stops), default=0), limits.max_stop_chars, " characters each"),
         ("stop_token_ids", len(request.stop_token_ids or ()), limits.max_logit_bias, " ids"),
         ("logit_bias", len(request.logit_bias or ()), limits.max_logit_bias, " tokens"),
+        ("logprob_token_ids", len(request.logprob_token_ids or ()), limits.max_logit_bias, " ids"),
         ("bad_words", len(request.bad_words or ()), limits.max_bad_words, " strings"),
         ("cache_salt", len(request.cache_salt or ""), limits.max_cache_salt_chars, " characters"),
     )
     for param, size, limit, unit in sizes:
         if size > limit:
             raise BadRequest(f"{param} may have at most {limit}{unit}.", param=param)
+
+
+def _check_stream(request: GenerationRequest) -> None:
+    if request.prompt_logprobs is not None and request.stream:
+        raise BadRequest("prompt_logprobs and stream exclude each other.", param="prompt_logprobs")
+    options = request.stream_options
+    if options is None:
+        return
+    if options.continuous_usage_stats and not options.include_usage:
+        raise BadRequest(
+            "continuous_usage_stats needs include_usage.",
+            param="stream_options.continuous_usage_stats",
+        )
+    if not request.stream and any(options.model_dump().values()):
+        raise BadRequest("stream_options needs stream=true.", param="stream_options")
+
+
+def _check_named(token_ids: list[int] | None, num_logprobs: int | None) -> None:
+    if token_ids and num_logprobs is None:
+        raise BadRequest("logprob_token_ids needs logprobs.", param="logprob_token_ids")
 
 
 def _check_logprobs(num_logprobs: int | None, limits: LimitSettings, *, param: str) -> None:
@@ -63,6 +74,7 @@ def _check_logprobs(num_logprobs: int | None, limits: LimitSettings, *, param: s
 
 def _check_chat(request: ChatRequest, limits: LimitSettings) -> None:
     _check_logprobs(request.top_logprobs, limits, param="top_logprobs")
+    _check_named(request.logprob_token_ids, request.num_logprobs)
     if request.top_logprobs and not request.logprobs:
         raise BadRequest("top_logprobs needs logprobs=true.", param="top_logprobs")
     for name in ("max_tokens", "max_completion_tokens"):
@@ -95,6 +107,7 @@ def _check_continuation(request: ChatRequest) -> None:
 def _check_completion(request: CompletionRequest, limits: LimitSettings) -> None:
     n = request.n or 1
     _check_logprobs(request.logprobs, limits, param="logprobs")
+    _check_named(request.logprob_token_ids, request.num_logprobs)
     if request.best_of not in (None, n):
         raise BadRequest(
             "best_of is not supported unless it equals n.",

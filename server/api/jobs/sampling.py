@@ -33,6 +33,8 @@ def sampling_params(
     Raises:
         BadRequest: a token id outside of the vocabulary, or bad_words of too many tokens.
     """
+    named = request.logprob_token_ids or []
+    check_ids(named, vocab_size, param="logprob_token_ids")
     allowed = request.allowed_token_ids or []
     check_ids(allowed, vocab_size, param="allowed_token_ids")
     usual = tokenizer.sampling
@@ -52,6 +54,7 @@ def sampling_params(
         min_tokens=request.min_tokens or 0,
         seed=seed_of(request),
         logprobs=resolved(request.num_logprobs, limits),
+        logprob_token_ids=tuple(named),
     )
 
 

@@ -237,6 +237,9 @@ class GenerationRequest(Sampling, Ending, Bookkeeping, OfOtherServers):
     skip_special_tokens: bool | None = Field(
         None, description="false: special tokens of an answer are written out. True unless given."
     )
+    logprob_token_ids: Annotated[Items[TokenId], Field(min_length=1)] | None = Field(
+        None, description="Tokens among the alternatives, whatever their rank. Needs logprobs."
+    )
     prompt_logprobs: Logprobs | None = Field(
         None,
         description="Alternatives for each token of the prompt; not with stream. -1: as many "
