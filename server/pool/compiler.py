@@ -14,6 +14,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import structlog
+
 from plait.decoders.constrained.spec import (
     ConstraintError,
     ConstraintLimits,
@@ -43,6 +45,8 @@ RETRY_AFTER_S = 5  # where this machine was the reason
 # How a process ends that was killed for no fault of its job's: by the kernel, where the machine's
 # memory ends, or by a person.
 KILLED = (-signal.SIGKILL, -signal.SIGTERM, NOT_STARTED)
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 class TokenTable(Protocol):
@@ -279,6 +283,7 @@ class CompileService:
             deadline = f"{self._settings.deadline_s:g} s of CPU time"
             self._refuse(pending, f"it does not compile within {deadline}")
         elif code in KILLED:
+            log.warning("a compile was killed", code=code, is_retry=pending.is_retry)
             self._retry(pending)
         else:
             self._count(crashes=1)
@@ -304,6 +309,7 @@ class CompileService:
     def _replace(self, server: ForkServer) -> None:
         """Start another fork server for one that has died, unless that is under way."""
         if self._server is server:
+            log.error("grammar compiler lost, starting another", pid=server.pid)
             self._server = None
             self._starting = asyncio.create_task(self._start_again(server))
 

@@ -146,28 +146,6 @@ async def test_slow_reader_is_dropped_and_others_go_on(
     assert server.metric("vllm:generation_tokens_total") - before < 8 * 900
 
 
-async def test_small_schemas_overtake_grammars_that_run_into_their_deadline(
-    server: RealServer, http: httpx.AsyncClient
-) -> None:
-    """F19: three that need all of their CPU time, and meanwhile new schemas of the same client."""
-
-    async def ask(**outputs: Any) -> dict[str, Any]:
-        body = chat("Choose.", 20, ignore_eos=False, structured_outputs=outputs)
-        answer: dict[str, Any] = (await post(http, body)).json()
-        return answer
-
-    bomb = "((((a{0,99}b?){0,99}c?){0,99}d?){0,99}e?){0,9%d}"
-    bombs = [asyncio.create_task(ask(regex=bomb % number)) for number in range(3)]
-    await asyncio.to_thread(server.wait_until, lambda: server.metric("plait_grammar_running") > 1)
-    for number in range(3):
-        choice = [f"first {number}", f"second {number}"]
-        answer = await ask(choice=choice)
-        assert answer["choices"][0]["message"]["content"] in choice
-    assert not all(task.done() for task in bombs)
-    for answer in await asyncio.gather(*bombs):
-        assert "5 s of CPU time" in answer["error"]["message"]
-
-
 async def test_grammar_bomb_is_refused_while_streams_keep_their_pace(
     server: RealServer, http: httpx.AsyncClient
 ) -> None:
