@@ -169,6 +169,15 @@ def test_spellings_of_one_value_are_equal(left: Any, right: Any) -> None:
             '"a"',
             '"bbb"',
         ),
+        # What is ruled out is judged by a list that is read later, whatever the lengths.
+        ({"allOf": [{"not": {"enum": [[{"a": 1}], [3]]}}, {"enum": [[2], [3.0]]}]}, "[2]", "[3.0]"),
+        (
+            {"allOf": [{"not": {"const": {"a": 1}}}, {"enum": [{"a": True}, {"a": 1}]}]},
+            '{"a":true}',
+            '{"a":1}',
+        ),
+        ({"type": "array", "not": {"const": [1]}}, "[1,1]", "[1]"),
+        ({"type": "array", "not": {"enum": [[1], [0]]}}, "[]", "[0]"),
         # Exact beyond the 28 digits of decimal arithmetic.
         ({"enum": [10**30 + 2, 10**30 + 3], "multipleOf": 2}, str(10**30 + 2), str(10**30 + 3)),
         ({"enum": [1e300, 1.5], "multipleOf": 5}, "1e+300", "1.5"),

@@ -241,6 +241,7 @@ def test_what_a_schema_accepts(schema: Schema, good: list[str], bad: list[str]) 
 
 
 REFUSED: list[tuple[Schema, str, str]] = [
+    ({"type": "object", "not": {"const": {"a": 1}}}, "/not", "const"),
     ({"type": "array", "uniqueItems": True}, "", "uniqueItems"),
     (_object(a={"type": "array", "contains": {"const": 1}}), "/properties/a", "contains"),
     (_object(a={"type": "string", "format": 7}), "/properties/a", "format"),

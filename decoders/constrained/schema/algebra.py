@@ -20,6 +20,7 @@ from plait.decoders.constrained.schema.facts import (
     Kind,
     Literals,
     ObjectRule,
+    Obstacle,
     Place,
     Places,
     decimal_of,
@@ -175,7 +176,7 @@ class Algebra:
     def _is_covered(self, unwanted: Facts, kind: Kind) -> bool:
         """Tell whether `_pieces` breaks every assertion that there is."""
         if unwanted.literals is not None:
-            return kind != "array" and self._is_decided(unwanted, kind)
+            return self._is_decided(unwanted, kind)
         if kind == "array":
             return not unwanted.arrays
         if kind == "string":
@@ -207,10 +208,8 @@ class Algebra:
         """Yield parts of the facts that break one assertion of `unwanted` each."""
         if unwanted.literals is not None:
             values = [v for v in unwanted.literals.values() if kind_of(v) == kind]
-            allowed = [
-                v for v in values if self._may_admit(unwanted, v) and self._may_admit(facts, v)
-            ]
-            yield from _without_literals(facts, allowed, kind)
+            allowed = [v for v in values if all(self._may_admit(f, v) for f in (facts, unwanted))]
+            yield from _without_literals(facts, allowed, unwanted.pointer) if allowed else [facts]
         elif kind == "boolean":
             yield replace(facts, booleans=facts.booleans - unwanted.booleans)
         elif kind in NUMBERS:
@@ -243,15 +242,16 @@ def _of_kinds(facts: Facts, kinds: Set[Kind]) -> Facts:
     return replace(facts, kinds=facts.kinds & kinds, is_typed=True)
 
 
-def _without_literals(facts: Facts, values: list[Any], kind: Kind) -> Iterator[Facts]:
+def _without_literals(facts: Facts, values: list[Any], pointer: str) -> Iterator[Facts]:
+    kind = kind_of(values[0])
     if kind == "boolean":
         yield replace(facts, booleans=facts.booleans - set(values))
     elif kind == "string":
         named = regex.union(regex.literal(value) for value in values)
         yield replace(facts, text=regex.both(facts.text, regex.without(named)))
-    elif kind == "array":
-        lengths = [len(value) for value in values]
-        yield from _arrays_outside(facts, Facts(min_items=min(lengths), max_items=max(lengths)))
+    elif kind in ("array", "object"):
+        others = _not_among(values, kind, pointer)
+        yield replace(facts, obstacles=(*facts.obstacles, others))
     elif kind in NUMBERS and len(values) <= MAX_GAPS:
         bounds = [Bound(value, is_open=True) for value in sorted(map(decimal_of, values))]
         for low, high in pairwise([None, *bounds, None]):
@@ -259,6 +259,16 @@ def _without_literals(facts: Facts, values: list[Any], kind: Kind) -> Iterator[F
                 yield part
     else:
         raise Unprovable(f"{kind} values cannot be excluded one by one")
+
+
+def _not_among(values: list[Any], kind: Kind, pointer: str) -> Obstacle:
+    """Return what rules values out: one by one in a list that is given, arrays by length else."""
+    keys, lengths = set(map(json_key, values)), [len(value) for value in values]
+    listed = Facts(min_items=min(lengths), max_items=max(lengths))
+    apart = tuple(_arrays_outside(Facts(), listed)) if kind == "array" else ()
+    reason = f"{kind} values cannot be excluded one by one"
+    keyword = "const" if len(values) == 1 else "enum"
+    return Obstacle(kind, pointer, keyword, reason, lambda v: json_key(v) not in keys, apart)
 
 
 def _numbers_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:

@@ -318,3 +318,20 @@ def untyped(facts: Facts) -> Facts:
     """
     said = facts.mentions() & facts.kinds
     return facts if facts.is_typed or not said else replace(facts, kinds=said)
+
+
+def enforceable(facts: Facts) -> Several | None:
+    """Return narrower facts in place of what stands in the way; None: nothing does.
+
+    Raises:
+        UnsupportedKeyword: there are none.
+    """
+    for obstacle in facts.obstacles:
+        if obstacle.kind not in facts.kinds:
+            continue
+        if not obstacle.narrower:
+            raise UnsupportedKeyword(obstacle.pointer, obstacle.keyword, obstacle.reason)
+        rest = replace(facts, obstacles=tuple(o for o in facts.obstacles if o is not obstacle))
+        found = [meet(rest, narrower) for narrower in obstacle.narrower]
+        return tuple(part for part in found if part is not None)
+    return None

@@ -94,6 +94,7 @@ class Obstacle:
     keyword: str
     reason: str
     judge: Callable[[Any], bool] | None = None  # of a given value; None: not even that
+    narrower: tuple[Facts, ...] = ()  # what can be enforced in its place, as alternatives
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -32,7 +32,7 @@ from plait.decoders.constrained.grammar.nodes import (
 )
 from plait.decoders.constrained.grammar.regex import EVERYTHING, Expr
 from plait.decoders.constrained.schema.algebra import Unprovable, text_of
-from plait.decoders.constrained.schema.alternatives import Alternatives, untyped
+from plait.decoders.constrained.schema.alternatives import Alternatives, enforceable, untyped
 from plait.decoders.constrained.schema.document import Document
 from plait.decoders.constrained.schema.facts import (
     NUMBERS,
@@ -191,9 +191,8 @@ class _Lowering:
         if not facts.is_typed and not facts.mentions():
             self._is_endless = True
             return json_text.VALUE
-        for obstacle in facts.obstacles:
-            if obstacle.kind in facts.kinds:
-                raise UnsupportedKeyword(obstacle.pointer, obstacle.keyword, obstacle.reason)
+        if (parts := enforceable(facts)) is not None:
+            return choice([self._facts(part, f"{name}-{i}") for i, part in enumerate(parts)])
         kinds: list[Kind] = ["object", "array", "string", "boolean", "null"]
         found = [self._kind(facts, kind, name) for kind in kinds if kind in facts.kinds]
         return choice([*found, self._number(facts)])
