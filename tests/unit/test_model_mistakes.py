@@ -6,7 +6,6 @@ import json
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,15 +20,17 @@ from plait.server import cli, serve
 from plait.server.models.catalog import BadModel
 from plait.server.models.inspect import check_device
 from plait.server.models.load import load_model
+from plait.server.pool import pool
 from tests.fixtures.whole_models import write_whole_folder, write_whole_gguf
 
 Spoil = Callable[[Path], object]
 
 
 @pytest.fixture(autouse=True)
-def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "configure_logging", lambda settings: None)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # of the run's folder
+    fail = "a worker would have been started"
+    monkeypatch.setattr(pool, "open_run_folder", lambda: pytest.fail(fail))
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
