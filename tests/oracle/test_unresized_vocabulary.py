@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
+from plait.decoders.committing import AutoregressiveState, bitmask_for, commit
+from plait.decoders.sampling.params import SamplingParams
+from plait.decoders.sampling.sampler import Draws, OrdinarySampler
+from plait.decoders.sampling.state import SamplingState
 from plait.server.api.answers.chat import ChatAnswer
 from plait.server.api.answers.completions import CompletionAnswer
 from plait.server.api.answers.outputs import Outputs
@@ -22,6 +30,7 @@ from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest, ServerError
 from plait.server.settings import LimitSettings
 from tests.fixtures.engine_pool import ADDED, EnginePool, engine_pool, write_unresized_model
+from tests.fixtures.word_constraint import WordConstraint
 
 ROWS = 300  # of the embedding; the tokenizer knows three ids more
 LIMITS = LimitSettings()
@@ -149,3 +158,41 @@ def test_a_prediction_of_such_tokens_is_only_less_of_a_help(pool: EnginePool) ->
 def test_a_form_is_spelled_with_the_tokens_that_are_there(pool: EnginePool) -> None:
     body = {"prompt": "a", "structured_outputs": {"choice": [ADDED[2]]}, "max_tokens": 16}
     assert b'"text":"addedword"' in asyncio.run(_answer(pool, body))
+
+
+def test_a_form_that_only_a_token_without_a_row_makes_short_is_refused(pool: EnginePool) -> None:
+    body = {"prompt": "a", "structured_outputs": {"choice": [ADDED[2]]}, "max_tokens": 3}
+    with pytest.raises(BadRequest, match="shortest answer") as caught:
+        asyncio.run(_answer(pool, body))
+    assert caught.value.code == "constraint_exceeds_max_tokens"
+
+
+@dataclass(frozen=True)
+class Impatient(OrdinarySampler):
+    """Gives up where the same draw is asked for again and again."""
+
+    drawn: list[int] = field(default_factory=list)
+
+    def sample(
+        self,
+        logits: Tensor,
+        states: Sequence[SamplingState],
+        bitmask: Tensor | None = None,
+        banned: Sequence[Collection[int]] | None = None,
+    ) -> Draws:
+        self.drawn.append(len(states))
+        assert len(self.drawn) < 20, "it does not come to an end"
+        return super().sample(logits, states, bitmask, banned)
+
+
+def test_a_text_that_can_not_end_in_time_ends_all_the_same() -> None:
+    """Admission lets none in; should one get there, the engine must not hang."""
+    sampling = SamplingState(SamplingParams(), [0], stop_token_ids=[5])
+    constraint = WordConstraint([(0, 1, 2)], 5)
+    sampler = Impatient()
+    state = AutoregressiveState(sampling, sampler, constraint, frozenset([5]), remaining=1)
+    logits = torch.zeros(1, 6)
+    bitmask = bitmask_for(1, 6)
+    constraint.fill_bitmask(bitmask, 0)
+    outcome = commit(state, 0, sampler.sample(logits, [sampling], bitmask), logits)
+    assert (outcome.emit, outcome.finish) == ((0,), "length")
