@@ -62,7 +62,11 @@ class Automaton(Protocol):
         ...
 
     def step(self, state: int, byte: int) -> int:
-        """Return the state behind one more byte, or DEAD."""
+        """Return the state behind one more byte, or DEAD.
+
+        Raises:
+            IndexError: the state is DEAD, or another automaton's.
+        """
         ...
 
     def advance(self, state: int, token_id: int) -> int:

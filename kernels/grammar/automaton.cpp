@@ -235,6 +235,7 @@ int Automaton::step(int state, uint8_t byte) {
 }
 
 int Automaton::advance(int state, int token) {
+  if (token < 0 || static_cast<size_t>(token) >= vocabulary_->tokens.size()) return kDead;
   for (char c : vocabulary_->tokens[token]) {
     state = step(state, static_cast<uint8_t>(c));
     if (state == kDead) break;

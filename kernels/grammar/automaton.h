@@ -36,10 +36,11 @@ class Automaton {
             std::shared_ptr<const Vocabulary> vocabulary);
 
   int start() const { return start_; }
+  int size() const { return static_cast<int>(states_.size()); }
   int step(int state, uint8_t byte);
   int advance(int state, int token);
-  bool is_accepting(int state) const { return states_[state].is_accepting; }
-  bool is_final(int state) const { return states_[state].is_final; }
+  bool is_accepting(int state) { return states_[state].is_accepting; }
+  bool is_final(int state) { return states_[state].is_final; }
 
   // Return how many tokens the shortest end takes, and the tokens.
   int num_closing(int state) { return tails_[closing(state)].tokens; }

@@ -103,10 +103,20 @@ bool is_possible(const DfaParts& parts, int least, int most) {
   return Lexeme(dfa_of(parts), least, most).missing(0, 0) >= 0;
 }
 
+// Wrap a method whose first argument is a state: whoever goes on behind a dead byte gets an error.
+template <typename Result, typename Self, typename... Args>
+auto checked(Result (Self::*method)(int, Args...)) {
+  return [method](Automaton& automaton, int state, Args... args) {
+    if (state < 0 || state >= automaton.size()) throw py::index_error("there is no such state");
+    return (automaton.*method)(state, args...);
+  };
+}
+
 using Words = py::array_t<int32_t, py::array::c_style>;
 
 // Write the mask to the first words of the row; the others are cleared.
 void write_mask(Automaton& automaton, int state, Words& row) {
+  if (state < 0 || state >= automaton.size()) throw py::index_error("there is no such state");
   const std::vector<uint32_t>& mask = automaton.mask(state);
   auto out = row.mutable_unchecked<1>();
   for (py::ssize_t i = 0; i < out.shape(0); ++i) {
@@ -127,14 +137,14 @@ PYBIND11_MODULE(_grammar, m) {
            py::arg("vocabulary"))
       .def_property_readonly("start", &Automaton::start)
       .def_property_readonly("num_bytes", &Automaton::num_bytes)
-      .def("step", &Automaton::step)
-      .def("advance", &Automaton::advance)
+      .def("step", checked(&Automaton::step))
+      .def("advance", checked(&Automaton::advance))
       .def("write_mask", &write_mask)
-      .def("is_accepting", &Automaton::is_accepting)
-      .def("is_final", &Automaton::is_final)
-      .def("num_closing", &Automaton::num_closing)
-      .def("closing_tokens", &Automaton::closing_tokens)
-      .def("forced", &Automaton::forced);
+      .def("is_accepting", checked(&Automaton::is_accepting))
+      .def("is_final", checked(&Automaton::is_final))
+      .def("num_closing", checked(&Automaton::num_closing))
+      .def("closing_tokens", checked(&Automaton::closing_tokens))
+      .def("forced", checked(&Automaton::forced));
   m.def("determinise", &determinise_rows, py::arg("expressions"), py::arg("is_quoted"),
         py::arg("max_states"), py::arg("max_steps"));
   m.def("is_possible", &is_possible);

@@ -81,6 +81,8 @@ class NaiveAutomaton:
 
     def step(self, state: int, byte: int) -> int:
         """See the protocol."""
+        if state == DEAD:
+            raise IndexError("there is no such state")
         known = self._next.get((state, byte))
         if known is None:
             moved = [s for stack in self._states[state] for s in self._consume(stack, byte)]

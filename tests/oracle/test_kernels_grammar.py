@@ -321,6 +321,16 @@ def test_an_automaton_begins_anew_when_it_remembers_too_much(
     assert (constraint.min_tokens(), constraint.is_accepting(), constraint.accept_token(2)) == want
 
 
+@pytest.mark.parametrize("make", [automaton_of, naive_of], ids=["served", "naive"])
+def test_nothing_goes_on_behind_a_dead_byte(make: Any) -> None:
+    have = make(Grammar({"root": Text("ab")}))
+    state = have.step(have.start, ord("x"))
+
+    assert state == DEAD
+    with pytest.raises(IndexError):
+        have.step(state, ord("a"))
+
+
 def test_listed_texts_that_begin_with_each_other() -> None:
     words = ["a", "ab", "abc", "b", "é"]
     grammar = Grammar({"root": Seq((Choice(tuple(map(Text, words))), Text("c")))})
