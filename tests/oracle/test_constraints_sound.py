@@ -14,6 +14,8 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from plait.decoders.constrained.compile import lower
 from plait.decoders.constrained.schema.formats import STANDARD
@@ -60,6 +62,49 @@ def test_texts_of_a_format_have_it(name: str) -> None:
     ]
 
     assert bad == []
+
+
+TEXTS = ["", "a", "a-b", "2024-01-01", "1.2.3.4", "12:00:00Z", 7, 1.0, True, None, [1], {"a": 1}]
+PATTERNS = ["^[a-z]*$", r"\d", "^(?!a)", r"^(?=.*\d)[a-z\d]+$", "^(?!.*--)[a-z-]{1,8}$", "(?<!-)$"]
+# One of a library's own and one that nobody knows are among them.
+NAMES = [*sorted(set(STANDARD) - {"regex", "uri-template"}), "nanoid", "slug"]
+said = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(["string", ["string", "integer"], ["string", "null"]]),
+        "format": st.sampled_from(NAMES),
+        "pattern": st.sampled_from(PATTERNS),
+        "minLength": st.integers(0, 4),
+        "maxLength": st.integers(3, 40),
+        "enum": st.lists(st.sampled_from(TEXTS), min_size=1, max_size=6),
+        "multipleOf": st.sampled_from([2, 3, 0.5]),
+    },
+)
+text_schemas = st.recursive(
+    said,
+    lambda inner: st.builds(
+        lambda base, keyword, parts: {
+            **base,
+            keyword: parts[0] if keyword in ("not", "if", "then", "else") else parts,
+        },
+        inner,
+        st.sampled_from(["not", "anyOf", "oneOf", "allOf", "if", "then", "else"]),
+        st.lists(inner, min_size=1, max_size=3),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(text_schemas, st.integers(0, 2**20))
+def test_texts_of_combined_formats_and_patterns_are_valid(schema: Any, seed: int) -> None:
+    try:
+        texts = list(_derive(schema, random.Random(seed), 3))
+    except ConstraintError:
+        assume(False)
+    validator = jsonschema_rs.validator_for(schema, validate_formats=True)
+
+    assert [text for text in texts if not validator.is_valid(json.loads(text))] == []
 
 
 def _sample() -> Iterator[tuple[str, Any]]:
