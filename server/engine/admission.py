@@ -11,7 +11,6 @@ from typing import Any
 from plait.decoders.isolation import FAILED, attempt
 from plait.decoders.protocol import Constraint, Decoder, DecodeRequest
 from plait.decoders.registry import MethodError
-from plait.decoders.speculative.config import PREDICTION
 from plait.server.engine.commit import log_fault
 from plait.server.engine.kv_blocks import BLOCK, root_hash
 from plait.server.engine.sequence import Sequence
@@ -213,7 +212,10 @@ def _check_budget(constraint: Constraint, request: GenerateRequest) -> None:
 
 
 def _named_ids(request: GenerateRequest) -> Iterator[tuple[str, Collection[int]]]:
-    """Yield every field that holds token ids: each must be a row of the model's output."""
+    """Yield the fields whose token ids must be rows of the model's output.
+
+    A prediction may hold any: a drafter leaves out what the model can not write.
+    """
     sampling, decoding = request.sampling, request.decoding
     yield "prompt", request.prompt_token_ids
     yield "stop_token_ids", request.stop_token_ids
@@ -222,7 +224,6 @@ def _named_ids(request: GenerateRequest) -> Iterator[tuple[str, Collection[int]]
     yield "bad_words", [token for word in sampling.bad_words for token in word]
     yield "logprob_token_ids", sampling.logprob_token_ids
     yield "suffix", decoding.get("suffix_token_ids", ())
-    yield "prediction", decoding.get(PREDICTION, ())
 
 
 def _wait_for_any(futures: list[Future[Constraint | None]]) -> None:

@@ -219,7 +219,6 @@ def test_an_engine_that_computes_nothing_any_more_says_so(logged: LogCapture) ->
         ({"sampling": SamplingParams(bad_words=((1, 2), (3, 99)))}, "bad_words"),
         ({"stop_token_ids": [99]}, "stop_token_ids"),
         ({"sampling": SamplingParams(logprob_token_ids=(99,))}, "logprob_token_ids"),
-        ({"decoding": {"prediction_token_ids": [1, 99]}}, "prediction"),
         ({"decoding": {"suffix_token_ids": [-1]}}, "suffix"),
     ],
 )
