@@ -68,16 +68,17 @@ int Automaton::begin(int op, int below) {
   }
 }
 
-// Make all free moves, and return their number; what is left begins with a byte, or is empty.
+// Make all free moves, and return how many were made; what is left begins with a byte, or is empty.
 //
 // Where a grammar is so ambiguous that they are too many, the way to the nearest end is gone first,
 // and then others until the limit: what is left out does not depend on what was computed before.
 int Automaton::expand(std::vector<int> todo, std::vector<int>& ready) {
+  moves_ = 0;
   if (!expand_up_to(kMaxMoves, todo, ready)) {
     ready.clear();
     for (int stack : todo) tail(stack);
     std::sort(todo.begin(), todo.end(), [&](int a, int b) {
-      return tails_.is_better(known_[b].tail, known_[a].tail);
+      return tails_.is_nearer(known_[b].tail, known_[a].tail);
     });
     expand_up_to(kMaxMoves, std::move(todo), ready);
   }
@@ -86,12 +87,12 @@ int Automaton::expand(std::vector<int> todo, std::vector<int>& ready) {
 
 bool Automaton::expand_up_to(int limit, std::vector<int> todo, std::vector<int>& ready) {
   ++expansion_;
-  moves_ = 0;
+  const int last = moves_ + limit;
   while (!todo.empty()) {
     const int stack = todo.back();
     todo.pop_back();
     if (seen_[stack] == expansion_) continue;
-    if (moves_ == limit) return false;
+    if (moves_ == last) return false;
     seen_[stack] = expansion_;
     move(stack, todo, ready);
     ++moves_;
@@ -230,7 +231,7 @@ int Automaton::step(int state, uint8_t byte) {
   std::vector<int> ready;
   const int moves = expand(std::move(moved), ready);
   const int after = intern(std::move(ready));
-  states_[state].moves[byte] = static_cast<uint16_t>(std::min(moves, 0xFFFF));
+  states_[state].moves[byte] = moves;
   return states_[state].next[byte] = after;
 }
 
@@ -248,7 +249,7 @@ int Automaton::intern(std::vector<int> ready) {
   if (static_cast<int>(ready.size()) > kMaxStacks) {
     for (int stack : ready) tail(stack);
     std::sort(ready.begin(), ready.end(), [&](int a, int b) {
-      return tails_.is_better(known_[a].tail, known_[b].tail);
+      return tails_.is_nearer(known_[a].tail, known_[b].tail);
     });
     ready.resize(kMaxStacks);
   }

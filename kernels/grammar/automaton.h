@@ -22,7 +22,7 @@
 namespace plait::grammar {
 
 constexpr int kMaxStacks = 4096;           // of one state; beyond, the dearest are given up
-constexpr int kMaxMoves = 1 << 16;         // free moves of one byte; beyond, alternatives are, too
+constexpr int kMaxMoves = 1 << 14;         // free moves of one byte; beyond, alternatives are, too
 constexpr int kMaxClosingTokens = 8192;    // of any one operation
 constexpr int kMaxForced = 256;            // bytes of one forced text
 constexpr int64_t kMaxMaskWork = 1 << 18;  // free moves on one way through the vocabulary
@@ -81,7 +81,7 @@ class Automaton {
     bool is_accepting = false, is_final = false;
     int closing = -1;
     int canonical = -1;
-    std::array<uint16_t, 256> moves{};  // how many free moves each successor has taken
+    std::array<int32_t, 256> moves{};  // how many free moves each successor has taken
     int walk = 0;                       // the last walk through the vocabulary that met it
     std::bitset<256> walked;            // and the bytes that it went on with
     std::vector<uint32_t> mask;

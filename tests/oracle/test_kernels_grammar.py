@@ -362,6 +362,24 @@ def test_a_mask_that_is_too_much_work_keeps_a_way_to_the_end() -> None:
 
 
 @compiled
+def test_where_each_byte_is_ambiguous_a_mask_is_bounded_and_depends_on_the_text_alone() -> None:
+    """Each rule is a word or two of the next rule, so every word can be split in all ways."""
+    words = ["".join(letters) for n in range(1, 7) for letters in product("abc", repeat=n)]
+    rules = [f'r{i} ::= r{i + 1} r{i + 1} | "{word}"' for i, word in enumerate(words)]
+    grammar = parse("\n".join(["root ::= r0", *rules, f'r{len(words)} ::= "é"']))
+    have, other = automaton_of(grammar, LETTERS), automaton_of(grammar, LETTERS)
+    _mask(other, other.start)  # other things are remembered first
+    _mask(other, walk(other, b"cab"))
+    state = walk(have, b"abcabcabca")
+    before = have.num_bytes
+    mask = _mask(have, state)
+
+    assert mask == _mask(other, walk(other, b"abcabcabca"))
+    assert have.closing_tokens(state)[0] in mask
+    assert have.num_bytes - before < 48 * 2**20
+
+
+@compiled
 def test_an_end_is_kept_where_alternatives_double_without_end() -> None:
     rules = [f'r{i} ::= r{i + 1} "a" | r{i + 1} "bc" | r{i + 1} "c"' for i in range(40)]
     grammar = parse("\n".join(['root ::= "a" r0', *rules, 'r40 ::= "b"']))
