@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import cache
 from typing import Any, NoReturn
@@ -96,7 +97,8 @@ def _decoder(max_names: int) -> json.JSONDecoder:
             raise ValueError(f"an object has more than {max_names} names")
         value = dict(pairs)
         if len(value) != len(pairs):
-            raise ValueError("an object has the same name twice")
+            twice = next(name for name, count in Counter(n for n, _ in pairs).items() if count > 1)
+            raise ValueError(f"an object has the name {twice[:64]!r} twice")
         return value
 
     return json.JSONDecoder(

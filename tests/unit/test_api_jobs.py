@@ -191,6 +191,15 @@ async def test_what_cannot_run_is_named(fields: dict[str, Any], param: str) -> N
     assert caught.value.param == param
 
 
+async def test_a_schema_that_is_no_json_is_told_from_the_body() -> None:
+    with pytest.raises(BadRequest) as caught:
+        await complete(structured_outputs={"json": '{"type": "string", "type": "null"}'})
+    want = (
+        "structured_outputs.json: the text is not valid JSON: an object has the name 'type' twice."
+    )
+    assert caught.value.message == want
+
+
 async def test_a_constraint_is_compiled_in_the_turn_of_its_key() -> None:
     pool = StubPool()
     await chat(pool, "key-of-one", structured_outputs={"regex": "[a-z]"})

@@ -60,8 +60,8 @@ def test_any_bytes_are_a_value_or_a_bad_request(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b'{"a": 1, "a": 1}', "same name twice"),
-        (b'[{"b": {"a": 1, "a": 2}}]', "same name twice"),
+        (b'{"a": 1, "a": 1}', "the name 'a' twice"),
+        (b'[{"b": {"a": 1, "a": 2}}]', "the name 'a' twice"),
         (b"NaN", "NaN is not JSON"),
         (b"[-Infinity]", "-Infinity is not JSON"),
         (b"1e400", "too large"),

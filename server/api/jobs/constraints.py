@@ -126,7 +126,8 @@ def _schema(schema: dict[str, Any] | str) -> Any:
     try:
         return parse_json(schema.encode(), SCHEMA_LIMITS)
     except BadRequest as error:
-        message = f"structured_outputs.json: {error.message}"
+        reason = error.message.removeprefix("The body is ")
+        message = f"structured_outputs.json: the text is {reason}"
         raise BadRequest(message, param="structured_outputs.json") from None
 
 
