@@ -20,10 +20,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from plait.decoders.committing import AutoregressiveState, CannotGoOn, bitmask_for, commit
+from plait.decoders.committing import AutoregressiveState, bitmask_for, commit
 from plait.decoders.isolation import attempt, faulty
 from plait.decoders.judging import Rows, look_ahead, overrule
 from plait.decoders.protocol import (
+    CannotGoOn,
     Constraint,
     DecodeRequest,
     Forward,

@@ -14,18 +14,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from plait.decoders.protocol import Constraint, Finish, Outcome, Sampler, TokenLogprobs
+from plait.decoders.protocol import CannotGoOn, Constraint, Finish, Outcome, Sampler, TokenLogprobs
 from plait.decoders.sampling.sampler import Draws
 from plait.decoders.sampling.state import SamplingState
 from plait.decoders.speculative.speculator import Speculation
 
 MAX_REDRAWS = 8
-
-
-class CannotGoOn(RuntimeError):
-    """A request can't go on; the others do."""
-
-    is_requests: ClassVar[bool] = False
 
 
 class ConstraintBroken(CannotGoOn):

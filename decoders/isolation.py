@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from plait.decoders.protocol import Outcome
+from plait.decoders.protocol import CannotGoOn, Outcome
 
 Result = TypeVar("Result")
 FAILED = "The engine failed while it ran this request."
@@ -24,4 +24,6 @@ def attempt(work: Callable[[], Result]) -> Result | Exception:
 
 def faulty(cause: Exception) -> Outcome:
     """Return the outcome of a sequence whose step has raised."""
+    if isinstance(cause, CannotGoOn):
+        return Outcome(fault=str(cause), is_requests=cause.is_requests)
     return Outcome(fault=FAILED, cause=cause)

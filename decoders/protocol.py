@@ -26,6 +26,12 @@ Finish = Literal["stop", "length"]
 State = TypeVar("State")
 
 
+class CannotGoOn(RuntimeError):
+    """A request can't go on, for the reason that the message tells its client; the others do."""
+
+    is_requests: ClassVar[bool] = False  # what must be changed is the request
+
+
 class Attend(IntEnum):
     """Who sees whom among the proposed rows; all of them see the cache and the pending rows."""
 

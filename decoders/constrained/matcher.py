@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from plait.decoders.constrained.table import Table, load_automaton
 from plait.decoders.constrained.vocabulary import Vocabulary
+from plait.decoders.protocol import CannotGoOn
 from plait.kernels.grammar import DEAD, Automaton
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_AUTOMATON_BYTES = 64 * 2**20  # of one grammar; beyond, its automaton begins anew
+MIN_MASKS = 8  # that must fit; a large schema's take some 0.5 MB each, a hostile grammar's 25
+
+
+class TooAmbiguous(CannotGoOn):
+    """A grammar takes so much for every mask that going on would hold up everybody else."""
+
+    is_requests: ClassVar[bool] = True
 
 
 class LoadedGrammar:
@@ -22,6 +30,8 @@ class LoadedGrammar:
         self.vocabulary = vocabulary
         self._table = table
         self._automaton = load_automaton(table, vocabulary)
+        self._num_masks = 0  # of the automaton
+        self._num_full = 0  # automata in a row that were full too soon
 
     @property
     def num_bytes(self) -> int:
@@ -32,10 +42,24 @@ class LoadedGrammar:
         """Return the automaton, a new one if it has remembered too much.
 
         Its states depend on the text alone, so nothing but their numbers changes.
+
+        Raises:
+            TooAmbiguous: two in a row were full before they had written MIN_MASKS.
         """
+        if self._num_full > 1:
+            raise TooAmbiguous(
+                "The grammar of the answer is too ambiguous: it can read the same text in too many "
+                "ways. Write it so that what follows tells its alternatives apart."
+            )
         if self._automaton.num_bytes > MAX_AUTOMATON_BYTES:
+            self._num_full = self._num_full + 1 if self._num_masks < MIN_MASKS else 0
+            self._num_masks = 0
             self._automaton = load_automaton(self._table, self.vocabulary)
         return self._automaton
+
+    def count_mask(self) -> None:
+        """Note that the automaton writes one more mask."""
+        self._num_masks += 1
 
 
 class GrammarConstraint:
@@ -65,6 +89,7 @@ class GrammarConstraint:
             bits[:] = 0
             return True
         state = self._state()
+        self._grammar.count_mask()
         self._automaton.write_mask(state, bits)
         if self._automaton.is_accepting(state):
             for token_id in self._grammar.vocabulary.eos_token_ids:

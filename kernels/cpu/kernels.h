@@ -16,8 +16,8 @@ constexpr int kQueries = 24;    // queries (row, head) that share the keys of an
 constexpr int kSlots = kQueries + 16;  // of numbers by query: 16 are read at once, from any query on
 constexpr int kStrip = 64;      // keys between two corrections of the running softmax
 
-enum class Mode { fp32, bf16, int8, int4 };
-constexpr int kModes = 4;
+enum class Mode { fp32, bf16, int8, int4, int4wide };
+constexpr int kModes = 5;
 enum Attend { kCausal = 0, kTree = 1, kFull = 2, kBranches = 3, kShadow = 4, kContext = 5 };
 
 inline int ceil_div(int a, int b) { return (a + b - 1) / b; }

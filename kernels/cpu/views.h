@@ -134,7 +134,8 @@ inline Matrix matrix_of(const std::string& mode, int64_t n, int64_t k, const at:
   static constexpr Format kFormats[] = {{"fp32", Mode::fp32, 4096},
                                         {"bf16", Mode::bf16, 2048},
                                         {"int8", Mode::int8, 1088},
-                                        {"int4", Mode::int4, 640}};
+                                        {"int4", Mode::int4, 640},
+                                        {"int4wide", Mode::int4wide, 768}};
   for (const Format& format : kFormats) {
     if (mode != format.name) continue;
     const uint8_t* data = data_of<uint8_t>(panels, 3, "panels");

@@ -22,10 +22,10 @@
 namespace plait::grammar {
 
 constexpr int kMaxStacks = 4096;           // of one state; beyond, the dearest are given up
-constexpr int kMaxMoves = 1 << 14;         // free moves of one byte; beyond, alternatives are, too
+constexpr int kMaxMoves = 1 << 15;         // free moves of one byte; beyond, alternatives are, too
 constexpr int kMaxClosingTokens = 8192;    // of any one operation
 constexpr int kMaxForced = 256;            // bytes of one forced text
-constexpr int64_t kMaxMaskWork = 1 << 18;  // free moves on one way through the vocabulary
+constexpr int64_t kMaxMaskWork = 1 << 19;  // free moves on one way through the vocabulary
 
 class Automaton {
  public:

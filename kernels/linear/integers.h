@@ -11,6 +11,8 @@ struct Int8 {
   static constexpr int kEight = 256, kVector = 32, kPart = kVector / kParts;
   static constexpr bool kMinimum = false;
 
+  static Vec scale(const uint8_t* block, int v) { return load_fp16(block + 32 * v); }
+
   template <int R>
   static void multiply(const uint8_t* q, const uint8_t* x, int eight, Part (&sums)[R]) {
 #pragma GCC unroll 4
@@ -31,6 +33,9 @@ struct Int4 {
   static constexpr int kEight = 128, kVector = 64, kPart = kVector / kParts;
   static constexpr bool kMinimum = true;
 
+  static Vec scale(const uint8_t* block, int v) { return load_fp16(block + 32 * v); }
+  static Vec minimum(const uint8_t* block, int v) { return load_fp16(block + 64 + 32 * v); }
+
   template <int R>
   static void multiply(const uint8_t* q, const uint8_t* x, int eight, Part (&sums)[R]) {
     Nibbles w = nibbles(q);
@@ -44,6 +49,17 @@ struct Int4 {
       keep_order(sums[r]);
     }
   }
+};
+
+// Int4 with scales and minima that take more than 16 bits, as those of Q4_K do.
+struct Int4Wide : Int4 {
+  static constexpr int kBytes = 768, kQuants = 256;
+
+  static Vec scale(const uint8_t* block, int v) { return load_fp32(block + 64 * v); }
+  static Vec minimum(const uint8_t* block, int v) { return load_fp32(block + 128 + 64 * v); }
+
+ private:
+  static Vec load_fp32(const uint8_t* p) { return load(reinterpret_cast<const float*>(p)); }
 };
 
 // sums[r] = those of one group for a part of the columns and R rows.
@@ -77,12 +93,12 @@ template <int R, class W>
         sum_group<R, W>(block + W::kQuants + v * W::kVector + part * W::kPart, x, sums);
         for (int r = 0; r < R; ++r) whole[r][part] = sums[r];
       }
-      const Vec scale = load_fp16(block + 32 * v);
+      const Vec scale = W::scale(block, v);
       for (int r = 0; r < R; ++r) {
         total[r][v] = fma(scale, mul(splat(steps[r]), to_floats(whole[r])), total[r][v]);
       }
       if constexpr (W::kMinimum) {
-        const Vec minimum = load_fp16(block + 64 + 32 * v);
+        const Vec minimum = W::minimum(block, v);
         for (int r = 0; r < R; ++r) total[r][v] = fma(minimum, splat(of_inputs[r]), total[r][v]);
       }
     }

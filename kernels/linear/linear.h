@@ -64,6 +64,7 @@ void linear_panels(const Matrix& m, int begin, int end, const Acts& acts, const 
     case Mode::bf16: return plain_panels<Bf16>(m, begin, end, acts, sink);
     case Mode::int8: return integer_panels<Int8>(m, begin, end, acts, sink);
     case Mode::int4: return integer_panels<Int4>(m, begin, end, acts, sink);
+    case Mode::int4wide: return integer_panels<Int4Wide>(m, begin, end, acts, sink);
   }
 }
 

@@ -24,8 +24,8 @@ def rounded(x: Tensor, mode: Mode) -> Tensor:
     """Return x [m, k] as products with weights of a mode take it, fp32.
 
     fp32 as it is, bf16 in bf16. For integer weights in groups of 32, each with a step: for int8
-    whole steps from -32767 to 32767; for int4 each 8 have a factor from 1 to 63, and are whole
-    multiples, from -127 to 127, of factor * step.
+    whole steps from -32767 to 32767; for int4 and int4wide each 8 have a factor from 1 to 63, and
+    are whole multiples, from -127 to 127, of factor * step.
     """
     if mode == "fp32":
         return x
@@ -35,7 +35,7 @@ def rounded(x: Tensor, mode: Mode) -> Tensor:
     top = groups.abs().amax((-1, -2), keepdim=True)
     most = 32767.0 if mode == "int8" else 127.0 * 63.0
     step, scale = top / most, _over(most, top)
-    if mode == "int4":
+    if mode in ("int4", "int4wide"):
         eights = groups.abs().amax(-1, keepdim=True)
         factor = (eights * scale * (1 / 127)).ceil_().clamp_(1, 63)
         step, scale = step * factor, scale * _over(1, factor)

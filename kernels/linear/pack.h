@@ -105,6 +105,7 @@ inline void pack_row(const float* x, int k, int row, Mode mode, const Acts& acts
     case Mode::fp32: return pack_floats<DotFp32>(x, k, row, acts);
     case Mode::bf16: return pack_floats<DotHalf>(x, k, row, acts);
     case Mode::int8: return pack_words(x, k, row, acts);
-    case Mode::int4: return pack_bytes(x, k, row, acts);
+    case Mode::int4:
+    case Mode::int4wide: return pack_bytes(x, k, row, acts);
   }
 }

@@ -9,6 +9,7 @@ take two k at a time):
     bf16   [pair 16][vector 2][column 16][k of pair 2] bf16                            2048 bytes
     int8   scale [32] fp16, [pair 16][vector 2][column 16][k of pair 2] int8           1088 bytes
     int4   scale [32] fp16, minimum [32] fp16, [k / 8][vector 2][column 16] 32 bits     640 bytes
+    int4wide   the same, scale and minimum fp32                                         768 bytes
 
 The 32 bits of int4 hold 8 k of one column: byte i holds k i in its low half, k 4 + i in its high
 one.
@@ -29,7 +30,7 @@ def pack_panels(mode: str, values: Tensor, scale: Tensor | None, minimum: Tensor
     """Return [panels, groups, bytes of a block] uint8 for values [n, k] of layout "rows"."""
     n, k = values.shape
     values = pad(values, (0, -k % GROUP, 0, -n % PANEL))
-    parts = [_half_columns(half) for half in (scale, minimum) if half is not None]
+    parts = [_group_columns(part) for part in (scale, minimum) if part is not None]
     parts.append(_PACK[mode](values))
     return torch.cat([part.view(torch.uint8).flatten(2) for part in parts], -1).contiguous()
 
@@ -37,23 +38,24 @@ def pack_panels(mode: str, values: Tensor, scale: Tensor | None, minimum: Tensor
 def unpack_panels(mode: str, packed: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Undo pack_panels; the padding stays: values [n + pad, k + pad], scale and minimum [.., g]."""
     scale = minimum = None
-    if mode in ("int8", "int4"):
-        scale, packed = _split_half(packed)
-    if mode == "int4":
-        minimum, packed = _split_half(packed)
+    kind = torch.float32 if mode == "int4wide" else torch.float16
+    if mode in ("int8", "int4", "int4wide"):
+        scale, packed = _split_groups(packed, kind)
+    if mode in ("int4", "int4wide"):
+        minimum, packed = _split_groups(packed, kind)
     return _UNPACK[mode](packed.contiguous()), scale, minimum
 
 
-def _half_columns(half: Tensor) -> Tensor:
-    """[n, groups] fp16 -> [panels, groups, 32]."""
-    half = pad(half, (0, 0, 0, -half.shape[0] % PANEL))
-    return half.view(-1, PANEL, half.shape[1]).transpose(1, 2).contiguous()
+def _group_columns(numbers: Tensor) -> Tensor:
+    """[n, groups] -> [panels, groups, 32]."""
+    numbers = pad(numbers, (0, 0, 0, -numbers.shape[0] % PANEL))
+    return numbers.view(-1, PANEL, numbers.shape[1]).transpose(1, 2).contiguous()
 
 
-def _split_half(packed: Tensor) -> tuple[Tensor, Tensor]:
-    size = 2 * PANEL
-    half = packed[..., :size].contiguous().view(torch.float16)  # [panels, groups, 32]
-    return half.transpose(1, 2).reshape(-1, packed.shape[1]), packed[..., size:]
+def _split_groups(packed: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    size = kind.itemsize * PANEL
+    numbers = packed[..., :size].contiguous().view(kind)  # [panels, groups, 32]
+    return numbers.transpose(1, 2).reshape(-1, packed.shape[1]), packed[..., size:]
 
 
 def _pack_planes(values: Tensor) -> Tensor:
@@ -99,10 +101,12 @@ _PACK = {
     "bf16": _pack_pairs,
     "int8": _pack_pairs,
     "int4": _pack_nibbles,
+    "int4wide": _pack_nibbles,
 }
 _UNPACK = {
     "fp32": _unpack_planes,
     "bf16": lambda packed: _unpack_pairs(torch.bfloat16, packed),
     "int8": lambda packed: _unpack_pairs(torch.int8, packed),
     "int4": _unpack_nibbles,
+    "int4wide": _unpack_nibbles,
 }

@@ -1,9 +1,10 @@
-"""The weight of a linear layer, in one of four modes and one of two layouts.
+"""The weight of a linear layer, in one of five modes and one of two layouts.
 
 Layout "rows" is what torch code reads: values [n, k], and for the integer modes scale and minimum
 [n, k / 32]. Layout "panels" is what the C++ kernels stream, see panels.py. A quantised value is
 `q * scale + minimum` with one scale and one minimum for 32 neighbours along k; both are fp16
-numbers, as in GGUF, so that Q4_0, Q4_1 and Q8_0 are held exactly.
+numbers, as in GGUF, so that Q4_0, Q4_1 and Q8_0 are held exactly. int4wide holds them in fp32, for
+groups that are quantised already and need it, as those of Q4_K (products of 11 bits and 6).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.nn.functional import pad
 from plait.kernels import dispatch
 from plait.kernels.linear.panels import pack_panels, unpack_panels
 
-Mode = Literal["fp32", "bf16", "int8", "int4"]
+Mode = Literal["fp32", "bf16", "int8", "int4", "int4wide"]
 GROUP = 32
 
 
@@ -31,8 +32,8 @@ class Weight:
     k: int
     layout: Literal["rows", "panels"]
     values: Tensor  # rows: [n, k or k padded to 32]; panels: [panels, groups, bytes] uint8
-    scale: Tensor | None = None  # rows of int8 and int4: [n, groups] fp16
-    minimum: Tensor | None = None  # rows of int4: [n, groups] fp16
+    scale: Tensor | None = None  # rows of integer modes: [n, groups] fp16, fp32 of int4wide
+    minimum: Tensor | None = None  # rows of int4 and int4wide: like scale
 
     @property
     def nbytes(self) -> int:
@@ -55,7 +56,8 @@ def from_dense(dense: Tensor, mode: Mode, *, naive: bool = False) -> Weight:
     if mode == "bf16":
         return _place(Weight(mode, n, k, "rows", dense.bfloat16().contiguous()), naive)
     groups = pad(dense.float(), (0, -k % GROUP)).view(n, -1, GROUP)
-    q, scale, minimum = _quantise_int8(groups) if mode == "int8" else _quantise_int4(groups)
+    kind = torch.float32 if mode == "int4wide" else torch.float16
+    q, scale, minimum = _quantise_int8(groups) if mode == "int8" else _quantise_int4(groups, kind)
     return _place(Weight(mode, n, k, "rows", q.view(n, -1), scale, minimum), naive)
 
 
@@ -64,10 +66,11 @@ def from_groups(q: Tensor, scale: Tensor, minimum: Tensor | None, *, naive: bool
 
     Args:
         q: [n, k], k a multiple of 32; uint8 of 0..15 (int4) or int8 (int8).
-        scale: [n, k / 32], fp16 numbers in any float type.
+        scale: [n, k / 32] in any float type; fp16 numbers for int8. Where scale or minimum of
+            int4 are no fp16 numbers the mode is int4wide.
         minimum: like scale for int4; None for int8.
     Raises:
-        ValueError: the parts do not fit together, or scale or minimum are no fp16 numbers.
+        ValueError: the parts do not fit together, or scales of int8 are no fp16 numbers.
     """
     n, k = q.shape
     mode: Mode = "int8" if q.dtype == torch.int8 else "int4"
@@ -75,8 +78,13 @@ def from_groups(q: Tensor, scale: Tensor, minimum: Tensor | None, *, naive: bool
         raise ValueError(f"q {tuple(q.shape)} and scale {tuple(scale.shape)} are no groups of 32")
     if (minimum is None) != (mode == "int8"):
         raise ValueError(f"{mode} groups have {'no ' if mode == 'int8' else 'a '}minimum")
-    minimum = None if minimum is None else _as_half(minimum)
-    return _place(Weight(mode, n, k, "rows", q.contiguous(), _as_half(scale), minimum), naive)
+    if minimum is None:
+        return _place(Weight(mode, n, k, "rows", q.contiguous(), _as_half(scale)), naive)
+    if not (_is_half(scale) and _is_half(minimum)):
+        wide = scale.float().contiguous(), minimum.float().contiguous()
+        return _place(Weight("int4wide", n, k, "rows", q.contiguous(), *wide), naive)
+    halves = _as_half(scale), _as_half(minimum)
+    return _place(Weight(mode, n, k, "rows", q.contiguous(), *halves), naive)
 
 
 def dense(weight: Weight) -> Tensor:
@@ -98,10 +106,10 @@ def _quantise_int8(groups: Tensor) -> tuple[Tensor, Tensor, None]:
     return q, scale, None
 
 
-def _quantise_int4(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _quantise_int4(groups: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     low, high = torch.aminmax(groups, dim=-1)
-    minimum = low.clamp(-_HALF_MAX, _HALF_MAX).half()
-    scale = ((high - minimum.float()) / 15).clamp(0, _HALF_MAX).half()
+    minimum = low.clamp(-_HALF_MAX, _HALF_MAX).to(kind)
+    scale = ((high - minimum.float()) / 15).clamp(0, _HALF_MAX).to(kind)
     above = groups - minimum.float().unsqueeze(-1)
     q = (above * _inverse(scale)).round_().clamp_(0, 15).to(torch.uint8)
     return q, scale, minimum
@@ -115,11 +123,14 @@ def _inverse(scale: Tensor) -> Tensor:
     return torch.where(wide > 0, 1 / wide, 0).unsqueeze(-1)
 
 
+def _is_half(values: Tensor) -> bool:
+    return torch.equal(values.half().float(), values.float())
+
+
 def _as_half(values: Tensor) -> Tensor:
-    half = values.half().contiguous()
-    if not torch.equal(half.float(), values.float()):
-        raise ValueError("scales and minima of groups must be fp16 numbers")
-    return half
+    if not _is_half(values):
+        raise ValueError("scales of int8 groups must be fp16 numbers")
+    return values.half().contiguous()
 
 
 def _place(weight: Weight, naive: bool) -> Weight:

@@ -1,8 +1,8 @@
 """GGUF tensors as torch tensors: quantised blocks of 32 stay exactly what they are.
 
 Q4_0, Q4_1 and Q4_K become int4 groups, Q5_0 and Q8_0 int8 groups, value for value. Every other type
-goes through the `gguf` package's dequantiser. The kernels hold scales of 16 bits: of these types
-only Q4_K's need more (a product of 11 bits and 6), and load.py rounds them, by 1/2048 at most.
+goes through the `gguf` package's dequantiser. Q4_K's scales need more than 16 bits (they are
+products of 11 bits and 6); the kernels' mode int4wide holds them.
 Source: the block layouts of the GGUF specification.
 """
 

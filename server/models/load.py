@@ -3,8 +3,8 @@
 Weight modes. fp32, bf16: every linear layer in that format. int8, int4: quantised in groups of 32;
 the head never goes below int8, since its rounding falls straight on the logits, and a router stays
 fp32, since its rounding sends rows to other experts. auto keeps the precision of the file: Q4_0,
-Q4_1 and Q4_K as int4, Q5_0 and Q8_0 as int8 (all value for value, but for Q4_K's scales, which are
-rounded to fp16), other quantised types as int8, plain numbers as bf16.
+Q4_1 and Q4_K as int4, Q5_0 and Q8_0 as int8 (all value for value), other quantised types as int8,
+plain numbers as bf16.
 """
 
 from __future__ import annotations
@@ -230,6 +230,6 @@ class _Packer:
         return stored
 
     def _groups(self, stored: Groups) -> Weight:
-        minimum = None if stored.minimum is None else stored.minimum.half().to(self.device)
-        scale = stored.scale.half().to(self.device)
+        minimum = None if stored.minimum is None else stored.minimum.to(self.device)
+        scale = stored.scale.to(self.device)
         return from_groups(stored.q.to(self.device), scale, minimum, naive=self.naive)

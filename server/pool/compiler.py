@@ -44,7 +44,7 @@ MAX_WAITING = 256  # compiles in line; beyond, clients are told to come back
 RETRY_AFTER_S = 5  # where this machine was the reason
 # How a process ends that was killed for no fault of its job's: by the kernel, where the machine's
 # memory ends, or by a person.
-KILLED = (-signal.SIGKILL, -signal.SIGTERM, NOT_STARTED)
+KILLED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGSEGV, -signal.SIGBUS, NOT_STARTED)
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plait.decoders.constrained import matcher
 from plait.decoders.constrained.grammar import chars, dfa, regex
 from plait.decoders.constrained.grammar.check import left_recursion, prune
-from plait.decoders.constrained.grammar.gbnf import parse
 from plait.decoders.constrained.grammar.nodes import (
     EMPTY,
     Chars,
@@ -29,43 +27,14 @@ from plait.decoders.constrained.grammar.nodes import (
 )
 from plait.decoders.constrained.grammar.regex import Expr
 from plait.decoders.constrained.grammar.regex_parser import parse_search, parse_whole
-from plait.decoders.constrained.matcher import GrammarConstraint, LoadedGrammar
 from plait.decoders.constrained.table import build_automaton, build_table, load_automaton
-from plait.decoders.constrained.vocabulary import make_vocabulary
 from plait.kernels import grammar as kernels
 from plait.kernels.grammar import DEAD, Automaton, DfaParts
 from plait.kernels.grammar.lexeme import Lexeme as NaiveLexeme
-from plait.kernels.grammar.naive import NaiveAutomaton, Vocabulary
 from tests.fixtures.constraint_vocabularies import automaton_of, matches, walk
+from tests.fixtures.grammar_automata import LETTERS, compiled, legal, naive_of
 
-compiled = pytest.mark.skipif(not kernels.available(), reason="the automaton is not compiled")
-LETTERS = make_vocabulary(
-    [
-        b"a",
-        b"b",
-        b"c",
-        "é".encode(),
-        b"\xc3",
-        b"\xa9",
-        b"ab",
-        b"abc",
-        b"ca",
-        b"aaaa",
-        b'"',
-        b"ab",
-        b"",
-    ],
-    [12],
-)
 PAIRS = [parse_whole(text) for text in ("(ab)*", "a|ab|abc", "[ab]{2,5}c?", "(aa|bbb)*", "é*a")]
-
-
-def naive_of(grammar: Grammar) -> NaiveAutomaton:
-    table = build_table(grammar)
-    handle = Vocabulary(
-        [t if LETTERS.is_text(i) else b"" for i, t in enumerate(LETTERS.token_bytes)]
-    )
-    return NaiveAutomaton(table.operations, table.dfas, table.root, handle)
 
 
 def _random_node(draw: random.Random, depth: int) -> Node:
@@ -98,12 +67,6 @@ def _random_grammars(seed: int, count: int) -> Iterator[Grammar]:
             yield found
 
 
-def _mask(automaton: Automaton, state: int) -> list[int]:
-    row = np.full(2, -1, np.int32)
-    automaton.write_mask(state, row)
-    return [token for token in range(64) if row[token // 32] >> token % 32 & 1]
-
-
 @compiled
 @pytest.mark.parametrize("seed", range(6))
 def test_both_automata_say_the_same(seed: int) -> None:
@@ -117,15 +80,15 @@ def test_both_automata_say_the_same(seed: int) -> None:
 def _walk_both(fast: Automaton, slow: Automaton, draw: random.Random) -> None:
     here, there = fast.start, slow.start
     for _ in range(draw.randrange(12)):
-        legal = _mask(slow, there)
-        assert _mask(fast, here) == legal
+        mask = legal(slow, there)
+        assert legal(fast, here) == mask
         assert fast.is_accepting(here) == slow.is_accepting(there)
         assert fast.is_final(here) == slow.is_final(there)
         assert fast.forced(here) == slow.forced(there)
         assert fast.num_closing(here) == slow.num_closing(there)
-        if not legal:
+        if not mask:
             break
-        token_id = draw.choice(legal)
+        token_id = draw.choice(mask)
         here, there = fast.advance(here, token_id), slow.advance(there, token_id)
 
 
@@ -298,27 +261,7 @@ def test_far_from_its_ends_a_count_does_not_matter() -> None:
             for token_id, spelling in enumerate(LETTERS.token_bytes)
             if LETTERS.is_text(token_id) and walk(have, spelling, state) != DEAD
         ]
-        assert _mask(have, state) == want
-
-
-def test_an_automaton_begins_anew_when_it_remembers_too_much(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    table = build_table(Grammar({"root": Repeat(Choice((Text("ab"), Text("abc"))), 0, None)}))
-    loaded = LoadedGrammar(table, LETTERS)
-    constraint = GrammarConstraint(loaded)
-    for token_id in (6, 7, 6):
-        assert constraint.accept_token(token_id)
-    want = (constraint.min_tokens(), constraint.is_accepting(), constraint.accept_token(2))
-    before = loaded.automaton()
-
-    monkeypatch.setattr(matcher, "MAX_AUTOMATON_BYTES", before.num_bytes - 1)
-    assert constraint.fork().is_accepting() == constraint.is_accepting()
-    monkeypatch.undo()
-
-    assert loaded.automaton() is not before
-    constraint.rollback(1)
-    assert (constraint.min_tokens(), constraint.is_accepting(), constraint.accept_token(2)) == want
+        assert legal(have, state) == want
 
 
 @pytest.mark.parametrize("make", [automaton_of, naive_of], ids=["served", "naive"])
@@ -343,53 +286,3 @@ def test_listed_texts_that_begin_with_each_other() -> None:
         if matches(have, (text := "".join(letters)).encode())
     }
     assert accepted == {word + "c" for word in words}
-
-
-@compiled
-def test_a_mask_that_is_too_much_work_keeps_a_way_to_the_end() -> None:
-    """Fewer tokens, all of them legal, the same whatever was computed before."""
-    text = "(" * 3 + "[a-cé]{0,400}" + "){0,400}" * 3 + "b"
-    table = build_table(Grammar({"root": regex.structure(parse_whole(text), Chars)}))
-    have, other = load_automaton(table, LETTERS), load_automaton(table, LETTERS)
-    mask = _mask(have, have.start)
-    behind = walk(other, b"abc")
-    _mask(other, behind)
-
-    assert _mask(other, other.start) == mask
-    assert have.closing_tokens(have.start)[0] in mask
-    assert all(have.advance(have.start, token_id) != DEAD for token_id in mask)
-    assert len(mask) < sum(map(LETTERS.is_text, range(len(LETTERS.token_bytes))))
-
-
-@compiled
-def test_where_each_byte_is_ambiguous_a_mask_is_bounded_and_depends_on_the_text_alone() -> None:
-    """Each rule is a word or two of the next rule, so every word can be split in all ways."""
-    words = ["".join(letters) for n in range(1, 7) for letters in product("abc", repeat=n)]
-    rules = [f'r{i} ::= r{i + 1} r{i + 1} | "{word}"' for i, word in enumerate(words)]
-    grammar = parse("\n".join(["root ::= r0", *rules, f'r{len(words)} ::= "é"']))
-    have, other = automaton_of(grammar, LETTERS), automaton_of(grammar, LETTERS)
-    _mask(other, other.start)  # other things are remembered first
-    _mask(other, walk(other, b"cab"))
-    state = walk(have, b"abcabcabca")
-    before = have.num_bytes
-    mask = _mask(have, state)
-
-    assert mask == _mask(other, walk(other, b"abcabcabca"))
-    assert have.closing_tokens(state)[0] in mask
-    assert have.num_bytes - before < 48 * 2**20
-
-
-@compiled
-def test_an_end_is_kept_where_alternatives_double_without_end() -> None:
-    rules = [f'r{i} ::= r{i + 1} "a" | r{i + 1} "bc" | r{i + 1} "c"' for i in range(40)]
-    grammar = parse("\n".join(['root ::= "a" r0', *rules, 'r40 ::= "b"']))
-    have = automaton_of(grammar, LETTERS)
-    state = walk(have, b"a")
-    left = have.num_closing(state)
-
-    for token_id in have.closing_tokens(state):
-        assert token_id in _mask(have, state)
-        state = have.advance(state, token_id)
-        assert state != DEAD and have.num_closing(state) <= left - 1
-        left = have.num_closing(state)
-    assert have.is_accepting(state)

@@ -10,7 +10,7 @@ from plait.kernels import dispatch
 from plait.kernels.linear import Mode, dense, from_dense, from_groups, linear
 from plait.kernels.linear.naive import rounded
 
-MODES: tuple[Mode, ...] = ("fp32", "bf16", "int8", "int4")
+MODES: tuple[Mode, ...] = ("fp32", "bf16", "int8", "int4", "int4wide")
 SHAPES = [(576, 576), (70, 100), (31, 33), (1, 1), (96, 1536)]
 ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 33, 100, 129]
 
@@ -73,8 +73,18 @@ def test_groups_that_do_not_fit_are_refused() -> None:
         from_groups(q, scale[:, :1], minimum)
     with pytest.raises(ValueError, match="int4 groups have a minimum"):
         from_groups(q, scale, None)
+    signed, halves, _ = _groups(4, 64, torch.int8)
     with pytest.raises(ValueError, match="fp16 numbers"):
-        from_groups(q, scale + 1e-6, minimum)
+        from_groups(signed, halves + 1e-6, None)
+
+
+def test_groups_keep_scales_of_more_than_16_bits() -> None:
+    q, scale, minimum = _groups(40, 64, torch.uint8)
+    exact = q.view(40, 2, 32) * (scale + 1e-6)[..., None] + minimum[..., None]
+    weight = from_groups(q, scale + 1e-6, minimum)
+
+    assert weight.mode == "int4wide"
+    assert torch.equal(dense(weight), exact.view(40, 64))
 
 
 @compiled

@@ -43,9 +43,10 @@ TOLERANCE: dict[Modes, float] = {
     "bf16": 2e-2,
     "int8": 1e-2,
     "int4": 2e-2,
+    "int4wide": 2e-2,
     "mixed": 2e-2,
 }
-EACH: tuple[Mode, ...] = ("fp32", "bf16", "int8", "int4", "bf16", "int4", "int8")  # of "mixed"
+EACH: tuple[Mode, ...] = ("fp32", "bf16", "int8", "int4", "bf16", "int4wide", "int8")  # of "mixed"
 
 pytestmark = pytest.mark.skipif(not dispatch.available(), reason="no compiled kernels")
 

@@ -35,7 +35,7 @@ AUTO = {
     "Q5_1": ("int8", 0.004),
     "Q4_0": ("int4", 0.0),
     "Q4_1": ("int4", 0.0),
-    "Q4_K": ("int4", 2**-10),
+    "Q4_K": ("int4wide", 0.0),
 }
 # Blocks of Q4_K are 256 long.
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
