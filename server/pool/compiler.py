@@ -42,8 +42,8 @@ FIRST_TRY_S = 0.25
 TRY_NICENESS, LONG_NICENESS = 5, 10
 MAX_WAITING = 256  # compiles in line; beyond, clients are told to come back
 RETRY_AFTER_S = 5  # where this machine was the reason
-# How a process ends that was killed for no fault of its job's: by the kernel, where the machine's
-# memory ends, or by a person.
+# How a process ends for no fault of its job's: by the kernel, where the machine's memory ends, by a
+# person, or by a fault of ours.
 KILLED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGSEGV, -signal.SIGBUS, NOT_STARTED)
 
 log = structlog.stdlib.get_logger(__name__)
