@@ -89,6 +89,23 @@ def _in_one_line(error: yaml.YAMLError) -> str:
     return f"{where}{problem or str(error).splitlines()[0]}"
 
 
+def refuse_unknown_keys(path: Path, keys: Iterable[str], options: Iterable[str]) -> None:
+    """Refuse a key of a file that is no option.
+
+    Raises:
+        ValueError: naming the file, the key, and the nearest option.
+    """
+    known = list(options)
+    for key in keys:
+        if key not in known:
+            raise ValueError(f"{path}: {key!r} is no option: {_hint(key.replace('-', '_'), known)}")
+
+
+def _hint(name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else "`plait serve --help` lists the options"
+
+
 def refuse_unknown_variables(environment: Mapping[str, str], options: Iterable[str]) -> None:
     """Refuse a variable of our prefix that is no option; Kubernetes' service links are let pass.
 
@@ -100,9 +117,7 @@ def refuse_unknown_variables(environment: Mapping[str, str], options: Iterable[s
         upper = name.upper()
         if not upper.startswith(ENV_PREFIX) or upper in known or _is_service_link(upper, value):
             continue
-        near = get_close_matches(upper, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "`plait serve --help` lists the options"
-        raise ValueError(f"{name} in the environment is no option: {hint}")
+        raise ValueError(f"{name} in the environment is no option: {_hint(upper, known)}")
 
 
 def _is_service_link(name: str, value: str) -> bool:

@@ -198,7 +198,9 @@ def test_unknown_keys_of_the_file_are_refused(
 ) -> None:
     file = tmp_path / "plait.yaml"
     file.write_text("prot: 1\n")
-    assert "plait: prot: " in complaint(capsys, "serve", "--config", str(file))
+    assert "'prot' is no option: did you mean port?" in complaint(
+        capsys, "serve", "--config", str(file)
+    )
     file.write_text("engines: [{model: a, wights: int8}]\n")
     assert "wights" in complaint(capsys, "serve", "--config", str(file))
 

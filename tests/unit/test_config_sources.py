@@ -44,6 +44,12 @@ BAD_FILES = {
     "no date": (b"port: 2026-13-01\n", "is not YAML: month must be in 1..12"),
     "two documents": (b"port: 1\n---\nport: 2\n", "is not YAML: line 2, column 1:"),
     "number as a key": (b"8000: port\n", "8000 is no option"),
+    "unknown key": (b"prot: 5\n", "'prot' is no option: did you mean port?"),
+    "spelt as on the command line": (
+        b"max-queue: 5\n",
+        "'max-queue' is no option: did you mean max_queue?",
+    ),
+    "like no option": (b"zzz: 5\n", "'zzz' is no option: `plait serve --help` lists the options"),
     "list as a key": (b"? [a]\n: 1\n", "is not YAML: line 1, column 3: found unhashable key"),
     "no text": (b"port: \xff\n", "is not UTF-8 text"),
     "control character": (b"port: 1\x00\n", "is not YAML: special characters are not allowed"),
