@@ -10,7 +10,7 @@ stay numbers; characters come in classes of equal behaviour).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from itertools import pairwise
@@ -21,8 +21,10 @@ from plait.decoders.constrained.grammar import chars
 from plait.decoders.constrained.grammar.nodes import (
     MAX_CODE_POINT,
     NOTHING,
+    Chars,
     Node,
     Ranges,
+    Text,
     choice,
     repeat,
     seq,
@@ -324,7 +326,22 @@ def structure(expr: Expr, encode: Encode) -> Node:
     assert expr.is_plain, "an expression with `both` or `without` needs `lexeme`"
     if expr.kind == "set":
         return encode(expr.ranges) if expr.ranges else NOTHING
+    if expr.kind == "cat":
+        return seq(*_spelled(structure(item, encode) for item in _factors(expr)))
     parts = [structure(item, encode) for item in expr.items]
-    if expr.kind == "repeat":
-        return repeat(parts[0], expr.least, expr.most)
-    return seq(*parts) if expr.kind == "cat" else choice(parts)
+    return repeat(parts[0], expr.least, expr.most) if expr.kind == "repeat" else choice(parts)
+
+
+def _spelled(parts: Iterable[Node]) -> Iterator[Node]:
+    """Yield the parts, those in a row that are one text each as one: many texts are one list."""
+    text = ""
+    for part in parts:
+        if isinstance(part, Text):
+            text += part.value
+        elif isinstance(part, Chars) and part.ranges[0][0] == part.ranges[-1][1]:
+            text += chr(part.ranges[0][0])
+        else:
+            yield Text(text)
+            yield part
+            text = ""
+    yield Text(text)
