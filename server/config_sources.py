@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic_settings import YamlConfigSettingsSource
+from pydantic_settings import BaseSettings, YamlConfigSettingsSource
 
 ENV_PREFIX = "PLAIT_"
 # What Kubernetes adds to every container for a service called plait or plait-*.
@@ -28,6 +28,19 @@ class YamlFile(YamlConfigSettingsSource):
 
     def _read_file(self, file_path: Any) -> dict[str, Any]:
         return read_yaml(Path(file_path))
+
+
+def open_yaml(settings: type[BaseSettings], path: Path) -> YamlFile:
+    """Return a file as a source of the settings.
+
+    Raises:
+        ValueError: there is none, it can't be read (read_yaml), or one of its keys is no option.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no configuration file {str(path)!r}")
+    file = YamlFile(settings, path)
+    refuse_unknown_keys(path, file.yaml_data, settings.model_fields)
+    return file
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -24,12 +24,7 @@ from pydantic_settings import (
 )
 
 from plait.decoders.speculative.config import default_drafters
-from plait.server.config_sources import (
-    ENV_PREFIX,
-    YamlFile,
-    refuse_unknown_keys,
-    refuse_unknown_variables,
-)
+from plait.server.config_sources import ENV_PREFIX, open_yaml, refuse_unknown_variables
 from plait.server.settings import (
     ApiSettings,
     CompileSettings,
@@ -351,11 +346,7 @@ class ServeOptions(  # one column of help, in this order from the last base to t
         named = init_settings().get("config") or env_settings().get("config")
         if named is None:
             return init_settings, env_settings
-        if not Path(named).is_file():
-            raise ValueError(f"there is no configuration file {str(named)!r}")
-        file = YamlFile(settings_cls, Path(named))
-        refuse_unknown_keys(Path(named), file.yaml_data, cls.model_fields)
-        return init_settings, env_settings, file
+        return init_settings, env_settings, open_yaml(cls, Path(named))
 
     def settings(self) -> Settings:
         """Return the settings these options stand for.
