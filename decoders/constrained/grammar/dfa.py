@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from plait.decoders.constrained.grammar import chars
+from plait.decoders.constrained.grammar.json_text import PLAIN
 from plait.decoders.constrained.grammar.nodes import NOTHING, Lexeme, Node, Ranges
 from plait.decoders.constrained.grammar.regex import Expr, TooManyStates, moves
 from plait.decoders.constrained.grammar.utf8 import utf8_rows
@@ -19,7 +20,6 @@ from plait.kernels.grammar.lexeme import Lexeme as NaiveLexeme
 MAX_STATES = 20_000  # of one expression, over characters
 MAX_STEPS = 3_000_000  # parts of expressions looked at: about half a second
 _KINDS = {"set": 0, "cat": 1, "or": 2, "repeat": 3, "and": 4, "not": 5}
-_PLAIN = chars.complement(chars.normalise([(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)]))
 
 Row = tuple[tuple[tuple[int, int], ...], int]  # byte ranges of a character, and the state behind
 Edges = list[tuple[int, int, int]]  # first and last byte, target
@@ -36,7 +36,8 @@ def lexeme(expr: Expr, least: int, most: int | None, *, is_quoted: bool) -> Node
     """
     dfa = determinise(expr, is_quoted)
     limit = -1 if most is None else most
-    if dfa is None or not _is_possible(dfa, least, limit):
+    is_counted = least > 0 or most is not None  # all else that a dfa holds is possible
+    if dfa is None or (is_counted and not _is_possible(dfa, least, limit)):
         return NOTHING
     return Lexeme(dfa, least, most)
 
@@ -112,7 +113,7 @@ def naive(root: Expr, *, is_quoted: bool) -> DfaParts | None:
 
 
 def _spellings(ranges: Ranges, is_quoted: bool) -> list[tuple[tuple[int, int], ...]]:
-    plain = chars.intersect(ranges, _PLAIN) if is_quoted else ranges
+    plain = chars.intersect(ranges, PLAIN) if is_quoted else ranges
     found = [row for first, last in plain for row in utf8_rows(first, last)]
     for code in (*range(0x20), 0x22, 0x5C) if is_quoted else ():
         if chars.contains(ranges, code):
