@@ -20,7 +20,7 @@ from torch import Tensor
 from plait.kernels import dispatch
 from plait.kernels.decoder_stack import LayerWeights, Stack, StackConfig
 from plait.kernels.linear import Mode, Weight, from_dense, linear
-from plait.kernels.paged_attention import BLOCK, Segments
+from plait.kernels.paged_attention import BLOCK, AttentionMetadata
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB = 30, 576, 9, 3, 64, 1536, 49152
 
@@ -34,7 +34,7 @@ class Bench:
     k_cache: Tensor
     v_cache: Tensor
 
-    def forward(self, x: Tensor, segments: Segments) -> Tensor:
+    def forward(self, x: Tensor, segments: AttentionMetadata) -> Tensor:
         """Run all layers and the output matrix; logits of at most 64 rows, as a server asks."""
         x = x.clone()  # the stack works in place
         self.stack.forward(x, segments, self.k_cache, self.v_cache)
@@ -80,11 +80,11 @@ def build(mode: Mode, head_mode: Mode, num_blocks: int) -> Bench:
     return Bench(stack, head, k_cache, v_cache)
 
 
-def decode_rows(rows: int, context: int) -> Segments:
+def decode_rows(rows: int, context: int) -> AttentionMetadata:
     """One new token for each of `rows` sequences."""
     blocks = context // BLOCK + 1
     tables = torch.arange(rows * blocks, dtype=torch.int32).view(rows, blocks)
-    return Segments(
+    return AttentionMetadata(
         row_start=torch.arange(rows + 1, dtype=torch.int32),
         context_len=torch.full((rows,), context, dtype=torch.int32),
         block_tables=tables,
@@ -95,10 +95,10 @@ def decode_rows(rows: int, context: int) -> Segments:
     )
 
 
-def prompt_rows(rows: int) -> Segments:
+def prompt_rows(rows: int) -> AttentionMetadata:
     """One prompt of `rows` tokens."""
     blocks = -(-rows // BLOCK)
-    return Segments(
+    return AttentionMetadata(
         row_start=torch.tensor([0, rows], dtype=torch.int32),
         context_len=torch.zeros(1, dtype=torch.int32),
         block_tables=torch.arange(blocks, dtype=torch.int32).view(1, -1),

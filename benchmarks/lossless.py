@@ -24,15 +24,15 @@ from msgspec.structs import replace
 from plait.decoders.constrained.compile import compile_constraint
 from plait.decoders.constrained.spec import ConstraintLimits, ConstraintSpec
 from plait.decoders.constrained.vocabulary import make_vocabulary
-from plait.decoders.registry import methods
+from plait.decoders.contract.registry import methods
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.config import PREDICTION
 from plait.server.engine.build import build_engine
 from plait.server.engine.engine import Engine
 from plait.server.models.catalog import resolve
-from plait.server.pool.messages import CompiledConstraint, Delta, Failed, GenerateRequest
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
 from plait.server.settings import EngineSettings, WeightMode
+from plait.server.wire.messages import CompiledConstraint, Delta, Failed, GenerateRequest
 
 MODEL = "smollm2-135m-instruct"
 TOLERANCE = 1e-6  # of a logprob

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
 from plait.decoders.constrained.schema.formats import FORMATS, NUMBER_FORMATS, STANDARD
-from plait.decoders.registry import methods
+from plait.decoders.contract.registry import methods
 from plait.decoders.speculative.config import AUTO, DraftOptions
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.common import Unsupported

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from plait.kernels.decoder_stack.layers import LayerWeights, StackConfig
-from plait.kernels.paged_attention.segments import Segments
+from plait.kernels.paged_attention.metadata import AttentionMetadata
 
 def isa() -> str: ...
 def isas() -> list[str]: ...
@@ -11,7 +11,12 @@ def use_isa(name: str) -> None: ...
 def linear(x: Tensor, mode: str, n: int, panels: Tensor, bias: Tensor | None) -> Tensor: ...
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor: ...
 def paged_attention(
-    q: Tensor, k_layer: Tensor, v_layer: Tensor, segments: Segments, scale: float, window: int
+    q: Tensor,
+    k_layer: Tensor,
+    v_layer: Tensor,
+    segments: AttentionMetadata,
+    scale: float,
+    window: int,
 ) -> Tensor: ...
 def copy_blocks(kv_k: Tensor, kv_v: Tensor, src: Tensor, dst: Tensor) -> None: ...
 def move_slots(kv_k: Tensor, kv_v: Tensor, src: Tensor, dst: Tensor) -> None: ...
@@ -22,7 +27,7 @@ class Stack:
     def forward(
         self,
         x: Tensor,
-        segments: Segments,
+        segments: AttentionMetadata,
         k_cache: Tensor,
         v_cache: Tensor,
         first_layer: int,

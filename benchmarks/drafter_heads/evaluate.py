@@ -23,9 +23,9 @@ from plait.decoders.sampling.params import SamplingParams
 from plait.server.engine.build import build_engine
 from plait.server.engine.engine import Engine
 from plait.server.models.catalog import resolve
-from plait.server.pool.messages import GenerateRequest
 from plait.server.prompt.tokenizer import load_tokenizer
 from plait.server.settings import EngineSettings
+from plait.server.wire.messages import GenerateRequest
 
 TOKENS = 64
 DRAFTERS: Mapping[str, Any] = {

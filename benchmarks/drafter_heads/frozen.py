@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from plait.kernels.paged_attention import BLOCK, CAUSAL, Segments
+from plait.kernels.paged_attention import BLOCK, CAUSAL, AttentionMetadata
 from plait.server.models.catalog import ModelFiles
 from plait.server.models.checkpoint import EMBEDDING, FINAL_NORM, Checkpoint, layer_prefix
 from plait.server.models.gguf import GgufCheckpoint
@@ -60,7 +60,7 @@ class Reader:
         if count > self._blocks * BLOCK:
             raise ValueError(f"{count} tokens are more than {self._blocks * BLOCK}")
         blocks = -(-count // BLOCK)
-        segments = Segments(
+        segments = AttentionMetadata(
             row_start=torch.tensor([0, count], dtype=torch.int32),
             context_len=torch.zeros(1, dtype=torch.int32),
             block_tables=torch.arange(blocks, dtype=torch.int32)[None],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from plait.decoders.constrained.table import Table, load_automaton
 from plait.decoders.constrained.vocabulary import Vocabulary
-from plait.decoders.protocol import CannotGoOn
+from plait.decoders.contract.decoder import SequenceError
 from plait.kernels.grammar import DEAD, Automaton
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ MAX_AUTOMATON_BYTES = 64 * 2**20  # of one grammar; beyond, its automaton begins
 MIN_MASKS = 8  # that must fit; a large schema's take some 0.5 MB each, a hostile grammar's 25
 
 
-class TooAmbiguous(CannotGoOn):
+class TooAmbiguous(SequenceError):
     """A grammar takes so much for every mask that going on would hold up everybody else."""
 
-    is_requests: ClassVar[bool] = True
+    is_client_error: ClassVar[bool] = True
 
 
 class LoadedGrammar:
@@ -63,7 +63,7 @@ class LoadedGrammar:
 
 
 class GrammarConstraint:
-    """A `plait.decoders.protocol.Constraint` over a loaded grammar.
+    """A `plait.decoders.contract.constraint.Constraint` over a loaded grammar.
 
     Law: a token is accepted exactly when its bit is set; the end-of-text tokens are legal exactly
     when the text is complete; other special tokens and ids beyond the vocabulary never are.

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plait.decoders.contract.decoder import Forward
 from plait.decoders.diffusion import settling
 from plait.decoders.diffusion.canvas import Canvas, Guess, Literals
 from plait.decoders.diffusion.constraints.guard import Guard, Ruling
@@ -26,7 +27,6 @@ from plait.decoders.diffusion.draws import Job, hole_states
 from plait.decoders.diffusion.rows import ANCHOR, Plan, Reading
 from plait.decoders.diffusion.state import DiffusionState, own_tokens
 from plait.decoders.diffusion.step import Bools, Floats, Ints, Scaffold, StepView
-from plait.decoders.protocol import Forward
 from plait.decoders.sampling.state import SamplingState
 
 DRAFTED = -1  # the step of a token that no step has settled

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from plait.decoders.contract.decoder import TokenLogprobs
 from plait.decoders.diffusion.step import Bools, Floats, Ints
-from plait.decoders.protocol import TokenLogprobs
 
 GIVEN = 0  # the step of prompt tokens, and of those that an earlier canvas has settled
 

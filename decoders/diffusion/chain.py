@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from plait.decoders.contract.registry import Choice, MethodError, compose
 from plait.decoders.diffusion.spec import Attention, DiffusionSpec
 from plait.decoders.diffusion.step import (
     Cache,
@@ -20,7 +21,6 @@ from plait.decoders.diffusion.step import (
     Verifier,
     Window,
 )
-from plait.decoders.registry import Choice, MethodError, compose
 
 AUTO = ("static", "free-dave")  # one token a step, proved several at a time
 SELECTOR = "static"  # of a list that names none

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from plait.decoders.contract.registry import Method
 from plait.decoders.diffusion.parts import (
     ada_block,
     credit,
@@ -27,7 +28,6 @@ from plait.decoders.diffusion.selectors import (
     threshold,
     wino,
 )
-from plait.decoders.registry import Method
 
 SELECTORS: tuple[Method, ...] = tuple(
     module.METHOD

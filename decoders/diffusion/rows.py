@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from plait.decoders.contract.decoder import AttentionMode, Proposal
 from plait.decoders.diffusion.canvas import Canvas
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.diffusion.step import Ints
-from plait.decoders.protocol import Attend, Proposal
 
 ANCHOR = -1  # the row before the canvas, kept from an earlier pass
 
@@ -68,7 +68,7 @@ def block_plan(
     read += [int(row) for i in range(len(canvases)) for row in inside + i * size]
     if size == 1:
         shows = [] if spec.shift else certain.shown(spec.mask_id).tolist()
-        proposal = Proposal(shows, Attend.CAUSAL, read=read)
+        proposal = Proposal(shows, AttentionMode.CAUSAL, read=read)
     else:
         proposal = _copies(canvases, spec, read)
     return Plan(proposal, canvases, readings, reads_anchor=reads_anchor)
@@ -88,7 +88,7 @@ def shadow_plan(canvas: Canvas, wanted: Ints, revisable: Ints, spec: DiffusionSp
     positions = list(range(canvas.start, canvas.stop)) * 2
     proposal = Proposal(
         [*canvas.shown(spec.mask_id).tolist(), *[spec.mask_id] * size],
-        Attend.SHADOW,
+        AttentionMode.SHADOW,
         positions=positions,
         read=[*rows.tolist(), *ghosts.tolist()],
     )
@@ -124,7 +124,7 @@ def full_plan(
     read = np.searchsorted(rows, np.unique(law_rows))
     proposal = Proposal(
         canvases[0].shown(spec.mask_id)[rows].tolist(),
-        Attend.CONTEXT,
+        AttentionMode.CONTEXT,
         positions=rows.tolist(),
         length=size,
         read=read.tolist(),
@@ -142,10 +142,10 @@ def _copies(canvases: Sequence[Canvas], spec: DiffusionSpec, read: Sequence[int]
     size, count = len(certain.ids), len(canvases)
     shown = np.concatenate([canvas.shown(spec.mask_id) for canvas in canvases]).tolist()
     if count == 1:
-        return Proposal(shown, Attend.BLOCK, read=read)
+        return Proposal(shown, AttentionMode.BLOCK, read=read)
     return Proposal(
         shown,
-        Attend.BRANCHES,
+        AttentionMode.BRANCHES,
         parents=np.repeat(np.arange(count), size).tolist(),
         positions=list(range(certain.start, certain.stop)) * count,
         read=read,

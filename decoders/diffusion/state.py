@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from plait.decoders.contract.decoder import DecodeRequest, FinishReason, Outcome
 from plait.decoders.diffusion.canvas import GIVEN, Canvas, Guess
 from plait.decoders.diffusion.chain import Chain
 from plait.decoders.diffusion.constraints.guard import Guard
@@ -21,7 +22,6 @@ from plait.decoders.diffusion.draws import Law, law_of
 from plait.decoders.diffusion.rows import Plan
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.diffusion.step import Floats, Ints
-from plait.decoders.protocol import DecodeRequest, Finish, Outcome
 from plait.decoders.sampling.state import SamplingState
 
 
@@ -191,7 +191,7 @@ def emit(state: DiffusionState) -> Outcome:
     """Emit the settled prefix that stands for good."""
     canvas, answer, emit = state.canvas, state.answer, []
     bound = canvas.begin if state.chain.revises else canvas.stop
-    finish: Finish | None = None
+    finish: FinishReason | None = None
     stop_token = None
     logprobs = []
     for position in answer[state.num_emitted :]:

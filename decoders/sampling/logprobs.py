@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from plait.decoders.protocol import TokenLogprobs
+from plait.decoders.contract.decoder import TokenLogprobs
 from plait.kernels.row_stats import row_logprobs
 
 

@@ -15,8 +15,8 @@ from math import inf
 import torch
 from torch import Tensor
 
-from plait.decoders.protocol import TokenLogprobs
-from plait.decoders.registry import Options
+from plait.decoders.contract.decoder import TokenLogprobs
+from plait.decoders.contract.registry import Options
 from plait.decoders.sampling import edits
 from plait.decoders.sampling.logprobs import logprobs_of, with_named
 from plait.decoders.sampling.params import SamplingParams

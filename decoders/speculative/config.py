@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from plait.decoders.registry import Choice, MethodError, Options, compose, methods
+from plait.decoders.contract.registry import Choice, MethodError, Options, compose, methods
 
 AUTO = ("forced", "prediction", "suffix")  # each where it has something to go by
 MAX_DRAFT = 64  # rows of one sequence, over all its drafters

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.decoders.costs import CostCurve
-from plait.decoders.protocol import Room
+from plait.decoders.contract.costs import CostCurve
+from plait.decoders.contract.decoder import DraftBudget
 from plait.decoders.speculative.config import MAX_DRAFT
 from plait.decoders.speculative.tree import DraftTree
 
@@ -95,7 +95,7 @@ class Estimates:
         record.expected[source] = record.expected.get(source, 0.0) + min(expected, 1.0)
 
 
-def is_worthwhile(num_drafting: int, room: Room, costs: CostCurve, others: int = 0) -> bool:
+def is_worthwhile(num_drafting: int, room: DraftBudget, costs: CostCurve, others: int = 0) -> bool:
     """Tell whether any number of drafts, all of them certain, would pay for their rows.
 
     Law: where this says no, `choose` keeps nothing, whatever it is offered.
@@ -107,13 +107,13 @@ def is_worthwhile(num_drafting: int, room: Room, costs: CostCurve, others: int =
     return _most(np.arange(len(seconds)) + (num_drafting + others), seconds) > 0
 
 
-def seconds_a_token(num_sequences: int, room: Room, costs: CostCurve) -> float:
+def seconds_a_token(num_sequences: int, room: DraftBudget, costs: CostCurve) -> float:
     """Return what a token costs without drafts."""
     fed = max(room.fed, 1)
     return float(costs.seconds(fed)[fed]) / max(num_sequences, 1)
 
 
-def tokens_a_row(rows: int, num_sequences: int, room: Room, costs: CostCurve) -> float:
+def tokens_a_row(rows: int, num_sequences: int, room: DraftBudget, costs: CostCurve) -> float:
     """Return what each of some draft rows costs, in tokens that its time would give without it."""
     if not rows:
         return 0.0
@@ -125,7 +125,7 @@ def tokens_a_row(rows: int, num_sequences: int, room: Room, costs: CostCurve) ->
 def choose(
     trees: Sequence[DraftTree],
     always: Sequence[bool],
-    room: Room,
+    room: DraftBudget,
     costs: CostCurve,
     others: int = 0,
 ) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plait.decoders.registry import Method
+from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.drafters import (
     aded,
     chimera,

@@ -13,7 +13,7 @@ from itertools import count
 from math import inf, log, sqrt
 from random import Random
 
-from plait.decoders.protocol import Draft
+from plait.decoders.contract.drafter import Draft
 
 Pair = tuple[int, int]  # the last two tokens
 Path = tuple[int, ...]  # tokens behind the text

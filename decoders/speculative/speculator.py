@@ -17,9 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from plait.decoders.costs import CostCurve
-from plait.decoders.protocol import Ask, Constraint, DecodeRequest, Draft, Drafter, Room, Verdict
-from plait.decoders.registry import Choice
+from plait.decoders.contract.constraint import Constraint
+from plait.decoders.contract.costs import CostCurve
+from plait.decoders.contract.decoder import DecodeRequest, DraftBudget
+from plait.decoders.contract.drafter import Draft, Drafter, DraftRequest, VerificationResult
+from plait.decoders.contract.registry import Choice
 from plait.decoders.speculative import economy
 from plait.decoders.speculative.accounts import Account, Ledger
 from plait.decoders.speculative.config import (
@@ -139,7 +141,7 @@ class Speculator:
         self,
         members: Sequence[Speculation],
         limits: Sequence[int],
-        room: Room,
+        room: DraftBudget,
         others: int = 0,
     ) -> list[DraftTree]:
         """Return each sequence's draft, maybe empty.
@@ -162,7 +164,7 @@ class Speculator:
             self._choose(growing, room, others + len(members) - len(growing))
         return [member.tree for member in members]
 
-    def settle(self, member: Speculation, verdict: Verdict) -> tuple[Counts, Counts]:
+    def settle(self, member: Speculation, verdict: VerificationResult) -> tuple[Counts, Counts]:
         """Learn what became of a draft; return what was drafted and accepted, by source."""
         tree, member.tree = member.tree, NOTHING
         member.text.extend(verdict.emitted)
@@ -190,7 +192,7 @@ class Speculator:
             self._workshop.stores.add(member.learns_in, output)
 
     def _wanted(
-        self, members: Sequence[Speculation], limits: Sequence[int], room: Room, others: int
+        self, members: Sequence[Speculation], limits: Sequence[int], room: DraftBudget, others: int
     ) -> list[_Growing]:
         """Return the sequences of which some drafter is worth asking in this step."""
         pays = self._pays(len(members), room, others)
@@ -208,7 +210,7 @@ class Speculator:
                 growing.append(_Growing(member, limit))
         return growing
 
-    def _pays(self, drafting: int, room: Room, others: int) -> bool:
+    def _pays(self, drafting: int, room: DraftBudget, others: int) -> bool:
         """Tell whether drafts can pay; what was said of the same step before holds for its like."""
         drafts = min(room.drafts, drafting * MAX_DRAFT)
         step = (drafting, others, room.fed, drafts, self._costs.version)
@@ -216,7 +218,7 @@ class Speculator:
             self._outlook = step, economy.is_worthwhile(drafting, room, self._costs, others)
         return self._outlook[1]
 
-    def _choose(self, growing: Sequence[_Growing], room: Room, others: int) -> None:
+    def _choose(self, growing: Sequence[_Growing], room: DraftBudget, others: int) -> None:
         """Keep of the trees what is worth its rows."""
         trees = [each.tree for each in growing]
         always = [each.member.always for each in growing]
@@ -269,7 +271,7 @@ class Speculator:
                 continue
             post.account.ask()
             ledger = post.account.ledger
-            asks.append(Ask(post.state, member.text, each.chain, limit, member.constraint))
+            asks.append(DraftRequest(post.state, member.text, each.chain, limit, member.constraint))
             asked.append(each)
         if ledger is None:
             return

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from plait.decoders.protocol import Attend, Draft, Proposal
+from plait.decoders.contract.decoder import AttentionMode, Proposal
+from plait.decoders.contract.drafter import Draft
 
 ROOT = -1
 
@@ -75,7 +76,7 @@ class DraftTree:
         """Return the rows to feed."""
         if self.is_chain:
             return Proposal(self.token_ids)
-        return Proposal(self.token_ids, Attend.TREE, self.parents)
+        return Proposal(self.token_ids, AttentionMode.TREE, self.parents)
 
     def count(self, nodes: Sequence[int] | None = None) -> Mapping[str, int]:
         """Return how many nodes, of all or of some, each source has given."""

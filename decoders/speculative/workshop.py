@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.decoders.costs import CostCurve
+from plait.decoders.contract.costs import CostCurve
 from plait.decoders.speculative.stores.namespaces import DraftStores
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from plait.decoders.speculative.second_model.protocol import DraftModel
+    from plait.decoders.speculative.draft_model.protocol import DraftModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from plait.kernels.experts import ExpertWeights
 from plait.kernels.linear import Weight
+from plait.kernels.moe import ExpertWeights
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from plait.kernels import experts as _experts
 from plait.kernels import glue, linear, paged_attention
+from plait.kernels import moe as _experts
 from plait.kernels.decoder_stack.layers import LayerWeights, StackConfig
-from plait.kernels.experts.naive import experts as experts_naive
-from plait.kernels.experts.routed import silu_mul as silu_mul_steady
 from plait.kernels.glue.naive import rms_norm as rms_norm_naive
 from plait.kernels.glue.naive import rope, silu_mul, write_kv
 from plait.kernels.linear.naive import linear as linear_naive
-from plait.kernels.paged_attention import Segments
+from plait.kernels.moe.naive import experts as experts_naive
+from plait.kernels.moe.routed import silu_mul as silu_mul_steady
+from plait.kernels.paged_attention import AttentionMetadata
 from plait.kernels.paged_attention.naive import paged_attention as attention_naive
 
 
@@ -46,7 +46,7 @@ def run_layer(
     x: Tensor,
     layer: LayerWeights,
     config: StackConfig,
-    segments: Segments,
+    segments: AttentionMetadata,
     kv: tuple[Tensor, Tensor],
     steps: Steps = ORACLES,
 ) -> None:
@@ -69,7 +69,7 @@ def run_layer(
 
 
 def _heads(
-    h: Tensor, layer: LayerWeights, config: StackConfig, segments: Segments, steps: Steps
+    h: Tensor, layer: LayerWeights, config: StackConfig, segments: AttentionMetadata, steps: Steps
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries, keys and values [rows, heads or kv_heads, head_dim], normed and rotated."""
     dim = config.head_dim

@@ -10,7 +10,7 @@ from torch import Tensor
 from plait.kernels import dispatch
 from plait.kernels.decoder_stack import naive as _naive
 from plait.kernels.decoder_stack.layers import LayerWeights, StackConfig
-from plait.kernels.paged_attention import Segments
+from plait.kernels.paged_attention import AttentionMetadata
 
 if TYPE_CHECKING:
     from plait.kernels._cpu import Stack as CompiledStack
@@ -37,7 +37,7 @@ class Stack:
     def forward(
         self,
         x: Tensor,
-        segments: Segments,
+        segments: AttentionMetadata,
         k_cache: Tensor,
         v_cache: Tensor,
         first_layer: int = 0,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from plait.kernels.paged_attention.segments import BLOCK
+from plait.kernels.paged_attention.metadata import BLOCK
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:

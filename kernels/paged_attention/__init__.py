@@ -20,7 +20,7 @@ from torch import Tensor
 
 from plait.kernels import dispatch
 from plait.kernels.paged_attention import naive as _naive
-from plait.kernels.paged_attention.segments import (
+from plait.kernels.paged_attention.metadata import (
     BLOCK,
     BRANCHES,
     CAUSAL,
@@ -28,7 +28,7 @@ from plait.kernels.paged_attention.segments import (
     FULL,
     SHADOW,
     TREE,
-    Segments,
+    AttentionMetadata,
 )
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
     "FULL",
     "SHADOW",
     "TREE",
-    "Segments",
+    "AttentionMetadata",
     "paged_attention",
 ]
 
@@ -48,7 +48,7 @@ def paged_attention(
     q: Tensor,
     k_layer: Tensor,
     v_layer: Tensor,
-    segments: Segments,
+    segments: AttentionMetadata,
     *,
     scale: float,
     window: int = 0,

@@ -5,19 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plait.kernels.paged_attention.segments import (
+from plait.kernels.paged_attention.metadata import (
     BLOCK,
     BRANCHES,
     CAUSAL,
     CONTEXT,
     SHADOW,
     TREE,
-    Segments,
+    AttentionMetadata,
 )
 
 
 def paged_attention(
-    q: Tensor, k_layer: Tensor, v_layer: Tensor, segments: Segments, *, scale: float, window: int
+    q: Tensor,
+    k_layer: Tensor,
+    v_layer: Tensor,
+    segments: AttentionMetadata,
+    *,
+    scale: float,
+    window: int,
 ) -> Tensor:
     """Return softmax(scale * q k) v over the keys that each row sees, [rows, heads, head_dim] fp32.
 
@@ -46,7 +52,9 @@ def _gather(k_layer: Tensor, v_layer: Tensor, table: Tensor, length: int) -> tup
     return keys[:, :length].float(), values[:, :length].float()
 
 
-def _seen(segments: Segments, rows: slice, context: int, *, kind: int, window: int) -> Tensor:
+def _seen(
+    segments: AttentionMetadata, rows: slice, context: int, *, kind: int, window: int
+) -> Tensor:
     """Return which keys each row sees, [r, context + r]; CONTEXT: [r, context]."""
     positions = segments.positions[rows].long()
     device = positions.device

@@ -12,10 +12,10 @@ from starlette.middleware.cors import CORSMiddleware
 from plait.server.api.access import AccessMiddleware
 from plait.server.api.auth import AuthMiddleware
 from plait.server.api.errors_http import install_error_handlers
-from plait.server.api.jobs.gate import TokenizerGate
+from plait.server.api.interfaces import PoolLike
 from plait.server.api.openapi import document
 from plait.server.api.paths import PathMiddleware
-from plait.server.api.ports import PoolLike
+from plait.server.api.requests.gate import TokenizerGate
 from plait.server.api.routes import draft_store, generate, models, operations, pages, tokens
 from plait.server.settings import ApiSettings
 from plait.server.telemetry.telemetry import Telemetry

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import Request
 
-from plait.server.api.jobs.gate import TokenizerGate
-from plait.server.api.ports import PoolLike
+from plait.server.api.interfaces import PoolLike
+from plait.server.api.requests.gate import TokenizerGate
 from plait.server.settings import ApiSettings
 from plait.server.telemetry.telemetry import Telemetry
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from plait.decoders.registry import MethodError
+from plait.decoders.contract.registry import MethodError
 from plait.server.bench.cells import Cell, Sample, Store, key_of, measure, requests_of
 from plait.server.bench.machine import code, this_machine
 from plait.server.bench.options import DecodersOptions

@@ -25,7 +25,7 @@ from plait.server.bench.running import Refused, Run, Served, answer_all
 from plait.server.bench.statistics import Interval, wilson
 from plait.server.bench.tasks.case import Case
 from plait.server.errors import ServerError
-from plait.server.pool.messages import CompiledConstraint
+from plait.server.wire.messages import CompiledConstraint
 
 TASK = "json_extract"
 CASES = 300

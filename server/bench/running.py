@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plait.decoders.protocol import Attend
-from plait.kernels.paged_attention import Segments
+from plait.decoders.contract.decoder import AttentionMode
+from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.engine.build import build_engine
 from plait.server.engine.runner import Model
 from plait.server.models.catalog import ModelFiles, resolve
 from plait.server.models.spec import ModelSpec
 from plait.server.models.transformer import KVCache
 from plait.server.models.transformer import Model as Transformer
-from plait.server.pool.messages import Delta, Failed, GenerateRequest, ModelInfo, Started
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
 from plait.server.settings import EngineSettings
+from plait.server.wire.messages import Delta, Failed, GenerateRequest, ModelInfo, Started
 
 
 class Refused(RuntimeError):
@@ -77,7 +77,7 @@ class Metered:
         """Columns of the logits."""
         return self._model.vocab_size
 
-    def forward(self, token_ids: Tensor, segments: Segments, kv: KVCache) -> Tensor:
+    def forward(self, token_ids: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
         """Run the model; count its rows and whom they saw."""
         self._work.rows += len(token_ids)
         self._work.pairs += seen_keys(segments)
@@ -89,7 +89,7 @@ class Metered:
         return self._model.logits(hidden)
 
 
-def seen_keys(segments: Segments) -> int:
+def seen_keys(segments: AttentionMetadata) -> int:
     """Count the pairs of a row and a key that it sees, over all segments."""
     starts, context, attend, parents, positions = (
         each.cpu().numpy().astype(np.int64)
@@ -103,12 +103,12 @@ def seen_keys(segments: Segments) -> int:
     )
     rows = np.diff(starts)
     own = rows * rows
-    own[attend == Attend.CAUSAL] = (rows * (rows + 1) // 2)[attend == Attend.CAUSAL]
-    own[attend == Attend.SHADOW] //= 2
-    own[attend == Attend.CONTEXT] = 0
-    for i in np.flatnonzero((attend == Attend.TREE) | (attend == Attend.BRANCHES)):
+    own[attend == AttentionMode.CAUSAL] = (rows * (rows + 1) // 2)[attend == AttentionMode.CAUSAL]
+    own[attend == AttentionMode.SHADOW] //= 2
+    own[attend == AttentionMode.CONTEXT] = 0
+    for i in np.flatnonzero((attend == AttentionMode.TREE) | (attend == AttentionMode.BRANCHES)):
         members = slice(starts[i], starts[i + 1])
-        if attend[i] == Attend.TREE:
+        if attend[i] == AttentionMode.TREE:
             own[i] = int((positions[members] - context[i] + 1).sum())
         else:
             own[i] = _pairs_within(parents[members])

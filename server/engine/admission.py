@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from plait.decoders.isolation import FAILED, attempt
-from plait.decoders.protocol import Constraint, Decoder, DecodeRequest
-from plait.decoders.registry import MethodError
+from plait.decoders.contract.constraint import Constraint
+from plait.decoders.contract.decoder import Decoder, DecodeRequest
+from plait.decoders.contract.isolation import FAILED, attempt
+from plait.decoders.contract.registry import MethodError
 from plait.server.engine.commit import log_fault
-from plait.server.engine.kv_blocks import BLOCK, root_hash
+from plait.server.engine.kv.blocks import BLOCK, root_hash
 from plait.server.engine.sequence import Sequence
 from plait.server.errors import BadRequest, ContextTooLong, ServerError
-from plait.server.pool.messages import CompiledConstraint, Failed, GenerateRequest
+from plait.server.wire.messages import CompiledConstraint, Failed, GenerateRequest
 
 POLL_S = 0.05  # how long an idle engine waits for a constraint before it looks at its commands
 LoadConstraint = Callable[[CompiledConstraint], Constraint]

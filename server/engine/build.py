@@ -11,29 +11,29 @@ import structlog
 import torch
 from pydantic import ByteSize
 
-from plait.decoders.autoregressive import AutoregressiveDecoder
-from plait.decoders.costs import CostCurve
-from plait.decoders.diffusion.host import DiffusionDecoder
-from plait.decoders.registry import MethodError, check_needs
+from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
+from plait.decoders.contract.costs import CostCurve
+from plait.decoders.contract.registry import MethodError, check_needs
+from plait.decoders.diffusion.decoder import DiffusionDecoder
 from plait.decoders.speculative.config import default_drafters
 from plait.decoders.speculative.speculator import Speculator
 from plait.decoders.speculative.stores.namespaces import DraftStores
 from plait.decoders.speculative.workshop import Workshop
 from plait.server.engine.admission import Admission, Capacity
 from plait.server.engine.constraints import LazyConstraints
+from plait.server.engine.draft_model.load import load_draft_model
 from plait.server.engine.draft_store.keeper import StoreKeeper
 from plait.server.engine.engine import Engine
-from plait.server.engine.kv_blocks import BLOCK, BlockManager, num_blocks_for
+from plait.server.engine.kv.blocks import BLOCK, BlockManager, num_blocks_for
 from plait.server.engine.profile import measure
 from plait.server.engine.runner import Runner
-from plait.server.engine.second_model.load import load_draft_model
 from plait.server.memory import Memory, machine_memory
 from plait.server.models.catalog import BadModel, resolve
 from plait.server.models.fingerprint import vocabulary_fingerprint
 from plait.server.models.heads import add_inputs, find_heads
 from plait.server.models.load import load_model
-from plait.server.pool.messages import ModelInfo
 from plait.server.prompt.tokenizer import load_tokenizer
+from plait.server.wire.messages import ModelInfo
 
 if TYPE_CHECKING:
     from plait.decoders.diffusion.spec import DiffusionSpec

@@ -10,10 +10,10 @@ from typing import Any
 import structlog
 import torch
 
-from plait.decoders.protocol import Decoder, Forward, Outcome
+from plait.decoders.contract.decoder import Decoder, Forward, Outcome
 from plait.decoders.speculative.config import PREDICTED
-from plait.server.engine.sequence import Sequence, Slice
-from plait.server.pool.messages import Delta, Predicted, Started, TokenLogprob
+from plait.server.engine.sequence import ScheduledSequence, Sequence
+from plait.server.wire.messages import Delta, Predicted, Started, TokenLogprob
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -40,7 +40,7 @@ def select_rows(forward: Forward, members: Sequences[int]) -> Forward:
     return Forward(forward.logits[index], starts, hidden)
 
 
-def count_rows(counters: Counter[str], piece: Slice, outcome: Outcome | None) -> None:
+def count_rows(counters: Counter[str], piece: ScheduledSequence, outcome: Outcome | None) -> None:
     """Count what a step read and gave; before the outcome is made true.
 
     A prompt counts as it is read for the first time; what stands on a canvas is read at its first
@@ -49,7 +49,9 @@ def count_rows(counters: Counter[str], piece: Slice, outcome: Outcome | None) ->
     sequence = piece.sequence
     if not sequence.forwards:
         read = sequence.prompt_length if outcome is not None else piece.start
-        counters["prompt_tokens"] += max(min(read, sequence.prompt_length) - sequence.num_cached, 0)
+        counters["prompt_tokens"] += max(
+            min(read, sequence.prompt_length) - sequence.num_computed_tokens, 0
+        )
     if outcome is None:
         return
     counters["generation_tokens"] += len(outcome.emit)
@@ -74,7 +76,7 @@ def log_fault(request_id: str, cause: Exception) -> None:
 def started(sequence: Sequence) -> Started:
     """Report that a sequence left the queue, with what the prefix cache gave."""
     sequence.is_started = True
-    return Started(sequence.request.request_id, sequence.num_cached, time.monotonic())
+    return Started(sequence.request.request_id, sequence.num_computed_tokens, time.monotonic())
 
 
 def is_late(sequence: Sequence) -> bool:

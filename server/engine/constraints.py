@@ -12,9 +12,9 @@ from plait.server.prompt.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from plait.decoders.constrained.load import ConstraintLoader
-    from plait.decoders.protocol import Constraint
+    from plait.decoders.contract.constraint import Constraint
     from plait.server.models.catalog import ModelFiles
-    from plait.server.pool.messages import CompiledConstraint
+    from plait.server.wire.messages import CompiledConstraint
 
 
 def _unspellable(compiled: CompiledConstraint) -> BadRequest:

@@ -14,9 +14,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from plait.decoders.costs import CostCurve
-from plait.decoders.isolation import FAILED, attempt, faulty
-from plait.decoders.protocol import Outcome, Proposal, Room
+from plait.decoders.contract.costs import CostCurve
+from plait.decoders.contract.decoder import DraftBudget, Outcome, Proposal
+from plait.decoders.contract.isolation import FAILED, attempt, faulty
 from plait.server.engine.admission import Admission
 from plait.server.engine.commit import (
     count_rows,
@@ -29,12 +29,14 @@ from plait.server.engine.commit import (
     started,
 )
 from plait.server.engine.draft_store.keeper import StoreKeeper
-from plait.server.engine.kv_blocks import BlockManager
+from plait.server.engine.kv.blocks import BlockManager
 from plait.server.engine.passes import Pass, probe, run_passes
 from plait.server.engine.runner import Runner
 from plait.server.engine.scheduler import Scheduler
-from plait.server.engine.sequence import Sequence, Slice
-from plait.server.pool.messages import (
+from plait.server.engine.sequence import ScheduledSequence, Sequence
+from plait.server.settings import EngineSettings
+from plait.server.telemetry.token_trace import TokenTrace
+from plait.server.wire.messages import (
     Delta,
     DraftStoreReport,
     DraftStoreTask,
@@ -43,8 +45,6 @@ from plait.server.pool.messages import (
     Started,
     Stats,
 )
-from plait.server.settings import EngineSettings
-from plait.server.telemetry.token_trace import TokenTrace
 
 Report = Started | Delta | Failed
 BEYOND = "The text and what its decoder feeds with it are longer than the whole KV cache."
@@ -177,12 +177,12 @@ class Engine:
 
     def _turn_out(self) -> list[Report]:
         """Fail the requests whose decoders want more than the whole cache."""
-        misfits, self._scheduler.misfits = self._scheduler.misfits, []
+        oversized, self._scheduler.oversized = self._scheduler.oversized, []
         return [
-            r for s in misfits if not s.is_done for r in self._fail(s, BEYOND, "ContextTooLong")
+            r for s in oversized if not s.is_done for r in self._fail(s, BEYOND, "ContextTooLong")
         ]
 
-    def _propose(self, sequences: Sequences[Sequence], room: Room) -> list[Proposal]:
+    def _propose(self, sequences: Sequences[Sequence], room: DraftBudget) -> list[Proposal]:
         """Ask the decoders, each of which gets its share of the room."""
         proposals: dict[int, Proposal] = {}
         for decoder, members in group_by_decoder(sequences):
@@ -193,7 +193,7 @@ class Engine:
             proposals |= dict(zip(members, made, strict=True))
         return [proposals[i] for i in range(len(sequences))]
 
-    def _propose_alone(self, sequence: Sequence, room: Room) -> Proposal:
+    def _propose_alone(self, sequence: Sequence, room: DraftBudget) -> Proposal:
         """Return the proposal of one sequence; of one that fails alone, note the fault."""
         made = attempt(lambda: sequence.decoder.propose([sequence.state], room)[0])
         if isinstance(made, Exception):
@@ -222,19 +222,19 @@ class Engine:
             self._costs.observe(made.num_rows, made.seconds + time.perf_counter() - begun)
         return outcomes
 
-    def _commit(self, piece: Slice, outcome: Outcome | None) -> list[Report]:
+    def _commit(self, piece: ScheduledSequence, outcome: Outcome | None) -> list[Report]:
         """Make the outcome true, or end the request; return what the client gets to see."""
         if piece.sequence.is_done:  # its request failed earlier in this step
             return []
         if outcome is not None and outcome.fault:
-            error = "BadRequest" if outcome.is_requests else "Internal"
+            error = "BadRequest" if outcome.is_client_error else "Internal"
             return self._fail(piece.sequence, outcome.fault, error, cause=outcome.cause)
         reports = attempt(partial(self._settle, piece, outcome))
         if isinstance(reports, Exception):
             return self._fail(piece.sequence, FAILED, cause=reports)
         return reports
 
-    def _settle(self, piece: Slice, outcome: Outcome | None) -> list[Report]:
+    def _settle(self, piece: ScheduledSequence, outcome: Outcome | None) -> list[Report]:
         """Note what was computed: cache, text, counters."""
         sequence = piece.sequence
         count_rows(self._counters, piece, outcome)

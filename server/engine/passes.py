@@ -16,29 +16,29 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plait.decoders.isolation import attempt
-from plait.decoders.protocol import Forward
+from plait.decoders.contract.decoder import Forward
+from plait.decoders.contract.isolation import attempt
 from plait.decoders.sampling.logprobs import prompt_logprobs
-from plait.server.engine.kv_blocks import BlockManager
+from plait.server.engine.kv.blocks import BlockManager
 from plait.server.engine.profile import nobodys_slice
 from plait.server.engine.runner import Runner
-from plait.server.engine.sequence import Slice
-from plait.server.pool.messages import TokenLogprob
+from plait.server.engine.sequence import ScheduledSequence
+from plait.server.wire.messages import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
     """A forward pass over some slices, and the logits that their decoders read."""
 
-    slices: Sequences[Slice]
+    slices: Sequences[ScheduledSequence]
     forward: Forward
     num_rows: int
     seconds: float
 
 
 def run_passes(
-    runner: Runner, slices: Sequences[Slice]
-) -> tuple[list[Pass], list[tuple[Slice, Exception]]]:
+    runner: Runner, slices: Sequences[ScheduledSequence]
+) -> tuple[list[Pass], list[tuple[ScheduledSequence, Exception]]]:
     """Return the passes that were made, usually one, and the slices that can't be computed."""
     whole = attempt(partial(_run, runner, slices))
     if isinstance(whole, Pass):
@@ -65,7 +65,7 @@ def probe(runner: Runner, blocks: BlockManager) -> None:
             blocks.release(held)
 
 
-def _run(runner: Runner, slices: Sequences[Slice]) -> Pass:
+def _run(runner: Runner, slices: Sequences[ScheduledSequence]) -> Pass:
     begun = time.perf_counter()
     hidden, offsets = runner.forward(slices)
     _collect_prompt_logprobs(runner, slices, hidden, offsets)
@@ -74,7 +74,7 @@ def _run(runner: Runner, slices: Sequences[Slice]) -> Pass:
 
 
 def _collect_prompt_logprobs(
-    runner: Runner, slices: Sequences[Slice], hidden: Tensor, offsets: NDArray[np.int64]
+    runner: Runner, slices: Sequences[ScheduledSequence], hidden: Tensor, offsets: NDArray[np.int64]
 ) -> None:
     """Append to each sequence that asked what this pass's rows say of the prompt's next tokens.
 
@@ -88,10 +88,14 @@ def _collect_prompt_logprobs(
         if not sequence.prompt_logprobs:
             sequence.prompt_logprobs.append(None)
         start = len(sequence.prompt_logprobs) - 1  # row that tells of the first missing token
-        stop = min(sequence.num_cached + piece.num_pending, sequence.prompt_length - 1)
-        if start < sequence.num_cached or start >= stop:
+        stop = min(sequence.num_computed_tokens + piece.num_pending, sequence.prompt_length - 1)
+        if start < sequence.num_computed_tokens or start >= stop:
             continue
-        rows = hidden[first + start - sequence.num_cached : first + stop - sequence.num_cached]
+        rows = hidden[
+            first + start - sequence.num_computed_tokens : first
+            + stop
+            - sequence.num_computed_tokens
+        ]
         tokens = sequence.tokens[start + 1 : stop + 1]
         found = prompt_logprobs(
             runner.model.logits(rows), tokens, sequence.request.prompt_logprobs or 0

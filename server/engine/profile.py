@@ -6,13 +6,13 @@ import math
 import time
 from typing import Any, cast
 
-from plait.decoders.costs import CostCurve
-from plait.decoders.protocol import Decoder, Proposal
+from plait.decoders.contract.costs import CostCurve
+from plait.decoders.contract.decoder import Decoder, Proposal
 from plait.decoders.sampling.params import SamplingParams
-from plait.server.engine.kv_blocks import num_blocks_for
+from plait.server.engine.kv.blocks import num_blocks_for
 from plait.server.engine.runner import Runner
-from plait.server.engine.sequence import Sequence, Slice
-from plait.server.pool.messages import GenerateRequest
+from plait.server.engine.sequence import ScheduledSequence, Sequence
+from plait.server.wire.messages import GenerateRequest
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # rows
 CONTEXT = 64  # tokens that the rows see; what stands in the cache doesn't matter
@@ -36,18 +36,18 @@ def measure(runner: Runner, max_tokens: int) -> CostCurve:
     return CostCurve(found)
 
 
-def _seconds(piece: Slice, runner: Runner) -> float:
+def _seconds(piece: ScheduledSequence, runner: Runner) -> float:
     begun = time.perf_counter()
     hidden, offsets = runner.forward([piece])
     runner.logits([piece], hidden, offsets)
     return time.perf_counter() - begun
 
 
-def _slice(rows: int, context: int) -> Slice:
+def _slice(rows: int, context: int) -> ScheduledSequence:
     return nobodys_slice(rows, context, list(range(num_blocks_for(context + rows))))
 
 
-def nobodys_slice(rows: int, context: int, blocks: list[int]) -> Slice:
+def nobodys_slice(rows: int, context: int, blocks: list[int]) -> ScheduledSequence:
     """Return one pending token and rows - 1 drafts behind it, in blocks that nobody uses."""
     sequence = Sequence(
         GenerateRequest("", [0], SamplingParams(), 1),
@@ -56,7 +56,7 @@ def nobodys_slice(rows: int, context: int, blocks: list[int]) -> Slice:
         state=None,
         root=b"",
         tokens=[0] * (context + 1),
-        num_cached=context,
+        num_computed_tokens=context,
         blocks=blocks,
     )
-    return Slice(sequence, 1, Proposal([0] * (rows - 1)))
+    return ScheduledSequence(sequence, 1, Proposal([0] * (rows - 1)))

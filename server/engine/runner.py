@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plait.decoders.protocol import Attend, Forward, Proposal
+from plait.decoders.contract.decoder import AttentionMode, Forward, Proposal
 from plait.kernels.kv_copy import copy_blocks, move_slots
-from plait.kernels.paged_attention import Segments
-from plait.server.engine.kv_blocks import as_slots, num_blocks_for, slots_at
-from plait.server.engine.sequence import Sequence, Slice
+from plait.kernels.paged_attention import AttentionMetadata
+from plait.server.engine.kv.blocks import as_slots, num_blocks_for, slots_at
+from plait.server.engine.sequence import ScheduledSequence, Sequence
 from plait.server.models.transformer import KVCache
 
 
@@ -26,7 +26,7 @@ class Model(Protocol):
     def vocab_size(self) -> int:
         """Columns of the logits."""
 
-    def forward(self, token_ids: Tensor, segments: Segments, kv: KVCache) -> Tensor:
+    def forward(self, token_ids: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
         """Return hidden states [rows, hidden]; writes the rows' keys and values."""
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -34,12 +34,12 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Rows of one sequence that attend alike: one entry of Segments."""
+class AttentionSegment:
+    """Rows of one sequence that attend alike: one entry of AttentionMetadata."""
 
     token_ids: Sequences[int]
     context: int  # positions of the sequence that all rows see
-    attend: Attend
+    attend: AttentionMode
     parents: Sequences[int]  # [rows]
     positions: NDArray[np.int64]  # [rows] rotary
     places: NDArray[np.int64]  # [rows] where in the sequence each row's key and value are stored
@@ -48,7 +48,7 @@ class Piece:
     @property
     def stop(self) -> int:
         """One past the last place that is read or written."""
-        own = 0 if self.attend is Attend.CONTEXT else len(self.token_ids)
+        own = 0 if self.attend is AttentionMode.CONTEXT else len(self.token_ids)
         return self.context + own
 
 
@@ -65,7 +65,7 @@ class Runner:
         pair = torch.tensor([[source], [destination]], dtype=torch.int64, device=self.device)
         copy_blocks(self.kv.k, self.kv.v, pair[0], pair[1])
 
-    def compact(self, piece: Slice, keep: Sequences[int]) -> None:
+    def compact(self, piece: ScheduledSequence, keep: Sequences[int]) -> None:
         """Move the kept rows of a proposal to where the text continues.
 
         Nothing moves when they are already the first ones: plain chains and whole canvases.
@@ -77,7 +77,7 @@ class Runner:
         target = torch.from_numpy(slots[: len(keep)]).to(self.device)
         move_slots(self.kv.k, self.kv.v, source, target)
 
-    def forward(self, slices: Sequences[Slice]) -> tuple[Tensor, NDArray[np.int64]]:
+    def forward(self, slices: Sequences[ScheduledSequence]) -> tuple[Tensor, NDArray[np.int64]]:
         """Run the model; return hidden states [rows, hidden] and row offsets [slices + 1]."""
         pieces = [piece for each in slices for piece in pieces_of(each)]
         offsets = _offsets([each.num_rows for each in slices])
@@ -88,7 +88,7 @@ class Runner:
         return self.model.forward(ids, segments_of(pieces, self.device), self.kv), offsets
 
     def logits(
-        self, slices: Sequences[Slice], hidden: Tensor, offsets: NDArray[np.int64]
+        self, slices: Sequences[ScheduledSequence], hidden: Tensor, offsets: NDArray[np.int64]
     ) -> Forward:
         """Return logits for the rows that decoders read."""
         rows: list[int] = []
@@ -104,32 +104,32 @@ class Runner:
         return Forward(self.model.logits(read), starts, read)
 
 
-def pieces_of(piece: Slice) -> list[Piece]:
+def pieces_of(piece: ScheduledSequence) -> list[AttentionSegment]:
     """Return the segments of one slice: pending rows, then proposed rows.
 
     A proposed chain attends as plain pending rows do, so both become one segment. With a block
     other than 1, every block of pending rows is a segment whose rows all see each other.
     """
     sequence, proposal = piece.sequence, piece.proposal
-    first = sequence.num_cached
+    first = sequence.num_computed_tokens
     pending = sequence.tokens[first : piece.start]
     proposed = list(proposal.token_ids) if proposal else []
     if proposal is None or not proposed:
         return _pending_pieces(sequence, pending)
-    if proposal.attend is Attend.CONTEXT:
+    if proposal.attend is AttentionMode.CONTEXT:
         return [_in_place(sequence, proposal)]
-    if proposal.attend is Attend.CAUSAL and sequence.block == 1:
+    if proposal.attend is AttentionMode.CAUSAL and sequence.block == 1:
         return [_piece(sequence, first, pending + proposed)]
     parents = [-1] * len(proposed) if proposal.parents is None else proposal.parents
     tail = _piece(sequence, piece.start, proposed, proposal.attend, parents)
     if proposal.positions is not None:
         tail = replace(tail, positions=np.asarray(proposal.positions, dtype=np.int64))
-    elif proposal.attend is Attend.TREE:
+    elif proposal.attend is AttentionMode.TREE:
         tail = replace(tail, positions=piece.start + _depths(parents))
     return [*_pending_pieces(sequence, pending), tail]
 
 
-def rows_read(piece: Slice) -> Sequences[int]:
+def rows_read(piece: ScheduledSequence) -> Sequences[int]:
     """Return the rows of a slice whose logits its decoder reads."""
     proposal, last = piece.proposal, piece.num_pending - 1
     if proposal is None:
@@ -140,14 +140,14 @@ def rows_read(piece: Slice) -> Sequences[int]:
     return [piece.num_pending + row for row in proposal.read]
 
 
-def _pending_pieces(sequence: Sequence, tokens: list[int]) -> list[Piece]:
+def _pending_pieces(sequence: Sequence, tokens: list[int]) -> list[AttentionSegment]:
     if not tokens:
         return []
-    first, size = sequence.num_cached, sequence.block
+    first, size = sequence.num_computed_tokens, sequence.block
     if size == 1:
         return [_piece(sequence, first, tokens)]
     return [
-        _piece(sequence, first + i, tokens[i : i + size], Attend.BLOCK)
+        _piece(sequence, first + i, tokens[i : i + size], AttentionMode.BLOCK)
         for i in range(0, len(tokens), size)
     ]
 
@@ -156,23 +156,23 @@ def _piece(
     sequence: Sequence,
     start: int,
     token_ids: list[int],
-    attend: Attend = Attend.CAUSAL,
+    attend: AttentionMode = AttentionMode.CAUSAL,
     parents: Sequences[int] | None = None,
-) -> Piece:
+) -> AttentionSegment:
     """Return rows that are stored one after the other behind the first `start` tokens."""
     places = np.arange(start, start + len(token_ids), dtype=np.int64)
     parents = [-1] * len(token_ids) if parents is None else parents
-    return Piece(token_ids, start, attend, parents, places, places, sequence.blocks)
+    return AttentionSegment(token_ids, start, attend, parents, places, places, sequence.blocks)
 
 
-def _in_place(sequence: Sequence, proposal: Proposal) -> Piece:
+def _in_place(sequence: Sequence, proposal: Proposal) -> AttentionSegment:
     assert sequence.block == 0, "only a sequence without cached text refreshes rows in place"
     places = np.asarray(proposal.positions, dtype=np.int64)
     parents = [-1] * len(places)
-    return Piece(
+    return AttentionSegment(
         proposal.token_ids,
         proposal.length,
-        Attend.CONTEXT,
+        AttentionMode.CONTEXT,
         parents,
         places,
         places,
@@ -180,7 +180,7 @@ def _in_place(sequence: Sequence, proposal: Proposal) -> Piece:
     )
 
 
-def segments_of(pieces: Sequences[Piece], device: torch.device) -> Segments:
+def segments_of(pieces: Sequences[AttentionSegment], device: torch.device) -> AttentionMetadata:
     """Return the attention kernel's description of the pieces, on the device."""
     tables = np.zeros((len(pieces), num_blocks_for(max(p.stop for p in pieces))), dtype=np.int32)
     for row, piece in zip(tables, pieces, strict=True):
@@ -191,7 +191,7 @@ def segments_of(pieces: Sequences[Piece], device: torch.device) -> Segments:
         return torch.as_tensor(np.asarray(array)).to(device=device, dtype=dtype)
 
     slots = [slots_at(piece.blocks, piece.places) for piece in pieces]
-    return Segments(
+    return AttentionMetadata(
         row_start=tensor(_offsets([len(piece.token_ids) for piece in pieces]), torch.int32),
         context_len=tensor([piece.context for piece in pieces], torch.int32),
         block_tables=tensor(tables, torch.int32),

@@ -13,8 +13,8 @@ import heapq
 from collections.abc import Callable
 from collections.abc import Sequence as Sequences
 
-from plait.decoders.protocol import Attend, Proposal, Room
-from plait.server.engine.kv_blocks import (
+from plait.decoders.contract.decoder import AttentionMode, DraftBudget, Proposal
+from plait.server.engine.kv.blocks import (
     BLOCK,
     BlockManager,
     blocks_per_unit,
@@ -22,10 +22,10 @@ from plait.server.engine.kv_blocks import (
     num_blocks_for,
 )
 from plait.server.engine.row_budget import plan_rows
-from plait.server.engine.sequence import Sequence, Slice
+from plait.server.engine.sequence import ScheduledSequence, Sequence
 
 Copy = Callable[[int, int], None]  # (source block, destination block)
-Propose = Callable[[Sequences[Sequence], Room], Sequences[Proposal]]
+Propose = Callable[[Sequences[Sequence], DraftBudget], Sequences[Proposal]]
 
 
 class Scheduler:
@@ -34,7 +34,7 @@ class Scheduler:
     def __init__(self, blocks: BlockManager, copy: Copy, *, max_seqs: int, max_rows: int) -> None:
         self.blocks = blocks
         self.num_preemptions = 0
-        self.misfits: list[Sequence] = []  # they want more blocks than there are
+        self.oversized: list[Sequence] = []  # they want more blocks than there are
         self._copy = copy
         self._max_seqs = max_seqs
         self._max_rows = max_rows
@@ -65,27 +65,27 @@ class Scheduler:
             self._waiting = [entry for entry in self._waiting if entry[1] is not sequence]
             heapq.heapify(self._waiting)
 
-    def schedule(self, propose: Propose) -> list[Slice]:
+    def schedule(self, propose: Propose) -> list[ScheduledSequence]:
         """Return the slices of the next step; every one of them has its blocks."""
         self._admit()
         planned, budget = plan_rows(self._running, self._max_rows)
         complete = [s for s, rows in planned if rows == s.num_readable]
         fed = self._max_rows - budget
-        room = Room(self._room(planned, budget), fed)
+        room = DraftBudget(self._room(planned, budget), fed)
         proposals = dict(zip(map(id, complete), propose(complete, room), strict=True))
-        slices = [Slice(s, rows, proposals.get(id(s))) for s, rows in planned]
+        slices = [ScheduledSequence(s, rows, proposals.get(id(s))) for s, rows in planned]
         return [piece for piece in slices if self._reserve(piece)]
 
-    def commit(self, sequence: Sequence, num_cached: int) -> None:
+    def commit(self, sequence: Sequence, num_computed_tokens: int) -> None:
         """Note that so many tokens are cached now, and offer full blocks to later prompts.
 
         Blocks that only drafts have needed go back.
         """
-        sequence.num_cached = num_cached
+        sequence.num_computed_tokens = num_computed_tokens
         needed = num_blocks_for(sequence.next_stop)
         self.blocks.release(sequence.blocks[needed:])
         del sequence.blocks[needed:]
-        full = num_cached // BLOCK
+        full = num_computed_tokens // BLOCK
         first = len(sequence.hashes)
         if self.blocks.prefix_caching and full > first:
             unit = blocks_per_unit(sequence.block)
@@ -112,12 +112,12 @@ class Scheduler:
         needed = num_blocks_for(sequence.next_stop) - len(shared) + 1
         if needed + len(self._running) > blocks.num_available and self._running:
             blocks.release(shared)
-            sequence.num_cached = 0
+            sequence.num_computed_tokens = 0
             return False
         is_query = blocks.prefix_caching and sequence.block > 0
         if is_query and not sequence.is_started:  # once, however long it waited
             blocks.queries += len(sequence.tokens) - 1
-            blocks.hits += sequence.num_cached
+            blocks.hits += sequence.num_computed_tokens
         sequence.blocks = shared
         sequence.is_running = True
         self._running.append(sequence)
@@ -125,15 +125,15 @@ class Scheduler:
         return True
 
     def _share_prefix(self, sequence: Sequence) -> list[int]:
-        """Return referenced blocks for the longest cached prefix; sets num_cached."""
+        """Return referenced blocks for the longest cached prefix; sets num_computed_tokens."""
         leader, last = sequence.leader, sequence.num_reusable
         if leader is not None and leader.is_running and _has_prompt(leader):
-            sequence.num_cached = min(last, sequence.num_shareable)
-            shared = leader.blocks[: num_blocks_for(sequence.num_cached)]
+            sequence.num_computed_tokens = min(last, sequence.num_shareable)
+            shared = leader.blocks[: num_blocks_for(sequence.num_computed_tokens)]
             self.blocks.share(shared)
-            sequence.hashes = leader.hashes[: sequence.num_cached // BLOCK]
+            sequence.hashes = leader.hashes[: sequence.num_computed_tokens // BLOCK]
             return shared
-        sequence.num_cached, sequence.hashes = 0, []
+        sequence.num_computed_tokens, sequence.hashes = 0, []
         if not self.blocks.prefix_caching or sequence.wants_prompt_logprobs:
             return []
         chain: list[bytes] = []
@@ -144,7 +144,7 @@ class Scheduler:
         self.blocks.release(shared[whole:])
         shared = shared[:whole]
         sequence.hashes = chain[:whole]
-        sequence.num_cached = len(shared) * BLOCK
+        sequence.num_computed_tokens = len(shared) * BLOCK
         return shared
 
     def _room(self, planned: Sequences[tuple[Sequence, int]], budget: int) -> int:
@@ -156,15 +156,15 @@ class Scheduler:
             return 0
         spare = self.blocks.num_available
         for sequence, rows in planned:
-            stop = max(sequence.num_cached + rows, sequence.next_stop)
+            stop = max(sequence.num_computed_tokens + rows, sequence.next_stop)
             spare -= len(self._shared(sequence, stop)) + _missing(sequence, stop)
         return max(min(budget, spare * BLOCK - len(planned) * (BLOCK - 1)), 0)
 
-    def _reserve(self, piece: Slice) -> bool:
+    def _reserve(self, piece: ScheduledSequence) -> bool:
         """Make the blocks that the slice writes exist and belong to its sequence alone."""
         sequence = piece.sequence
         if num_blocks_for(piece.stop) > self.blocks.num_blocks:
-            self.misfits.append(sequence)
+            self.oversized.append(sequence)
             return False
         while sequence.is_running:
             if self._try_reserve(sequence, piece.stop):
@@ -190,19 +190,21 @@ class Scheduler:
     def _shared(self, sequence: Sequence, stop: int) -> list[int]:
         """Return which of its blocks the sequence must copy before it writes up to `stop`."""
         table = sequence.blocks
-        written = range(sequence.num_cached // BLOCK, min(len(table), num_blocks_for(stop)))
+        written = range(
+            sequence.num_computed_tokens // BLOCK, min(len(table), num_blocks_for(stop))
+        )
         return [i for i in written if self.blocks.is_shared(table[i])]
 
     def _preempt(self, sequence: Sequence) -> None:
         self.num_preemptions += 1
-        sequence.decoder.evicted(sequence.state)
+        sequence.decoder.preempted(sequence.state)
         self._running.remove(sequence)
         self._vacate(sequence)
         self.add(sequence)
 
     def _vacate(self, sequence: Sequence) -> None:
         self.blocks.release(sequence.blocks)
-        sequence.blocks, sequence.hashes, sequence.num_cached = [], [], 0
+        sequence.blocks, sequence.hashes, sequence.num_computed_tokens = [], [], 0
         sequence.is_running = False
 
 
@@ -214,14 +216,14 @@ def _awaits_leader(sequence: Sequence) -> bool:
 
 def _has_prompt(sequence: Sequence) -> bool:
     """Tell whether all that a sibling can share is cached."""
-    return sequence.num_cached >= sequence.num_shareable
+    return sequence.num_computed_tokens >= sequence.num_shareable
 
 
 def _missing(sequence: Sequence, stop: int) -> int:
     return max(num_blocks_for(stop) - len(sequence.blocks), 0)
 
 
-def _note_rows(piece: Slice) -> None:
+def _note_rows(piece: ScheduledSequence) -> None:
     """Remember how many rows a decoder refreshes in place: it will want about as many again."""
-    if piece.proposal is not None and piece.proposal.attend is Attend.CONTEXT:
+    if piece.proposal is not None and piece.proposal.attend is AttentionMode.CONTEXT:
         piece.sequence.num_refreshed = piece.num_proposed

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from plait.decoders.protocol import Attend, Decoder, Proposal
-from plait.server.pool.messages import GenerateRequest, TokenLogprob
+from plait.decoders.contract.decoder import AttentionMode, Decoder, Proposal
+from plait.server.wire.messages import GenerateRequest, TokenLogprob
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
     """One running or waiting text of a request.
 
-    tokens = prompt + emitted; the first num_cached of them have keys and values in `blocks`.
+    tokens = prompt + emitted; the first num_computed_tokens of them have keys and values in
+    `blocks`.
     """
 
     request: GenerateRequest
@@ -24,7 +25,7 @@ class Sequence:
     block: int = 1  # how committed tokens enter the cache (Decoder.block)
     leader: Sequence | None = None  # the sequence whose prompt cache this one may share
     tokens: list[int] = field(default_factory=list)
-    num_cached: int = 0
+    num_computed_tokens: int = 0
     blocks: list[int] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)
     is_running: bool = False
@@ -38,12 +39,12 @@ class Sequence:
     @property
     def num_pending(self) -> int:
         """Committed tokens whose keys and values aren't cached yet."""
-        return len(self.tokens) - self.num_cached
+        return len(self.tokens) - self.num_computed_tokens
 
     @property
     def num_readable(self) -> int:
         """Pending tokens that the engine feeds by itself: whole blocks."""
-        return self._whole_blocks(len(self.tokens)) - self.num_cached if self.block else 0
+        return self._whole_blocks(len(self.tokens)) - self.num_computed_tokens if self.block else 0
 
     @property
     def num_reusable(self) -> int:
@@ -90,7 +91,7 @@ class Sequence:
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
+class ScheduledSequence:
     """What one sequence feeds in one step: pending tokens, then what its decoder proposed."""
 
     sequence: Sequence
@@ -110,11 +111,11 @@ class Slice:
     @property
     def start(self) -> int:
         """Position where the proposed rows are stored, and tokens in front of them."""
-        return self.sequence.num_cached + self.num_pending
+        return self.sequence.num_computed_tokens + self.num_pending
 
     @property
     def stop(self) -> int:
         """One past the last position that is written or read."""
-        if self.proposal is not None and self.proposal.attend is Attend.CONTEXT:
+        if self.proposal is not None and self.proposal.attend is AttentionMode.CONTEXT:
             return self.proposal.length
         return self.start + self.num_proposed

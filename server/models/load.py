@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from plait.kernels.decoder_stack import LayerWeights
-from plait.kernels.experts import ExpertWeights, Routing
 from plait.kernels.linear import Mode, Weight, from_dense, from_groups
+from plait.kernels.moe import ExpertWeights, Routing
 from plait.server.models.catalog import BadModel, ModelFiles, naming
 from plait.server.models.checkpoint import (
     EMBEDDING,

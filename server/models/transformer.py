@@ -17,7 +17,7 @@ from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.kernels.decoder_stack import LayerWeights, Stack, StackConfig
 from plait.kernels.glue import rms_norm
 from plait.kernels.linear import Mode, Weight, linear
-from plait.kernels.paged_attention import BLOCK, Segments
+from plait.kernels.paged_attention import BLOCK, AttentionMetadata
 from plait.server.models.catalog import BadModel
 from plait.server.models.spec import ModelSpec
 
@@ -97,7 +97,7 @@ class Model:
             naive=self._naive,
         )
 
-    def forward(self, token_ids: Tensor, segments: Segments, kv: KVCache) -> Tensor:
+    def forward(self, token_ids: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
         """Run rows through the model and write their keys and values into the cache.
 
         Args:
@@ -110,7 +110,7 @@ class Model:
         return self._run(self._embed(token_ids), segments, kv)
 
     def superpose(
-        self, token_ids: Tensor, weights: Tensor, segments: Segments, kv: KVCache
+        self, token_ids: Tensor, weights: Tensor, segments: AttentionMetadata, kv: KVCache
     ) -> Tensor:
         """Run rows whose input is a weighted sum of tokens; else as `forward`.
 
@@ -164,7 +164,7 @@ class Model:
         spec = self.spec
         return 2 * spec.layers * spec.kv_heads * spec.head_dim * BLOCK * self._kv_dtype.itemsize
 
-    def _run(self, x: Tensor, segments: Segments, kv: KVCache) -> Tensor:
+    def _run(self, x: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
         """Run inputs [rows, hidden] fp32, which are overwritten, through the model."""
         self._stack.forward(x, segments, kv.k, kv.v)
         return rms_norm(x, self._weights.final_norm, self.spec.norm_eps, naive=self._naive)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from plait.server import errors
 from plait.server.errors import Internal, ServerError
-from plait.server.pool.messages import Delta, Failed, GenerateRequest, Predicted, Started
 from plait.server.telemetry.metrics import EngineMetrics, SequenceTimes
+from plait.server.wire.messages import Delta, Failed, GenerateRequest, Predicted, Started
 
 
 @dataclass(slots=True)

@@ -45,7 +45,7 @@ from plait.server.pool.compiling.messages import (
     ToServer,
     frame,
 )
-from plait.server.pool.messages import CompiledConstraint
+from plait.server.wire.messages import CompiledConstraint
 
 OOM_SCORE = 500  # where the machine's memory ends, a compile goes before the server does
 PR_SET_PDEATHSIG = 1

@@ -33,8 +33,8 @@ from plait.server.pool.compiling.messages import (
     ModelVocabulary,
     Refused,
 )
-from plait.server.pool.messages import CompiledConstraint
 from plait.server.settings import CompileSettings, LimitSettings
+from plait.server.wire.messages import CompiledConstraint
 
 # Of CPU: a compile that needs more starts again behind others, so that most never wait for it.
 FIRST_TRY_S = 0.25

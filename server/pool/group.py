@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from plait.server.errors import Overloaded, Unavailable
 from plait.server.models.catalog import ModelFiles
 from plait.server.pool.call import error_of
-from plait.server.pool.messages import (
+from plait.server.pool.replica import Replica
+from plait.server.pool.routing import PrefixMap, choose, prefix_hashes
+from plait.server.wire.messages import (
     DraftStoreReport,
     DraftStoreTask,
     GenerateRequest,
     ModelInfo,
 )
-from plait.server.pool.replica import Replica
-from plait.server.pool.routing import PrefixMap, choose, prefix_hashes
 
 if TYPE_CHECKING:
     from plait.server.prompt.tokenizer import Tokenizer

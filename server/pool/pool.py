@@ -20,14 +20,6 @@ from plait.server.models.inspect import open_model
 from plait.server.pool.call import Call
 from plait.server.pool.compiler import CompileService, CompileStats
 from plait.server.pool.group import Group, Readiness, ServedModel
-from plait.server.pool.messages import (
-    CompiledConstraint,
-    Delta,
-    DraftStoreReport,
-    DraftStoreTask,
-    GenerateRequest,
-    Started,
-)
 from plait.server.pool.process import NATIVE, ProcessWorker
 from plait.server.pool.replica import Replica
 from plait.server.pool.supervisor import supervise
@@ -42,6 +34,14 @@ from plait.server.telemetry.engine_collector import (
 )
 from plait.server.telemetry.telemetry import Telemetry
 from plait.server.telemetry.tracing import Generation
+from plait.server.wire.messages import (
+    CompiledConstraint,
+    Delta,
+    DraftStoreReport,
+    DraftStoreTask,
+    GenerateRequest,
+    Started,
+)
 
 if TYPE_CHECKING:
     from plait.decoders.constrained.spec import ConstraintSpec

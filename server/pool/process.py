@@ -14,7 +14,8 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from plait.server.pool.messages import (
+from plait.server.pool.worker import BAD_MODEL, Boot, WorkerGone
+from plait.server.wire.messages import (
     Batch,
     Command,
     DraftStoreReport,
@@ -25,8 +26,7 @@ from plait.server.pool.messages import (
     Shutdown,
     Stats,
 )
-from plait.server.pool.rpc import PoolEnd, Unsent
-from plait.server.pool.worker import BAD_MODEL, Boot, WorkerGone
+from plait.server.wire.rpc import PoolEnd, Unsent
 
 # -P: the folder the server was started in is no place to import from.
 NATIVE = (sys.executable, "-P", "-m", "plait.server.workers.native")

@@ -9,7 +9,10 @@ from collections import Counter, deque
 
 from plait.server.errors import ServerError, Unavailable
 from plait.server.pool.call import Call, error_of
-from plait.server.pool.messages import (
+from plait.server.pool.worker import Worker
+from plait.server.telemetry.engine_collector import EngineSnapshot
+from plait.server.telemetry.metrics import EngineMetrics
+from plait.server.wire.messages import (
     Abort,
     Batch,
     DraftStoreReport,
@@ -19,9 +22,6 @@ from plait.server.pool.messages import (
     ModelInfo,
     Stats,
 )
-from plait.server.pool.worker import Worker
-from plait.server.telemetry.engine_collector import EngineSnapshot
-from plait.server.telemetry.metrics import EngineMetrics
 
 # Retry-After, in seconds: its range, and its value while nothing has been finished yet.
 RETRY_MIN_S, RETRY_MAX_S, RETRY_UNKNOWN_S = 1, 60, 5

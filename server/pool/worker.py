@@ -7,8 +7,8 @@ from typing import Protocol
 
 import msgspec
 
-from plait.server.pool.messages import Batch, Command, DraftStoreReport, ModelInfo, Stats
 from plait.server.settings import EngineSettings, TelemetrySettings
+from plait.server.wire.messages import Batch, Command, DraftStoreReport, ModelInfo, Stats
 
 BAD_MODEL = "bad_model"  # the reason when the operator has to change something
 

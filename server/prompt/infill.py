@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plait.server.pool.messages import TokenLogprob
 from plait.server.prompt.stream import Piece, TextStream
+from plait.server.wire.messages import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from plait.server.pool.messages import TokenLogprob
 from plait.server.prompt.detokenizer import Detokenizer
 from plait.server.prompt.tokenizer import Tokenizer
+from plait.server.wire.messages import TokenLogprob
 
 # What stands for log 0, which JSON cannot write; OpenAI's choice.
 LOWEST = -9999.0

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from plait.server.pool.messages import TokenLogprob
 from plait.server.prompt.detokenizer import Detokenizer
 from plait.server.prompt.stop import StopScanner, StopStrings
+from plait.server.wire.messages import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from plait.server.pool.messages import ModelInfo
 from plait.server.telemetry.metrics import ENGINE_LABELS
+from plait.server.wire.messages import ModelInfo
 
 VLLM_COUNTERS = {
     "prefix_cache_queries": "Prompt tokens looked up in the prefix cache.",

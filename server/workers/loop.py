@@ -22,7 +22,10 @@ from structlog.contextvars import bind_contextvars
 
 from plait.server.errors import ServerError
 from plait.server.models.catalog import BadModel
-from plait.server.pool.messages import (
+from plait.server.pool.worker import Boot
+from plait.server.settings import EngineSettings
+from plait.server.telemetry.logs import configure_logging
+from plait.server.wire.messages import (
     Abort,
     Batch,
     Command,
@@ -37,10 +40,7 @@ from plait.server.pool.messages import (
     Started,
     Stats,
 )
-from plait.server.pool.rpc import WorkerEnd
-from plait.server.pool.worker import Boot
-from plait.server.settings import EngineSettings
-from plait.server.telemetry.logs import configure_logging
+from plait.server.wire.rpc import WorkerEnd
 
 HEARTBEAT_S = 1.0
 EXIT_BAD_MODEL = 2

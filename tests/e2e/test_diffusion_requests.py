@@ -13,7 +13,7 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
-from plait.decoders.registry import Method, methods
+from plait.decoders.contract.registry import Method, methods
 from tests.e2e.conftest import DIFFUSION
 from tests.fixtures.completion_pieces import streamed, texts
 from tests.fixtures.prompts import NAMES, chat_of

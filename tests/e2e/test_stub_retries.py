@@ -10,8 +10,8 @@ import openai
 import pytest
 
 from plait.server.errors import DeadlineExceeded, Overloaded, ServerError, Unavailable
-from plait.server.pool.messages import GenerateRequest
 from plait.server.settings import ApiSettings
+from plait.server.wire.messages import GenerateRequest
 from tests.fixtures.running_server import running, stub_app
 from tests.fixtures.stub_pool import Event, Script, StubPool
 

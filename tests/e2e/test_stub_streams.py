@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from plait.server.errors import Unavailable
-from plait.server.pool.messages import Delta, GenerateRequest, Started
 from plait.server.settings import ApiSettings
+from plait.server.wire.messages import Delta, GenerateRequest, Started
 from tests.fixtures.byte_tokenizer import EOS
 from tests.fixtures.running_server import running, stub_app
 from tests.fixtures.stub_pool import Event, Script, StubPool

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from plait.decoders import committing
-from plait.decoders.autoregressive import AutoregressiveDecoder
+from plait.decoders.autoregressive import commit
+from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.engine.engine import Engine
-from plait.server.pool.messages import CompiledConstraint, Delta, Failed
 from plait.server.settings import EngineSettings
+from plait.server.wire.messages import CompiledConstraint, Delta, Failed
 from tests.fixtures.engines import request, run, table_engine
 from tests.fixtures.table_model import text_logits
 from tests.fixtures.word_constraint import END, LANGUAGE, Broken, WordConstraint
@@ -104,7 +104,7 @@ def test_a_complete_text_ends_when_nothing_that_is_drawn_fits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The empty text is legal, and every token opens a word that is longer than the budget."""
-    monkeypatch.setattr(committing, "MAX_REDRAWS", 2)
+    monkeypatch.setattr(commit, "MAX_REDRAWS", 2)
     words = [(), *((token, token) for token in range(END))]
     sampling = [SamplingParams(temperature=2.0, seed=seed) for seed in range(40)]
     assert texts(sampling, 1, words=words) == [[]] * 40

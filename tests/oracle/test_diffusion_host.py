@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from plait.decoders.diffusion.host import DiffusionDecoder
+from plait.decoders.diffusion.decoder import DiffusionDecoder
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.sampling.params import SamplingParams
 from tests.fixtures.canvas_driver import decode_request, drive

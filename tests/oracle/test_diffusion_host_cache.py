@@ -12,17 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from plait.decoders.contract.decoder import AttentionMode, Forward, Outcome
 from plait.decoders.diffusion.canvas import Canvas
-from plait.decoders.diffusion.host import IDLE, DiffusionDecoder
+from plait.decoders.diffusion.decoder import IDLE, DiffusionDecoder
 from plait.decoders.diffusion.rows import ANCHOR
 from plait.decoders.diffusion.state import DiffusionState
-from plait.decoders.protocol import Attend, Forward, Outcome
 from plait.decoders.sampling.params import SamplingParams
-from plait.kernels.paged_attention import Segments
+from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model
 from plait.server.models.transformer import Model
-from plait.server.pool.messages import GenerateRequest
+from plait.server.wire.messages import GenerateRequest
 from tests.fixtures.engines import model_engine, run, tiny
 from tests.fixtures.hash_model import UNSEEN, HashLaw, Ints, Rules, naive_path
 
@@ -55,15 +55,15 @@ class Recomputed(HashLaw):
         return self.model.logits(hidden[rows]).numpy()
 
 
-def blocks_of(length: int, size: int, num_pages: int) -> Segments:
+def blocks_of(length: int, size: int, num_pages: int) -> AttentionMetadata:
     """Return segments of `size` rows that see each other and all before them."""
     starts = list(range(0, length, size))
     ints = torch.int32
-    return Segments(
+    return AttentionMetadata(
         row_start=torch.tensor([*starts, length], dtype=ints),
         context_len=torch.tensor(starts, dtype=ints),
         block_tables=torch.arange(num_pages, dtype=ints).expand(len(starts), -1).contiguous(),
-        attend=torch.full((len(starts),), int(Attend.BLOCK), dtype=ints),
+        attend=torch.full((len(starts),), int(AttentionMode.BLOCK), dtype=ints),
         parents=torch.full((length,), -1, dtype=ints),
         positions=torch.arange(length, dtype=ints),
         slots=torch.arange(length),

@@ -12,12 +12,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from plait.decoders.contract.decoder import DraftBudget, Forward
+from plait.decoders.contract.registry import MethodError
 from plait.decoders.diffusion.chain import Chain
-from plait.decoders.diffusion.host import DiffusionDecoder
+from plait.decoders.diffusion.decoder import DiffusionDecoder
 from plait.decoders.diffusion.spec import Attention, DiffusionSpec
 from plait.decoders.diffusion.step import STATISTICS, Floats, Selection, StepView
-from plait.decoders.protocol import Forward, Room
-from plait.decoders.registry import MethodError
 from plait.decoders.sampling.params import SamplingParams
 from plait.kernels import noise
 from tests.fixtures.canvas_driver import Run, decode_request, drive
@@ -266,7 +266,7 @@ def test_what_may_be_reopened_is_not_emitted() -> None:
 def test_logits_that_are_no_numbers_fail_one_request() -> None:
     host = DiffusionDecoder(DiffusionSpec(LAW.mask_id, (7,), "block", BLOCK), LAW.vocab)
     states = [host.start(decode_request(PROMPT, 9)) for _ in range(2)]
-    proposals = host.propose(states, Room(0))
+    proposals = host.propose(states, DraftBudget(0))
     rows = [len(p.read or ()) for p in proposals]
     logits = torch.randn(sum(rows), LAW.vocab)
     logits[rows[0] + 1] = torch.nan

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from plait.kernels import dispatch
-from plait.server.pool.messages import GenerateRequest
 from plait.server.settings import WeightMode
+from plait.server.wire.messages import GenerateRequest
 from tests.fixtures.engines import ALONE, check_seed_stable, model_engine, texts, tiny
 from tests.fixtures.random_requests import random_requests
 

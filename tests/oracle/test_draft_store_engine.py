@@ -11,7 +11,7 @@ from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.stores.namespaces import DraftStores
 from plait.decoders.speculative.workshop import Workshop
 from plait.server.engine.engine import Engine
-from plait.server.pool.messages import DraftStoreTask, GenerateRequest
+from plait.server.wire.messages import DraftStoreTask, GenerateRequest
 from tests.fixtures.drafting import drafted_by, speculating
 from tests.fixtures.engines import request, run
 

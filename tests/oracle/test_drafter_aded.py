@@ -13,8 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
-from plait.decoders.registry import compose
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.registry import compose
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.drafters.aded import Aded, Member
 from plait.decoders.speculative.searches import (
@@ -208,12 +209,16 @@ def begin(made: Aded, namespace: str = "") -> Member:
 
 
 def ask(made: Aded, state: Member, text: Sequence[int], ahead: Sequence[int] = ()) -> list[int]:
-    return list(made.propose([Ask(state, text, ahead, 8, None)])[0].token_ids)
+    return list(made.propose([DraftRequest(state, text, ahead, 8, None)])[0].token_ids)
 
 
 def emitted(made: Aded, state: Member, text: Sequence[int]) -> None:
     """Tell the drafter that a pass has emitted the last token of a text."""
-    made.commit(state, text, Verdict([], [], [0], [text[-1]], [text[-1]], torch.empty(1, 1), None))
+    made.commit(
+        state,
+        text,
+        VerificationResult([], [], [0], [text[-1]], [text[-1]], torch.empty(1, 1), None),
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"preset": "paper"}])

@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from plait.decoders.protocol import Ask, DecodeRequest
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import DraftRequest
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
+from plait.decoders.speculative.draft_model.chains import Chains
 from plait.decoders.speculative.drafters.draft_model import DraftModelDrafter, DraftModelOptions
-from plait.decoders.speculative.second_model.chains import Chains
 from plait.decoders.speculative.workshop import Workshop
+from plait.server.engine.draft_model.cached import CachedDraftModel
 from plait.server.engine.engine import Engine
-from plait.server.engine.second_model.cached import CachedDraftModel
-from plait.server.pool.messages import CompiledConstraint
+from plait.server.wire.messages import CompiledConstraint
 from tests.fixtures.drafting import accepted, drafted_by, speculating, texts
 from tests.fixtures.engines import drain, request, run
 from tests.fixtures.random_requests import random_requests
@@ -127,7 +128,7 @@ def test_drafts_are_what_sampling_from_the_second_model_gives(num_blocks: int) -
         asks = []
         for i in members:
             ahead = [rng.randrange(VOCAB) for _ in range(rng.choice((0, 0, 2)))]
-            asks.append(Ask(states[i], texts_so_far[i], ahead, rng.randint(1, 6), None))
+            asks.append(DraftRequest(states[i], texts_so_far[i], ahead, rng.randint(1, 6), None))
         for i, ask, draft in zip(members, asks, drafter.propose(asks), strict=True):
             want = _oracle(prompts[i], i, [*ask.text, *ask.ahead], len(draft.token_ids))
             assert list(draft.token_ids) == want

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.drafter_heads.head import Head
-from plait.decoders.protocol import Ask, DecodeRequest, Verdict
-from plait.decoders.registry import Choice, choose
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import DraftRequest, VerificationResult
+from plait.decoders.contract.registry import Choice, choose
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.heads.drafting import HeadDrafter, Memory
 from plait.decoders.speculative.workshop import Workshop
-from plait.kernels.paged_attention import Segments
+from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.models.transformer import KVCache
 from tests.fixtures.drafting import drafted_by, speculating, texts
 from tests.fixtures.engines import run
@@ -34,7 +35,7 @@ BEAM = {"depth": 3, "width": 3, "beam": 2, "confidence": 0.0, "max_draft": 12, "
 class Wide(TableModel):
     """Hands over hidden states as wide as a head's, the first two columns the name of a row."""
 
-    def forward(self, token_ids: Tensor, segments: Segments, kv: KVCache) -> Tensor:
+    def forward(self, token_ids: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
         names = super().forward(token_ids, segments, kv)
         waves = torch.sin(names % 1000 * torch.arange(2, HIDDEN, dtype=torch.float64))
         return torch.cat([names // SPLIT, names % SPLIT, waves], dim=1).float()
@@ -70,13 +71,15 @@ def read(drafter: HeadDrafter, prompt: list[int], tokens: list[int], hidden: Ten
     text = list(prompt)
     for token, row in zip(tokens, hidden, strict=True):
         text.append(token)
-        verdict = Verdict([], [], [0], [token], [token], torch.zeros(1, VOCAB), row[None])
+        verdict = VerificationResult(
+            [], [], [0], [token], [token], torch.zeros(1, VOCAB), row[None]
+        )
         drafter.commit(state, text, verdict)
     return state
 
 
 def draft(drafter: HeadDrafter, state: Memory, text: list[int], limit: int) -> Any:
-    return drafter.propose([Ask(state, text, [], limit, None)])[0]
+    return drafter.propose([DraftRequest(state, text, [], limit, None)])[0]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 9])
@@ -104,7 +107,7 @@ def test_sequences_draft_alike_alone_and_together(workshop: Workshop) -> None:
         read(drafter, [1, 2, 3], [(3 * i + n) % VOCAB for i in range(n)], torch.randn(n, HIDDEN))
         for n in (2, 7, 4)
     ]
-    together = drafter.propose([Ask(state, [], [], 12, None) for state in states])
+    together = drafter.propose([DraftRequest(state, [], [], 12, None) for state in states])
     for state, have in zip(states, together, strict=True):
         alone = draft(drafter, state, [], 12)
         assert have.token_ids == alone.token_ids

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.workshop import Workshop
-from plait.kernels.paged_attention import Segments
+from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.models.transformer import KVCache
 from tests.fixtures.drafting import drafted_by, speculating, texts
 from tests.fixtures.engines import request, run
@@ -32,7 +32,7 @@ CHOICES: dict[str, Any] = {
 class Forgetful(TableModel):
     """A law that depends on nothing but the position."""
 
-    def forward(self, token_ids: Tensor, segments: Segments, kv: KVCache) -> Tensor:
+    def forward(self, token_ids: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
         super().forward(token_ids, segments, kv)
         return segments.positions.double()[:, None]
 

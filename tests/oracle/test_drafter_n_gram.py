@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from plait.decoders.protocol import Ask, DecodeRequest, Draft
-from plait.decoders.registry import compose
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import Draft, DraftRequest
+from plait.decoders.contract.registry import compose
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.drafters import n_gram
 from plait.decoders.speculative.drafters.n_gram import NGram, NGramOptions
@@ -31,8 +32,8 @@ def drafts(made: NGram, text: Sequence[int], ahead: Sequence[int], limit: int) -
     """Return the draft behind a text that grew token by token, and was asked about throughout."""
     state = made.start(DecodeRequest(text[:1], SamplingParams(), 1, frozenset(), None, 0, {}))
     for stop in range(1, len(text)):
-        made.propose([Ask(state, text[:stop], [], limit, None)])
-    return made.propose([Ask(state, text, ahead, limit, None)])[0]
+        made.propose([DraftRequest(state, text[:stop], [], limit, None)])
+    return made.propose([DraftRequest(state, text, ahead, limit, None)])[0]
 
 
 def occurrences(text: Sequence[int], run: Sequence[int]) -> list[int]:
@@ -130,11 +131,15 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     text: list[int] = []
     for token in range(1_000):
         text.append(token)
-        made.propose([Ask(state, text, [], 4, None)])
+        made.propose([DraftRequest(state, text, [], 4, None)])
         assert max(len(runs.ends) for runs in state.index.runs) <= 100
         assert max(len(runs.before) for runs in state.index.runs) <= 100
     text += text[-20:-10]
-    assert list(made.propose([Ask(state, text, [], 3, None)])[0].token_ids) == [990, 991, 992]
+    assert list(made.propose([DraftRequest(state, text, [], 3, None)])[0].token_ids) == [
+        990,
+        991,
+        992,
+    ]
 
 
 @pytest.mark.parametrize("options", [{"min_n": 3, "max_n": 2}, {"prefer": "earliest"}])
@@ -150,9 +155,11 @@ def test_siblings_share_the_prompt_and_nothing_else() -> None:
     made.finish(states.pop(), prompt)
     for i, state in enumerate(states):  # the first one has copied when the second goes on
         text = [*prompt, 20 + i, 8, 20 + i]
-        assert list(made.propose([Ask(state, prompt, [], 1, None)])[0].token_ids) == [3]
-        assert list(made.propose([Ask(state, text, [], 1, None)])[0].token_ids) == []
-        assert list(made.propose([Ask(state, [*text, 8], [], 1, None)])[0].token_ids) == [20 + i]
+        assert list(made.propose([DraftRequest(state, prompt, [], 1, None)])[0].token_ids) == [3]
+        assert list(made.propose([DraftRequest(state, text, [], 1, None)])[0].token_ids) == []
+        assert list(made.propose([DraftRequest(state, [*text, 8], [], 1, None)])[0].token_ids) == [
+            20 + i
+        ]
     assert made._siblings._latest is None
 
 

@@ -10,13 +10,13 @@ import pytest
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from plait.decoders.costs import CostCurve
-from plait.decoders.protocol import DecodeRequest, Room
+from plait.decoders.contract.costs import CostCurve
+from plait.decoders.contract.decoder import DecodeRequest, DraftBudget
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.heads.prompt_trees import ROOT, Row, StateTree, trees_for
 from plait.decoders.speculative.speculator import Speculator
 from plait.decoders.speculative.workshop import Workshop
-from plait.kernels.paged_attention import Segments
+from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.models.transformer import KVCache
 from tests.fixtures.drafting import drafted_by, speculating, texts
 from tests.fixtures.engines import request, run
@@ -48,7 +48,7 @@ DRAFTER = {"name": "ppd", "length": 12}
 class Forgetful(TableModel):
     """A law of nothing but the position, so that a prompt says the truth about its place."""
 
-    def forward(self, token_ids: Tensor, segments: Segments, kv: KVCache) -> Tensor:
+    def forward(self, token_ids: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
         super().forward(token_ids, segments, kv)
         return segments.positions.double()[:, None]
 
@@ -58,7 +58,7 @@ class Watching(TableModel):
 
     saw_prompt = False
 
-    def forward(self, token_ids: Tensor, segments: Segments, kv: KVCache) -> Tensor:
+    def forward(self, token_ids: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
         for context, table in zip(segments.context_len, segments.block_tables, strict=True):
             cached = kv.v[0, table.long(), 0].flatten()[: int(context)]
             self.saw_prompt |= bool((cached >= self.vocab_size).any())
@@ -131,7 +131,7 @@ def test_the_budget_keeps_the_prompts_that_pay(workshop: Workshop, price: float)
     each = DecodeRequest([1, 2], SamplingParams(), 99, frozenset(), None, 0, {"drafter": DRAFTER})
     member = speculator.start(each)
     assert member is not None
-    (tree,) = speculator.propose([member], [64], Room(drafts=64, fed=1))
+    (tree,) = speculator.propose([member], [64], DraftBudget(drafts=64, fed=1))
     offered = trees_for(ACCURACY, 12)[0].rows
     paces = [
         (1 + sum(row.value for row in offered[:count])) / (1 + price * count)

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from plait.decoders.costs import CostCurve
-from plait.decoders.protocol import Ask, DecodeRequest, Room, Verdict
+from plait.decoders.contract.costs import CostCurve
+from plait.decoders.contract.decoder import DecodeRequest, DraftBudget
+from plait.decoders.contract.drafter import DraftRequest, VerificationResult
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.config import PREDICTION
 from plait.decoders.speculative.drafters.prediction import (
@@ -24,7 +25,7 @@ from plait.decoders.speculative.drafters.prediction import (
 )
 from plait.decoders.speculative.speculator import Speculator
 from plait.decoders.speculative.workshop import Workshop
-from plait.server.pool.messages import GenerateRequest
+from plait.server.wire.messages import GenerateRequest
 from tests.fixtures.drafting import drafted_by, speculating, texts
 from tests.fixtures.engines import request, run
 from tests.fixtures.random_requests import random_requests
@@ -49,14 +50,14 @@ def start(drafter: Prediction, prediction: Sequence[int], prompt: Sequence[int] 
 def draft(drafter: Prediction, state: Walk, text: Sequence[int], split: int = 0) -> list[int]:
     """Return the draft behind a text, whose last `split` tokens are drafts themselves."""
     known = len(text) - split
-    (made,) = drafter.propose([Ask(state, text[:known], text[known:], 8, None)])
+    (made,) = drafter.propose([DraftRequest(state, text[:known], text[known:], 8, None)])
     assert len(made.token_ids) == len(made.chances)
     return list(made.token_ids)
 
 
 def commit(drafter: Prediction, state: Walk, text: list[int], emitted: Sequence[int]) -> None:
     text.extend(emitted)
-    verdict = Verdict((), (), (0,), (), emitted, cast(Any, None), None)
+    verdict = VerificationResult((), (), (0,), (), emitted, cast(Any, None), None)
     drafter.commit(state, text, verdict)
 
 
@@ -243,15 +244,17 @@ def test_nobody_drafts_behind_a_prediction_that_is_followed(rest: list[int]) -> 
     speculator = Speculator(Workshop(VOCAB), CostCurve({1: 1.0, 64: 1.0}))
     member = speculator.start(asked)
     assert member is not None
-    (tree,) = speculator.propose([member], [32], Room(64, 1))
+    (tree,) = speculator.propose([member], [32], DraftBudget(64, 1))
     assert tree.token_ids[:4] == [1, 2, 3, 4]
     assert set(tree.sources) == {"prediction"}
 
     emitted, nothing = [1, 2, 3, 4, 5], cast(Any, None)
     drawn = [*emitted, *[0] * (len(tree) - 4)]
-    verdict = Verdict(tree.token_ids, tree.parents, range(5), drawn, emitted, nothing, None)
+    verdict = VerificationResult(
+        tree.token_ids, tree.parents, range(5), drawn, emitted, nothing, None
+    )
     speculator.settle(member, verdict)
-    (tree,) = speculator.propose([member], [32], Room(64, 1))
+    (tree,) = speculator.propose([member], [32], DraftBudget(64, 1))
     follows, source = ([31, 32, 33], "prediction") if rest else ([6, 7, 8], "suffix")
     assert tree.token_ids[:3] == follows
     assert set(tree.sources) == {source}

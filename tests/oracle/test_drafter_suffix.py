@@ -10,8 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from plait.decoders.protocol import Ask, DecodeRequest, Draft
-from plait.decoders.registry import compose
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import Draft, DraftRequest
+from plait.decoders.contract.registry import compose
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.drafters import suffix
 from plait.decoders.speculative.drafters.suffix import Own, Suffix, SuffixOptions
@@ -114,8 +115,8 @@ def drafts(made: Suffix, text: Sequence[int], ahead: Sequence[int] = (), limit: 
     """Return the draft behind a text that grew token by token, and was asked about throughout."""
     state = begin(made)
     for stop in range(1, len(text)):
-        made.propose([Ask(state, text[:stop], [], limit, None)])
-    return made.propose([Ask(state, text, ahead, limit, None)])[0]
+        made.propose([DraftRequest(state, text[:stop], [], limit, None)])
+    return made.propose([DraftRequest(state, text, ahead, limit, None)])[0]
 
 
 def greedy(trie: Trie, run: Run, room: int, cut: float) -> tuple[list[int], float]:
@@ -183,7 +184,7 @@ def test_a_namespace_is_followed_where_the_text_has_nothing() -> None:
     assert list(drafts(made, [9, 9, 2, 3, 4]).token_ids) == [5, 6, 7]  # as many as have matched
     assert list(drafts(made, [9, 9, 2], [3, 4]).token_ids) == [5, 6, 7]
     elsewhere = begin(made, "other")
-    assert not made.propose([Ask(elsewhere, [2, 3, 4], [], 8, None)])[0].token_ids
+    assert not made.propose([DraftRequest(elsewhere, [2, 3, 4], [], 8, None)])[0].token_ids
 
 
 def test_chances_leave_the_end_of_the_text_out() -> None:
@@ -200,9 +201,11 @@ def test_siblings_share_the_prompt_and_nothing_else() -> None:
     made.finish(states.pop(), prompt)
     for i, state in enumerate(states):  # the first one has copied when the second goes on
         text = [*prompt, 20 + i, 8, 20 + i]
-        assert list(made.propose([Ask(state, prompt, [], 1, None)])[0].token_ids) == [3]
-        assert list(made.propose([Ask(state, text, [], 1, None)])[0].token_ids) == [8]
-        assert list(made.propose([Ask(state, [*text, 8], [], 1, None)])[0].token_ids) == [20 + i]
+        assert list(made.propose([DraftRequest(state, prompt, [], 1, None)])[0].token_ids) == [3]
+        assert list(made.propose([DraftRequest(state, text, [], 1, None)])[0].token_ids) == [8]
+        assert list(made.propose([DraftRequest(state, [*text, 8], [], 1, None)])[0].token_ids) == [
+            20 + i
+        ]
     assert made._siblings._latest is None
 
 
@@ -212,11 +215,11 @@ def test_what_is_learnt_meanwhile_is_found() -> None:
     state = begin(made)
     for number in range(1, 5):
         text = [9, 8, 7, 6][:number]
-        assert not made.propose([Ask(state, text, [], 8, None)])[0].token_ids
+        assert not made.propose([DraftRequest(state, text, [], 8, None)])[0].token_ids
     stores.add("", [8, 7, 6, 5, 4])
-    assert list(made.propose([Ask(state, text, [], 8, None)])[0].token_ids) == [5, 4]
+    assert list(made.propose([DraftRequest(state, text, [], 8, None)])[0].token_ids) == [5, 4]
     stores.clear("")
-    assert not made.propose([Ask(state, text, [], 8, None)])[0].token_ids
+    assert not made.propose([DraftRequest(state, text, [], 8, None)])[0].token_ids
 
 
 def products(trie: Trie, run: Run, cut: float, depth: int) -> list[tuple[float, Run]]:
@@ -275,10 +278,14 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     state = begin(made)
     for token in range(500):
         text.append(token)
-        made.propose([Ask(state, text, [], 8, None)])
+        made.propose([DraftRequest(state, text, [], 8, None)])
         assert state.automaton.num_tokens <= 100
     text += text[-20:-10]
-    assert list(made.propose([Ask(state, text, [], 3, None)])[0].token_ids) == [490, 491, 492]
+    assert list(made.propose([DraftRequest(state, text, [], 3, None)])[0].token_ids) == [
+        490,
+        491,
+        492,
+    ]
 
 
 def test_presets_are_the_published_defaults() -> None:

@@ -13,21 +13,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.decoders.protocol import Ask, DecodeRequest
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import DraftRequest
 from plait.decoders.sampling.params import SamplingParams
+from plait.decoders.speculative.draft_model import make
+from plait.decoders.speculative.draft_model.protocol import DraftCache
+from plait.decoders.speculative.draft_model.superposing import UNKNOWN, WEIGHTS
 from plait.decoders.speculative.drafters.superposed_tree import (
     SuperposedTree,
     SuperposedTreeOptions,
 )
-from plait.decoders.speculative.second_model import make
-from plait.decoders.speculative.second_model.protocol import DraftCache
-from plait.decoders.speculative.second_model.superposing import UNKNOWN, WEIGHTS
 from plait.decoders.speculative.stores.suffixes import SuffixGenerations
 from plait.decoders.speculative.workshop import Workshop
-from plait.server.engine.second_model.cached import CachedDraftModel
+from plait.server.engine.draft_model.cached import CachedDraftModel
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model
-from plait.server.pool.messages import CompiledConstraint, Failed
+from plait.server.wire.messages import CompiledConstraint, Failed
 from tests.fixtures.drafting import drafted_by, speculating
 from tests.fixtures.engines import request, run
 from tests.fixtures.second_models import (
@@ -62,11 +63,13 @@ def drafter(options: dict[str, Any], shop: Workshop) -> SuperposedTree:
     return make.superposed_tree(SuperposedTreeOptions.model_validate(options), workshop=shop)
 
 
-def ask(made: SuperposedTree, text: Sequence[int], limit: int = 64, **fields: Any) -> Ask[Any]:
+def ask(
+    made: SuperposedTree, text: Sequence[int], limit: int = 64, **fields: Any
+) -> DraftRequest[Any]:
     constraint = fields.pop("constraint", None)
     stops = frozenset(fields.pop("stops", ()))
     request = DecodeRequest(text, SamplingParams(), 99, stops, constraint, 0, {}, "tenant")
-    return Ask(made.start(request), text, (), limit, constraint)
+    return DraftRequest(made.start(request), text, (), limit, constraint)
 
 
 def paths(draft: Any) -> set[tuple[int, ...]]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from plait.decoders.protocol import Decoder
+from plait.decoders.contract.decoder import Decoder
 from plait.server.engine.engine import Engine
 from plait.server.errors import BadRequest, ContextTooLong
-from plait.server.pool.messages import Delta, Failed, Started
 from plait.server.settings import EngineSettings
+from plait.server.wire.messages import Delta, Failed, Started
 from tests.fixtures.engines import drain, request, run, table_engine
 from tests.fixtures.greedy_canvases import (
     BlockDecoder,

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.server.api.jobs.job import Caller, Job, plan_chat, plan_completion
+from plait.server.api.requests.job import Caller, Job, plan_chat, plan_completion
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest
-from plait.server.pool.messages import Delta
 from plait.server.settings import LimitSettings
+from plait.server.wire.messages import Delta
 from tests.fixtures.engine_pool import EnginePool, engine_pool
 from tests.fixtures.tiny_models import SPECIAL, write_tiny_model
 

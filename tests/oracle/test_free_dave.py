@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.diffusion.branches import drafts_of, proved
 from plait.decoders.diffusion.canvas import Canvas, Guess
-from plait.decoders.diffusion.host import DiffusionDecoder
+from plait.decoders.diffusion.decoder import DiffusionDecoder
 from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.decoders.protocol import DecodeRequest
 from plait.decoders.sampling.params import SamplingParams
 from tests.fixtures.canvas_driver import decode_request, drive
 from tests.fixtures.hash_model import HashLaw

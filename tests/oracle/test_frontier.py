@@ -14,6 +14,7 @@ import pytest
 from torch import Tensor
 
 from plait.decoders.constrained.spec import ConstraintKind
+from plait.decoders.contract.constraint import Constraint
 from plait.decoders.diffusion.constraints.frontier import (
     HOLE,
     ConstraintBroken,
@@ -22,7 +23,6 @@ from plait.decoders.diffusion.constraints.frontier import (
     Standing,
     Walk,
 )
-from plait.decoders.protocol import Constraint
 from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, GRAMMARS, load, spell
 from tests.fixtures.walks import driven
 from tests.fixtures.word_constraint import END, LANGUAGE, Broken, WordConstraint

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from plait.decoders.constrained.spec import ConstraintKind
-from plait.decoders.diffusion.host import DiffusionDecoder
-from plait.decoders.protocol import DecodeRequest
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.diffusion.decoder import DiffusionDecoder
 from tests.fixtures.canvas_driver import Run, drive
 from tests.fixtures.constrained_canvases import VOCAB, asked, host
 from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, GRAMMARS, load, spell
@@ -171,9 +171,9 @@ def test_answers_depend_on_their_request_alone(full: bool) -> None:
 
     alone = [drive(decoder(), LAW, [request], room=9)[0] for request in fresh()]
     batch = drive(decoder(), LAW, fresh(), room=100)
-    evicted = drive(decoder(), LAW, fresh(), room=50, evict=frozenset({1, 2, 5}))
+    preempted = drive(decoder(), LAW, fresh(), room=50, evict=frozenset({1, 2, 5}))
     assert [outcomes(run) for run in alone] == [outcomes(run) for run in batch]
-    assert [outcomes(run) for run in alone] == [outcomes(run) for run in evicted]
+    assert [outcomes(run) for run in alone] == [outcomes(run) for run in preempted]
 
 
 @pytest.mark.parametrize("unmasker", ["auto", ["threshold"], "wino"], ids=str)

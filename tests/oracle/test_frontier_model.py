@@ -20,9 +20,9 @@ from plait.decoders.sampling.params import SamplingParams
 from plait.server.bench.running import Run, Served, answer_all, serve
 from plait.server.bench.tasks.case import HELD_OUT_SEEDS, Case
 from plait.server.bench.tasks.catalog import make_case
-from plait.server.pool.messages import CompiledConstraint, GenerateRequest
 from plait.server.prompt.template import chat_prompt
 from plait.server.settings import EngineSettings
+from plait.server.wire.messages import CompiledConstraint, GenerateRequest
 
 CASES = [make_case("json_extract", HELD_OUT_SEEDS[7], i) for i in range(6)]
 # What the model was never trained to write.

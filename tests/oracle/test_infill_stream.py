@@ -7,9 +7,9 @@ from itertools import accumulate, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.server.pool.messages import TokenLogprob
 from plait.server.prompt.infill import InfillStream, Template
 from plait.server.prompt.stream import Piece
+from plait.server.wire.messages import TokenLogprob
 from tests.fixtures.byte_tokenizer import EOS, byte_tokenizer
 
 TOKENIZER = byte_tokenizer()

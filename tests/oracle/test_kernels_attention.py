@@ -17,7 +17,7 @@ from plait.kernels.paged_attention import (
     FULL,
     SHADOW,
     TREE,
-    Segments,
+    AttentionMetadata,
     paged_attention,
 )
 from plait.kernels.paged_attention.naive import paged_attention as oracle
@@ -44,7 +44,9 @@ HEADS = [(1, 1), (3, 1), (9, 3), (8, 2), (30, 1), (4, 4)]
 pytestmark = pytest.mark.skipif(not dispatch.available(), reason="no compiled kernels")
 
 
-def _setting(kinds: list[Kind], geometry: Geometry) -> tuple[Tensor, Tensor, Tensor, Segments]:
+def _setting(
+    kinds: list[Kind], geometry: Geometry
+) -> tuple[Tensor, Tensor, Tensor, AttentionMetadata]:
     torch.manual_seed(0)
     segments = make_segments(kinds)
     keys, values = one_layer(segments, geometry, own_rows=True)
@@ -104,10 +106,10 @@ def test_chunks_give_the_bits_of_the_whole(isa: str, dtype: torch.dtype, window:
         assert torch.equal(have, want)
 
 
-def _alone(segments: Segments, index: int) -> tuple[slice, Segments]:
+def _alone(segments: AttentionMetadata, index: int) -> tuple[slice, AttentionMetadata]:
     first, last = segments.row_start[index : index + 2].tolist()
     rows = slice(first, last)
-    return rows, Segments(
+    return rows, AttentionMetadata(
         row_start=torch.tensor([0, last - first], dtype=torch.int32),
         context_len=segments.context_len[index : index + 1],
         block_tables=segments.block_tables[index : index + 1],
@@ -167,8 +169,8 @@ def test_a_tree_row_has_the_bits_of_its_path_alone(
 
 
 def _moved(
-    segments: Segments, rows: Tensor, keys: Tensor, values: Tensor
-) -> tuple[Tensor, Tensor, Segments]:
+    segments: AttentionMetadata, rows: Tensor, keys: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor, AttentionMetadata]:
     """Return caches in which some rows stand right behind the context, and their segment."""
     context = int(segments.context_len[0])
     tokens = torch.arange(context, context + len(rows))
@@ -180,7 +182,7 @@ def _moved(
     return (
         k,
         v,
-        Segments(
+        AttentionMetadata(
             row_start=torch.tensor([0, len(rows)], dtype=torch.int32),
             context_len=segments.context_len,
             block_tables=segments.block_tables,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from plait.kernels import dispatch
-from plait.kernels.experts import ExpertWeights, Routing, experts
-from plait.kernels.experts.routed import silu_mul
 from plait.kernels.linear import Mode, dense, from_dense
+from plait.kernels.moe import ExpertWeights, Routing, experts
+from plait.kernels.moe.routed import silu_mul
 
 HIDDEN, FFN, EXPERTS = 40, 24, 12
 ROUTINGS = {

@@ -20,7 +20,7 @@ from plait.kernels.paged_attention import (
     FULL,
     SHADOW,
     TREE,
-    Segments,
+    AttentionMetadata,
 )
 from tests.fixtures.ragged import Geometry, Kind, causal, make_segments, one_layer
 
@@ -128,7 +128,7 @@ def make_stack(family: Family, mode: Modes, *, naive: bool) -> Stack:
     return Stack([_layer(family, mode, naive) for _ in range(LAYERS)], config)
 
 
-def _cache(segments: Segments, family: Family, mode: Modes) -> tuple[Tensor, Tensor]:
+def _cache(segments: AttentionMetadata, family: Family, mode: Modes) -> tuple[Tensor, Tensor]:
     dtype = torch.float32 if mode == "fp32" else torch.bfloat16
     geometry = Geometry(family.heads, family.kv_heads, family.head_dim, dtype)
     layers = [one_layer(segments, geometry, own_rows=False) for _ in range(LAYERS)]
@@ -136,7 +136,9 @@ def _cache(segments: Segments, family: Family, mode: Modes) -> tuple[Tensor, Ten
     return torch.stack(keys), torch.stack(values)
 
 
-def _run(stack: Stack, x: Tensor, segments: Segments, cache: tuple[Tensor, Tensor]) -> Tensor:
+def _run(
+    stack: Stack, x: Tensor, segments: AttentionMetadata, cache: tuple[Tensor, Tensor]
+) -> Tensor:
     x = x.clone()
     stack.forward(x, segments, *cache)
     return x
@@ -213,7 +215,7 @@ def test_a_branch_has_the_bits_of_a_canvas_of_its_own(isa: str, mode: Modes) -> 
     together = _run(stack, x, segments, (cache[0].clone(), cache[1].clone()))
     for branch in range(3):
         rows = torch.nonzero(segments.parents == branch)[:, 0]
-        alone = Segments(
+        alone = AttentionMetadata(
             row_start=torch.tensor([0, len(rows)], dtype=torch.int32),
             context_len=segments.context_len,
             block_tables=segments.block_tables,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from plait.decoders.autoregressive import AutoregressiveDecoder
-from plait.decoders.costs import CostCurve
-from plait.decoders.registry import MethodError
+from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
+from plait.decoders.contract.costs import CostCurve
+from plait.decoders.contract.registry import MethodError
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.config import drafters
 from plait.decoders.speculative.lossy.lud import Lud, LudOptions
@@ -19,7 +19,7 @@ from plait.decoders.speculative.lossy.typical import Typical, TypicalOptions
 from plait.decoders.speculative.speculator import Speculator
 from plait.decoders.speculative.workshop import Workshop
 from plait.server.engine.engine import Engine
-from plait.server.pool.messages import CompiledConstraint
+from plait.server.wire.messages import CompiledConstraint
 from tests.fixtures.engines import Answer, request, run, table_engine
 from tests.fixtures.word_constraint import WordConstraint
 

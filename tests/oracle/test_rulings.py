@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from plait.decoders.diffusion import host
-from plait.decoders.diffusion.host import DiffusionDecoder
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.diffusion import decoder as hosts
+from plait.decoders.diffusion.decoder import DiffusionDecoder
 from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.decoders.protocol import DecodeRequest
 from plait.decoders.sampling.params import SamplingParams
 from tests.fixtures.canvas_driver import Run, decode_request, drive
 from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, GRAMMARS, load
@@ -78,7 +78,7 @@ def test_batches_rule_as_single_rows_do(
     way: Any, spare: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     have = drive(decoder(), LAW, requests(way, spare), room=64)
-    monkeypatch.setattr(host, "rulings", naive_rulings)
+    monkeypatch.setattr(hosts, "rulings", naive_rulings)
     want = drive(decoder(), LAW, requests(way, spare), room=64)
     assert [outcomes(run) for run in have] == [outcomes(run) for run in want]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from plait.decoders.diffusion.host import NO_LITERALS
-from plait.decoders.protocol import DecodeRequest
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.diffusion.decoder import NO_LITERALS
 from tests.fixtures.canvas_driver import Run, decode_request, drive
 from tests.fixtures.constrained_canvases import VOCAB, asked, host
 from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, GRAMMARS, load, spell
@@ -165,9 +165,9 @@ def test_answers_depend_on_their_request_alone(full: bool) -> None:
     decoder = host(LAW, 4, full=full)
     alone = [drive(decoder, LAW, [request], room=100)[0] for request in fresh()]
     batch = drive(decoder, LAW, fresh(), room=100)
-    evicted = drive(decoder, LAW, fresh(), room=50, evict=frozenset({1, 2, 5}))
+    preempted = drive(decoder, LAW, fresh(), room=50, evict=frozenset({1, 2, 5}))
     assert [outcomes(run) for run in alone] == [outcomes(run) for run in batch]
-    assert [outcomes(run) for run in alone] == [outcomes(run) for run in evicted]
+    assert [outcomes(run) for run in alone] == [outcomes(run) for run in preempted]
 
 
 def test_logprobs_change_nothing() -> None:

@@ -14,8 +14,8 @@ import pytest
 from plait.kernels import dispatch
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model
-from plait.server.pool.messages import TokenLogprob
 from plait.server.settings import WeightMode
+from plait.server.wire.messages import TokenLogprob
 from tests.fixtures.engines import ALONE, check_seed_stable, model_engine, run, texts, tiny
 from tests.fixtures.random_requests import random_requests
 

@@ -15,19 +15,21 @@ from typing import Any, ClassVar
 import pytest
 from msgspec.structs import replace
 
-from plait.decoders import registry
-from plait.decoders.autoregressive import AutoregressiveDecoder
-from plait.decoders.committing import AutoregressiveState
-from plait.decoders.costs import CostCurve
-from plait.decoders.protocol import Ask, Constraint, DecodeRequest, Draft, Verdict
+from plait.decoders.autoregressive.commit import AutoregressiveState
+from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
+from plait.decoders.contract import registry
+from plait.decoders.contract.constraint import Constraint
+from plait.decoders.contract.costs import CostCurve
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.config import PREDICTION
 from plait.decoders.speculative.speculator import Speculator
 from plait.decoders.speculative.workshop import Workshop
 from plait.server.engine.engine import Engine
 from plait.server.engine.sequence import Sequence as Running
-from plait.server.pool.messages import CompiledConstraint, Failed, GenerateRequest, Started
 from plait.server.settings import EngineSettings
+from plait.server.wire.messages import CompiledConstraint, Failed, GenerateRequest, Started
 from tests.fixtures.adversaries import KINDS, WRONG, adversaries, on_stage  # noqa: F401, a fixture
 from tests.fixtures.drafting import speculating
 from tests.fixtures.engines import Answer, drain, request, run, table_engine
@@ -199,12 +201,12 @@ class Silent:
         self.begun += 1
         return self.begun
 
-    def propose(self, asks: Sequence[Ask[int]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[DraftRequest[int]]) -> Sequence[Draft]:
         assert all(ask.limit >= 1 for ask in asks)
         self.most = max([self.most, *(ask.limit for ask in asks)])
         return [Draft([0] * self._width, [1.0] * self._width) for _ in asks]
 
-    def commit(self, state: int, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: int, text: Sequence[int], verdict: VerificationResult) -> None:
         assert not self.ended[state], "a sequence goes on that has ended"
 
     def finish(self, state: int, text: Sequence[int]) -> None:
@@ -349,16 +351,17 @@ def test_the_cache_holds_the_text(kind: str) -> None:
         running.step()
         for sequence in (s for members in running._live.values() for s in members):
             assert (
-                cached(running, sequence) == list(enumerate(sequence.tokens))[: sequence.num_cached]
+                cached(running, sequence)
+                == list(enumerate(sequence.tokens))[: sequence.num_computed_tokens]
             )
-            checked += sequence.num_cached
+            checked += sequence.num_computed_tokens
     assert checked > 1000
 
 
 def cached(running: Engine, sequence: Running) -> list[tuple[int, int]]:
     """Return what the cache has of a sequence: (position, token)."""
     found, kv = [], running._runner.kv
-    for i in range(sequence.num_cached):
+    for i in range(sequence.num_computed_tokens):
         block, offset = sequence.blocks[i // 16], i % 16
         position, token = kv.k[0, block, 0, 0, offset], kv.v[0, block, 0, offset, 0]
         found.append((int(position), int(token)))

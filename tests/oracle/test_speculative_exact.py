@@ -18,9 +18,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from plait.decoders.autoregressive import AutoregressiveDecoder
-from plait.decoders.costs import CostCurve
-from plait.decoders.protocol import Ask, DecodeRequest, Draft, Forward, Proposal, Room, Verdict
+from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
+from plait.decoders.contract.costs import CostCurve
+from plait.decoders.contract.decoder import DecodeRequest, DraftBudget, Forward, Proposal
+from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import Draws
 from plait.decoders.sampling.state import SamplingState
@@ -125,13 +126,13 @@ class Drafting:
     def start(self, request: DecodeRequest) -> list[int]:
         return []
 
-    def propose(self, asks: Sequence[Ask[list[int]]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[DraftRequest[list[int]]]) -> Sequence[Draft]:
         return [
             Draft(draft.token_ids, [0.5] * len(draft.token_ids), draft.parents)
             for draft in (self.draft([*a.text, *a.ahead], a.state, a.limit) for a in asks)
         ]
 
-    def commit(self, state: list[int], text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: list[int], text: Sequence[int], verdict: VerificationResult) -> None:
         pass
 
     def finish(self, state: list[int], text: Sequence[int]) -> None:
@@ -177,7 +178,7 @@ class CoinTree(Drafting):
 class Jacobi(Drafting):
     """What the rows behind the end of the last walk have drawn."""
 
-    def commit(self, state: list[int], text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: list[int], text: Sequence[int], verdict: VerificationResult) -> None:
         state[:] = verdict.drawn[verdict.reached[-1] + 1 :]
 
     def draft(self, text: list[int], state: list[int], limit: int) -> Draft:
@@ -225,7 +226,7 @@ def decode(
     state.sampler = sampler
     text, finish = list(PROMPT), None
     while finish is None:
-        (proposal,) = host.propose([state], Room(6, 1))
+        (proposal,) = host.propose([state], DraftBudget(6, 1))
         (outcome,) = host.accept([state], forward(text, proposal))
         text += outcome.emit
         finish = outcome.finish

@@ -9,13 +9,13 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from plait.decoders.autoregressive import AutoregressiveDecoder
+from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
 from plait.decoders.speculative.speculator import Speculator
 from plait.decoders.speculative.workshop import Workshop
 from plait.kernels import dispatch
 from plait.server.engine.admission import Admission, Capacity
 from plait.server.engine.engine import Engine
-from plait.server.engine.kv_blocks import BLOCK, BlockManager
+from plait.server.engine.kv.blocks import BLOCK, BlockManager
 from plait.server.engine.runner import Runner
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model

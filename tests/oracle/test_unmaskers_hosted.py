@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from plait.decoders.diffusion.host import DiffusionDecoder
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.diffusion.decoder import DiffusionDecoder
 from plait.decoders.diffusion.selectors.learn2pd import FILE
 from plait.decoders.diffusion.spec import Attention, DiffusionSpec
-from plait.decoders.protocol import DecodeRequest
 from plait.decoders.sampling.params import SamplingParams
 from tests.fixtures.canvas_driver import Run, decode_request, drive
 from tests.fixtures.hash_model import HashLaw

@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from plait.decoders.committing import AutoregressiveState, bitmask_for, commit
+from plait.decoders.autoregressive.commit import AutoregressiveState, bitmask_for, commit
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import Draws, OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
-from plait.server.api.answers.chat import ChatAnswer
-from plait.server.api.answers.completions import CompletionAnswer
-from plait.server.api.answers.outputs import Outputs
-from plait.server.api.jobs.job import Caller, plan_chat, plan_completion
+from plait.server.api.requests.job import Caller, plan_chat, plan_completion
+from plait.server.api.responses.chat import ChatAnswer
+from plait.server.api.responses.completions import CompletionAnswer
+from plait.server.api.responses.outputs import Outputs
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest, ServerError

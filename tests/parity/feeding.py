@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from plait.kernels.paged_attention import BLOCK, CAUSAL, TREE, Segments
+from plait.kernels.paged_attention import BLOCK, CAUSAL, TREE, AttentionMetadata
 from plait.server.models.transformer import KVCache, Model
 
 
@@ -37,14 +37,14 @@ class Piece:
         return [self.blocks[token // BLOCK] * BLOCK + token % BLOCK for token in tokens]
 
 
-def segments(pieces: Sequence[Piece]) -> Segments:
-    """Return the Segments that describe the pieces, in order."""
+def segments(pieces: Sequence[Piece]) -> AttentionMetadata:
+    """Return the AttentionMetadata that describe the pieces, in order."""
     starts = [0]
     for piece in pieces:
         starts.append(starts[-1] + len(piece.token_ids))
     width = max(len(piece.blocks) for piece in pieces)
     tables = [[*piece.blocks, *[0] * (width - len(piece.blocks))] for piece in pieces]
-    return Segments(
+    return AttentionMetadata(
         row_start=_int32(starts),
         context_len=_int32([piece.context_len for piece in pieces]),
         block_tables=_int32(tables),

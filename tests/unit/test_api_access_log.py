@@ -12,9 +12,9 @@ from structlog.testing import capture_logs
 
 from plait.server.api.app import create_app
 from plait.server.errors import Internal, Unavailable
-from plait.server.pool.messages import Delta, GenerateRequest, Started
 from plait.server.settings import ApiSettings, TelemetrySettings
 from plait.server.telemetry.telemetry import Telemetry
+from plait.server.wire.messages import Delta, GenerateRequest, Started
 from tests.fixtures.stub_pool import StubPool
 
 CHAT = {"model": "stub", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}

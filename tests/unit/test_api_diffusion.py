@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.decoders import registry
+from plait.decoders.contract import registry
+from plait.decoders.contract.registry import Method
 from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.decoders.registry import Method
-from plait.server.api.jobs.job import Caller, Job, plan_completion
+from plait.server.api.requests.job import Caller, Job, plan_completion
 from plait.server.api.routes.models import model_of
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest, ContextTooLong
-from plait.server.pool.messages import ModelInfo
 from plait.server.settings import LimitSettings
+from plait.server.wire.messages import ModelInfo
 from tests.fixtures.byte_tokenizer import END, EOS
 from tests.fixtures.stub_pool import INFO, StubModel, StubPool
 

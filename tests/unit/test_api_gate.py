@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from plait.server.api.jobs.gate import SMALL, TokenizerGate
+from plait.server.api.requests.gate import SMALL, TokenizerGate
 
 LARGE = SMALL + 1
 

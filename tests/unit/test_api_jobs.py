@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from plait.decoders.constrained.spec import ConstraintSpec
-from plait.server.api.answers.obfuscation import STEP, padding_for
-from plait.server.api.jobs.job import Caller, Job, plan_chat, plan_completion
+from plait.server.api.requests.job import Caller, Job, plan_chat, plan_completion
+from plait.server.api.responses.obfuscation import STEP, padding_for
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest, ContextTooLong, DeadlineExceeded
-from plait.server.pool.messages import CompiledConstraint
 from plait.server.settings import LimitSettings
+from plait.server.wire.messages import CompiledConstraint
 from tests.fixtures.byte_tokenizer import CHATML, END, EOS, byte_tokenizer
 from tests.fixtures.stub_pool import INFO, StubModel, StubPool
 

@@ -11,19 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.decoders import registry
+from plait.decoders.contract import registry
 from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.server.api.answers.chat import ChatAnswer
-from plait.server.api.answers.outputs import Outputs
-from plait.server.api.jobs.job import Caller, Job, plan_chat, plan_completion
+from plait.server.api.requests.job import Caller, Job, plan_chat, plan_completion
+from plait.server.api.responses.chat import ChatAnswer
+from plait.server.api.responses.outputs import Outputs
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.engine.build import build_engine
 from plait.server.errors import BadRequest
 from plait.server.models.catalog import BadModel
 from plait.server.pool.call import coalesce
-from plait.server.pool.messages import Delta, GenerateRequest, ModelInfo, Predicted, Started
 from plait.server.settings import EngineSettings, LimitSettings
+from plait.server.wire.messages import Delta, GenerateRequest, ModelInfo, Predicted, Started
 from tests.fixtures.stub_pool import INFO, StubModel, StubPool
 
 LIMITS = LimitSettings(max_prediction_tokens=16)

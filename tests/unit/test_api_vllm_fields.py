@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from plait.server.api.app import create_app
-from plait.server.pool.messages import Delta, GenerateRequest, Started, TokenLogprob
 from plait.server.settings import ApiSettings
 from plait.server.telemetry.telemetry import Telemetry
+from plait.server.wire.messages import Delta, GenerateRequest, Started, TokenLogprob
 from tests.fixtures.byte_tokenizer import END, TURN
 from tests.fixtures.running_server import QUIET
 from tests.fixtures.stub_pool import Script, StubPool

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from plait.decoders.autoregressive import AutoregressiveDecoder
-from plait.decoders.protocol import DecodeRequest
-from plait.decoders.registry import MethodError
+from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.registry import MethodError
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.engine.admission import Admission, Capacity
 from plait.server.errors import BadRequest
 from plait.server.pool.call import error_of
-from plait.server.pool.messages import GenerateRequest
+from plait.server.wire.messages import GenerateRequest
 
 
 class PickyDecoder(AutoregressiveDecoder):

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from plait.decoders.autoregressive import AutoregressiveDecoder
-from plait.decoders.registry import MethodError
+from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
+from plait.decoders.contract.registry import MethodError
 from plait.server.bench.options import DraftersOptions
 from plait.server.bench.replay.drafters import read_trace, replay, run_drafters, table
 from plait.server.settings import EngineSettings

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from plait.decoders.protocol import Attend
-from plait.kernels.paged_attention import Segments
+from plait.decoders.contract.decoder import AttentionMode
+from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.bench.running import Work, seen_keys
 from plait.server.bench.statistics import (
     Z_95,
@@ -80,19 +80,19 @@ def test_reach_by_hand(sweep: list[Point], accuracy: float, want: float) -> None
     assert reach(sweep, accuracy) == pytest.approx(want)
 
 
-def segments(pieces: Sequence[tuple[Attend, int, int, list[int]]]) -> Segments:
+def segments(pieces: Sequence[tuple[AttentionMode, int, int, list[int]]]) -> AttentionMetadata:
     """Return segments of (attend, context, rows, parents)."""
     starts = np.cumsum([0, *(rows for _, _, rows, _ in pieces)])
     parents = [p for _, _, rows, given in pieces for p in given or [-1] * rows]
     positions: list[int] = []
     for attend, context, rows, given in pieces:
         depths = list(range(rows))
-        if attend is Attend.TREE:
+        if attend is AttentionMode.TREE:
             depths = [0] * rows
             for i, parent in enumerate(given):
                 depths[i] = depths[parent] + 1 if parent >= 0 else 0
         positions += [context + depth for depth in depths]
-    return Segments(
+    return AttentionMetadata(
         row_start=torch.tensor(starts, dtype=torch.int32),
         context_len=torch.tensor([context for _, context, _, _ in pieces], dtype=torch.int32),
         block_tables=torch.zeros(len(pieces), 1, dtype=torch.int32),
@@ -106,20 +106,20 @@ def segments(pieces: Sequence[tuple[Attend, int, int, list[int]]]) -> Segments:
 @pytest.mark.parametrize(
     ("attend", "context", "rows", "parents", "want"),
     [
-        (Attend.CAUSAL, 5, 3, [], 15 + 6),
-        (Attend.BLOCK, 5, 3, [], 15 + 9),
-        (Attend.TREE, 2, 4, [-1, 0, 0, 1], 8 + 1 + 2 + 2 + 3),
-        (Attend.BRANCHES, 2, 5, [0, 1, 0, 1, 1], 10 + 4 + 9),
-        (Attend.SHADOW, 2, 6, [], 12 + 9 + 3 * (2 + 1)),
-        (Attend.CONTEXT, 7, 2, [], 14),
+        (AttentionMode.CAUSAL, 5, 3, [], 15 + 6),
+        (AttentionMode.BLOCK, 5, 3, [], 15 + 9),
+        (AttentionMode.TREE, 2, 4, [-1, 0, 0, 1], 8 + 1 + 2 + 2 + 3),
+        (AttentionMode.BRANCHES, 2, 5, [0, 1, 0, 1, 1], 10 + 4 + 9),
+        (AttentionMode.SHADOW, 2, 6, [], 12 + 9 + 3 * (2 + 1)),
+        (AttentionMode.CONTEXT, 7, 2, [], 14),
     ],
 )
 def test_keys_are_counted_as_each_kind_sees_them(
-    attend: Attend, context: int, rows: int, parents: list[int], want: int
+    attend: AttentionMode, context: int, rows: int, parents: list[int], want: int
 ) -> None:
     piece = (attend, context, rows, parents)
     assert seen_keys(segments([piece])) == want
-    other = (Attend.CAUSAL, 1, 2, list[int]())
+    other = (AttentionMode.CAUSAL, 1, 2, list[int]())
     assert seen_keys(segments([other, piece, other])) == want + 2 * 5
 
 

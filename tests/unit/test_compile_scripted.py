@@ -19,8 +19,8 @@ from plait.decoders.constrained.spec import ConstraintSpec
 from plait.server.errors import BadRequest, Overloaded, Unavailable
 from plait.server.pool import compiler
 from plait.server.pool.compiler import CompileService, CompileStats
-from plait.server.pool.messages import CompiledConstraint
 from plait.server.settings import CompileSettings, LimitSettings
+from plait.server.wire.messages import CompiledConstraint
 
 SCRIPT = str(Path(__file__).parents[1] / "fixtures" / "scripted_compiler.py")
 MEMORY = 64 * 2**20

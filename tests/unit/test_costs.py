@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.decoders.costs import SIZES, CostCurve
+from plait.decoders.contract.costs import SIZES, CostCurve
 
 SECONDS = st.floats(1e-9, 1e6)
 OBSERVED = st.lists(st.tuples(st.integers(-1, 5000), SECONDS | st.just(0.0) | st.just(inf)))

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from plait.decoders.contract.registry import Choice, MethodError, methods
 from plait.decoders.diffusion.chain import Recipe, build, check
 from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.decoders.registry import Choice, MethodError, methods
 
 BLOCKS = DiffusionSpec(99, (1,), "block", 4, (1, 4, 8, 16, 32))
 BOTH = DiffusionSpec(99, (1,), "block", 4, (1, 4, 8, 16, 32), also_full=True)

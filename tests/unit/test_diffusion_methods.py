@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from plait.decoders.contract.registry import MethodError, compose
 from plait.decoders.diffusion.methods import METHODS
 from plait.decoders.diffusion.selectors.learn2pd import FILE, read_filters
 from plait.decoders.diffusion.step import STATISTICS, StepView, best
-from plait.decoders.registry import MethodError, compose
 from tests.fixtures.step_views import part, view_of
 
 P = [0.5, 0.95, 0.8, 0.99, 0.3]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plait.decoders.registry import MethodError
+from plait.decoders.contract.registry import MethodError
 from tests.fixtures.step_views import cache_view, part, view_of
 
 

@@ -17,7 +17,7 @@ from plait.decoders.speculative.stores.files import StoreRefused, load, save
 from plait.decoders.speculative.stores.namespaces import MAX_TEXT, PACE, DraftStores, Namespace
 from plait.server.engine.draft_store.keeper import StoreKeeper
 from plait.server.models.fingerprint import vocabulary_fingerprint
-from plait.server.pool.messages import DraftStoreReport, DraftStoreTask
+from plait.server.wire.messages import DraftStoreReport, DraftStoreTask
 
 
 class Reading:

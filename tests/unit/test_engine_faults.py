@@ -11,18 +11,19 @@ import structlog
 from structlog.testing import LogCapture
 from torch import Tensor
 
-from plait.decoders.autoregressive import AutoregressiveDecoder
-from plait.decoders.committing import AutoregressiveState
-from plait.decoders.protocol import Constraint, DecodeRequest, Forward, Outcome, Proposal, Room
+from plait.decoders.autoregressive.commit import AutoregressiveState
+from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
+from plait.decoders.contract.constraint import Constraint
+from plait.decoders.contract.decoder import DecodeRequest, DraftBudget, Forward, Outcome, Proposal
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import Draws, OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
-from plait.kernels.paged_attention import Segments
+from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.engine.engine import Engine
 from plait.server.errors import BadRequest
 from plait.server.models.transformer import KVCache
-from plait.server.pool.messages import CompiledConstraint, Delta, Failed, GenerateRequest
 from plait.server.settings import EngineSettings
+from plait.server.wire.messages import CompiledConstraint, Delta, Failed, GenerateRequest
 from tests.fixtures.engines import request, table_engine
 from tests.fixtures.table_model import TableModel
 from tests.fixtures.word_constraint import WordConstraint
@@ -66,7 +67,9 @@ class Host(AutoregressiveDecoder):
             state.sampler = FussySampler()
         return state
 
-    def propose(self, states: Sequence[AutoregressiveState], room: Room) -> Sequence[Proposal]:
+    def propose(
+        self, states: Sequence[AutoregressiveState], room: DraftBudget
+    ) -> Sequence[Proposal]:
         if self.wrong == "propose" and _hostile(states):
             raise Fault("propose")
         return super().propose(states, room)
@@ -92,7 +95,7 @@ class FussyModel(TableModel):
 
     is_broken = False
 
-    def forward(self, token_ids: Tensor, segments: Segments, kv: KVCache) -> Tensor:
+    def forward(self, token_ids: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
         if self.is_broken or bool((token_ids == BAD).any()):
             raise Fault("forward")
         return super().forward(token_ids, segments, kv)

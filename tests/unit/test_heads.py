@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from plait.decoders.registry import Choice, MethodError, check_needs, choose
+from plait.decoders.contract.registry import Choice, MethodError, check_needs, choose
 from plait.decoders.sampling.params import SamplingParams
 from plait.kernels.paged_attention import TREE
 from plait.server.engine.build import build_engine

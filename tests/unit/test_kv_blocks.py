@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.server.engine.kv_blocks import (
+from plait.server.engine.kv.blocks import (
     BLOCK,
     BlockManager,
     as_slots,

@@ -22,11 +22,11 @@ from plait.server.errors import (
     Unavailable,
 )
 from plait.server.models.catalog import BadModel
-from plait.server.pool.messages import Delta, Started
 from plait.server.pool.pool import Pool
 from plait.server.pool.process import describe_exit
 from plait.server.pool.worker import WorkerGone
 from plait.server.settings import PoolSettings
+from plait.server.wire.messages import Delta, Started
 from tests.fixtures import scripted_worker as script
 from tests.fixtures.pools import Running, collect, request, running_pool, tokens_of
 

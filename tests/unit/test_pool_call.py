@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from plait.server.errors import BadRequest, Internal, ServerError, Unavailable
 from plait.server.pool.call import Call, coalesce, error_of
-from plait.server.pool.messages import Delta, Failed, Started, TokenLogprob
 from plait.server.telemetry.metrics import Metrics
+from plait.server.wire.messages import Delta, Failed, Started, TokenLogprob
 from plait.server.workers.loop import failure
 from tests.fixtures.pools import request, tokens_of
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from plait.server.errors import BadRequest, NotFound, Unavailable
-from plait.server.pool.messages import DraftStoreTask
 from plait.server.settings import EngineSettings, PoolSettings
+from plait.server.wire.messages import DraftStoreTask
 from tests.fixtures import scripted_worker as script
 from tests.fixtures.pools import collect, request, running_pool, tokens_of
 

@@ -12,7 +12,7 @@ import zmq
 import zmq.asyncio
 
 from plait.decoders.sampling.params import SamplingParams
-from plait.server.pool.messages import (
+from plait.server.wire.messages import (
     Abort,
     Batch,
     CompiledConstraint,
@@ -24,7 +24,7 @@ from plait.server.pool.messages import (
     Stats,
     TokenLogprob,
 )
-from plait.server.pool.rpc import PoolEnd, Unsent, WorkerEnd
+from plait.server.wire.rpc import PoolEnd, Unsent, WorkerEnd
 
 STATS = Stats(1, 2, 3, 4, {"steps": 5.0}, [6, 7])
 

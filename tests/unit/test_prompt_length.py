@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
-from plait.server.api.jobs.prompts import check_length
+from plait.server.api.requests.prompts import check_length
 from plait.server.errors import ContextTooLong
 from plait.server.prompt.length import SHRINKS, length_bound
 from plait.server.prompt.tokenizer import Tokenizer

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from plait.server.pool.messages import TokenLogprob
 from plait.server.prompt.logprobs import chat_logprobs, completion_logprobs, text_offsets
 from plait.server.prompt.stop import StopStrings
 from plait.server.prompt.stream import Piece, TextStream
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
+from plait.server.wire.messages import TokenLogprob
 from tests.fixtures.vocabularies import (
     byte_level,
     gguf_keys,

@@ -8,8 +8,16 @@ from typing import Any
 
 import pytest
 
-from plait.decoders import registry
-from plait.decoders.registry import GROUP, Choice, Method, MethodError, Options, check_needs, choose
+from plait.decoders.contract import registry
+from plait.decoders.contract.registry import (
+    GROUP,
+    Choice,
+    Method,
+    MethodError,
+    Options,
+    check_needs,
+    choose,
+)
 
 
 class ExampleOptions(Options):

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from plait.decoders.registry import MethodError, check_needs, choose
+from plait.decoders.contract.registry import MethodError, check_needs, choose
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.engine.build import build_engine
-from plait.server.engine.second_model.load import load_draft_model, parse_layers
+from plait.server.engine.draft_model.load import load_draft_model, parse_layers
 from plait.server.models.catalog import BadModel, resolve
 from plait.server.models.load import load_model
 from plait.server.models.transformer import Model
-from plait.server.pool.messages import GenerateRequest
 from plait.server.settings import EngineSettings
+from plait.server.wire.messages import GenerateRequest
 from tests.fixtures.engines import run
 from tests.fixtures.second_models import model_logits
 from tests.fixtures.tiny_models import write_tiny_model

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from plait.decoders.costs import STALE, CostCurve
-from plait.decoders.protocol import Ask, DecodeRequest, Draft, Room, Verdict
-from plait.decoders.registry import Choice, Method
+from plait.decoders.contract.costs import STALE, CostCurve
+from plait.decoders.contract.decoder import DecodeRequest, DraftBudget
+from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.registry import Choice, Method
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative import speculator
 from plait.decoders.speculative.accounts import OUTLIER, PROBE, RATE, SHARE, Account, Ledger
@@ -105,12 +106,12 @@ class Slow:
         """Remember nothing of note."""
         return ""
 
-    def propose(self, asks: Sequence[Ask[str]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[DraftRequest[str]]) -> Sequence[Draft]:
         self.now += self.takes
         self.calls += 1
         return [Draft((1,), (0.9,)) for _ in asks]
 
-    def commit(self, state: str, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: str, text: Sequence[int], verdict: VerificationResult) -> None:
         """Learn nothing."""
 
     def finish(self, state: str, text: Sequence[int]) -> None:
@@ -130,11 +131,13 @@ def serving(
     assert member is not None
     nothing: Any = None
     for step in count():
-        tree = asking.propose([member], [8], Room(8, 1))[0]
+        tree = asking.propose([member], [8], DraftBudget(8, 1))[0]
         right = len(tree) > 0 and step % 2 == 0 and drafter.is_any_good
         reached, emitted = ([0, 1], [1, 2]) if right else ([0], [2])
         drawn = [emitted[0], 2]
-        verdict = Verdict(tree.token_ids, tree.parents, reached, drawn, emitted, nothing, None)
+        verdict = VerificationResult(
+            tree.token_ids, tree.parents, reached, drawn, emitted, nothing, None
+        )
         asking.settle(member, verdict)
         yield len(tree)
 

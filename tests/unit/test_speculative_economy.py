@@ -8,8 +8,8 @@ from itertools import combinations, product
 
 import pytest
 
-from plait.decoders.costs import CostCurve
-from plait.decoders.protocol import Room
+from plait.decoders.contract.costs import CostCurve
+from plait.decoders.contract.decoder import DraftBudget
 from plait.decoders.speculative.economy import (
     LEAST,
     MARGIN,
@@ -41,10 +41,10 @@ def random_tree(rng: random.Random, size: int) -> DraftTree:
     return tree
 
 
-def random_offers(rng: random.Random, nodes: int) -> tuple[list[DraftTree], Room]:
+def random_offers(rng: random.Random, nodes: int) -> tuple[list[DraftTree], DraftBudget]:
     sizes = [rng.randint(0, nodes) for _ in range(rng.randint(1, 3))]
     trees = [random_tree(rng, size) for size in sizes]
-    return trees, Room(rng.randint(0, 2 * nodes), fed=len(trees) + rng.choice((0, 0, 3, 20)))
+    return trees, DraftBudget(rng.randint(0, 2 * nodes), fed=len(trees) + rng.choice((0, 0, 3, 20)))
 
 
 def is_closed(tree: DraftTree, nodes: Sequence[int]) -> bool:
@@ -57,7 +57,7 @@ def closed_sets(tree: DraftTree) -> Iterator[tuple[int, ...]]:
 
 
 def pace(
-    trees: Sequence[DraftTree], kept: Sequence[Sequence[int]], room: Room, costs: CostCurve
+    trees: Sequence[DraftTree], kept: Sequence[Sequence[int]], room: DraftBudget, costs: CostCurve
 ) -> float:
     rows = room.fed + sum(map(len, kept))
     tokens = len(trees) + sum(
@@ -101,7 +101,7 @@ def test_where_nothing_is_worthwhile_nothing_is_kept(seed: int, others: int) -> 
     """Also on curves with steps, where one row costs much and the next seven nothing."""
     rng = random.Random(seed)
     trees, room = random_offers(rng, 12)
-    room = Room(room.drafts, room.fed + others)
+    room = DraftBudget(room.drafts, room.fed + others)
     costs = random_curve(rng)
     kept = choose(trees, [False] * len(trees), room, costs, others)
     assert not any(kept) or is_worthwhile(len(trees), room, costs, others)
@@ -109,11 +109,11 @@ def test_where_nothing_is_worthwhile_nothing_is_kept(seed: int, others: int) -> 
 
 def test_a_step_in_the_curve_is_worth_climbing_whole() -> None:
     costs = CostCurve({8: 1.0, 12: 1.6, 16: 1.6, 64: 9.0})
-    room = Room(100, fed=8)
+    room = DraftBudget(100, fed=8)
     assert is_worthwhile(8, room, costs)
     kept = choose([random_chain(3, MOST) for _ in range(8)], [False] * 8, room, costs)
     assert sum(map(len, kept)) == 8
-    assert not is_worthwhile(8, Room(1, fed=8), costs)
+    assert not is_worthwhile(8, DraftBudget(1, fed=8), costs)
 
 
 def random_chain(length: int, chance: float) -> DraftTree:
@@ -126,16 +126,16 @@ def random_chain(length: int, chance: float) -> DraftTree:
 def test_nothing_is_fed_where_every_row_costs_the_same() -> None:
     costs = CostCurve()
     for fed in (1, 4, 64):
-        assert not is_worthwhile(fed, Room(64, fed), costs)
-        assert choose([random_chain(8, MOST)] * fed, [False] * fed, Room(64, fed), costs) == (
-            [[]] * fed
-        )
+        assert not is_worthwhile(fed, DraftBudget(64, fed), costs)
+        assert choose(
+            [random_chain(8, MOST)] * fed, [False] * fed, DraftBudget(64, fed), costs
+        ) == ([[]] * fed)
 
 
 def test_nothing_is_fed_that_will_not_come_true() -> None:
     costs = CostCurve({1: 1.0, 16: 1.05, 64: 2.0})
-    assert choose([random_chain(8, LEAST)], [False], Room(64, 1), costs) == [[]]
-    assert choose([random_chain(8, MOST)], [False], Room(64, 1), costs) == [list(range(8))]
+    assert choose([random_chain(8, LEAST)], [False], DraftBudget(64, 1), costs) == [[]]
+    assert choose([random_chain(8, MOST)], [False], DraftBudget(64, 1), costs) == [list(range(8))]
 
 
 def test_drafts_fade_as_the_batch_fills() -> None:
@@ -143,7 +143,7 @@ def test_drafts_fade_as_the_batch_fills() -> None:
     rows = []
     for batch in (1, 4, 8, 16, 32):
         trees = [random_chain(8, 0.7) for _ in range(batch)]
-        kept = choose(trees, [False] * batch, Room(256, batch), costs)
+        kept = choose(trees, [False] * batch, DraftBudget(256, batch), costs)
         rows.append(sum(map(len, kept)) / batch)
     assert rows == sorted(rows, reverse=True)
     assert rows[0] >= 4
@@ -153,7 +153,7 @@ def test_drafts_fade_as_the_batch_fills() -> None:
 def test_always_takes_what_room_there_is() -> None:
     costs = CostCurve()
     trees = [random_chain(6, 0.5), random_chain(6, 0.5), DraftTree()]
-    assert choose(trees, [True] * 3, Room(8, 3), costs) == [list(range(6)), [0, 1], []]
+    assert choose(trees, [True] * 3, DraftBudget(8, 3), costs) == [list(range(6)), [0, 1], []]
 
 
 class Learner:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.decoders.protocol import Attend, Draft
+from plait.decoders.contract.decoder import AttentionMode
+from plait.decoders.contract.drafter import Draft
 from plait.decoders.speculative.tree import (
     ROOT,
     DraftTree,
@@ -70,8 +71,8 @@ def test_a_part_of_a_tree_keeps_its_paths(entries: list[Entry], leaves: set[int]
 
 def test_a_chain_is_fed_causally_and_a_tree_by_ancestors() -> None:
     chain, tree = grown([(0, 1, 0.5), (1, 2, 0.5)]), grown([(0, 1, 0.5), (0, 2, 0.5)])
-    assert (chain.proposal().attend, chain.proposal().parents) == (Attend.CAUSAL, None)
-    assert (tree.proposal().attend, tree.proposal().parents) == (Attend.TREE, [ROOT, ROOT])
+    assert (chain.proposal().attend, chain.proposal().parents) == (AttentionMode.CAUSAL, None)
+    assert (tree.proposal().attend, tree.proposal().parents) == (AttentionMode.TREE, [ROOT, ROOT])
     assert DraftTree().is_chain
     assert not is_chain([0])  # its own parent
 

@@ -13,13 +13,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from plait.server.pool.messages import ModelInfo
 from plait.server.settings import TelemetrySettings
 from plait.server.telemetry.engine_collector import EngineCollector, EngineSnapshot
 from plait.server.telemetry.logs import configure_logging, log_access, log_prompt, request_scope
 from plait.server.telemetry.metrics import Metrics, SequenceTimes, token_buckets
 from plait.server.telemetry.otlp import OpenTelemetry
 from plait.server.telemetry.tracing import Generation, Message, Receive, Scope, Send, Tracing
+from plait.server.wire.messages import ModelInfo
 
 INFO = ModelInfo("m", 2048, 100, 64, 16, "int4", "fp", [], 1.0)
 LABELS = {"model_name": "m", "engine": "0"}

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plait.decoders.protocol import Constraint
+from plait.decoders.contract.constraint import Constraint
 
 HOLE = -1
 MAX_REDRAWS = 8  # at the frontier; then the shortest end known is followed

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from plait.decoders.contract.registry import Method, MethodError, Options
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.diffusion.step import Ints, StepView
-from plait.decoders.registry import Method, MethodError, Options
 
 FALLBACK = 32  # usual size of a block where no model says
 

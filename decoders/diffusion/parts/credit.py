@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from plait.decoders.contract.registry import Method, Options
 from plait.decoders.diffusion.step import Bias, Floats, Ints, StepView
-from plait.decoders.registry import Method, Options
 
 
 class CreditOptions(Options):

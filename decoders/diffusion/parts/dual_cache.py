@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from plait.decoders.contract.registry import Method, Options
 from plait.decoders.diffusion.step import CacheView, Ints
-from plait.decoders.registry import Method, Options
 
 
 class DualCacheOptions(Options):

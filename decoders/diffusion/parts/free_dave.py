@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import Field
 
-from plait.decoders.registry import Method, Options
+from plait.decoders.contract.registry import Method, Options
 
 
 class FreeDaveOptions(Options):

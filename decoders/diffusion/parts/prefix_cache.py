@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from plait.decoders.contract.registry import Method, Options
 from plait.decoders.diffusion.step import CacheView, Ints
-from plait.decoders.registry import Method, Options
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from plait.decoders.contract.registry import Method, Options
 from plait.decoders.diffusion.step import CacheView, Ints, best
-from plait.decoders.registry import Method, Options
 
 
 class RecapOptions(Options):

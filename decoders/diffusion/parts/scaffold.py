@@ -26,8 +26,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from plait.decoders.contract.registry import Method, Options
 from plait.decoders.diffusion.step import Bools, Floats
-from plait.decoders.registry import Method, Options
 
 
 class ScaffoldOptions(Options):

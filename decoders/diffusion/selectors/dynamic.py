@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from plait.decoders.contract.registry import Method, Options
 from plait.decoders.diffusion.step import ByProbability, Selection, StepView, best
-from plait.decoders.registry import Method, Options
 
 
 class DynamicOptions(Options):

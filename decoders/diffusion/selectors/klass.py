@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field
 
+from plait.decoders.contract.registry import Method, Options
 from plait.decoders.diffusion.step import ByProbability, Floats, Ints, Selection, StepView, best
-from plait.decoders.registry import Method, Options
 
 TINY = 1e-12
 

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.numpy import load_file
 
+from plait.decoders.contract.registry import Method, MethodError, Options
 from plait.decoders.diffusion.step import ByProbability, Floats, Selection, StepView, best
-from plait.decoders.registry import Method, MethodError, Options
 
 FILE = "learn2pd.safetensors"
 PARAM = "decoding.unmasker"

@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from plait.decoders.contract.registry import Method, Options
 from plait.decoders.diffusion.step import Bools, ByProbability, Ints, Selection, StepView
-from plait.decoders.registry import Method, Options
 
 
 class LocalLeapOptions(Options):

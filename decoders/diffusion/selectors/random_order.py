@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from plait.decoders.contract.registry import Method, Options
 from plait.decoders.diffusion.step import Floats, Selection, StepView, best
-from plait.decoders.registry import Method, Options
 
 Words = NDArray[np.uint64]
 GOLDEN = 0x9E3779B97F4A7C15

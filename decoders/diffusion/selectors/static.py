@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from plait.decoders.contract.registry import Method, Options
 from plait.decoders.diffusion.step import Floats, Selection, StepView, best
-from plait.decoders.registry import Method, Options
 
 Strategy = Literal["confidence", "margin", "entropy", "left_to_right"]
 

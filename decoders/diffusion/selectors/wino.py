@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field
 
+from plait.decoders.contract.registry import Method, Options
 from plait.decoders.diffusion.step import ByProbability, Ints, Selection, StepView, best
-from plait.decoders.registry import Method, Options
 
 SHARE, LEAST, MOST = 0.7, 5, 20  # of the open holes; how many a step may settle
 

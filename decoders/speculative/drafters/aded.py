@@ -22,8 +22,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
-from plait.decoders.registry import Method
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import StoreOptions
 from plait.decoders.speculative.searches import (
     Bounds,
@@ -82,11 +83,11 @@ class Aded:
         self._latest = request.prompt_token_ids
         return Member(request.namespace if shares else None, TriGrams(PRIVATE), is_read)
 
-    def propose(self, asks: Sequence[Ask[Member]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[DraftRequest[Member]]) -> Sequence[Draft]:
         """Return the trees."""
         return [self._draft(ask) for ask in asks]
 
-    def commit(self, state: Member, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: Member, text: Sequence[int], verdict: VerificationResult) -> None:
         """Adapt to the latest tokens."""
         options = self._options
         window = text[-options.window :]
@@ -95,7 +96,7 @@ class Aded:
     def finish(self, state: Member, text: Sequence[int]) -> None:
         """Leave it to the speculator to keep the output."""
 
-    def _draft(self, ask: Ask[Member]) -> Draft:
+    def _draft(self, ask: DraftRequest[Member]) -> Draft:
         options, store = self._options, self._store(ask.state)
         if not ask.state.is_read:
             ask.state.is_read = True

@@ -13,7 +13,7 @@ token on, `window` of them at most; and typical acceptance gives way to the exac
 
 from __future__ import annotations
 
-from plait.decoders.registry import Method
+from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.heads.options import HeadOptions
 
 METHOD = Method(

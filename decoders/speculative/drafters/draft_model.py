@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
-from plait.decoders.registry import Method
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import MAX_DRAFT, DraftOptions
 
 if TYPE_CHECKING:
-    from plait.decoders.speculative.second_model.chains import Chains, Lane
+    from plait.decoders.speculative.draft_model.chains import Chains, Lane
 
 
 class SecondModelOptions(DraftOptions):
@@ -56,7 +57,7 @@ class DraftModelDrafter:
         """Read nothing yet: the prompt is read when the first draft is asked for."""
         return self._chains.start(request)
 
-    def propose(self, asks: Sequence[Ask[Lane]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[DraftRequest[Lane]]) -> Sequence[Draft]:
         """Return what the second model writes behind what others have drafted."""
         drafts = [Draft()] * len(asks)
         open_asks = [
@@ -69,7 +70,7 @@ class DraftModelDrafter:
             drafts[i] = draft
         return drafts
 
-    def commit(self, state: Lane, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: Lane, text: Sequence[int], verdict: VerificationResult) -> None:
         """Take note of the text."""
         self._chains.commit(state, verdict.emitted)
 
@@ -83,7 +84,7 @@ METHOD = Method(
     name="draft-model",
     summary="A second, faster model writes ahead, with the request's own noise.",
     source="Leviathan et al., arXiv:2211.17192; Daliri et al., arXiv:2408.07978",
-    target="plait.decoders.speculative.second_model.make:draft_model",
+    target="plait.decoders.speculative.draft_model.make:draft_model",
     options=DraftModelOptions,
     needs=frozenset({"draft_model"}),
 )

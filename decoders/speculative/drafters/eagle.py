@@ -14,7 +14,7 @@ step of the head costs a CPU a good part of a row.
 
 from __future__ import annotations
 
-from plait.decoders.registry import Method
+from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.heads.options import HeadOptions
 
 METHOD = Method(

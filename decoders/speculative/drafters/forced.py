@@ -16,8 +16,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from plait.decoders.protocol import Ask, Constraint, DecodeRequest, Draft, Verdict
-from plait.decoders.registry import Method
+from plait.decoders.contract.constraint import Constraint
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import DraftOptions
 from plait.decoders.speculative.workshop import Workshop
 
@@ -34,7 +36,7 @@ class Forced:
         """Return the request's constraint, if it has one."""
         return request.constraint
 
-    def propose(self, asks: Sequence[Ask[Constraint]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[DraftRequest[Constraint]]) -> Sequence[Draft]:
         """Return what the constraints force."""
         drafts = []
         for ask in asks:
@@ -44,7 +46,7 @@ class Forced:
             drafts.append(Draft([*sure, *border], chances))
         return drafts
 
-    def commit(self, state: Constraint, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: Constraint, text: Sequence[int], verdict: VerificationResult) -> None:
         """Learn nothing."""
 
     def finish(self, state: Constraint, text: Sequence[int]) -> None:

@@ -23,8 +23,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
-from plait.decoders.registry import Method
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import DraftOptions
 from plait.decoders.speculative.workshop import Workshop
 
@@ -63,11 +64,11 @@ class Jacobi:
         """Guess nothing yet."""
         return Window(request.sampling.seed, request.sequence_index)
 
-    def propose(self, asks: Sequence[Ask[Window]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[DraftRequest[Window]]) -> Sequence[Draft]:
         """Return the windows as far as others have not filled them."""
         return [self._draft(ask) for ask in asks]
 
-    def commit(self, state: Window, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: Window, text: Sequence[int], verdict: VerificationResult) -> None:
         """Keep what was drawn behind the last row that was reached.
 
         In a tree, along the first child of each node: others are less likely still.
@@ -85,7 +86,7 @@ class Jacobi:
     def finish(self, state: Window, text: Sequence[int]) -> None:
         """Hold nothing."""
 
-    def _draft(self, ask: Ask[Window]) -> Draft:
+    def _draft(self, ask: DraftRequest[Window]) -> Draft:
         window, drafted = ask.state, len(ask.ahead)
         tokens = window.tokens[drafted : self._size]
         chances = [STABLE if stable else MOVED for stable in window.is_stable[drafted : self._size]]
@@ -93,7 +94,7 @@ class Jacobi:
         chance = 1.0 / self._vocab_size
         return Draft([*tokens, *guesses], [*chances, *[chance] * len(guesses)])
 
-    def _guesses(self, ask: Ask[Window], first: int) -> list[int]:
+    def _guesses(self, ask: DraftRequest[Window], first: int) -> list[int]:
         """Return a token for each place of the window from one on."""
         places = range(first, self._size)
         if self._fill == "off" or not places:

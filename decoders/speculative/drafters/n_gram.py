@@ -20,8 +20,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
-from plait.decoders.registry import Method
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import DraftOptions
 from plait.decoders.speculative.evidence import chance
 from plait.decoders.speculative.siblings import Share, Siblings
@@ -132,11 +133,11 @@ class NGram:
         """Index nothing yet: the prompt is read when the first draft is asked for."""
         return Own(self._siblings.join(request.prompt_token_ids), self._indexed([]))
 
-    def propose(self, asks: Sequence[Ask[Own]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[DraftRequest[Own]]) -> Sequence[Draft]:
         """Return what followed the last tokens before."""
         return [self._draft(ask) for ask in asks]
 
-    def commit(self, state: Own, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: Own, text: Sequence[int], verdict: VerificationResult) -> None:
         """Learn nothing: the text itself is the store."""
 
     def finish(self, state: Own, text: Sequence[int]) -> None:
@@ -149,7 +150,7 @@ class NGram:
         index.extend(text)
         return index
 
-    def _draft(self, ask: Ask[Own]) -> Draft:
+    def _draft(self, ask: DraftRequest[Own]) -> Draft:
         own = ask.state
         if own.share is not None:
             own.index = self._siblings.take(own.share)
@@ -165,7 +166,7 @@ class NGram:
                     return self._follow(ask, places, runs.size)
         return Draft()
 
-    def _follow(self, ask: Ask[Own], places: list[int], size: int) -> Draft:
+    def _follow(self, ask: DraftRequest[Own], places: list[int], size: int) -> Draft:
         """Return what followed the occurrences that end at some places, by their votes."""
         text, length = ask.text, len(ask.text)
         behind = list(ask.ahead)  # what follows the text, as far as it is drafted

@@ -25,14 +25,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from plait.decoders.costs import CostCurve
-from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
-from plait.decoders.registry import Method
+from plait.decoders.contract.costs import CostCurve
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import MAX_DRAFT
 from plait.decoders.speculative.drafters.draft_model import DraftModelOptions
 
 if TYPE_CHECKING:
-    from plait.decoders.speculative.second_model.chains import Chains, Lane, Wish
+    from plait.decoders.speculative.draft_model.chains import Chains, Lane, Wish
 
 Gamma = Annotated[int, Field(ge=1, le=MAX_DRAFT)] | Literal["auto"]
 UNKNOWN_GAMMA = 4  # before speeds are known
@@ -95,7 +96,7 @@ class Pearl:
         """Begin with one token."""
         return Adaptive(self._chains.start(request))
 
-    def propose(self, asks: Sequence[Ask[Adaptive]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[DraftRequest[Adaptive]]) -> Sequence[Draft]:
         """Return drafts of each sequence's present length."""
         drafts = [Draft()] * len(asks)
         wishes: dict[int, Wish] = {}
@@ -109,7 +110,7 @@ class Pearl:
             drafts[i] = draft
         return drafts
 
-    def commit(self, state: Adaptive, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: Adaptive, text: Sequence[int], verdict: VerificationResult) -> None:
         """Go on if all that was fed was right, back to one token if not."""
         self._chains.commit(state.lane, verdict.emitted)
         if len(verdict.reached) <= len(verdict.token_ids):
@@ -164,7 +165,7 @@ class OverlappedPearl:
         """Begin with a plain step."""
         return Pending(self._chains.start(request))
 
-    def propose(self, asks: Sequence[Ask[Pending]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[DraftRequest[Pending]]) -> Sequence[Draft]:
         """Return what was drafted during the last pass, and set out to draft behind that.
 
         Asked once more in the same step, there is nothing to add: what follows is being drafted.
@@ -186,7 +187,7 @@ class OverlappedPearl:
         self._job = self._thread.submit(self._chains.draw, wishes)
         return drafts
 
-    def commit(self, state: Pending, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: Pending, text: Sequence[int], verdict: VerificationResult) -> None:
         """Take note of the text; whether drafts were right is seen when the next are due."""
         self._chains.commit(state.lane, verdict.emitted)
 
@@ -195,7 +196,7 @@ class OverlappedPearl:
         self._collect()
         self._chains.finish(state.lane)
 
-    def _wish(self, ask: Ask[Pending], pending: Draft) -> Wish:
+    def _wish(self, ask: DraftRequest[Pending], pending: Draft) -> Wish:
         """Return what to draft behind what is being verified.
 
         Without its constraint: the walk of the verdict moves that one at the same time.
@@ -220,7 +221,7 @@ METHOD = Method(
     name="pearl",
     summary="A draft model that writes on while it is right, and checks one token when it is not.",
     source="PEARL, arXiv:2408.11850, algorithm 2",
-    target="plait.decoders.speculative.second_model.make:pearl",
+    target="plait.decoders.speculative.draft_model.make:pearl",
     options=PearlOptions,
     needs=frozenset({"draft_model"}),
     presets={

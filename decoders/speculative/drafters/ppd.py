@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from plait.decoders.registry import Method
+from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import MAX_DRAFT, DraftOptions
 
 

@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
-from plait.decoders.registry import Method
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import MAX_DRAFT, PREDICTION, DraftOptions
 from plait.decoders.speculative.workshop import Workshop
 
@@ -128,18 +129,18 @@ class Prediction:
             anchors = self._known[token_ids] = Anchors(token_ids, self._max_n)
         return Walk(anchors, len(request.prompt_token_ids))
 
-    def propose(self, asks: Sequence[Ask[Walk]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[DraftRequest[Walk]]) -> Sequence[Draft]:
         """Return what the predictions go on with."""
         return [self._draft(ask) for ask in asks]
 
-    def commit(self, state: Walk, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: Walk, text: Sequence[int], verdict: VerificationResult) -> None:
         """Walk on when the next draft is asked for, whoever has drafted what was emitted."""
 
     def finish(self, state: Walk, text: Sequence[int]) -> None:
         """Let go of the prediction, which nobody needs when all its sequences have ended."""
         state.anchors = None
 
-    def _draft(self, ask: Ask[Walk]) -> Draft:
+    def _draft(self, ask: DraftRequest[Walk]) -> Draft:
         state, text, anchors = ask.state, ask.text, ask.state.anchors
         if anchors is None:
             return Draft()

@@ -24,8 +24,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
-from plait.decoders.registry import Method
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import StoreOptions
 from plait.decoders.speculative.evidence import chance
 from plait.decoders.speculative.siblings import Share, Siblings
@@ -123,11 +124,11 @@ class Suffix:
         """Index nothing yet: the prompt is read when the first draft is asked for."""
         return Own(request.namespace, self._siblings.join(request.prompt_token_ids))
 
-    def propose(self, asks: Sequence[Ask[Own]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[DraftRequest[Own]]) -> Sequence[Draft]:
         """Return the best candidates."""
         return [self._draft(ask) for ask in asks]
 
-    def commit(self, state: Own, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: Own, text: Sequence[int], verdict: VerificationResult) -> None:
         """Learn when the next draft is asked for."""
 
     def finish(self, state: Own, text: Sequence[int]) -> None:
@@ -135,7 +136,7 @@ class Suffix:
         if state.share is not None:
             self._siblings.leave(state.share)
 
-    def _draft(self, ask: Ask[Own]) -> Draft:
+    def _draft(self, ask: DraftRequest[Own]) -> Draft:
         best, own = Path(), ask.state
         if own.share is not None:
             own.read = len(own.share.prompt)
@@ -229,7 +230,7 @@ class Suffix:
         return path
 
 
-def _own_ending(ask: Ask[Own]) -> Ending:
+def _own_ending(ask: DraftRequest[Own]) -> Ending:
     """Return the whole text's ending in the index of the text itself."""
     own, text = ask.state, ask.text
     if len(text) - own.read + own.automaton.num_tokens > 2 * WINDOW:
@@ -245,7 +246,7 @@ def _own_ending(ask: Ask[Own]) -> Ending:
     return Ending(automaton, state, matched, not ask.ahead)
 
 
-def _earlier_endings(ask: Ask[Own], automata: Sequence[SuffixAutomaton]) -> list[Ending]:
+def _earlier_endings(ask: DraftRequest[Own], automata: Sequence[SuffixAutomaton]) -> list[Ending]:
     """Return the longest endings that occur in earlier texts; remember how far they were found."""
     own = ask.state
     if [cursor.automaton for cursor in own.cursors] != automata:

@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
-from plait.decoders.registry import Method
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import MAX_DRAFT, StoreOptions
 from plait.decoders.speculative.drafters.draft_model import SecondModelOptions
 
 if TYPE_CHECKING:
-    from plait.decoders.speculative.second_model.chains import Chains, Lane
-    from plait.decoders.speculative.second_model.superposing import Superposer
+    from plait.decoders.speculative.draft_model.chains import Chains, Lane
+    from plait.decoders.speculative.draft_model.superposing import Superposer
 
 
 class MixtureOptions(SecondModelOptions, StoreOptions):
@@ -60,7 +61,7 @@ class SuperposedTree:
         """Read nothing yet: the prompt is read when the first draft is asked for."""
         return self._chains.start(request)
 
-    def propose(self, asks: Sequence[Ask[Lane]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[DraftRequest[Lane]]) -> Sequence[Draft]:
         """Return trees behind what others have drafted."""
         wishes = []
         for ask in asks:
@@ -69,7 +70,7 @@ class SuperposedTree:
         beams = self._superposer.draw(wishes)
         return [Draft() if beam is None else beam.tree() for beam in beams]
 
-    def commit(self, state: Lane, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: Lane, text: Sequence[int], verdict: VerificationResult) -> None:
         """Take note of the text."""
         self._chains.commit(state, verdict.emitted)
 
@@ -87,7 +88,7 @@ METHOD = Method(
     name="superposed-tree",
     summary="A tree of a second model's drafts, all at once: it reads the sum of them.",
     source="Superposed Decoding, arXiv:2405.18400",
-    target="plait.decoders.speculative.second_model.make:superposed_tree",
+    target="plait.decoders.speculative.draft_model.make:superposed_tree",
     options=SuperposedTreeOptions,
     needs=frozenset({"draft_model"}),
     presets=PRESETS,

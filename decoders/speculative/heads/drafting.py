@@ -18,7 +18,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.speculative.heads.guessing import Columns, Dice, ranked
 from plait.decoders.speculative.heads.layer import KeysValues
 from plait.decoders.speculative.heads.nets import HeadNet, Rows, load_net
@@ -94,7 +95,7 @@ class HeadDrafter:
         """Know nothing: the first true row comes with the first token."""
         return Memory(Dice(request))
 
-    def propose(self, asks: Sequence[Ask[Memory]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[DraftRequest[Memory]]) -> Sequence[Draft]:
         """Grow trees where nobody has drafted before: the head has no states behind drafts."""
         drafts = [Draft()] * len(asks)
         mine = [i for i, ask in enumerate(asks) if ask.state.last is not None and not ask.ahead]
@@ -105,7 +106,7 @@ class HeadDrafter:
                 drafts[i] = each.finished()
         return drafts
 
-    def commit(self, state: Memory, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: Memory, text: Sequence[int], verdict: VerificationResult) -> None:
         """Take the states of the rows that gave tokens."""
         assert verdict.hidden is not None, "the worker hands over no hidden states"
         first = len(text) - len(verdict.emitted)

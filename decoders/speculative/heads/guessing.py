@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plait.decoders.protocol import DecodeRequest
+from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.sampling.params import GREEDY_BELOW, SamplingParams
 from plait.kernels import noise
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from plait.decoders.costs import CostCurve
-from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
+from plait.decoders.contract.costs import CostCurve
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.speculative.drafters.ppd import PpdOptions
 from plait.decoders.speculative.heads.guessing import Columns, Dice, ranked
 from plait.decoders.speculative.heads.prompt_trees import Accuracy, tokens_per_step, trees_for
@@ -62,11 +63,11 @@ class Ppd:
         """Begin without guesses: the first step only feeds prompts."""
         return Guesses(Dice(request))
 
-    def propose(self, asks: Sequence[Ask[Guesses]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[DraftRequest[Guesses]]) -> Sequence[Draft]:
         """Return the trees of the sequences' states."""
         return [self._draft(ask) for ask in asks]
 
-    def commit(self, state: Guesses, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: Guesses, text: Sequence[int], verdict: VerificationResult) -> None:
         """Read the guesses off the prompts behind the last row that was reached."""
         rows = self._prompts_behind(verdict.reached[-1] - 1, verdict)
         state.tokens = self._guesses(state, len(text), verdict.logits[rows]) if rows else []
@@ -74,7 +75,7 @@ class Ppd:
     def finish(self, state: Guesses, text: Sequence[int]) -> None:
         """Hold nothing."""
 
-    def _draft(self, ask: Ask[Guesses]) -> Draft:
+    def _draft(self, ask: DraftRequest[Guesses]) -> Draft:
         guesses = ask.state.tokens[len(ask.ahead) :]  # what others have drafted is not guessed anew
         tree = self._trees[ask.state.dice.is_greedy][len(guesses)]
         rows = tree.rows[: ask.limit]
@@ -87,7 +88,7 @@ class Ppd:
             [row.parent for row in rows],
         )
 
-    def _prompts_behind(self, node: int, verdict: Verdict) -> list[int]:
+    def _prompts_behind(self, node: int, verdict: VerificationResult) -> list[int]:
         """Return the rows of the prompts that hung on a draft token, or on the text."""
         rows: list[int] = []
         for i, (token, parent) in enumerate(zip(verdict.token_ids, verdict.parents, strict=True)):

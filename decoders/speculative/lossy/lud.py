@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
-from plait.decoders.registry import Method
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import DraftOptions
 from plait.decoders.speculative.workshop import Workshop
 
@@ -60,11 +61,11 @@ class Lud:
         """Begin with the same trust at every distance."""
         return Units([START] * len(self._inputs))
 
-    def propose(self, asks: Sequence[Ask[Units]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[DraftRequest[Units]]) -> Sequence[Draft]:
         """Feed the look-ahead inputs, one behind the other."""
         return [Draft(self._inputs[: ask.limit], ask.state.stood[: ask.limit]) for ask in asks]
 
-    def commit(self, state: Units, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: Units, text: Sequence[int], verdict: VerificationResult) -> None:
         """Learn how many guesses stood."""
         reached = {row - 1 for row in verdict.reached}
         for node, (token, parent) in enumerate(

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from plait.decoders.protocol import Ask, DecodeRequest, Draft, Verdict
-from plait.decoders.registry import Method, MethodError
+from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.registry import Method, MethodError
 from plait.decoders.sampling.params import GREEDY_BELOW
 from plait.decoders.speculative.drafters.superposed_tree import PRESETS, MixtureOptions
 from plait.decoders.speculative.siblings import Share, Siblings
@@ -28,8 +29,8 @@ from plait.decoders.speculative.siblings import Share, Siblings
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from plait.decoders.speculative.second_model.chains import Chains
-    from plait.decoders.speculative.second_model.superposing import Superposer
+    from plait.decoders.speculative.draft_model.chains import Chains
+    from plait.decoders.speculative.draft_model.superposing import Superposer
 
 
 class SuperposedOptions(MixtureOptions):
@@ -80,11 +81,11 @@ class Superposed:
             )
         return Completion(request, self._siblings.join(request.prompt_token_ids))
 
-    def propose(self, asks: Sequence[Ask[Completion]]) -> Sequence[Draft]:
+    def propose(self, asks: Sequence[DraftRequest[Completion]]) -> Sequence[Draft]:
         """Return what each sequence is to say next."""
         return [self._draft(ask) for ask in asks]
 
-    def commit(self, state: Completion, text: Sequence[int], verdict: Verdict) -> None:
+    def commit(self, state: Completion, text: Sequence[int], verdict: VerificationResult) -> None:
         """Learn nothing."""
 
     def finish(self, state: Completion, text: Sequence[int]) -> None:
@@ -100,7 +101,7 @@ class Superposed:
         """Trust nothing that the target has not read."""
         return False
 
-    def _draft(self, ask: Ask[Completion]) -> Draft:
+    def _draft(self, ask: DraftRequest[Completion]) -> Draft:
         state = ask.state
         if state.share is not None:
             texts = self._siblings.take(state.share)
@@ -133,7 +134,7 @@ METHOD = Method(
     name="superposed",
     summary="The short completions of one request, written together as one. Lossy.",
     source="Superposed Decoding, arXiv:2405.18400",
-    target="plait.decoders.speculative.second_model.make:superposed",
+    target="plait.decoders.speculative.draft_model.make:superposed",
     options=SuperposedOptions,
     needs=frozenset({"draft_model"}),
     part="judge",

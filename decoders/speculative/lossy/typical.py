@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from plait.decoders.registry import Method, Options
+from plait.decoders.contract.registry import Method, Options
 from plait.decoders.speculative.workshop import Workshop
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from plait.server.api.auth import tenant_of
-from plait.server.api.jobs.job import find_model, loaded_info, namespace_of
-from plait.server.api.jobs.sampling import check_ids, num_ids
+from plait.server.api.interfaces import ServedModelLike
 from plait.server.api.json_body import JsonRoute
 from plait.server.api.openapi import answers
-from plait.server.api.ports import ServedModelLike
+from plait.server.api.requests.job import find_model, loaded_info, namespace_of
+from plait.server.api.requests.sampling import check_ids, num_ids
 from plait.server.api.schemas.draft_store import (
     ClearRequest,
     DraftStoreRequest,
@@ -23,7 +23,7 @@ from plait.server.api.schemas.draft_store import (
 )
 from plait.server.api.state import gate_of, pool_of, settings_of
 from plait.server.errors import BadRequest
-from plait.server.pool.messages import DraftStoreTask
+from plait.server.wire.messages import DraftStoreTask
 
 router = APIRouter(route_class=JsonRoute, tags=["drafts"])
 

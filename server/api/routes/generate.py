@@ -7,17 +7,17 @@ import time
 from fastapi import APIRouter, Request, Response
 from structlog.contextvars import bind_contextvars
 
-from plait.server.api.answers.chat import ChatAnswer
-from plait.server.api.answers.completions import CompletionAnswer
-from plait.server.api.answers.outputs import Outputs
-from plait.server.api.answers.sse import EventStream
-from plait.server.api.answers.wire import ChatCompletion, ChatCompletionChunk, Completion
 from plait.server.api.auth import tenant_of
 from plait.server.api.disconnect import while_connected
-from plait.server.api.jobs.job import Caller, Job, plan_chat, plan_completion
 from plait.server.api.json_body import JsonRoute
 from plait.server.api.openapi import answers
 from plait.server.api.outcome import GENERATION
+from plait.server.api.requests.job import Caller, Job, plan_chat, plan_completion
+from plait.server.api.responses.chat import ChatAnswer
+from plait.server.api.responses.completions import CompletionAnswer
+from plait.server.api.responses.outputs import Outputs
+from plait.server.api.responses.sse import EventStream
+from plait.server.api.responses.wire import ChatCompletion, ChatCompletionChunk, Completion
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.api.state import gate_of, pool_of, settings_of, telemetry_of

@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from msgspec import UNSET
 
-from plait.server.api.answers import wire
-from plait.server.api.jobs.job import find_model
+from plait.server.api.interfaces import ServedModelLike
 from plait.server.api.openapi import answers
-from plait.server.api.ports import ServedModelLike
+from plait.server.api.requests.job import find_model
+from plait.server.api.responses import wire
 from plait.server.api.state import pool_of
 
 router = APIRouter(tags=["models"])

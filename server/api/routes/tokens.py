@@ -8,12 +8,12 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from plait.server.api.auth import tenant_of
-from plait.server.api.jobs.conversation import chat_tokens, num_chars
-from plait.server.api.jobs.job import find_model, loaded_info
-from plait.server.api.jobs.sampling import check_ids
+from plait.server.api.interfaces import ServedModelLike
 from plait.server.api.json_body import JsonRoute
 from plait.server.api.openapi import ERRORS, answers
-from plait.server.api.ports import ServedModelLike
+from plait.server.api.requests.conversation import chat_tokens, num_chars
+from plait.server.api.requests.job import find_model, loaded_info
+from plait.server.api.requests.sampling import check_ids
 from plait.server.api.schemas.tokenize import (
     DetokenizeRequest,
     DetokenizeResponse,

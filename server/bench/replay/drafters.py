@@ -17,9 +17,10 @@ from pathlib import Path
 import msgspec
 import torch
 
-from plait.decoders.costs import CostCurve
-from plait.decoders.protocol import DecodeRequest, Room, Verdict
-from plait.decoders.registry import Method, MethodError, methods
+from plait.decoders.contract.costs import CostCurve
+from plait.decoders.contract.decoder import DecodeRequest, DraftBudget
+from plait.decoders.contract.drafter import VerificationResult
+from plait.decoders.contract.registry import Method, MethodError, methods
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.config import MAX_DRAFT
 from plait.decoders.speculative.speculator import Speculation, Speculator
@@ -96,7 +97,9 @@ def _replay_text(
     at = 0
     while at < len(written):
         begun = time.perf_counter()
-        (tree,) = speculator.propose([member], [len(written) - at - 1], Room(MAX_DRAFT, fed=1))
+        (tree,) = speculator.propose(
+            [member], [len(written) - at - 1], DraftBudget(MAX_DRAFT, fed=1)
+        )
         verdict = _verdict(tree, written[at:])
         _note_depths(found, tree, verdict)
         at += len(verdict.emitted)
@@ -110,7 +113,7 @@ def _replay_text(
     found.plain_s += len(written) * float(seconds[1])
 
 
-def _verdict(tree: DraftTree, following: Sequence[int]) -> Verdict:
+def _verdict(tree: DraftTree, following: Sequence[int]) -> VerificationResult:
     """Return what a pass would have said, had it drawn what was written."""
     node, reached, emitted = ROOT, [0], [following[0]]
     drawn = [UNKNOWN] * (len(tree) + 1)
@@ -121,10 +124,10 @@ def _verdict(tree: DraftTree, following: Sequence[int]) -> Verdict:
         drawn[child + 1] = following[len(emitted)]
         emitted.append(following[len(emitted)])
     nothing = torch.empty(0, 0)
-    return Verdict(tree.token_ids, tree.parents, reached, drawn, emitted, nothing, None)
+    return VerificationResult(tree.token_ids, tree.parents, reached, drawn, emitted, nothing, None)
 
 
-def _note_depths(found: Replay, tree: DraftTree, verdict: Verdict) -> None:
+def _note_depths(found: Replay, tree: DraftTree, verdict: VerificationResult) -> None:
     """Count, for each depth that was tried, whether some node of it was right."""
     parents = [row - 1 for row in verdict.reached]
     for depth, node in enumerate(parents):

@@ -11,7 +11,7 @@ import structlog
 from plait.decoders.speculative.stores import files
 from plait.decoders.speculative.stores.namespaces import DraftStores
 from plait.server.errors import BadRequest, ServerError, Unavailable
-from plait.server.pool.messages import DraftStoreReport, DraftStoreTask, Failed
+from plait.server.wire.messages import DraftStoreReport, DraftStoreTask, Failed
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from plait.server.pool.compiling.messages import Job
-from plait.server.pool.messages import CompiledConstraint
+from plait.server.wire.messages import CompiledConstraint
 
 MAX_REFUSALS = 1024
 REFUSAL_S = 60.0  # a refusal is forgotten after this time: limits may have been bad luck

@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from plait.decoders.constrained.spec import ConstraintLimits, ConstraintSpec
-from plait.server.pool.messages import CompiledConstraint
+from plait.server.wire.messages import CompiledConstraint
 
 HEADER_BYTES = 4  # little-endian length before each message
 NOT_STARTED = 256  # Ended.returncode where no process could be made; no process can exit with it

@@ -1,0 +1,87 @@
+"""Where a lossy rule of acceptance overrules the exact one, if a request has named such a rule.
+
+Whatever it lets stand is legal: tokens without a probability under the request's law are never
+offered to it, and what is guessed ahead is drawn under the constraint and the text that has come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from plait.decoders.autoregressive.commit import AutoregressiveState, bitmask_for
+from plait.decoders.sampling.sampler import Draws
+from plait.decoders.speculative.lossy.judge import Judge
+from plait.decoders.speculative.tree import DraftTree
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """One sequence's rows of a pass, and what was drawn there; node i owns row first + 1 + i."""
+
+    draws: Draws
+    logits: Tensor  # [rows, vocab]
+    first: int
+
+    def of(self, node: int) -> int:
+        """Return the row that follows a node; -1 is the text."""
+        return self.first + 1 + node
+
+
+def overrule(
+    judge: Judge, state: AutoregressiveState, tree: DraftTree, node: int, rows: Rows
+) -> None:
+    """Replace what was drawn behind a node by one of its children, if the judge lets one stand."""
+    row, vocab_size = rows.of(node), rows.logits.shape[1]
+    children = [
+        token
+        for token, parent in zip(tree.token_ids, tree.parents, strict=True)
+        if parent == node and token < vocab_size
+    ]
+    if not children or state.sampling.greedy or rows.draws.token_ids[row] in children:
+        return
+    law = _law(state, rows.logits[row : row + 1])
+    offered = [token for token in children if float(law[token]) > 0]
+    picked = judge.pick(law, offered) if offered else None
+    if picked is not None:
+        report = state.sampler.report(rows.logits[row : row + 1], [state.sampling], [picked])
+        rows.draws.token_ids[row], rows.draws.logprobs[row] = picked, report[0]
+
+
+def look_ahead(
+    judge: Judge, state: AutoregressiveState, tree: DraftTree, node: int, rows: Rows
+) -> int | None:
+    """Return the input beyond the vocabulary behind a node whose guess may stand, if one does.
+
+    The text ends with the token drawn at the node's row, which the guess has not seen.
+    """
+    vocab_size = rows.logits.shape[1]
+    behind = (i for i, parent in enumerate(tree.parents) if parent == node)
+    found = next((i for i in behind if tree.token_ids[i] >= vocab_size), None)
+    if found is None:
+        return None
+    row, before = rows.of(found), state.sampling.output[-1]
+    logits = rows.logits[row : row + 1]
+    drawn = state.sampler.sample(logits, [state.sampling], _bitmask(state, vocab_size))
+    if not judge.trusts(_law(state, logits), drawn.token_ids[0], before):
+        return None
+    rows.draws.token_ids[row] = drawn.token_ids[0]
+    rows.draws.logprobs[row] = drawn.logprobs[0]
+    rows.draws.log_mass[row] = drawn.log_mass[0]
+    return found
+
+
+def _law(state: AutoregressiveState, logits: Tensor) -> Tensor:
+    """Return [vocab]: the probabilities that the request gives to the tokens of one row [1, v]."""
+    scores = state.sampler.scores(logits, [state.sampling], _bitmask(state, logits.shape[1]))
+    return torch.softmax(scores[0], dim=0)
+
+
+def _bitmask(state: AutoregressiveState, vocab_size: int) -> Tensor | None:
+    if state.constraint is None:
+        return None
+    bitmask = bitmask_for(1, vocab_size)
+    state.constraint.fill_bitmask(bitmask, 0)
+    return bitmask

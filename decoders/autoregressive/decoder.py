@@ -1,0 +1,320 @@
+"""The autoregressive host: text is drawn token after token, and drafts are verified on the way.
+
+The verifier is sample and match: every row is drawn with the request's own law and noise, and the
+walk goes on from a row as long as what was drawn there is a token of the draft. Row i is drawn as
+if the draft before it had come true, and counts only if it has; so penalties, constraints and all
+else see ordinary sequential sampling.
+
+Law: the text is the one without drafts, token for token (laws 1 and 2), for any drafter. A step
+emits what the walk passes and the one token drawn at its end.
+Source: docs/speculation.md; R3 with shared Gumbel noise (Daliri, Musco and Suresh, 2408.07978).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import exp
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from plait.decoders.autoregressive.acceptance import Rows, look_ahead, overrule
+from plait.decoders.autoregressive.commit import AutoregressiveState, bitmask_for, commit
+from plait.decoders.contract.constraint import Constraint
+from plait.decoders.contract.decoder import (
+    DecodeRequest,
+    DraftBudget,
+    Forward,
+    Outcome,
+    Proposal,
+    SequenceError,
+    TokenLogprobs,
+)
+from plait.decoders.contract.drafter import VerificationResult
+from plait.decoders.contract.isolation import attempt, faulty
+from plait.decoders.contract.registry import Choice, choose
+from plait.decoders.contract.sampler import Sampler
+from plait.decoders.sampling.sampler import Draws
+from plait.decoders.sampling.state import SamplingState
+from plait.decoders.speculative.speculator import Speculator
+from plait.decoders.speculative.tree import ROOT, DraftTree
+
+PLAIN = Proposal()
+NO_DRAFT = DraftTree()
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """One sequence's rows in a pass."""
+
+    state: AutoregressiveState
+    tree: DraftTree
+    first: int  # row of the logits that follows the text; row first + 1 + i follows node i
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the sequence."""
+        return 1 + len(self.tree)
+
+
+class AutoregressiveDecoder:
+    """Plain and speculative decoding of models that write token after token."""
+
+    name: ClassVar[str] = "autoregressive"
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(
+        self, vocab_size: int, *, naive: bool = False, speculator: Speculator | None = None
+    ) -> None:
+        self._vocab_size = vocab_size
+        self._naive = naive
+        self._speculator = speculator
+        self._samplers: dict[Choice, Sampler] = {}
+
+    def start(self, request: DecodeRequest) -> AutoregressiveState:
+        """Return the state of one new sequence."""
+        speculator = self._speculator
+        return AutoregressiveState(
+            sampling=SamplingState(
+                request.sampling,
+                request.prompt_token_ids,
+                sequence_index=request.sequence_index,
+                stop_token_ids=request.stop_token_ids,
+            ),
+            sampler=self._sampler(request.options),
+            constraint=request.constraint,
+            stop_token_ids=request.stop_token_ids,
+            remaining=request.max_tokens,
+            speculation=None if speculator is None else speculator.start(request),
+        )
+
+    def block(self, state: AutoregressiveState) -> int:
+        """Read text causally."""
+        return 1
+
+    def propose(
+        self, states: Sequence[AutoregressiveState], room: DraftBudget
+    ) -> Sequence[Proposal]:
+        """Propose the drafts that pay; nothing else is fed but what is pending."""
+        members = [state.speculation for state in states if state.speculation is not None]
+        if self._speculator is None or not members:
+            return [PLAIN] * len(states)
+        limits = [_limit(state) for state in states if state.speculation is not None]
+        others = len(states) - len(members)
+        trees = iter(self._speculator.propose(members, limits, room, others))
+        drafts = [NO_DRAFT if state.speculation is None else next(trees) for state in states]
+        return [tree.proposal() if len(tree) else PLAIN for tree in drafts]
+
+    def accept(self, states: Sequence[AutoregressiveState], forward: Forward) -> Sequence[Outcome]:
+        """Draw every row, and walk each sequence's draft as far as it came true."""
+        outcomes: dict[int, Outcome] = {}
+        for sampler, members in _by_sampler(states):
+            outcomes |= self._accept(sampler, states, members, forward)
+        return [outcomes[i] for i in range(len(states))]
+
+    def preempted(self, state: AutoregressiveState) -> None:
+        """Nothing that the host remembers depends on the cache."""
+
+    def finish(self, state: AutoregressiveState) -> None:
+        """Tell the drafters."""
+        if self._speculator is not None and state.speculation is not None:
+            self._speculator.finish(state.speculation)
+
+    def report(self, state: AutoregressiveState) -> Mapping[str, Any]:
+        """Return drafts by source and, under a constraint, its weight (log_weight: sum of the log
+        legal mass; legal_mass: its mean per token as a mass) and how often it was steered."""
+        found: dict[str, Any] = {}
+        if state.speculation is not None:
+            found |= {
+                "drafted": state.speculation.drafted,
+                "accepted": state.speculation.accepted,
+            }
+            if state.speculation.judge is not None:
+                found["lossy"] = state.speculation.judge.name
+        if state.constraint is not None:
+            found |= {
+                "log_weight": state.log_weight,
+                "legal_mass": exp(state.log_weight / max(state.num_emitted, 1)),
+                "steered": state.num_steered,
+            }
+        return found
+
+    def _sampler(self, options: Mapping[str, Any]) -> Sampler:
+        choice = choose(options, "sampler")
+        assert choice is not None
+        if choice not in self._samplers:
+            self._samplers[choice] = choice.method.make(choice.options, naive=self._naive)
+        return self._samplers[choice]
+
+    def _accept(
+        self,
+        sampler: Sampler,
+        states: Sequence[AutoregressiveState],
+        members: Sequence[int],
+        forward: Forward,
+    ) -> dict[int, Outcome]:
+        """Accept for some sequences.
+
+        Where drawing them together fails, each is drawn alone, which gives the same tokens, and
+        only those that fail alone are at fault.
+        """
+        walks, logits, hidden = _lay_out(states, members, forward)
+        draws = attempt(lambda: self._draw(sampler, walks, logits))
+        if not isinstance(draws, Exception):
+            accepted: dict[int, Outcome] = {}
+            for i, walk in zip(members, walks, strict=True):
+                outcome = attempt(partial(self._walk, walk, draws, logits, hidden))
+                accepted[i] = faulty(outcome) if isinstance(outcome, Exception) else outcome
+            return accepted
+        if len(members) == 1:
+            return {members[0]: faulty(draws)}
+        alone = [self._accept(sampler, states, [i], forward) for i in members]
+        return {i: outcome for each in alone for i, outcome in each.items()}
+
+    def _draw(self, sampler: Sampler, walks: Sequence[Walk], logits: Tensor) -> Draws:
+        """Draw every row; changes no sequence."""
+        ahead = _row_states(walks, self._vocab_size)
+        return sampler.sample(logits, ahead, self._bitmask(walks))
+
+    def _bitmask(self, walks: Sequence[Walk]) -> Tensor | None:
+        """Return what each row's constraint allows, had the draft before it come true."""
+        if all(walk.state.constraint is None for walk in walks):
+            return None
+        bitmask = bitmask_for(sum(walk.num_rows for walk in walks), self._vocab_size)
+        for walk in walks:
+            if walk.state.constraint is not None:
+                _fill_bitmask(walk.state.constraint, walk, bitmask)
+        return bitmask
+
+    def _walk(self, walk: Walk, draws: Draws, logits: Tensor, hidden: Tensor | None) -> Outcome:
+        state, tree = walk.state, walk.tree
+        emit: list[int] = []
+        logprobs: list[TokenLogprobs] = []
+        node, reached, keep = ROOT, [0], list[int]()
+        judge = None if state.speculation is None else state.speculation.judge
+        rows = Rows(draws, logits, walk.first)
+        while True:
+            if judge is not None:
+                overrule(judge, state, tree, node, rows)
+            try:
+                one = commit(state, walk.first + reached[-1], draws, logits)
+            except SequenceError as end:
+                return Outcome(fault=str(end), is_client_error=end.is_client_error)
+            emit += one.emit
+            logprobs += one.logprobs
+            child = tree.child(node, one.emit[0]) if one.emit else None
+            if child is not None:
+                keep.append(child)
+            elif judge is not None and one.emit and one.finish is None:
+                child = look_ahead(judge, state, tree, node, rows)
+            if child is not None:
+                node = child
+                reached.append(child + 1)
+            if child is None or one.finish is not None:
+                break
+        outcome = Outcome(emit, keep, one.finish, one.stop_token, logprobs)
+        if self._speculator is None or state.speculation is None:
+            return outcome
+        verdict = VerificationResult(
+            tree.token_ids,
+            tree.parents,
+            reached,
+            draws.token_ids[walk.first : walk.first + walk.num_rows],
+            emit,
+            logits,
+            hidden,
+            walk.first,
+        )
+        drafted, accepted = self._speculator.settle(state.speculation, verdict)
+        if not len(tree):
+            return outcome
+        sources = [tree.sources[node] for node in keep]
+        return replace(outcome, drafted=drafted, accepted=accepted, sources=sources)
+
+
+def _limit(state: AutoregressiveState) -> int:
+    """Return how many draft tokens are of use: the last token of a text is always drawn."""
+    return 0 if state.closing else max(state.remaining - 1, 0)
+
+
+def _by_sampler(states: Sequence[AutoregressiveState]) -> list[tuple[Sampler, list[int]]]:
+    """Return each sampler in use with its sequences."""
+    groups: dict[int, tuple[Sampler, list[int]]] = {}
+    for i, state in enumerate(states):
+        groups.setdefault(id(state.sampler), (state.sampler, []))[1].append(i)
+    return list(groups.values())
+
+
+def _lay_out(
+    states: Sequence[AutoregressiveState], members: Sequence[int], forward: Forward
+) -> tuple[list[Walk], Tensor, Tensor | None]:
+    """Return the walks of some sequences, and the rows that they own, packed."""
+    walks: list[Walk] = []
+    rows: list[int] = []
+    for i in members:
+        state, first, stop = states[i], forward.offsets[i], forward.offsets[i + 1]
+        tree = NO_DRAFT if state.speculation is None else state.speculation.tree
+        assert stop - first == 1 + len(tree), "a sequence's rows are not those of its draft"
+        walks.append(Walk(state, tree, len(rows)))
+        rows.extend(range(first, stop))
+    if len(members) == len(states):
+        return walks, forward.logits, forward.hidden
+    return walks, forward.logits[rows], None if forward.hidden is None else forward.hidden[rows]
+
+
+def _row_states(walks: Sequence[Walk], vocab_size: int) -> list[SamplingState]:
+    """Return what sampling knows at each row, had the draft before it come true."""
+    found: list[SamplingState] = []
+    for walk in walks:
+        found.append(walk.state.sampling)
+        for token, parent in zip(walk.tree.token_ids, walk.tree.parents, strict=True):
+            before = found[walk.first + 1 + parent]
+            found.append(before.ahead(token if token < vocab_size else None))
+    return found
+
+
+def _fill_bitmask(constraint: Constraint, walk: Walk, bitmask: Tensor) -> None:
+    """Fill the rows of one sequence; the constraint stands afterwards where it stood.
+
+    Rows behind a token that it forbids stay as they are: they are never reached.
+    """
+    constraint.fill_bitmask(bitmask, walk.first)
+    path: list[int] = []  # nodes whose tokens the constraint has accepted
+    try:
+        for node in range(len(walk.tree)):
+            if _go_to(constraint, walk.tree, path, node):
+                constraint.fill_bitmask(bitmask, walk.first + 1 + node)
+    finally:
+        constraint.rollback(len(path))
+
+
+def _go_to(constraint: Constraint, tree: DraftTree, path: list[int], node: int) -> bool:
+    """Move the constraint from the end of a path to a node; False if that can't be reached."""
+    wanted = [*_path_to(tree, tree.parents[node]), node]
+    shared = _num_shared(path, wanted)
+    constraint.rollback(len(path) - shared)
+    del path[shared:]
+    for each in wanted[shared:]:
+        if not constraint.accept_token(tree.token_ids[each]):
+            return False
+        path.append(each)
+    return True
+
+
+def _path_to(tree: DraftTree, node: int) -> list[int]:
+    """Return the nodes from the first level down to one."""
+    path: list[int] = []
+    while node != ROOT:
+        path.append(node)
+        node = tree.parents[node]
+    return path[::-1]
+
+
+def _num_shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return the length of the longest common beginning."""
+    for i, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return i
+    return min(len(one), len(other))

@@ -1,0 +1,43 @@
+"""Which tokens may come next: the contract of every constraint. No torch at import time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Constraint(Protocol):
+    """Which tokens may come next. The verbs are those of the matcher libraries."""
+
+    def fill_bitmask(self, bitmask: Tensor, row: int) -> bool:
+        """Write the legal set as bits of int32 words; False if every token is legal."""
+
+    def accept_token(self, token_id: int) -> bool:
+        """Advance; False (and unchanged) if the token is illegal."""
+
+    def rollback(self, num_tokens: int) -> None:
+        """Take back the last accepted tokens."""
+
+    def fork(self) -> Constraint:
+        """Return an independent copy."""
+
+    def is_accepting(self) -> bool:
+        """Tell whether the text so far is complete."""
+
+    def is_terminated(self) -> bool:
+        """Tell whether nothing but the end can follow."""
+
+    def min_tokens(self) -> int:
+        """Return how many tokens complete the text from here (a bound from above, reachable)."""
+
+    def closing_tokens(self) -> Sequence[int]:
+        """Return min_tokens() tokens that complete the text from here."""
+
+    def forced_tokens(self) -> Sequence[int]:
+        """Return tokens of the text that must follow, none of which an alternative reaches over."""
+
+    def border_tokens(self) -> Sequence[int]:
+        """Return the tokens of the rest of that text, over whose end alternatives reach."""

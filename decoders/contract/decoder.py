@@ -1,0 +1,165 @@
+"""The contract between the engine and every decoding method: propose, forward, accept.
+
+A sequence's committed tokens are its prompt and what was emitted. Those whose keys and values are
+not in the cache yet are *pending*; the engine feeds them by itself, in chunks when they are many.
+When the last pending token fits into a step, the decoder may propose rows that follow it. Law
+(checked for every decoder): cached tokens == committed tokens - pending tokens, after every accept.
+
+Source: docs/architecture.md, sections 1 and 2. No torch at import time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from plait.decoders.contract.constraint import Constraint
+    from plait.decoders.sampling.params import SamplingParams
+
+FinishReason = Literal["stop", "length"]
+State = TypeVar("State")
+
+
+class SequenceError(RuntimeError):
+    """A request can't go on, for the reason that the message tells its client; the others do."""
+
+    is_client_error: ClassVar[bool] = False  # what must be changed is the request
+
+
+class AttentionMode(IntEnum):
+    """Who sees whom among the proposed rows; all of them see the cache and the pending rows."""
+
+    CAUSAL = 0  # a row sees the rows before it
+    TREE = 1  # a row sees its ancestors
+    BLOCK = 2  # all rows see all rows
+    BRANCHES = 3  # a row sees the rows of its own branch, whole
+    SHADOW = 4  # first half: sees itself whole; row i of the second: the first without its i, and i
+    CONTEXT = 5  # rows are refreshed in place: each sees the first `length` positions as they stand
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Rows fed after the pending tokens of one sequence; none of them for plain decoding.
+
+    With a block other than 1 (Decoder.block) committed tokens may be among the proposed rows: those
+    that the engine leaves pending, because they fill no block or there are no blocks.
+    """
+
+    token_ids: Sequence[int] = ()
+    attend: AttentionMode = AttentionMode.CAUSAL
+    parents: Sequence[int] | None = None  # TREE: index of the parent row, -1 = last pending;
+    # BRANCHES: number of the row's branch
+    positions: Sequence[int] | None = None  # where each row stands in the text, whose first token
+    # is 0; None: one after the other, in a tree by depth. CONTEXT: also where its keys and values
+    # are written
+    length: int = 0  # CONTEXT: positions seen by every row, cached earlier or fed now
+    read: Sequence[int] | None = None  # rows whose logits are due, rising; -1: the last pending row
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural-log probabilities under the model's own law, before any parameter or constraint."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), best first
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one sequence makes of its logits."""
+
+    emit: Sequence[int] = ()  # token ids committed, in order
+    keep: Sequence[int] = ()  # proposed rows, in text order, whose keys and values stay cached
+    finish: FinishReason | None = None
+    stop_token: int | None = None  # the token that ended the text, when one did; not emitted
+    logprobs: Sequence[TokenLogprobs] = ()  # one per emitted token, or none
+    fault: str = ""  # not empty: the request can't go on, and nobody else is to suffer for it
+    cause: Exception | None = None  # of the fault, when it is the server's: for the log
+    is_client_error: bool = False  # the fault is the request's: what it asks for contradicts itself
+    drafted: Mapping[str, int] = field(default_factory=dict)  # draft rows that were fed, by source
+    accepted: Mapping[str, int] = field(
+        default_factory=dict
+    )  # those of them that are among the emitted tokens
+    sources: Sequence[str] = ()  # of the first emitted tokens: who had drafted each
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What the model returned for several sequences, packed.
+
+    Sequence i owns logits[offsets[i]:offsets[i + 1]]: the row that follows its last pending token
+    (absent when nothing was pending), then one row per proposed token; or just the rows that its
+    proposal reads. A diffusion model never gives its mask token a finite logit.
+    """
+
+    logits: Tensor  # [rows, vocab] float32; not to be modified
+    offsets: Sequence[int]  # [sequences + 1]
+    hidden: Tensor | None = None  # [rows, hidden] float32: what the logits were made of
+
+
+@dataclass(frozen=True, slots=True)
+class DraftBudget:
+    """What a step leaves for rows that a decoder can do without, over all its sequences."""
+
+    drafts: int  # rows of the step's budget and of the cache that nobody else needs
+    fed: int = 0  # rows that are fed in any case
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRequest:
+    """What a decoder gets to know of a request."""
+
+    prompt_token_ids: Sequence[int]
+    sampling: SamplingParams
+    max_tokens: int
+    stop_token_ids: frozenset[int]
+    constraint: Constraint | None
+    sequence_index: int  # 0..n-1: the second word of the noise key
+    options: Mapping[str, Any]
+    namespace: str = ""  # whose texts this one may be compared with: key and cache_salt, hashed
+
+
+class Decoder(Protocol[State]):
+    """A host: it runs sequences of one kind of model through the three beats."""
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]]  # of the worker: "tree", "hidden", "fork", "draft_model", ...
+
+    def start(self, request: DecodeRequest) -> State:
+        """Return the state of one new sequence.
+
+        Raises:
+            MethodError: what the request asks for can't be had of these weights.
+        """
+
+    def block(self, state: State) -> int:
+        """Return how committed tokens enter the cache; it never changes for a sequence.
+
+        1: one after the other, causally. b > 1: in blocks of b positions, at multiples of b, that
+        see each other whole; a rest shorter than b stays pending and is the proposal's to feed.
+        0: never; every proposal feeds what it wants to see (CONTEXT).
+        """
+
+    def propose(self, states: Sequence[State], room: DraftBudget) -> Sequence[Proposal]:
+        """Return the rows each sequence feeds after its pending tokens.
+
+        What a decoder can't do without may exceed the room.
+        """
+
+    def accept(self, states: Sequence[State], forward: Forward) -> Sequence[Outcome]:
+        """Decide what each sequence emits and keeps."""
+
+    def preempted(self, state: State) -> None:
+        """Take note that the sequence has lost its cache; what is pending is read again."""
+
+    def finish(self, state: State) -> None:
+        """Let go of what the sequence held: it has ended, or nobody waits for it any more."""
+
+    def report(self, state: State) -> Mapping[str, Any]:
+        """Return the sequence's share of the `decoding` object (docs/api.md)."""

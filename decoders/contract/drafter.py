@@ -1,0 +1,88 @@
+"""What will probably come: the contract of every drafter. No torch at import time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol
+
+from plait.decoders.contract.constraint import Constraint
+from plait.decoders.contract.decoder import DecodeRequest, State
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Tokens that will probably follow, as a chain or as a tree.
+
+    A chance is the probability that the token is what the request's law draws, given that those
+    before it were. A drafter that can't tell says 1: what its drafts are worth is learnt.
+    """
+
+    token_ids: Sequence[int] = ()
+    chances: Sequence[float] = ()
+    parents: Sequence[int] | None = None  # index of the token before each, below its own, -1: none
+    # is; None: a chain
+    is_open: bool = True  # False: the drafter has more to say when this has come true, and until
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRequest(Generic[State]):
+    """What a drafter is asked about one sequence."""
+
+    state: State
+    text: Sequence[int]  # prompt and output, not to be modified
+    ahead: Sequence[int]  # drafted tokens behind it: the draft goes on from there
+    limit: int  # tokens that are of use, >= 1
+    constraint: Constraint | None  # as it stands behind `ahead`; whoever moves it, moves it back
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationResult:
+    """What a pass said about one sequence's rows; row 0 follows the text, row i + 1 draft token i.
+
+    The rows that were reached are those whose every token before was the one that was drawn.
+    """
+
+    token_ids: Sequence[int]  # [k] drafted
+    parents: Sequence[int]  # [k]
+    reached: Sequence[int]  # rows, in text order; at least row 0
+    drawn: Sequence[int]  # [k + 1] what each row's law draws if it was reached
+    emitted: Sequence[int]  # tokens
+    pass_logits: Tensor  # [rows of the pass, vocab]
+    pass_hidden: Tensor | None  # [rows of the pass, hidden]
+    first: int = 0  # the sequence's row 0 in the pass
+
+    @property
+    def logits(self) -> Tensor:
+        """[k + 1, vocab]. Cut out when asked for: most drafters don't look, and it takes time."""
+        return self._own(self.pass_logits)
+
+    @property
+    def hidden(self) -> Tensor | None:
+        """[k + 1, hidden]."""
+        return None if self.pass_hidden is None else self._own(self.pass_hidden)
+
+    def _own(self, rows: Tensor) -> Tensor:
+        return rows[self.first : self.first + len(self.token_ids) + 1]
+
+
+class Drafter(Protocol[State]):
+    """What will probably come? Nothing that it says can change a text (law 2)."""
+
+    name: ClassVar[str]
+
+    def start(self, request: DecodeRequest) -> State | None:
+        """Return what the drafter remembers of one sequence; None: it has nothing to go by there,
+        and hears no more of it."""
+
+    def propose(self, asks: Sequence[DraftRequest[State]]) -> Sequence[Draft]:
+        """Return a draft for each sequence; an empty one says that there is nothing to say."""
+
+    def commit(self, state: State, text: Sequence[int], verdict: VerificationResult) -> None:
+        """Take note of what a pass has emitted; the text has it already."""
+
+    def finish(self, state: State, text: Sequence[int]) -> None:
+        """Let go of a sequence that has ended."""

@@ -1,0 +1,44 @@
+"""Which token follows each row: the contract of every sampler. No torch at import time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from plait.decoders.contract.decoder import TokenLogprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from plait.decoders.sampling.sampler import Draws
+    from plait.decoders.sampling.state import SamplingState
+
+
+class Sampler(Protocol):
+    """Which token follows each row, and at what price."""
+
+    def sample(
+        self,
+        logits: Tensor,
+        states: Sequence[SamplingState],
+        bitmask: Tensor | None = None,
+        banned: Sequence[Collection[int]] | None = None,
+    ) -> Draws:
+        """Draw one token per row of logits [rows, vocab], which stay as they are.
+
+        Law: E[exp(log_mass) * 1[token = v]] == p(v) * 1[v is legal], p being the request's law.
+        """
+
+    def scores(
+        self,
+        logits: Tensor,
+        states: Sequence[SamplingState],
+        bitmask: Tensor | None = None,
+        banned: Sequence[Collection[int]] | None = None,
+    ) -> Tensor:
+        """Return the scores [rows, vocab] that draws are made from: a law is their softmax."""
+
+    def report(
+        self, logits: Tensor, states: Sequence[SamplingState], token_ids: Sequence[int]
+    ) -> Sequence[TokenLogprobs | None]:
+        """Return what the rows' requests ask to know of these tokens."""

@@ -1,0 +1,142 @@
+"""The answers of /v1/chat/completions: whole, or as a stream of chunks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from plait.server.api.requests.job import Job
+from plait.server.api.responses import wire
+from plait.server.api.responses.obfuscation import padding_for
+from plait.server.api.responses.outputs import Outputs, Part
+from plait.server.api.responses.sse import DONE, frame
+from plait.server.api.schemas.chat import ChatRequest
+from plait.server.prompt.logprobs import chat_logprobs
+from plait.server.prompt.stream import Piece
+from plait.server.wire.messages import TokenLogprob
+
+
+class ChatAnswer:
+    """Words one job's outputs as OpenAI's chat does."""
+
+    def __init__(self, job: Job, request: ChatRequest, outputs: Outputs) -> None:
+        self._job = job
+        self._request = request
+        self._outputs = outputs
+        self._echo = job.prompts[0].text if request.echo else ""
+        self._has_logprobs = bool(request.logprobs)
+        self._empty = wire.ChatCompletionChunk(
+            id=job.id,
+            created=job.created,
+            model=job.model,
+            system_fingerprint=job.fingerprint,
+            choices=[],
+            usage=None if request.includes_usage else UNSET,
+        )
+
+    async def whole(self) -> bytes:
+        """Return the whole answer as JSON."""
+        job = self._job
+        texts: list[list[str]] = [[self._echo] for _ in range(job.n)]
+        logprobs: list[list[TokenLogprob]] = [[] for _ in range(job.n)]
+        tokens: list[list[int]] = [[] for _ in range(job.n)]
+        reasons: dict[int, wire.Finish] = {}
+        async with aclosing(self._outputs.parts()) as parts:
+            async for part in parts:
+                texts[part.index].append(part.piece.text)
+                logprobs[part.index].extend(part.piece.logprobs)
+                tokens[part.index].extend(part.token_ids)
+                if part.finish is not None:
+                    reasons[part.index] = part.finish
+        choices = [
+            wire.ChatChoice(
+                i,
+                wire.Message("".join(texts[i])),
+                reasons[i],
+                self._show(logprobs[i]),
+                self._ids(tokens[i]),
+            )
+            for i in range(job.n)
+        ]
+        decoding = self._outputs.decoding()
+        return wire.encode(
+            wire.ChatCompletion(
+                id=job.id,
+                created=job.created,
+                model=job.model,
+                system_fingerprint=job.fingerprint,
+                choices=choices,
+                usage=self._outputs.usage(),
+                seed=job.seed,
+                metadata=UNSET if self._request.metadata is None else self._request.metadata,
+                decoding=UNSET if decoding is None else decoding,
+                prompt_token_ids=self._ids(job.prompts[0].token_ids),
+                prompt_logprobs=self._outputs.ranked_prompt(0, job.prompt_logprobs),
+            )
+        )
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        """Yield the answer as server-sent events, ready to be sent."""
+        async with aclosing(self._outputs.parts()) as parts:
+            async for part in parts:
+                yield self._frames_of(part)
+        yield self._last_frames()
+
+    def _frames_of(self, part: Part) -> bytes:
+        if part.is_first:
+            role = wire.Delta(role="assistant", content="", refusal=None)
+            first = self._chunk(
+                wire.ChatChunkChoice(part.index, role),
+                seed=self._job.seed,
+                prompt_token_ids=self._ids(self._job.prompts[0].token_ids),
+            )
+            echo = Part(part.index, Piece(self._echo))
+            return first + (self._content(echo) if self._echo else b"")
+        frames, token_ids = b"", part.token_ids
+        if part.piece.text or part.piece.logprobs:
+            frames, token_ids = self._content(part), ()
+        if part.finish is not None:
+            ids = self._ids(token_ids)
+            last = wire.ChatChunkChoice(part.index, wire.Delta(), part.finish, token_ids=ids)
+            frames += self._chunk(last)
+        return frames
+
+    def _content(self, part: Part) -> bytes:
+        text = part.piece.text
+        choice = wire.ChatChunkChoice(
+            part.index,
+            wire.Delta(content=text),
+            logprobs=self._show(part.piece.logprobs),
+            token_ids=self._ids(part.token_ids),
+        )
+        if self._request.includes_obfuscation:
+            return self._chunk(choice, obfuscation=padding_for(text))
+        return self._chunk(choice)
+
+    def _last_frames(self) -> bytes:
+        decoding = self._outputs.decoding()
+        frames = b""
+        if self._request.includes_usage:
+            extra = {} if decoding is None else {"decoding": decoding}
+            frames = self._frame(usage=self._outputs.usage(), **extra)
+        elif decoding is not None:
+            frames = self._frame(decoding=decoding)
+        return frames + DONE
+
+    def _chunk(self, choice: wire.ChatChunkChoice, **extra: Any) -> bytes:
+        if self._request.counts_usage:
+            extra["usage"] = self._outputs.usage()
+        return self._frame(choices=[choice], **extra)
+
+    def _frame(self, **fields: Any) -> bytes:
+        return frame(wire.encode(msgspec.structs.replace(self._empty, **fields)))
+
+    def _ids(self, token_ids: Sequence[int]) -> list[int] | UnsetType:
+        return list(token_ids) if self._request.return_token_ids else UNSET
+
+    def _show(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        return chat_logprobs(self._job.tokenizer, logprobs) if self._has_logprobs else None

@@ -1,0 +1,164 @@
+"""The answers of /v1/completions: whole, or as a stream of pieces of the same shape."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from plait.server.api.requests.job import Job
+from plait.server.api.responses import wire
+from plait.server.api.responses.obfuscation import padding_for
+from plait.server.api.responses.outputs import Outputs, Part
+from plait.server.api.responses.sse import DONE, frame
+from plait.server.api.schemas.completions import CompletionRequest
+from plait.server.prompt.logprobs import completion_logprobs, text_offsets
+from plait.server.wire.messages import TokenLogprob
+
+
+@dataclass(slots=True)
+class _Text:
+    """A piece of a choice with its tokens' logprobs, or all of it."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    answered: list[int] = field(default_factory=list)  # token ids of the answer alone
+
+    def add(self, other: _Text) -> None:
+        self.text += other.text
+        self.token_ids += other.token_ids
+        self.logprobs += other.logprobs
+        self.offsets += other.offsets
+        self.answered += other.answered
+
+
+class CompletionAnswer:
+    """Words one job's outputs as OpenAI's completions do."""
+
+    def __init__(self, job: Job, request: CompletionRequest, outputs: Outputs) -> None:
+        self._job = job
+        self._request = request
+        self._outputs = outputs
+        self._has_echoed: set[int] = set()
+        self._empty = wire.Completion(
+            id=job.id,
+            created=job.created,
+            model=job.model,
+            system_fingerprint=job.fingerprint,
+            choices=[],
+        )
+
+    async def whole(self) -> bytes:
+        """Return the whole answer as JSON."""
+        count = self._job.n * len(self._job.prompts)
+        texts = [_Text() for _ in range(count)]
+        reasons: dict[int, wire.Finish] = {}
+        async with aclosing(self._outputs.parts()) as parts:
+            async for part in parts:
+                texts[part.index].add(self._text_of(part))
+                if part.finish is not None:
+                    reasons[part.index] = part.finish
+        choices = [self._choice(i, text, reasons[i], is_first=True) for i, text in enumerate(texts)]
+        decoding = self._outputs.decoding()
+        return wire.encode(
+            msgspec.structs.replace(
+                self._empty,
+                choices=choices,
+                usage=self._outputs.usage(),
+                seed=self._job.seed,
+                decoding=UNSET if decoding is None else decoding,
+            )
+        )
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        """Yield the answer as server-sent events, ready to be sent."""
+        async with aclosing(self._outputs.parts()) as parts:
+            async for part in parts:
+                if not part.is_first:
+                    yield self._frame_of(part)
+        yield self._last_frames()
+
+    def _frame_of(self, part: Part) -> bytes:
+        is_start = part.index not in self._has_echoed
+        text = self._text_of(part)
+        usage = self._outputs.usage() if self._request.counts_usage else None
+        return self._frame(
+            choices=[self._choice(part.index, text, part.finish, is_first=is_start)],
+            usage=usage if self._request.includes_usage else UNSET,
+            seed=self._job.seed if is_start else UNSET,
+            obfuscation=padding_for(text.text) if self._request.includes_obfuscation else UNSET,
+        )
+
+    def _choice(
+        self, index: int, text: _Text, finish: wire.Finish | None, *, is_first: bool
+    ) -> wire.CompletionChoice:
+        prompt = index // self._job.n
+        has_ids = self._request.return_token_ids
+        scored = self._job.prompt_logprobs if finish is not None and is_first else None
+        return wire.CompletionChoice(
+            index,
+            text.text,
+            finish,
+            self._show(text),
+            text.answered if has_ids else UNSET,
+            list(self._job.prompts[prompt].token_ids) if has_ids and is_first else UNSET,
+            self._outputs.ranked_prompt(prompt, scored),
+        )
+
+    def _last_frames(self) -> bytes:
+        decoding = self._outputs.decoding()
+        frames = b""
+        if self._request.includes_usage or decoding is not None:
+            frames = self._frame(
+                usage=self._outputs.usage() if self._request.includes_usage else UNSET,
+                decoding=UNSET if decoding is None else decoding,
+            )
+        return frames + DONE
+
+    def _frame(self, **fields: Any) -> bytes:
+        return frame(wire.encode(msgspec.structs.replace(self._empty, **fields)))
+
+    def _text_of(self, part: Part) -> _Text:
+        """Return a part as it is shown: after its prompt, if that is echoed."""
+        if part.is_first:
+            return _Text()
+        shown = _Text()
+        shift = 0
+        if self._request.echo:
+            prompt = part.index // self._job.n
+            shift = len(self._job.prompts[prompt].text)
+            if part.index not in self._has_echoed:
+                shown.add(self._prompt_text(prompt))
+        self._has_echoed.add(part.index)
+        piece = part.piece
+        offsets = [offset + shift for offset in piece.offsets]
+        shown.add(
+            _Text(
+                piece.text,
+                [e.token_id for e in piece.logprobs],
+                [*piece.logprobs],
+                offsets,
+                list(part.token_ids),
+            )
+        )
+        return shown
+
+    def _prompt_text(self, prompt: int) -> _Text:
+        text = self._job.prompts[prompt].text
+        if self._request.logprobs is None:
+            return _Text(text)
+        ids, hidden = self._job.prompts[prompt].token_ids, self._job.prompts[prompt].num_hidden
+        logprobs = list(self._outputs.prompt_logprobs(prompt))
+        offsets = [0] * hidden + text_offsets(self._job.tokenizer, ids[hidden:])
+        return _Text(text, list(ids), logprobs, offsets)
+
+    def _show(self, text: _Text) -> dict[str, Any] | None:
+        if self._request.logprobs is None:
+            return None
+        return completion_logprobs(self._job.tokenizer, text.token_ids, text.logprobs, text.offsets)

@@ -1,0 +1,266 @@
+"""From the pool's events to the text of each choice, and to the totals of the whole job."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec import UNSET, UnsetType
+
+from plait.server.api.interfaces import PoolLike
+from plait.server.api.requests.job import Job
+from plait.server.api.requests.prompts import Prompt
+from plait.server.api.responses import wire
+from plait.server.api.responses.wire import (
+    CompletionTokensDetails,
+    Finish,
+    PromptTokensDetails,
+    Usage,
+)
+from plait.server.errors import DeadlineExceeded, Internal, ServerError, Unavailable
+from plait.server.prompt.infill import InfillStream
+from plait.server.prompt.logprobs import ranked
+from plait.server.prompt.stream import Piece, TextStream
+from plait.server.wire.messages import Delta, FinishReason, Predicted, Started, TokenLogprob
+
+Event = Started | Delta
+NOTHING = Piece("")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is new of one choice. Its first part says only that it has begun."""
+
+    index: int
+    piece: Piece = NOTHING
+    token_ids: Sequence[int] = ()  # taken since the last part, the one that ended the text included
+    finish: Finish | None = None
+    is_first: bool = False
+
+
+@dataclass(slots=True)
+class _Choice:
+    stream: TextStream | InfillStream
+    is_done: bool = False
+    fresh: list[int] = field(default_factory=list)  # tokens that no part has told of
+
+    def take_fresh(self) -> list[int]:
+        """Return the tokens that no part has told of, once."""
+        fresh, self.fresh = self.fresh, []
+        return fresh
+
+
+@dataclass(slots=True)
+class _Progress:
+    """One prompt's answers."""
+
+    choices: list[_Choice]
+    has_begun: bool = False
+    cached_tokens: int = 0
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    held: list[Delta] = field(default_factory=list)  # until the prompt's logprobs are here
+
+    @property
+    def is_done(self) -> bool:
+        return all(choice.is_done for choice in self.choices)
+
+
+class Outputs:
+    """Runs a job once; the totals are right when `parts` has ended."""
+
+    def __init__(self, pool: PoolLike, job: Job) -> None:
+        self.traces: dict[int, dict[str, Any]] = {}  # by choice; none if a stop string ended it
+        self._pool = pool
+        self._job = job
+        self._ended_by_token = 0
+        self._first_token = 0.0  # time.monotonic()
+        self._reasons: list[Finish] = []  # of the choices, in the order in which they ended
+        self._accepted, self._rejected = 0, 0  # rows drafted from the request's prediction
+        self._progress = [
+            _Progress([_Choice(self._stream_of(prompt)) for _ in range(job.n)])
+            for prompt in job.prompts
+        ]
+
+    def usage(self) -> Usage:
+        """Return what was read and written so far."""
+        prompt = sum(prompt.num_given for prompt in self._job.prompts)
+        streams = [choice.stream for each in self._progress for choice in each.choices]
+        completion = sum(stream.num_tokens for stream in streams) + self._ended_by_token
+        cached = sum(each.cached_tokens for each in self._progress)
+        return Usage(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+            prompt_tokens_details=PromptTokensDetails(cached),
+            completion_tokens_details=CompletionTokensDetails(
+                accepted_prediction_tokens=self._accepted,
+                rejected_prediction_tokens=self._rejected,
+            ),
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the access log tells of a generation."""
+        usage, arrived = self.usage(), self._job.requests[0].arrived
+        facts: dict[str, Any] = {
+            "model": self._job.model,
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+        }
+        if self._first_token:
+            facts["ttft"] = round(self._first_token - arrived, 4)
+        if self._reasons:
+            facts["finish_reason"] = ",".join(self._reasons)
+        return facts
+
+    def prompt_logprobs(self, prompt: int) -> Sequence[TokenLogprob | None]:
+        """Return the logprobs of a prompt's tokens; known before any part with text."""
+        return self._progress[prompt].prompt_logprobs or ()
+
+    def ranked_prompt(self, prompt: int, count: int | None) -> wire.PromptLogprobs | UnsetType:
+        """Return the logprobs of a prompt's tokens as vLLM has them, if they were asked for."""
+        if count is None:
+            return UNSET
+        tokenizer = self._job.tokenizer
+        return [
+            None
+            if entry is None
+            else {i: wire.RankedLogprob(*v) for i, v in ranked(tokenizer, entry, count).items()}
+            for entry in self.prompt_logprobs(prompt)
+        ]
+
+    def decoding(self) -> dict[str, Any] | None:
+        """Return the traces that were asked for: one choice's own, or a list of several."""
+        if not self.traces:
+            return None
+        if len(self._progress) * self._job.n == 1:
+            return self.traces[0]
+        return {"choices": [{"index": i, **self.traces[i]} for i in sorted(self.traces)]}
+
+    async def parts(self) -> AsyncGenerator[Part, None]:
+        """Generate, and yield what is new; closing this early aborts what still runs.
+
+        Raises:
+            ServerError: the pool refuses the job, or can't finish it.
+        """
+        streams = [self._pool.generate(self._job.model, r) for r in self._job.requests]
+        merged = _alone(streams[0]) if len(streams) == 1 else _merged(streams)
+        async with aclosing(merged) as events:
+            async for prompt, event in events:
+                for part in self._take(prompt, event):
+                    yield part
+                if all(progress.is_done for progress in self._progress):
+                    return
+        raise Internal("The answer ended early.")
+
+    def _stream_of(self, prompt: Prompt) -> TextStream | InfillStream:
+        job = self._job
+        if prompt.template is not None:
+            return InfillStream(job.token_bytes, prompt.template)
+        return TextStream(job.token_bytes, job.stop, include_stop=job.include_stop)
+
+    def _take(self, prompt: int, event: Event) -> Iterator[Part]:
+        progress = self._progress[prompt]
+        if not progress.has_begun:
+            progress.has_begun = True
+            first = prompt * self._job.n
+            yield from (Part(first + i, is_first=True) for i in range(self._job.n))
+        if isinstance(event, Started):
+            progress.cached_tokens = progress.cached_tokens or event.cached_tokens
+            return
+        if event.prompt_logprobs is not None:
+            progress.prompt_logprobs = event.prompt_logprobs
+        progress.held.append(event)
+        if self._job.requests[prompt].prompt_logprobs is None or progress.prompt_logprobs:
+            ready, progress.held = progress.held, []
+            for delta in ready:
+                yield from self._advance(prompt, delta)
+
+    def _advance(self, prompt: int, delta: Delta) -> Iterator[Part]:
+        choice = self._progress[prompt].choices[delta.index]
+        if choice.is_done:
+            return
+        _check_reason(delta.finish_reason)
+        index = prompt * self._job.n + delta.index
+        if delta.token_ids and not self._first_token:
+            self._first_token = time.monotonic()
+        before = choice.stream.num_tokens
+        piece = choice.stream.push(delta.token_ids, delta.logprobs)
+        if delta.predicted is not None:
+            is_cut = choice.stream.stop is not None
+            self._count(delta.predicted, choice.stream.num_tokens - before if is_cut else None)
+        choice.fresh += delta.token_ids[: choice.stream.num_tokens - before]
+        finish = self._end(choice, delta)
+        if piece.text or piece.logprobs:
+            yield Part(index, piece, choice.take_fresh())
+        if finish is None:
+            return
+        choice.is_done = True
+        self._reasons.append(finish)
+        if delta.trace is not None:
+            self.traces[index] = delta.trace
+        if delta.stop_token is not None and choice.stream.stop is None:
+            choice.fresh.append(delta.stop_token)
+        yield Part(index, choice.stream.finish(), choice.take_fresh(), finish)
+
+    def _count(self, predicted: Predicted, taken: int | None) -> None:
+        """Count what was predicted; of a delta with a stop string, what is not behind it."""
+        limit = math.inf if taken is None else taken
+        self._accepted += sum(place < limit for place in predicted.accepted)
+        self._rejected += sum(rows for place, rows in predicted.rejected if place < limit)
+
+    def _end(self, choice: _Choice, delta: Delta) -> Finish | None:
+        """Return why a choice ends with this delta, if it does; tell a worker that can't know."""
+        if choice.stream.stop is not None:
+            if delta.finish_reason is None:
+                self._pool.abort(delta.request_id, delta.index)
+            return "stop"
+        if delta.finish_reason is None:
+            return None
+        self._ended_by_token += delta.stop_token is not None
+        return "stop" if delta.finish_reason == "stop" else "length"
+
+
+def _check_reason(reason: FinishReason | None) -> None:
+    """Raise for an end that isn't the answer's own; clients know only stop and length."""
+    errors: dict[FinishReason | None, ServerError] = {
+        "deadline": DeadlineExceeded("The request's deadline has passed."),
+        "abort": Unavailable("The request was aborted."),
+        "error": Internal("The server failed."),
+    }
+    if reason in errors:
+        raise errors[reason]
+
+
+async def _merged(
+    streams: Sequence[AsyncGenerator[Event, None]],
+) -> AsyncGenerator[tuple[int, Event], None]:
+    """Yield the events of all streams as they come, with the stream's number.
+
+    The first error ends them all; so does closing this.
+    """
+    waiting = {asyncio.ensure_future(anext(each, None)): i for i, each in enumerate(streams)}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            ended = sorted((waiting.pop(task), task.result()) for task in done)
+            for i, event in [(i, event) for i, event in ended if event is not None]:
+                waiting[asyncio.ensure_future(anext(streams[i], None))] = i
+                yield i, event
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for each in streams:
+            await each.aclose()
+
+
+async def _alone(stream: AsyncGenerator[Event, None]) -> AsyncGenerator[tuple[int, Event], None]:
+    """Yield what `_merged` would, without a task per event."""
+    async with aclosing(stream):
+        async for event in stream:
+            yield 0, event
