@@ -13,7 +13,7 @@ from plait.decoders.contract.decoder import Decoder, DecodeRequest
 from plait.decoders.contract.isolation import FAILED, attempt
 from plait.decoders.contract.registry import MethodError
 from plait.server.engine.commit import log_fault
-from plait.server.engine.kv.blocks import BLOCK, root_hash
+from plait.server.engine.kv.block_pool import BLOCK_SIZE, root_hash
 from plait.server.engine.sequence import Sequence
 from plait.server.errors import BadRequest, ContextTooLong, ServerError
 from plait.server.wire.messages import CompiledConstraint, Failed, GenerateRequest
@@ -148,8 +148,8 @@ class Admission:
             return None
         if request.prompt_logprobs is not None:
             return BadRequest("A canvas tells nothing of the prompt's tokens.", param="echo")
-        if block and BLOCK % block and block % BLOCK:
-            return BadRequest(f"A block size divides {BLOCK} or is a multiple of it.")
+        if block and BLOCK_SIZE % block and block % BLOCK_SIZE:
+            return BadRequest(f"A block size divides {BLOCK_SIZE} or is a multiple of it.")
         limit = self._capacity.max_model_len
         if block and -(-(sequence.prompt_length + request.max_tokens) // block) * block > limit:
             return ContextTooLong(

@@ -24,7 +24,7 @@ from plait.server.engine.constraints import LazyConstraints
 from plait.server.engine.draft_model.load import load_draft_model
 from plait.server.engine.draft_store.keeper import StoreKeeper
 from plait.server.engine.engine import Engine
-from plait.server.engine.kv.blocks import BLOCK, BlockManager, num_blocks_for
+from plait.server.engine.kv.block_pool import BLOCK_SIZE, BlockPool, num_blocks_for
 from plait.server.engine.profile import measure
 from plait.server.engine.runner import Runner
 from plait.server.memory import Memory, machine_memory
@@ -88,13 +88,13 @@ def build_engine(
     decoder = _decoder(model, files, workshop)
     constraints = LazyConstraints(files, model.vocab_size, settings.grammar_cache_bytes)
     admission = _admission(model, constraints, decoder, length)
-    blocks = BlockManager(num_blocks, prefix_caching=settings.prefix_caching)
+    blocks = BlockPool(num_blocks, prefix_caching=settings.prefix_caching)
     info = ModelInfo(
         model=settings.served_name or files.name,
         max_model_len=length,
         vocab_size=model.vocab_size,
         num_blocks=num_blocks,
-        block_size=BLOCK,
+        block_size=BLOCK_SIZE,
         weights=model.mode,
         fingerprint=model.fingerprint,
         capabilities=capabilities,
@@ -135,10 +135,12 @@ def _capacity(settings: EngineSettings, model: Model) -> tuple[int, int]:
     num_blocks = size // model.kv_block_bytes
     if num_blocks < 2:
         raise BadModel(
-            f"kv_cache_bytes {size} holds {num_blocks} blocks of {BLOCK} tokens "
+            f"kv_cache_bytes {size} holds {num_blocks} blocks of {BLOCK_SIZE} tokens "
             f"({model.kv_block_bytes} bytes each); give at least two."
         )
-    length = min(longest, (num_blocks - 1) * BLOCK)  # one is spare: a sequence may need to copy one
+    length = min(
+        longest, (num_blocks - 1) * BLOCK_SIZE
+    )  # one is spare: a sequence may need to copy one
     if length < longest:
         log.warning(
             "context cut: the KV cache holds no longer sequence",
@@ -154,7 +156,7 @@ def _costs(runner: Runner, model: Model, num_blocks: int) -> CostCurve:
     """Return what passes of this many rows take; diffusion models don't ask."""
     if model.diffusion is not None:
         return CostCurve()
-    return measure(runner, min(model.max_positions, (num_blocks - 1) * BLOCK))
+    return measure(runner, min(model.max_positions, (num_blocks - 1) * BLOCK_SIZE))
 
 
 def default_cache_bytes(one_sequence: int, max_num_seqs: int, available: int | None) -> int:

@@ -29,7 +29,7 @@ from plait.server.engine.commit import (
     started,
 )
 from plait.server.engine.draft_store.keeper import StoreKeeper
-from plait.server.engine.kv.blocks import BlockManager
+from plait.server.engine.kv.block_pool import BlockPool
 from plait.server.engine.passes import Pass, probe, run_passes
 from plait.server.engine.runner import Runner
 from plait.server.engine.scheduler import Scheduler
@@ -56,7 +56,7 @@ class Engine:
     def __init__(
         self,
         runner: Runner,
-        blocks: BlockManager,
+        blocks: BlockPool,
         admission: Admission,
         settings: EngineSettings,
         costs: CostCurve | None = None,

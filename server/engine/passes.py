@@ -19,7 +19,7 @@ from torch import Tensor
 from plait.decoders.contract.decoder import Forward
 from plait.decoders.contract.isolation import attempt
 from plait.decoders.sampling.logprobs import prompt_logprobs
-from plait.server.engine.kv.blocks import BlockManager
+from plait.server.engine.kv.block_pool import BlockPool
 from plait.server.engine.profile import nobodys_slice
 from plait.server.engine.runner import Runner
 from plait.server.engine.sequence import ScheduledSequence
@@ -55,7 +55,7 @@ def run_passes(
     return made, failed
 
 
-def probe(runner: Runner, blocks: BlockManager) -> None:
+def probe(runner: Runner, blocks: BlockPool) -> None:
     """Raise what the runner raises if it can't compute anything any more."""
     held = blocks.allocate(1)
     if held is not None:

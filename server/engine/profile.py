@@ -9,7 +9,7 @@ from typing import Any, cast
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import Decoder, Proposal
 from plait.decoders.sampling.params import SamplingParams
-from plait.server.engine.kv.blocks import num_blocks_for
+from plait.server.engine.kv.block_pool import num_blocks_for
 from plait.server.engine.runner import Runner
 from plait.server.engine.sequence import ScheduledSequence, Sequence
 from plait.server.wire.messages import GenerateRequest

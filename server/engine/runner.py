@@ -14,7 +14,7 @@ from torch import Tensor
 from plait.decoders.contract.decoder import AttentionMode, Forward, Proposal
 from plait.kernels.kv_copy import copy_blocks, move_slots
 from plait.kernels.paged_attention import AttentionMetadata
-from plait.server.engine.kv.blocks import as_slots, num_blocks_for, slots_at
+from plait.server.engine.kv.block_pool import as_slots, num_blocks_for, slot_mapping
 from plait.server.engine.sequence import ScheduledSequence, Sequence
 from plait.server.models.transformer import KVCache
 
@@ -190,7 +190,7 @@ def segments_of(pieces: Sequences[AttentionSegment], device: torch.device) -> At
     def tensor(array: NDArray[np.generic] | list[int], dtype: torch.dtype) -> Tensor:
         return torch.as_tensor(np.asarray(array)).to(device=device, dtype=dtype)
 
-    slots = [slots_at(piece.blocks, piece.places) for piece in pieces]
+    slots = [slot_mapping(piece.blocks, piece.places) for piece in pieces]
     return AttentionMetadata(
         row_start=tensor(_offsets([len(piece.token_ids) for piece in pieces]), torch.int32),
         context_len=tensor([piece.context for piece in pieces], torch.int32),

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from collections.abc import Sequence as Sequences
 
 from plait.decoders.contract.decoder import AttentionMode, DraftBudget, Proposal
-from plait.server.engine.kv.blocks import (
-    BLOCK,
-    BlockManager,
+from plait.server.engine.kv.block_pool import (
+    BLOCK_SIZE,
+    BlockPool,
     blocks_per_unit,
-    extend_hashes,
+    extend_block_hashes,
     num_blocks_for,
 )
 from plait.server.engine.row_budget import plan_rows
@@ -31,7 +31,7 @@ Propose = Callable[[Sequences[Sequence], DraftBudget], Sequences[Proposal]]
 class Scheduler:
     """The queues and the block tables of one engine."""
 
-    def __init__(self, blocks: BlockManager, copy: Copy, *, max_seqs: int, max_rows: int) -> None:
+    def __init__(self, blocks: BlockPool, copy: Copy, *, max_seqs: int, max_rows: int) -> None:
         self.blocks = blocks
         self.num_preemptions = 0
         self.oversized: list[Sequence] = []  # they want more blocks than there are
@@ -85,11 +85,11 @@ class Scheduler:
         needed = num_blocks_for(sequence.next_stop)
         self.blocks.release(sequence.blocks[needed:])
         del sequence.blocks[needed:]
-        full = num_computed_tokens // BLOCK
+        full = num_computed_tokens // BLOCK_SIZE
         first = len(sequence.hashes)
         if self.blocks.prefix_caching and full > first:
             unit = blocks_per_unit(sequence.block)
-            extend_hashes(sequence.hashes, sequence.root, sequence.tokens, full, unit)
+            extend_block_hashes(sequence.hashes, sequence.root, sequence.tokens, full, unit)
             for i in range(first, full):
                 self.blocks.register(sequence.blocks[i], sequence.hashes[i])
 
@@ -131,20 +131,20 @@ class Scheduler:
             sequence.num_computed_tokens = min(last, sequence.num_shareable)
             shared = leader.blocks[: num_blocks_for(sequence.num_computed_tokens)]
             self.blocks.share(shared)
-            sequence.hashes = leader.hashes[: sequence.num_computed_tokens // BLOCK]
+            sequence.hashes = leader.hashes[: sequence.num_computed_tokens // BLOCK_SIZE]
             return shared
         sequence.num_computed_tokens, sequence.hashes = 0, []
         if not self.blocks.prefix_caching or sequence.wants_prompt_logprobs:
             return []
         chain: list[bytes] = []
         unit = blocks_per_unit(sequence.block)
-        extend_hashes(chain, sequence.root, sequence.tokens, last // BLOCK, unit)
+        extend_block_hashes(chain, sequence.root, sequence.tokens, last // BLOCK_SIZE, unit)
         shared = self.blocks.match(chain)
         whole = len(shared) // unit * unit
         self.blocks.release(shared[whole:])
         shared = shared[:whole]
         sequence.hashes = chain[:whole]
-        sequence.num_computed_tokens = len(shared) * BLOCK
+        sequence.num_computed_tokens = len(shared) * BLOCK_SIZE
         return shared
 
     def _room(self, planned: Sequences[tuple[Sequence, int]], budget: int) -> int:
@@ -158,7 +158,7 @@ class Scheduler:
         for sequence, rows in planned:
             stop = max(sequence.num_computed_tokens + rows, sequence.next_stop)
             spare -= len(self._shared(sequence, stop)) + _missing(sequence, stop)
-        return max(min(budget, spare * BLOCK - len(planned) * (BLOCK - 1)), 0)
+        return max(min(budget, spare * BLOCK_SIZE - len(planned) * (BLOCK_SIZE - 1)), 0)
 
     def _reserve(self, piece: ScheduledSequence) -> bool:
         """Make the blocks that the slice writes exist and belong to its sequence alone."""
@@ -191,7 +191,7 @@ class Scheduler:
         """Return which of its blocks the sequence must copy before it writes up to `stop`."""
         table = sequence.blocks
         written = range(
-            sequence.num_computed_tokens // BLOCK, min(len(table), num_blocks_for(stop))
+            sequence.num_computed_tokens // BLOCK_SIZE, min(len(table), num_blocks_for(stop))
         )
         return [i for i in written if self.blocks.is_shared(table[i])]
 

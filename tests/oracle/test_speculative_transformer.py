@@ -15,7 +15,7 @@ from plait.decoders.speculative.workshop import Workshop
 from plait.kernels import dispatch
 from plait.server.engine.admission import Admission, Capacity
 from plait.server.engine.engine import Engine
-from plait.server.engine.kv.blocks import BLOCK, BlockManager
+from plait.server.engine.kv.block_pool import BLOCK_SIZE, BlockPool
 from plait.server.engine.runner import Runner
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model
@@ -39,9 +39,9 @@ def engine_of(model: Model, num_blocks: int = 512) -> Engine:
     host = AutoregressiveDecoder(model.vocab_size, speculator=Speculator(workshop, workshop.costs))
     return Engine(
         Runner(model, model.new_kv_cache(num_blocks), torch.device("cpu")),
-        BlockManager(num_blocks, prefix_caching=True),
+        BlockPool(num_blocks, prefix_caching=True),
         Admission(
-            Capacity((num_blocks - 1) * BLOCK, model.vocab_size, model.fingerprint),
+            Capacity((num_blocks - 1) * BLOCK_SIZE, model.vocab_size, model.fingerprint),
             lambda request: host,
             no_constraints,
         ),

@@ -6,11 +6,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.server.engine.kv.blocks import (
-    BLOCK,
-    BlockManager,
+from plait.server.engine.kv.block_pool import (
+    BLOCK_SIZE,
+    BlockPool,
     as_slots,
-    extend_hashes,
+    extend_block_hashes,
     num_blocks_for,
     root_hash,
 )
@@ -18,12 +18,12 @@ from plait.server.engine.kv.blocks import (
 
 def chain(tokens: list[int], *, salt: str = "") -> list[bytes]:
     hashes: list[bytes] = []
-    extend_hashes(hashes, root_hash("weights", salt), tokens, len(tokens) // BLOCK)
+    extend_block_hashes(hashes, root_hash("weights", salt), tokens, len(tokens) // BLOCK_SIZE)
     return hashes
 
 
 def test_allocation_is_all_or_nothing() -> None:
-    blocks = BlockManager(4)
+    blocks = BlockPool(4)
     assert blocks.allocate(5) is None
     assert blocks.num_available == 4
     assert len(set(blocks.allocate(4) or ())) == 4
@@ -31,7 +31,7 @@ def test_allocation_is_all_or_nothing() -> None:
 
 
 def test_memory_that_was_touched_is_used_again_first() -> None:
-    blocks = BlockManager(100)
+    blocks = BlockPool(100)
     for _ in range(50):
         held = blocks.allocate(3) or []
         assert held == [0, 1, 2]
@@ -39,7 +39,7 @@ def test_memory_that_was_touched_is_used_again_first() -> None:
 
 
 def test_prefix_is_found_by_content_and_salt() -> None:
-    blocks = BlockManager(8)
+    blocks = BlockPool(8)
     text = list(range(40))
     held = blocks.allocate(2) or []
     for block, key in zip(held, chain(text), strict=True):
@@ -54,10 +54,10 @@ def test_a_block_is_named_by_all_that_its_tokens_see() -> None:
     """Two KV blocks whose tokens see each other whole differ if either's tokens do."""
     root, text = root_hash("weights"), list(range(64))
     chains: list[list[bytes]] = [[], [], []]
-    extend_hashes(chains[0], root, text, 4, 2)
-    extend_hashes(chains[1], root, [*text[:31], 99, *text[32:]], 4, 2)
-    extend_hashes(chains[2], root, [*text[:63], 99], 2, 2)
-    extend_hashes(chains[2], root, [*text[:63], 99], 4, 2)  # as the text grows
+    extend_block_hashes(chains[0], root, text, 4, 2)
+    extend_block_hashes(chains[1], root, [*text[:31], 99, *text[32:]], 4, 2)
+    extend_block_hashes(chains[2], root, [*text[:63], 99], 2, 2)
+    extend_block_hashes(chains[2], root, [*text[:63], 99], 4, 2)  # as the text grows
     assert len(set(chains[0])) == 4
     assert not set(chains[0]) & set(chains[1])
     assert chains[2][:2] == chains[0][:2]
@@ -65,7 +65,7 @@ def test_a_block_is_named_by_all_that_its_tokens_see() -> None:
 
 
 def test_unused_prefixes_stay_until_their_memory_is_wanted() -> None:
-    blocks = BlockManager(3)
+    blocks = BlockPool(3)
     hashes = chain(list(range(32)))
     held = blocks.allocate(2) or []
     for block, key in zip(held, hashes, strict=True):
@@ -77,7 +77,7 @@ def test_unused_prefixes_stay_until_their_memory_is_wanted() -> None:
 
 
 def test_registered_and_shared_blocks_are_not_to_be_written() -> None:
-    blocks = BlockManager(3)
+    blocks = BlockPool(3)
     mine, full, both = blocks.allocate(3) or []
     blocks.register(full, chain(list(range(16)))[0])
     blocks.share([both])
@@ -89,7 +89,7 @@ def test_salts_cannot_run_together() -> None:
 
 
 def test_slots_follow_the_table() -> None:
-    want = [5 * BLOCK + 14, 5 * BLOCK + 15, 2 * BLOCK, 2 * BLOCK + 1]
+    want = [5 * BLOCK_SIZE + 14, 5 * BLOCK_SIZE + 15, 2 * BLOCK_SIZE, 2 * BLOCK_SIZE + 1]
     assert np.array_equal(as_slots([5, 2], 14, 18), want)
     assert [num_blocks_for(n) for n in (0, 1, 16, 17)] == [0, 1, 1, 2]
 
@@ -105,7 +105,7 @@ def test_slots_follow_the_table() -> None:
     )
 )
 def test_every_block_is_accounted_for(actions: list[tuple[str, int, int]]) -> None:
-    blocks = BlockManager(6)
+    blocks = BlockPool(6)
     held: list[list[int]] = []
     for verb, which, text in actions:
         tokens = [text] * 48

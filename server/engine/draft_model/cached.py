@@ -13,10 +13,10 @@ from torch.nn.functional import pad
 from plait.decoders.contract.decoder import AttentionMode
 from plait.decoders.speculative.draft_model.protocol import DraftCache
 from plait.kernels.paged_attention import AttentionMetadata
-from plait.server.engine.kv.blocks import (
-    BLOCK,
-    BlockManager,
-    extend_hashes,
+from plait.server.engine.kv.block_pool import (
+    BLOCK_SIZE,
+    BlockPool,
+    extend_block_hashes,
     num_blocks_for,
     root_hash,
 )
@@ -52,7 +52,7 @@ class CachedDraftModel:
         device: torch.device,
     ) -> None:
         """Args: vocab_size is the target's; logits beyond it are cut, missing ones -inf."""
-        self.blocks = BlockManager(kv.k.shape[1])
+        self.blocks = BlockPool(kv.k.shape[1])
         self.model = model
         self._kv = kv
         self._vocab_size = vocab_size
@@ -63,15 +63,15 @@ class CachedDraftModel:
         """Let an empty cache hold what is known of a beginning of the text, all but its end."""
         assert not cache.blocks, "only an empty cache can recall a text"
         hashes: list[bytes] = []
-        extend_hashes(hashes, root_hash(cache.namespace), text, (len(text) - 1) // BLOCK)
+        extend_block_hashes(hashes, root_hash(cache.namespace), text, (len(text) - 1) // BLOCK_SIZE)
         cache.blocks = self.blocks.match(hashes)
         cache.hashes = hashes[: len(cache.blocks)]
-        cache.length = len(cache.blocks) * BLOCK
+        cache.length = len(cache.blocks) * BLOCK_SIZE
 
     def keep(self, cache: DraftCache, text: Sequence[int]) -> None:
         """Let others recall what the cache holds of a text, which it will never go back behind."""
-        first, full = len(cache.hashes), min(len(text), cache.length) // BLOCK
-        extend_hashes(cache.hashes, root_hash(cache.namespace), text, full)
+        first, full = len(cache.hashes), min(len(text), cache.length) // BLOCK_SIZE
+        extend_block_hashes(cache.hashes, root_hash(cache.namespace), text, full)
         for i in range(first, full):
             self.blocks.register(cache.blocks[i], cache.hashes[i])
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from plait.server.engine.draft_model.cached import CachedDraftModel
-from plait.server.engine.kv.blocks import BLOCK
+from plait.server.engine.kv.block_pool import BLOCK_SIZE
 from plait.server.models.catalog import BadModel, ModelFiles, resolve
 from plait.server.models.load import load_model
 from plait.server.prompt.tokenizer import load_tokenizer
@@ -51,7 +51,7 @@ def load_draft_model(
     if num_blocks < 2:
         raise BadModel(
             f"draft_kv_cache_bytes {settings.draft_kv_cache_bytes} holds {num_blocks} blocks of "
-            f"{BLOCK} tokens ({model.kv_block_bytes} bytes each); give at least two."
+            f"{BLOCK_SIZE} tokens ({model.kv_block_bytes} bytes each); give at least two."
         )
     return CachedDraftModel(
         model,

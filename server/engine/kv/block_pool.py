@@ -16,7 +16,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 16  # tokens per block; fixed by the attention kernels
+BLOCK_SIZE = 16  # tokens per block; fixed by the attention kernels
 
 
 def root_hash(*parts: str) -> bytes:
@@ -28,7 +28,7 @@ def root_hash(*parts: str) -> bytes:
     return digest.digest()
 
 
-def extend_hashes(
+def extend_block_hashes(
     hashes: list[bytes], root: bytes, tokens: Sequence[int], full: int, unit: int = 1
 ) -> None:
     """Append the hashes of blocks len(hashes)..full-1 of `tokens` to the chain.
@@ -37,13 +37,13 @@ def extend_hashes(
     """
     for i in range(len(hashes), full):
         first = i // unit * unit
-        seen = tokens[first * BLOCK : (first + unit) * BLOCK]
+        seen = tokens[first * BLOCK_SIZE : (first + unit) * BLOCK_SIZE]
         parent = hashes[-1] if hashes else root
         block = np.asarray(seen, dtype=np.int64).tobytes()
         hashes.append(blake2b(parent + block, digest_size=16).digest())
 
 
-class BlockManager:
+class BlockPool:
     """Allocates, shares and releases the blocks of one KV cache."""
 
     def __init__(self, num_blocks: int, *, prefix_caching: bool = True) -> None:
@@ -132,19 +132,21 @@ class BlockManager:
 
 def blocks_per_unit(block: int) -> int:
     """Return how many KV blocks a decoder's block (Decoder.block) spans, at least 1."""
-    return max(block // BLOCK, 1)
+    return max(block // BLOCK_SIZE, 1)
 
 
 def num_blocks_for(tokens: int) -> int:
     """Return how many blocks hold that many tokens."""
-    return -(-tokens // BLOCK)
+    return -(-tokens // BLOCK_SIZE)
 
 
 def as_slots(blocks: Sequence[int], start: int, stop: int) -> NDArray[np.int64]:
     """Return the cache slots of logical positions start..stop-1 of a sequence."""
-    return slots_at(blocks, np.arange(start, stop, dtype=np.int64))
+    return slot_mapping(blocks, np.arange(start, stop, dtype=np.int64))
 
 
-def slots_at(blocks: Sequence[int], places: NDArray[np.int64]) -> NDArray[np.int64]:
+def slot_mapping(blocks: Sequence[int], places: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the cache slots of some logical positions of a sequence."""
-    return np.asarray(blocks, dtype=np.int64)[places // BLOCK] * BLOCK + places % BLOCK
+    return (
+        np.asarray(blocks, dtype=np.int64)[places // BLOCK_SIZE] * BLOCK_SIZE + places % BLOCK_SIZE
+    )
