@@ -15,7 +15,7 @@ from torch import Tensor
 from plait.decoders.contract.decoder import AttentionMode
 from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.engine.build import build_engine
-from plait.server.engine.runner import Model
+from plait.server.engine.runner import RunnableModel
 from plait.server.models.catalog import ModelFiles, resolve
 from plait.server.models.spec import ModelSpec
 from plait.server.models.transformer import KVCache
@@ -140,7 +140,7 @@ def serve(settings: EngineSettings) -> Served:
     """
     work, seen = Work(), list[ModelSpec]()
 
-    def watch(model: Transformer) -> Model:
+    def watch(model: Transformer) -> RunnableModel:
         seen.append(model.spec)
         return Metered(model, work)
 

@@ -37,7 +37,7 @@ from plait.server.wire.messages import ModelInfo
 
 if TYPE_CHECKING:
     from plait.decoders.diffusion.spec import DiffusionSpec
-    from plait.server.engine.runner import Model as Runnable
+    from plait.server.engine.runner import RunnableModel
     from plait.server.models.catalog import ModelFiles
     from plait.server.models.transformer import Model
     from plait.server.settings import EngineSettings
@@ -50,7 +50,7 @@ CAPABILITIES = ["constraint", "fork", "prefix_cache", "block_rows", "several_row
 
 def build_engine(
     settings: EngineSettings,
-    watch: Callable[[Model], Runnable] | None = None,
+    watch: Callable[[Model], RunnableModel] | None = None,
     tell: Callable[[str], None] = lambda stage: None,
 ) -> tuple[Engine, ModelInfo]:
     """Load the model and return an engine that is ready to step.

@@ -19,7 +19,7 @@ from plait.server.engine.sequence import ScheduledSequence, Sequence
 from plait.server.models.transformer import KVCache
 
 
-class Model(Protocol):
+class RunnableModel(Protocol):
     """What the runner needs of a model (plait.server.models.transformer.Model)."""
 
     @property
@@ -55,7 +55,7 @@ class AttentionSegment:
 class Runner:
     """Owns the KV cache of one model and runs steps over it."""
 
-    def __init__(self, model: Model, kv: KVCache, device: torch.device) -> None:
+    def __init__(self, model: RunnableModel, kv: KVCache, device: torch.device) -> None:
         self.model = model
         self.kv = kv
         self.device = device

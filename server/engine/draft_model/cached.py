@@ -20,11 +20,11 @@ from plait.server.engine.kv.block_pool import (
     num_blocks_for,
     root_hash,
 )
-from plait.server.engine.runner import AttentionSegment, Model, segments_of
+from plait.server.engine.runner import AttentionSegment, RunnableModel, segments_of
 from plait.server.models.transformer import KVCache
 
 
-class SuperposableModel(Model, Protocol):
+class SuperposableModel(RunnableModel, Protocol):
     """A model whose rows may be sums of tokens (plait.server.models.transformer.Model)."""
 
     def superpose(
