@@ -26,7 +26,7 @@ EXIT_USAGE = 2
 SUBCOMMANDS = ("serve", "bench", "decoders", "drafters")
 
 
-class Version(BaseSettings):
+class VersionOptions(BaseSettings):
     """Print the version."""
 
 
@@ -43,7 +43,7 @@ class Plait(BaseSettings):
 
     serve: CliSubCommand[ServeOptions] = Field(description="Serve models.")
     bench: CliSubCommand[BenchOptions] = Field(description="Measure.")
-    version: CliSubCommand[Version] = Field(description="Print the version.")
+    version: CliSubCommand[VersionOptions] = Field(description="Print the version.")
 
     def cli_cmd(self) -> None:
         """Run the subcommand."""

@@ -10,14 +10,14 @@ _UNLIMITED = 2**60  # version 1 writes "no limit" as a number about this size
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class SystemMemory:
     """Bytes: all that there is, and what is free or can be freed now."""
 
     total: int
     available: int
 
 
-def machine_memory(root: Path = Path("/")) -> Memory | None:
+def system_memory(root: Path = Path("/")) -> SystemMemory | None:
     """Return this process's memory; None where the system does not say.
 
     Args:
@@ -33,7 +33,7 @@ def machine_memory(root: Path = Path("/")) -> Memory | None:
     total, available = fields["MemTotal"], fields["MemAvailable"]
     for limit, used in _limits(root):
         total, available = min(total, limit), min(available, max(limit - used, 0))
-    return Memory(total, available)
+    return SystemMemory(total, available)
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:

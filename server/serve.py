@@ -22,7 +22,7 @@ from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.server.errors import ServerError
 from plait.server.http_server import HttpServer
 from plait.server.models.catalog import BadModel
-from plait.server.pool.pool import Parts, Pool
+from plait.server.pool.pool import Pool, PoolDependencies
 from plait.server.pool.worker import BAD_MODEL, WorkerGone
 from plait.server.settings import ApiSettings, EngineSettings, Settings
 from plait.server.telemetry.loading import show_loading
@@ -70,7 +70,7 @@ class Signals:
             self.hurry.set()
 
 
-def run(settings: Settings, parts: Parts | None = None) -> int:
+def run(settings: Settings, parts: PoolDependencies | None = None) -> int:
     """Serve until a signal; return the process's exit code."""
     configure_logging(settings.telemetry)
     try:
@@ -100,7 +100,9 @@ def bind(settings: ApiSettings) -> socket.socket:
     return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
 
 
-async def _serve(settings: Settings, listener: socket.socket, parts: Parts | None) -> int:
+async def _serve(
+    settings: Settings, listener: socket.socket, parts: PoolDependencies | None
+) -> int:
     signals = Signals(settings.api.drain_s)
     signals.listen()
     telemetry = build_telemetry(settings.telemetry)

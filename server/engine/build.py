@@ -27,7 +27,7 @@ from plait.server.engine.engine import Engine
 from plait.server.engine.kv.block_pool import BLOCK_SIZE, BlockPool, num_blocks_for
 from plait.server.engine.profile import measure
 from plait.server.engine.runner import Runner
-from plait.server.memory import Memory, machine_memory
+from plait.server.memory import SystemMemory, system_memory
 from plait.server.models.catalog import BadModel, resolve
 from plait.server.models.fingerprint import vocabulary_fingerprint
 from plait.server.models.heads import add_inputs, find_heads
@@ -171,11 +171,11 @@ def default_cache_bytes(one_sequence: int, max_num_seqs: int, available: int | N
     return wanted if available is None else min(wanted, available // 2)
 
 
-def _device_memory(device: torch.device) -> Memory | None:
+def _device_memory(device: torch.device) -> SystemMemory | None:
     if device.type == "cuda":
         available, total = torch.cuda.mem_get_info(device)
-        return Memory(total, available)
-    return machine_memory()
+        return SystemMemory(total, available)
+    return system_memory()
 
 
 def _admission(

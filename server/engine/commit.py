@@ -13,7 +13,7 @@ import torch
 from plait.decoders.contract.decoder import Decoder, Forward, Outcome
 from plait.decoders.speculative.config import PREDICTED
 from plait.server.engine.sequence import ScheduledSequence, Sequence
-from plait.server.wire.messages import Delta, Predicted, Started, TokenLogprob
+from plait.server.wire.messages import Delta, PredictionResult, Started, TokenLogprob
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -112,13 +112,13 @@ def delta_of(sequence: Sequence, outcome: Outcome) -> Delta | None:
     )
 
 
-def _predicted(outcome: Outcome) -> Predicted | None:
+def _predicted(outcome: Outcome) -> PredictionResult | None:
     drafted = outcome.drafted.get(PREDICTED, 0)
     if not drafted:
         return None
     accepted = [i for i, source in enumerate(outcome.sources) if source == PREDICTED]
     rejected = drafted - len(accepted)
-    return Predicted(accepted, [(len(outcome.sources), rejected)] if rejected else [])
+    return PredictionResult(accepted, [(len(outcome.sources), rejected)] if rejected else [])
 
 
 def _trace_due(sequence: Sequence) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import structlog
 from jinja2 import TemplateError
 from pydantic import ByteSize
 
-from plait.server.memory import machine_memory
+from plait.server.memory import system_memory
 from plait.server.models.catalog import MALFORMED, BadModel, ModelFiles, naming, resolve
 from plait.server.models.checkpoint import Checkpoint, check_complete, check_shapes
 from plait.server.models.gguf import GgufCheckpoint
@@ -66,7 +66,7 @@ def check_device(device: str) -> None:
 
 def _check_memory(engine: EngineSettings) -> None:
     """Refuse a cache that is larger than all of this machine's memory; on a GPU a worker looks."""
-    memory = machine_memory() if engine.device == "cpu" else None
+    memory = system_memory() if engine.device == "cpu" else None
     caches = {"kv_cache_bytes": engine.kv_cache_bytes}
     if engine.draft_model:
         caches["draft_kv_cache_bytes"] = engine.draft_kv_cache_bytes

@@ -17,13 +17,13 @@ import zmq.asyncio
 from plait.server.errors import BadRequest, DeadlineExceeded, NotFound, ServerError, Unavailable
 from plait.server.models.catalog import BadModel, ModelFiles, resolve
 from plait.server.models.inspect import open_model
-from plait.server.pool.call import Call
-from plait.server.pool.compiler import CompileService, CompileStats
-from plait.server.pool.group import Group, Readiness, ServedModel
-from plait.server.pool.process import NATIVE, ProcessWorker
+from plait.server.pool.compile_service.compiler import CompileService, CompileStats
+from plait.server.pool.in_flight import InFlightRequest
+from plait.server.pool.process import NATIVE_WORKER_COMMAND, ProcessWorker
 from plait.server.pool.replica import Replica
+from plait.server.pool.replica_group import Readiness, ReplicaGroup, ServedModel
 from plait.server.pool.supervisor import supervise
-from plait.server.pool.worker import Boot, Worker
+from plait.server.pool.worker import Worker, WorkerConfig
 from plait.server.prompt.tokenizer import Tokenizer
 from plait.server.run_folder import RunFolder, open_run_folder
 from plait.server.settings import EngineSettings, Settings
@@ -33,7 +33,7 @@ from plait.server.telemetry.engine_collector import (
     GrammarCollector,
 )
 from plait.server.telemetry.telemetry import Telemetry
-from plait.server.telemetry.tracing import Generation
+from plait.server.telemetry.tracing import GenerationSpan
 from plait.server.wire.messages import (
     CompiledConstraint,
     Delta,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 DEADLINE_GRACE_S = 0.5
 
 
-class Compiler(Protocol):
+class ConstraintCompiler(Protocol):
     """What the pool needs of the compile service."""
 
     async def start(self, tokenizers: Mapping[str, Tokenizer]) -> None:
@@ -66,30 +66,30 @@ class Compiler(Protocol):
         """End its processes."""
 
 
-def _make_compiler(settings: Settings) -> Compiler:
+def _make_compiler(settings: Settings) -> ConstraintCompiler:
     return CompileService(settings.pool.compile, settings.api.limits)
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class PoolDependencies:
     """What a pool is put together from; tests bring their own."""
 
-    worker_command: Sequence[str] = NATIVE
+    worker_command: Sequence[str] = NATIVE_WORKER_COMMAND
     resolve: Callable[[str], ModelFiles] = resolve
     open_model: Callable[[ModelFiles, EngineSettings], Tokenizer] = open_model
-    make_compiler: Callable[[Settings], Compiler] = _make_compiler
+    make_compiler: Callable[[Settings], ConstraintCompiler] = _make_compiler
 
 
 class Pool:
     """Starts, watches and routes to the workers. Everything happens on one event loop."""
 
     def __init__(
-        self, settings: Settings, telemetry: Telemetry, parts: Parts | None = None
+        self, settings: Settings, telemetry: Telemetry, parts: PoolDependencies | None = None
     ) -> None:
         self._settings = settings
         self._telemetry = telemetry
-        self._parts = parts or Parts()
-        self._groups: dict[str, Group] = {}
+        self._parts = parts or PoolDependencies()
+        self._groups: dict[str, ReplicaGroup] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
         self._compiler = self._parts.make_compiler(settings)
         self._created = int(time.time())
@@ -266,19 +266,19 @@ class Pool:
             named[name] = replace(files, name=name), replace(engine, served_name=name)
         return list(named.values())
 
-    def _start_group(self, files: ModelFiles, engine: EngineSettings) -> Group:
+    def _start_group(self, files: ModelFiles, engine: EngineSettings) -> ReplicaGroup:
         metrics = self._telemetry.metrics
         indices = range(self._settings.pool.replicas)
         replicas = [Replica(files.name, i, metrics.engine(files.name, str(i))) for i in indices]
         for replica in replicas:
             spawn = self._spawner(_with_own_store(engine, replica.index))
             self._tasks.append(asyncio.create_task(supervise(replica, spawn, self._settings.pool)))
-        return Group(files, replicas, self._settings.pool.max_queue)
+        return ReplicaGroup(files, replicas, self._settings.pool.max_queue)
 
     def _spawner(self, engine: EngineSettings) -> Callable[[], Worker]:
         def spawn() -> Worker:
             assert self._folder is not None and self._context is not None, "start() comes first"
-            boot = Boot(
+            boot = WorkerConfig(
                 # A fresh name each time: a socket serves one worker and never a second.
                 socket=str(self._folder.path / f"{next(self._serial)}.sock"),
                 engine=engine,
@@ -295,14 +295,14 @@ class Pool:
     def _snapshots(self) -> Iterator[EngineSnapshot]:
         return (replica.snapshot() for replica in self._replicas())
 
-    def _group(self, model: str) -> Group:
+    def _group(self, model: str) -> ReplicaGroup:
         if model not in self._groups:
             raise NotFound(
                 f"The model {model!r} is not served here.", param="model", code="model_not_found"
             )
         return self._groups[model]
 
-    def _admit(self, model: str, request: GenerateRequest) -> tuple[Replica, Call]:
+    def _admit(self, model: str, request: GenerateRequest) -> tuple[Replica, InFlightRequest]:
         try:
             group = self._group(model)
             if self._is_draining:
@@ -320,7 +320,9 @@ class Pool:
             return request
         return msgspec.structs.replace(request, deadline=time.monotonic() + seconds)
 
-    def _watch_deadline(self, replica: Replica, call: Call) -> asyncio.TimerHandle | None:
+    def _watch_deadline(
+        self, replica: Replica, call: InFlightRequest
+    ) -> asyncio.TimerHandle | None:
         if call.request.deadline is None:
             return None
         left_s = call.request.deadline - time.monotonic() + DEADLINE_GRACE_S
@@ -352,9 +354,9 @@ async def _loaded(supervising: asyncio.Task[None], replica: Replica) -> None:
         loaded.cancel()
 
 
-def _generation(model: str, call: Call) -> Generation:
+def _generation(model: str, call: InFlightRequest) -> GenerationSpan:
     request = call.request
-    return Generation(
+    return GenerationSpan(
         model=model,
         request_id=request.request_id,
         max_tokens=request.max_tokens,

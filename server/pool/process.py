@@ -14,7 +14,8 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from plait.server.pool.worker import BAD_MODEL, Boot, WorkerGone
+from plait.server.pool.worker import BAD_MODEL, WorkerConfig, WorkerGone
+from plait.server.wire.channel import PoolChannel, SendError
 from plait.server.wire.messages import (
     Batch,
     Command,
@@ -26,10 +27,9 @@ from plait.server.wire.messages import (
     Shutdown,
     Stats,
 )
-from plait.server.wire.rpc import PoolEnd, Unsent
 
 # -P: the folder the server was started in is no place to import from.
-NATIVE = (sys.executable, "-P", "-m", "plait.server.workers.native")
+NATIVE_WORKER_COMMAND = (sys.executable, "-P", "-m", "plait.server.workers.native")
 # After the process has ended, what it sent may still be on its way through the socket.
 LAST_WORDS_S = 0.1
 
@@ -42,13 +42,17 @@ class ProcessWorker:
     """
 
     def __init__(
-        self, command: Sequence[str], boot: Boot, context: zmq.asyncio.Context, load_s: float
+        self,
+        command: Sequence[str],
+        boot: WorkerConfig,
+        context: zmq.asyncio.Context,
+        load_s: float,
     ) -> None:
         self._command = command
         self._boot = boot
         self._load_s = load_s
         self._context = context
-        self._end: PoolEnd | None = None
+        self._end: PoolChannel | None = None
         self._is_loaded = False
         self._process: asyncio.subprocess.Process | None = None
         self._exit: asyncio.Task[int] | None = None
@@ -56,7 +60,7 @@ class ProcessWorker:
     async def start(self, tell: Callable[[str], None]) -> ModelInfo:
         """Start the process; return when its model is loaded."""
         try:
-            self._end = PoolEnd(self._context, self._boot.socket)
+            self._end = PoolChannel(self._context, self._boot.socket)
             await self._spawn()
         except (OSError, zmq.ZMQError) as error:
             raise WorkerGone("load", f"the worker could not be started: {error}") from error
@@ -87,7 +91,7 @@ class ProcessWorker:
     def send(self, command: Command) -> None:
         """Send a command; one that can't be sent is dropped."""
         if self._end is not None:
-            with suppress(Unsent):
+            with suppress(SendError):
                 self._end.send(command)
 
     async def receive(self) -> Stats | Batch | DraftStoreReport:

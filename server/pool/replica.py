@@ -8,7 +8,7 @@ import time
 from collections import Counter, deque
 
 from plait.server.errors import ServerError, Unavailable
-from plait.server.pool.call import Call, error_of
+from plait.server.pool.in_flight import InFlightRequest, to_server_error
 from plait.server.pool.worker import Worker
 from plait.server.telemetry.engine_collector import EngineSnapshot
 from plait.server.telemetry.metrics import EngineMetrics
@@ -35,7 +35,7 @@ class Replica:
         self.model = model
         self.index = index
         self.metrics = metrics
-        self.calls: dict[str, Call] = {}
+        self.calls: dict[str, InFlightRequest] = {}
         self._asked: dict[str, asyncio.Future[DraftStoreReport]] = {}
         self.info: ModelInfo | None = None  # the last one: kept while a worker restarts
         self.loaded = asyncio.Event()  # set for good when the first worker has loaded
@@ -74,11 +74,11 @@ class Replica:
             if not answer.done():
                 answer.set_exception(Unavailable("The worker has ended. Please retry."))
 
-    def open(self, request: GenerateRequest) -> Call:
+    def open(self, request: GenerateRequest) -> InFlightRequest:
         """Send a request to the worker."""
         assert self._worker is not None, "routing gives work to live replicas only"
         assert request.request_id not in self.calls, "request ids are unique"
-        call = Call(request, self.metrics)
+        call = InFlightRequest(request, self.metrics)
         self.calls[request.request_id] = call
         self.metrics.admitted(
             prompt_tokens=len(request.prompt_token_ids),
@@ -88,7 +88,7 @@ class Replica:
         self._worker.send(request)
         return call
 
-    def close(self, call: Call) -> None:
+    def close(self, call: InFlightRequest) -> None:
         """Forget a request; the worker is told if it still runs."""
         del self.calls[call.request.request_id]
         if not call.is_over:
@@ -96,12 +96,12 @@ class Replica:
         elif call.failure is None:
             self._finished.append(time.monotonic())
 
-    def abort(self, call: Call, index: int | None) -> None:
+    def abort(self, call: InFlightRequest, index: int | None) -> None:
         """Stop one sequence of a request, or all of them."""
         call.stop(index)
         self._tell(Abort(call.request.request_id, index))
 
-    def give_up(self, call: Call, error: ServerError) -> None:
+    def give_up(self, call: InFlightRequest, error: ServerError) -> None:
         """End a request with an error, on both sides."""
         if not call.is_over:
             call.fail(error)
@@ -148,10 +148,10 @@ class Replica:
         """Fail one request, or with an empty id all: the engine itself has failed and will end."""
         if failed.request_id:
             if (call := self.calls.get(failed.request_id)) is not None:
-                call.fail(error_of(failed))
+                call.fail(to_server_error(failed))
             return
         for call in self.calls.values():
-            call.fail(error_of(failed))
+            call.fail(to_server_error(failed))
         self.down("the engine has failed")
 
     def _tell(self, abort: Abort) -> None:

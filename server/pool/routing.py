@@ -50,7 +50,9 @@ def prefix_hashes(token_ids: Sequence[int], salt: str) -> Iterator[int]:
         yield chain
 
 
-def choose(loads: dict[int, int], preferred: int | None, max_imbalance: int = MAX_IMBALANCE) -> int:
+def choose_replica(
+    loads: dict[int, int], preferred: int | None, max_imbalance: int = MAX_IMBALANCE
+) -> int:
     """Return a key of `loads` (requests in flight per replica): the preferred one if it is there
     and at most max_imbalance busier than the least loaded, else the least loaded."""
     least = min(loads, key=lambda replica: (loads[replica], replica))

@@ -21,7 +21,7 @@ class WorkerGone(Exception):
         self.reason = reason
 
 
-class Boot(msgspec.Struct, frozen=True):
+class WorkerConfig(msgspec.Struct, frozen=True):
     """What a worker process is told at its start: one line of JSON on its standard input."""
 
     socket: str

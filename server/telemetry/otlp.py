@@ -17,7 +17,15 @@ from opentelemetry.trace import SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from plait.server.telemetry.tracing import App, Generation, Message, Receive, Scope, Send, Tracing
+from plait.server.telemetry.tracing import (
+    App,
+    GenerationSpan,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    Tracing,
+)
 
 CLOSE_S = 3.0  # for what is unsent when the server ends
 # What the SDK has to say about each failed attempt; said once is enough.
@@ -110,7 +118,7 @@ class OpenTelemetry(Tracing):
 
         return traced
 
-    def generation(self, generation: Generation) -> None:
+    def generation(self, generation: GenerationSpan) -> None:
         """Record a generation that has ended, as a child of the current span."""
         zero = time.time_ns() - int(time.monotonic() * 1e9)
         span = self._tracer.start_span(
@@ -127,7 +135,7 @@ class OpenTelemetry(Tracing):
         sending.join(CLOSE_S)
 
 
-def _attributes(generation: Generation) -> dict[str, AttributeValue]:
+def _attributes(generation: GenerationSpan) -> dict[str, AttributeValue]:
     attributes: dict[str, AttributeValue] = {
         "gen_ai.operation.name": "text_completion",
         "gen_ai.provider.name": "plait",

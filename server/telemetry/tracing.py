@@ -23,7 +23,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class GenerationSpan:
     """What a span tells of one generation; instants in seconds of time.monotonic(), 0: never."""
 
     model: str
@@ -48,7 +48,7 @@ class Tracing:
         """Return the ASGI application inside a server span."""
         return app
 
-    def generation(self, generation: Generation) -> None:
+    def generation(self, generation: GenerationSpan) -> None:
         """Record a generation that has ended, as a child of the current span."""
 
     def close(self) -> None:

@@ -86,7 +86,7 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     at: float
 
 
-class Predicted(msgspec.Struct, frozen=True, array_like=True):
+class PredictionResult(msgspec.Struct, frozen=True, array_like=True):
     """Rows drafted from a request's prediction; places are indices of the delta's tokens."""
 
     accepted: list[int]  # places of tokens that had been drafted
@@ -104,7 +104,9 @@ class Delta(msgspec.Struct, frozen=True, tag="delta"):
     stop_token: int | None = None
     prompt_logprobs: list[TokenLogprob | None] | None = None  # first delta only; None for token 0
     trace: dict[str, Any] | None = None  # last delta only, when decoding.trace asks for it
-    predicted: Predicted | None = None  # when rows were drafted from the request's prediction
+    predicted: PredictionResult | None = (
+        None  # when rows were drafted from the request's prediction
+    )
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

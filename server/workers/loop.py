@@ -22,9 +22,10 @@ from structlog.contextvars import bind_contextvars
 
 from plait.server.errors import ServerError
 from plait.server.models.catalog import BadModel
-from plait.server.pool.worker import Boot
+from plait.server.pool.worker import WorkerConfig
 from plait.server.settings import EngineSettings
 from plait.server.telemetry.logs import configure_logging
+from plait.server.wire.channel import WorkerChannel
 from plait.server.wire.messages import (
     Abort,
     Batch,
@@ -40,7 +41,6 @@ from plait.server.wire.messages import (
     Started,
     Stats,
 )
-from plait.server.wire.rpc import WorkerEnd
 
 HEARTBEAT_S = 1.0
 EXIT_BAD_MODEL = 2
@@ -76,11 +76,11 @@ class EngineLike(Protocol):
         """Return gauges and counters."""
 
 
-Tell = Callable[[str], None]  # takes how far loading is, in words
-EngineFactory = Callable[[EngineSettings, Tell], tuple[EngineLike, ModelInfo]]
+ProgressCallback = Callable[[str], None]  # takes how far loading is, in words
+EngineFactory = Callable[[EngineSettings, ProgressCallback], tuple[EngineLike, ModelInfo]]
 
 
-def run(engine: EngineLike, info: ModelInfo, end: WorkerEnd) -> int:
+def run(engine: EngineLike, info: ModelInfo, end: WorkerChannel) -> int:
     """Serve commands until Shutdown; return the process's exit code.
 
     A failing step fails every request with Internal and ends the worker, whose state can no longer
@@ -103,7 +103,7 @@ def run(engine: EngineLike, info: ModelInfo, end: WorkerEnd) -> int:
 class _Loop:
     """Commands in, one step, reports out; a heartbeat each second and when the work runs out."""
 
-    def __init__(self, engine: EngineLike, end: WorkerEnd) -> None:
+    def __init__(self, engine: EngineLike, end: WorkerChannel) -> None:
         self._engine = engine
         self._end = end
         self._next_heartbeat = time.monotonic()
@@ -152,11 +152,11 @@ def failure(request_id: str, error: ServerError) -> Failed:
 def main(make_engine: EngineFactory) -> int:
     """Read the boot line, load, serve; return the exit code."""
     faulthandler.enable()
-    boot = msgspec.json.decode(sys.stdin.buffer.readline(), type=Boot)
+    boot = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerConfig)
     _die_with_parent()
     configure_logging(boot.telemetry)
     bind_contextvars(worker=boot.engine.served_name)
-    with WorkerEnd(boot.socket) as end:
+    with WorkerChannel(boot.socket) as end:
         try:
             engine, info = make_engine(boot.engine, lambda stage: end.send(Loading(stage)))
         except BadModel as error:

@@ -21,9 +21,9 @@ from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.engine.build import build_engine
 from plait.server.errors import BadRequest
 from plait.server.models.catalog import BadModel
-from plait.server.pool.call import coalesce
+from plait.server.pool.in_flight import coalesce
 from plait.server.settings import EngineSettings, LimitSettings
-from plait.server.wire.messages import Delta, GenerateRequest, ModelInfo, Predicted, Started
+from plait.server.wire.messages import Delta, GenerateRequest, ModelInfo, PredictionResult, Started
 from tests.fixtures.stub_pool import INFO, StubModel, StubPool
 
 LIMITS = LimitSettings(max_prediction_tokens=16)
@@ -172,7 +172,7 @@ def script(
                     index,
                     list(text.encode()),
                     finish_reason="length" if i == len(deltas) - 1 else None,
-                    predicted=Predicted(accepted, rejected),
+                    predicted=PredictionResult(accepted, rejected),
                 )
 
     return play
@@ -220,10 +220,10 @@ async def test_what_is_behind_a_stop_string_is_not_counted(
 
 def test_joined_deltas_count_the_same() -> None:
     deltas = [
-        Delta("r", 0, list(text.encode()), predicted=Predicted(accepted, rejected))
+        Delta("r", 0, list(text.encode()), predicted=PredictionResult(accepted, rejected))
         for text, accepted, rejected in STEPS
     ]
     deltas.insert(1, Delta("r", 0, [7, 7]))
     (have,) = coalesce(deltas)
     assert isinstance(have, Delta)
-    assert have.predicted == Predicted([0, 1, 6, 8], [(5, 5), (9, 2), (10, 1)])
+    assert have.predicted == PredictionResult([0, 1, 6, 8], [(5, 5), (9, 2), (10, 1)])

@@ -10,7 +10,7 @@ from plait.decoders.contract.registry import MethodError
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.engine.admission import Admission, Capacity
 from plait.server.errors import BadRequest
-from plait.server.pool.call import error_of
+from plait.server.pool.in_flight import to_server_error
 from plait.server.wire.messages import GenerateRequest
 
 
@@ -32,7 +32,7 @@ def test_a_method_that_lacks_something_is_a_bad_request() -> None:
     admission.add(ask("good"))
     arrived, failed = admission.poll(wait=False)
     assert [sequence.request.request_id for each in arrived for sequence in each] == ["good"] * 2
-    error = error_of(failed[0])
+    error = to_server_error(failed[0])
     assert isinstance(error, BadRequest)
     assert (error.message, error.param) == ("learn2pd needs a filter.", "decoding.unmasker")
     assert not admission.is_loading

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.server.pool.compiling.fair_queue import OFFENCE_S, FairQueue
+from plait.server.pool.compile_service.fair_queue import OFFENCE_S, FairQueue
 
 SLOTS = 2
 

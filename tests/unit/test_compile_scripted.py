@@ -17,8 +17,8 @@ import pytest
 
 from plait.decoders.constrained.spec import ConstraintSpec
 from plait.server.errors import BadRequest, Overloaded, Unavailable
-from plait.server.pool import compiler
-from plait.server.pool.compiler import CompileService, CompileStats
+from plait.server.pool.compile_service import compiler
+from plait.server.pool.compile_service.compiler import CompileService, CompileStats
 from plait.server.settings import CompileSettings, LimitSettings
 from plait.server.wire.messages import CompiledConstraint
 

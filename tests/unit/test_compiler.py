@@ -21,9 +21,9 @@ from plait.decoders.constrained.vocabulary import make_vocabulary
 from plait.kernels import grammar as kernels
 from plait.server.errors import BadRequest, NotFound
 from plait.server.models.catalog import ModelFiles
-from plait.server.pool.compiler import CompileService
-from plait.server.pool.compiling.fork_server import COMMAND
-from plait.server.pool.compiling.messages import Boot, frame
+from plait.server.pool.compile_service.client import COMMAND
+from plait.server.pool.compile_service.compiler import CompileService
+from plait.server.pool.compile_service.messages import ForkServerConfig, frame
 from plait.server.prompt.tokenizer import load_tokenizer
 from plait.server.settings import CompileSettings, LimitSettings
 from tests.fixtures.tiny_models import write_tiny_model
@@ -198,7 +198,7 @@ async def test_the_fork_server_is_small_single_threaded_and_without_torch(
 async def test_a_server_that_was_stopped_while_it_loaded_is_no_fault() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.sendall(frame(Boot([], ConstraintLimits(), 2**30)))
+        ours.sendall(frame(ForkServerConfig([], ConstraintLimits(), 2**30)))
         ours.close()
         done = subprocess.run(
             COMMAND, stdin=theirs.fileno(), capture_output=True, text=True, check=False

@@ -40,7 +40,7 @@ QUOTED = {
     "draft store not saved": "server/engine/draft_store/keeper.py",
     "as the system does when memory runs out": "server/pool/process.py",
     "is more than the memory there is": "server/engine/build.py",
-    "has no worker right now": "server/pool/group.py",
+    "has no worker right now": "server/pool/replica_group.py",
     "Give a valid API key: Authorization: Bearer.": "server/api/auth.py",
     "compiled CPU kernels are missing, the slow ones serve": "kernels/dispatch.py",
     "the kernels are not compiled, slower ones will serve": "setup.py",

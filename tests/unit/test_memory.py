@@ -10,7 +10,7 @@ import torch
 from structlog.testing import capture_logs
 
 from plait.server.engine.build import build_engine, default_cache_bytes
-from plait.server.memory import Memory, machine_memory
+from plait.server.memory import SystemMemory, system_memory
 from plait.server.models.catalog import BadModel
 from plait.server.models.transformer import untouched_zeros
 from plait.server.settings import EngineSettings
@@ -27,7 +27,7 @@ TOTAL, AVAILABLE = 8000 * KIB, 5000 * KIB
 @pytest.mark.parametrize(
     ("files", "want"),
     [
-        ({}, Memory(TOTAL, AVAILABLE)),
+        ({}, SystemMemory(TOTAL, AVAILABLE)),
         # Version 2, from outside: the tightest group on the way counts.
         (
             {
@@ -38,7 +38,7 @@ TOTAL, AVAILABLE = 8000 * KIB, 5000 * KIB
                 "sys/fs/cgroup/pods/memory.current": f"{3000 * KIB}\n",
                 "sys/fs/cgroup/pods/memory.stat": f"anon 1\ninactive_file {500 * KIB}\n",
             },
-            Memory(4000 * KIB, 1500 * KIB),
+            SystemMemory(4000 * KIB, 1500 * KIB),
         ),
         # Version 2, in a container: its group is the root of what it sees.
         (
@@ -48,7 +48,7 @@ TOTAL, AVAILABLE = 8000 * KIB, 5000 * KIB
                 "sys/fs/cgroup/memory.current": f"{300 * KIB}\n",
                 "sys/fs/cgroup/memory.stat": "inactive_file 0\n",
             },
-            Memory(100 * KIB, 0),
+            SystemMemory(100 * KIB, 0),
         ),
         # Version 1: the group's path leads nowhere from within the container.
         (
@@ -58,7 +58,7 @@ TOTAL, AVAILABLE = 8000 * KIB, 5000 * KIB
                 "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{1000 * KIB}\n",
                 "sys/fs/cgroup/memory/memory.stat": f"inactive_file 1\ntotal_inactive_file {KIB}\n",
             },
-            Memory(2000 * KIB, 1001 * KIB),
+            SystemMemory(2000 * KIB, 1001 * KIB),
         ),
         # Version 1 writes "no limit" as a number.
         (
@@ -68,22 +68,22 @@ TOTAL, AVAILABLE = 8000 * KIB, 5000 * KIB
                 "sys/fs/cgroup/memory/memory.usage_in_bytes": "5\n",
                 "sys/fs/cgroup/memory/memory.stat": "\n",
             },
-            Memory(TOTAL, AVAILABLE),
+            SystemMemory(TOTAL, AVAILABLE),
         ),
     ],
 )
 def test_control_groups_bound_the_machines_memory(
-    tmp_path: Path, files: dict[str, str], want: Memory
+    tmp_path: Path, files: dict[str, str], want: SystemMemory
 ) -> None:
-    assert machine_memory(plant(tmp_path, {"proc/meminfo": MEMINFO} | files)) == want
+    assert system_memory(plant(tmp_path, {"proc/meminfo": MEMINFO} | files)) == want
 
 
 def test_a_system_that_says_nothing_has_no_known_memory(tmp_path: Path) -> None:
-    assert machine_memory(tmp_path) is None
+    assert system_memory(tmp_path) is None
 
 
 def test_this_machine_has_memory() -> None:
-    memory = machine_memory()
+    memory = system_memory()
     assert memory is not None
     assert 0 < memory.available <= memory.total
 

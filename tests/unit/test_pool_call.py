@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.server.errors import BadRequest, Internal, ServerError, Unavailable
-from plait.server.pool.call import Call, coalesce, error_of
+from plait.server.pool.in_flight import InFlightRequest, coalesce, to_server_error
 from plait.server.telemetry.metrics import Metrics
 from plait.server.wire.messages import Delta, Failed, Started, TokenLogprob
 from plait.server.workers.loop import failure
@@ -60,7 +60,7 @@ def test_a_joined_delta_keeps_what_only_the_first_or_the_last_has() -> None:
 
 
 async def test_waiting_events_come_before_the_error() -> None:
-    call = Call(request(0), METRICS)
+    call = InFlightRequest(request(0), METRICS)
     call.put(STARTED)
     call.put(delta(0, 5))
     call.fail(Unavailable("gone"))
@@ -72,7 +72,7 @@ async def test_waiting_events_come_before_the_error() -> None:
 
 
 async def test_a_waiting_reader_is_woken() -> None:
-    call = Call(request(0), METRICS)
+    call = InFlightRequest(request(0), METRICS)
     reader = asyncio.create_task(call.take())
     await asyncio.sleep(0)
     call.put(delta(0, 5, "stop"))
@@ -81,7 +81,7 @@ async def test_a_waiting_reader_is_woken() -> None:
 
 
 async def test_a_stopped_sequence_says_nothing_more() -> None:
-    call = Call(request(0, n=2), METRICS)
+    call = InFlightRequest(request(0, n=2), METRICS)
     call.stop(0)
     call.put(delta(0, 1))
     call.put(delta(1, 2, "length"))
@@ -93,10 +93,10 @@ async def test_a_stopped_sequence_says_nothing_more() -> None:
 
 @pytest.mark.parametrize("error", [BadRequest("no", param="n"), Unavailable("later")])
 def test_errors_survive_the_wire(error: ServerError) -> None:
-    have = error_of(failure("r", error))
+    have = to_server_error(failure("r", error))
     assert (type(have), have.message, have.param) == (type(error), error.message, error.param)
 
 
 def test_an_error_of_no_known_name_is_internal() -> None:
     for name in ("ZeroDivisionError", "ClassVar", ""):
-        assert isinstance(error_of(Failed("r", name, "?")), Internal)
+        assert isinstance(to_server_error(Failed("r", name, "?")), Internal)

@@ -9,19 +9,19 @@ from plait.server.pool.routing import (
     MAX_IMBALANCE,
     PREFIX_BLOCK,
     PrefixMap,
-    choose,
+    choose_replica,
     prefix_hashes,
 )
 
 
 def test_the_least_loaded_gets_it_when_nobody_knows_the_prompt() -> None:
-    assert choose({0: 3, 1: 1, 2: 2}, None) == 1
-    assert choose({0: 3, 1: 1, 2: 2}, 7) == 1
+    assert choose_replica({0: 3, 1: 1, 2: 2}, None) == 1
+    assert choose_replica({0: 3, 1: 1, 2: 2}, 7) == 1
 
 
 def test_a_known_prefix_outweighs_a_bounded_load() -> None:
-    assert choose({0: MAX_IMBALANCE, 1: 0}, 0) == 0
-    assert choose({0: MAX_IMBALANCE + 1, 1: 0}, 0) == 1
+    assert choose_replica({0: MAX_IMBALANCE, 1: 0}, 0) == 0
+    assert choose_replica({0: MAX_IMBALANCE + 1, 1: 0}, 0) == 1
 
 
 @given(st.lists(st.integers(0, 9), max_size=4 * PREFIX_BLOCK), st.integers(0, 4))

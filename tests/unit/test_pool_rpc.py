@@ -12,6 +12,7 @@ import zmq
 import zmq.asyncio
 
 from plait.decoders.sampling.params import SamplingParams
+from plait.server.wire.channel import PoolChannel, SendError, WorkerChannel
 from plait.server.wire.messages import (
     Abort,
     Batch,
@@ -24,7 +25,6 @@ from plait.server.wire.messages import (
     Stats,
     TokenLogprob,
 )
-from plait.server.wire.rpc import PoolEnd, Unsent, WorkerEnd
 
 STATS = Stats(1, 2, 3, 4, {"steps": 5.0}, [6, 7])
 
@@ -36,7 +36,7 @@ def context() -> Iterator[zmq.asyncio.Context]:
     made.destroy(linger=0)
 
 
-async def connected(end: PoolEnd, worker: WorkerEnd) -> None:
+async def connected(end: PoolChannel, worker: WorkerChannel) -> None:
     """Exchange one message each way."""
     worker.send(STATS)
     await end.receive()
@@ -58,8 +58,8 @@ async def test_messages_arrive_as_they_were(context: zmq.asyncio.Context, tmp_pa
     entry = TokenLogprob(1, -0.5, [(1, -0.5), (2, -1.0)])
     delta = Delta("r", 0, [1], [entry], "stop", prompt_logprobs=[None, entry])
     reports: list[Report] = [STATS, Batch([Started("r", 0, 1.0), delta])]
-    end = PoolEnd(context, str(tmp_path / "s"))
-    with WorkerEnd(str(tmp_path / "s")) as worker:
+    end = PoolChannel(context, str(tmp_path / "s"))
+    with WorkerChannel(str(tmp_path / "s")) as worker:
         await connected(end, worker)
         for command in (request, Abort("r", 1), Abort("r")):
             end.send(command)
@@ -76,8 +76,8 @@ async def test_messages_arrive_as_they_were(context: zmq.asyncio.Context, tmp_pa
 async def test_a_send_does_not_swallow_the_news_of_a_report(
     context: zmq.asyncio.Context, tmp_path: Path
 ) -> None:
-    end = PoolEnd(context, str(tmp_path / "s"))
-    with WorkerEnd(str(tmp_path / "s")) as worker:
+    end = PoolChannel(context, str(tmp_path / "s"))
+    with WorkerChannel(str(tmp_path / "s")) as worker:
         await connected(end, worker)
         receiving = asyncio.ensure_future(end.receive())
         await asyncio.sleep(0)
@@ -92,12 +92,12 @@ async def test_a_send_does_not_swallow_the_news_of_a_report(
 
 
 async def test_sending_to_nobody_says_so(context: zmq.asyncio.Context, tmp_path: Path) -> None:
-    end = PoolEnd(context, str(tmp_path / "s"))
-    with pytest.raises(Unsent):
+    end = PoolChannel(context, str(tmp_path / "s"))
+    with pytest.raises(SendError):
         end.send(Shutdown())
     end.close()
 
 
 def test_receive_returns_when_nothing_comes(tmp_path: Path) -> None:
-    with WorkerEnd(str(tmp_path / "s")) as worker:
+    with WorkerChannel(str(tmp_path / "s")) as worker:
         assert worker.receive(0.001) == []

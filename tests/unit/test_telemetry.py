@@ -18,7 +18,7 @@ from plait.server.telemetry.engine_collector import EngineCollector, EngineSnaps
 from plait.server.telemetry.logs import configure_logging, log_access, log_prompt, request_scope
 from plait.server.telemetry.metrics import Metrics, SequenceTimes, token_buckets
 from plait.server.telemetry.otlp import OpenTelemetry
-from plait.server.telemetry.tracing import Generation, Message, Receive, Scope, Send, Tracing
+from plait.server.telemetry.tracing import GenerationSpan, Message, Receive, Scope, Send, Tracing
 from plait.server.wire.messages import ModelInfo
 
 INFO = ModelInfo("m", 2048, 100, 64, 16, "int4", "fp", [], 1.0)
@@ -215,7 +215,7 @@ def test_levels_are_honoured() -> None:
     assert stream.getvalue() == ""
 
 
-GENERATION = Generation(
+GENERATION = GenerationSpan(
     model="m",
     request_id="r",
     max_tokens=9,

@@ -26,7 +26,7 @@ from plait.server.errors import DeadlineExceeded, Internal, ServerError, Unavail
 from plait.server.prompt.infill import InfillStream
 from plait.server.prompt.logprobs import ranked
 from plait.server.prompt.stream import Piece, TextStream
-from plait.server.wire.messages import Delta, FinishReason, Predicted, Started, TokenLogprob
+from plait.server.wire.messages import Delta, FinishReason, PredictionResult, Started, TokenLogprob
 
 Event = Started | Delta
 NOTHING = Piece("")
@@ -207,7 +207,7 @@ class Outputs:
             choice.fresh.append(delta.stop_token)
         yield Part(index, choice.stream.finish(), choice.take_fresh(), finish)
 
-    def _count(self, predicted: Predicted, taken: int | None) -> None:
+    def _count(self, predicted: PredictionResult, taken: int | None) -> None:
         """Count what was predicted; of a delta with a stop string, what is not behind it."""
         limit = math.inf if taken is None else taken
         self._accepted += sum(place < limit for place in predicted.accepted)

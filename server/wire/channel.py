@@ -27,11 +27,11 @@ _commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
 _reports: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)
 
 
-class Unsent(Exception):
+class SendError(Exception):
     """The other end is gone, or has stopped reading."""
 
 
-class PoolEnd:
+class PoolChannel:
     """The pool's end of one worker's socket, on the running event loop."""
 
     def __init__(self, context: zmq.asyncio.Context, path: str) -> None:
@@ -50,7 +50,7 @@ class PoolEnd:
         # and a send that meets the announcement must pass it on to the one who waits in receive().
         sent = asyncio.ensure_future(self._socket.send(_encoder.encode(command), zmq.NOBLOCK))
         if isinstance(error := sent.exception(), zmq.Again):
-            raise Unsent from error
+            raise SendError from error
         sent.result()
 
     async def receive(self) -> Report:
@@ -62,7 +62,7 @@ class PoolEnd:
         self._socket.close()
 
 
-class WorkerEnd:
+class WorkerChannel:
     """The worker's end: synchronous, used by its one loop."""
 
     def __init__(self, path: str) -> None:

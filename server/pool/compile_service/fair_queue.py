@@ -19,7 +19,7 @@ MAX_TENANTS = 4096  # whose last turn is remembered
 
 
 @dataclass(slots=True)
-class _Lines(Generic[Item]):
+class _TenantQueue(Generic[Item]):
     """What one tenant waits for, in order of arrival (the values mean nothing)."""
 
     tries: OrderedDict[Item, None] = field(default_factory=OrderedDict)
@@ -43,7 +43,7 @@ class FairQueue(Generic[Item]):
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
         self._clock = clock
-        self._waiting: dict[str, _Lines[Item]] = {}
+        self._waiting: dict[str, _TenantQueue[Item]] = {}
         self._last_turns: OrderedDict[str, int] = OrderedDict()
         self._turn = 0
         self._offences: dict[str, deque[float]] = {}
@@ -62,7 +62,7 @@ class FairQueue(Generic[Item]):
         When the queue is full, the youngest of the tenant with most in line leaves: the item itself
         where no other tenant has more.
         """
-        own = self._waiting.get(tenant, _Lines())
+        own = self._waiting.get(tenant, _TenantQueue())
         if len(self) >= self._limit and item not in own.tries:
             longest = max(self._waiting.values(), key=len)
             if len(longest) <= len(own) + 1:
@@ -134,5 +134,5 @@ class FairQueue(Generic[Item]):
             del self._offences[tenant]
         return len(expiries)
 
-    def _lines(self, tenant: str) -> _Lines[Item]:
-        return self._waiting.setdefault(tenant, _Lines())
+    def _lines(self, tenant: str) -> _TenantQueue[Item]:
+        return self._waiting.setdefault(tenant, _TenantQueue())

@@ -24,7 +24,7 @@ class ModelVocabulary(msgspec.Struct, frozen=True):
     eos_token_ids: list[int]
 
 
-class Boot(msgspec.Struct, frozen=True, tag="boot"):
+class ForkServerConfig(msgspec.Struct, frozen=True, tag="boot"):
     """The fork server's first message."""
 
     models: list[ModelVocabulary]
@@ -32,11 +32,11 @@ class Boot(msgspec.Struct, frozen=True, tag="boot"):
     memory_bytes: int
 
 
-class Ready(msgspec.Struct, frozen=True, tag="ready"):
+class ForkServerReady(msgspec.Struct, frozen=True, tag="ready"):
     """The fork server's answer to Boot."""
 
 
-class Start(msgspec.Struct, frozen=True, tag="start"):
+class StartJob(msgspec.Struct, frozen=True, tag="start"):
     """Fork a process for a job, which it reads from the socket that comes along."""
 
     job_id: int
@@ -44,13 +44,13 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     niceness: int = 0
 
 
-class Kill(msgspec.Struct, frozen=True, tag="kill"):
+class KillJob(msgspec.Struct, frozen=True, tag="kill"):
     """End a job's process."""
 
     job_id: int
 
 
-class Ended(msgspec.Struct, frozen=True, tag="ended"):
+class JobEnded(msgspec.Struct, frozen=True, tag="ended"):
     """A job's process has ended."""
 
     job_id: int
@@ -58,28 +58,28 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     cpu_s: float
 
 
-class Job(msgspec.Struct, frozen=True):
+class CompileJob(msgspec.Struct, frozen=True):
     """Compile this for that model."""
 
     model: str
     spec: ConstraintSpec
 
 
-class Done(msgspec.Struct, frozen=True, tag="done"):
+class CompileDone(msgspec.Struct, frozen=True, tag="done"):
     """The compile has succeeded."""
 
     constraint: CompiledConstraint
 
 
-class Refused(msgspec.Struct, frozen=True, tag="refused"):
+class CompileRefused(msgspec.Struct, frozen=True, tag="refused"):
     """The constraint's author must change it."""
 
     message: str
 
 
-Answer = Done | Refused
-ToServer = Boot | Start | Kill
-FromServer = Ready | Ended
+CompileResult = CompileDone | CompileRefused
+ToServer = ForkServerConfig | StartJob | KillJob
+FromServer = ForkServerReady | JobEnded
 
 _encoder = msgspec.msgpack.Encoder()
 

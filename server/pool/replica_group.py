@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from plait.server.errors import Overloaded, Unavailable
 from plait.server.models.catalog import ModelFiles
-from plait.server.pool.call import error_of
+from plait.server.pool.in_flight import to_server_error
 from plait.server.pool.replica import Replica
-from plait.server.pool.routing import PrefixMap, choose, prefix_hashes
+from plait.server.pool.routing import PrefixMap, choose_replica, prefix_hashes
 from plait.server.wire.messages import (
     DraftStoreReport,
     DraftStoreTask,
@@ -45,7 +45,7 @@ class ServedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ReplicaGroup:
     """The replicas of one model."""
 
     files: ModelFiles
@@ -96,7 +96,7 @@ class Group:
         reports = await asyncio.gather(*(each.ask(task, ANSWER_S) for each in self.replicas))
         failed = next((each.failed for each in reports if each.failed is not None), None)
         if failed is not None:
-            raise error_of(failed)
+            raise to_server_error(failed)
         return reports
 
     def _choose(self, replicas: Sequence[Replica], request: GenerateRequest) -> Replica:
@@ -104,7 +104,7 @@ class Group:
         if request.affinity:  # the weakest hint, hence in the place of the shortest prefix
             prefixes.insert(0, hash((request.cache_salt, request.affinity)))
         loads = {replica.index: len(replica.calls) for replica in replicas}
-        index = choose(loads, self.prefixes.longest(prefixes))
+        index = choose_replica(loads, self.prefixes.longest(prefixes))
         self.prefixes.remember(prefixes, index)
         return self.replicas[index]
 

@@ -23,15 +23,20 @@ from plait.decoders.constrained.spec import (
     canonical,
 )
 from plait.server.errors import BadRequest, NotFound, Overloaded, ServerError, Unavailable
-from plait.server.pool.compiling.fair_queue import FairQueue
-from plait.server.pool.compiling.fork_server import COMMAND, ForkServer, ForkServerGone, Outcome
-from plait.server.pool.compiling.memory import CompileMemory
-from plait.server.pool.compiling.messages import (
+from plait.server.pool.compile_service.cache import CompileCache
+from plait.server.pool.compile_service.client import (
+    COMMAND,
+    ForkServerClient,
+    ForkServerGone,
+    JobOutcome,
+)
+from plait.server.pool.compile_service.fair_queue import FairQueue
+from plait.server.pool.compile_service.messages import (
     NOT_STARTED,
-    Boot,
-    Job,
+    CompileJob,
+    CompileRefused,
+    ForkServerConfig,
     ModelVocabulary,
-    Refused,
 )
 from plait.server.settings import CompileSettings, LimitSettings
 from plait.server.wire.messages import CompiledConstraint
@@ -78,10 +83,10 @@ class CompileStats:
 
 
 @dataclass(slots=True, eq=False)
-class _Pending:
+class _PendingCompile:
     """A compile that somebody waits for."""
 
-    job: Job
+    job: CompileJob
     tenant: str  # who asked first
     result: asyncio.Future[CompiledConstraint]
     tenants: set[str] = field(default_factory=set)
@@ -112,13 +117,13 @@ class CompileService:
             max_whitespace=settings.max_whitespace,
         )
         self._num_slots = max(2, settings.processes or (os.cpu_count() or 1) // 4)
-        self._boot = Boot([], self._limits, settings.memory_bytes)
-        self._server: ForkServer | None = None  # None while it starts again
-        self._queue: FairQueue[_Pending] = FairQueue(MAX_WAITING)
-        self._pending: dict[Job, _Pending] = {}
-        self._running: dict[asyncio.Task[None], _Pending] = {}
+        self._boot = ForkServerConfig([], self._limits, settings.memory_bytes)
+        self._server: ForkServerClient | None = None  # None while it starts again
+        self._queue: FairQueue[_PendingCompile] = FairQueue(MAX_WAITING)
+        self._pending: dict[CompileJob, _PendingCompile] = {}
+        self._running: dict[asyncio.Task[None], _PendingCompile] = {}
         self._starting: asyncio.Task[None] | None = None
-        self._memory = CompileMemory(settings.cache_bytes)
+        self._memory = CompileCache(settings.cache_bytes)
         self._stats = CompileStats()
 
     async def start(self, tokenizers: Mapping[str, TokenTable]) -> None:
@@ -131,9 +136,9 @@ class CompileService:
             ModelVocabulary(name, list(table.token_bytes), sorted(table.eos_token_ids))
             for name, table in tokenizers.items()
         ]
-        self._boot = Boot(vocabularies, self._limits, self._settings.memory_bytes)
+        self._boot = ForkServerConfig(vocabularies, self._limits, self._settings.memory_bytes)
         try:
-            self._server = await ForkServer.start(self._boot, self._command)
+            self._server = await ForkServerClient.start(self._boot, self._command)
         except (ForkServerGone, TimeoutError, OSError) as error:
             raise Unavailable("the grammar compiler could not be started") from error
 
@@ -191,19 +196,19 @@ class CompileService:
         if server is not None:
             await server.close()
 
-    def _make_job(self, model: str, spec: ConstraintSpec) -> Job:
+    def _make_job(self, model: str, spec: ConstraintSpec) -> CompileJob:
         if len(spec.text) > self._limits.max_bytes:
             raise BadRequest(f"{spec.kind} is larger than {self._limits.max_bytes} bytes")
         try:
-            return Job(model, canonical(spec))
+            return CompileJob(model, canonical(spec))
         except ConstraintError as error:
             raise BadRequest(str(error)) from None
 
-    def _join(self, job: Job, tenant: str) -> _Pending:
+    def _join(self, job: CompileJob, tenant: str) -> _PendingCompile:
         """Return a job's compile, in the tenant's line unless it runs already."""
         pending = self._pending.get(job)
         if pending is None or pending.result.done():
-            pending = _Pending(job, tenant, asyncio.get_running_loop().create_future())
+            pending = _PendingCompile(job, tenant, asyncio.get_running_loop().create_future())
             self._pending[job] = pending
         elif pending not in self._queue:
             pending.tenants.add(tenant)
@@ -216,7 +221,7 @@ class CompileService:
             self._forget(left)
         return pending
 
-    async def _wait(self, pending: _Pending) -> CompiledConstraint:
+    async def _wait(self, pending: _PendingCompile) -> CompiledConstraint:
         """Return the result; a compile that nobody waits for any more leaves its line."""
         pending.num_waiters += 1
         try:
@@ -228,7 +233,7 @@ class CompileService:
                 self._queue.discard(pending)
                 self._forget(pending)
 
-    def _forget(self, pending: _Pending) -> None:
+    def _forget(self, pending: _PendingCompile) -> None:
         if self._pending.get(pending.job) is pending:
             del self._pending[pending.job]
 
@@ -249,7 +254,7 @@ class CompileService:
             self._forget(pending)
         self._pump()
 
-    async def _run(self, server: ForkServer, pending: _Pending) -> None:
+    async def _run(self, server: ForkServerClient, pending: _PendingCompile) -> None:
         deadline_s = self._settings.deadline_s
         budget_s = deadline_s if pending.is_long else min(FIRST_TRY_S, deadline_s)
         niceness = LONG_NICENESS if pending.is_long else TRY_NICENESS
@@ -265,10 +270,10 @@ class CompileService:
             self._count(seconds=outcome.cpu_s)
             self._settle(pending, outcome, is_last=budget_s >= deadline_s)
 
-    def _settle(self, pending: _Pending, outcome: Outcome, *, is_last: bool) -> None:
+    def _settle(self, pending: _PendingCompile, outcome: JobOutcome, *, is_last: bool) -> None:
         """Say what became of a job, or put it in line again."""
         answer, code = outcome.answer, outcome.returncode
-        if isinstance(answer, Refused):
+        if isinstance(answer, CompileRefused):
             self._refuse(pending, answer.message)
         elif answer is not None:
             self._count(compiled=1)
@@ -291,7 +296,7 @@ class CompileService:
             memory = f"{self._settings.memory_bytes >> 20} MiB of memory"
             self._refuse(pending, f"it does not compile within {memory}")
 
-    def _retry(self, pending: _Pending) -> None:
+    def _retry(self, pending: _PendingCompile) -> None:
         """Do a job once more that was interrupted through no fault of its own."""
         if pending.is_retry:
             pending.fail(Unavailable("it was interrupted twice"))
@@ -299,33 +304,33 @@ class CompileService:
             pending.is_retry = True
             self._line_up_again(pending)
 
-    def _line_up_again(self, pending: _Pending) -> None:
+    def _line_up_again(self, pending: _PendingCompile) -> None:
         if pending.num_waiters == 0:
             pending.fail(Unavailable("nobody waits for it"))
         else:
             for tenant in pending.tenants:
                 self._queue.put_back(tenant, pending, is_long=pending.is_long)
 
-    def _replace(self, server: ForkServer) -> None:
+    def _replace(self, server: ForkServerClient) -> None:
         """Start another fork server for one that has died, unless that is under way."""
         if self._server is server:
             log.error("grammar compiler lost, starting another", pid=server.pid)
             self._server = None
             self._starting = asyncio.create_task(self._start_again(server))
 
-    async def _start_again(self, dead: ForkServer) -> None:
+    async def _start_again(self, dead: ForkServerClient) -> None:
         """Start a fork server, again and again with growing pauses while that fails."""
         await dead.close()
         pause_s = 1.0
         while self._server is None:
             try:
-                self._server = await ForkServer.start(self._boot, self._command)
+                self._server = await ForkServerClient.start(self._boot, self._command)
             except (ForkServerGone, TimeoutError, OSError):
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, 60.0)
         self._pump()
 
-    def _refuse(self, pending: _Pending, message: str) -> None:
+    def _refuse(self, pending: _PendingCompile, message: str) -> None:
         self._count(refused=1)
         self._memory.keep_refusal(pending.job, message)
         pending.fail(BadRequest(message))

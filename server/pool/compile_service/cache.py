@@ -6,24 +6,24 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from plait.server.pool.compiling.messages import Job
+from plait.server.pool.compile_service.messages import CompileJob
 from plait.server.wire.messages import CompiledConstraint
 
 MAX_REFUSALS = 1024
 REFUSAL_S = 60.0  # a refusal is forgotten after this time: limits may have been bad luck
 
 
-class CompileMemory:
+class CompileCache:
     """Results of jobs; the least recently used go first."""
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_bytes = max_bytes
         self._clock = clock
-        self._done: OrderedDict[Job, CompiledConstraint] = OrderedDict()
-        self._refused: OrderedDict[Job, tuple[str, float]] = OrderedDict()
+        self._done: OrderedDict[CompileJob, CompiledConstraint] = OrderedDict()
+        self._refused: OrderedDict[CompileJob, tuple[str, float]] = OrderedDict()
         self.num_bytes = 0
 
-    def find(self, job: Job) -> CompiledConstraint | str | None:
+    def find(self, job: CompileJob) -> CompiledConstraint | str | None:
         """Return what a job has given: a constraint, or the message of its refusal."""
         if job in self._done:
             self._done.move_to_end(job)
@@ -31,7 +31,7 @@ class CompileMemory:
         message, until = self._refused.get(job, ("", 0.0))
         return message if self._clock() < until else None
 
-    def keep(self, job: Job, done: CompiledConstraint) -> None:
+    def keep(self, job: CompileJob, done: CompiledConstraint) -> None:
         """Remember a constraint."""
         self._refused.pop(job, None)
         self._done[job] = done
@@ -39,7 +39,7 @@ class CompileMemory:
         while self.num_bytes > self._max_bytes:
             self.num_bytes -= _size(*self._done.popitem(last=False))
 
-    def keep_refusal(self, job: Job, message: str) -> None:
+    def keep_refusal(self, job: CompileJob, message: str) -> None:
         """Remember a refusal."""
         self._refused[job] = (message, self._clock() + REFUSAL_S)
         self._refused.move_to_end(job)
@@ -47,5 +47,5 @@ class CompileMemory:
             self._refused.popitem(last=False)
 
 
-def _size(job: Job, done: CompiledConstraint) -> int:
+def _size(job: CompileJob, done: CompiledConstraint) -> int:
     return len(job.spec.text) + len(done.table)

@@ -1,6 +1,6 @@
 """The compile service's fork server, and what its children do: one job each.
 
-Started by server/pool/compiling/fork_server.py; standard input is the control socket, and its end
+Started by server/pool/compile_service/client.py; standard input is the control socket, and its end
 is the end of this process and its children. Vocabularies and libraries are loaded once; a child is
 a fork that costs milliseconds. This process has one thread and does nothing but fork and wait.
 """
@@ -30,18 +30,18 @@ from plait.decoders.constrained.spec import (
     vocabulary_fingerprint,
 )
 from plait.decoders.constrained.vocabulary import Vocabulary, make_vocabulary
-from plait.server.pool.compiling.messages import (
+from plait.server.pool.compile_service.messages import (
     HEADER_BYTES,
     NOT_STARTED,
-    Boot,
-    Done,
-    Ended,
-    Job,
-    Kill,
+    CompileDone,
+    CompileJob,
+    CompileRefused,
+    ForkServerConfig,
+    ForkServerReady,
+    JobEnded,
+    KillJob,
     ModelVocabulary,
-    Ready,
-    Refused,
-    Start,
+    StartJob,
     ToServer,
     frame,
 )
@@ -53,10 +53,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _commands: msgspec.msgpack.Decoder[ToServer] = msgspec.msgpack.Decoder(ToServer)
 
 
-class Compiler:
+class JobCompiler:
     """The vocabularies of the served models, and the limits."""
 
-    def __init__(self, boot: Boot) -> None:
+    def __init__(self, boot: ForkServerConfig) -> None:
         self._limits = boot.limits
         self._vocabularies = {model.name: _prepare(model) for model in boot.models}
         self._fingerprints = {
@@ -64,18 +64,18 @@ class Compiler:
             for name, v in self._vocabularies.items()
         }
 
-    def run(self, job: Job) -> Done | Refused:
+    def run(self, job: CompileJob) -> CompileDone | CompileRefused:
         """Compile one constraint. Cost: without bound; the kernel kills it at the deadline."""
         try:
             done = compile_constraint(job.spec, self._vocabularies[job.model], self._limits)
         except ConstraintError as error:
-            return Refused(str(error))
+            return CompileRefused(str(error))
         except RecursionError:
-            return Refused("it is nested too deeply")
+            return CompileRefused("it is nested too deeply")
         except MemoryError:
-            return Refused("it does not compile within the memory limit")
+            return CompileRefused("it does not compile within the memory limit")
         key = content_key(job.spec, self._limits, self._fingerprints[job.model])
-        return Done(CompiledConstraint(key, done.table, done.min_tokens))
+        return CompileDone(CompiledConstraint(key, done.table, done.min_tokens))
 
 
 def _prepare(model: ModelVocabulary) -> Vocabulary:
@@ -85,7 +85,7 @@ def _prepare(model: ModelVocabulary) -> Vocabulary:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class ForkedJob:
     """What a fork is for."""
 
     link: int  # file descriptor of the job's socket
@@ -95,7 +95,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Child:
+class JobProcess:
     """A fork, seen from the fork server."""
 
     job_id: int
@@ -107,11 +107,11 @@ class ForkServer:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._children: dict[int, Child] = {}  # by the file descriptor that tells of the end
+        self._children: dict[int, JobProcess] = {}  # by the file descriptor that tells of the end
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
 
-    def serve(self) -> Task | None:
+    def serve(self) -> ForkedJob | None:
         """Return twice and more: in each child its task, and None once the control socket ends."""
         while True:
             for descriptor, _ in self._poll.poll():
@@ -122,28 +122,28 @@ class ForkServer:
                 if command is None:
                     self._end()
                     return None
-                if isinstance(command, Kill):
+                if isinstance(command, KillJob):
                     self._kill(command.job_id)
-                elif isinstance(command, Start) and (task := self._fork(command, link)):
+                elif isinstance(command, StartJob) and (task := self._fork(command, link)):
                     return task
 
-    def _fork(self, start: Start, link: int) -> Task | None:
+    def _fork(self, start: StartJob, link: int) -> ForkedJob | None:
         """Return the task in the child, None in this process."""
         parent = os.getpid()
         try:
             pid = os.fork()
         except OSError:
             os.close(link)
-            self._tell(Ended(start.job_id, NOT_STARTED, 0.0))
+            self._tell(JobEnded(start.job_id, NOT_STARTED, 0.0))
             return None
         if pid == 0:
             self._control.close()
             for descriptor in self._children:
                 os.close(descriptor)
-            return Task(link, start.cpu_s, start.niceness, parent)
+            return ForkedJob(link, start.cpu_s, start.niceness, parent)
         os.close(link)
         descriptor = os.pidfd_open(pid)
-        self._children[descriptor] = Child(start.job_id, pid)
+        self._children[descriptor] = JobProcess(start.job_id, pid)
         self._poll.register(descriptor, select.POLLIN)
         return None
 
@@ -153,7 +153,7 @@ class ForkServer:
         os.close(descriptor)
         _, status, used = os.wait4(child.pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        self._tell(Ended(child.job_id, code, used.ru_utime + used.ru_stime))
+        self._tell(JobEnded(child.job_id, code, used.ru_utime + used.ru_stime))
 
     def _kill(self, job_id: int) -> None:
         """Kill a job's child, if it still runs: nobody else reaps it, so its id is its own."""
@@ -167,7 +167,7 @@ class ForkServer:
         for child in self._children.values():
             os.waitpid(child.pid, 0)
 
-    def _tell(self, message: Ended) -> None:
+    def _tell(self, message: JobEnded) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # the next read says so
             self._control.sendall(frame(message))
 
@@ -207,7 +207,7 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def run_job(task: Task, compiler: Compiler, memory_bytes: int) -> NoReturn:
+def run_job(task: ForkedJob, compiler: JobCompiler, memory_bytes: int) -> NoReturn:
     """Read the job, compile it, answer, and end.
 
     The deadline is a timer of this process's own CPU time, user and system: the kernel ends the
@@ -223,23 +223,23 @@ def run_job(task: Task, compiler: Compiler, memory_bytes: int) -> NoReturn:
         header, _ = _read(link, HEADER_BYTES)
         if header:
             body, _ = _read(link, int.from_bytes(header, "little"))
-            answer = frame(compiler.run(msgspec.msgpack.decode(body, type=Job)))
+            answer = frame(compiler.run(msgspec.msgpack.decode(body, type=CompileJob)))
             with suppress(BrokenPipeError, ConnectionResetError):  # nobody wants it any more
                 link.sendall(answer)
     os._exit(0)
 
 
-def main(make_compiler: Callable[[Boot], Compiler] = Compiler) -> None:
+def main(make_compiler: Callable[[ForkServerConfig], JobCompiler] = JobCompiler) -> None:
     """Serve until the control socket ends."""
     control = socket.socket(fileno=sys.stdin.fileno())
     boot, _ = _receive(control)
-    if not isinstance(boot, Boot):
+    if not isinstance(boot, ForkServerConfig):
         return
     compiler = make_compiler(boot)
     memory_bytes = boot.memory_bytes
     del boot
     try:
-        control.sendall(frame(Ready()))
+        control.sendall(frame(ForkServerReady()))
     except (BrokenPipeError, ConnectionResetError):  # the server was stopped while this loaded
         return
     gc.collect()

@@ -13,25 +13,25 @@ from itertools import count
 
 import msgspec
 
-from plait.server.pool.compiling.messages import (
+from plait.server.pool.compile_service.messages import (
     HEADER_BYTES,
-    Answer,
-    Boot,
-    Ended,
+    CompileJob,
+    CompileResult,
+    ForkServerConfig,
+    ForkServerReady,
     FromServer,
-    Job,
-    Kill,
-    Ready,
-    Start,
+    JobEnded,
+    KillJob,
+    StartJob,
     frame,
 )
 from plait.server.pool.process import child_environment
 
-COMMAND = (sys.executable, "-P", "-m", "plait.server.pool.compile_worker")
+COMMAND = (sys.executable, "-P", "-m", "plait.server.pool.compile_service.fork_server")
 START_LIMIT_S = 600.0  # of wall clock, for half a second of CPU
 CLOSE_LIMIT_S = 5.0
 
-_answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+_answers: msgspec.msgpack.Decoder[CompileResult] = msgspec.msgpack.Decoder(CompileResult)
 _reports: msgspec.msgpack.Decoder[FromServer] = msgspec.msgpack.Decoder(FromServer)
 
 
@@ -40,15 +40,15 @@ class ForkServerGone(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class JobOutcome:
     """What became of a job's process."""
 
-    answer: Answer | None  # None: it ended without one
+    answer: CompileResult | None  # None: it ended without one
     returncode: int  # as messages.Ended has it
     cpu_s: float
 
 
-class ForkServer:
+class ForkServerClient:
     """One fork server process. Used on one event loop."""
 
     def __init__(
@@ -61,11 +61,13 @@ class ForkServer:
         self._control = control
         self._reader, self._writer = streams
         self._serial = count()
-        self._running: dict[int, asyncio.Future[Ended]] = {}
+        self._running: dict[int, asyncio.Future[JobEnded]] = {}
         self._listening: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, boot: Boot, command: Sequence[str] = COMMAND) -> ForkServer:
+    async def start(
+        cls, boot: ForkServerConfig, command: Sequence[str] = COMMAND
+    ) -> ForkServerClient:
         """Start a process; return when it can fork.
 
         Raises:
@@ -92,18 +94,18 @@ class ForkServer:
         """The process's id."""
         return self._process.pid
 
-    async def run(self, job: Job, cpu_s: float, niceness: int = 0) -> Outcome:
+    async def run(self, job: CompileJob, cpu_s: float, niceness: int = 0) -> JobOutcome:
         """Let a process of its own do a job, with so much CPU time; cancelling kills it.
 
         Raises:
             ForkServerGone: the job has not been done, for reasons that are not its own.
         """
         job_id = next(self._serial)
-        ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        ended: asyncio.Future[JobEnded] = asyncio.get_running_loop().create_future()
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._send(Start(job_id, cpu_s, niceness), theirs)
+                self._send(StartJob(job_id, cpu_s, niceness), theirs)
             except BaseException:
                 ours.close()
                 raise
@@ -113,13 +115,13 @@ class ForkServer:
             end = await ended
         except BaseException:
             with suppress(ForkServerGone):
-                self._send(Kill(job_id))
+                self._send(KillJob(job_id))
             raise
         finally:
             del self._running[job_id]
             if ended.done() and not ended.cancelled():
                 ended.exception()  # seen, also where the answer's own end came first
-        return Outcome(answer, end.returncode, end.cpu_s)
+        return JobOutcome(answer, end.returncode, end.cpu_s)
 
     async def wait_gone(self) -> None:
         """Return when the process has died."""
@@ -138,12 +140,12 @@ class ForkServer:
         if self._listening is not None:
             await self._listening
 
-    async def _introduce(self, boot: Boot) -> None:
+    async def _introduce(self, boot: ForkServerConfig) -> None:
         self._writer.write(frame(boot))
         with suppress(OSError):  # read says that it is gone
             await self._writer.drain()
         body = await _read(self._reader)
-        if body is None or not isinstance(_reports.decode(body), Ready):
+        if body is None or not isinstance(_reports.decode(body), ForkServerReady):
             raise ForkServerGone
         self._listening = asyncio.create_task(self._listen())
 
@@ -151,7 +153,7 @@ class ForkServer:
         """Deal out how processes have ended, until there is nobody to tell."""
         while (body := await _read(self._reader)) is not None:
             ended = _reports.decode(body)
-            assert isinstance(ended, Ended), "Ready comes once"
+            assert isinstance(ended, JobEnded), "Ready comes once"
             future = self._running.get(ended.job_id)
             if future is not None and not future.done():
                 future.set_result(ended)
@@ -160,7 +162,7 @@ class ForkServer:
                 future.set_exception(ForkServerGone())
         self._writer.close()
 
-    def _send(self, message: Start | Kill, *sockets: socket.socket) -> None:
+    def _send(self, message: StartJob | KillJob, *sockets: socket.socket) -> None:
         """Send a short command with its file descriptors; the stream's buffer is empty by now."""
         try:
             socket.send_fds(self._control, [frame(message)], [each.fileno() for each in sockets])
@@ -178,7 +180,7 @@ async def _spawn(command: Sequence[str], control: socket.socket) -> asyncio.subp
     )
 
 
-async def _ask(link: socket.socket, job: Job) -> Answer | None:
+async def _ask(link: socket.socket, job: CompileJob) -> CompileResult | None:
     """Send a job on its socket; return the answer, None if there is none."""
     reader, writer = await asyncio.open_connection(sock=link)
     try:

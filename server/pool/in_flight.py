@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from plait.server import errors
 from plait.server.errors import Internal, ServerError
 from plait.server.telemetry.metrics import EngineMetrics, SequenceTimes
-from plait.server.wire.messages import Delta, Failed, GenerateRequest, Predicted, Started
+from plait.server.wire.messages import Delta, Failed, GenerateRequest, PredictionResult, Started
 
 
 @dataclass(slots=True)
-class _Progress:
+class _SequenceProgress:
     """One open sequence, in seconds of time.monotonic()."""
 
     first_token: float = 0.0
@@ -23,7 +23,7 @@ class _Progress:
     tokens: int = 0
 
 
-class Call:
+class InFlightRequest:
     """The pool's side of a request; everything happens on the event loop.
 
     Events wait here until the client takes them, and a client that lags gets the waiting deltas of
@@ -38,7 +38,7 @@ class Call:
         self.finish_reasons: list[str] = []
         self.num_tokens = 0
         self._metrics = metrics
-        self._open = {index: _Progress() for index in range(request.n)}
+        self._open = {index: _SequenceProgress() for index in range(request.n)}
         self._waiting: deque[Started | Delta] = deque()
         self.failure: ServerError | None = None
         self._news = asyncio.Event()
@@ -168,7 +168,7 @@ def _join(deltas: list[Delta]) -> Delta:
     )
 
 
-def _joined(deltas: Iterable[Delta]) -> Predicted | None:
+def _joined(deltas: Iterable[Delta]) -> PredictionResult | None:
     """Return what was predicted in several deltas, with places in their joined tokens."""
     accepted: list[int] = []
     rejected: list[tuple[int, int]] = []
@@ -178,10 +178,10 @@ def _joined(deltas: Iterable[Delta]) -> Predicted | None:
             accepted += [start + place for place in delta.predicted.accepted]
             rejected += [(start + place, rows) for place, rows in delta.predicted.rejected]
         start += len(delta.token_ids)
-    return Predicted(accepted, rejected) if accepted or rejected else None
+    return PredictionResult(accepted, rejected) if accepted or rejected else None
 
 
-def error_of(failed: Failed) -> ServerError:
+def to_server_error(failed: Failed) -> ServerError:
     """Return the error that a worker's report names."""
     kind = getattr(errors, failed.error, None)
     if isinstance(kind, type) and issubclass(kind, ServerError):
