@@ -18,7 +18,7 @@ from plait.server.models.catalog import BadModel, ModelFiles, resolve
 from plait.server.models.checkpoint import Groups
 from plait.server.models.gguf import GgufCheckpoint
 from plait.server.models.spec import ModelSpec
-from plait.server.prompt.gguf_tokenizer import gguf_vocabulary
+from plait.server.prompt.gguf_tokenizer import read_gguf_tokenizer
 
 
 def export(files: ModelFiles, folder: Path) -> None:
@@ -68,7 +68,7 @@ def _config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _write_tokenizer(files: ModelFiles, folder: Path) -> None:
-    vocabulary = gguf_vocabulary(files)
+    vocabulary = read_gguf_tokenizer(files)
     vocabulary.backend.save(str(folder / "tokenizer.json"))
     ends = sorted(vocabulary.eos_token_ids)
     _write(

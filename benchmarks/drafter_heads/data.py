@@ -21,7 +21,7 @@ from plait.decoders.sampling.params import SamplingParams
 from plait.server.engine.build import build_engine
 from plait.server.engine.engine import Engine
 from plait.server.models.catalog import resolve
-from plait.server.prompt.template import chat_prompt
+from plait.server.prompt.chat_prompt import chat_prompt
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
 from plait.server.settings import EngineSettings
 from plait.server.wire.messages import Delta, Failed, GenerateRequest

@@ -9,13 +9,13 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from plait.server.api.access import AccessMiddleware
+from plait.server.api.access_log import AccessMiddleware
 from plait.server.api.auth import AuthMiddleware
 from plait.server.api.errors_http import install_error_handlers
 from plait.server.api.interfaces import PoolLike
 from plait.server.api.openapi import document
 from plait.server.api.paths import PathMiddleware
-from plait.server.api.requests.gate import TokenizerGate
+from plait.server.api.requests.tokenization import TokenizationExecutor
 from plait.server.api.routes import draft_store, generate, models, operations, pages, tokens
 from plait.server.settings import ApiSettings
 from plait.server.telemetry.telemetry import Telemetry
@@ -33,7 +33,7 @@ def create_app(settings: ApiSettings, pool: PoolLike, telemetry: Telemetry) -> F
     )
     app.state.settings = settings
     app.state.pool = pool
-    app.state.gate = TokenizerGate()
+    app.state.gate = TokenizationExecutor()
     app.state.telemetry = telemetry
     for routes in (generate, models, tokens, draft_store, operations, pages):
         app.include_router(routes.router)

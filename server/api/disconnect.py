@@ -11,24 +11,24 @@ from starlette.types import Receive
 T = TypeVar("T")
 
 
-class ClientLeft(Exception):
+class ClientDisconnected(Exception):
     """The client closed the connection before its answer was complete."""
 
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Return the result of `work`, which is cancelled as soon as the client disconnects.
 
     The request's body must have been read. On return nothing started here runs any more.
 
     Raises:
-        ClientLeft: the client was faster.
+        ClientDisconnected: the client was faster.
     """
     task = asyncio.create_task(work)
     gone = asyncio.create_task(_disconnected(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientLeft
+            raise ClientDisconnected
         return task.result()
     finally:
         task.cancel()

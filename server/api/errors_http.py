@@ -13,9 +13,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from plait.server.api.disconnect import ClientLeft
-from plait.server.api.outcome import note_failure
-from plait.server.api.routes.absent import no_such_route
+from plait.server.api.disconnect import ClientDisconnected
+from plait.server.api.request_state import note_failure
+from plait.server.api.routes.not_found import no_such_route
 from plait.server.api.validation.errors import invalid_request
 from plait.server.errors import (
     BadRequest,
@@ -78,7 +78,7 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ServerError, _on_server_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(ClientLeft, _on_client_left)
+    app.add_exception_handler(ClientDisconnected, _on_client_left)
     app.add_exception_handler(Exception, _on_fault)
 
 

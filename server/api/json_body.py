@@ -19,7 +19,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from plait.server.api.disconnect import ClientLeft
+from plait.server.api.disconnect import ClientDisconnected
 from plait.server.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 from plait.server.settings import ApiSettings, LimitSettings
 
@@ -164,7 +164,7 @@ async def _read_body(request: Request, settings: ApiSettings) -> bytes:
     except TimeoutError:
         raise RequestTimeout("The body did not arrive in time.") from None
     except ClientDisconnect:
-        raise ClientLeft from None
+        raise ClientDisconnected from None
 
 
 async def _collect(request: Request, limit: int) -> bytes:

@@ -27,7 +27,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def answers(model: type, *, stream: type | None = None) -> dict[int | str, dict[str, Any]]:
+def response_docs(model: type, *, stream: type | None = None) -> dict[int | str, dict[str, Any]]:
     """Return a route's `responses`: its answer, the events of its stream, and the errors."""
     content = _content("application/json", model)
     if stream is not None:

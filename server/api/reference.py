@@ -11,7 +11,7 @@ Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class FieldReference:
     """One field of a request or of an object."""
 
     name: str
@@ -21,17 +21,17 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class OperationReference:
     """One route."""
 
     method: str
     path: str
     summary: str
     body: str  # the name of the object that is sent, "" for none
-    fields: tuple[Field, ...]  # of that object, or of the query
+    fields: tuple[FieldReference, ...]  # of that object, or of the query
 
 
-def operations(document: Json) -> list[Operation]:
+def operations(document: Json) -> list[OperationReference]:
     """Return the routes of an OpenAPI document."""
     schemas: Json = document["components"]["schemas"]
     found = []
@@ -40,11 +40,11 @@ def operations(document: Json) -> list[Operation]:
             body = _body(own)
             fields = [*_parameters(own), *(_fields(schemas[body]) if body else ())]
             summary = own.get("description", "")
-            found.append(Operation(method.upper(), path, summary, body, tuple(fields)))
+            found.append(OperationReference(method.upper(), path, summary, body, tuple(fields)))
     return found
 
 
-def objects(document: Json, *, but: Collection[str]) -> dict[str, tuple[Field, ...]]:
+def objects(document: Json, *, but: Collection[str]) -> dict[str, tuple[FieldReference, ...]]:
     """Return the fields of every object of an OpenAPI document but those of these names."""
     return {
         name: tuple(_fields(schema))
@@ -59,16 +59,18 @@ def _body(own: Json) -> str:
     return _name(own["requestBody"]["content"]["application/json"]["schema"])
 
 
-def _parameters(own: Json) -> Iterator[Field]:
+def _parameters(own: Json) -> Iterator[FieldReference]:
     for each in own.get("parameters", ()):
         meaning = each.get("description", "")
-        yield Field(each["name"], _values(each["schema"]), meaning, each.get("required", False))
+        yield FieldReference(
+            each["name"], _values(each["schema"]), meaning, each.get("required", False)
+        )
 
 
-def _fields(schema: Json) -> Iterator[Field]:
+def _fields(schema: Json) -> Iterator[FieldReference]:
     required = schema.get("required", ())
     for name, own in schema.get("properties", {}).items():
-        yield Field(name, _values(own), own.get("description", ""), name in required)
+        yield FieldReference(name, _values(own), own.get("description", ""), name in required)
 
 
 def _name(schema: Json) -> str:

@@ -16,7 +16,7 @@ from plait.server.bench.presets import Setting
 from plait.server.bench.running import Run, Served, answer_all
 from plait.server.bench.tasks.case import HELD_OUT_SEEDS, Case
 from plait.server.bench.tasks.catalog import judge, make_case
-from plait.server.prompt.template import chat_prompt
+from plait.server.prompt.chat_prompt import chat_prompt
 from plait.server.prompt.tokenizer import Tokenizer
 from plait.server.wire.messages import CompiledConstraint, GenerateRequest
 

@@ -27,7 +27,7 @@ class Detokenizer:
         return self._decoder.decode(self._token_bytes[token_id] if known else b"")
 
     @property
-    def is_amid(self) -> bool:
+    def has_partial_character(self) -> bool:
         """Whether bytes are held that may become a character; they will make at least one."""
         return bool(self._decoder.getstate()[0])
 

@@ -20,9 +20,9 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from plait.server.models.catalog import OTHERS, BadModel, ModelFiles, naming
 from plait.server.models.gguf_header import read_gguf
 from plait.server.models.hf.generation import SamplingDefaults, sampling_from_metadata
-from plait.server.prompt.vocabulary import (
+from plait.server.prompt.tokenizer_data import (
     SPACE,
-    Vocabulary,
+    TokenizerData,
     byte_fallback_bytes,
     byte_level_bytes,
 )
@@ -85,7 +85,7 @@ SPECIAL = frozenset({TokenType.UNKNOWN, TokenType.CONTROL})
 ADDED = SPECIAL | {TokenType.USER_DEFINED}
 
 
-def gguf_vocabulary(files: ModelFiles, *, sampling: bool = False) -> Vocabulary:
+def read_gguf_tokenizer(files: ModelFiles, *, sampling: bool = False) -> TokenizerData:
     """Build the tokenizer of a GGUF file, with the sampling it recommends if that is wanted.
 
     Raises:
@@ -97,12 +97,12 @@ def gguf_vocabulary(files: ModelFiles, *, sampling: bool = False) -> Vocabulary:
         template = metadata.get("tokenizer.chat_template")
         if template is not None and not isinstance(template, str):
             raise BadModel("tokenizer.chat_template is not a text")
-        vocabulary = _vocabulary(_Section(metadata), template)
+        vocabulary = _tokenizer_data(_TokenizerMetadata(metadata), template)
         defaults = sampling_from_metadata(metadata) if sampling else SamplingDefaults()
         return replace(vocabulary, sampling=defaults)
 
 
-class _Section:
+class _TokenizerMetadata:
     """The `tokenizer.ggml.` keys."""
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
@@ -142,7 +142,7 @@ class _Section:
         return usual if is_there else None
 
 
-def _vocabulary(section: _Section, chat_template: str | None) -> Vocabulary:
+def _tokenizer_data(section: _TokenizerMetadata, chat_template: str | None) -> TokenizerData:
     kind = section.need("model")
     if kind == "gpt2":
         backend, spelled, strips = _byte_level(section), byte_level_bytes(section.tokens), False
@@ -157,7 +157,7 @@ def _vocabulary(section: _Section, chat_template: str | None) -> Vocabulary:
         )
     _add_tokens(backend, section)
     bos = section.token_id("bos")
-    return Vocabulary(
+    return TokenizerData(
         backend=backend,
         size=len(section.tokens),
         token_bytes=_token_bytes(section, spelled),
@@ -170,7 +170,7 @@ def _vocabulary(section: _Section, chat_template: str | None) -> Vocabulary:
     )
 
 
-def _token_bytes(section: _Section, spelled: list[bytes]) -> list[bytes]:
+def _token_bytes(section: _TokenizerMetadata, spelled: list[bytes]) -> list[bytes]:
     """Return what each token adds to a text: nothing, its own text if added, or as spelled."""
     own = {TokenType.USER_DEFINED: str.encode, **dict.fromkeys(SPECIAL, lambda text: b"")}
     return [
@@ -179,7 +179,7 @@ def _token_bytes(section: _Section, spelled: list[bytes]) -> list[bytes]:
     ]
 
 
-def _byte_level(section: _Section) -> tokenizers.Tokenizer:
+def _byte_level(section: _TokenizerMetadata) -> tokenizers.Tokenizer:
     name = section.get("pre", "")
     if name not in PRE_TOKENIZERS:
         known = ", ".join(sorted(PRE_TOKENIZERS))
@@ -214,7 +214,7 @@ def _pre_tokenizer(pattern: str) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence([split, to_bytes])
 
 
-def _sentencepiece(section: _Section) -> tokenizers.Tokenizer:
+def _sentencepiece(section: _TokenizerMetadata) -> tokenizers.Tokenizer:
     scores = section.need("scores")
     if len(scores) != len(section.tokens):
         raise BadModel("tokenizer.ggml.scores and .tokens differ in length")
@@ -258,7 +258,7 @@ def merges_by_score(scores: Mapping[str, float]) -> list[tuple[str, str]]:
     return [cut for token in best_first for cut in cuts(token)]
 
 
-def _add_tokens(backend: tokenizers.Tokenizer, section: _Section) -> None:
+def _add_tokens(backend: tokenizers.Tokenizer, section: _TokenizerMetadata) -> None:
     def added(kinds: Sequence[int], *, special: bool) -> list[AddedToken]:
         return [
             AddedToken(token, normalized=False, special=special)
@@ -270,7 +270,7 @@ def _add_tokens(backend: tokenizers.Tokenizer, section: _Section) -> None:
     backend.add_tokens(added((TokenType.USER_DEFINED,), special=False))
 
 
-def _end_tokens(section: _Section) -> frozenset[int]:
+def _end_tokens(section: _TokenizerMetadata) -> frozenset[int]:
     named = {section.token_id(name) for name in ("eos", "eot", "eom")} - {None}
     usual = {
         i
@@ -280,7 +280,7 @@ def _end_tokens(section: _Section) -> frozenset[int]:
     return frozenset(i for i in named | usual if i is not None)
 
 
-def _named_tokens(section: _Section) -> dict[str, str]:
+def _named_tokens(section: _TokenizerMetadata) -> dict[str, str]:
     names = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
     ids = {public: section.token_id(name) for name, public in names.items()}
     return {public: section.tokens[i] for public, i in ids.items() if i is not None}

@@ -14,9 +14,9 @@ from plait.server.models.catalog import MALFORMED, BadModel, ModelFiles, naming
 from plait.server.models.hf.generation import SamplingDefaults, sampling_from_config
 from plait.server.models.hf.json_files import read_json
 from plait.server.models.spec import MAX_SIZE
-from plait.server.prompt.vocabulary import (
+from plait.server.prompt.tokenizer_data import (
     SPACE,
-    Vocabulary,
+    TokenizerData,
     byte_fallback_bytes,
     byte_level_bytes,
 )
@@ -24,7 +24,7 @@ from plait.server.prompt.vocabulary import (
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
 
 
-def hf_vocabulary(files: ModelFiles, *, sampling: bool = False) -> Vocabulary:
+def read_hf_tokenizer(files: ModelFiles, *, sampling: bool = False) -> TokenizerData:
     """Read the tokenizer of a Hugging Face folder, with the sampling it recommends if wanted.
 
     Raises:
@@ -44,7 +44,7 @@ def hf_vocabulary(files: ModelFiles, *, sampling: bool = False) -> Vocabulary:
         spelled, strips = _spell(backend, size)
         for token_id, token in backend.get_added_tokens_decoder().items():
             spelled[token_id] = b"" if token.special else token.content.encode()
-    return Vocabulary(
+    return TokenizerData(
         backend=backend,
         size=size,
         token_bytes=spelled,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plait.server.prompt.stream import Piece, TextStream
+from plait.server.prompt.stream import TextDelta, TextStream
 from plait.server.wire.messages import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
+class InfillTemplate:
     """A text with holes: texts[0], the first hole, texts[1], the next hole, ..., the last text."""
 
     texts: tuple[str, ...]
@@ -26,7 +26,7 @@ class InfillStream:
 
     stop: None = None  # no string ends it
 
-    def __init__(self, token_bytes: Sequence[bytes], template: Template) -> None:
+    def __init__(self, token_bytes: Sequence[bytes], template: InfillTemplate) -> None:
         self.num_tokens = 0  # pushed
         self._token_bytes = token_bytes
         self._template = template
@@ -36,7 +36,7 @@ class InfillStream:
 
     def push(
         self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob] | None = None
-    ) -> Piece:
+    ) -> TextDelta:
         """Take the next tokens, with their logprobs if they are to be shown."""
         pieces = [] if self._index >= 0 else [self._next_hole()]
         for i, token_id in enumerate(token_ids):
@@ -49,7 +49,7 @@ class InfillStream:
                 pieces += [self._of_hole(self._hole.finish(), base), self._next_hole()]
         return _joined(pieces)
 
-    def finish(self) -> Piece:
+    def finish(self) -> TextDelta:
         """Return the rest; nothing, unless the sequence has ended before its last hole did."""
         pieces = []
         while self._index < len(self._template.lengths):
@@ -59,23 +59,23 @@ class InfillStream:
             pieces.append(self._next_hole())
         return _joined(pieces)
 
-    def _of_hole(self, piece: Piece, base: int) -> Piece:
+    def _of_hole(self, piece: TextDelta, base: int) -> TextDelta:
         """Return a piece of a hole that begins after `base` characters."""
         self._num_chars += len(piece.text)
-        return Piece(piece.text, piece.logprobs, [base + offset for offset in piece.offsets])
+        return TextDelta(piece.text, piece.logprobs, [base + offset for offset in piece.offsets])
 
-    def _next_hole(self) -> Piece:
+    def _next_hole(self) -> TextDelta:
         """Go on to the next hole; return the text before it."""
         self._index += 1
         is_last = self._index == len(self._template.lengths)
         self._hole = None if is_last else TextStream(self._token_bytes)
         text = self._template.texts[self._index]
         self._num_chars += len(text)
-        return Piece(text)
+        return TextDelta(text)
 
 
-def _joined(pieces: Sequence[Piece]) -> Piece:
-    return Piece(
+def _joined(pieces: Sequence[TextDelta]) -> TextDelta:
+    return TextDelta(
         "".join(piece.text for piece in pieces),
         [entry for piece in pieces for entry in piece.logprobs],
         [offset for piece in pieces for offset in piece.offsets],

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class _Node:
+class _TrieNode:
     """A prefix of some stop string."""
 
     depth: int  # its length
@@ -31,7 +31,7 @@ class StopStrings:
     def __init__(self, strings: Sequence[str]) -> None:
         if "" in strings:
             raise ValueError("an empty stop string would stop everything")
-        self.nodes = [_Node(0)]
+        self.nodes = [_TrieNode(0)]
         for string in strings:
             self._add(string)
         self._link()
@@ -43,7 +43,7 @@ class StopStrings:
             if following is None:
                 following = len(self.nodes)
                 self.nodes[at].next[char] = following
-                self.nodes.append(_Node(depth))
+                self.nodes.append(_TrieNode(depth))
             at = following
         self.nodes[at].stop = string
 

@@ -13,7 +13,7 @@ from plait.server.wire.messages import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TextDelta:
     """What may be sent now; joined over a stream it is the answer."""
 
     text: str
@@ -21,7 +21,7 @@ class Piece:
     offsets: Sequence[int] = ()  # where in the text each of those tokens begins
 
 
-class _Held(NamedTuple):
+class _PendingToken(NamedTuple):
     """A token whose text is not all out; characters count from the start of the text."""
 
     logprob: TokenLogprob
@@ -48,7 +48,7 @@ class TextStream:
         self._detokenizer = Detokenizer(token_bytes)
         self._scanner = StopScanner(stop, include=include_stop) if stop is not None else None
         self._decoded = 0  # characters, released or held
-        self._held: deque[_Held] = deque()
+        self._held: deque[_PendingToken] = deque()
 
     @property
     def stop(self) -> str | None:
@@ -57,7 +57,7 @@ class TextStream:
 
     def push(
         self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob] | None = None
-    ) -> Piece:
+    ) -> TextDelta:
         """Take the next tokens, with their logprobs if they are to be shown.
 
         Check `stop` afterwards: if it is set, the piece is the last one.
@@ -69,10 +69,10 @@ class TextStream:
             released.append(self._take(token_id, logprobs[i] if logprobs else None))
         return self._piece("".join(released))
 
-    def finish(self) -> Piece:
+    def finish(self) -> TextDelta:
         """Return the rest, once the sequence has ended; empty if a stop string ended it."""
         if self.stop is not None:
-            return Piece("")
+            return TextDelta("")
         tail = self._detokenizer.finish()
         self._decoded += len(tail)
         if self._scanner is not None:
@@ -85,19 +85,19 @@ class TextStream:
         self._decoded += len(text)
         self.num_tokens += 1
         if logprob is not None:
-            end = self._decoded + self._detokenizer.is_amid
-            self._held.append(_Held(logprob, start, end))
+            end = self._decoded + self._detokenizer.has_partial_character
+            self._held.append(_PendingToken(logprob, start, end))
         return text if self._scanner is None else self._scanner.push(text)
 
-    def _piece(self, text: str, *, last: bool = False) -> Piece:
+    def _piece(self, text: str, *, last: bool = False) -> TextDelta:
         self.num_chars += len(text)
         last = last or self.stop is not None
-        out: list[_Held] = []
+        out: list[_PendingToken] = []
         while self._held and self._is_out(self._held[0], last):
             out.append(self._held.popleft())
-        return Piece(text, [token.logprob for token in out], [token.start for token in out])
+        return TextDelta(text, [token.logprob for token in out], [token.start for token in out])
 
-    def _is_out(self, token: _Held, last: bool) -> bool:
+    def _is_out(self, token: _PendingToken, last: bool) -> bool:
         if self.stop is not None:
             return token.start < self.num_chars
         return last or token.end <= self.num_chars

@@ -12,10 +12,10 @@ import tokenizers
 from plait.server.errors import BadRequest
 from plait.server.models.catalog import BadModel, ModelFiles, naming
 from plait.server.models.hf.generation import SamplingDefaults
-from plait.server.prompt.gguf_tokenizer import gguf_vocabulary
-from plait.server.prompt.hf_tokenizer import hf_vocabulary
-from plait.server.prompt.length import length_bound
-from plait.server.prompt.vocabulary import Vocabulary
+from plait.server.prompt.gguf_tokenizer import read_gguf_tokenizer
+from plait.server.prompt.hf_tokenizer import read_hf_tokenizer
+from plait.server.prompt.token_count import token_count_bound
+from plait.server.prompt.tokenizer_data import TokenizerData
 
 # A quoted special token is QUOTE and one letter of plane 16, both free for private agreement.
 QUOTE = "\ufdd0"
@@ -32,7 +32,7 @@ def load_tokenizer(files: ModelFiles, *, sampling: bool = False) -> Tokenizer:
         BadModel: the files are damaged, or of a kind that is not known.
     """
     with naming(files.path):
-        read = gguf_vocabulary if files.kind == "gguf" else hf_vocabulary
+        read = read_gguf_tokenizer if files.kind == "gguf" else read_hf_tokenizer
         return Tokenizer(read(files, sampling=sampling))
 
 
@@ -55,7 +55,7 @@ class Tokenizer:
     strips_space: bool  # decode drops the space that encode puts in front (SentencePiece)
     sampling: SamplingDefaults  # what the model's makers recommend
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: TokenizerData) -> None:
         added = vocabulary.backend.get_added_tokens_decoder()
         self._special = {i: token.content for i, token in added.items() if token.special}
         self.vocab_size = vocabulary.size
@@ -70,7 +70,7 @@ class Tokenizer:
         self.strips_space = vocabulary.strips_space
         self._plain = _ignoring_special(vocabulary.backend)
         self._parsing = vocabulary.backend
-        self._bound = length_bound(vocabulary.backend, vocabulary.token_bytes)
+        self._bound = token_count_bound(vocabulary.backend, vocabulary.token_bytes)
         self._quotes, self._unquoted = self._add_quotes()
         self._quotable = re.compile("|".join(map(re.escape, sorted(self._quotes, reverse=True))))
 
@@ -110,9 +110,9 @@ class Tokenizer:
             return ids[len(before) :]
         return self.encode(text, special=special, prefix=False)
 
-    def fewest_tokens(self, text: str) -> int:
+    def min_token_count(self, text: str) -> int:
         """Return a number of tokens that the text has at least. Cost: that of encoding to UTF-8."""
-        return self._bound.fewest_tokens(text)
+        return self._bound.min_token_count(text)
 
     def decode(self, token_ids: Sequence[int], *, special: bool = False) -> str:
         """Return the text of token ids; with `special`, special tokens are written out.

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.server.api.requests.job import Caller, Job, plan_chat, plan_completion
+from plait.server.api.requests.job import GenerationJob, RequestContext, plan_chat, plan_completion
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest
@@ -36,7 +36,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> EnginePool:
     return engine_pool(folder, kv_cache_bytes=2**22)
 
 
-async def _tokens(pool: EnginePool, job: Job) -> list[int]:
+async def _tokens(pool: EnginePool, job: GenerationJob) -> list[int]:
     tokens: list[int] = []
     async for event in pool.generate(job.model, job.requests[0]):
         tokens += event.token_ids if isinstance(event, Delta) else ()
@@ -47,7 +47,7 @@ async def _tokens(pool: EnginePool, job: Job) -> list[int]:
 def complete(pool: EnginePool, **fields: Any) -> list[int]:
     async def run() -> list[int]:
         request = CompletionRequest.model_validate({"prompt": "a", "max_tokens": 60} | fields)
-        job = await plan_completion(pool, LIMITS, request, Caller("", time.monotonic()))
+        job = await plan_completion(pool, LIMITS, request, RequestContext("", time.monotonic()))
         return await _tokens(pool, job)
 
     return asyncio.run(run())
@@ -71,7 +71,7 @@ def go_on(pool: EnginePool, prefill: str, schema: dict[str, Any], **fields: Any)
             "max_tokens": 60,
         }
         request = ChatRequest.model_validate(body | fields)
-        job = await plan_chat(pool, LIMITS, request, Caller("", time.monotonic()))
+        job = await plan_chat(pool, LIMITS, request, RequestContext("", time.monotonic()))
         return await _tokens(pool, job)
 
     return pool.tokenizer.decode(asyncio.run(run()))

@@ -20,7 +20,7 @@ from plait.decoders.sampling.params import SamplingParams
 from plait.server.bench.running import Run, Served, answer_all, serve
 from plait.server.bench.tasks.case import HELD_OUT_SEEDS, Case
 from plait.server.bench.tasks.catalog import make_case
-from plait.server.prompt.template import chat_prompt
+from plait.server.prompt.chat_prompt import chat_prompt
 from plait.server.settings import EngineSettings
 from plait.server.wire.messages import CompiledConstraint, GenerateRequest
 

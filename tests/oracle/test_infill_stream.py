@@ -7,8 +7,8 @@ from itertools import accumulate, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.server.prompt.infill import InfillStream, Template
-from plait.server.prompt.stream import Piece
+from plait.server.prompt.infill import InfillStream, InfillTemplate
+from plait.server.prompt.stream import TextDelta
 from plait.server.wire.messages import TokenLogprob
 from tests.fixtures.byte_tokenizer import EOS, byte_tokenizer
 
@@ -28,10 +28,10 @@ def templates(draw: st.DrawFn) -> tuple[list[str], list[list[int]], list[int]]:
     return texts, holes, draw(st.lists(st.integers(1, 4), min_size=20, max_size=20))
 
 
-def run(texts: list[str], holes: list[list[int]], sizes: list[int]) -> list[Piece]:
+def run(texts: list[str], holes: list[list[int]], sizes: list[int]) -> list[TextDelta]:
     """Push the holes' tokens in groups of these sizes, then finish."""
     stream = InfillStream(
-        TOKENIZER.token_bytes, Template(tuple(texts), tuple(len(hole) for hole in holes))
+        TOKENIZER.token_bytes, InfillTemplate(tuple(texts), tuple(len(hole) for hole in holes))
     )
     tokens = [token for hole in holes for token in hole]
     borders = [b for b in accumulate(sizes, initial=0) if b < len(tokens)] + [len(tokens)]
@@ -58,7 +58,7 @@ def test_the_pieces_are_the_filled_template(
     texts, holes, sizes = case
     pieces = run(texts, holes, sizes)
     assert "".join(piece.text for piece in pieces) == filled(texts, holes)
-    assert pieces[-1] == Piece("", [], [])
+    assert pieces[-1] == TextDelta("", [], [])
 
 
 @given(templates())
@@ -82,7 +82,9 @@ def test_logprobs_stand_where_their_tokens_do(
 
 
 def test_an_answer_that_ends_early_still_has_all_of_the_text() -> None:
-    stream = InfillStream(TOKENIZER.token_bytes, Template(("a", "b", "c"), (2, 2)))
+    stream = InfillStream(TOKENIZER.token_bytes, InfillTemplate(("a", "b", "c"), (2, 2)))
     text = stream.push([*b"x"]).text + stream.finish().text
     assert text == "axbc"
-    assert InfillStream(TOKENIZER.token_bytes, Template(("a", "b"), (1,))).finish().text == "ab"
+    assert (
+        InfillStream(TOKENIZER.token_bytes, InfillTemplate(("a", "b"), (1,))).finish().text == "ab"
+    )

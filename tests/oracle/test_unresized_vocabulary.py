@@ -21,10 +21,10 @@ from plait.decoders.autoregressive.commit import AutoregressiveState, bitmask_fo
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import Draws, OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
-from plait.server.api.requests.job import Caller, plan_chat, plan_completion
-from plait.server.api.responses.chat import ChatAnswer
-from plait.server.api.responses.completions import CompletionAnswer
-from plait.server.api.responses.outputs import Outputs
+from plait.server.api.requests.job import RequestContext, plan_chat, plan_completion
+from plait.server.api.responses.chat import ChatResponseWriter
+from plait.server.api.responses.completions import CompletionResponseWriter
+from plait.server.api.responses.outputs import GenerationOutput
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest, ServerError
@@ -85,14 +85,14 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> EnginePool:
 
 async def _answer(pool: EnginePool, body: dict[str, Any]) -> bytes:
     body = {"model": "unresized", "max_tokens": 6, "seed": 3} | body
-    caller = Caller("", time.monotonic())
+    caller = RequestContext("", time.monotonic())
     if "messages" in body:
         chat = ChatRequest.model_validate(body)
         job = await plan_chat(pool, LIMITS, chat, caller)
-        return await ChatAnswer(job, chat, Outputs(pool, job)).whole()
+        return await ChatResponseWriter(job, chat, GenerationOutput(pool, job)).whole()
     completion = CompletionRequest.model_validate(body)
     job = await plan_completion(pool, LIMITS, completion, caller)
-    return await CompletionAnswer(job, completion, Outputs(pool, job)).whole()
+    return await CompletionResponseWriter(job, completion, GenerationOutput(pool, job)).whole()
 
 
 def _text(answer: bytes) -> bytes:

@@ -16,9 +16,9 @@ import transformers
 
 from plait.server.models.catalog import ModelFiles
 from plait.server.models.gguf_header import read_gguf
-from plait.server.prompt.template import render_chat
+from plait.server.prompt.chat_prompt import render_chat
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
-from plait.server.prompt.vocabulary import byte_level_alphabet
+from plait.server.prompt.tokenizer_data import byte_level_alphabet
 from tests.fixtures.vocabularies import (
     TEXTS,
     Trained,

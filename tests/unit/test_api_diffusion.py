@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from plait.decoders.contract import registry
 from plait.decoders.contract.registry import Method
 from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.server.api.requests.job import Caller, Job, plan_completion
+from plait.server.api.requests.job import GenerationJob, RequestContext, plan_completion
 from plait.server.api.routes.models import model_of
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest, ContextTooLong
@@ -43,10 +43,10 @@ def pool_of(info: ModelInfo) -> StubPool:
     return StubPool([StubModel(info=info)])
 
 
-async def complete(info: ModelInfo | None = None, **fields: Any) -> Job:
+async def complete(info: ModelInfo | None = None, **fields: Any) -> GenerationJob:
     body = {"model": "stub", "prompt": "hi"} | fields
     request = CompletionRequest.model_validate(body)
-    caller = Caller("", time.monotonic())
+    caller = RequestContext("", time.monotonic())
     return await plan_completion(pool_of(info or info_of()), LimitSettings(), request, caller)
 
 

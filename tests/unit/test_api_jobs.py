@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from plait.decoders.constrained.spec import ConstraintSpec
-from plait.server.api.requests.job import Caller, Job, plan_chat, plan_completion
+from plait.server.api.requests.job import GenerationJob, RequestContext, plan_chat, plan_completion
 from plait.server.api.responses.obfuscation import STEP, padding_for
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
@@ -33,15 +33,15 @@ async def chat(
     tenant: str = "",
     limits: LimitSettings = LIMITS,
     **fields: Any,
-) -> Job:
+) -> GenerationJob:
     body = {"model": "stub", "messages": [{"role": "user", "content": "hi"}]} | fields
-    caller = Caller(tenant, time.monotonic())
+    caller = RequestContext(tenant, time.monotonic())
     return await plan_chat(pool or StubPool(), limits, ChatRequest.model_validate(body), caller)
 
 
-async def complete(pool: StubPool | None = None, **fields: Any) -> Job:
+async def complete(pool: StubPool | None = None, **fields: Any) -> GenerationJob:
     body = {"model": "stub", "prompt": "hi"} | fields
-    caller = Caller("", time.monotonic())
+    caller = RequestContext("", time.monotonic())
     request = CompletionRequest.model_validate(body)
     return await plan_completion(pool or StubPool(), LIMITS, request, caller)
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from plait.decoders.contract import registry
 from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.server.api.requests.job import Caller, Job, plan_chat, plan_completion
-from plait.server.api.responses.chat import ChatAnswer
-from plait.server.api.responses.outputs import Outputs
+from plait.server.api.requests.job import GenerationJob, RequestContext, plan_chat, plan_completion
+from plait.server.api.responses.chat import ChatResponseWriter
+from plait.server.api.responses.outputs import GenerationOutput
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.engine.build import build_engine
@@ -39,10 +39,12 @@ def predicted(content: Any) -> dict[str, Any]:
     return {"prediction": {"type": "content", "content": content}}
 
 
-async def chat(info: ModelInfo = INFO, pool: StubPool | None = None, **fields: Any) -> Job:
+async def chat(
+    info: ModelInfo = INFO, pool: StubPool | None = None, **fields: Any
+) -> GenerationJob:
     request = ChatRequest.model_validate(ASKED | fields)
     pool = pool or StubPool(served=[StubModel(info=info)])
-    return await plan_chat(pool, LIMITS, request, Caller("", time.monotonic()))
+    return await plan_chat(pool, LIMITS, request, RequestContext("", time.monotonic()))
 
 
 async def refusal(info: ModelInfo = INFO, **fields: Any) -> BadRequest:
@@ -87,7 +89,7 @@ async def test_its_drafter_needs_a_prediction(drafter: Any) -> None:
     asked = {"model": "stub", "prompt": "x", "decoding": {"drafter": drafter}}
     request = CompletionRequest.model_validate(asked)
     with pytest.raises(BadRequest, match="a chat request's field"):
-        await plan_completion(StubPool(), LIMITS, request, Caller("", time.monotonic()))
+        await plan_completion(StubPool(), LIMITS, request, RequestContext("", time.monotonic()))
 
 
 async def test_diffusion_models_refuse_predictions_by_name() -> None:
@@ -191,9 +193,9 @@ async def counts(stop: str | None = None, n: int = 1) -> tuple[int, int, int]:
     pool.scripts.append(script(*STEPS))
     fields: dict[str, Any] = {"n": n} | ({} if stop is None else {"stop": stop})
     job = await chat(pool=pool, **fields, **predicted("x"))
-    outputs = Outputs(pool, job)
+    outputs = GenerationOutput(pool, job)
     request = ChatRequest.model_validate(ASKED | fields)
-    await ChatAnswer(job, request, outputs).whole()
+    await ChatResponseWriter(job, request, outputs).whole()
     usage = outputs.usage()
     details = usage.completion_tokens_details
     return (

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.api.requests.sampling import sampling_params
-from plait.server.api.responses.wire import encode
+from plait.server.api.responses.objects import encode
 from plait.server.api.routes.models import model_of
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.models.catalog import BadModel, ModelFiles

@@ -9,7 +9,7 @@ import pytest
 
 from plait.server.prompt.logprobs import chat_logprobs, completion_logprobs, text_offsets
 from plait.server.prompt.stop import StopStrings
-from plait.server.prompt.stream import Piece, TextStream
+from plait.server.prompt.stream import TextDelta, TextStream
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
 from plait.server.wire.messages import TokenLogprob
 from tests.fixtures.vocabularies import (
@@ -92,7 +92,7 @@ def test_text_offsets_skip_the_space_that_decoding_drops(tmp_path: Path) -> None
 
 def stream(
     tokenizer: Tokenizer, text: str, stops: list[str], *, include: bool = False
-) -> list[Piece]:
+) -> list[TextDelta]:
     """Push a text's tokens one by one, until a stop string ends it."""
     run = TextStream(tokenizer.token_bytes, StopStrings(stops), include_stop=include)
     ids = tokenizer.encode(text)

@@ -37,7 +37,7 @@ from plait.server.bench.tasks.catalog import TASKS, make_case
 from plait.server.models.catalog import ModelFiles
 from plait.server.models.checkpoint import parameter_shapes
 from plait.server.models.load import load_model
-from plait.server.prompt.template import chat_prompt
+from plait.server.prompt.chat_prompt import chat_prompt
 from plait.server.prompt.tokenizer import load_tokenizer
 from tests.parity.feeding import Piece, feed
 

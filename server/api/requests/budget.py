@@ -11,11 +11,11 @@ from plait.server.errors import BadRequest, ContextTooLong
 from plait.server.wire.messages import ModelInfo
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions
-ALL = -1  # max_tokens: what the context leaves, as llama.cpp and others have it
+REST_OF_CONTEXT = -1  # max_tokens: what the context leaves, as llama.cpp and others have it
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class ContextBudget:
     """The positions that a text may take."""
 
     info: ModelInfo
@@ -37,8 +37,8 @@ class Room:
         return self.usable - len(prompt.token_ids) - len(prompt.suffix)
 
 
-def budget_of(
-    request: GenerationRequest, prompt: Prompt, room: Room, *, clamp: bool = False
+def max_new_tokens(
+    request: GenerationRequest, prompt: Prompt, room: ContextBudget, *, clamp: bool = False
 ) -> int:
     """Return how many tokens the answers to a prompt may have; 0 for a template.
 
@@ -54,12 +54,12 @@ def budget_of(
     param = "messages" if is_chat else "prompt"
     if not prompt.token_ids:
         raise BadRequest("The prompt has no tokens; give at least one.", param=param)
-    max_param, max_tokens = asked_tokens(request)
+    max_param, max_tokens = requested_max_tokens(request)
     if prompt.template is not None:
         max_tokens = 0
     left = room.left(prompt)
-    default = left if is_chat or max_tokens == ALL else min(left, COMPLETION_MAX_TOKENS)
-    if max_tokens == ALL:
+    default = left if is_chat or max_tokens == REST_OF_CONTEXT else min(left, COMPLETION_MAX_TOKENS)
+    if max_tokens == REST_OF_CONTEXT:
         max_tokens = None
     if max_tokens and left >= 1 and clamp:
         max_tokens = min(max_tokens, left)
@@ -73,14 +73,16 @@ def budget_of(
     return budget
 
 
-def asked_tokens(request: GenerationRequest) -> tuple[str, int | None]:
+def requested_max_tokens(request: GenerationRequest) -> tuple[str, int | None]:
     """Return how long the answers may be as the request says, and the field that says so."""
     if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
         return "max_completion_tokens", request.max_completion_tokens
     return "max_tokens", request.max_tokens
 
 
-def _too_long(prompt: Prompt, room: Room, max_tokens: int | None, param: str) -> ContextTooLong:
+def _too_long(
+    prompt: Prompt, room: ContextBudget, max_tokens: int | None, param: str
+) -> ContextTooLong:
     blocks = "" if room.usable == room.context else f" ({room.usable} in whole blocks)"
     suffix = f", the suffix {len(prompt.suffix)}" if prompt.suffix else ""
     asked = f" and {max_tokens} were asked for" if max_tokens else ""

@@ -25,7 +25,7 @@ SCHEMA_LIMITS = LimitSettings(max_json_depth=256)
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class ConstraintContext:
     """What a constraint has to fit into."""
 
     budget: int  # tokens of the answer
@@ -35,7 +35,7 @@ class Frame:
 
 
 async def compile_constraint(
-    pool: PoolLike, model: str, request: GenerationRequest, frame: Frame, tenant: str
+    pool: PoolLike, model: str, request: GenerationRequest, frame: ConstraintContext, tenant: str
 ) -> CompiledConstraint | None:
     """Return the request's constraint, ready for the model's workers; None if any text will do.
 

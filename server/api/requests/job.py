@@ -14,19 +14,24 @@ import msgspec
 
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.api.interfaces import PoolLike, ServedModelLike
-from plait.server.api.requests.budget import Room, budget_of
-from plait.server.api.requests.constraints import Frame, compile_constraint
-from plait.server.api.requests.conversation import chat_tokens, message_text, num_chars, warnings_of
+from plait.server.api.requests.budget import ContextBudget, max_new_tokens
+from plait.server.api.requests.constraints import ConstraintContext, compile_constraint
 from plait.server.api.requests.decoding import check_served, plan_decoding
-from plait.server.api.requests.gate import TokenizerGate
 from plait.server.api.requests.limits import check_request
+from plait.server.api.requests.messages import chat_tokens, message_text, num_chars, warnings_of
 from plait.server.api.requests.prompts import (
     Prompt,
     check_length,
     completion_prompts,
     predicted_ids,
 )
-from plait.server.api.requests.sampling import check_ids, num_ids, resolved, sampling_params
+from plait.server.api.requests.sampling import (
+    check_ids,
+    resolve_logprobs,
+    sampling_params,
+    shared_vocab_size,
+)
+from plait.server.api.requests.tokenization import TokenizationExecutor
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.common import GenerationRequest
 from plait.server.api.schemas.completions import CompletionRequest
@@ -38,16 +43,18 @@ from plait.server.wire.messages import GenerateRequest, ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class RequestContext:
     """What the HTTP request says beside its body."""
 
     tenant: str  # a name of the API key, "" where no keys are set
     arrived: float  # time.monotonic()
-    gate: TokenizerGate = field(default_factory=TokenizerGate)  # the application's own
+    gate: TokenizationExecutor = field(
+        default_factory=TokenizationExecutor
+    )  # the application's own
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class GenerationJob:
     """One HTTP request's generation. Choice p * n + i is the i-th answer to prompt p."""
 
     id: str
@@ -75,8 +82,8 @@ class Job:
 
 
 async def plan_chat(
-    pool: PoolLike, limits: LimitSettings, request: ChatRequest, caller: Caller
-) -> Job:
+    pool: PoolLike, limits: LimitSettings, request: ChatRequest, caller: RequestContext
+) -> GenerationJob:
     """Return the job of a chat request.
 
     Raises:
@@ -88,8 +95,8 @@ async def plan_chat(
 
 
 async def plan_completion(
-    pool: PoolLike, limits: LimitSettings, request: CompletionRequest, caller: Caller
-) -> Job:
+    pool: PoolLike, limits: LimitSettings, request: CompletionRequest, caller: RequestContext
+) -> GenerationJob:
     """Return the job of a completions request.
 
     Raises:
@@ -119,7 +126,7 @@ def find_model(pool: PoolLike, name: str | None) -> ServedModelLike:
     )
 
 
-def loaded_info(served: ServedModelLike) -> ModelInfo:
+def require_info(served: ServedModelLike) -> ModelInfo:
     """Return what a worker told of the model; raise Unavailable while none has loaded it."""
     if served.info is None:
         raise Unavailable(f"The model {served.name!r} is still loading.")
@@ -134,8 +141,8 @@ def tokenise(
     Raises:
         BadRequest: a text is too long, or a token is not of the model.
     """
-    tokenizer, info = served.tokenizer, loaded_info(served)
-    vocab_size, context = num_ids(tokenizer, info), Room(info, 1).context
+    tokenizer, info = served.tokenizer, require_info(served)
+    vocab_size, context = shared_vocab_size(tokenizer, info), ContextBudget(info, 1).context
     if isinstance(request, ChatRequest):
         check = partial(check_length, tokenizer=tokenizer, context=context, param="messages")
         prediction = predicted_ids(request, tokenizer, vocab_size, limits)
@@ -152,22 +159,24 @@ async def _plan(
     pool: PoolLike,
     limits: LimitSettings,
     request: ChatRequest | CompletionRequest,
-    caller: Caller,
+    caller: RequestContext,
     *,
     size: int,
-) -> Job:
+) -> GenerationJob:
     """Return the job of a request of so many characters."""
     served, tenant = find_model(pool, request.model), caller.tenant
-    info = loaded_info(served)
+    info = require_info(served)
     check_served(request, info)
     size += sum(map(len, request.bad_words or ()))
     work = partial(tokenise, served, limits, request)
     prompts, sampling = await caller.gate.run(tenant, size, work)
     decoding = plan_decoding(request, info, prompts[0].options)
-    room = Room(info, decoding.block_size)
+    room = ContextBudget(info, decoding.block_size)
     clamp = limits.clamp_max_tokens
-    budgets = [budget_of(request, prompt, room, clamp=clamp) for prompt in prompts]
-    frame = Frame(min(budgets), prompts[0].prefill, sampling, _deadline(request, caller))
+    budgets = [max_new_tokens(request, prompt, room, clamp=clamp) for prompt in prompts]
+    frame = ConstraintContext(
+        min(budgets), prompts[0].prefill, sampling, _deadline(request, caller)
+    )
     common = GenerateRequest(
         request_id=f"{_prefix(request)}-{uuid.uuid4().hex}",
         prompt_token_ids=[],
@@ -178,13 +187,13 @@ async def _plan(
         constraint=await compile_constraint(pool, served.name, request, frame, tenant),
         prompt_logprobs=_num_prompt_logprobs(request, limits),
         priority=request.priority or 0,
-        cache_salt=namespace_of(tenant, request.cache_salt or ""),
+        cache_salt=cache_namespace(tenant, request.cache_salt or ""),
         affinity=(isinstance(request, ChatRequest) and request.prompt_cache_key) or "",
         deadline=frame.deadline,
         decoding=decoding.options,
         arrived=caller.arrived,
     )
-    return Job(
+    return GenerationJob(
         id=common.request_id,
         created=int(time.time()),
         model=served.name,
@@ -194,7 +203,7 @@ async def _plan(
         requests=list(map(partial(_request_of, common), count(), prompts, budgets)),
         stop=StopStrings(request.stops) if request.stops else None,
         include_stop=bool(request.include_stop_str_in_output),
-        prompt_logprobs=resolved(request.prompt_logprobs, limits),
+        prompt_logprobs=resolve_logprobs(request.prompt_logprobs, limits),
         token_bytes=_shown_bytes(request, served.tokenizer),
         warnings=_warnings(request, served.tokenizer),
     )
@@ -235,7 +244,7 @@ def _prefix(request: GenerationRequest) -> str:
 
 
 def _stop_ids(request: GenerationRequest, tokenizer: Tokenizer, info: ModelInfo) -> list[int]:
-    vocab_size = num_ids(tokenizer, info)
+    vocab_size = shared_vocab_size(tokenizer, info)
     check_ids(request.stop_token_ids or [], vocab_size, param="stop_token_ids")
     own = info.diffusion.eos_ids if info.diffusion is not None else ()
     eos = () if request.ignore_eos else (*tokenizer.eos_token_ids, *own)
@@ -247,11 +256,11 @@ def _num_prompt_logprobs(request: GenerationRequest, limits: LimitSettings) -> i
     asked = [request.prompt_logprobs]
     if isinstance(request, CompletionRequest) and request.echo:
         asked.append(request.logprobs)
-    found = [k for k in (resolved(each, limits) for each in asked) if k is not None]
+    found = [k for k in (resolve_logprobs(each, limits) for each in asked) if k is not None]
     return max(found, default=None)
 
 
-def namespace_of(tenant: str, salt: str) -> str:
+def cache_namespace(tenant: str, salt: str) -> str:
     """Return the salt of the prefix cache and the namespace of drafts.
 
     Tenants don't see from timing what others have sent.
@@ -261,5 +270,5 @@ def namespace_of(tenant: str, salt: str) -> str:
     return hashlib.blake2b(f"{tenant}\0{salt}".encode(), digest_size=16).hexdigest()
 
 
-def _deadline(request: GenerationRequest, caller: Caller) -> float | None:
+def _deadline(request: GenerationRequest, caller: RequestContext) -> float | None:
     return None if request.deadline_ms is None else caller.arrived + request.deadline_ms / 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plait.server.api.requests.budget import ALL
+from plait.server.api.requests.budget import REST_OF_CONTEXT
 from plait.server.api.schemas.chat import AssistantMessage, ChatRequest
 from plait.server.api.schemas.common import GenerationRequest
 from plait.server.api.schemas.completions import CompletionRequest
@@ -120,7 +120,7 @@ def _check_completion(request: CompletionRequest, limits: LimitSettings) -> None
         )
     if request.max_tokens == 0 and not request.echo:
         raise BadRequest("max_tokens=0 needs echo=true.", param="max_tokens")
-    if request.suffix and request.max_tokens == ALL:
+    if request.suffix and request.max_tokens == REST_OF_CONTEXT:
         raise BadRequest(
             "The gap before a suffix has max_tokens tokens: say how many.", param="max_tokens"
         )

@@ -10,7 +10,7 @@ from plait.server.api.requests.sampling import check_ids
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest, Infill
 from plait.server.errors import BadRequest, ContextTooLong
-from plait.server.prompt.infill import Template
+from plait.server.prompt.infill import InfillTemplate
 from plait.server.prompt.tokenizer import Tokenizer
 from plait.server.settings import LimitSettings
 
@@ -24,7 +24,7 @@ class Prompt:
     token_ids: list[int]
     text: str
     suffix: tuple[int, ...] = ()  # token ids behind the answer
-    template: Template | None = None  # whose holes lie among the token ids
+    template: InfillTemplate | None = None  # whose holes lie among the token ids
     holes: tuple[tuple[int, int], ...] = ()  # [start, stop) of each
     prediction: tuple[int, ...] = ()  # token ids of the answer that the client expects
     prefill: str | None = ""  # text of the answer that it ends with; None: nobody can tell
@@ -63,7 +63,7 @@ def predicted_ids(
     if request.prediction is None:
         return ()
     text = request.prediction.text
-    count, token_ids = tokenizer.fewest_tokens(text), list[int]()
+    count, token_ids = tokenizer.min_token_count(text), list[int]()
     if count <= limits.max_prediction_tokens:
         token_ids = tokenizer.encode_inside(text)
         count = len(token_ids)
@@ -104,7 +104,7 @@ def completion_prompts(
 
 def check_length(text: str, tokenizer: Tokenizer, context: int, *, param: str) -> None:
     """Raise ContextTooLong if a text is sure to have more tokens than the context, untokenised."""
-    fewest = tokenizer.fewest_tokens(text)
+    fewest = tokenizer.min_token_count(text)
     if fewest > context:
         raise ContextTooLong(
             f"This model's context has {context} tokens; the prompt has at least {fewest}.",
@@ -143,5 +143,5 @@ def _template_prompt(text: str, infill: Infill, tokenizer: Tokenizer) -> Prompt:
     holes = tuple(
         (start, start + length) for start, length in zip(starts, infill.lengths, strict=True)
     )
-    template = Template(tuple(texts), tuple(infill.lengths))
+    template = InfillTemplate(tuple(texts), tuple(infill.lengths))
     return Prompt(ids, text, template=template, holes=holes, num_hidden=len(tokenizer.prefix))

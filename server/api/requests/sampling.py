@@ -52,13 +52,13 @@ def sampling_params(
         allowed_token_ids=tuple(dict.fromkeys(allowed)),
         bad_words=_bad_words(request.bad_words or [], tokenizer, vocab_size, limits),
         min_tokens=request.min_tokens or 0,
-        seed=seed_of(request),
-        logprobs=resolved(request.num_logprobs, limits),
+        seed=resolve_seed(request),
+        logprobs=resolve_logprobs(request.num_logprobs, limits),
         logprob_token_ids=tuple(named),
     )
 
 
-def seed_of(request: GenerationRequest) -> int:
+def resolve_seed(request: GenerationRequest) -> int:
     """Return the seed as an unsigned 64-bit number; negative ones count from 2^64 down.
 
     -1 asks for one that is drawn, as at vLLM and llama.cpp.
@@ -68,12 +68,12 @@ def seed_of(request: GenerationRequest) -> int:
     return request.seed % 2**64
 
 
-def resolved(num_logprobs: int | None, limits: LimitSettings) -> int | None:
+def resolve_logprobs(num_logprobs: int | None, limits: LimitSettings) -> int | None:
     """Return a number of alternatives, -1 being all that the operator allows."""
     return limits.max_logprobs if num_logprobs == -1 else num_logprobs
 
 
-def num_ids(tokenizer: Tokenizer, info: ModelInfo) -> int:
+def shared_vocab_size(tokenizer: Tokenizer, info: ModelInfo) -> int:
     """Return how many token ids both the tokenizer and the model know.
 
     They need not agree: output rows are padded, and who adds a token to the tokenizer may forget
@@ -109,7 +109,7 @@ def _bad_words(
     words: list[str], tokenizer: Tokenizer, vocab_size: int, limits: LimitSettings
 ) -> tuple[tuple[int, ...], ...]:
     """Return each word's tokens, at the start of a text and after a space (as vLLM does)."""
-    fewest = sum(map(tokenizer.fewest_tokens, words))
+    fewest = sum(map(tokenizer.min_token_count, words))
     if fewest > limits.max_bad_word_tokens:
         raise _too_many_bad_words(limits)
     spelled: dict[tuple[int, ...], None] = {}

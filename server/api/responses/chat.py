@@ -9,27 +9,27 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from plait.server.api.requests.job import Job
-from plait.server.api.responses import wire
+from plait.server.api.requests.job import GenerationJob
+from plait.server.api.responses import objects
 from plait.server.api.responses.obfuscation import padding_for
-from plait.server.api.responses.outputs import Outputs, Part
-from plait.server.api.responses.sse import DONE, frame
+from plait.server.api.responses.outputs import ChoiceDelta, GenerationOutput
+from plait.server.api.responses.sse import DONE, sse_event
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.prompt.logprobs import chat_logprobs
-from plait.server.prompt.stream import Piece
+from plait.server.prompt.stream import TextDelta
 from plait.server.wire.messages import TokenLogprob
 
 
-class ChatAnswer:
+class ChatResponseWriter:
     """Words one job's outputs as OpenAI's chat does."""
 
-    def __init__(self, job: Job, request: ChatRequest, outputs: Outputs) -> None:
+    def __init__(self, job: GenerationJob, request: ChatRequest, outputs: GenerationOutput) -> None:
         self._job = job
         self._request = request
         self._outputs = outputs
         self._echo = job.prompts[0].text if request.echo else ""
         self._has_logprobs = bool(request.logprobs)
-        self._empty = wire.ChatCompletionChunk(
+        self._empty = objects.ChatCompletionChunk(
             id=job.id,
             created=job.created,
             model=job.model,
@@ -44,7 +44,7 @@ class ChatAnswer:
         texts: list[list[str]] = [[self._echo] for _ in range(job.n)]
         logprobs: list[list[TokenLogprob]] = [[] for _ in range(job.n)]
         tokens: list[list[int]] = [[] for _ in range(job.n)]
-        reasons: dict[int, wire.Finish] = {}
+        reasons: dict[int, objects.ChoiceFinishReason] = {}
         async with aclosing(self._outputs.parts()) as parts:
             async for part in parts:
                 texts[part.index].append(part.piece.text)
@@ -53,9 +53,9 @@ class ChatAnswer:
                 if part.finish is not None:
                     reasons[part.index] = part.finish
         choices = [
-            wire.ChatChoice(
+            objects.ChatChoice(
                 i,
-                wire.Message("".join(texts[i])),
+                objects.ChatMessage("".join(texts[i])),
                 reasons[i],
                 self._show(logprobs[i]),
                 self._ids(tokens[i]),
@@ -63,8 +63,8 @@ class ChatAnswer:
             for i in range(job.n)
         ]
         decoding = self._outputs.decoding()
-        return wire.encode(
-            wire.ChatCompletion(
+        return objects.encode(
+            objects.ChatCompletion(
                 id=job.id,
                 created=job.created,
                 model=job.model,
@@ -79,37 +79,39 @@ class ChatAnswer:
             )
         )
 
-    async def frames(self) -> AsyncGenerator[bytes, None]:
+    async def events(self) -> AsyncGenerator[bytes, None]:
         """Yield the answer as server-sent events, ready to be sent."""
         async with aclosing(self._outputs.parts()) as parts:
             async for part in parts:
-                yield self._frames_of(part)
-        yield self._last_frames()
+                yield self._events_of(part)
+        yield self._last_events()
 
-    def _frames_of(self, part: Part) -> bytes:
+    def _events_of(self, part: ChoiceDelta) -> bytes:
         if part.is_first:
-            role = wire.Delta(role="assistant", content="", refusal=None)
+            role = objects.ChatDelta(role="assistant", content="", refusal=None)
             first = self._chunk(
-                wire.ChatChunkChoice(part.index, role),
+                objects.ChatChunkChoice(part.index, role),
                 seed=self._job.seed,
                 prompt_token_ids=self._ids(self._job.prompts[0].token_ids),
             )
-            echo = Part(part.index, Piece(self._echo))
+            echo = ChoiceDelta(part.index, TextDelta(self._echo))
             return first + (self._content(echo) if self._echo else b"")
-        frames, token_ids = b"", part.token_ids
+        events, token_ids = b"", part.token_ids
         if part.piece.text or part.piece.logprobs:
-            frames, token_ids = self._content(part), ()
+            events, token_ids = self._content(part), ()
         if part.finish is not None:
             ids = self._ids(token_ids)
-            last = wire.ChatChunkChoice(part.index, wire.Delta(), part.finish, token_ids=ids)
-            frames += self._chunk(last)
-        return frames
+            last = objects.ChatChunkChoice(
+                part.index, objects.ChatDelta(), part.finish, token_ids=ids
+            )
+            events += self._chunk(last)
+        return events
 
-    def _content(self, part: Part) -> bytes:
+    def _content(self, part: ChoiceDelta) -> bytes:
         text = part.piece.text
-        choice = wire.ChatChunkChoice(
+        choice = objects.ChatChunkChoice(
             part.index,
-            wire.Delta(content=text),
+            objects.ChatDelta(content=text),
             logprobs=self._show(part.piece.logprobs),
             token_ids=self._ids(part.token_ids),
         )
@@ -117,23 +119,23 @@ class ChatAnswer:
             return self._chunk(choice, obfuscation=padding_for(text))
         return self._chunk(choice)
 
-    def _last_frames(self) -> bytes:
+    def _last_events(self) -> bytes:
         decoding = self._outputs.decoding()
-        frames = b""
+        events = b""
         if self._request.includes_usage:
             extra = {} if decoding is None else {"decoding": decoding}
-            frames = self._frame(usage=self._outputs.usage(), **extra)
+            events = self._event(usage=self._outputs.usage(), **extra)
         elif decoding is not None:
-            frames = self._frame(decoding=decoding)
-        return frames + DONE
+            events = self._event(decoding=decoding)
+        return events + DONE
 
-    def _chunk(self, choice: wire.ChatChunkChoice, **extra: Any) -> bytes:
+    def _chunk(self, choice: objects.ChatChunkChoice, **extra: Any) -> bytes:
         if self._request.counts_usage:
             extra["usage"] = self._outputs.usage()
-        return self._frame(choices=[choice], **extra)
+        return self._event(choices=[choice], **extra)
 
-    def _frame(self, **fields: Any) -> bytes:
-        return frame(wire.encode(msgspec.structs.replace(self._empty, **fields)))
+    def _event(self, **fields: Any) -> bytes:
+        return sse_event(objects.encode(msgspec.structs.replace(self._empty, **fields)))
 
     def _ids(self, token_ids: Sequence[int]) -> list[int] | UnsetType:
         return list(token_ids) if self._request.return_token_ids else UNSET

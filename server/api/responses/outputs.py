@@ -13,38 +13,38 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 
 from plait.server.api.interfaces import PoolLike
-from plait.server.api.requests.job import Job
+from plait.server.api.requests.job import GenerationJob
 from plait.server.api.requests.prompts import Prompt
-from plait.server.api.responses import wire
-from plait.server.api.responses.wire import (
+from plait.server.api.responses import objects
+from plait.server.api.responses.objects import (
+    ChoiceFinishReason,
     CompletionTokensDetails,
-    Finish,
     PromptTokensDetails,
     Usage,
 )
 from plait.server.errors import DeadlineExceeded, Internal, ServerError, Unavailable
 from plait.server.prompt.infill import InfillStream
 from plait.server.prompt.logprobs import ranked
-from plait.server.prompt.stream import Piece, TextStream
+from plait.server.prompt.stream import TextDelta, TextStream
 from plait.server.wire.messages import Delta, FinishReason, PredictionResult, Started, TokenLogprob
 
 Event = Started | Delta
-NOTHING = Piece("")
+NOTHING = TextDelta("")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ChoiceDelta:
     """What is new of one choice. Its first part says only that it has begun."""
 
     index: int
-    piece: Piece = NOTHING
+    piece: TextDelta = NOTHING
     token_ids: Sequence[int] = ()  # taken since the last part, the one that ended the text included
-    finish: Finish | None = None
+    finish: ChoiceFinishReason | None = None
     is_first: bool = False
 
 
 @dataclass(slots=True)
-class _Choice:
+class _ChoiceState:
     stream: TextStream | InfillStream
     is_done: bool = False
     fresh: list[int] = field(default_factory=list)  # tokens that no part has told of
@@ -56,10 +56,10 @@ class _Choice:
 
 
 @dataclass(slots=True)
-class _Progress:
+class _PromptState:
     """One prompt's answers."""
 
-    choices: list[_Choice]
+    choices: list[_ChoiceState]
     has_begun: bool = False
     cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprob | None] | None = None
@@ -70,19 +70,21 @@ class _Progress:
         return all(choice.is_done for choice in self.choices)
 
 
-class Outputs:
+class GenerationOutput:
     """Runs a job once; the totals are right when `parts` has ended."""
 
-    def __init__(self, pool: PoolLike, job: Job) -> None:
+    def __init__(self, pool: PoolLike, job: GenerationJob) -> None:
         self.traces: dict[int, dict[str, Any]] = {}  # by choice; none if a stop string ended it
         self._pool = pool
         self._job = job
         self._ended_by_token = 0
         self._first_token = 0.0  # time.monotonic()
-        self._reasons: list[Finish] = []  # of the choices, in the order in which they ended
+        self._reasons: list[
+            ChoiceFinishReason
+        ] = []  # of the choices, in the order in which they ended
         self._accepted, self._rejected = 0, 0  # rows drafted from the request's prediction
         self._progress = [
-            _Progress([_Choice(self._stream_of(prompt)) for _ in range(job.n)])
+            _PromptState([_ChoiceState(self._stream_of(prompt)) for _ in range(job.n)])
             for prompt in job.prompts
         ]
 
@@ -121,7 +123,7 @@ class Outputs:
         """Return the logprobs of a prompt's tokens; known before any part with text."""
         return self._progress[prompt].prompt_logprobs or ()
 
-    def ranked_prompt(self, prompt: int, count: int | None) -> wire.PromptLogprobs | UnsetType:
+    def ranked_prompt(self, prompt: int, count: int | None) -> objects.PromptLogprobs | UnsetType:
         """Return the logprobs of a prompt's tokens as vLLM has them, if they were asked for."""
         if count is None:
             return UNSET
@@ -129,7 +131,7 @@ class Outputs:
         return [
             None
             if entry is None
-            else {i: wire.RankedLogprob(*v) for i, v in ranked(tokenizer, entry, count).items()}
+            else {i: objects.RankedLogprob(*v) for i, v in ranked(tokenizer, entry, count).items()}
             for entry in self.prompt_logprobs(prompt)
         ]
 
@@ -141,7 +143,7 @@ class Outputs:
             return self.traces[0]
         return {"choices": [{"index": i, **self.traces[i]} for i in sorted(self.traces)]}
 
-    async def parts(self) -> AsyncGenerator[Part, None]:
+    async def parts(self) -> AsyncGenerator[ChoiceDelta, None]:
         """Generate, and yield what is new; closing this early aborts what still runs.
 
         Raises:
@@ -163,12 +165,12 @@ class Outputs:
             return InfillStream(job.token_bytes, prompt.template)
         return TextStream(job.token_bytes, job.stop, include_stop=job.include_stop)
 
-    def _take(self, prompt: int, event: Event) -> Iterator[Part]:
+    def _take(self, prompt: int, event: Event) -> Iterator[ChoiceDelta]:
         progress = self._progress[prompt]
         if not progress.has_begun:
             progress.has_begun = True
             first = prompt * self._job.n
-            yield from (Part(first + i, is_first=True) for i in range(self._job.n))
+            yield from (ChoiceDelta(first + i, is_first=True) for i in range(self._job.n))
         if isinstance(event, Started):
             progress.cached_tokens = progress.cached_tokens or event.cached_tokens
             return
@@ -180,7 +182,7 @@ class Outputs:
             for delta in ready:
                 yield from self._advance(prompt, delta)
 
-    def _advance(self, prompt: int, delta: Delta) -> Iterator[Part]:
+    def _advance(self, prompt: int, delta: Delta) -> Iterator[ChoiceDelta]:
         choice = self._progress[prompt].choices[delta.index]
         if choice.is_done:
             return
@@ -196,7 +198,7 @@ class Outputs:
         choice.fresh += delta.token_ids[: choice.stream.num_tokens - before]
         finish = self._end(choice, delta)
         if piece.text or piece.logprobs:
-            yield Part(index, piece, choice.take_fresh())
+            yield ChoiceDelta(index, piece, choice.take_fresh())
         if finish is None:
             return
         choice.is_done = True
@@ -205,7 +207,7 @@ class Outputs:
             self.traces[index] = delta.trace
         if delta.stop_token is not None and choice.stream.stop is None:
             choice.fresh.append(delta.stop_token)
-        yield Part(index, choice.stream.finish(), choice.take_fresh(), finish)
+        yield ChoiceDelta(index, choice.stream.finish(), choice.take_fresh(), finish)
 
     def _count(self, predicted: PredictionResult, taken: int | None) -> None:
         """Count what was predicted; of a delta with a stop string, what is not behind it."""
@@ -213,7 +215,7 @@ class Outputs:
         self._accepted += sum(place < limit for place in predicted.accepted)
         self._rejected += sum(rows for place, rows in predicted.rejected if place < limit)
 
-    def _end(self, choice: _Choice, delta: Delta) -> Finish | None:
+    def _end(self, choice: _ChoiceState, delta: Delta) -> ChoiceFinishReason | None:
         """Return why a choice ends with this delta, if it does; tell a worker that can't know."""
         if choice.stream.stop is not None:
             if delta.finish_reason is None:

@@ -10,9 +10,9 @@ from typing import Any
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from plait.server.api.disconnect import ClientLeft, while_connected
+from plait.server.api.disconnect import ClientDisconnected, cancel_on_disconnect
 from plait.server.api.errors_http import error_body
-from plait.server.api.outcome import note_failure
+from plait.server.api.request_state import note_failure
 from plait.server.errors import ServerError
 from plait.server.settings import ApiSettings
 from plait.server.telemetry.metrics import Metrics
@@ -21,25 +21,25 @@ COMMENT = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 
 
-def frame(data: bytes) -> bytes:
+def sse_event(data: bytes) -> bytes:
     """Return one event; `data` is JSON on one line."""
     return b"data: " + data + b"\n\n"
 
 
-class EventStream(Response):
+class EventStreamResponse(Response):
     """Sends frames as they come, comments while none come, and stops when nobody reads.
 
     The status line waits for the first frame: an error raised before it is an ordinary HTTP error.
     A stream that stays silent for sse_comment_s begins with a comment instead, because proxies and
     clients give up on connections without bytes. A client that leaves or doesn't read for
-    write_timeout_s ends the stream; `frames` is closed in any case, which aborts the generation.
+    write_timeout_s ends the stream; `events` is closed in any case, which aborts the generation.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
         self,
-        frames: AsyncGenerator[bytes, None],
+        events: AsyncGenerator[bytes, None],
         settings: ApiSettings,
         metrics: Metrics,
         *,
@@ -48,7 +48,7 @@ class EventStream(Response):
         fixed = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(None, headers={**fixed, **headers})
         del self.headers["content-length"]
-        self._frames = frames
+        self._frames = events
         self._settings = settings
         self._metrics = metrics
         self._has_started = False
@@ -59,10 +59,10 @@ class EventStream(Response):
         """Send the frames (ASGI)."""
         try:
             with self._metrics.sse_clients.track_inprogress():
-                await while_connected(receive, self._run(send))
+                await cancel_on_disconnect(receive, self._run(send))
             if self._failure is not None:
                 note_failure(scope, self._failure)
-        except ClientLeft:
+        except ClientDisconnected:
             if not self._has_started:
                 raise
         finally:
@@ -92,7 +92,7 @@ class EventStream(Response):
                 await self._write(send, data)
         except ServerError as error:
             self._failure = error
-            await self._write(send, frame(error_body(error)))
+            await self._write(send, sse_event(error_body(error)))
         finally:
             await _cancel(comments)
         await self._in_time(send({"type": "http.response.body", "body": b""}))
@@ -116,7 +116,7 @@ class EventStream(Response):
             async with asyncio.timeout(self._settings.write_timeout_s):
                 await sending
         except TimeoutError:
-            raise ClientLeft from None
+            raise ClientDisconnected from None
 
 
 async def _cancel(task: asyncio.Future[Any]) -> None:

@@ -9,26 +9,26 @@ from typing import Annotated, Literal
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
+from plait.server.api.app_state import pool_of, settings_of, tokenization_of
 from plait.server.api.auth import tenant_of
 from plait.server.api.interfaces import ServedModelLike
 from plait.server.api.json_body import JsonRoute
-from plait.server.api.openapi import answers
-from plait.server.api.requests.job import find_model, loaded_info, namespace_of
-from plait.server.api.requests.sampling import check_ids, num_ids
+from plait.server.api.openapi import response_docs
+from plait.server.api.requests.job import cache_namespace, find_model, require_info
+from plait.server.api.requests.sampling import check_ids, shared_vocab_size
 from plait.server.api.schemas.draft_store import (
     ClearRequest,
     DraftStoreRequest,
     ImportRequest,
     SaveRequest,
 )
-from plait.server.api.state import gate_of, pool_of, settings_of
 from plait.server.errors import BadRequest
 from plait.server.wire.messages import DraftStoreTask
 
 router = APIRouter(route_class=JsonRoute, tags=["drafts"])
 
 
-class DraftStore(msgspec.Struct, frozen=True):
+class DraftStoreStatus(msgspec.Struct, frozen=True):
     """A draft store as it is now; each of the model's workers has one."""
 
     model: str
@@ -39,14 +39,16 @@ class DraftStore(msgspec.Struct, frozen=True):
     object: Literal["draft_store"] = "draft_store"
 
 
-@router.get("/v1/draft_store", response_model=None, responses=answers(DraftStore))
+@router.get("/v1/draft_store", response_model=None, responses=response_docs(DraftStoreStatus))
 async def look(query: Annotated[DraftStoreRequest, Query()], request: Request) -> Response:
     """Tell how much is kept in the caller's draft store."""
     task = DraftStoreTask(_new_id(), "look", _namespace(request, query.cache_salt))
     return await _do(request, _served(request, query.model), task)
 
 
-@router.post("/v1/draft_store/import", response_model=None, responses=answers(DraftStore))
+@router.post(
+    "/v1/draft_store/import", response_model=None, responses=response_docs(DraftStoreStatus)
+)
 async def import_texts(body: ImportRequest, request: Request) -> Response:
     """Add texts to the caller's draft store."""
     served = _served(request, body.model)
@@ -54,12 +56,14 @@ async def import_texts(body: ImportRequest, request: Request) -> Response:
     limit = settings_of(request).limits.max_import_tokens
     size = sum(map(len, body.texts))
     work = partial(_token_ids, body, served, limit)
-    texts = await gate_of(request).run(tenant_of(request), size, work)
+    texts = await tokenization_of(request).run(tenant_of(request), size, work)
     task = DraftStoreTask(_new_id(), "import", namespace, texts)
     return await _do(request, served, task)
 
 
-@router.post("/v1/draft_store/clear", response_model=None, responses=answers(DraftStore))
+@router.post(
+    "/v1/draft_store/clear", response_model=None, responses=response_docs(DraftStoreStatus)
+)
 async def clear(body: ClearRequest, request: Request) -> Response:
     """Empty the caller's draft store, in memory and on disk."""
     if body.everywhere and settings_of(request).api_keys:
@@ -72,7 +76,7 @@ async def clear(body: ClearRequest, request: Request) -> Response:
     return await _do(request, _served(request, body.model), task)
 
 
-@router.post("/v1/draft_store/save", response_model=None, responses=answers(DraftStore))
+@router.post("/v1/draft_store/save", response_model=None, responses=response_docs(DraftStoreStatus))
 async def save(body: SaveRequest, request: Request) -> Response:
     """Write the model's draft stores to the server's disk now, not only when it stops."""
     task = DraftStoreTask(_new_id(), "save", _namespace(request, None))
@@ -81,7 +85,7 @@ async def save(body: SaveRequest, request: Request) -> Response:
 
 async def _do(request: Request, served: ServedModelLike, task: DraftStoreTask) -> Response:
     reports = await pool_of(request).draft_store(served.name, task)
-    store = DraftStore(
+    store = DraftStoreStatus(
         served.name,
         workers=len(reports),
         tokens=min(each.tokens for each in reports),
@@ -94,7 +98,7 @@ async def _do(request: Request, served: ServedModelLike, task: DraftStoreTask) -
 def _served(request: Request, name: str | None) -> ServedModelLike:
     """Return a served model that drafts from stores; raise ServerError if it doesn't."""
     served = find_model(pool_of(request), name)
-    if loaded_info(served).diffusion is not None:
+    if require_info(served).diffusion is not None:
         raise BadRequest("A diffusion model has no draft store.", param="model")
     return served
 
@@ -103,18 +107,18 @@ def _namespace(request: Request, salt: str | None) -> str:
     limit = settings_of(request).limits.max_cache_salt_chars
     if len(salt or "") > limit:
         raise BadRequest(f"cache_salt may have at most {limit} characters.", param="cache_salt")
-    return namespace_of(tenant_of(request), salt or "")
+    return cache_namespace(tenant_of(request), salt or "")
 
 
 def _token_ids(body: ImportRequest, served: ServedModelLike, limit: int) -> list[list[int]]:
     """Return the texts in tokens, spelt as in the middle of an answer."""
     tokenizer = served.tokenizer
-    vocab_size = num_ids(tokenizer, loaded_info(served))
+    vocab_size = shared_vocab_size(tokenizer, require_info(served))
     found: list[list[int]] = []
     left = limit
     for i, text in enumerate(body.texts):
         if isinstance(text, str):
-            is_long = tokenizer.fewest_tokens(text) > left
+            is_long = tokenizer.min_token_count(text) > left
             tokens = [0] * (left + 1) if is_long else tokenizer.encode_inside(text)
         else:
             check_ids(text, vocab_size, param=f"texts[{i}]")

@@ -8,41 +8,41 @@ from typing import Literal
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from plait.server.api.openapi import answers
-from plait.server.api.state import pool_of, telemetry_of
+from plait.server.api.app_state import pool_of, telemetry_of
+from plait.server.api.openapi import response_docs
 from plait.server.errors import Unavailable
 
 router = APIRouter(tags=["operations"])
 
 
-class Status(msgspec.Struct, frozen=True):
+class HealthStatus(msgspec.Struct, frozen=True):
     """All is well; `reason` tells what is degraded."""
 
     status: Literal["ok"] = "ok"
     reason: str = ""
 
 
-class Version(msgspec.Struct, frozen=True):
+class ServerVersion(msgspec.Struct, frozen=True):
     """The server's version."""
 
     version: str
 
 
-@router.get("/health", response_model=None, responses=answers(Status))
+@router.get("/health", response_model=None, responses=response_docs(HealthStatus))
 async def health(request: Request) -> Response:
     """Answer 200 while the server lives, loading and draining included: restart it otherwise."""
     if not pool_of(request).alive():
         raise Unavailable("The pool has stopped.")
-    return _json(Status())
+    return _json(HealthStatus())
 
 
-@router.get("/ready", response_model=None, responses=answers(Status))
+@router.get("/ready", response_model=None, responses=response_docs(HealthStatus))
 async def ready(request: Request) -> Response:
     """Answer 200 while new work is welcome: send it elsewhere otherwise."""
     readiness = pool_of(request).ready()
     if not readiness.ok:
         raise Unavailable(readiness.reason)
-    return _json(Status(reason=readiness.reason))
+    return _json(HealthStatus(reason=readiness.reason))
 
 
 @router.get("/metrics", response_model=None, responses={200: {"content": {"text/plain": {}}}})
@@ -52,11 +52,11 @@ async def metrics(request: Request) -> Response:
     return Response(text, headers={"content-type": content_type})
 
 
-@router.get("/version", response_model=None, responses=answers(Version))
+@router.get("/version", response_model=None, responses=response_docs(ServerVersion))
 async def server_version() -> Response:
     """Return the server's version."""
-    return _json(Version(version("plait")))
+    return _json(ServerVersion(version("plait")))
 
 
-def _json(value: Status | Version) -> Response:
+def _json(value: HealthStatus | ServerVersion) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json")

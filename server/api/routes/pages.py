@@ -11,15 +11,15 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from jinja2 import DictLoader, Environment, StrictUndefined
 
+from plait.server.api.app_state import pool_of
 from plait.server.api.reference import objects, operations
-from plait.server.api.state import pool_of
 
 router = APIRouter(include_in_schema=False)
 HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
 PAGES = ("index.html", "reference.html", "style.html")
 
 
-class Index(msgspec.Struct, frozen=True):
+class ServerIndex(msgspec.Struct, frozen=True):
     """What this is, for programs."""
 
     name: str
@@ -34,7 +34,9 @@ class Index(msgspec.Struct, frozen=True):
 async def index(request: Request) -> Response:
     """Say what this is: as a page to browsers, as JSON to others."""
     models = [served.name for served in pool_of(request).models()]
-    about = Index("plait", version("plait"), "An OpenAI-compatible LLM inference server.", models)
+    about = ServerIndex(
+        "plait", version("plait"), "An OpenAI-compatible LLM inference server.", models
+    )
     if "text/html" not in request.headers.get("accept", ""):
         return Response(msgspec.json.encode(about), media_type="application/json")
     return _page("index.html", about=about, base_url=str(request.base_url).rstrip("/"))

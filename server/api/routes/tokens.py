@@ -7,12 +7,13 @@ from functools import partial
 import msgspec
 from fastapi import APIRouter, Request, Response
 
+from plait.server.api.app_state import pool_of, settings_of, tokenization_of
 from plait.server.api.auth import tenant_of
 from plait.server.api.interfaces import ServedModelLike
 from plait.server.api.json_body import JsonRoute
-from plait.server.api.openapi import ERRORS, answers
-from plait.server.api.requests.conversation import chat_tokens, num_chars
-from plait.server.api.requests.job import find_model, loaded_info
+from plait.server.api.openapi import ERRORS, response_docs
+from plait.server.api.requests.job import find_model, require_info
+from plait.server.api.requests.messages import chat_tokens, num_chars
 from plait.server.api.requests.sampling import check_ids
 from plait.server.api.schemas.tokenize import (
     DetokenizeRequest,
@@ -20,22 +21,21 @@ from plait.server.api.schemas.tokenize import (
     TokenizeRequest,
     TokenizeResponse,
 )
-from plait.server.api.state import gate_of, pool_of, settings_of
 from plait.server.errors import BadRequest
-from plait.server.prompt.length import count_bytes
+from plait.server.prompt.token_count import count_bytes
 from plait.server.prompt.tokenizer import Tokenizer
 
 router = APIRouter(route_class=JsonRoute, tags=["tokens"], responses=ERRORS)
 
 
-@router.post("/tokenize", response_model=None, responses=answers(TokenizeResponse))
+@router.post("/tokenize", response_model=None, responses=response_docs(TokenizeResponse))
 async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     """Split a prompt, or a conversation as the model's template writes it, into tokens."""
     served = find_model(pool_of(request), body.model)
     limit = settings_of(request).limits.max_tokenize_bytes
     size = len(body.prompt or "") + num_chars(body.messages or ())
     work = partial(_tokenized, body, served, limit)
-    answer = await gate_of(request).run(tenant_of(request), size, work)
+    answer = await tokenization_of(request).run(tenant_of(request), size, work)
     return Response(answer, media_type="application/json")
 
 
@@ -54,7 +54,7 @@ def _tokenized(body: TokenizeRequest, served: ServedModelLike, limit: int) -> by
     return msgspec.json.encode(
         TokenizeResponse(
             count=len(tokens),
-            max_model_len=loaded_info(served).max_model_len,
+            max_model_len=require_info(served).max_model_len,
             tokens=tokens,
             token_strs=strings if body.return_token_strs else None,
         )

@@ -8,13 +8,13 @@ from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Ta
 from pydantic_core import PydanticCustomError
 
 from plait.server.api.schemas.common import (
-    WHOLE,
+    INTEGRAL,
+    FailFastList,
     GenerationRequest,
-    Items,
     Logprobs,
     Metadata,
-    Short,
-    Strict,
+    ShortString,
+    StrictModel,
     Unsupported,
 )
 
@@ -39,7 +39,7 @@ UNSUPPORTED_VALUES: dict[str, dict[str, str]] = {
 }
 
 
-class TextPart(Strict):
+class TextPart(StrictModel):
     """A piece of text in a message."""
 
     type: Literal["text"]
@@ -47,7 +47,7 @@ class TextPart(Strict):
     cache_control: Annotated[Any, Unsupported(_CACHED)] = None
 
 
-class RefusalPart(Strict):
+class RefusalPart(StrictModel):
     """A piece of an assistant's earlier refusal; read as text."""
 
     type: Literal["refusal"]
@@ -57,32 +57,34 @@ class RefusalPart(Strict):
 AssistantPart = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
 
 
-class AnyMessage(Strict):
+class MessageBase(StrictModel):
     """What messages of every role may have."""
 
-    name: Short | None = Field(None, description="Left out where the template writes no names.")
+    name: ShortString | None = Field(
+        None, description="Left out where the template writes no names."
+    )
     cache_control: Annotated[Any, Unsupported(_CACHED)] = None
 
 
-class InstructionMessage(AnyMessage):
+class InstructionMessage(MessageBase):
     """What the developer says."""
 
     role: Literal["system", "developer"]
-    content: str | Annotated[Items[TextPart], Field(min_length=1)]
+    content: str | Annotated[FailFastList[TextPart], Field(min_length=1)]
 
 
-class UserMessage(AnyMessage):
+class UserMessage(MessageBase):
     """What the user says."""
 
     role: Literal["user"]
-    content: str | Annotated[Items[TextPart], Field(min_length=1)]
+    content: str | Annotated[FailFastList[TextPart], Field(min_length=1)]
 
 
-class AssistantMessage(AnyMessage):
+class AssistantMessage(MessageBase):
     """What the model said; a message of an earlier answer can be sent back as it came."""
 
     role: Literal["assistant"]
-    content: str | Annotated[Items[AssistantPart], Field(min_length=1)] | None = None
+    content: str | Annotated[FailFastList[AssistantPart], Field(min_length=1)] | None = None
     refusal: str | None = None
     reasoning_content: str | None = Field(
         None, description="What the model thought; left out where the template writes no thoughts."
@@ -104,7 +106,7 @@ def _is_custom(role: str) -> str:
     return role
 
 
-class CustomMessage(AnyMessage):
+class CustomMessage(MessageBase):
     """What somebody else says, under a role that the model's template takes."""
 
     role: Annotated[
@@ -113,7 +115,7 @@ class CustomMessage(AnyMessage):
         AfterValidator(_is_custom),
         Field(json_schema_extra={"not": {"enum": [*_OPENAI_ROLES]}}),
     ]
-    content: str | Annotated[Items[TextPart], Field(min_length=1)]
+    content: str | Annotated[FailFastList[TextPart], Field(min_length=1)]
 
 
 def role(message: Any) -> str | None:
@@ -141,19 +143,19 @@ Message = Annotated[
 ]
 
 
-class TextFormat(Strict):
+class TextFormat(StrictModel):
     """Any text."""
 
     type: Literal["text"]
 
 
-class JsonObjectFormat(Strict):
+class JsonObjectFormat(StrictModel):
     """Any JSON object."""
 
     type: Literal["json_object"]
 
 
-class JsonSchema(Strict):
+class JsonSchema(StrictModel):
     """A schema by name."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -168,7 +170,7 @@ class JsonSchema(Strict):
     )
 
 
-class JsonSchemaFormat(Strict):
+class JsonSchemaFormat(StrictModel):
     """JSON that fits a schema."""
 
     type: Literal["json_schema"]
@@ -180,11 +182,11 @@ ResponseFormat = Annotated[
 ]
 
 
-class Prediction(Strict):
+class Prediction(StrictModel):
     """What the answer will probably be; it comes faster where it is, and is the same either way."""
 
     type: Literal["content"]
-    content: str | Annotated[Items[TextPart], Field(min_length=1)]
+    content: str | Annotated[FailFastList[TextPart], Field(min_length=1)]
 
     @property
     def text(self) -> str:
@@ -197,8 +199,8 @@ class Prediction(Strict):
 class ChatRequest(GenerationRequest):
     """A conversation to be continued."""
 
-    messages: Annotated[Items[Message], Field(min_length=1, max_length=4096)]
-    max_completion_tokens: Annotated[int, Field(ge=-1, lt=2**31), WHOLE] | None = Field(
+    messages: Annotated[FailFastList[Message], Field(min_length=1, max_length=4096)]
+    max_completion_tokens: Annotated[int, Field(ge=-1, lt=2**31), INTEGRAL] | None = Field(
         None, description="Wins over max_tokens. -1, the default: what the context leaves."
     )
     logprobs: bool | None = None
@@ -216,8 +218,8 @@ class ChatRequest(GenerationRequest):
         None, description="With continue_final_message: begin the answer with that message."
     )
     metadata: Metadata | None = Field(None, description="Returned with the answer.")
-    safety_identifier: Short | None = Field(None, description="Noted in the access log.")
-    prompt_cache_key: Short | None = Field(
+    safety_identifier: ShortString | None = Field(None, description="Noted in the access log.")
+    prompt_cache_key: ShortString | None = Field(
         None, description="Requests that share it are sent to the same replica when load allows."
     )
     prompt_cache_retention: Literal["in_memory"] | None = None

@@ -27,7 +27,7 @@ INT64 = 2**63
 _BEAMS = "there is no beam search"
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """A model without unknown fields, coercions or infinities."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -73,29 +73,29 @@ class Unsupported:
         )
 
 
-def _whole(value: Any) -> Any:
+def _integral(value: Any) -> Any:
     return int(value) if type(value) is float and value.is_integer() else value
 
 
 # The bounds of a whole number belong beside this mark, within its Annotated: pydantic writes those
 # of a Field() outside of it into the JSON schema as "ge" and "lt", which mean nothing there.
-WHOLE = BeforeValidator(_whole)
-Natural = Annotated[int, Field(ge=0, lt=2**31), WHOLE]
-Count = Annotated[int, Field(ge=1, lt=2**31), WHOLE]
-Logprobs = Annotated[int, Field(ge=-1, lt=2**31), WHOLE]  # -1: as many as the operator allows
+INTEGRAL = BeforeValidator(_integral)
+NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31), INTEGRAL]
+PositiveInt = Annotated[int, Field(ge=1, lt=2**31), INTEGRAL]
+Logprobs = Annotated[int, Field(ge=-1, lt=2**31), INTEGRAL]  # -1: as many as the operator allows
 # A list stops at its first bad item: millions of reports would cost minutes (each item has one).
 T = TypeVar("T")
-Items = Annotated[list[T], Field(fail_fast=True)]
-TokenId = Natural
+FailFastList = Annotated[list[T], Field(fail_fast=True)]
+TokenId = NonNegativeInt
 StopString = Annotated[str, StringConstraints(min_length=1)]
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=512)]
-Short = Annotated[str, StringConstraints(max_length=512)]
+ShortString = Annotated[str, StringConstraints(max_length=512)]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 TokenBias = Annotated[float, Field(ge=-100, le=100)]
-Metadata = Annotated[dict[MetadataKey, Short], Field(max_length=16)]
+Metadata = Annotated[dict[MetadataKey, ShortString], Field(max_length=16)]
 
 
-class StreamOptions(Strict):
+class StreamOptions(StrictModel):
     """How a stream looks; only with stream=true."""
 
     include_usage: bool | None = None
@@ -109,34 +109,34 @@ class StreamOptions(Strict):
     )
 
 
-class StructuredOutputs(Strict):
+class StructuredOutputs(StrictModel):
     """What the answer must match; exactly one of the four (vLLM's names)."""
 
     model_config = exactly_one_of("json", "regex", "choice", "grammar")
 
     json_: dict[str, Any] | str | None = Field(None, alias="json", description="A JSON schema.")
     regex: str | None = None
-    choice: Annotated[Items[str], Field(min_length=1)] | None = None
+    choice: Annotated[FailFastList[str], Field(min_length=1)] | None = None
     grammar: str | None = Field(None, description="EBNF; the first rule is `root`.")
 
 
 Method = str | dict[str, Any]  # an id, or an object with the id as `name` and the options
-Methods = Annotated[Items[Method], Field(min_length=1, max_length=16)]
+Methods = Annotated[FailFastList[Method], Field(min_length=1, max_length=16)]
 
 
-class Canvas(Strict):
+class CanvasOptions(StrictModel):
     """How a diffusion model sees its holes; its own way where nothing is said."""
 
     attention: Literal["block", "full"] | None = Field(
         None,
         description="Whether a hole sees its block and what is before it, or all of the text.",
     )
-    block_size: Count | None = Field(
+    block_size: PositiveInt | None = Field(
         None, description="Tokens that are settled before the next ones begin."
     )
 
 
-class Decoding(Strict):
+class DecodingOptions(StrictModel):
     """How tokens are found; which methods there are is in docs/architecture.md."""
 
     sampler: Method | None = None
@@ -146,17 +146,17 @@ class Decoding(Strict):
     unmasker: Method | Methods | None = Field(
         None, description="One method, or one for each part of a step."
     )
-    canvas: Canvas | None = None
+    canvas: CanvasOptions | None = None
     search: Method | None = None
     trace: bool | None = Field(None, description="Add an object `decoding` to the answer.")
 
 
-class Sampling(Strict):
+class SamplingFields(StrictModel):
     """The law of the next token."""
 
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1, description="0: the likeliest token only.")
-    top_k: Annotated[int, Field(ge=-1, lt=2**31), WHOLE] | None = Field(
+    top_k: Annotated[int, Field(ge=-1, lt=2**31), INTEGRAL] | None = Field(
         None, description="0 and -1: off."
     )
     min_p: float | None = Field(None, ge=0, le=1)
@@ -164,37 +164,37 @@ class Sampling(Strict):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     logit_bias: dict[str, TokenBias] | None = Field(None, description="Token id to bias.")
-    allowed_token_ids: Annotated[Items[TokenId], Field(min_length=1)] | None = None
-    bad_words: Items[StopString] | None = None
-    seed: Annotated[int, Field(ge=-INT64, lt=2 * INT64), WHOLE] | None = Field(
+    allowed_token_ids: Annotated[FailFastList[TokenId], Field(min_length=1)] | None = None
+    bad_words: FailFastList[StopString] | None = None
+    seed: Annotated[int, Field(ge=-INT64, lt=2 * INT64), INTEGRAL] | None = Field(
         None,
         description="The same request with the same seed gives the same tokens. One is drawn if "
         "none is given, or -1, and returned as `seed` and in the header x-plait-seed.",
     )
 
 
-class Ending(Strict):
+class StoppingFields(StrictModel):
     """When an answer is complete."""
 
-    max_tokens: Annotated[int, Field(ge=-1, lt=2**31), WHOLE] | None = Field(
+    max_tokens: Annotated[int, Field(ge=-1, lt=2**31), INTEGRAL] | None = Field(
         None, description="-1: what the context leaves, the default on chat; completions: 16."
     )
-    min_tokens: Natural | None = None
-    stop: StopString | Items[StopString] | None = None
-    stop_token_ids: Items[TokenId] | None = None
+    min_tokens: NonNegativeInt | None = None
+    stop: StopString | FailFastList[StopString] | None = None
+    stop_token_ids: FailFastList[TokenId] | None = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
-    deadline_ms: Annotated[int, Field(ge=1, le=24 * 3600 * 1000), WHOLE] | None = Field(
+    deadline_ms: Annotated[int, Field(ge=1, le=24 * 3600 * 1000), INTEGRAL] | None = Field(
         None, description="From arrival to the last token."
     )
 
 
-class Bookkeeping(Strict):
+class RoutingFields(StrictModel):
     """Who asks, and how urgent it is."""
 
     model: ModelName | None = Field(None, description="May be left out if one model is served.")
-    user: Short | None = Field(None, description="Noted in the access log.")
-    priority: Annotated[int, Field(ge=-INT64, lt=INT64), WHOLE] | None = Field(
+    user: ShortString | None = Field(None, description="Noted in the access log.")
+    priority: Annotated[int, Field(ge=-INT64, lt=INT64), INTEGRAL] | None = Field(
         None, description="Lower runs first."
     )
     cache_salt: Annotated[str, StringConstraints(min_length=1)] | None = Field(
@@ -202,7 +202,7 @@ class Bookkeeping(Strict):
     )
 
 
-class OfOtherServers(Strict):
+class CompatibilityFields(StrictModel):
     """Fields of vLLM's and llama.cpp's that clients send with their defaults."""
 
     cache_prompt: Annotated[
@@ -223,21 +223,21 @@ class OfOtherServers(Strict):
     use_beam_search: Annotated[Any, Unsupported(_BEAMS, (False,))] = None
 
 
-class GenerationRequest(Sampling, Ending, Bookkeeping, OfOtherServers):
+class GenerationRequest(SamplingFields, StoppingFields, RoutingFields, CompatibilityFields):
     """All that chat and completions share."""
 
-    n: Count | None = None
+    n: PositiveInt | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     structured_outputs: StructuredOutputs | None = None
-    decoding: Decoding | None = None
+    decoding: DecodingOptions | None = None
     return_token_ids: bool | None = Field(
         None, description="Add `token_ids` of the answers and `prompt_token_ids`."
     )
     skip_special_tokens: bool | None = Field(
         None, description="false: special tokens of an answer are written out. True unless given."
     )
-    logprob_token_ids: Annotated[Items[TokenId], Field(min_length=1)] | None = Field(
+    logprob_token_ids: Annotated[FailFastList[TokenId], Field(min_length=1)] | None = Field(
         None, description="Tokens among the alternatives, whatever their rank. Needs logprobs."
     )
     prompt_logprobs: Logprobs | None = Field(

@@ -7,26 +7,26 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from plait.server.api.schemas.common import (
-    Count,
+    FailFastList,
     GenerationRequest,
-    Items,
     Logprobs,
-    Strict,
+    PositiveInt,
+    StrictModel,
     TokenId,
 )
 
-TokenIds = Annotated[Items[TokenId], Field(min_length=1)]
-Texts = Annotated[Items[str], Field(min_length=1)]
-TokenIdLists = Annotated[Items[TokenIds], Field(min_length=1)]
+TokenIds = Annotated[FailFastList[TokenId], Field(min_length=1)]
+Texts = Annotated[FailFastList[str], Field(min_length=1)]
+TokenIdLists = Annotated[FailFastList[TokenIds], Field(min_length=1)]
 
 
-class Infill(Strict):
+class Infill(StrictModel):
     """The prompt is a template whose holes are filled. Only for diffusion models, as `suffix`."""
 
     hole: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(
         description="What marks a hole in the prompt, such as <hole>."
     )
-    lengths: Annotated[Items[Count], Field(min_length=1, max_length=1024)] = Field(
+    lengths: Annotated[FailFastList[PositiveInt], Field(min_length=1, max_length=1024)] = Field(
         description="Tokens of each hole, from left to right."
     )
 
@@ -39,7 +39,7 @@ class CompletionRequest(GenerationRequest):
     logprobs: Logprobs | None = Field(
         None, description="Alternatives per token; -1: as many as the server gives."
     )
-    best_of: Count | None = Field(None, description="Must equal n.")
+    best_of: PositiveInt | None = Field(None, description="Must equal n.")
     suffix: str | None = Field(
         None,
         description="Text behind the answer. Only for diffusion models, with full attention.",

@@ -6,14 +6,14 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from plait.server.api.schemas.common import Items, ModelName, Strict, TokenId
+from plait.server.api.schemas.common import FailFastList, ModelName, StrictModel, TokenId
 
 Salt = Annotated[str, StringConstraints(min_length=1)]
-Text = Annotated[str, StringConstraints(min_length=1)]
-Tokens = Annotated[Items[TokenId], Field(min_length=1)]
+NonEmptyText = Annotated[str, StringConstraints(min_length=1)]
+NonEmptyTokens = Annotated[FailFastList[TokenId], Field(min_length=1)]
 
 
-class DraftStoreRequest(Strict):
+class DraftStoreRequest(StrictModel):
     """Which draft store is meant."""
 
     model: ModelName | None = Field(None, description="May be left out if one model is served.")
@@ -25,7 +25,7 @@ class DraftStoreRequest(Strict):
 class ImportRequest(DraftStoreRequest):
     """Texts that drafters are to go by: what answers will probably repeat."""
 
-    texts: Annotated[Items[Text | Tokens], Field(min_length=1)] = Field(
+    texts: Annotated[FailFastList[NonEmptyText | NonEmptyTokens], Field(min_length=1)] = Field(
         description="Each as text or as token ids."
     )
 
@@ -38,7 +38,7 @@ class ClearRequest(DraftStoreRequest):
     )
 
 
-class SaveRequest(Strict):
+class SaveRequest(StrictModel):
     """A model whose stores are to be written to the server's disk."""
 
     model: ModelName | None = Field(None, description="May be left out if one model is served.")

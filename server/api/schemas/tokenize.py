@@ -8,17 +8,23 @@ import msgspec
 from pydantic import Field
 
 from plait.server.api.schemas.chat import Message
-from plait.server.api.schemas.common import Items, ModelName, Strict, TokenId, exactly_one_of
+from plait.server.api.schemas.common import (
+    FailFastList,
+    ModelName,
+    StrictModel,
+    TokenId,
+    exactly_one_of,
+)
 
 
-class TokenizeRequest(Strict):
+class TokenizeRequest(StrictModel):
     """A text, or a conversation, to be split into tokens; exactly one of the two."""
 
     model_config = exactly_one_of("prompt", "messages")
 
     model: ModelName | None = Field(None, description="May be left out if one model is served.")
     prompt: str | None = None
-    messages: Annotated[Items[Message], Field(min_length=1, max_length=4096)] | None = None
+    messages: Annotated[FailFastList[Message], Field(min_length=1, max_length=4096)] | None = None
     add_special_tokens: bool | None = Field(
         None,
         description="Begin a prompt with the model's own begin token, where it has one. On unless "
@@ -39,14 +45,14 @@ class TokenizeResponse(msgspec.Struct, frozen=True):
     token_strs: list[str] | None = None
 
 
-class DetokenizeRequest(Strict):
+class DetokenizeRequest(StrictModel):
     """Tokens to be joined to a text."""
 
     model: ModelName | None = Field(None, description="May be left out if one model is served.")
-    tokens: Items[TokenId]
+    tokens: FailFastList[TokenId]
 
 
-class DetokenizeResponse(Strict):
+class DetokenizeResponse(StrictModel):
     """The text."""
 
     prompt: str

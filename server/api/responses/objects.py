@@ -13,7 +13,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from plait.decoders.diffusion.spec import DiffusionSpec
 
-Finish = Literal["stop", "length"]
+ChoiceFinishReason = Literal["stop", "length"]
 
 
 class RankedLogprob(Struct, frozen=True):
@@ -53,7 +53,7 @@ class Usage(Struct, frozen=True):
     completion_tokens_details: CompletionTokensDetails
 
 
-class Message(Struct, frozen=True):
+class ChatMessage(Struct, frozen=True):
     """What the model says."""
 
     content: str
@@ -65,8 +65,8 @@ class ChatChoice(Struct, frozen=True):
     """One answer."""
 
     index: int
-    message: Message
-    finish_reason: Finish
+    message: ChatMessage
+    finish_reason: ChoiceFinishReason
     logprobs: dict[str, Any] | None = None
     token_ids: list[int] | UnsetType = UNSET
 
@@ -89,7 +89,7 @@ class ChatCompletion(Struct, frozen=True):
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
-class Delta(Struct, frozen=True):
+class ChatDelta(Struct, frozen=True):
     """What a chunk adds to a message."""
 
     role: Literal["assistant"] | UnsetType = UNSET
@@ -101,8 +101,8 @@ class ChatChunkChoice(Struct, frozen=True):
     """A piece of one answer."""
 
     index: int
-    delta: Delta
-    finish_reason: Finish | None = None
+    delta: ChatDelta
+    finish_reason: ChoiceFinishReason | None = None
     logprobs: dict[str, Any] | None = None
     token_ids: list[int] | UnsetType = UNSET
 
@@ -129,7 +129,7 @@ class CompletionChoice(Struct, frozen=True):
 
     index: int
     text: str
-    finish_reason: Finish | None = None
+    finish_reason: ChoiceFinishReason | None = None
     logprobs: dict[str, Any] | None = None
     token_ids: list[int] | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET  # of a stream: in the first event of an answer
@@ -151,7 +151,7 @@ class Completion(Struct, frozen=True):
     decoding: dict[str, Any] | UnsetType = UNSET
 
 
-class Model(Struct, frozen=True):
+class ModelObject(Struct, frozen=True):
     """A served model."""
 
     id: str
@@ -166,7 +166,7 @@ class Model(Struct, frozen=True):
 class ModelList(Struct, frozen=True):
     """The served models."""
 
-    data: list[Model]
+    data: list[ModelObject]
     object: Literal["list"] = "list"
 
 

@@ -16,10 +16,10 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 Result = TypeVar("Result")
-SMALL = 2**15  # characters: some 40 ms
+SMALL_TEXT_CHARS = 2**15  # characters: some 40 ms
 
 
-class TokenizerGate:
+class TokenizationExecutor:
     """Lets work on text through to the threads. One per application."""
 
     def __init__(self, max_large: int | None = None) -> None:
@@ -28,7 +28,7 @@ class TokenizerGate:
 
     async def run(self, tenant: str, size: int, work: Callable[[], Result]) -> Result:
         """Return what the work on a text of `size` characters returns, or raise what it raises."""
-        if size <= SMALL:
+        if size <= SMALL_TEXT_CHARS:
             return await asyncio.to_thread(work)
         lock = self._locks.setdefault(tenant, asyncio.Lock())
         async with AsyncExitStack() as places:

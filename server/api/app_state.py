@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import Request
 
 from plait.server.api.interfaces import PoolLike
-from plait.server.api.requests.gate import TokenizerGate
+from plait.server.api.requests.tokenization import TokenizationExecutor
 from plait.server.settings import ApiSettings
 from plait.server.telemetry.telemetry import Telemetry
 
@@ -22,9 +22,9 @@ def settings_of(request: Request) -> ApiSettings:
     return settings
 
 
-def gate_of(request: Request) -> TokenizerGate:
+def tokenization_of(request: Request) -> TokenizationExecutor:
     """Return the way to the application's tokenizers."""
-    gate: TokenizerGate = request.app.state.gate
+    gate: TokenizationExecutor = request.app.state.gate
     return gate
 
 

@@ -14,9 +14,9 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from plait.server.api.requests.prompts import check_length
 from plait.server.errors import ContextTooLong
-from plait.server.prompt.length import SHRINKS, length_bound
+from plait.server.prompt.token_count import SHRINKS, token_count_bound
 from plait.server.prompt.tokenizer import Tokenizer
-from plait.server.prompt.vocabulary import Vocabulary, byte_level_alphabet, byte_level_bytes
+from plait.server.prompt.tokenizer_data import TokenizerData, byte_level_alphabet, byte_level_bytes
 
 Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 LONG = "-" * 32  # the longest token
@@ -39,7 +39,7 @@ def byte_level(
     backend.add_special_tokens([AddedToken("<|end|>", rstrip=rstrip)])
     spelled = [*byte_level_bytes(list(vocabulary)), b""]
     size = len(spelled)
-    return Tokenizer(Vocabulary(backend, size, spelled, (), None, frozenset({size - 1}), None))
+    return Tokenizer(TokenizerData(backend, size, spelled, (), None, frozenset({size - 1}), None))
 
 
 PLAIN = byte_level()
@@ -56,17 +56,17 @@ PIECES = st.lists(
 
 @given(PIECES, st.sampled_from([PLAIN, COMPOSING, STRIPPING, LACKING]), st.booleans())
 def test_no_text_has_fewer_tokens(text: str, tokenizer: Tokenizer, special: bool) -> None:
-    assert tokenizer.fewest_tokens(text) <= len(tokenizer.encode(text, special=special))
+    assert tokenizer.min_token_count(text) <= len(tokenizer.encode(text, special=special))
 
 
 def test_bytes_that_no_token_spells_do_not_count() -> None:
-    assert LACKING.encode("a" * 5000) == [] and LACKING.fewest_tokens("a" * 5000) == 0
-    assert LACKING.fewest_tokens("b" * 5000) > 100
+    assert LACKING.encode("a" * 5000) == [] and LACKING.min_token_count("a" * 5000) == 0
+    assert LACKING.min_token_count("b" * 5000) > 100
 
 
 def test_the_bound_is_met() -> None:
     text = LONG * 10
-    assert PLAIN.fewest_tokens(text) == len(PLAIN.encode(text)) == 10
+    assert PLAIN.min_token_count(text) == len(PLAIN.encode(text)) == 10
 
 
 def _characters() -> Iterator[str]:
@@ -88,7 +88,7 @@ def test_normal_forms_shrink_no_more_than_is_said(form: str) -> None:
 
 
 def _bound(backend: tokenizers.Tokenizer) -> int | None:
-    return length_bound(backend, [b"x"]).bytes_per_token
+    return token_count_bound(backend, [b"x"]).bytes_per_token
 
 
 @pytest.mark.parametrize("what", ["unknown", "removed", "stripped", "words", "deleted"])

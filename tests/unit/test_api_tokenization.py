@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from plait.server.api.requests.gate import SMALL, TokenizerGate
+from plait.server.api.requests.tokenization import SMALL_TEXT_CHARS, TokenizationExecutor
 
-LARGE = SMALL + 1
+LARGE = SMALL_TEXT_CHARS + 1
 
 
 class Work:
@@ -39,16 +39,16 @@ async def settle() -> None:
 
 
 async def test_small_texts_do_not_wait_for_large_ones() -> None:
-    gate, large = TokenizerGate(1), Work()
+    gate, large = TokenizationExecutor(1), Work()
     running = asyncio.create_task(gate.run("a", LARGE, large))
     await until(large.begun.is_set)
-    assert await gate.run("a", SMALL, lambda: "small") == "small"
+    assert await gate.run("a", SMALL_TEXT_CHARS, lambda: "small") == "small"
     large.end.set()
     assert await running == "done"
 
 
 async def test_a_key_has_one_large_text_at_a_time_and_others_pass_it() -> None:
-    gate = TokenizerGate(2)
+    gate = TokenizationExecutor(2)
     first, second, other = Work(), Work(), Work()
     tasks = [asyncio.create_task(gate.run("a", LARGE, work)) for work in (first, second)]
     await until(first.begun.is_set)
@@ -61,7 +61,7 @@ async def test_a_key_has_one_large_text_at_a_time_and_others_pass_it() -> None:
 
 
 async def test_a_client_that_leaves_keeps_its_place_until_the_work_has_ended() -> None:
-    gate = TokenizerGate(1)
+    gate = TokenizationExecutor(1)
     first, second = Work(), Work()
     left = asyncio.create_task(gate.run("a", LARGE, first))
     await until(first.begun.is_set)
@@ -76,7 +76,7 @@ async def test_a_client_that_leaves_keeps_its_place_until_the_work_has_ended() -
 
 
 async def test_a_client_that_leaves_the_queue_frees_it() -> None:
-    gate = TokenizerGate(1)
+    gate = TokenizationExecutor(1)
     first, third = Work(), Work()
     running = asyncio.create_task(gate.run("a", LARGE, first))
     await until(first.begun.is_set)
@@ -90,7 +90,7 @@ async def test_a_client_that_leaves_the_queue_frees_it() -> None:
 
 
 async def test_what_the_work_raises_is_raised_and_frees_its_place() -> None:
-    gate = TokenizerGate(1)
+    gate = TokenizationExecutor(1)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             await gate.run("a", LARGE, lambda: str(1 // 0))

@@ -15,7 +15,7 @@ from typing import Any
 
 import tokenizers
 
-from plait.server.prompt.vocabulary import byte_level_alphabet
+from plait.server.prompt.tokenizer_data import byte_level_alphabet
 
 # Bytes before normalisation for one byte behind it, at most; tests try every character.
 SHRINKS = {"NFC": 3, "NFD": 3, "NFKC": 4, "NFKD": 4, "Prepend": 1}
@@ -24,14 +24,14 @@ KEEPING = frozenset({"ByteLevel", "Digits", "Metaspace"})  # pre-tokenizers that
 
 
 @dataclass(frozen=True, slots=True)
-class LengthBound:
+class TokenCountBound:
     """What is known of one tokenizer."""
 
     bytes_per_token: int | None  # None: nothing
     dropped: bytes = b""  # bytes that no token spells; they vanish
     drops_blanks: bool = False  # some added token takes in the blanks around it
 
-    def fewest_tokens(self, text: str) -> int:
+    def min_token_count(self, text: str) -> int:
         """Return a number of tokens that the text has at least. Cost: that of encoding to UTF-8."""
         if self.bytes_per_token is None:
             return 0
@@ -44,20 +44,22 @@ class LengthBound:
         return -(-size // self.bytes_per_token)
 
 
-def length_bound(backend: tokenizers.Tokenizer, token_bytes: Sequence[bytes]) -> LengthBound:
+def token_count_bound(
+    backend: tokenizers.Tokenizer, token_bytes: Sequence[bytes]
+) -> TokenCountBound:
     """Return the bound of a tokenizer whose tokens spell these bytes."""
     description = json.loads(backend.to_str())
     normalizer = description["normalizer"]
     shrink = _shrink(normalizer)
     dropped = _unspelled(description)
     if shrink is None or dropped is None or not _keeps_text(description["pre_tokenizer"]):
-        return LengthBound(None)
+        return TokenCountBound(None)
     if dropped and normalizer is not None:  # it may make such bytes out of others
-        return LengthBound(None)
+        return TokenCountBound(None)
     added = list(backend.get_added_tokens_decoder().values())
     spelled = (*token_bytes, *(token.content.encode() for token in added))
     longest = max(map(len, spelled), default=1)
-    return LengthBound(longest * shrink, dropped, any(t.lstrip or t.rstrip for t in added))
+    return TokenCountBound(longest * shrink, dropped, any(t.lstrip or t.rstrip for t in added))
 
 
 def count_bytes(text: str) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from plait.server.api.outcome import GENERATION, failure_of
+from plait.server.api.request_state import GENERATION, failure_of
 from plait.server.telemetry.logs import log_access, request_scope
 from plait.server.telemetry.telemetry import Telemetry
 

@@ -15,7 +15,7 @@ SPACE = "\u2581"  # SentencePiece writes a space as this sign
 
 
 @dataclass(frozen=True, slots=True)
-class Vocabulary:
+class TokenizerData:
     """One model's tokenizer; `backend` does the encoding, the rest is what it cannot tell."""
 
     backend: tokenizers.Tokenizer  # with every special token added

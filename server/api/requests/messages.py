@@ -7,12 +7,12 @@ from typing import Any
 
 from plait.server.api.schemas.chat import AssistantMessage, ChatRequest, Message
 from plait.server.api.schemas.tokenize import TokenizeRequest
-from plait.server.prompt.template import (
+from plait.server.prompt.chat_prompt import (
     chat_prompt,
-    left_out,
+    ignored_fields,
+    ignored_kwargs,
     normalize,
     template_variables,
-    unread_kwargs,
 )
 from plait.server.prompt.tokenizer import Tokenizer
 
@@ -67,8 +67,8 @@ def _written(said: str, text: str, tokenizer: Tokenizer) -> str | None:
 def warnings_of(request: ChatRequest, tokenizer: Tokenizer) -> list[str]:
     """Return the paths of what is taken and changes nothing with this model."""
     messages = [_template_message(message) for message in request.messages]
-    unread = unread_kwargs(tokenizer, request.chat_template_kwargs or {})
-    return left_out(tokenizer, messages) + unread
+    unread = ignored_kwargs(tokenizer, request.chat_template_kwargs or {})
+    return ignored_fields(tokenizer, messages) + unread
 
 
 def message_text(message: Message) -> str:

@@ -9,14 +9,14 @@ import pytest
 
 from plait.server.errors import BadRequest
 from plait.server.prompt import chat_template
-from plait.server.prompt.chat_template import RenderLimitError, compile_template
-from plait.server.prompt.template import (
+from plait.server.prompt.chat_prompt import (
     chat_prompt,
+    ignored_kwargs,
     normalize,
     render_chat,
     template_variables,
-    unread_kwargs,
 )
+from plait.server.prompt.chat_template import RenderLimitError, compile_template
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
 from tests.fixtures.vocabularies import byte_level, gguf_keys, write_gguf
 
@@ -179,7 +179,7 @@ def test_kwargs_are_honoured_or_refused(model: Models) -> None:
         assert caught.value.param == f"chat_template_kwargs.{key}"
     other = {"reasoning_effort": "low", "anything_else": 1}
     assert render_chat(thinking, HELLO, kwargs=other) == "no"
-    assert unread_kwargs(thinking, other) == [f"chat_template_kwargs.{key}" for key in other]
+    assert ignored_kwargs(thinking, other) == [f"chat_template_kwargs.{key}" for key in other]
     with pytest.raises(BadRequest, match="letters"):
         render_chat(thinking, HELLO, kwargs={"x\r\nset-cookie": 1})
     with pytest.raises(BadRequest, match="short string"):

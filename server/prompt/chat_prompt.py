@@ -110,7 +110,7 @@ def template_variables(tokenizer: Tokenizer) -> frozenset[str]:
     return _template(tokenizer).variables & ALLOWED_KWARGS
 
 
-def left_out(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> list[str]:
+def ignored_fields(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the paths of what messages have and this model's template does not write."""
     unread = [key for key in OPTIONAL if key not in _template(tokenizer).mentions]
     return [
@@ -121,7 +121,7 @@ def left_out(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> lis
     ]
 
 
-def unread_kwargs(tokenizer: Tokenizer, kwargs: Mapping[str, Any]) -> list[str]:
+def ignored_kwargs(tokenizer: Tokenizer, kwargs: Mapping[str, Any]) -> list[str]:
     """Return the paths of chat_template_kwargs of other families, which this one does not read."""
     variables = _template(tokenizer).variables
     return [f"chat_template_kwargs.{key}" for key in kwargs if key not in variables]
