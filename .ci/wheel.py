@@ -22,7 +22,7 @@ SHIPPED = {".py", ".typed", ".pyi"}
 PROBE = """
 import plait.server.cli, plait.server.engine.build, plait.kernels.dispatch
 assert plait.server.cli.__file__.startswith(sys.argv[1]), plait.server.cli.__file__
-assert not plait.kernels.dispatch.available()
+assert not plait.kernels.dispatch.is_available()
 """
 
 

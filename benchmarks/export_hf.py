@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from plait.server.models.catalog import BadModel, ModelFiles, resolve
-from plait.server.models.checkpoint import Groups
+from plait.server.models.checkpoint import QuantizedTensor
 from plait.server.models.gguf import GgufCheckpoint
 from plait.server.models.spec import ModelSpec
 from plait.server.prompt.gguf_tokenizer import read_gguf_tokenizer
@@ -39,7 +39,7 @@ def export(files: ModelFiles, folder: Path) -> None:
 
 def _dense(checkpoint: GgufCheckpoint, name: str) -> Tensor:
     stored = checkpoint.read(name)
-    values = stored.dense() if isinstance(stored, Groups) else stored.values
+    values = stored.dense() if isinstance(stored, QuantizedTensor) else stored.values
     return values.to(torch.bfloat16).contiguous()
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from plait.kernels import dispatch
 from plait.kernels.decoder_stack import LayerWeights, Stack, StackConfig
 from plait.kernels.linear import Mode, Weight, from_dense, linear
-from plait.kernels.paged_attention import BLOCK, AttentionMetadata
+from plait.kernels.paged_attention import BLOCK_SIZE, AttentionMetadata
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB = 30, 576, 9, 3, 64, 1536, 49152
 
@@ -75,14 +75,14 @@ def build(mode: Mode, head_mode: Mode, num_blocks: int) -> Bench:
     stack = Stack([layer() for _ in range(LAYERS)], config)
     head = from_dense(torch.randn(VOCAB, HIDDEN) * HIDDEN**-0.5, head_mode)
     dtype = torch.float32 if mode == "fp32" else torch.bfloat16
-    k_cache = torch.zeros(LAYERS, num_blocks, KV_HEADS, HEAD_DIM, BLOCK, dtype=dtype)
-    v_cache = torch.zeros(LAYERS, num_blocks, KV_HEADS, BLOCK, HEAD_DIM, dtype=dtype)
+    k_cache = torch.zeros(LAYERS, num_blocks, KV_HEADS, HEAD_DIM, BLOCK_SIZE, dtype=dtype)
+    v_cache = torch.zeros(LAYERS, num_blocks, KV_HEADS, BLOCK_SIZE, HEAD_DIM, dtype=dtype)
     return Bench(stack, head, k_cache, v_cache)
 
 
 def decode_rows(rows: int, context: int) -> AttentionMetadata:
     """One new token for each of `rows` sequences."""
-    blocks = context // BLOCK + 1
+    blocks = context // BLOCK_SIZE + 1
     tables = torch.arange(rows * blocks, dtype=torch.int32).view(rows, blocks)
     return AttentionMetadata(
         row_start=torch.arange(rows + 1, dtype=torch.int32),
@@ -91,13 +91,13 @@ def decode_rows(rows: int, context: int) -> AttentionMetadata:
         attend=torch.zeros(rows, dtype=torch.int32),
         parents=torch.zeros(rows, dtype=torch.int32),
         positions=torch.full((rows,), context, dtype=torch.int32),
-        slots=tables[:, context // BLOCK].long() * BLOCK + context % BLOCK,
+        slots=tables[:, context // BLOCK_SIZE].long() * BLOCK_SIZE + context % BLOCK_SIZE,
     )
 
 
 def prompt_rows(rows: int) -> AttentionMetadata:
     """One prompt of `rows` tokens."""
-    blocks = -(-rows // BLOCK)
+    blocks = -(-rows // BLOCK_SIZE)
     return AttentionMetadata(
         row_start=torch.tensor([0, rows], dtype=torch.int32),
         context_len=torch.zeros(1, dtype=torch.int32),
@@ -125,7 +125,7 @@ def fastest(call: Callable[[], object], seconds: float) -> float:
 
 def measure(mode: Mode, rows: Sequence[int], context: int, seconds: float) -> list[str]:
     """Return one cell for every number of rows: whole pass, and the stack alone."""
-    num_blocks = max(rows) * (context // BLOCK + 1)
+    num_blocks = max(rows) * (context // BLOCK_SIZE + 1)
     bench = build(mode, "int8" if mode == "int4" else mode, num_blocks)
     cells = []
     for count in rows:

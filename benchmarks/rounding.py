@@ -3,7 +3,7 @@
     python -m benchmarks.rounding [--weights auto] [--tokens 2000]
 
 The compiled kernels against the same weights with inputs as they are: the KL divergence of the
-laws of the next token, and the loss. Rounding to other grids can be tried in naive.rounded, with
+laws of the next token, and the loss. Rounding to other grids can be set in reference.rounded, with
 --naive.
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.drafter_heads.frozen import Reader
-from plait.kernels.linear import naive
+from plait.kernels.linear import reference
 from plait.server.models.catalog import resolve
 from plait.server.prompt.tokenizer import load_tokenizer
 
@@ -43,7 +43,7 @@ def main() -> None:
     tokens = load_tokenizer(files).encode(TEXT.read_text(), special=False)[: args.tokens]
     chunks = [tokens[i : i + CHUNK] for i in range(0, len(tokens), CHUNK)]
     have = laws_of(Reader(files, weights=args.weights, naive=args.naive), chunks)
-    naive.rounded = lambda x, mode: x
+    reference.rounded = lambda x, mode: x
     want = laws_of(Reader(files, weights=args.weights, naive=True), chunks)
     divergence = (want.exp() * (want - have)).sum(-1)
     following = torch.tensor([*tokens[1:], tokens[0]])[:, None]

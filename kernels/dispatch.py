@@ -14,17 +14,17 @@ from types import ModuleType
 
 import torch  # the extension links against libraries that this import loads
 
-__all__ = ["available", "extension", "isa", "isas", "serves", "use_isa"]
+__all__ = ["extension", "is_available", "is_supported", "isa", "isas", "use_isa"]
 
 
-def available() -> bool:
+def is_available() -> bool:
     """Tell whether the compiled kernels can be called."""
     return _load() is not None
 
 
-def serves(device: torch.device) -> bool:
+def is_supported(device: torch.device) -> bool:
     """Tell whether the compiled kernels serve tensors of this device."""
-    return device.type == "cpu" and available()
+    return device.type == "cpu" and is_available()
 
 
 def extension() -> ModuleType:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from plait.kernels.paged_attention import BLOCK, CAUSAL, AttentionMetadata
+from plait.kernels.paged_attention import BLOCK_SIZE, CAUSAL, AttentionMetadata
 from plait.server.models.catalog import ModelFiles
 from plait.server.models.checkpoint import EMBEDDING, FINAL_NORM, Checkpoint, layer_prefix
 from plait.server.models.gguf import GgufCheckpoint
@@ -50,16 +50,16 @@ class Reader:
         naive: bool = False,
     ) -> None:
         self.model = load_model(files, weights=weights, naive=naive)
-        self._blocks = -(-longest // BLOCK)
+        self._blocks = -(-longest // BLOCK_SIZE)
         self._kv = self.model.new_kv_cache(self._blocks)
 
     @torch.no_grad()
     def read(self, tokens: Sequence[int]) -> Reading:
         """Read one text. Cost: a forward pass of its tokens."""
         count = len(tokens)
-        if count > self._blocks * BLOCK:
-            raise ValueError(f"{count} tokens are more than {self._blocks * BLOCK}")
-        blocks = -(-count // BLOCK)
+        if count > self._blocks * BLOCK_SIZE:
+            raise ValueError(f"{count} tokens are more than {self._blocks * BLOCK_SIZE}")
+        blocks = -(-count // BLOCK_SIZE)
         segments = AttentionMetadata(
             row_start=torch.tensor([0, count], dtype=torch.int32),
             context_len=torch.zeros(1, dtype=torch.int32),

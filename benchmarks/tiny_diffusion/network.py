@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from plait.server.models.checkpoint import EMBEDDING, FINAL_NORM, layer_prefix
 from plait.server.models.rope import tables
-from plait.server.models.spec import ModelSpec, Rope
+from plait.server.models.spec import ModelSpec, RopeSpec
 
 INIT_STD = 0.02
 
@@ -44,7 +44,7 @@ def tiny_spec(vocab: int, *, hidden: int = 160, layers: int = 5, ffn: int = 448)
         ffn=ffn,
         norm_eps=1e-6,
         max_positions=1024,
-        rope=Rope(1e4, head_dim),
+        rope=RopeSpec(1e4, head_dim),
         windows=(0,) * layers,
         rotary=(True,) * layers,
         qk_norm=True,

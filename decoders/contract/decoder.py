@@ -36,7 +36,7 @@ class AttentionMode(IntEnum):
 
     CAUSAL = 0  # a row sees the rows before it
     TREE = 1  # a row sees its ancestors
-    BLOCK = 2  # all rows see all rows
+    FULL = 2  # all rows see all rows
     BRANCHES = 3  # a row sees the rows of its own branch, whole
     SHADOW = 4  # first half: sees itself whole; row i of the second: the first without its i, and i
     CONTEXT = 5  # rows are refreshed in place: each sees the first `length` positions as they stand

@@ -142,7 +142,7 @@ def _copies(canvases: Sequence[Canvas], spec: DiffusionSpec, read: Sequence[int]
     size, count = len(certain.ids), len(canvases)
     shown = np.concatenate([canvas.shown(spec.mask_id) for canvas in canvases]).tolist()
     if count == 1:
-        return Proposal(shown, AttentionMode.BLOCK, read=read)
+        return Proposal(shown, AttentionMode.FULL, read=read)
     return Proposal(
         shown,
         AttentionMode.BRANCHES,

@@ -30,7 +30,7 @@ namespace {
 #include "../linear/tiles.h"
 #include "../linear/integers.h"
 #include "../linear/linear.h"
-#include "../glue/glue.h"
+#include "../elementwise/elementwise.h"
 #include "../paged_attention/attention.h"
 #include "../decoder_stack/stack.h"
 

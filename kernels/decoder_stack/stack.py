@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from plait.kernels import dispatch
-from plait.kernels.decoder_stack import naive as _naive
+from plait.kernels.decoder_stack import reference as _naive
 from plait.kernels.decoder_stack.layers import LayerWeights, StackConfig
 from plait.kernels.paged_attention import AttentionMetadata
 

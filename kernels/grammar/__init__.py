@@ -130,7 +130,7 @@ def make_vocabulary(spelled: Sequence[bytes]) -> Any:
     module = _load()
     if module is not None:
         return module.Vocabulary(spelled)
-    from plait.kernels.grammar.naive import Vocabulary  # noqa: PLC0415, only where it serves
+    from plait.kernels.grammar.reference import Vocabulary  # noqa: PLC0415, only where it serves
 
     return Vocabulary(spelled)
 
@@ -147,7 +147,7 @@ def make_automaton(
     """
     module = _load()
     if module is None:
-        from plait.kernels.grammar.naive import NaiveAutomaton  # noqa: PLC0415, as above
+        from plait.kernels.grammar.reference import NaiveAutomaton  # noqa: PLC0415, as above
 
         return NaiveAutomaton(operations, dfas, root, vocabulary)
     try:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from plait.kernels import dispatch
-from plait.kernels.linear.panels import pack_panels, unpack_panels
+from plait.kernels.linear.packing import pack_weight, unpack_weight
 
 Mode = Literal["fp32", "bf16", "int8", "int4", "int4wide"]
 GROUP = 32
@@ -134,14 +134,14 @@ def _as_half(values: Tensor) -> Tensor:
 
 
 def _place(weight: Weight, naive: bool) -> Weight:
-    if naive or not dispatch.serves(weight.values.device):
+    if naive or not dispatch.is_supported(weight.values.device):
         return weight
-    values = pack_panels(weight.mode, weight.values, weight.scale, weight.minimum)
+    values = pack_weight(weight.mode, weight.values, weight.scale, weight.minimum)
     return Weight(weight.mode, weight.n, weight.k, "panels", values)
 
 
 def _rows(weight: Weight) -> Weight:
-    values, scale, minimum = unpack_panels(weight.mode, weight.values)
+    values, scale, minimum = unpack_weight(weight.mode, weight.values)
     values = values[: weight.n]
     if weight.scale is None and weight.mode in ("fp32", "bf16"):
         values = values[:, : weight.k]

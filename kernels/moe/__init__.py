@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from plait.kernels.moe import naive as _naive
+from plait.kernels.moe import reference as _naive
 from plait.kernels.moe import routed as _routed
-from plait.kernels.moe.weights import ExpertWeights, Routing
+from plait.kernels.moe.weights import ExpertRouting, ExpertWeights
 
-__all__ = ["ExpertWeights", "Routing", "experts"]
+__all__ = ["ExpertRouting", "ExpertWeights", "experts"]
 
 
 def experts(x: Tensor, weights: ExpertWeights, *, naive: bool = False) -> Tensor:

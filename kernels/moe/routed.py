@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from plait.kernels.linear import linear
-from plait.kernels.moe.weights import ExpertWeights, Routing
+from plait.kernels.moe.weights import ExpertRouting, ExpertWeights
 from plait.kernels.noise.elementary import exp
 
 
@@ -34,7 +34,7 @@ def _expert(x: Tensor, weights: ExpertWeights, index: int) -> Tensor:
     return linear(silu_mul(gate, up), weights.down[index])
 
 
-def _choose(scores: Tensor, bias: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
+def _choose(scores: Tensor, bias: Tensor | None, routing: ExpertRouting) -> tuple[Tensor, Tensor]:
     """Return the chosen experts of each row and their shares, both [rows, chosen]."""
     wanted = scores if bias is None else scores + bias
     if routing.kept_groups < routing.groups:
@@ -46,7 +46,7 @@ def _choose(scores: Tensor, bias: Tensor | None, routing: Routing) -> tuple[Tens
     return chosen, shares * routing.scale
 
 
-def _within_groups(wanted: Tensor, routing: Routing) -> Tensor:
+def _within_groups(wanted: Tensor, routing: ExpertRouting) -> Tensor:
     rows, size = wanted.shape[0], wanted.shape[1] // routing.groups
     best = _best(wanted.view(-1, size), 2)[0]
     kept = _best(_sum(best).view(rows, routing.groups), routing.kept_groups)[1]

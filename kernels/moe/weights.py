@@ -11,7 +11,7 @@ from plait.kernels.linear import Weight
 
 
 @dataclass(frozen=True, slots=True)
-class Routing:
+class ExpertRouting:
     """Which experts a row takes; experts stand in equal groups, one after the other."""
 
     chosen: int  # experts per row
@@ -25,7 +25,7 @@ class Routing:
 class ExpertWeights:
     """A router and its experts, each a SwiGLU."""
 
-    routing: Routing
+    routing: ExpertRouting
     router: Weight  # [experts, hidden], fp32
     bias: Tensor | None  # [experts] fp32, part of the choice but not of the share
     gate: Sequence[Weight]  # of each expert, [ffn, hidden]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from plait.kernels import dispatch
-from plait.kernels.noise import naive as _naive
+from plait.kernels.noise import reference as _naive
 
 
 def key(seed: int, sequence: int, position: int) -> tuple[int, int, int]:
@@ -39,7 +39,7 @@ def gumbel(keys: Tensor, num_tokens: int, *, naive: bool = False) -> Tensor:
         [b, num_tokens] float32 on the device of keys.
     Cost: 1 (AVX-512) to 4 ns (AVX2) a value and core compiled.
     """
-    if naive or not dispatch.serves(keys.device):
+    if naive or not dispatch.is_supported(keys.device):
         return _naive.gumbel(keys, num_tokens)
     noise: Tensor = torch.ops.plait_noise.gumbel(keys, num_tokens)
     return noise
@@ -72,7 +72,7 @@ def gumbel_argmax(
     Cost: compiled, one pass over the scores, and noise for the groups of 64 tokens that may win: at
         temperature 1 some 0.1 ms a row and core for 49,152 tokens that a model has scored (AVX2).
     """
-    if naive or not dispatch.serves(scores.device):
+    if naive or not dispatch.is_supported(scores.device):
         return _naive.gumbel_argmax(scores, keys, temperatures, rows, bitmask)
     tokens: Tensor = torch.ops.plait_noise.gumbel_argmax(scores, keys, temperatures, rows, bitmask)
     return tokens

@@ -1,4 +1,4 @@
-// Counter-based Gumbel noise and the draw made with it; naive.py is the oracle, __init__.py the
+// Counter-based Gumbel noise and the draw made with it; reference.py is the oracle, __init__.py the
 // contract. A draw makes noise only where it can win: groups of tokens that are too far behind the
 // best so far get none, and of others the random words say at once that none of them is rare enough.
 

@@ -19,9 +19,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from plait.kernels import dispatch
-from plait.kernels.paged_attention import naive as _naive
+from plait.kernels.paged_attention import reference as _naive
 from plait.kernels.paged_attention.metadata import (
-    BLOCK,
+    BLOCK_SIZE,
     BRANCHES,
     CAUSAL,
     CONTEXT,
@@ -32,7 +32,7 @@ from plait.kernels.paged_attention.metadata import (
 )
 
 __all__ = [
-    "BLOCK",
+    "BLOCK_SIZE",
     "BRANCHES",
     "CAUSAL",
     "CONTEXT",
@@ -54,7 +54,7 @@ def paged_attention(
     window: int = 0,
 ) -> Tensor:
     """Return what each row reads from the cache, [rows, heads, head_dim] fp32."""
-    if not dispatch.serves(q.device):
+    if not dispatch.is_supported(q.device):
         return _naive.paged_attention(q, k_layer, v_layer, segments, scale=scale, window=window)
     out: Tensor = dispatch.extension().paged_attention(q, k_layer, v_layer, segments, scale, window)
     return out

@@ -7,7 +7,7 @@ from typing import Final
 
 from torch import Tensor
 
-BLOCK: Final = 16  # tokens of one KV block
+BLOCK_SIZE: Final = 16  # tokens of one KV block
 CAUSAL: Final = 0  # a row sees the rows before it in its segment; same numbers as protocol.Attend
 TREE: Final = 1  # a row sees its ancestors in its segment
 FULL: Final = 2  # a row sees its whole segment (protocol.Attend.BLOCK)

@@ -1,4 +1,4 @@
-// Statistics, log-probabilities and the constraint's mask over rows of scores; naive.py is the
+// Statistics, log-probabilities and the constraint's mask over rows of scores; reference.py is the
 // oracle, __init__.py the contract. Rows are worked on side by side, each by one thread in one
 // order, so that a row's result depends on nothing but the row.
 

@@ -1,4 +1,4 @@
-// min_p, top_k and top_p without a full sort; naive.py is the oracle, __init__.py the contract.
+// min_p, top_k and top_p without a full sort; reference.py is the oracle, __init__.py the contract.
 //
 // Tokens fall into buckets by their distance from the best score, which orders the buckets as the
 // scores are ordered. Counts and masses of whole buckets lead to the one bucket that holds the cut;

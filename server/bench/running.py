@@ -18,7 +18,7 @@ from plait.server.engine.build import build_engine
 from plait.server.engine.runner import RunnableModel
 from plait.server.models.catalog import ModelFiles, resolve
 from plait.server.models.spec import ModelSpec
-from plait.server.models.transformer import KVCache, Model
+from plait.server.models.transformer import KVCache, Transformer
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
 from plait.server.settings import EngineSettings
 from plait.server.wire.messages import Delta, Failed, GenerateRequest, ModelInfo, Started
@@ -67,7 +67,7 @@ class Work:
 class Metered:
     """A model that counts what it computes; otherwise the same."""
 
-    def __init__(self, model: Model, work: Work) -> None:
+    def __init__(self, model: Transformer, work: Work) -> None:
         self._model = model
         self._work = work
 
@@ -139,7 +139,7 @@ def serve(settings: EngineSettings) -> Served:
     """
     work, seen = Work(), list[ModelSpec]()
 
-    def watch(model: Model) -> RunnableModel:
+    def watch(model: Transformer) -> RunnableModel:
         seen.append(model.spec)
         return Metered(model, work)
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from plait.decoders.diffusion.spec import DiffusionSpec
     from plait.server.engine.runner import RunnableModel
     from plait.server.models.catalog import ModelFiles
-    from plait.server.models.transformer import Model
+    from plait.server.models.transformer import Transformer
     from plait.server.settings import EngineSettings
 
 log = structlog.stdlib.get_logger(__name__)
@@ -50,7 +50,7 @@ CAPABILITIES = ["constraint", "fork", "prefix_cache", "block_rows", "several_row
 
 def build_engine(
     settings: EngineSettings,
-    watch: Callable[[Model], RunnableModel] | None = None,
+    watch: Callable[[Transformer], RunnableModel] | None = None,
     tell: Callable[[str], None] = lambda stage: None,
 ) -> tuple[Engine, ModelInfo]:
     """Load the model and return an engine that is ready to step.
@@ -105,7 +105,7 @@ def build_engine(
     return Engine(runner, blocks, admission, settings, costs, keeper), info
 
 
-def _load(settings: EngineSettings, files: ModelFiles, tell: Callable[[str], None]) -> Model:
+def _load(settings: EngineSettings, files: ModelFiles, tell: Callable[[str], None]) -> Transformer:
     model = load_model(
         files,
         weights=settings.weights,
@@ -118,7 +118,7 @@ def _load(settings: EngineSettings, files: ModelFiles, tell: Callable[[str], Non
     return model
 
 
-def _capacity(settings: EngineSettings, model: Model) -> tuple[int, int]:
+def _capacity(settings: EngineSettings, model: Transformer) -> tuple[int, int]:
     """Return (blocks of the cache, tokens of one sequence); raise BadModel if it holds none."""
     longest = min(settings.max_model_len or model.max_positions, model.max_positions)
     memory = _device_memory(torch.device(settings.device))
@@ -152,7 +152,7 @@ def _capacity(settings: EngineSettings, model: Model) -> tuple[int, int]:
     return num_blocks, length
 
 
-def _costs(runner: Runner, model: Model, num_blocks: int) -> CostCurve:
+def _costs(runner: Runner, model: Transformer, num_blocks: int) -> CostCurve:
     """Return what passes of this many rows take; diffusion models don't ask."""
     if model.diffusion is not None:
         return CostCurve()
@@ -179,7 +179,7 @@ def _device_memory(device: torch.device) -> SystemMemory | None:
 
 
 def _admission(
-    model: Model,
+    model: Transformer,
     constraints: LazyConstraints,
     decoder: AutoregressiveDecoder | DiffusionDecoder,
     length: int,
@@ -194,7 +194,7 @@ def _admission(
     return admission
 
 
-def _keeper(settings: EngineSettings, model: Model, files: ModelFiles) -> StoreKeeper:
+def _keeper(settings: EngineSettings, model: Transformer, files: ModelFiles) -> StoreKeeper:
     """Return the drafters' stores, with what the settings' file has of them."""
     has_file = settings.draft_store and model.diffusion is None
     return StoreKeeper(
@@ -206,7 +206,7 @@ def _keeper(settings: EngineSettings, model: Model, files: ModelFiles) -> StoreK
 
 
 def _decoder(
-    model: Model, files: ModelFiles, workshop: Workshop
+    model: Transformer, files: ModelFiles, workshop: Workshop
 ) -> AutoregressiveDecoder | DiffusionDecoder:
     """Return the host of the model's kind."""
     naive = workshop.naive

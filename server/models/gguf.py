@@ -17,9 +17,9 @@ import numpy.typing as npt
 from gguf import MODEL_ARCH, ReaderTensor, get_tensor_name_map, quants
 
 from plait.server.models.catalog import OTHERS, BadModel, naming
-from plait.server.models.checkpoint import Dense, Groups, parameter_shapes
+from plait.server.models.checkpoint import DenseTensor, QuantizedTensor, parameter_shapes
 from plait.server.models.gguf_header import GgufFile, read_gguf
-from plait.server.models.spec import MAX_LAYERS, ModelSpec, Rope, yarn_attention_factor
+from plait.server.models.spec import MAX_LAYERS, ModelSpec, RopeSpec, yarn_attention_factor
 
 # Supported architectures: does the converter reorder their query and key rows?
 ARCHITECTURES = {"llama": True, "qwen2": False, "qwen3": False, "smollm3": True}
@@ -82,7 +82,7 @@ class GgufCheckpoint:
             raise BadModel(f"{name} is of GGUF type {kind}, which is not supported") from error
         return tuple(int(size) for size in reversed(tensor.shape))
 
-    def read(self, name: str) -> Dense | Groups:
+    def read(self, name: str) -> DenseTensor | QuantizedTensor:
         """Return one tensor in the precision of the file, rows in Hugging Face order."""
         from plait.server.models.gguf_blocks import unpack  # noqa: PLC0415, it loads torch
 
@@ -187,7 +187,7 @@ class _Keys:
         return float(value)
 
 
-def _rope(keys: _Keys, head_dim: int, tensors: Mapping[str, ReaderTensor]) -> Rope:
+def _rope(keys: _Keys, head_dim: int, tensors: Mapping[str, ReaderTensor]) -> RopeSpec:
     theta = keys.number("rope.freq_base", 1e4)
     dim = keys.whole("rope.dimension_count", head_dim)
     kind = keys.get("rope.scaling.type", "none")
@@ -195,14 +195,14 @@ def _rope(keys: _Keys, head_dim: int, tensors: Mapping[str, ReaderTensor]) -> Ro
         if kind != "none":
             raise BadModel(f"rope scaling {kind!r} together with {_ROPE_FACTORS} is not supported")
         factors = tuple(float(factor) for factor in tensors[_ROPE_FACTORS].data)
-        return Rope(theta, dim, "factors", factors=factors)
+        return RopeSpec(theta, dim, "factors", factors=factors)
     if kind == "none":
-        return Rope(theta, dim)
+        return RopeSpec(theta, dim)
     factor = keys.number("rope.scaling.factor")
     if kind == "linear":
-        return Rope(theta, dim, "linear", factor=factor)
+        return RopeSpec(theta, dim, "linear", factor=factor)
     if kind == "yarn":
-        return Rope(
+        return RopeSpec(
             theta,
             dim,
             "yarn",

@@ -18,12 +18,12 @@ from gguf import quants
 from torch import Tensor
 
 from plait.server.models.catalog import BadModel
-from plait.server.models.checkpoint import GROUP, Dense, Groups
+from plait.server.models.checkpoint import GROUP, DenseTensor, QuantizedTensor
 
 Bytes = npt.NDArray[np.uint8]
 
 
-def unpack(rows: npt.NDArray[np.generic], kind: Type) -> Dense | Groups:
+def unpack(rows: npt.NDArray[np.generic], kind: Type) -> DenseTensor | QuantizedTensor:
     """Return the tensor whose rows are given as stored.
 
     Args:
@@ -33,11 +33,11 @@ def unpack(rows: npt.NDArray[np.generic], kind: Type) -> Dense | Groups:
         BadModel: the type has no dequantiser.
     """
     if kind in _PLAIN:
-        return Dense(_copy(rows).view(_PLAIN[kind]), "bf16")
+        return DenseTensor(_copy(rows).view(_PLAIN[kind]), "bf16")
     if kind in _GROUPED:
         return _GROUPED[kind](np.ascontiguousarray(rows, dtype=np.uint8))
     try:
-        return Dense(_copy(quants.dequantize(rows, kind)), "int8")
+        return DenseTensor(_copy(quants.dequantize(rows, kind)), "int8")
     except NotImplementedError as error:
         raise BadModel(f"tensors of GGUF type {kind.name} are not supported") from error
 
@@ -61,32 +61,32 @@ def _nibbles(packed: Bytes) -> Tensor:
     return torch.cat((low, torch.from_numpy(packed >> 4)), dim=-1)
 
 
-def _q4_0(rows: Bytes) -> Groups:
+def _q4_0(rows: Bytes) -> QuantizedTensor:
     blocks = _blocks(rows, 18)
     scale = _halves(blocks, 0)
-    return Groups(_nibbles(blocks[:, :, 2:]).flatten(1), scale, -8 * scale, "int4")
+    return QuantizedTensor(_nibbles(blocks[:, :, 2:]).flatten(1), scale, -8 * scale, "int4")
 
 
-def _q4_1(rows: Bytes) -> Groups:
+def _q4_1(rows: Bytes) -> QuantizedTensor:
     blocks = _blocks(rows, 20)
     q = _nibbles(blocks[:, :, 4:]).flatten(1)
-    return Groups(q, _halves(blocks, 0), _halves(blocks, 2), "int4")
+    return QuantizedTensor(q, _halves(blocks, 0), _halves(blocks, 2), "int4")
 
 
-def _q5_0(rows: Bytes) -> Groups:
+def _q5_0(rows: Bytes) -> QuantizedTensor:
     blocks = _blocks(rows, 22)
     high = _copy(np.unpackbits(blocks[:, :, 2:6], axis=-1, bitorder="little"))
     q = (_nibbles(blocks[:, :, 6:]) | high << 4).to(torch.int8) - 16
-    return Groups(q.flatten(1), _halves(blocks, 0), None, "int8")
+    return QuantizedTensor(q.flatten(1), _halves(blocks, 0), None, "int8")
 
 
-def _q8_0(rows: Bytes) -> Groups:
+def _q8_0(rows: Bytes) -> QuantizedTensor:
     blocks = _blocks(rows, 34)
     q = _copy(blocks[:, :, 2:]).view(torch.int8)
-    return Groups(q.flatten(1), _halves(blocks, 0), None, "int8")
+    return QuantizedTensor(q.flatten(1), _halves(blocks, 0), None, "int8")
 
 
-def _q4_k(rows: Bytes) -> Groups:
+def _q4_k(rows: Bytes) -> QuantizedTensor:
     """256 values share two halves; each group of 32 has a 6-bit scale and a 6-bit minimum."""
     blocks = _blocks(rows, 144)
     scale, minimum = _six_bits(_copy(blocks[:, :, 4:16]))
@@ -94,7 +94,7 @@ def _q4_k(rows: Bytes) -> Groups:
     minimum = -_halves(blocks, 2)[:, :, None] * minimum
     n, count = blocks.shape[:2]
     q = _nibbles(blocks[:, :, 16:].reshape(n, count, 4, GROUP))
-    return Groups(q.flatten(1), scale.flatten(1), minimum.flatten(1), "int4")
+    return QuantizedTensor(q.flatten(1), scale.flatten(1), minimum.flatten(1), "int4")
 
 
 def _six_bits(packed: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +109,7 @@ def _six_bits(packed: Tensor) -> tuple[Tensor, Tensor]:
 
 
 _PLAIN = {Type.F32: torch.float32, Type.F16: torch.float16, Type.BF16: torch.bfloat16}
-_GROUPED: dict[Type, Callable[[Bytes], Groups]] = {
+_GROUPED: dict[Type, Callable[[Bytes], QuantizedTensor]] = {
     Type.Q4_0: _q4_0,
     Type.Q4_1: _q4_1,
     Type.Q5_0: _q5_0,

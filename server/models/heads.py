@@ -17,7 +17,7 @@ from plait.server.models.catalog import MALFORMED, BadModel, ModelFiles
 from plait.server.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from plait.server.models.transformer import Model
+    from plait.server.models.transformer import Transformer
 
 SHIPPED = Path(__file__).parent / "drafter_heads"
 NAMES = ("ppd", "eagle", "chimera")
@@ -36,7 +36,7 @@ def find_heads(files: ModelFiles, shipped: Path = SHIPPED) -> dict[str, Path]:
     return {path.stem: path for path in paths if _weights_of(path) == own}
 
 
-def add_inputs(model: Model, heads: Mapping[str, Path]) -> int:
+def add_inputs(model: Transformer, heads: Mapping[str, Path]) -> int:
     """Give a model the inputs that its heads feed; return how many: ids from vocab_size on.
 
     Raises:

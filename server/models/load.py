@@ -18,7 +18,7 @@ from torch import Tensor
 
 from plait.kernels.decoder_stack import LayerWeights
 from plait.kernels.linear import Mode, Weight, from_dense, from_groups
-from plait.kernels.moe import ExpertWeights, Routing
+from plait.kernels.moe import ExpertRouting, ExpertWeights
 from plait.server.models.catalog import BadModel, ModelFiles, naming
 from plait.server.models.checkpoint import (
     EMBEDDING,
@@ -28,8 +28,8 @@ from plait.server.models.checkpoint import (
     ROUTER,
     SHARED_EXPERT,
     Checkpoint,
-    Dense,
-    Groups,
+    DenseTensor,
+    QuantizedTensor,
     check_complete,
     expert,
     layer_prefix,
@@ -39,8 +39,8 @@ from plait.server.models.fingerprint import fingerprint
 from plait.server.models.gguf import GgufCheckpoint
 from plait.server.models.hf.folder import HfCheckpoint
 from plait.server.models.rope import tables
-from plait.server.models.spec import Experts
-from plait.server.models.transformer import Model, ModelWeights
+from plait.server.models.spec import MoeSpec
+from plait.server.models.transformer import ModelWeights, Transformer
 from plait.server.settings import WeightMode
 
 
@@ -52,7 +52,7 @@ def load_model(
     threads: int = 0,
     naive: bool = False,
     tell: Callable[[str], None] = lambda stage: None,
-) -> Model:
+) -> Transformer:
     """Load a model into memory.
 
     Args:
@@ -75,7 +75,7 @@ def load_model(
         shapes = parameter_shapes(checkpoint.spec)
         parts = _Packer(checkpoint, shapes, weights, place, naive).pack(tell)
     mode = weights if weights != "auto" else _main_mode(parts)
-    return Model(
+    return Transformer(
         checkpoint.spec,
         parts,
         mode=mode,
@@ -161,11 +161,11 @@ class _Packer:
             experts=self._experts(index, experts) if experts else None,
         )
 
-    def _experts(self, layer: int, experts: Experts) -> ExpertWeights:
+    def _experts(self, layer: int, experts: MoeSpec) -> ExpertWeights:
         prefix = layer_prefix(layer)
         names = [f"{prefix}{expert(index)}." for index in range(experts.count)]
         return ExpertWeights(
-            routing=Routing(
+            routing=ExpertRouting(
                 chosen=experts.chosen,
                 groups=experts.groups,
                 kept_groups=experts.kept_groups,
@@ -207,19 +207,19 @@ class _Packer:
     def _linear(self, name: str, mode: WeightMode | None = None) -> Weight:
         mode = mode or self.mode
         stored = self._read(name)
-        if isinstance(stored, Groups):
+        if isinstance(stored, QuantizedTensor):
             if mode in ("auto", stored.mode):
                 return self._groups(stored)
-            stored = Dense(stored.dense(), stored.mode)
+            stored = DenseTensor(stored.dense(), stored.mode)
         target = stored.keep if mode == "auto" else mode
         return from_dense(stored.values.to(self.device), target, naive=self.naive)
 
-    def _read(self, name: str) -> Dense | Groups:
+    def _read(self, name: str) -> DenseTensor | QuantizedTensor:
         stored = self.checkpoint.read(name)
         if stored.shape != self.shapes[name]:
             raise BadModel(f"{name} is {stored.shape}, not {self.shapes[name]}")
-        numbers = stored.values if isinstance(stored, Dense) else stored.scale
-        minimum = None if isinstance(stored, Dense) else stored.minimum
+        numbers = stored.values if isinstance(stored, DenseTensor) else stored.scale
+        minimum = None if isinstance(stored, DenseTensor) else stored.minimum
         for part in (numbers, minimum):
             # A sum is one pass without a copy, and what is not finite stays so.
             if part is not None and not part.sum(dtype=torch.float64).isfinite():
@@ -229,7 +229,7 @@ class _Packer:
                 )
         return stored
 
-    def _groups(self, stored: Groups) -> Weight:
+    def _groups(self, stored: QuantizedTensor) -> Weight:
         minimum = None if stored.minimum is None else stored.minimum.to(self.device)
         scale = stored.scale.to(self.device)
         return from_groups(stored.q.to(self.device), scale, minimum, naive=self.naive)

@@ -12,10 +12,10 @@ import math
 import torch
 from torch import Tensor
 
-from plait.server.models.spec import Rope
+from plait.server.models.spec import RopeSpec
 
 
-def frequencies(rope: Rope) -> Tensor:
+def frequencies(rope: RopeSpec) -> Tensor:
     """Return the angle by which each pair of dimensions turns per position, [dim / 2] float64."""
     exponent = torch.arange(0, rope.dim, 2, dtype=torch.float64) / rope.dim
     plain = rope.theta**-exponent
@@ -29,14 +29,14 @@ def frequencies(rope: Rope) -> Tensor:
     return keep * plain + (1 - keep) * plain / rope.factor
 
 
-def tables(rope: Rope, length: int) -> tuple[Tensor, Tensor]:
+def tables(rope: RopeSpec, length: int) -> tuple[Tensor, Tensor]:
     """Return cosines and sines of positions 0..length-1, each [length, dim / 2] float32."""
     angles = torch.outer(torch.arange(length, dtype=torch.float64), frequencies(rope))
     scale = rope.attention_factor
     return (angles.cos() * scale).float(), (angles.sin() * scale).float()
 
 
-def _llama3_share(rope: Rope, plain: Tensor) -> Tensor:
+def _llama3_share(rope: RopeSpec, plain: Tensor) -> Tensor:
     """Return how far each frequency stays as it is (1) rather than being divided (0).
 
     It stays when it turns more than high_freq_factor times over the original context.
@@ -46,7 +46,7 @@ def _llama3_share(rope: Rope, plain: Tensor) -> Tensor:
     return ((turns - rope.low_freq_factor) / span).clamp(0, 1)
 
 
-def _yarn_share(rope: Rope) -> Tensor:
+def _yarn_share(rope: RopeSpec) -> Tensor:
     """Return the same for YaRN, whose ramp is linear in the dimension, not in the frequency."""
 
     def pair_with(turns: float) -> float:

@@ -21,7 +21,7 @@ RopeKind = Literal["default", "linear", "llama3", "yarn", "factors"]
 
 
 @dataclass(frozen=True, slots=True)
-class Rope:
+class RopeSpec:
     """Rotary positions: pair p of the first `dim` dimensions turns by position * frequency[p].
 
     The unscaled frequency is theta ** (-2p / dim); `kind` says how it is stretched (rope.py).
@@ -74,7 +74,7 @@ def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Experts:
+class MoeSpec:
     """A feed-forward of many small ones: each row takes those that its router scores best."""
 
     count: int
@@ -119,7 +119,7 @@ class ModelSpec:
     ffn: int
     norm_eps: float
     max_positions: int
-    rope: Rope
+    rope: RopeSpec
     windows: tuple[int, ...]  # [layers] sliding window in tokens, 0: sees everything before it
     rotary: tuple[bool, ...]  # [layers] False: the layer knows no positions (SmolLM3)
     qk_norm: bool = False  # RMS norm of every query and key head
@@ -127,9 +127,9 @@ class ModelSpec:
     o_bias: bool = False
     mlp_bias: bool = False
     tied_embeddings: bool = False
-    experts: Experts | None = None
+    experts: MoeSpec | None = None
 
-    def experts_of(self, layer: int) -> Experts | None:
+    def experts_of(self, layer: int) -> MoeSpec | None:
         """Return what a layer routes to; None: its feed-forward is plain."""
         return self.experts if self.experts and layer >= self.experts.first_layer else None
 

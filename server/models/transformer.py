@@ -15,9 +15,9 @@ from torch import Tensor
 
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.kernels.decoder_stack import LayerWeights, Stack, StackConfig
-from plait.kernels.glue import rms_norm
+from plait.kernels.elementwise import rms_norm
 from plait.kernels.linear import Mode, Weight, linear
-from plait.kernels.paged_attention import BLOCK, AttentionMetadata
+from plait.kernels.paged_attention import BLOCK_SIZE, AttentionMetadata
 from plait.server.models.catalog import BadModel
 from plait.server.models.spec import ModelSpec
 
@@ -42,7 +42,7 @@ class ModelWeights:
     sin: Tensor
 
 
-class Model:
+class Transformer:
     """A decoder-only transformer, ready to run; one call at a time.
 
     Law: on the compiled path a row's hidden state and logits have the same bits whatever the rest
@@ -80,10 +80,10 @@ class Model:
             raise ValueError(f"inputs are {tuple(inputs.shape)}, not [n, {self.spec.hidden}]")
         self._inputs = inputs.to(self.device, torch.float32)
 
-    def with_layers(self, kept: Sequence[int]) -> Model:
+    def with_layers(self, kept: Sequence[int]) -> Transformer:
         """Return the model without the other layers; it shares this one's memory."""
         spec, weights = self.spec, self._weights
-        return Model(
+        return Transformer(
             replace(
                 spec,
                 layers=len(kept),
@@ -140,8 +140,8 @@ class Model:
         spec = self.spec
         outer = (spec.layers, num_blocks, spec.kv_heads)
         try:
-            keys = self._zeros(*outer, spec.head_dim, BLOCK)
-            return KVCache(keys, self._zeros(*outer, BLOCK, spec.head_dim))
+            keys = self._zeros(*outer, spec.head_dim, BLOCK_SIZE)
+            return KVCache(keys, self._zeros(*outer, BLOCK_SIZE, spec.head_dim))
         except (OSError, OverflowError, RuntimeError, MemoryError) as error:
             raise BadModel(
                 f"a KV cache of {num_blocks * self.kv_block_bytes} bytes can't be had on "
@@ -162,7 +162,9 @@ class Model:
     def kv_block_bytes(self) -> int:
         """Bytes of one cache block over all layers, keys and values."""
         spec = self.spec
-        return 2 * spec.layers * spec.kv_heads * spec.head_dim * BLOCK * self._kv_dtype.itemsize
+        return (
+            2 * spec.layers * spec.kv_heads * spec.head_dim * BLOCK_SIZE * self._kv_dtype.itemsize
+        )
 
     def _run(self, x: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
         """Run inputs [rows, hidden] fp32, which are overwritten, through the model."""

@@ -21,7 +21,7 @@ from plait.decoders.sampling.params import SamplingParams
 from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model
-from plait.server.models.transformer import Model
+from plait.server.models.transformer import Transformer
 from plait.server.wire.messages import GenerateRequest
 from tests.fixtures.engines import model_engine, run, tiny
 from tests.fixtures.hash_model import UNSEEN, HashLaw, Ints, Rules, naive_path
@@ -33,7 +33,7 @@ END = 2
 class Recomputed(HashLaw):
     """A transformer's law of whatever is visible, from nothing, in one forward pass."""
 
-    model: Model | None = None
+    model: Transformer | None = None
     rules: Rules = field(default_factory=lambda: Rules(4))
 
     @property
@@ -63,7 +63,7 @@ def blocks_of(length: int, size: int, num_pages: int) -> AttentionMetadata:
         row_start=torch.tensor([*starts, length], dtype=ints),
         context_len=torch.tensor(starts, dtype=ints),
         block_tables=torch.arange(num_pages, dtype=ints).expand(len(starts), -1).contiguous(),
-        attend=torch.full((len(starts),), int(AttentionMode.BLOCK), dtype=ints),
+        attend=torch.full((len(starts),), int(AttentionMode.FULL), dtype=ints),
         parents=torch.full((length,), -1, dtype=ints),
         positions=torch.arange(length, dtype=ints),
         slots=torch.arange(length),
@@ -73,7 +73,7 @@ def blocks_of(length: int, size: int, num_pages: int) -> AttentionMetadata:
 class Watched(DiffusionDecoder):
     """The host that serves; what it reads of every canvas is compared with a full recompute."""
 
-    def __init__(self, model: Model, law: Recomputed) -> None:
+    def __init__(self, model: Transformer, law: Recomputed) -> None:
         assert model.diffusion is not None
         super().__init__(model.diffusion, model.vocab_size)
         self.law = law
@@ -108,7 +108,7 @@ class Watched(DiffusionDecoder):
 
 
 @pytest.fixture(scope="module", params=["random", "random, shifted", "tiny-diffusion"])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
     """Models of SDAR's layout with random weights, and the trained one that is built in."""
     if request.param == "tiny-diffusion":
         return load_model(resolve(request.param), weights="fp32")
@@ -119,7 +119,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("block", [1, 4, 8, 16, 32])
-def test_cached_is_recomputed(model: Model, full: bool, block: int) -> None:
+def test_cached_is_recomputed(model: Transformer, full: bool, block: int) -> None:
     """Every row that is read, within 1e-5; every token, and the step that settles it, equal.
 
     In fp32, side by side, with drafts; prompts end inside a block, where it has an inside.

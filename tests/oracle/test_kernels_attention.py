@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plait.kernels import dispatch
 from plait.kernels.paged_attention import (
-    BLOCK,
+    BLOCK_SIZE,
     BRANCHES,
     CAUSAL,
     CONTEXT,
@@ -20,7 +20,7 @@ from plait.kernels.paged_attention import (
     AttentionMetadata,
     paged_attention,
 )
-from plait.kernels.paged_attention.naive import paged_attention as oracle
+from plait.kernels.paged_attention.reference import paged_attention as oracle
 from tests.fixtures.ragged import Geometry, Kind, make_segments, one_layer
 
 MIXED: list[Kind] = [
@@ -41,7 +41,7 @@ MIXED: list[Kind] = [
 ]
 HEADS = [(1, 1), (3, 1), (9, 3), (8, 2), (30, 1), (4, 4)]
 
-pytestmark = pytest.mark.skipif(not dispatch.available(), reason="no compiled kernels")
+pytestmark = pytest.mark.skipif(not dispatch.is_available(), reason="no compiled kernels")
 
 
 def _setting(
@@ -174,11 +174,11 @@ def _moved(
     """Return caches in which some rows stand right behind the context, and their segment."""
     context = int(segments.context_len[0])
     tokens = torch.arange(context, context + len(rows))
-    slots = segments.block_tables[0].long()[tokens // BLOCK] * BLOCK + tokens % BLOCK
+    slots = segments.block_tables[0].long()[tokens // BLOCK_SIZE] * BLOCK_SIZE + tokens % BLOCK_SIZE
     k, v = keys.clone(), values.clone()
-    block, offset = segments.slots[rows] // BLOCK, segments.slots[rows] % BLOCK
-    k[slots // BLOCK, :, :, slots % BLOCK] = keys[block, :, :, offset]
-    v[slots // BLOCK, :, slots % BLOCK] = values[block, :, offset]
+    block, offset = segments.slots[rows] // BLOCK_SIZE, segments.slots[rows] % BLOCK_SIZE
+    k[slots // BLOCK_SIZE, :, :, slots % BLOCK_SIZE] = keys[block, :, :, offset]
+    v[slots // BLOCK_SIZE, :, slots % BLOCK_SIZE] = values[block, :, offset]
     return (
         k,
         v,
@@ -203,7 +203,7 @@ def test_bad_segments_are_refused() -> None:
     with pytest.raises(IndexError, match="no block 99"):
         call(block_tables=torch.full_like(segments.block_tables, 99))
     with pytest.raises(IndexError, match="beyond its block table"):
-        call(context_len=segments.context_len + 10 * BLOCK)
+        call(context_len=segments.context_len + 10 * BLOCK_SIZE)
     with pytest.raises(IndexError, match="cannot have parent"):
         call(parents=torch.tensor([-1, 1, 0], dtype=torch.int32))
     with pytest.raises(IndexError, match="no slot"):

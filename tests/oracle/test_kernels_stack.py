@@ -48,7 +48,7 @@ TOLERANCE: dict[Modes, float] = {
 }
 EACH: tuple[Mode, ...] = ("fp32", "bf16", "int8", "int4", "bf16", "int4wide", "int8")  # of "mixed"
 
-pytestmark = pytest.mark.skipif(not dispatch.available(), reason="no compiled kernels")
+pytestmark = pytest.mark.skipif(not dispatch.is_available(), reason="no compiled kernels")
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,7 @@ def test_plain_and_edited_rows_agree(naive: bool) -> None:
         assert have[0] == have[1]
 
 
-@pytest.mark.skipif(not dispatch.available(), reason="no compiled kernels")
+@pytest.mark.skipif(not dispatch.is_available(), reason="no compiled kernels")
 def test_compiled_draws_are_the_oracles() -> None:
     logits, states, words = mixed_batch(vocab=5001)
     have = OrdinarySampler().sample(logits, states, words)

@@ -19,7 +19,7 @@ from plait.server.engine.kv.block_pool import BLOCK_SIZE, BlockPool
 from plait.server.engine.runner import Runner
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model
-from plait.server.models.transformer import Model
+from plait.server.models.transformer import Transformer
 from plait.server.settings import EngineSettings, WeightMode
 from tests.fixtures.adversaries import adversaries  # noqa: F401, a fixture
 from tests.fixtures.engines import no_constraints, run
@@ -34,7 +34,7 @@ DRAFTERS: tuple[dict[str, Any], ...] = (
 )
 
 
-def engine_of(model: Model, num_blocks: int = 512) -> Engine:
+def engine_of(model: Transformer, num_blocks: int = 512) -> Engine:
     workshop = Workshop(model.vocab_size)
     host = AutoregressiveDecoder(model.vocab_size, speculator=Speculator(workshop, workshop.costs))
     return Engine(
@@ -53,7 +53,7 @@ def engine_of(model: Model, num_blocks: int = 512) -> Engine:
 @pytest.mark.parametrize("weights", ["fp32", "bf16", "int8", "int4"])
 def test_drafts_change_no_token_and_no_logprob(tmp_path: Path, weights: WeightMode) -> None:
     """Prompts of a few tokens of 300, so that looking things up finds something."""
-    if not dispatch.available():
+    if not dispatch.is_available():
         pytest.skip("the torch oracles sum in another order for other numbers of rows")
     model = load_model(resolve(str(write_tiny_model(tmp_path))), weights=weights)
     requests = random_requests(40, 12, seed=6, max_tokens=30)

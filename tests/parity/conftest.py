@@ -11,7 +11,7 @@ import torch
 
 from plait.server.models.catalog import ModelFiles, resolve
 from plait.server.models.load import load_model
-from plait.server.models.transformer import Model
+from plait.server.models.transformer import Transformer
 from tests.parity.peers import smollm2_peer
 
 
@@ -32,7 +32,7 @@ def smollm2_files() -> ModelFiles:
 
 
 @pytest.fixture(scope="session")
-def smollm2(smollm2_files: ModelFiles) -> Model:
+def smollm2(smollm2_files: ModelFiles) -> Transformer:
     return load_model(smollm2_files, weights="fp32")
 
 

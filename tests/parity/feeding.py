@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from plait.kernels.paged_attention import BLOCK, CAUSAL, TREE, AttentionMetadata
-from plait.server.models.transformer import KVCache, Model
+from plait.kernels.paged_attention import BLOCK_SIZE, CAUSAL, TREE, AttentionMetadata
+from plait.server.models.transformer import KVCache, Transformer
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Piece:
     def slots(self) -> list[int]:
         """Return where each row's key and value go."""
         tokens = range(self.context_len, self.context_len + len(self.token_ids))
-        return [self.blocks[token // BLOCK] * BLOCK + token % BLOCK for token in tokens]
+        return [
+            self.blocks[token // BLOCK_SIZE] * BLOCK_SIZE + token % BLOCK_SIZE for token in tokens
+        ]
 
 
 def segments(pieces: Sequence[Piece]) -> AttentionMetadata:
@@ -55,15 +57,15 @@ def segments(pieces: Sequence[Piece]) -> AttentionMetadata:
     )
 
 
-def feed(model: Model, kv: KVCache, *pieces: Piece) -> Tensor:
+def feed(model: Transformer, kv: KVCache, *pieces: Piece) -> Tensor:
     """Run the pieces in one forward pass; return logits [rows, vocab]."""
     token_ids = torch.tensor([token for piece in pieces for token in piece.token_ids])
     return model.logits(model.forward(token_ids, segments(pieces), kv))
 
 
-def logits_of(model: Model, token_ids: Sequence[int], *, chunk: int = 0) -> Tensor:
+def logits_of(model: Transformer, token_ids: Sequence[int], *, chunk: int = 0) -> Tensor:
     """Return logits [tokens, vocab] of one text, fed whole or in chunks."""
-    blocks = list(range(-(-len(token_ids) // BLOCK)))
+    blocks = list(range(-(-len(token_ids) // BLOCK_SIZE)))
     kv = model.new_kv_cache(len(blocks))
     chunk = chunk or len(token_ids)
     rows = [
@@ -73,9 +75,11 @@ def logits_of(model: Model, token_ids: Sequence[int], *, chunk: int = 0) -> Tens
     return torch.cat(rows)
 
 
-def greedy(model: Model, prompts: Sequence[Sequence[int]], num_tokens: int) -> list[list[int]]:
+def greedy(
+    model: Transformer, prompts: Sequence[Sequence[int]], num_tokens: int
+) -> list[list[int]]:
     """Return the greedy continuation of every prompt, all decoded in one batch."""
-    width = max(-(-(len(prompt) + num_tokens) // BLOCK) for prompt in prompts)
+    width = max(-(-(len(prompt) + num_tokens) // BLOCK_SIZE) for prompt in prompts)
     kv = model.new_kv_cache(width * len(prompts))
     tables = [range(i * width, (i + 1) * width) for i in range(len(prompts))]
     rows = feed(model, kv, *[Piece(p, t) for p, t in zip(prompts, tables, strict=True)])

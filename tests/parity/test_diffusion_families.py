@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from plait.kernels.paged_attention import BLOCK, FULL
+from plait.kernels.paged_attention import BLOCK_SIZE, FULL
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model
-from plait.server.models.transformer import KVCache, Model
+from plait.server.models.transformer import KVCache, Transformer
 from tests.fixtures.diffusion_layouts import MASK
 from tests.fixtures.tiny_models import write_tiny_model
 from tests.parity.feeding import Piece, feed
@@ -26,7 +26,7 @@ FAMILIES = (
 LENGTH = 48
 TEXT = [(7 * i * i + 3) % 299 + 1 for i in range(LENGTH)]
 HOLES = [MASK if i % 3 == 1 or i > 35 else token for i, token in enumerate(TEXT)]
-Pair = tuple[Model, PlainModel]
+Pair = tuple[Transformer, PlainModel]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -49,7 +49,7 @@ def same(have: Tensor, want: Tensor) -> None:
     torch.testing.assert_close(have, want, atol=1e-5 * float(want.abs().max()), rtol=0)
 
 
-def fill(model: Model, kv: KVCache, token_ids: list[int], size: int) -> Tensor:
+def fill(model: Transformer, kv: KVCache, token_ids: list[int], size: int) -> Tensor:
     """Feed a text block by block, each with holes first, then as it is; return the logits."""
     rows = []
     for start in range(0, len(token_ids), size):
@@ -90,7 +90,7 @@ def test_neighbours_change_no_bits(pair: Pair) -> None:
     others = [Piece(TEXT[:5], [3]), Piece(TEXT, range(4, 7), 0, FULL)]
     together = feed(model, model.new_kv_cache(7), others[0], canvas, others[1])
     assert torch.equal(together[5 : 5 + LENGTH], alone)
-    assert LENGTH == 3 * BLOCK
+    assert LENGTH == 3 * BLOCK_SIZE
 
 
 @pytest.mark.parametrize("family", FAMILIES)

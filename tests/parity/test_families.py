@@ -9,10 +9,10 @@ import pytest
 import torch
 import transformers
 
-from plait.kernels.paged_attention import BLOCK
+from plait.kernels.paged_attention import BLOCK_SIZE
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model
-from plait.server.models.transformer import Model
+from plait.server.models.transformer import Transformer
 from tests.parity.feeding import Piece, feed, logits_of
 from tests.parity.peers import save_random_peer
 
@@ -86,7 +86,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.fixture(params=CASES)
-def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Model, Any]:
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Transformer, Any]:
     """The same random weights in plait and in transformers."""
     family, overrides = CASES[request.param]
     config = transformers.AutoConfig.for_model(family, **{**SHAPE, **overrides})
@@ -94,7 +94,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Model, Any]:
     return load_model(resolve(str(tmp_path)), weights="fp32"), peer
 
 
-def test_logits_equal_transformers(pair: tuple[Model, Any]) -> None:
+def test_logits_equal_transformers(pair: tuple[Transformer, Any]) -> None:
     model, peer = pair
     token_ids = [(7 * i * i + 3) % 260 for i in range(70)]
     want = peer(torch.tensor([token_ids])).logits[0]
@@ -104,11 +104,11 @@ def test_logits_equal_transformers(pair: tuple[Model, Any]) -> None:
         torch.testing.assert_close(have, want, atol=2e-4, rtol=1e-3)
 
 
-def test_two_texts_in_one_batch(pair: tuple[Model, Any]) -> None:
+def test_two_texts_in_one_batch(pair: tuple[Transformer, Any]) -> None:
     model, peer = pair
     texts = [[(5 * i + 11) % 260 for i in range(33)], [(i * i + 2) % 260 for i in range(50)]]
     blocks = [range(3), range(3, 7)]
-    assert all(len(b) * BLOCK >= len(t) for t, b in zip(texts, blocks, strict=True))
+    assert all(len(b) * BLOCK_SIZE >= len(t) for t, b in zip(texts, blocks, strict=True))
     pieces = [Piece(text, table) for text, table in zip(texts, blocks, strict=True)]
     have = feed(model, model.new_kv_cache(7), *pieces)
     want = torch.cat([peer(torch.tensor([text])).logits[0] for text in texts])

@@ -14,8 +14,8 @@ from plait.server.models.catalog import resolve
 from plait.server.models.hf.config import spec_from_config
 from plait.server.models.load import load_model
 from plait.server.models.rope import frequencies
-from plait.server.models.spec import ModelSpec, Rope
-from plait.server.models.transformer import Model
+from plait.server.models.spec import ModelSpec, RopeSpec
+from plait.server.models.transformer import Transformer
 from tests.fixtures.tiny_models import CONFIG, random_weights, write_tiny_model
 from tests.parity.feeding import logits_of
 from tests.parity.tiny_gguf import Type, round_trip, write_gguf
@@ -114,9 +114,9 @@ def test_stretched_contexts_agree(tmp_path: Path, kind: str) -> None:
     torch.testing.assert_close(have, logits_of(_load(folder, "fp32"), TOKENS))
 
 
-def _llama3_factors(rope: Rope) -> torch.Tensor:
-    return (frequencies(Rope(rope.theta, rope.dim)) / frequencies(rope)).float()
+def _llama3_factors(rope: RopeSpec) -> torch.Tensor:
+    return (frequencies(RopeSpec(rope.theta, rope.dim)) / frequencies(rope)).float()
 
 
-def _load(path: Path, weights: Any) -> Model:
+def _load(path: Path, weights: Any) -> Transformer:
     return load_model(resolve(str(path)), weights=weights)

@@ -11,7 +11,7 @@ from plait.kernels import dispatch
 from plait.kernels.paged_attention import FULL, TREE
 from plait.server.models.catalog import ModelFiles
 from plait.server.models.load import load_model
-from plait.server.models.transformer import KVCache, Model
+from plait.server.models.transformer import KVCache, Transformer
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
 from tests.parity.feeding import Piece, feed, greedy, logits_of
 
@@ -69,14 +69,16 @@ def token_ids(tokenizer: Tokenizer) -> list[int]:
     return ids
 
 
-def test_logits_equal_transformers(smollm2: Model, peer: Any, token_ids: list[int]) -> None:
+def test_logits_equal_transformers(smollm2: Transformer, peer: Any, token_ids: list[int]) -> None:
     have = logits_of(smollm2, token_ids)
     want = peer(torch.tensor([token_ids])).logits[0]
     assert (have - want).abs().max() < 1e-3
 
 
 @pytest.mark.slow
-def test_greedy_text_equals_transformers(smollm2: Model, peer: Any, tokenizer: Tokenizer) -> None:
+def test_greedy_text_equals_transformers(
+    smollm2: Transformer, peer: Any, tokenizer: Tokenizer
+) -> None:
     prompts = [
         tokenizer.encode(
             f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n", special=True
@@ -100,16 +102,18 @@ def test_greedy_text_equals_transformers(smollm2: Model, peer: Any, tokenizer: T
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 16, 50])
-def test_chunked_prefill_equals_whole(smollm2: Model, token_ids: list[int], chunk: int) -> None:
+def test_chunked_prefill_equals_whole(
+    smollm2: Transformer, token_ids: list[int], chunk: int
+) -> None:
     ids = token_ids[:70]
     have, want = logits_of(smollm2, ids, chunk=chunk), logits_of(smollm2, ids)
-    if dispatch.available():
+    if dispatch.is_available():
         assert torch.equal(have, want)
     else:
         torch.testing.assert_close(have, want, atol=1e-3, rtol=0)
 
 
-def test_tree_rows_equal_their_paths(smollm2: Model, token_ids: list[int]) -> None:
+def test_tree_rows_equal_their_paths(smollm2: Transformer, token_ids: list[int]) -> None:
     prompt, rest = token_ids[:37], token_ids[100:108]
     parents = [-1, 0, 0, 1, 1, 2, -1, 6]
     blocks = range(3)
@@ -133,7 +137,7 @@ def _path(row: int, parents: list[int]) -> list[int]:
     return [] if row < 0 else [*_path(parents[row], parents), row]
 
 
-def test_block_rows_see_each_other(smollm2: Model, peer: Any, token_ids: list[int]) -> None:
+def test_block_rows_see_each_other(smollm2: Transformer, peer: Any, token_ids: list[int]) -> None:
     prompt, canvas = token_ids[:21], token_ids[60:73]
     blocks = range(3)
     kv = smollm2.new_kv_cache(len(blocks))
@@ -149,7 +153,7 @@ def test_block_rows_see_each_other(smollm2: Model, peer: Any, token_ids: list[in
     torch.testing.assert_close(have, want, atol=1e-3, rtol=0)
 
 
-def test_kinds_of_segments_share_one_pass(smollm2: Model, token_ids: list[int]) -> None:
+def test_kinds_of_segments_share_one_pass(smollm2: Transformer, token_ids: list[int]) -> None:
     """A prompt chunk, a plain row, a tree and a canvas of four sequences, in one forward."""
     prompt = token_ids[:19]
     tables = [range(4 * i, 4 * i + 4) for i in range(4)]
@@ -167,7 +171,7 @@ def test_kinds_of_segments_share_one_pass(smollm2: Model, token_ids: list[int]) 
 
     have = feed(smollm2, prepared(), *pieces)
     want = torch.cat([feed(smollm2, prepared(), piece) for piece in pieces])
-    if dispatch.available():
+    if dispatch.is_available():
         assert torch.equal(have, want)
     else:
         torch.testing.assert_close(have, want, atol=1e-3, rtol=0)
@@ -176,7 +180,7 @@ def test_kinds_of_segments_share_one_pass(smollm2: Model, token_ids: list[int]) 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["auto", "int8", "bf16"])
 def test_modes_stay_near_fp32(
-    smollm2_files: ModelFiles, smollm2: Model, token_ids: list[int], mode: Any
+    smollm2_files: ModelFiles, smollm2: Transformer, token_ids: list[int], mode: Any
 ) -> None:
     """Rounding may turn near ties only: where the two best tokens are far apart, they agree."""
     want = logits_of(smollm2, token_ids)

@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.parity,
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(not dispatch.available(), reason="the oracles are too slow"),
+    pytest.mark.skipif(not dispatch.is_available(), reason="the oracles are too slow"),
 ]
 
 

@@ -107,7 +107,7 @@ def segments(pieces: Sequence[tuple[AttentionMode, int, int, list[int]]]) -> Att
     ("attend", "context", "rows", "parents", "want"),
     [
         (AttentionMode.CAUSAL, 5, 3, [], 15 + 6),
-        (AttentionMode.BLOCK, 5, 3, [], 15 + 9),
+        (AttentionMode.FULL, 5, 3, [], 15 + 9),
         (AttentionMode.TREE, 2, 4, [-1, 0, 0, 1], 8 + 1 + 2 + 2 + 3),
         (AttentionMode.BRANCHES, 2, 5, [0, 1, 0, 1, 1], 10 + 4 + 9),
         (AttentionMode.SHADOW, 2, 6, [], 12 + 9 + 3 * (2 + 1)),

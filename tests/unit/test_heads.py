@@ -17,7 +17,7 @@ from plait.server.engine.build import build_engine
 from plait.server.models.catalog import BadModel, ModelFiles, resolve
 from plait.server.models.heads import SHIPPED, add_inputs, belongs_to, find_heads
 from plait.server.models.load import load_model
-from plait.server.models.transformer import Model
+from plait.server.models.transformer import Transformer
 from plait.server.settings import EngineSettings
 from tests.fixtures.drafting import drafted_by
 from tests.fixtures.engines import request, run
@@ -93,7 +93,7 @@ def test_an_input_that_is_an_embedding_acts_as_its_token(files: ModelFiles) -> N
     assert torch.equal(_rows(model, text, [VOCAB, VOCAB + 1], [-1, 0]), want)
 
 
-def _rows(model: Model, text: list[int], tree: list[int], parents: list[int]) -> Tensor:
+def _rows(model: Transformer, text: list[int], tree: list[int], parents: list[int]) -> Tensor:
     blocks = range(1)
     kv = model.new_kv_cache(1)
     first = feed(model, kv, Piece(text, blocks))

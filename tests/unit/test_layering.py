@@ -91,8 +91,8 @@ def test_starts_without_torch(module: str) -> None:
 @pytest.mark.parametrize(
     ("path", "statement"),
     [
-        ("kernels/noise/naive.py", "from plait.decoders import protocol"),
-        ("kernels/noise/naive.py", "import plait.server.errors"),
+        ("kernels/noise/reference.py", "from plait.decoders import protocol"),
+        ("kernels/noise/reference.py", "import plait.server.errors"),
         ("decoders/contract/registry.py", "from plait.server.errors import BadRequest"),
         ("decoders/search/smc.py", "from plait.decoders.constrained.load import ConstraintLoader"),
         ("server/api/app.py", "from tests.fixtures import stub_pool"),
@@ -121,6 +121,6 @@ def test_downward_imports_pass(tmp_path: Path) -> None:
         "server/engine/engine.py": "from plait.decoders import registry\nimport torch\n",
         "decoders/search/smc.py": "from plait.decoders.contract.decoder import Decoder\n",
         "decoders/search/awrs.py": "from plait.decoders.search.smc import resample\n",
-        "kernels/noise/naive.py": "from plait.kernels import dispatch\nimport torch\n",
+        "kernels/noise/reference.py": "from plait.kernels import dispatch\nimport torch\n",
     }
     assert upward_imports(plant(tmp_path, files)) == []

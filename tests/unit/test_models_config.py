@@ -11,7 +11,7 @@ import torch
 from plait.server.models.catalog import BadModel
 from plait.server.models.hf.config import read_config, spec_from_config
 from plait.server.models.rope import frequencies, tables
-from plait.server.models.spec import ModelSpec, Rope
+from plait.server.models.spec import ModelSpec, RopeSpec
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
@@ -32,7 +32,7 @@ def spec(**changes: Any) -> ModelSpec:
 def test_defaults_are_filled_in() -> None:
     have = spec(head_dim=None, num_key_value_heads=None)
     assert (have.head_dim, have.kv_heads) == (16, 4)
-    assert have.rope == Rope(theta=1e4, dim=16)
+    assert have.rope == RopeSpec(theta=1e4, dim=16)
     assert have.windows == (0, 0, 0, 0)
     assert not have.tied_embeddings
 
@@ -124,7 +124,7 @@ def test_a_value_of_the_wrong_type_names_its_file(tmp_path: Path) -> None:
 
 
 def test_rotary_tables_are_exact_at_late_positions() -> None:
-    rope = Rope(theta=1e4, dim=8)
+    rope = RopeSpec(theta=1e4, dim=8)
     cos, sin = tables(rope, 100_001)
     for pair in range(4):
         angle = 100_000 * 1e4 ** (-2 * pair / 8)
@@ -133,9 +133,9 @@ def test_rotary_tables_are_exact_at_late_positions() -> None:
 
 
 def test_scaled_frequencies_stay_between_plain_and_divided() -> None:
-    plain = frequencies(Rope(theta=1e4, dim=64))
+    plain = frequencies(RopeSpec(theta=1e4, dim=64))
     for kind in ("llama3", "yarn"):
-        have = frequencies(Rope(1e4, 64, kind, factor=8.0, original_positions=2048))
+        have = frequencies(RopeSpec(1e4, 64, kind, factor=8.0, original_positions=2048))
         assert torch.equal(have[:4], plain[:4])
         torch.testing.assert_close(have[-4:], plain[-4:] / 8)
         assert (have <= plain).all()

@@ -16,7 +16,7 @@ from plait.server.models.catalog import BadModel, resolve
 from plait.server.models.hf.config import read_config, spec_from_config
 from plait.server.models.hf.diffusion import read_diffusion
 from plait.server.models.load import load_model
-from plait.server.models.transformer import Model
+from plait.server.models.transformer import Transformer
 from tests.fixtures.diffusion_layouts import tiny_config
 from tests.fixtures.tiny_models import CONFIG, write_tiny_model
 
@@ -154,7 +154,7 @@ def test_llada_counts_rows_of_the_embedding() -> None:
     assert spec_from_config({**config, "include_qkv_bias": True}).qkv_bias
 
 
-def load(folder: Path) -> Model:
+def load(folder: Path) -> Transformer:
     return load_model(resolve(str(folder)), weights="fp32")
 
 

@@ -14,7 +14,7 @@ from gguf import GGMLQuantizationType as Type
 
 from plait.kernels.linear import dense, from_dense, from_groups
 from plait.server.models.catalog import BadModel
-from plait.server.models.checkpoint import Dense, Groups
+from plait.server.models.checkpoint import DenseTensor, QuantizedTensor
 from plait.server.models.gguf import GgufCheckpoint, spec_from_metadata
 from plait.server.models.gguf_blocks import unpack
 from plait.server.models.gguf_header import GgufFile, read_gguf
@@ -42,7 +42,7 @@ def random_blocks(kind: Type) -> Any:
 def test_groups_are_what_gguf_dequantises(kind: Type) -> None:
     rows = random_blocks(kind)
     have = unpack(rows, kind)
-    assert isinstance(have, Groups)
+    assert isinstance(have, QuantizedTensor)
     want = torch.from_numpy(gguf.quants.dequantize(rows, kind))
     assert torch.equal(have.dense(), want)
 
@@ -51,7 +51,7 @@ def test_groups_are_what_gguf_dequantises(kind: Type) -> None:
 def test_packed_groups_hold_the_same_values(kind: Type) -> None:
     rows = random_blocks(kind)
     stored = unpack(rows, kind)
-    assert isinstance(stored, Groups)
+    assert isinstance(stored, QuantizedTensor)
     weight = from_groups(stored.q, stored.scale, stored.minimum)
     assert torch.equal(dense(weight), torch.from_numpy(gguf.quants.dequantize(rows, kind)))
     assert (weight.mode == "int4wide") == (kind is Type.Q4_K)
@@ -62,7 +62,7 @@ def test_types_without_groups_of_their_own_are_held_to_eight_bits(kind: Type) ->
     rows = random_blocks(kind)
     want = torch.from_numpy(gguf.quants.dequantize(rows, kind))
     stored = unpack(rows, kind)
-    assert isinstance(stored, Dense)
+    assert isinstance(stored, DenseTensor)
     groups = want.view(ROWS, -1, 32)
     have = dense(from_dense(stored.values, stored.keep)).view_as(groups)
     # Half a step of 127 to the greatest, and what rounding the step to 16 bits adds.
@@ -74,7 +74,7 @@ def test_types_without_groups_of_their_own_are_held_to_eight_bits(kind: Type) ->
 def test_other_types_are_dequantised(kind: Type) -> None:
     rows = random_blocks(kind)
     have = unpack(rows, kind)
-    assert isinstance(have, Dense)
+    assert isinstance(have, DenseTensor)
     assert torch.equal(have.values, torch.from_numpy(gguf.quants.dequantize(rows, kind)))
 
 
@@ -82,7 +82,7 @@ def test_other_types_are_dequantised(kind: Type) -> None:
 def test_plain_numbers_keep_their_type(kind: Type) -> None:
     want = torch.randn(3, 64).to(torch.float16).float().bfloat16().float()
     have = unpack(gguf.quants.quantize(want.numpy(), kind), kind)
-    assert isinstance(have, Dense)
+    assert isinstance(have, DenseTensor)
     assert have.values.element_size() == (4 if kind is Type.F32 else 2)
     assert torch.equal(have.values.float(), want)
 

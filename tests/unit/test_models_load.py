@@ -13,13 +13,13 @@ from plait.kernels.linear import dense
 from plait.server.models.catalog import BadModel, resolve
 from plait.server.models.fingerprint import fingerprint
 from plait.server.models.load import load_model
-from plait.server.models.transformer import Model
+from plait.server.models.transformer import Transformer
 from tests.fixtures.tiny_models import write_tiny_model
 
 Tensors = dict[str, torch.Tensor]
 
 
-def load(folder: Path, weights: Any = "fp32", **options: Any) -> Model:
+def load(folder: Path, weights: Any = "fp32", **options: Any) -> Transformer:
     return load_model(resolve(str(folder)), weights=weights, **options)
 
 

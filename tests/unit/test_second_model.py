@@ -15,7 +15,7 @@ from plait.server.engine.build import build_engine
 from plait.server.engine.draft_model.load import load_draft_model, parse_layers
 from plait.server.models.catalog import BadModel, resolve
 from plait.server.models.load import load_model
-from plait.server.models.transformer import Model
+from plait.server.models.transformer import Transformer
 from plait.server.settings import EngineSettings
 from plait.server.wire.messages import GenerateRequest
 from tests.fixtures.engines import run
@@ -65,7 +65,7 @@ def test_a_model_of_some_layers_is_the_one_that_has_no_others(target: Path, tmp_
     have = whole.with_layers((1, 3))
     assert have.kv_block_bytes * 2 == whole.kv_block_bytes
     assert not torch.allclose(model_logits(have, TEXT), model_logits(whole, TEXT))
-    want = Model(
+    want = Transformer(
         other.spec,
         _weights_of(whole, (1, 3)),
         mode="fp32",
@@ -74,7 +74,7 @@ def test_a_model_of_some_layers_is_the_one_that_has_no_others(target: Path, tmp_
     assert torch.equal(model_logits(have, TEXT), model_logits(want, TEXT))
 
 
-def _weights_of(model: Model, layers: tuple[int, ...]) -> Any:
+def _weights_of(model: Transformer, layers: tuple[int, ...]) -> Any:
     weights = model._weights
     return type(weights)(
         weights.embedding,
@@ -108,7 +108,7 @@ def test_quantised_weights_draft_for_exact_ones(target: Path) -> None:
     whole = load_model(files, weights="fp32")
     drafter = load_draft_model(settings(target, "self", draft_weights="int8"), whole, files)
     assert drafter is not None
-    assert isinstance(drafter.model, Model)
+    assert isinstance(drafter.model, Transformer)
     assert (drafter.model.mode, whole.mode) == ("int8", "fp32")
 
 

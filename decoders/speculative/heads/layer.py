@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from plait.kernels.glue import rms_norm, rope
+from plait.kernels.elementwise import rms_norm, rope
 from plait.kernels.linear import Mode, Weight, from_dense, linear
 
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

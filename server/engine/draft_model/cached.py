@@ -25,7 +25,7 @@ from plait.server.models.transformer import KVCache
 
 
 class SuperposableModel(RunnableModel, Protocol):
-    """A model whose rows may be sums of tokens (plait.server.models.transformer.Model)."""
+    """A model whose rows may be sums of tokens (plait.server.models.transformer.Transformer)."""
 
     def superpose(
         self, token_ids: Tensor, weights: Tensor, segments: AttentionMetadata, kv: KVCache

@@ -14,7 +14,7 @@ from plait.server.models.load import load_model
 from plait.server.prompt.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
-    from plait.server.models.transformer import Model
+    from plait.server.models.transformer import Transformer
     from plait.server.settings import EngineSettings
 
 SELF = "self"
@@ -22,7 +22,7 @@ SPAN = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 def load_draft_model(
-    settings: EngineSettings, target: Model, files: ModelFiles
+    settings: EngineSettings, target: Transformer, files: ModelFiles
 ) -> CachedDraftModel | None:
     """Return the draft model that the settings name; None: they name none.
 
@@ -80,14 +80,14 @@ def parse_layers(text: str, count: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _own(settings: EngineSettings, target: Model, files: ModelFiles) -> Model:
+def _own(settings: EngineSettings, target: Transformer, files: ModelFiles) -> Transformer:
     """Return the target, read once more if its draft is to have other weights."""
     if settings.draft_weights in ("auto", target.mode):
         return target
     return _load(settings, files)
 
 
-def _other(settings: EngineSettings, target: Model, files: ModelFiles) -> Model:
+def _other(settings: EngineSettings, target: Transformer, files: ModelFiles) -> Transformer:
     """Return another model, whose tokens are the target's."""
     name = settings.draft_model
     found = resolve(name)
@@ -112,7 +112,7 @@ def _tokens(files: ModelFiles) -> list[bytes]:
     return [tokenizer.token_name(token) for token in range(len(tokenizer.token_bytes))]
 
 
-def _load(settings: EngineSettings, files: ModelFiles) -> Model:
+def _load(settings: EngineSettings, files: ModelFiles) -> Transformer:
     return load_model(
         files,
         weights=settings.draft_weights,

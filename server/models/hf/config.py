@@ -17,9 +17,9 @@ from plait.server.models.hf.families import FAMILIES, REQUIRED, is_understood
 from plait.server.models.hf.json_files import read_json
 from plait.server.models.spec import (
     MAX_LAYERS,
-    Experts,
     ModelSpec,
-    Rope,
+    MoeSpec,
+    RopeSpec,
     yarn_attention_factor,
 )
 
@@ -148,8 +148,8 @@ def _own_qkv_bias(config: Config) -> bool:
     return bool(config.get("include_qkv_bias") or config.get("use_qkv_bias"))
 
 
-def _experts(config: Config) -> Experts:
-    return Experts(
+def _experts(config: Config) -> MoeSpec:
+    return MoeSpec(
         count=config["num_experts"] or 0,
         chosen=config["num_experts_per_tok"],
         ffn=config["moe_intermediate_size"] or 0,
@@ -195,7 +195,7 @@ def _rotary(config: Config, layers: int) -> tuple[bool, ...]:
     return tuple(not interval or (i + 1) % interval != 0 for i in range(layers))
 
 
-def _rope(config: Config, head_dim: int) -> Rope:
+def _rope(config: Config, head_dim: int) -> RopeSpec:
     given = config["rope_parameters"] or config["rope_scaling"] or {}
     theta = float(given.get("rope_theta") or config["rope_theta"] or 1e4)
     kind = given.get("rope_type") or given.get("type") or "default"
@@ -205,13 +205,13 @@ def _rope(config: Config, head_dim: int) -> Rope:
         )
     _refuse_unknown_rope(given, kind)
     if kind == "default":
-        return Rope(theta, head_dim)
+        return RopeSpec(theta, head_dim)
     original = given.get("original_max_position_embeddings") or config["max_position_embeddings"]
     factor = given.get("factor") or config["max_position_embeddings"] / original
     if kind == "linear":
-        return Rope(theta, head_dim, "linear", factor=factor)
+        return RopeSpec(theta, head_dim, "linear", factor=factor)
     if kind == "llama3":
-        return Rope(
+        return RopeSpec(
             theta,
             head_dim,
             "llama3",
@@ -220,7 +220,7 @@ def _rope(config: Config, head_dim: int) -> Rope:
             low_freq_factor=given.get("low_freq_factor", 1.0),
             high_freq_factor=given.get("high_freq_factor", 4.0),
         )
-    return Rope(
+    return RopeSpec(
         theta,
         head_dim,
         "yarn",

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from safetensors import SafetensorError, safe_open
 
 from plait.server.models.catalog import MALFORMED, OTHERS, BadModel, naming
-from plait.server.models.checkpoint import Dense
+from plait.server.models.checkpoint import DenseTensor
 from plait.server.models.hf.config import read_config
 from plait.server.models.hf.json_files import read_json
-from plait.server.models.hf.layouts import Part, parts
+from plait.server.models.hf.layouts import TensorSlice, tensor_slices
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,11 +31,13 @@ class HfCheckpoint:
 
     def __init__(self, folder: Path, framework: Literal["pt", "np"] = "pt") -> None:
         self.spec, self.diffusion = read_config(folder)
-        self._stored: dict[str, tuple[Any, str, Part]] = {}  # by usual name; file, name in it
+        self._stored: dict[
+            str, tuple[Any, str, TensorSlice]
+        ] = {}  # by usual name; file, name in it
         for path in weight_files(folder):
             file = _open(path, framework)
             for stored in file.keys():  # noqa: SIM118 (no dictionary)
-                for part in parts(stored, self.spec):
+                for part in tensor_slices(stored, self.spec):
                     self._stored[part.name] = file, stored, part
         self._folder = folder
 
@@ -55,12 +57,12 @@ class HfCheckpoint:
         rows, *others = view.get_shape()
         return len(range(rows)[part.start : part.stop]), *others
 
-    def read(self, name: str) -> Dense:
+    def read(self, name: str) -> DenseTensor:
         """Return one tensor as stored."""
         self.stored_shape(name)
         file, stored, part = self._stored[name]
         values: Tensor = file.get_tensor(stored)[part.start : part.stop]
-        return Dense(values, "bf16")
+        return DenseTensor(values, "bf16")
 
 
 def _open(path: Path, framework: str) -> Any:

@@ -39,7 +39,7 @@ _LLADA_OUTER: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TensorSlice:
     """A tensor under its usual name: some rows of one that is stored, or all of them."""
 
     name: str
@@ -47,13 +47,13 @@ class Part:
     stop: int | None = None
 
 
-def parts(stored: str, spec: ModelSpec) -> tuple[Part, ...]:
+def tensor_slices(stored: str, spec: ModelSpec) -> tuple[TensorSlice, ...]:
     """Return what a tensor of the file holds; an unknown name is handed on as it is."""
     if spec.family == "llada":
-        return (Part(_llada(stored)),)
+        return (TensorSlice(_llada(stored)),)
     if spec.family == "llada2_moe":
         return _llada2(stored, spec)
-    return (Part(stored),)
+    return (TensorSlice(stored),)
 
 
 def _llada(stored: str) -> str:
@@ -63,17 +63,17 @@ def _llada(stored: str) -> str:
     return f"{layer_prefix(int(match[1]))}{_LLADA_PARTS[match[2]]}.{match[3]}"
 
 
-def _llada2(stored: str, spec: ModelSpec) -> tuple[Part, ...]:
+def _llada2(stored: str, spec: ModelSpec) -> tuple[TensorSlice, ...]:
     match = _LLADA2_ATTENTION.fullmatch(stored)
     if match is None:
-        return (Part(EMBEDDING if stored == "model.word_embeddings.weight" else stored),)
+        return (TensorSlice(EMBEDDING if stored == "model.word_embeddings.weight" else stored),)
     prefix, suffix = f"{match[1]}self_attn.", f".{match[3]}"
     if match[2] != _LLADA2_FUSED:
-        return (Part(prefix + _LLADA2_PARTS.get(match[2], match[2]) + suffix),)
+        return (TensorSlice(prefix + _LLADA2_PARTS.get(match[2], match[2]) + suffix),)
     k = spec.heads * spec.head_dim
     v = k + spec.kv_heads * spec.head_dim
     return (
-        Part(f"{prefix}q_proj{suffix}", 0, k),
-        Part(f"{prefix}k_proj{suffix}", k, v),
-        Part(f"{prefix}v_proj{suffix}", v),
+        TensorSlice(f"{prefix}q_proj{suffix}", 0, k),
+        TensorSlice(f"{prefix}k_proj{suffix}", k, v),
+        TensorSlice(f"{prefix}v_proj{suffix}", v),
     )

@@ -10,16 +10,16 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from plait.kernels import glue, linear, paged_attention
+from plait.kernels import elementwise, linear, paged_attention
 from plait.kernels import moe as _experts
 from plait.kernels.decoder_stack.layers import LayerWeights, StackConfig
-from plait.kernels.glue.naive import rms_norm as rms_norm_naive
-from plait.kernels.glue.naive import rope, silu_mul, write_kv
-from plait.kernels.linear.naive import linear as linear_naive
-from plait.kernels.moe.naive import experts as experts_naive
+from plait.kernels.elementwise.reference import rms_norm as rms_norm_naive
+from plait.kernels.elementwise.reference import rope, silu_mul, write_kv
+from plait.kernels.linear.reference import linear as linear_naive
+from plait.kernels.moe.reference import experts as experts_naive
 from plait.kernels.moe.routed import silu_mul as silu_mul_steady
 from plait.kernels.paged_attention import AttentionMetadata
-from plait.kernels.paged_attention.naive import paged_attention as attention_naive
+from plait.kernels.paged_attention.reference import paged_attention as attention_naive
 
 
 class Steps(NamedTuple):
@@ -34,7 +34,7 @@ class Steps(NamedTuple):
 
 ORACLES = Steps(rms_norm_naive, linear_naive, attention_naive, silu_mul, experts_naive)
 COMPILED = Steps(
-    glue.rms_norm,
+    elementwise.rms_norm,
     linear.linear,
     paged_attention.paged_attention,
     silu_mul_steady,

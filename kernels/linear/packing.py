@@ -26,7 +26,7 @@ PANEL = 32
 GROUP = 32
 
 
-def pack_panels(mode: str, values: Tensor, scale: Tensor | None, minimum: Tensor | None) -> Tensor:
+def pack_weight(mode: str, values: Tensor, scale: Tensor | None, minimum: Tensor | None) -> Tensor:
     """Return [panels, groups, bytes of a block] uint8 for values [n, k] of layout "rows"."""
     n, k = values.shape
     values = pad(values, (0, -k % GROUP, 0, -n % PANEL))
@@ -35,7 +35,7 @@ def pack_panels(mode: str, values: Tensor, scale: Tensor | None, minimum: Tensor
     return torch.cat([part.view(torch.uint8).flatten(2) for part in parts], -1).contiguous()
 
 
-def unpack_panels(mode: str, packed: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def unpack_weight(mode: str, packed: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Undo pack_panels; the padding stays: values [n + pad, k + pad], scale and minimum [.., g]."""
     scale = minimum = None
     kind = torch.float32 if mode == "int4wide" else torch.float16

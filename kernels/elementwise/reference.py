@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from plait.kernels.paged_attention.metadata import BLOCK
+from plait.kernels.paged_attention.metadata import BLOCK_SIZE
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
@@ -36,7 +36,7 @@ def write_kv(k: Tensor, v: Tensor, k_layer: Tensor, v_layer: Tensor, slots: Tens
 
     k_layer [num_blocks, kv_heads, head_dim, 16], v_layer [num_blocks, kv_heads, 16, head_dim].
     """
-    block, offset = slots // BLOCK, slots % BLOCK
+    block, offset = slots // BLOCK_SIZE, slots % BLOCK_SIZE
     k_layer[block, :, :, offset] = k.to(k_layer.dtype)
     v_layer[block, :, offset, :] = v.to(v_layer.dtype)
 

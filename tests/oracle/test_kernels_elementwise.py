@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from plait.kernels import dispatch
-from plait.kernels.glue import rms_norm, rope, write_kv
+from plait.kernels.elementwise import rms_norm, rope, write_kv
 from plait.kernels.kv_copy import copy_blocks, move_slots
-from plait.kernels.paged_attention import BLOCK
+from plait.kernels.paged_attention import BLOCK_SIZE
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -33,13 +33,13 @@ def test_rotation_is_that_of_complex_numbers() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_tokens_are_found_where_they_were_written(dtype: torch.dtype) -> None:
-    k_layer = torch.zeros(4, 2, 8, BLOCK, dtype=dtype)
-    v_layer = torch.zeros(4, 2, BLOCK, 8, dtype=dtype)
+    k_layer = torch.zeros(4, 2, 8, BLOCK_SIZE, dtype=dtype)
+    v_layer = torch.zeros(4, 2, BLOCK_SIZE, 8, dtype=dtype)
     k, v = torch.randn(3, 2, 8), torch.randn(3, 2, 8)
-    slots = torch.tensor([3 * BLOCK + 5, 0, BLOCK + 15])
+    slots = torch.tensor([3 * BLOCK_SIZE + 5, 0, BLOCK_SIZE + 15])
     write_kv(k, v, k_layer, v_layer, slots)
     for row, slot in enumerate(slots.tolist()):
-        block, offset = divmod(slot, BLOCK)
+        block, offset = divmod(slot, BLOCK_SIZE)
         assert torch.equal(k_layer[block, :, :, offset], k[row].to(dtype))
         assert torch.equal(v_layer[block, :, offset], v[row].to(dtype))
     assert int(k_layer.ne(0).sum()) == int(v_layer.ne(0).sum()) == k.numel()
@@ -48,7 +48,10 @@ def test_tokens_are_found_where_they_were_written(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("naive", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_blocks_are_copied_in_every_layer(dtype: torch.dtype, naive: bool) -> None:
-    k, v = torch.randn(3, 6, 2, 8, BLOCK).to(dtype), torch.randn(3, 6, 2, BLOCK, 8).to(dtype)
+    k, v = (
+        torch.randn(3, 6, 2, 8, BLOCK_SIZE).to(dtype),
+        torch.randn(3, 6, 2, BLOCK_SIZE, 8).to(dtype),
+    )
     want_k, want_v = k.clone(), v.clone()
     want_k[:, [1, 2, 5]], want_v[:, [1, 2, 5]] = k[:, [0, 1, 2]], v[:, [0, 1, 2]]
     copy_blocks(k, v, torch.tensor([0, 1, 2]), torch.tensor([1, 2, 5]), naive=naive)
@@ -59,7 +62,10 @@ def test_blocks_are_copied_in_every_layer(dtype: torch.dtype, naive: bool) -> No
 @pytest.mark.parametrize("naive", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_slots_move_even_where_they_overlap(dtype: torch.dtype, naive: bool) -> None:
-    k, v = torch.randn(3, 6, 2, 8, BLOCK).to(dtype), torch.randn(3, 6, 2, BLOCK, 8).to(dtype)
+    k, v = (
+        torch.randn(3, 6, 2, 8, BLOCK_SIZE).to(dtype),
+        torch.randn(3, 6, 2, BLOCK_SIZE, 8).to(dtype),
+    )
     src, dst = [17, 18, 40, 3], [16, 17, 18, 95]
     flat_k = k.permute(1, 4, 0, 2, 3).flatten(0, 1).clone()  # [slot, layer, head, dim]
     flat_v = v.permute(1, 3, 0, 2, 4).flatten(0, 1).clone()
@@ -69,9 +75,9 @@ def test_slots_move_even_where_they_overlap(dtype: torch.dtype, naive: bool) -> 
     assert torch.equal(v.permute(1, 3, 0, 2, 4).flatten(0, 1), flat_v)
 
 
-@pytest.mark.skipif(not dispatch.available(), reason="no compiled kernels")
+@pytest.mark.skipif(not dispatch.is_available(), reason="no compiled kernels")
 def test_places_outside_the_cache_are_refused() -> None:
-    k, v = torch.zeros(1, 2, 1, 8, BLOCK), torch.zeros(1, 2, 1, BLOCK, 8)
+    k, v = torch.zeros(1, 2, 1, 8, BLOCK_SIZE), torch.zeros(1, 2, 1, BLOCK_SIZE, 8)
     with pytest.raises(IndexError, match="no place 2"):
         copy_blocks(k, v, torch.tensor([0]), torch.tensor([2]))
     with pytest.raises(IndexError, match="no place -1"):

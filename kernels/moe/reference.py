@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plait.kernels.glue.naive import silu_mul
-from plait.kernels.linear.naive import linear
-from plait.kernels.moe.weights import ExpertWeights, Routing
+from plait.kernels.elementwise.reference import silu_mul
+from plait.kernels.linear.reference import linear
+from plait.kernels.moe.weights import ExpertRouting, ExpertWeights
 
 
 def experts(x: Tensor, weights: ExpertWeights) -> Tensor:
@@ -21,7 +21,7 @@ def experts(x: Tensor, weights: ExpertWeights) -> Tensor:
     return total
 
 
-def _shares(scores: Tensor, bias: Tensor | None, routing: Routing) -> Tensor:
+def _shares(scores: Tensor, bias: Tensor | None, routing: ExpertRouting) -> Tensor:
     """Return each expert's share of each row, [rows, experts], zero for those not chosen."""
     wanted = scores if bias is None else scores + bias
     grouped = wanted.view(wanted.shape[0], routing.groups, -1)

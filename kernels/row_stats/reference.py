@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from plait.kernels.noise import elementary
-from plait.kernels.noise.naive import legal_tokens
+from plait.kernels.noise.reference import legal_tokens
 
 MASS_UNIT = 2.0**40
 

@@ -11,20 +11,22 @@ from torch import Tensor
 
 from plait.kernels import dispatch
 from plait.kernels.linear import Mode, dense, from_dense
-from plait.kernels.moe import ExpertWeights, Routing, experts
+from plait.kernels.moe import ExpertRouting, ExpertWeights, experts
 from plait.kernels.moe.routed import silu_mul
 
 HIDDEN, FFN, EXPERTS = 40, 24, 12
 ROUTINGS = {
-    "flat": Routing(chosen=3),
-    "groups": Routing(chosen=3, groups=4, kept_groups=2, scale=2.5),
-    "one of a group": Routing(chosen=2, groups=12, kept_groups=5),
-    "as scored": Routing(chosen=4, normalised=False),
-    "one expert": Routing(chosen=1, groups=3, kept_groups=1),
+    "flat": ExpertRouting(chosen=3),
+    "groups": ExpertRouting(chosen=3, groups=4, kept_groups=2, scale=2.5),
+    "one of a group": ExpertRouting(chosen=2, groups=12, kept_groups=5),
+    "as scored": ExpertRouting(chosen=4, normalised=False),
+    "one expert": ExpertRouting(chosen=1, groups=3, kept_groups=1),
 }
 
 
-def make_weights(routing: Routing, mode: Mode = "fp32", *, naive: bool = False) -> ExpertWeights:
+def make_weights(
+    routing: ExpertRouting, mode: Mode = "fp32", *, naive: bool = False
+) -> ExpertWeights:
     """Return random weights; the same ones for naive and not."""
     generator = torch.Generator().manual_seed(5)
 
@@ -52,7 +54,7 @@ def test_agreement_with_the_oracle(name: str, mode: Mode) -> None:
 
 
 def test_the_bias_chooses_but_takes_no_share() -> None:
-    weights = make_weights(Routing(chosen=1, scale=1.0))
+    weights = make_weights(ExpertRouting(chosen=1, scale=1.0))
     bias = torch.full((EXPERTS,), -5.0)
     bias[7] = 5.0
     only = replace(weights, bias=bias)
@@ -62,7 +64,7 @@ def test_the_bias_chooses_but_takes_no_share() -> None:
     torch.testing.assert_close(experts(x, only), want, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.skipif(not dispatch.available(), reason="no compiled kernels")
+@pytest.mark.skipif(not dispatch.is_available(), reason="no compiled kernels")
 @pytest.mark.parametrize("mode", ["fp32", "bf16", "int8"])
 def test_a_row_has_the_same_bits_in_every_batch(mode: Mode) -> None:
     weights = make_weights(ROUTINGS["groups"], mode)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from plait.kernels.paged_attention.metadata import (
-    BLOCK,
+    BLOCK_SIZE,
     BRANCHES,
     CAUSAL,
     CONTEXT,
@@ -46,7 +46,7 @@ def paged_attention(
 
 def _gather(k_layer: Tensor, v_layer: Tensor, table: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Return keys and values of the first `length` tokens, [kv_heads, length, head_dim] fp32."""
-    blocks = table[: -(-length // BLOCK)].long()
+    blocks = table[: -(-length // BLOCK_SIZE)].long()
     keys = k_layer[blocks].permute(1, 0, 3, 2).flatten(1, 2)
     values = v_layer[blocks].permute(1, 0, 2, 3).flatten(1, 2)
     return keys[:, :length].float(), values[:, :length].float()
