@@ -35,7 +35,7 @@ from benchmarks.peers import names_among
 from benchmarks.rows import Bench, RedGate, check
 from benchmarks.servers import SERVERS, NotInstalled, NotReady, Venvs, running
 from benchmarks.speculation_tasks import TASKS, Task
-from plait.decoders.speculative.config import drafters, is_lossy
+from plait.decoders.speculative.config import is_lossy, resolve_drafters
 from plait.server.bench.machine import this_machine
 
 PLAIN = "plain"
@@ -102,7 +102,7 @@ def settings_of(task: Task, chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def wants_second_model(name: str) -> bool:
     """Tell whether a setting is measured on the server that has one."""
-    choices = drafters({"drafter": SETTINGS.get(name, "off")})
+    choices = resolve_drafters({"drafter": SETTINGS.get(name, "off")})
     return any("draft_model" in choice.method.needs for choice in choices)
 
 

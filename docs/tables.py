@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from plait.decoders.constrained.schema.formats import FORMATS, NUMBER_FORMATS, STANDARD
 from plait.decoders.contract.registry import methods
-from plait.decoders.speculative.config import AUTO, DraftOptions
+from plait.decoders.speculative.config import DEFAULT_DRAFTERS, DraftOptions
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.common import Unsupported
 from plait.server.api.schemas.completions import CompletionRequest
@@ -158,7 +158,7 @@ def drafters() -> str:
             if option not in DraftOptions.model_fields
             or field.default != DraftOptions.model_fields[option].default
         }
-        notes = ["auto"] * (name in AUTO) + ["lossy"] * method.lossy
+        notes = ["auto"] * (name in DEFAULT_DRAFTERS) + ["lossy"] * method.lossy
         rows.append(
             [
                 f"`{name}`",

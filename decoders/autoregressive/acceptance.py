@@ -13,7 +13,7 @@ from torch import Tensor
 
 from plait.decoders.autoregressive.commit import AutoregressiveState, bitmask_for
 from plait.decoders.sampling.sampler import Draws
-from plait.decoders.speculative.lossy.judge import Judge
+from plait.decoders.speculative.lossy.acceptance_rule import AcceptanceRule
 from plait.decoders.speculative.tree import DraftTree
 
 
@@ -30,8 +30,8 @@ class Rows:
         return self.first + 1 + node
 
 
-def overrule(
-    judge: Judge, state: AutoregressiveState, tree: DraftTree, node: int, rows: Rows
+def apply_acceptance_rule(
+    rule: AcceptanceRule, state: AutoregressiveState, tree: DraftTree, node: int, rows: Rows
 ) -> None:
     """Replace what was drawn behind a node by one of its children, if the judge lets one stand."""
     row, vocab_size = rows.of(node), rows.logits.shape[1]
@@ -42,16 +42,16 @@ def overrule(
     ]
     if not children or state.sampling.greedy or rows.draws.token_ids[row] in children:
         return
-    law = _law(state, rows.logits[row : row + 1])
-    offered = [token for token in children if float(law[token]) > 0]
-    picked = judge.pick(law, offered) if offered else None
+    distribution = _law(state, rows.logits[row : row + 1])
+    offered = [token for token in children if float(distribution[token]) > 0]
+    picked = rule.pick(distribution, offered) if offered else None
     if picked is not None:
         report = state.sampler.report(rows.logits[row : row + 1], [state.sampling], [picked])
         rows.draws.token_ids[row], rows.draws.logprobs[row] = picked, report[0]
 
 
-def look_ahead(
-    judge: Judge, state: AutoregressiveState, tree: DraftTree, node: int, rows: Rows
+def accept_unverified(
+    rule: AcceptanceRule, state: AutoregressiveState, tree: DraftTree, node: int, rows: Rows
 ) -> int | None:
     """Return the input beyond the vocabulary behind a node whose guess may stand, if one does.
 
@@ -65,7 +65,7 @@ def look_ahead(
     row, before = rows.of(found), state.sampling.output[-1]
     logits = rows.logits[row : row + 1]
     drawn = state.sampler.sample(logits, [state.sampling], _bitmask(state, vocab_size))
-    if not judge.trusts(_law(state, logits), drawn.token_ids[0], before):
+    if not rule.trusts(_law(state, logits), drawn.token_ids[0], before):
         return None
     rows.draws.token_ids[row] = drawn.token_ids[0]
     rows.draws.logprobs[row] = drawn.logprobs[0]

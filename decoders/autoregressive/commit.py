@@ -19,7 +19,7 @@ from plait.decoders.contract.decoder import FinishReason, Outcome, SequenceError
 from plait.decoders.contract.sampler import Sampler
 from plait.decoders.sampling.sampler import Draws
 from plait.decoders.sampling.state import SamplingState
-from plait.decoders.speculative.speculator import Speculation
+from plait.decoders.speculative.speculator import SpeculationState
 
 MAX_REDRAWS = 8
 
@@ -49,7 +49,7 @@ class AutoregressiveState:
     constraint: Constraint | None
     stop_token_ids: frozenset[int]
     remaining: int  # tokens that may still be emitted
-    speculation: Speculation | None = None
+    speculation: SpeculationState | None = None
     closing: list[int] = field(default_factory=list)  # the end that is being followed, if one is
     log_weight: float = 0.0  # sum over tokens of the log legal mass
     num_emitted: int = 0

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from plait.decoders.autoregressive.acceptance import Rows, look_ahead, overrule
+from plait.decoders.autoregressive.acceptance import Rows, accept_unverified, apply_acceptance_rule
 from plait.decoders.autoregressive.commit import AutoregressiveState, bitmask_for, commit
 from plait.decoders.contract.constraint import Constraint
 from plait.decoders.contract.decoder import (
@@ -95,7 +95,7 @@ class AutoregressiveDecoder:
         return 1
 
     def propose(
-        self, states: Sequence[AutoregressiveState], room: DraftBudget
+        self, states: Sequence[AutoregressiveState], budget: DraftBudget
     ) -> Sequence[Proposal]:
         """Propose the drafts that pay; nothing else is fed but what is pending."""
         members = [state.speculation for state in states if state.speculation is not None]
@@ -103,7 +103,7 @@ class AutoregressiveDecoder:
             return [PLAIN] * len(states)
         limits = [_limit(state) for state in states if state.speculation is not None]
         others = len(states) - len(members)
-        trees = iter(self._speculator.propose(members, limits, room, others))
+        trees = iter(self._speculator.propose(members, limits, budget, others))
         drafts = [NO_DRAFT if state.speculation is None else next(trees) for state in states]
         return [tree.proposal() if len(tree) else PLAIN for tree in drafts]
 
@@ -131,8 +131,8 @@ class AutoregressiveDecoder:
                 "drafted": state.speculation.drafted,
                 "accepted": state.speculation.accepted,
             }
-            if state.speculation.judge is not None:
-                found["lossy"] = state.speculation.judge.name
+            if state.speculation.rule is not None:
+                found["lossy"] = state.speculation.rule.name
         if state.constraint is not None:
             found |= {
                 "log_weight": state.log_weight,
@@ -192,14 +192,14 @@ class AutoregressiveDecoder:
         state, tree = walk.state, walk.tree
         emit: list[int] = []
         logprobs: list[TokenLogprobs] = []
-        node, reached, keep = ROOT, [0], list[int]()
-        judge = None if state.speculation is None else state.speculation.judge
+        node, accepted_rows, keep = ROOT, [0], list[int]()
+        rule = None if state.speculation is None else state.speculation.rule
         rows = Rows(draws, logits, walk.first)
         while True:
-            if judge is not None:
-                overrule(judge, state, tree, node, rows)
+            if rule is not None:
+                apply_acceptance_rule(rule, state, tree, node, rows)
             try:
-                one = commit(state, walk.first + reached[-1], draws, logits)
+                one = commit(state, walk.first + accepted_rows[-1], draws, logits)
             except SequenceError as end:
                 return Outcome(fault=str(end), is_client_error=end.is_client_error)
             emit += one.emit
@@ -207,27 +207,27 @@ class AutoregressiveDecoder:
             child = tree.child(node, one.emit[0]) if one.emit else None
             if child is not None:
                 keep.append(child)
-            elif judge is not None and one.emit and one.finish is None:
-                child = look_ahead(judge, state, tree, node, rows)
+            elif rule is not None and one.emit and one.finish is None:
+                child = accept_unverified(rule, state, tree, node, rows)
             if child is not None:
                 node = child
-                reached.append(child + 1)
+                accepted_rows.append(child + 1)
             if child is None or one.finish is not None:
                 break
         outcome = Outcome(emit, keep, one.finish, one.stop_token, logprobs)
         if self._speculator is None or state.speculation is None:
             return outcome
-        verdict = VerificationResult(
+        result = VerificationResult(
             tree.token_ids,
             tree.parents,
-            reached,
+            accepted_rows,
             draws.token_ids[walk.first : walk.first + walk.num_rows],
             emit,
             logits,
             hidden,
             walk.first,
         )
-        drafted, accepted = self._speculator.settle(state.speculation, verdict)
+        drafted, accepted = self._speculator.settle(state.speculation, result)
         if not len(tree):
             return outcome
         sources = [tree.sources[node] for node in keep]

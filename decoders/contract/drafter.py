@@ -22,10 +22,10 @@ class Draft:
     """
 
     token_ids: Sequence[int] = ()
-    chances: Sequence[float] = ()
+    acceptance_probs: Sequence[float] = ()
     parents: Sequence[int] | None = None  # index of the token before each, below its own, -1: none
     # is; None: a chain
-    is_open: bool = True  # False: the drafter has more to say when this has come true, and until
+    can_extend: bool = True  # False: the drafter has more to say when this has come true, and until
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class DraftRequest(Generic[State]):
 
     state: State
     text: Sequence[int]  # prompt and output, not to be modified
-    ahead: Sequence[int]  # drafted tokens behind it: the draft goes on from there
-    limit: int  # tokens that are of use, >= 1
+    draft_prefix: Sequence[int]  # drafted tokens behind it: the draft goes on from there
+    max_tokens: int  # tokens that are of use, >= 1
     constraint: Constraint | None  # as it stands behind `ahead`; whoever moves it, moves it back
 
 
@@ -48,7 +48,7 @@ class VerificationResult:
 
     token_ids: Sequence[int]  # [k] drafted
     parents: Sequence[int]  # [k]
-    reached: Sequence[int]  # rows, in text order; at least row 0
+    accepted_rows: Sequence[int]  # rows, in text order; at least row 0
     drawn: Sequence[int]  # [k + 1] what each row's law draws if it was reached
     emitted: Sequence[int]  # tokens
     pass_logits: Tensor  # [rows of the pass, vocab]
@@ -78,10 +78,10 @@ class Drafter(Protocol[State]):
         """Return what the drafter remembers of one sequence; None: it has nothing to go by there,
         and hears no more of it."""
 
-    def propose(self, asks: Sequence[DraftRequest[State]]) -> Sequence[Draft]:
+    def propose(self, requests: Sequence[DraftRequest[State]]) -> Sequence[Draft]:
         """Return a draft for each sequence; an empty one says that there is nothing to say."""
 
-    def commit(self, state: State, text: Sequence[int], verdict: VerificationResult) -> None:
+    def commit(self, state: State, text: Sequence[int], result: VerificationResult) -> None:
         """Take note of what a pass has emitted; the text has it already."""
 
     def finish(self, state: State, text: Sequence[int]) -> None:

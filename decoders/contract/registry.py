@@ -60,7 +60,7 @@ class Method:
 
         Samplers get naive=: whether to compute with the oracles instead of the compiled kernels.
         Unmaskers get what the host that builds them says (decoders/diffusion/chain.py), drafters
-        workshop= (decoders/speculative/workshop.py).
+        workshop= (decoders/speculative/context.py).
         """
         module, _, attribute = self.target.partition(":")
         return getattr(import_module(module), attribute)(options, **context)

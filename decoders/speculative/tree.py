@@ -24,8 +24,10 @@ class DraftTree:
 
     token_ids: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
-    chances: list[float] = field(default_factory=list)  # as estimated, each given its parent
-    raw: list[float] = field(default_factory=list)  # as their drafters said
+    acceptance_probs: list[float] = field(
+        default_factory=list
+    )  # as estimated, each given its parent
+    stated_probs: list[float] = field(default_factory=list)  # as their drafters said
     sources: list[str] = field(default_factory=list)
     _child: dict[tuple[int, int], int] = field(default_factory=dict)
 
@@ -37,7 +39,9 @@ class DraftTree:
         """Whether every node follows the one before it."""
         return is_chain(self.parents)
 
-    def add(self, parent: int, token: int, source: str, chance: float, raw: float) -> int:
+    def add(
+        self, parent: int, token: int, source: str, acceptance_prob: float, stated_probs: float
+    ) -> int:
         """Return the child of a node that has this token, new or known."""
         known = self._child.get((parent, token))
         if known is not None:
@@ -46,8 +50,8 @@ class DraftTree:
         self._child[parent, token] = node
         self.token_ids.append(token)
         self.parents.append(parent)
-        self.chances.append(chance)
-        self.raw.append(raw)
+        self.acceptance_probs.append(acceptance_prob)
+        self.stated_probs.append(stated_probs)
         self.sources.append(source)
         return node
 
@@ -55,11 +59,11 @@ class DraftTree:
         """Return the child of a node that has this token."""
         return self._child.get((parent, token))
 
-    def survivals(self) -> list[float]:
+    def path_probs(self) -> list[float]:
         """Return for each node the probability that it will be reached and right."""
         found: list[float] = []
-        for parent, chance in zip(self.parents, self.chances, strict=True):
-            found.append(chance * (found[parent] if parent >= 0 else 1.0))
+        for parent, acceptance_prob in zip(self.parents, self.acceptance_probs, strict=True):
+            found.append(acceptance_prob * (found[parent] if parent >= 0 else 1.0))
         return found
 
     def only(self, nodes: Sequence[int]) -> DraftTree:
@@ -69,7 +73,9 @@ class DraftTree:
         for node in nodes:
             parent = renamed[self.parents[node]]
             token, source = self.token_ids[node], self.sources[node]
-            renamed[node] = kept.add(parent, token, source, self.chances[node], self.raw[node])
+            renamed[node] = kept.add(
+                parent, token, source, self.acceptance_probs[node], self.stated_probs[node]
+            )
         return kept
 
     def proposal(self) -> Proposal:
@@ -96,19 +102,24 @@ def parents_of(draft: Draft) -> Sequence[int]:
     return range(-1, len(draft.token_ids) - 1) if draft.parents is None else draft.parents
 
 
-def checked(draft: Draft, limit: int) -> Draft:
-    """Return the first `limit` tokens of a draft, their chances brought into [0, 1], NaN to 0.
+def validate_draft(draft: Draft, max_tokens: int) -> Draft:
+    """Return the first `max_tokens` tokens of a draft, their chances brought into [0, 1], NaN to 0.
 
     Raises:
         MalformedDraft: its parts differ in length, or a parent does not come before its child.
     """
     size, parents = len(draft.token_ids), parents_of(draft)
-    if not len(draft.chances) == len(parents) == size:
+    if not len(draft.acceptance_probs) == len(parents) == size:
         raise MalformedDraft(
-            f"{size} tokens have {len(draft.chances)} chances and {len(parents)} parents"
+            f"{size} tokens have {len(draft.acceptance_probs)} chances and {len(parents)} parents"
         )
     stray = next((i for i, parent in enumerate(parents) if not ROOT <= parent < i), None)
     if stray is not None:
         raise MalformedDraft(f"token {stray} has parent {parents[stray]}")
-    chances = [min(max(0.0, chance), 1.0) for chance in draft.chances[:limit]]
-    return Draft(draft.token_ids[:limit], chances, parents[:limit], draft.is_open)
+    acceptance_probs = [
+        min(max(0.0, acceptance_prob), 1.0)
+        for acceptance_prob in draft.acceptance_probs[:max_tokens]
+    ]
+    return Draft(
+        draft.token_ids[:max_tokens], acceptance_probs, parents[:max_tokens], draft.can_extend
+    )

@@ -16,9 +16,9 @@ from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.registry import MethodError, check_needs
 from plait.decoders.diffusion.decoder import DiffusionDecoder
 from plait.decoders.speculative.config import default_drafters
+from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.speculator import Speculator
 from plait.decoders.speculative.stores.namespaces import DraftStores
-from plait.decoders.speculative.workshop import Workshop
 from plait.server.engine.admission import Admission, Capacity
 from plait.server.engine.constraints import LazyConstraints
 from plait.server.engine.draft_model.load import load_draft_model
@@ -75,7 +75,7 @@ def build_engine(
     runner = Runner(watch(model) if watch else model, kv, torch.device(settings.device))
     costs = _costs(runner, model, num_blocks)
     keeper = _keeper(settings, model, files)
-    workshop = Workshop(
+    context = DrafterContext(
         model.vocab_size,
         naive=settings.naive_kernels,
         num_embeddings=add_inputs(model, heads),
@@ -85,7 +85,7 @@ def build_engine(
         draft_model=draft_model,
         stores=keeper.stores,
     )
-    decoder = _decoder(model, files, workshop)
+    decoder = _decoder(model, files, context)
     constraints = LazyConstraints(files, model.vocab_size, settings.grammar_cache_bytes)
     admission = _admission(model, constraints, decoder, length)
     blocks = BlockPool(num_blocks, prefix_caching=settings.prefix_caching)
@@ -206,12 +206,12 @@ def _keeper(settings: EngineSettings, model: Transformer, files: ModelFiles) -> 
 
 
 def _decoder(
-    model: Transformer, files: ModelFiles, workshop: Workshop
+    model: Transformer, files: ModelFiles, context: DrafterContext
 ) -> AutoregressiveDecoder | DiffusionDecoder:
     """Return the host of the model's kind."""
-    naive = workshop.naive
+    naive = context.naive
     if model.diffusion is None:
-        speculator = Speculator(workshop, workshop.costs)
+        speculator = Speculator(context, context.costs)
         return AutoregressiveDecoder(model.vocab_size, naive=naive, speculator=speculator)
     return DiffusionDecoder(
         model.diffusion,

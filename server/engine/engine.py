@@ -107,7 +107,7 @@ class Engine:
 
     def draft_store(self, task: DraftStoreTask) -> DraftStoreReport:
         """Look into the drafters' stores, or change them."""
-        return self._keeper.obey(task)
+        return self._keeper.handle(task)
 
     def close(self) -> None:
         """Save what is to outlive the engine; nothing is added or stepped afterwards."""

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from plait.decoders.sampling.params import SamplingParams
+from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.stores.namespaces import DraftStores
-from plait.decoders.speculative.workshop import Workshop
 from plait.server.engine.engine import Engine
 from plait.server.wire.messages import DraftStoreTask, GenerateRequest
 from tests.fixtures.drafting import drafted_by, speculating
@@ -41,8 +41,8 @@ def drafts_of(engine: Engine, each: GenerateRequest) -> tuple[dict[str, int], di
 @pytest.mark.parametrize("drafter", DRAFTERS)
 def test_a_namespace_sees_its_own_answers_and_nobody_elses(drafter: dict[str, Any]) -> None:
     name = drafter["name"]
-    first = drafts_of(speculating(Workshop(VOCAB)), asked("r", "b", drafter))
-    engine = speculating(Workshop(VOCAB))
+    first = drafts_of(speculating(DrafterContext(VOCAB)), asked("r", "b", drafter))
+    engine = speculating(DrafterContext(VOCAB))
     for i in range(3):
         drafts_of(engine, asked(f"a{i}", "a", drafter))
     _, learnt = drafts_of(engine, asked("a", "a", drafter))
@@ -53,7 +53,7 @@ def test_a_namespace_sees_its_own_answers_and_nobody_elses(drafter: dict[str, An
 @pytest.mark.parametrize("drafter", DRAFTERS)
 def test_who_does_not_want_to_be_learnt_from_leaves_nothing(drafter: dict[str, Any]) -> None:
     stores = DraftStores()
-    engine = speculating(Workshop(VOCAB, stores=stores))
+    engine = speculating(DrafterContext(VOCAB, stores=stores))
     run(engine, [asked("r", "a", drafter | {"learn": False})])
     run(engine, [asked("s", "a", "off"), asked("t", "a", "n-gram")])
     assert not list(stores.spaces())
@@ -63,7 +63,7 @@ def test_who_does_not_want_to_be_learnt_from_leaves_nothing(drafter: dict[str, A
 
 def test_only_what_was_emitted_is_kept() -> None:
     stores = DraftStores()
-    engine = speculating(Workshop(VOCAB, stores=stores))
+    engine = speculating(DrafterContext(VOCAB, stores=stores))
     answer = run(engine, [asked("r", "a", DRAFTERS[0])])["r", 0].tokens
     space = stores.find("a")
     assert space is not None
@@ -73,9 +73,9 @@ def test_only_what_was_emitted_is_kept() -> None:
 @pytest.mark.parametrize("drafter", DRAFTERS)
 def test_an_import_is_drafted_from_and_clearing_ends_that(drafter: dict[str, Any]) -> None:
     name = drafter["name"]
-    text = run(speculating(Workshop(VOCAB)), [asked("r", "", "off")])["r", 0].tokens
-    first = drafts_of(speculating(Workshop(VOCAB)), asked("r", "a", drafter))
-    engine = speculating(Workshop(VOCAB))
+    text = run(speculating(DrafterContext(VOCAB)), [asked("r", "", "off")])["r", 0].tokens
+    first = drafts_of(speculating(DrafterContext(VOCAB)), asked("r", "a", drafter))
+    engine = speculating(DrafterContext(VOCAB))
     engine.draft_store(DraftStoreTask("t", "import", "a", [[*PROMPT, *text]] * 5))
     _, right = drafts_of(engine, asked("r1", "a", drafter))
     assert right[name] > first[1].get(name, 0)
@@ -88,7 +88,7 @@ def test_an_import_is_drafted_from_and_clearing_ends_that(drafter: dict[str, Any
 
 def test_nothing_is_kept_with_a_store_of_no_tokens() -> None:
     stores = DraftStores(max_tokens=0)
-    engine = speculating(Workshop(VOCAB, stores=stores))
+    engine = speculating(DrafterContext(VOCAB, stores=stores))
     for i, drafter in enumerate(DRAFTERS):
         run(engine, [asked(f"r{i}", "a", drafter)])
     assert not list(stores.spaces())

@@ -17,27 +17,27 @@ from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import compose
 from plait.decoders.sampling.params import SamplingParams
-from plait.decoders.speculative.drafters.aded import Aded, Member
-from plait.decoders.speculative.searches import (
-    LEAST,
-    Bounds,
-    Climb,
-    Node,
-    Path,
-    best_first,
-    climb,
-    fitting,
-    merged,
-    monte_carlo,
-)
+from plait.decoders.speculative.context import DrafterContext
+from plait.decoders.speculative.drafters.aded import AdedDrafter, AdedState
 from plait.decoders.speculative.stores.namespaces import DraftStores
-from plait.decoders.speculative.stores.trigrams import CANDIDATES, MOST, TriGrams
-from plait.decoders.speculative.workshop import Workshop
+from plait.decoders.speculative.stores.trigrams import MAX_CANDIDATES, MAX_SUCCESSORS, TriGrams
+from plait.decoders.speculative.tree_search import (
+    MIN_PATH_PROB,
+    MctsConfig,
+    MctsNode,
+    TokenPath,
+    TreeLimits,
+    best_first,
+    grow_mcts_tree,
+    monte_carlo,
+    paths_to_draft,
+    prune_paths,
+)
 from tests.fixtures.drafting import drafted_by, speculating, texts
 from tests.fixtures.engines import request
 
 STEP, CAP, WINDOW = 0.04, 3.0, 16
-PAPER = Climb(150, 32.0, 8.0, 24)
+PAPER = MctsConfig(150, 32.0, 8.0, 24)
 TEXT = st.lists(st.integers(0, 3), min_size=3, max_size=60)
 
 
@@ -85,9 +85,9 @@ def test_stores_are_bounded() -> None:
         store.adapt([token, 0, token, 1, 2, token], STEP, CAP)
         store.read([token, 0, token, 7, 8, token], is_imported=True)
         assert len(store) <= 50
-    assert len(store.successors((1, 2))) == len(store.successors((7, 8))) == MOST
-    assert len(store._pairs[1, 2].steps) <= MOST
-    assert len(store._pairs[7, 8].counts) <= CANDIDATES
+    assert len(store.successors((1, 2))) == len(store.successors((7, 8))) == MAX_SUCCESSORS
+    assert len(store._pairs[1, 2].steps) <= MAX_SUCCESSORS
+    assert len(store._pairs[7, 8].counts) <= MAX_CANDIDATES
     assert weights(store, (1, 2))[999] == STEP
     assert not store.successors((3, 0))  # long untouched
 
@@ -100,24 +100,24 @@ def test_the_twelve_most_frequent_successors_are_kept() -> None:
     assert [token for token, _ in store.successors((1, 2))] == list(range(19, 7, -1))
 
 
-def brute_force(store: TriGrams, pair: tuple[int, int], depth: int) -> dict[Path, float]:
+def brute_force(store: TriGrams, pair: tuple[int, int], depth: int) -> dict[TokenPath, float]:
     """Return the survival of every path of at most `depth` tokens."""
-    found: dict[Path, float] = {}
-    level: dict[Path, float] = {(): 1.0}
+    found: dict[TokenPath, float] = {}
+    level: dict[TokenPath, float] = {(): 1.0}
     for _ in range(depth):
-        deeper: dict[Path, float] = {}
-        for path, survival in level.items():
+        deeper: dict[TokenPath, float] = {}
+        for path, path_prob in level.items():
             known = weights(store, (*pair, *path)[-2:])
             total = sum(known.values()) + 0.5
             for token, weight in known.items():
-                deeper[(*path, token)] = survival * weight / total
+                deeper[(*path, token)] = path_prob * weight / total
         found |= deeper
         level = deeper
     return found
 
 
-def paths_of(draft: Draft) -> list[Path]:
-    paths: list[Path] = []
+def paths_of(draft: Draft) -> list[TokenPath]:
+    paths: list[TokenPath] = []
     for token, parent in zip(draft.token_ids, draft.parents or (), strict=True):
         assert parent < len(paths)
         paths.append((*(paths[parent] if parent >= 0 else ()), token))
@@ -131,16 +131,16 @@ def test_best_first_takes_the_greatest_survivals(text: list[int], nodes: int, de
     store.catch_up(text, WINDOW, STEP, CAP)
     pair = text[-2], text[-1]
     every = brute_force(store, pair, depth)
-    draft = best_first(store.successors, pair, Bounds(nodes, depth), 0.5)
+    draft = best_first(store.successors, pair, TreeLimits(nodes, depth), 0.5)
     have = paths_of(draft)
     assert len(set(have)) == len(have)
-    want = sorted((s for s in every.values() if s >= LEAST), reverse=True)[:nodes]
+    want = sorted((s for s in every.values() if s >= MIN_PATH_PROB), reverse=True)[:nodes]
     assert [every[path] for path in have] == pytest.approx(want)
-    for path, chance in zip(have, draft.chances, strict=True):
-        assert chance == pytest.approx(every[path] / every.get(path[:-1], 1.0))
+    for path, acceptance_prob in zip(have, draft.acceptance_probs, strict=True):
+        assert acceptance_prob == pytest.approx(every[path] / every.get(path[:-1], 1.0))
 
 
-def visited(node: Node) -> list[Node]:
+def visited(node: MctsNode) -> list[MctsNode]:
     return [node, *(each for child in node.children for each in visited(child))]
 
 
@@ -149,8 +149,8 @@ def test_invariants_of_the_monte_carlo_search(text: list[int], depth: int, itera
     store = TriGrams(1_000)
     store.read(text, is_imported=True)
     pair = text[0], text[1]
-    how = Climb(iterations, 32.0, 8.0, 24)
-    root = climb(store.successors, pair, depth, how, Random(1))
+    how = MctsConfig(iterations, 32.0, 8.0, 24)
+    root = grow_mcts_tree(store.successors, pair, depth, how, Random(1))
     assert root.visits == iterations
     for node in visited(root):
         assert len(node.path) <= depth
@@ -174,9 +174,9 @@ def test_invariants_of_the_monte_carlo_search(text: list[int], depth: int, itera
 def test_the_papers_tree_is_within_its_budget(text: list[int], nodes: int) -> None:
     store = TriGrams(1_000)
     store.catch_up(text, WINDOW, STEP, CAP)
-    pair, bounds = (text[0], text[1]), Bounds(nodes, 4)
+    pair, bounds = (text[0], text[1]), TreeLimits(nodes, 4)
     paths = monte_carlo(store.successors, pair, bounds, PAPER, Random(1))
-    draft = merged(store.successors, pair, paths, 0.5)
+    draft = paths_to_draft(store.successors, pair, paths, 0.5)
     assert len(draft.token_ids) <= nodes
     have = paths_of(draft)
     assert set(have) == {path[:stop] for path in paths for stop in range(1, len(path) + 1)}
@@ -188,31 +188,33 @@ def test_the_papers_tree_is_within_its_budget(text: list[int], nodes: int) -> No
 
 
 def test_paths_with_the_most_tokens_of_their_own_go_first() -> None:
-    paths: list[Path] = [(1, 2, 3), (1, 2), (4, 5, 6, 7), (1, 8), (9,)]
-    assert fitting(paths, 100) == paths
-    assert fitting(paths, 6) == [(1, 2, 3), (1, 2), (1, 8), (9,)]
-    assert fitting(paths, 4) == [(1, 2, 3), (1, 2), (1, 8)]
-    assert fitting(paths, 1) == []
+    paths: list[TokenPath] = [(1, 2, 3), (1, 2), (4, 5, 6, 7), (1, 8), (9,)]
+    assert prune_paths(paths, 100) == paths
+    assert prune_paths(paths, 6) == [(1, 2, 3), (1, 2), (1, 8), (9,)]
+    assert prune_paths(paths, 4) == [(1, 2, 3), (1, 2), (1, 8)]
+    assert prune_paths(paths, 1) == []
 
 
-def drafter(stores: DraftStores | None = None, **options: Any) -> Aded:
+def drafter(stores: DraftStores | None = None, **options: Any) -> AdedDrafter:
     choice = compose({"drafter": {"name": "aded", **options}}, "drafter")[0]
-    workshop = Workshop(100, stores=stores or DraftStores())
-    made: Aded = choice.method.make(choice.options, workshop=workshop)
+    context = DrafterContext(100, stores=stores or DraftStores())
+    made: AdedDrafter = choice.method.make(choice.options, context=context)
     return made
 
 
-def begin(made: Aded, namespace: str = "") -> Member:
+def begin(made: AdedDrafter, namespace: str = "") -> AdedState:
     return made.start(
         DecodeRequest([], SamplingParams(), 1, frozenset(), None, 0, {}, namespace=namespace)
     )
 
 
-def ask(made: Aded, state: Member, text: Sequence[int], ahead: Sequence[int] = ()) -> list[int]:
-    return list(made.propose([DraftRequest(state, text, ahead, 8, None)])[0].token_ids)
+def ask(
+    made: AdedDrafter, state: AdedState, text: Sequence[int], draft_prefix: Sequence[int] = ()
+) -> list[int]:
+    return list(made.propose([DraftRequest(state, text, draft_prefix, 8, None)])[0].token_ids)
 
 
-def emitted(made: Aded, state: Member, text: Sequence[int]) -> None:
+def emitted(made: AdedDrafter, state: AdedState, text: Sequence[int]) -> None:
     """Tell the drafter that a pass has emitted the last token of a text."""
     made.commit(
         state,
@@ -269,14 +271,14 @@ def test_presets_are_the_published_defaults() -> None:
     want = {"window": 16, "step": 0.04, "cap": 3.0, "iterations": 150, "depth": 4}
     want |= {"prefixes": 24, "explore": 32, "base": 8, "max_draft": 64}
     assert {name: options[name] for name in want} == want
-    assert (options["search"], MOST) == ("monte-carlo", 12)
+    assert (options["search"], MAX_SUCCESSORS) == ("monte-carlo", 12)
 
 
 @pytest.mark.parametrize("options", [{}, {"preset": "paper", "iterations": 20}])
 def test_text_is_the_one_without_drafts(options: dict[str, Any]) -> None:
     sampling = SamplingParams(temperature=0.3, seed=3)
     asked = [request(f"r{i}", [1, 2, 3, 1, 2, i], 20, sampling=sampling) for i in range(3)]
-    engine = speculating(Workshop(6))
+    engine = speculating(DrafterContext(6))
     plain = texts(engine, drafted_by(asked, "off"))
     for _ in range(2):  # the second time, the store has the first answers
         always = {"name": "aded", "always": True, **options}

@@ -15,16 +15,13 @@ from plait.decoders.contract.drafter import DraftRequest
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
-from plait.decoders.speculative.draft_model.chains import Chains
+from plait.decoders.speculative.context import DrafterContext
+from plait.decoders.speculative.draft_model.runner import DraftModelRunner
 from plait.decoders.speculative.drafters.draft_model import DraftModelDrafter, DraftModelOptions
-from plait.decoders.speculative.workshop import Workshop
 from plait.server.engine.draft_model.cached import CachedDraftModel
 from plait.server.engine.engine import Engine
 from plait.server.wire.messages import CompiledConstraint
-from tests.fixtures.drafting import accepted, drafted_by, speculating, texts
-from tests.fixtures.engines import drain, request, run
-from tests.fixtures.random_requests import random_requests
-from tests.fixtures.second_models import (
+from tests.fixtures.draft_models import (
     BUSY,
     Blurred,
     Checking,
@@ -32,6 +29,9 @@ from tests.fixtures.second_models import (
     counters_where_nothing_changes,
     table_draft_model,
 )
+from tests.fixtures.drafting import accepted, drafted_by, speculating, texts
+from tests.fixtures.engines import drain, request, run
+from tests.fixtures.random_requests import random_requests
 from tests.fixtures.table_model import TableModel, fingerprint, text_logits
 from tests.fixtures.word_constraint import WordConstraint
 
@@ -47,8 +47,8 @@ CHOICES: dict[str, Any] = {
 }
 
 
-def workshop(model: CachedDraftModel) -> Workshop:
-    return Workshop(VOCAB, draft_model=model)
+def context(model: CachedDraftModel) -> DrafterContext:
+    return DrafterContext(VOCAB, draft_model=model)
 
 
 @pytest.mark.parametrize("busy", BUSY)
@@ -60,7 +60,7 @@ def test_drafts_change_no_text_and_leave_no_blocks(choice: str, busy: str) -> No
 def test_a_draft_model_that_is_the_target_is_always_right() -> None:
     """At any temperature, with penalties, bans and truncation: q == p under the same noise."""
     requests = random_requests(40, VOCAB, seed=5)
-    engine = speculating(workshop(table_draft_model(TableModel(VOCAB))))
+    engine = speculating(context(table_draft_model(TableModel(VOCAB))))
     run(engine, drafted_by(requests, {**ALWAYS, "max_draft": 4}))
     assert engine.stats().counters["draft_tokens:draft-model"] > 100
     assert accepted(engine, "draft-model") == 1.0
@@ -71,7 +71,7 @@ def test_acceptance_under_shared_noise_is_the_closed_form() -> None:
     draws, prompt = 600, [1, 2, 3]
     requests = [request(f"r{i}", prompt, 2, sampling=SamplingParams(seed=i)) for i in range(draws)]
     model = Blurred(VOCAB)
-    engine = speculating(workshop(table_draft_model(model)))
+    engine = speculating(context(table_draft_model(model)))
     run(engine, drafted_by(requests, {**ALWAYS, "max_draft": 1}))
     p = torch.softmax(text_logits(prompt, VOCAB).double(), 0)
     q = torch.softmax(model.logits(_hidden(prompt))[0].double(), 0)
@@ -96,7 +96,7 @@ def test_constrained_texts_are_drafted_under_their_constraint(name: str) -> None
     ]
 
     def engine(model: CachedDraftModel) -> Engine:
-        shop = Workshop(31, draft_model=model)
+        shop = DrafterContext(31, draft_model=model)
         return speculating(shop, load_constraint=lambda compiled: WordConstraint(words, end))
 
     want = texts(engine(table_draft_model(TableModel(31))), drafted_by(requests, "off"))
@@ -117,7 +117,7 @@ def test_drafts_are_what_sampling_from_the_second_model_gives(num_blocks: int) -
     model = Checking(VOCAB, num_blocks)
     options = DraftModelOptions(max_draft=6, always=True, min_survival=0, read_rows=16)
     drafter = DraftModelDrafter(
-        options, Chains(model, read_rows=options.read_rows, min_survival=0, naive=False)
+        options, DraftModelRunner(model, read_rows=options.read_rows, min_survival=0, naive=False)
     )
     prompts = [[rng.randrange(VOCAB) for _ in range(rng.randint(1, 30))] for _ in range(4)]
     states = [drafter.start(_decode_request(prompt, i)) for i, prompt in enumerate(prompts)]
@@ -125,12 +125,14 @@ def test_drafts_are_what_sampling_from_the_second_model_gives(num_blocks: int) -
     drafted = 0
     for _ in range(40):
         members = sorted(rng.sample(range(4), rng.randint(1, 4)))
-        asks = []
+        requests = []
         for i in members:
-            ahead = [rng.randrange(VOCAB) for _ in range(rng.choice((0, 0, 2)))]
-            asks.append(DraftRequest(states[i], texts_so_far[i], ahead, rng.randint(1, 6), None))
-        for i, ask, draft in zip(members, asks, drafter.propose(asks), strict=True):
-            want = _oracle(prompts[i], i, [*ask.text, *ask.ahead], len(draft.token_ids))
+            draft_prefix = [rng.randrange(VOCAB) for _ in range(rng.choice((0, 0, 2)))]
+            requests.append(
+                DraftRequest(states[i], texts_so_far[i], draft_prefix, rng.randint(1, 6), None)
+            )
+        for i, ask, draft in zip(members, requests, drafter.propose(requests), strict=True):
+            want = _oracle(prompts[i], i, [*ask.text, *ask.draft_prefix], len(draft.token_ids))
             assert list(draft.token_ids) == want
             drafted += len(want)
             new = [*want[: rng.randint(0, len(want))], rng.randrange(VOCAB)]
@@ -165,7 +167,7 @@ def _oracle(prompt: list[int], index: int, context: list[int], count: int) -> li
 def test_a_long_prompt_is_read_in_chunks() -> None:
     table = TableModel(VOCAB)
     prompt = [i % VOCAB for i in range(100)]
-    engine = speculating(workshop(table_draft_model(table)))
+    engine = speculating(context(table_draft_model(table)))
     drafter = {**ALWAYS, "read_rows": 16, "max_draft": 4}
     answer = run(engine, drafted_by([request("r", prompt, 30)], drafter))["r", 0]
     assert table.max_rows == 16
@@ -180,14 +182,14 @@ def test_the_next_turn_begins_where_the_last_one_ended(salt: str) -> None:
     """Only what is new is read, in whole blocks, by whoever may know the text."""
     table = TableModel(VOCAB)
     model = table_draft_model(table)
-    engine = speculating(workshop(model))
+    engine = speculating(context(model))
     first = request("a", [i % VOCAB for i in range(50)], 20)
     answer = texts(engine, drafted_by([first], ALWAYS))["a", 0]
     table.max_rows = 0
     turn = [*first.prompt_token_ids, *answer, 7, 8, 9]
     second = drafted_by([request("b", turn, 20, cache_salt=salt)], ALWAYS)
     have = texts(engine, second)
-    assert have == texts(speculating(Workshop(VOCAB)), drafted_by(second, "off"))
+    assert have == texts(speculating(DrafterContext(VOCAB)), drafted_by(second, "off"))
     assert accepted(engine, "draft-model") == 1.0
     # of 70 known tokens the last is fed again, and 64 make whole blocks
     assert table.max_rows == (len(turn) if salt else len(turn) - 64)
@@ -196,7 +198,7 @@ def test_the_next_turn_begins_where_the_last_one_ended(salt: str) -> None:
 
 def test_an_aborted_request_gives_its_blocks_back() -> None:
     model = table_draft_model(TableModel(VOCAB))
-    engine = speculating(workshop(model))
+    engine = speculating(context(model))
     for drafter in (ALWAYS, {"name": "pearl", "overlap": True, "always": True}):
         for each in drafted_by([request("a", [1, 2], 40), request("b", [3], 40)], drafter):
             engine.add(each)
@@ -210,10 +212,10 @@ def test_an_aborted_request_gives_its_blocks_back() -> None:
 
 def test_a_sequence_without_room_goes_on_without_drafts() -> None:
     model = table_draft_model(TableModel(VOCAB), num_blocks=3)
-    engine = speculating(workshop(model))
+    engine = speculating(context(model))
     requests = drafted_by([request("r", [1] * 60, 10)], ALWAYS)
     assert texts(engine, requests) == texts(
-        speculating(Workshop(VOCAB)), drafted_by(requests, "off")
+        speculating(DrafterContext(VOCAB)), drafted_by(requests, "off")
     )
     assert "draft_tokens:draft-model" not in engine.stats().counters
     assert_empty(model)
@@ -221,13 +223,13 @@ def test_a_sequence_without_room_goes_on_without_drafts() -> None:
 
 def test_chances_tell_how_surely_a_token_leads() -> None:
     """Greedy: its probability; else its share once the noise is added, so above 1 / vocab."""
-    chains = Chains(table_draft_model(TableModel(VOCAB)), read_rows=64, min_survival=0)
+    runner = DraftModelRunner(table_draft_model(TableModel(VOCAB)), read_rows=64, min_survival=0)
     for temperature in (0.0, 1.0):
         sampling = SamplingParams(temperature=temperature, seed=4)
-        lane = chains.start(DecodeRequest([1, 2], sampling, 9, frozenset(), None, 0, {}))
-        (draft,) = chains.draw([chains.wish(lane, [1, 2], [], 3, None)])
-        assert all(1 / VOCAB < chance <= 1 for chance in draft.chances)
+        sequence = runner.start(DecodeRequest([1, 2], sampling, 9, frozenset(), None, 0, {}))
+        (draft,) = runner.draw([runner.job(sequence, [1, 2], [], 3, None)])
+        assert all(1 / VOCAB < acceptance_prob <= 1 for acceptance_prob in draft.acceptance_probs)
         if temperature == 0:
             want = torch.softmax(text_logits([1, 2], VOCAB), 0).max().item()
-            assert draft.chances[0] == pytest.approx(want, rel=1e-5)
-        chains.finish(lane)
+            assert draft.acceptance_probs[0] == pytest.approx(want, rel=1e-5)
+        runner.finish(sequence)

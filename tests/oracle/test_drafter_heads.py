@@ -14,8 +14,8 @@ from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Choice, choose
 from plait.decoders.sampling.params import SamplingParams
-from plait.decoders.speculative.heads.drafting import HeadDrafter, Memory
-from plait.decoders.speculative.workshop import Workshop
+from plait.decoders.speculative.context import DrafterContext
+from plait.decoders.speculative.heads.drafter import HeadDrafter, HeadState
 from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.models.transformer import KVCache
 from tests.fixtures.drafting import drafted_by, speculating, texts
@@ -51,41 +51,39 @@ def head(request: pytest.FixtureRequest) -> Head:
 
 
 @pytest.fixture(scope="module")
-def workshop(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+def context(head: Head, tmp_path_factory: pytest.TempPathFactory) -> DrafterContext:
     path: Path = write_head(head, tmp_path_factory.mktemp("heads"))
-    return Workshop(VOCAB, embedding=head.embedding, heads={head.name: path})
+    return DrafterContext(VOCAB, embedding=head.embedding, heads={head.name: path})
 
 
-def drafter_of(workshop: Workshop, options: dict[str, Any]) -> HeadDrafter:
-    (name,) = workshop.heads
+def drafter_of(context: DrafterContext, options: dict[str, Any]) -> HeadDrafter:
+    (name,) = context.heads
     choice = choose({"drafter": {"name": name, **options}}, "drafter")
     assert isinstance(choice, Choice)
-    made: HeadDrafter = choice.method.make(choice.options, workshop=workshop)
+    made: HeadDrafter = choice.method.make(choice.options, context=context)
     return made
 
 
-def read(drafter: HeadDrafter, prompt: list[int], tokens: list[int], hidden: Tensor) -> Memory:
+def read(drafter: HeadDrafter, prompt: list[int], tokens: list[int], hidden: Tensor) -> HeadState:
     """Let a drafter see a text token after token."""
     sampling = SamplingParams(temperature=0.0)
     state = drafter.start(DecodeRequest(prompt, sampling, 99, frozenset(), None, 0, {}))
     text = list(prompt)
     for token, row in zip(tokens, hidden, strict=True):
         text.append(token)
-        verdict = VerificationResult(
-            [], [], [0], [token], [token], torch.zeros(1, VOCAB), row[None]
-        )
-        drafter.commit(state, text, verdict)
+        result = VerificationResult([], [], [0], [token], [token], torch.zeros(1, VOCAB), row[None])
+        drafter.commit(state, text, result)
     return state
 
 
-def draft(drafter: HeadDrafter, state: Memory, text: list[int], limit: int) -> Any:
-    return drafter.propose([DraftRequest(state, text, [], limit, None)])[0]
+def draft(drafter: HeadDrafter, state: HeadState, text: list[int], max_tokens: int) -> Any:
+    return drafter.propose([DraftRequest(state, text, [], max_tokens, None)])[0]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 9])
-def test_drafting_computes_what_was_trained(head: Head, workshop: Workshop, rows: int) -> None:
+def test_drafting_computes_what_was_trained(head: Head, context: DrafterContext, rows: int) -> None:
     """The chances of a chain are those of the trainer's rounds along it, window included."""
-    drafter = drafter_of(workshop, CHAIN)
+    drafter = drafter_of(context, CHAIN)
     hidden = torch.randn(rows, HIDDEN, generator=torch.Generator().manual_seed(rows))
     prompt, tokens = [7, 3, 9, 1], [(5 * i + 2) % VOCAB for i in range(rows)]
     made = draft(drafter, read(drafter, prompt, tokens, hidden), prompt + tokens, 4)
@@ -97,12 +95,12 @@ def test_drafting_computes_what_was_trained(head: Head, workshop: Workshop, rows
         found = head.rounds(trigrams, padded, len(prompt) - 1, steps)
     for step, logits in enumerate(found):
         law = logits[rows - 1 + step].softmax(-1)
-        assert made.chances[step] == pytest.approx(float(law.max()), abs=1e-5)
+        assert made.acceptance_probs[step] == pytest.approx(float(law.max()), abs=1e-5)
         assert made.token_ids[step] == int(head.draft_ids[law.argmax()])
 
 
-def test_sequences_draft_alike_alone_and_together(workshop: Workshop) -> None:
-    drafter = drafter_of(workshop, BEAM)
+def test_sequences_draft_alike_alone_and_together(context: DrafterContext) -> None:
+    drafter = drafter_of(context, BEAM)
     states = [
         read(drafter, [1, 2, 3], [(3 * i + n) % VOCAB for i in range(n)], torch.randn(n, HIDDEN))
         for n in (2, 7, 4)
@@ -111,24 +109,24 @@ def test_sequences_draft_alike_alone_and_together(workshop: Workshop) -> None:
     for state, have in zip(states, together, strict=True):
         alone = draft(drafter, state, [], 12)
         assert have.token_ids == alone.token_ids
-        assert have.chances == pytest.approx(alone.chances, abs=1e-5)
+        assert have.acceptance_probs == pytest.approx(alone.acceptance_probs, abs=1e-5)
 
 
-def test_a_tree_is_cut_from_its_least_likely_end(workshop: Workshop) -> None:
-    drafter = drafter_of(workshop, BEAM)
+def test_a_tree_is_cut_from_its_least_likely_end(context: DrafterContext) -> None:
+    drafter = drafter_of(context, BEAM)
     state = read(drafter, [1, 2, 3], [4, 5, 6], torch.randn(3, HIDDEN))
     whole, cut = draft(drafter, state, [], 99), draft(drafter, state, [], 5)
     assert len(whole.token_ids) == 3 + 2 * 2 * 3
     assert whole.token_ids[:5] == cut.token_ids
     paths: list[float] = []
-    for parent, chance in zip(whole.parents, whole.chances, strict=True):
+    for parent, acceptance_prob in zip(whole.parents, whole.acceptance_probs, strict=True):
         assert parent < len(paths)
-        paths.append(chance * (paths[parent] if parent >= 0 else 1.0))
+        paths.append(acceptance_prob * (paths[parent] if parent >= 0 else 1.0))
     assert paths == sorted(paths, reverse=True)
 
 
-def test_memory_is_bounded_and_freed(workshop: Workshop) -> None:
-    drafter = drafter_of(workshop, CHAIN)
+def test_memory_is_bounded_and_freed(context: DrafterContext) -> None:
+    drafter = drafter_of(context, CHAIN)
     state = read(drafter, [1, 2, 3], list(range(30)), torch.randn(30, HIDDEN))
     assert len(state.fresh) == WINDOW
     draft(drafter, state, [], 4)
@@ -141,18 +139,18 @@ def test_memory_is_bounded_and_freed(workshop: Workshop) -> None:
 @pytest.mark.parametrize("settings", [{}, {"num_blocks": 12}], ids=str)
 @pytest.mark.parametrize("options", [CHAIN, BEAM, {}], ids=["chain", "beam", "as it pays"])
 def test_drafts_change_no_text(
-    workshop: Workshop, options: dict[str, Any], settings: dict[str, Any]
+    context: DrafterContext, options: dict[str, Any], settings: dict[str, Any]
 ) -> None:
     requests = random_requests(12, VOCAB, seed=3)
-    (name,) = workshop.heads
-    want = texts(speculating(workshop, model=Wide(VOCAB)), drafted_by(requests, "off"))
-    engine = speculating(workshop, model=Wide(VOCAB), **settings)
+    (name,) = context.heads
+    want = texts(speculating(context, model=Wide(VOCAB)), drafted_by(requests, "off"))
+    engine = speculating(context, model=Wide(VOCAB), **settings)
     assert texts(engine, drafted_by(requests, {"name": name, **options})) == want
 
 
-def test_finished_sequences_hold_nothing(workshop: Workshop) -> None:
+def test_finished_sequences_hold_nothing(context: DrafterContext) -> None:
     """Nor does one that is still running when its first token has ended it."""
-    (name,) = workshop.heads
-    engine = speculating(workshop, model=Wide(VOCAB))
+    (name,) = context.heads
+    engine = speculating(context, model=Wide(VOCAB))
     run(engine, drafted_by(random_requests(4, VOCAB, seed=9), {"name": name, **CHAIN}))
     engine.check_integrity()

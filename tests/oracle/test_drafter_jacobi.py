@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from plait.decoders.sampling.params import SamplingParams
-from plait.decoders.speculative.workshop import Workshop
+from plait.decoders.speculative.context import DrafterContext
 from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.models.transformer import KVCache
 from tests.fixtures.drafting import drafted_by, speculating, texts
@@ -18,7 +18,7 @@ from tests.fixtures.random_requests import random_requests
 from tests.fixtures.table_model import TableModel
 
 VOCAB = 40
-WORKSHOP = Workshop(VOCAB)
+WORKSHOP = DrafterContext(VOCAB)
 PROMPT = [1, 2, 3]
 PUBLISHED = {"name": "jacobi", "preset": "sjd"}
 CHOICES: dict[str, Any] = {

@@ -13,27 +13,29 @@ from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest
 from plait.decoders.contract.registry import compose
 from plait.decoders.sampling.params import SamplingParams
+from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.drafters import n_gram
-from plait.decoders.speculative.drafters.n_gram import NGram, NGramOptions
-from plait.decoders.speculative.workshop import Workshop
+from plait.decoders.speculative.drafters.n_gram import NGramDrafter, NGramOptions
 from tests.fixtures.drafting import drafted_by, speculating, texts
 from tests.fixtures.engines import request
 
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=60)
 
 
-def drafter(**options: Any) -> NGram:
+def drafter(**options: Any) -> NGramDrafter:
     choice = compose({"drafter": {"name": "n-gram", **options}}, "drafter")[0]
-    made: NGram = choice.method.make(choice.options, workshop=Workshop(100))
+    made: NGramDrafter = choice.method.make(choice.options, context=DrafterContext(100))
     return made
 
 
-def drafts(made: NGram, text: Sequence[int], ahead: Sequence[int], limit: int) -> Draft:
+def drafts(
+    made: NGramDrafter, text: Sequence[int], draft_prefix: Sequence[int], max_tokens: int
+) -> Draft:
     """Return the draft behind a text that grew token by token, and was asked about throughout."""
     state = made.start(DecodeRequest(text[:1], SamplingParams(), 1, frozenset(), None, 0, {}))
     for stop in range(1, len(text)):
-        made.propose([DraftRequest(state, text[:stop], [], limit, None)])
-    return made.propose([DraftRequest(state, text, ahead, limit, None)])[0]
+        made.propose([DraftRequest(state, text[:stop], [], max_tokens, None)])
+    return made.propose([DraftRequest(state, text, draft_prefix, max_tokens, None)])[0]
 
 
 def occurrences(text: Sequence[int], run: Sequence[int]) -> list[int]:
@@ -44,10 +46,10 @@ def occurrences(text: Sequence[int], run: Sequence[int]) -> list[int]:
 
 
 def searched(
-    options: NGramOptions, text: list[int], ahead: list[int], limit: int
+    options: NGramOptions, text: list[int], draft_prefix: list[int], max_tokens: int
 ) -> tuple[list[int], list[float]]:
     """Return (tokens, share of the votes for each), by searching the text from its beginning."""
-    whole = text + ahead
+    whole = text + draft_prefix
     for size in range(options.max_n, options.min_n - 1, -1):
         places = occurrences(text, whole[-size:]) if size <= len(whole) else []
         if options.prefer == "latest":
@@ -59,7 +61,7 @@ def searched(
         return [], []
     tokens: list[int] = []
     shares: list[float] = []
-    while len(tokens) < limit:
+    while len(tokens) < max_tokens:
         known = whole + tokens if options.overlap else text
         following = [known[p + len(tokens)] for p in places if p + len(tokens) < len(known)]
         if not following:
@@ -79,19 +81,25 @@ def searched(
 @pytest.mark.parametrize("preset", [None, "vllm"])
 @pytest.mark.parametrize("overlap", [True, False])
 def test_drafts_are_those_of_a_search(
-    preset: str | None, overlap: bool, text: list[int], ahead: list[int], limit: int, count: int
+    preset: str | None,
+    overlap: bool,
+    text: list[int],
+    draft_prefix: list[int],
+    max_tokens: int,
+    count: int,
 ) -> None:
     options: dict[str, Any] = {"min_n": 1, "max_n": 4, "overlap": overlap, "occurrences": count}
     if preset is not None:
         options = {"preset": preset}
     choice = compose({"drafter": {"name": "n-gram", **options}}, "drafter")[0]
     assert isinstance(choice.options, NGramOptions)
-    have = drafts(drafter(**options), text, ahead, limit)
-    want, shares = searched(choice.options, text, ahead, limit)
+    have = drafts(drafter(**options), text, draft_prefix, max_tokens)
+    want, shares = searched(choice.options, text, draft_prefix, max_tokens)
     assert list(have.token_ids) == want
-    assert len(have.chances) == len(want)
+    assert len(have.acceptance_probs) == len(want)
     assert all(
-        0 < chance < share + 1e-9 for chance, share in zip(have.chances, shares, strict=True)
+        0 < acceptance_prob < share + 1e-9
+        for acceptance_prob, share in zip(have.acceptance_probs, shares, strict=True)
     )
 
 
@@ -113,9 +121,9 @@ def test_votes_and_disagreement() -> None:
 
 
 def test_longer_matches_and_more_votes_are_surer() -> None:
-    short = drafts(drafter(), [1, 2, 3, 4, 1, 2], [], 1).chances[0]
-    long = drafts(drafter(), [1, 2, 3, 4, 1, 2, 3], [], 1).chances[0]
-    often = drafts(drafter(), [1, 2, 3, 1, 2, 3, 1, 2], [], 1).chances[0]
+    short = drafts(drafter(), [1, 2, 3, 4, 1, 2], [], 1).acceptance_probs[0]
+    long = drafts(drafter(), [1, 2, 3, 4, 1, 2, 3], [], 1).acceptance_probs[0]
+    often = drafts(drafter(), [1, 2, 3, 1, 2, 3, 1, 2], [], 1).acceptance_probs[0]
     assert short < long and short < often
 
 
@@ -160,12 +168,12 @@ def test_siblings_share_the_prompt_and_nothing_else() -> None:
         assert list(made.propose([DraftRequest(state, [*text, 8], [], 1, None)])[0].token_ids) == [
             20 + i
         ]
-    assert made._siblings._latest is None
+    assert made._prompt_cache._latest is None
 
 
 def test_text_is_the_one_without_drafts() -> None:
     sampling = SamplingParams(temperature=0.3, seed=3)
     asked = [request(f"r{i}", [1, 2, 3, 1, 2, i], 30, sampling=sampling) for i in range(4)]
-    plain = texts(speculating(Workshop(6)), drafted_by(asked, "off"))
+    plain = texts(speculating(DrafterContext(6)), drafted_by(asked, "off"))
     always = {"name": "n-gram", "always": True, "min_n": 1}
-    assert texts(speculating(Workshop(6)), drafted_by(asked, always)) == plain
+    assert texts(speculating(DrafterContext(6)), drafted_by(asked, always)) == plain

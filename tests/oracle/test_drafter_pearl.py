@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from plait.decoders.speculative.workshop import Workshop
+from plait.decoders.speculative.context import DrafterContext
+from tests.fixtures.draft_models import WrongAt, table_draft_model
 from tests.fixtures.drafting import drafted_by, speculating
 from tests.fixtures.engines import request, run
-from tests.fixtures.second_models import WrongAt, table_draft_model
 
 VOCAB = 40
 PROMPT = [1, 2, 3]
@@ -20,7 +20,7 @@ PROMPT = [1, 2, 3]
 def emitted(drafter: dict[str, Any], wrong: Collection[int], tokens: int) -> list[int]:
     """Return how many tokens each pass emits; drafts are wrong at some places of the answer."""
     model = WrongAt(VOCAB, {len(PROMPT) + place for place in wrong})
-    engine = speculating(Workshop(VOCAB, draft_model=table_draft_model(model)))
+    engine = speculating(DrafterContext(VOCAB, draft_model=table_draft_model(model)))
     fields = {"name": "pearl", "always": True, **drafter}
     answer = run(engine, drafted_by([request("r", PROMPT, tokens)], fields))["r", 0]
     trace = answer.deltas[-1].trace

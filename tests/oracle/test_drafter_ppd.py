@@ -13,9 +13,9 @@ from torch import Tensor
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import DecodeRequest, DraftBudget
 from plait.decoders.sampling.params import SamplingParams
-from plait.decoders.speculative.heads.prompt_trees import ROOT, Row, StateTree, trees_for
+from plait.decoders.speculative.context import DrafterContext
+from plait.decoders.speculative.heads.prompt_trees import ROOT, PromptTree, PromptTreeRow, trees_for
 from plait.decoders.speculative.speculator import Speculator
-from plait.decoders.speculative.workshop import Workshop
 from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.models.transformer import KVCache
 from tests.fixtures.drafting import drafted_by, speculating, texts
@@ -35,11 +35,11 @@ CHOICES: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+def context(tmp_path_factory: pytest.TempPathFactory) -> DrafterContext:
     path: Path = tmp_path_factory.mktemp("heads") / "ppd.safetensors"
     accuracy = ACCURACY.astype(np.float32)
     save_file({"accuracy": accuracy, "accuracy_sampled": accuracy}, path)
-    return Workshop(VOCAB, num_embeddings=PROMPTS, heads={"ppd": path})
+    return DrafterContext(VOCAB, num_embeddings=PROMPTS, heads={"ppd": path})
 
 
 DRAFTER = {"name": "ppd", "length": 12}
@@ -67,27 +67,29 @@ class Watching(TableModel):
 
 @pytest.mark.parametrize("settings", [{}, {"num_blocks": 12}, {"max_step_tokens": 16}], ids=str)
 @pytest.mark.parametrize("drafter", CHOICES.values(), ids=CHOICES)
-def test_drafts_change_no_text(workshop: Workshop, drafter: Any, settings: dict[str, Any]) -> None:
+def test_drafts_change_no_text(
+    context: DrafterContext, drafter: Any, settings: dict[str, Any]
+) -> None:
     requests = random_requests(24, VOCAB, seed=3)
-    want = texts(speculating(workshop), drafted_by(requests, "off"))
-    assert texts(speculating(workshop, **settings), drafted_by(requests, drafter)) == want
+    want = texts(speculating(context), drafted_by(requests, "off"))
+    assert texts(speculating(context, **settings), drafted_by(requests, drafter)) == want
 
 
-def test_the_cache_never_keeps_a_prompt(workshop: Workshop) -> None:
+def test_the_cache_never_keeps_a_prompt(context: DrafterContext) -> None:
     model = Watching(VOCAB)
     run(
-        speculating(workshop, model=model),
+        speculating(context, model=model),
         drafted_by(random_requests(8, VOCAB, seed=5), CHOICES["small"]),
     )
     assert not model.saw_prompt
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
-def test_a_law_without_memory_is_guessed_right(workshop: Workshop, temperature: float) -> None:
+def test_a_law_without_memory_is_guessed_right(context: DrafterContext, temperature: float) -> None:
     """Every step takes the path of best guesses, as far as the last step has asked ahead."""
     sampling = SamplingParams(temperature=temperature, seed=7)
     each = request("r", [1, 2, 3], 200, sampling=sampling)
-    engine = speculating(workshop, model=Forgetful(VOCAB))
+    engine = speculating(context, model=Forgetful(VOCAB))
     answer = run(engine, drafted_by([each], CHOICES["published"]))["r", 0]
     trees, state = trees_for(ACCURACY, 64), 0
     for delta in answer.deltas[:10]:
@@ -98,12 +100,12 @@ def test_a_law_without_memory_is_guessed_right(workshop: Workshop, temperature: 
         assert state > 0
 
 
-def _leads_on(tree: StateTree, row: Row) -> bool:
+def _leads_on(tree: PromptTree, row: PromptTreeRow) -> bool:
     """Tell whether a row and all above it are best guesses."""
     return row.rank == 0 and (row.parent == ROOT or _leads_on(tree, tree.rows[row.parent]))
 
 
-def _prompts_on_best(tree: StateTree, depth: int) -> int:
+def _prompts_on_best(tree: PromptTree, depth: int) -> int:
     """Return how many prompts hang on the best path's node of a depth; 0: the text."""
     found = 0
     for row in tree.rows:
@@ -116,18 +118,18 @@ def _prompts_on_best(tree: StateTree, depth: int) -> int:
     return found
 
 
-def test_rows_fed_stay_within_max_draft(workshop: Workshop) -> None:
+def test_rows_fed_stay_within_max_draft(context: DrafterContext) -> None:
     model = TableModel(VOCAB)
     drafter = {"name": "ppd", "length": 32, "max_draft": 5, "always": True}
-    run(speculating(workshop, model=model), drafted_by([request("r", [1, 2, 3], 20)], drafter))
+    run(speculating(context, model=model), drafted_by([request("r", [1, 2, 3], 20)], drafter))
     assert model.max_rows == 1 + 5
 
 
 @pytest.mark.parametrize("price", [0.0, 0.02, 0.1, 0.5])
-def test_the_budget_keeps_the_prompts_that_pay(workshop: Workshop, price: float) -> None:
+def test_the_budget_keeps_the_prompts_that_pay(context: DrafterContext, price: float) -> None:
     """A row's price, in passes, is what its expected tokens must be worth; parents stay."""
     costs = CostCurve({rows: 1 + price * (rows - 1) for rows in (1, 2, 64)})
-    speculator = Speculator(workshop, costs)
+    speculator = Speculator(context, costs)
     each = DecodeRequest([1, 2], SamplingParams(), 99, frozenset(), None, 0, {"drafter": DRAFTER})
     member = speculator.start(each)
     assert member is not None

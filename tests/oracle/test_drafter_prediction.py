@@ -16,15 +16,15 @@ from plait.decoders.contract.decoder import DecodeRequest, DraftBudget
 from plait.decoders.contract.drafter import DraftRequest, VerificationResult
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.config import PREDICTION
+from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.drafters.prediction import (
-    SURE,
-    Anchors,
-    Prediction,
+    MIN_AGREED,
+    PredictionDrafter,
+    PredictionIndex,
     PredictionOptions,
-    Walk,
+    PredictionState,
 )
 from plait.decoders.speculative.speculator import Speculator
-from plait.decoders.speculative.workshop import Workshop
 from plait.server.wire.messages import GenerateRequest
 from tests.fixtures.drafting import drafted_by, speculating, texts
 from tests.fixtures.engines import request, run
@@ -39,7 +39,9 @@ ALWAYS = {"name": "prediction", "always": True}
 COSTS = {1: 1.0, 2: 1.1, 4: 1.4, 8: 2.0, 16: 3.0, 32: 5.5, 64: 11.0}
 
 
-def start(drafter: Prediction, prediction: Sequence[int], prompt: Sequence[int] = (1,)) -> Walk:
+def start(
+    drafter: PredictionDrafter, prediction: Sequence[int], prompt: Sequence[int] = (1,)
+) -> PredictionState:
     options = {PREDICTION: list(prediction)}
     fields = (prompt, SamplingParams(), 9, frozenset[int](), None, 0, options)
     state = drafter.start(DecodeRequest(*fields))
@@ -47,18 +49,22 @@ def start(drafter: Prediction, prediction: Sequence[int], prompt: Sequence[int] 
     return state
 
 
-def draft(drafter: Prediction, state: Walk, text: Sequence[int], split: int = 0) -> list[int]:
+def draft(
+    drafter: PredictionDrafter, state: PredictionState, text: Sequence[int], split: int = 0
+) -> list[int]:
     """Return the draft behind a text, whose last `split` tokens are drafts themselves."""
     known = len(text) - split
     (made,) = drafter.propose([DraftRequest(state, text[:known], text[known:], 8, None)])
-    assert len(made.token_ids) == len(made.chances)
+    assert len(made.token_ids) == len(made.acceptance_probs)
     return list(made.token_ids)
 
 
-def commit(drafter: Prediction, state: Walk, text: list[int], emitted: Sequence[int]) -> None:
+def commit(
+    drafter: PredictionDrafter, state: PredictionState, text: list[int], emitted: Sequence[int]
+) -> None:
     text.extend(emitted)
-    verdict = VerificationResult((), (), (0,), (), emitted, cast(Any, None), None)
-    drafter.commit(state, text, verdict)
+    result = VerificationResult((), (), (0,), (), emitted, cast(Any, None), None)
+    drafter.commit(state, text, result)
 
 
 def naive_find(prediction: Sequence[int], tail: Sequence[int], home: int) -> tuple[int, int] | None:
@@ -82,19 +88,19 @@ def naive_draft(
             at, run = found
         else:
             at, run = (at + 1, 0) if run > 0 else (at, -1)
-        home = at if run >= SURE else home
+        home = at if run >= MIN_AGREED else home
         best = max(best, run) if i < len(answer) - split else best
     hoped = min(max(run, 0), split)
     agreed = max(best, run - hoped)
-    limit = min(8, 2 * (agreed + 1) - hoped)
+    max_tokens = min(8, 2 * (agreed + 1) - hoped)
     has_begun = run == at + 1  # as long as everything has agreed
-    is_said = run >= 0 and (has_begun or agreed >= SURE)
-    return list(prediction[at : at + max(limit, 0)]) if is_said else []
+    is_said = run >= 0 and (has_begun or agreed >= MIN_AGREED)
+    return list(prediction[at : at + max(max_tokens, 0)]) if is_said else []
 
 
 def missed(prediction: Sequence[int], answer: Sequence[int]) -> list[int]:
     """Return which tokens of the answer no draft had said."""
-    drafter = Prediction(OPTIONS)
+    drafter = PredictionDrafter(OPTIONS)
     state, text, found = start(drafter, prediction), [1], []
     for i, token in enumerate(answer):
         if draft(drafter, state, text)[:1] != [token]:
@@ -108,7 +114,7 @@ TOKENS = st.lists(st.integers(0, 3), max_size=24)
 
 @given(prediction=TOKENS, tail=st.lists(st.integers(0, 3), max_size=6), home=st.integers(0, 30))
 def test_runs_are_found_as_by_reading(prediction: list[int], tail: list[int], home: int) -> None:
-    have = Anchors(prediction, MAX_N).find(tail, home)
+    have = PredictionIndex(prediction, MAX_N).find(tail, home)
     assert have == naive_find(prediction, tail, home)
 
 
@@ -123,7 +129,7 @@ def test_drafts_are_those_of_the_words(
 ) -> None:
     """However the answer is cut into steps, in whichever of them the drafter is asked, and whatever
     part of the answer is drafted only."""
-    drafter = Prediction(OPTIONS)
+    drafter = PredictionDrafter(OPTIONS)
     state, text, is_asked = start(drafter, prediction, prompt), list(prompt), True
     while True:
         known = len(text) - len(prompt)
@@ -164,7 +170,7 @@ def test_repeated_lines_do_not_lead_astray() -> None:
 
 
 def test_a_single_word_is_no_sign_that_the_prediction_is_right() -> None:
-    drafter = Prediction(OPTIONS)
+    drafter = PredictionDrafter(OPTIONS)
     state, text = start(drafter, [9, 5, 6, 7, 8, 4]), [1]
     assert draft(drafter, state, text) == [9, 5, 6, 7]  # nothing speaks against its beginning yet
     for token in (FRESH, 5, 6):
@@ -175,7 +181,7 @@ def test_a_single_word_is_no_sign_that_the_prediction_is_right() -> None:
 
 
 def test_siblings_share_what_is_known_of_a_prediction() -> None:
-    drafter = Prediction(OPTIONS)
+    drafter = PredictionDrafter(OPTIONS)
     one, other = start(drafter, [1, 2, 3]), start(drafter, [1, 2, 3])
     assert one.anchors is other.anchors
     drafter.finish(one, ())
@@ -206,10 +212,10 @@ PATHOLOGIES: dict[str, list[int]] = {
 @pytest.mark.parametrize("drafter", [ALWAYS, ["n-gram", {"name": "prediction", "max_n": 1}]])
 def test_a_wrong_prediction_changes_nothing(name: str, drafter: Any) -> None:
     requests = random_requests(12, VOCAB, seed=11, max_tokens=40)
-    want = texts(speculating(Workshop(VOCAB)), drafted_by(requests, "off"))
+    want = texts(speculating(DrafterContext(VOCAB)), drafted_by(requests, "off"))
     predictions = [PATHOLOGIES[name]] * len(requests)
-    workshop = Workshop(VOCAB, costs=CostCurve(COSTS))
-    assert texts(speculating(workshop), with_predictions(requests, predictions, drafter)) == want
+    context = DrafterContext(VOCAB, costs=CostCurve(COSTS))
+    assert texts(speculating(context), with_predictions(requests, predictions, drafter)) == want
 
 
 def test_a_right_prediction_saves_most_passes_and_the_counts_add_up() -> None:
@@ -217,10 +223,10 @@ def test_a_right_prediction_saves_most_passes_and_the_counts_add_up() -> None:
         request(f"r{i}", [i + 3], 80, n=1 + i % 2, sampling=SamplingParams(seed=i))
         for i in range(4)
     ]
-    want = texts(speculating(Workshop(VOCAB)), drafted_by(requests, "off"))
+    want = texts(speculating(DrafterContext(VOCAB)), drafted_by(requests, "off"))
     predictions = [want[each.request_id, 0] for each in requests]
-    workshop = Workshop(VOCAB, costs=CostCurve(COSTS))
-    have = run(speculating(workshop), with_predictions(requests, predictions, "prediction"))
+    context = DrafterContext(VOCAB, costs=CostCurve(COSTS))
+    have = run(speculating(context), with_predictions(requests, predictions, "prediction"))
     assert {name: answer.tokens for name, answer in have.items()} == want
     right = [have[each.request_id, 0] for each in requests]
     traces = [answer.deltas[-1].trace or {} for answer in right]
@@ -241,7 +247,7 @@ def test_nobody_drafts_behind_a_prediction_that_is_followed(rest: list[int]) -> 
     prompt = [*range(1, 21), *range(1, 21)]
     options = {"drafter": ["prediction", "suffix"], PREDICTION: [1, 2, 3, 4, *rest]}
     asked = DecodeRequest(prompt, SamplingParams(), 99, frozenset(), None, 0, options)
-    speculator = Speculator(Workshop(VOCAB), CostCurve({1: 1.0, 64: 1.0}))
+    speculator = Speculator(DrafterContext(VOCAB), CostCurve({1: 1.0, 64: 1.0}))
     member = speculator.start(asked)
     assert member is not None
     (tree,) = speculator.propose([member], [32], DraftBudget(64, 1))
@@ -250,10 +256,10 @@ def test_nobody_drafts_behind_a_prediction_that_is_followed(rest: list[int]) -> 
 
     emitted, nothing = [1, 2, 3, 4, 5], cast(Any, None)
     drawn = [*emitted, *[0] * (len(tree) - 4)]
-    verdict = VerificationResult(
+    result = VerificationResult(
         tree.token_ids, tree.parents, range(5), drawn, emitted, nothing, None
     )
-    speculator.settle(member, verdict)
+    speculator.settle(member, result)
     (tree,) = speculator.propose([member], [32], DraftBudget(64, 1))
     follows, source = ([31, 32, 33], "prediction") if rest else ([6, 7, 8], "suffix")
     assert tree.token_ids[:3] == follows
@@ -269,7 +275,7 @@ def test_wrong_predictions_cost_little_and_right_ones_pay_at_once_again() -> Non
     """By the cost curve, one client after the other, of whom all but the last are wrong."""
     rng = random.Random(1)
     sampling = SamplingParams(seed=4)
-    engine = speculating(Workshop(VOCAB, costs=CostCurve(COSTS)))
+    engine = speculating(DrafterContext(VOCAB, costs=CostCurve(COSTS)))
     for i in range(4):
         asked = [request(f"r{i}", [i + 3], 200, sampling=sampling)]
         want = texts(engine, drafted_by(asked, "off"))

@@ -14,16 +14,16 @@ from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest
 from plait.decoders.contract.registry import compose
 from plait.decoders.sampling.params import SamplingParams
+from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.drafters import suffix
-from plait.decoders.speculative.drafters.suffix import Own, Suffix, SuffixOptions
+from plait.decoders.speculative.drafters.suffix import SuffixDrafter, SuffixOptions, SuffixState
 from plait.decoders.speculative.stores.namespaces import DraftStores
 from plait.decoders.speculative.stores.suffixes import (
     NONE,
     ROOT,
     SuffixAutomaton,
-    SuffixGenerations,
+    SuffixIndex,
 )
-from plait.decoders.speculative.workshop import Workshop
 from tests.fixtures.drafting import drafted_by, speculating, texts
 from tests.fixtures.engines import request
 
@@ -98,25 +98,27 @@ def test_following_finds_the_longest_ending(
         assert state == state_of(automaton, text[stop - have : stop])
 
 
-def drafter(stores: DraftStores | None = None, **options: Any) -> Suffix:
+def drafter(stores: DraftStores | None = None, **options: Any) -> SuffixDrafter:
     choice = compose({"drafter": {"name": "suffix", **options}}, "drafter")[0]
-    workshop = Workshop(100, stores=stores or DraftStores())
-    made: Suffix = choice.method.make(choice.options, workshop=workshop)
+    context = DrafterContext(100, stores=stores or DraftStores())
+    made: SuffixDrafter = choice.method.make(choice.options, context=context)
     return made
 
 
-def begin(made: Suffix, namespace: str = "") -> Own:
+def begin(made: SuffixDrafter, namespace: str = "") -> SuffixState:
     return made.start(
         DecodeRequest([], SamplingParams(), 1, frozenset(), None, 0, {}, namespace=namespace)
     )
 
 
-def drafts(made: Suffix, text: Sequence[int], ahead: Sequence[int] = (), limit: int = 64) -> Draft:
+def drafts(
+    made: SuffixDrafter, text: Sequence[int], draft_prefix: Sequence[int] = (), max_tokens: int = 64
+) -> Draft:
     """Return the draft behind a text that grew token by token, and was asked about throughout."""
     state = begin(made)
     for stop in range(1, len(text)):
-        made.propose([DraftRequest(state, text[:stop], [], limit, None)])
-    return made.propose([DraftRequest(state, text, ahead, limit, None)])[0]
+        made.propose([DraftRequest(state, text[:stop], [], max_tokens, None)])
+    return made.propose([DraftRequest(state, text, draft_prefix, max_tokens, None)])[0]
 
 
 def greedy(trie: Trie, run: Run, room: int, cut: float) -> tuple[list[int], float]:
@@ -132,7 +134,7 @@ def greedy(trie: Trie, run: Run, room: int, cut: float) -> tuple[list[int], floa
 
 
 def published(
-    options: SuffixOptions, tries: Sequence[Trie], text: Sequence[int], limit: int
+    options: SuffixOptions, tries: Sequence[Trie], text: Sequence[int], max_tokens: int
 ) -> tuple[list[int], float]:
     """Return what the paper's loop over endings finds: local first, then global."""
     best: tuple[list[int], float] = [], 0.0
@@ -142,7 +144,7 @@ def published(
             run = tuple(text[-matched:])
             if run not in trie.count:
                 break
-            room = min(limit, int(options.factor * matched + options.offset))
+            room = min(max_tokens, int(options.factor * matched + options.offset))
             each = greedy(trie, run, min(room, options.depth - matched), options.cut)
             found = each if each[1] >= found[1] else found
         best = found if found[1] > best[1] else best
@@ -163,18 +165,18 @@ OPTIONS = st.fixed_dictionaries(
 def test_drafts_are_those_of_the_published_search(
     earlier: list[list[int]],
     text: list[int],
-    ahead: list[int],
+    draft_prefix: list[int],
     settings: dict[str, Any],
-    limit: int,
+    max_tokens: int,
 ) -> None:
     stores = DraftStores()
     kept = [each for each in earlier if stores.add("", each)]
     options = SuffixOptions.model_validate(settings)
     tries = [Trie([text], options.depth), Trie(kept, options.depth)]
-    have = drafts(drafter(stores, **settings), text, ahead, limit)
-    want, _ = published(options, tries, [*text, *ahead], limit)
+    have = drafts(drafter(stores, **settings), text, draft_prefix, max_tokens)
+    want, _ = published(options, tries, [*text, *draft_prefix], max_tokens)
     assert list(have.token_ids) == want
-    assert all(0 < chance < 1 for chance in have.chances)
+    assert all(0 < acceptance_prob < 1 for acceptance_prob in have.acceptance_probs)
 
 
 def test_a_namespace_is_followed_where_the_text_has_nothing() -> None:
@@ -191,7 +193,7 @@ def test_chances_leave_the_end_of_the_text_out() -> None:
     """Two places, at one of which nothing has followed yet: the score halves, the chance not."""
     draft = drafts(drafter(), [1, 2, 3, 4, 1, 2, 3])
     assert list(draft.token_ids) == [4, 1, 2]
-    assert draft.chances == [3 / 4, 4 / 5, 5 / 6]
+    assert draft.acceptance_probs == [3 / 4, 4 / 5, 5 / 6]
 
 
 def test_siblings_share_the_prompt_and_nothing_else() -> None:
@@ -206,7 +208,7 @@ def test_siblings_share_the_prompt_and_nothing_else() -> None:
         assert list(made.propose([DraftRequest(state, [*text, 8], [], 1, None)])[0].token_ids) == [
             20 + i
         ]
-    assert made._siblings._latest is None
+    assert made._prompt_cache._latest is None
 
 
 def test_what_is_learnt_meanwhile_is_found() -> None:
@@ -239,19 +241,21 @@ def products(trie: Trie, run: Run, cut: float, depth: int) -> list[tuple[float, 
 
 
 @given(TEXT, TEXT, st.integers(1, 12))
-def test_trees_hold_the_largest_products(earlier: list[int], text: list[int], limit: int) -> None:
+def test_trees_hold_the_largest_products(
+    earlier: list[int], text: list[int], max_tokens: int
+) -> None:
     """Whatever ending a tree follows, no token outside of it has a larger product."""
     stores = DraftStores()
     kept = [earlier] * bool(stores.add("", earlier))
     cut, offset = 0.2, 3.0
-    have = drafts(drafter(stores, tree=True, cut=cut, offset=offset), text, [], limit)
+    have = drafts(drafter(stores, tree=True, cut=cut, offset=offset), text, [], max_tokens)
     tries, scores = [Trie([text], 64), Trie(kept, 64)], [0.0]
     for trie in tries:
         for matched in range(1, len(text) + 1):
             run = tuple(text[-matched:])
             if run in trie.count:
                 best = sorted((p for p, _ in products(trie, run, cut, 64)), reverse=True)
-                scores.append(sum(best[: min(limit, int(matched + offset))]))
+                scores.append(sum(best[: min(max_tokens, int(matched + offset))]))
     paths: list[Run] = []
     for token, parent in zip(have.token_ids, have.parents or (), strict=True):
         paths.append((*(paths[parent] if parent >= 0 else ()), token))
@@ -267,7 +271,7 @@ def test_trees_hold_the_largest_products(earlier: list[int], text: list[int], li
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    generations = SuffixGenerations(8, 100)
+    generations = SuffixIndex(8, 100)
     for start in range(0, 3_000, 30):
         generations.read(range(start, start + 30), is_imported=False)
         assert sum(each.num_tokens for each in generations.automata) <= 100
@@ -298,7 +302,7 @@ def test_presets_are_the_published_defaults() -> None:
 def test_text_is_the_one_without_drafts(options: dict[str, Any]) -> None:
     sampling = SamplingParams(temperature=0.3, seed=3)
     asked = [request(f"r{i}", [1, 2, 3, 1, 2, i], 30, sampling=sampling) for i in range(4)]
-    engine = speculating(Workshop(6))
+    engine = speculating(DrafterContext(6))
     plain = texts(engine, drafted_by(asked, "off"))
     for _ in range(2):  # the second time, the first answers are in the namespace
         always = {"name": "suffix", "always": True, **options}

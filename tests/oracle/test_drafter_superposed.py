@@ -16,27 +16,27 @@ from hypothesis import strategies as st
 from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import DraftRequest
 from plait.decoders.sampling.params import SamplingParams
+from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.draft_model import make
 from plait.decoders.speculative.draft_model.protocol import DraftCache
-from plait.decoders.speculative.draft_model.superposing import UNKNOWN, WEIGHTS
+from plait.decoders.speculative.draft_model.superposition import N_GRAM_WEIGHTS, UNSEEN_PENALTY
 from plait.decoders.speculative.drafters.superposed_tree import (
-    SuperposedTree,
+    SuperposedTreeDrafter,
     SuperposedTreeOptions,
 )
-from plait.decoders.speculative.stores.suffixes import SuffixGenerations
-from plait.decoders.speculative.workshop import Workshop
+from plait.decoders.speculative.stores.suffixes import SuffixIndex
 from plait.server.engine.draft_model.cached import CachedDraftModel
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model
 from plait.server.wire.messages import CompiledConstraint, Failed
-from tests.fixtures.drafting import drafted_by, speculating
-from tests.fixtures.engines import request, run
-from tests.fixtures.second_models import (
+from tests.fixtures.draft_models import (
     BUSY,
     counters_where_nothing_changes,
     model_logits,
     table_draft_model,
 )
+from tests.fixtures.drafting import drafted_by, speculating
+from tests.fixtures.engines import request, run
 from tests.fixtures.table_model import TableModel, text_logits
 from tests.fixtures.tiny_models import write_tiny_model
 from tests.fixtures.word_constraint import WordConstraint
@@ -59,17 +59,17 @@ def test_drafts_change_no_text_and_leave_no_blocks(choice: str, busy: str) -> No
     assert choice == "as it pays" or counters["draft_tokens:superposed-tree"] > 0
 
 
-def drafter(options: dict[str, Any], shop: Workshop) -> SuperposedTree:
-    return make.superposed_tree(SuperposedTreeOptions.model_validate(options), workshop=shop)
+def drafter(options: dict[str, Any], shop: DrafterContext) -> SuperposedTreeDrafter:
+    return make.superposed_tree(SuperposedTreeOptions.model_validate(options), context=shop)
 
 
 def ask(
-    made: SuperposedTree, text: Sequence[int], limit: int = 64, **fields: Any
+    made: SuperposedTreeDrafter, text: Sequence[int], max_tokens: int = 64, **fields: Any
 ) -> DraftRequest[Any]:
     constraint = fields.pop("constraint", None)
     stops = frozenset(fields.pop("stops", ()))
     request = DecodeRequest(text, SamplingParams(), 99, stops, constraint, 0, {}, "tenant")
-    return DraftRequest(made.start(request), text, (), limit, constraint)
+    return DraftRequest(made.start(request), text, (), max_tokens, constraint)
 
 
 def paths(draft: Any) -> set[tuple[int, ...]]:
@@ -84,10 +84,10 @@ def paths(draft: Any) -> set[tuple[int, ...]]:
 
 
 def test_one_draft_without_n_grams_is_what_the_second_model_writes_greedily() -> None:
-    shop = Workshop(VOCAB, draft_model=table_draft_model(TableModel(VOCAB)))
+    shop = DrafterContext(VOCAB, draft_model=table_draft_model(TableModel(VOCAB)))
     made = drafter({"drafts": 1, "alpha": 0.0, "length": 9}, shop)
-    asks = [ask(made, [3, i, 7]) for i in range(5)]
-    for each, draft in zip(asks, made.propose(asks), strict=True):
+    requests = [ask(made, [3, i, 7]) for i in range(5)]
+    for each, draft in zip(requests, made.propose(requests), strict=True):
         text = list(each.text)
         for _ in range(9):
             text.append(int(text_logits(text, VOCAB).argmax()))
@@ -109,11 +109,11 @@ def naive_gains(
 ) -> dict[int, float]:
     """The words of the module for one draft: what each of the best tokens adds to its score."""
     grams = dict.fromkeys(best, 0.0)
-    for length, weight in enumerate(WEIGHTS, 1):
+    for length, weight in enumerate(N_GRAM_WEIGHTS, 1):
         for token in best if length <= len(context) else ():
             grams[token] += weight * (naive_grams(known, context[-length:], token) or 0.0)
     if not any(grams.values()):
-        return {token: (1 - alpha) * math.log(p) - UNKNOWN for token, p in best.items()}
+        return {token: (1 - alpha) * math.log(p) - UNSEEN_PENALTY for token, p in best.items()}
     return {
         token: (1 - alpha) * math.log(p) + alpha * math.log(grams[token])
         for token, p in best.items()
@@ -157,7 +157,7 @@ def test_drafts_are_the_beam_of_the_definition(drafts: int, alpha: float) -> Non
     options = {"drafts": drafts, "alpha": alpha, "length": 5, "temperature": 2.0, "max_draft": 64}
     settings = SuperposedTreeOptions.model_validate(options)
     for _ in range(8):
-        shop = Workshop(VOCAB, draft_model=table_draft_model(TableModel(VOCAB)))
+        shop = DrafterContext(VOCAB, draft_model=table_draft_model(TableModel(VOCAB)))
         known = [[rng.randrange(VOCAB) for _ in range(120)] for _ in range(4)]
         for text in known:
             shop.stores.add("tenant", text)
@@ -174,7 +174,7 @@ def test_drafts_are_the_beam_of_the_definition(drafts: int, alpha: float) -> Non
     run=st.lists(st.integers(0, 2), min_size=1, max_size=5),
 )
 def test_shares_are_counted_as_by_reading(known: list[list[int]], run: list[int]) -> None:
-    grams = SuffixGenerations(8, 10_000)
+    grams = SuffixIndex(8, 10_000)
     for text in known:
         grams.read(text, is_imported=False)
     want = [naive_grams(known, run, token) for token in range(3)]
@@ -186,7 +186,7 @@ def test_a_constraint_cuts_every_branch() -> None:
     rng, end = random.Random(4), 30
     words = [[rng.randrange(30) for _ in range(6)] for _ in range(200)]
     constraint = WordConstraint(words, end)
-    shop = Workshop(31, draft_model=table_draft_model(TableModel(31)))
+    shop = DrafterContext(31, draft_model=table_draft_model(TableModel(31)))
     made = drafter({"drafts": 8, "top": 30, "alpha": 0.0, "temperature": 2.0}, shop)
     drafted = 0
     for i in range(20):
@@ -234,7 +234,7 @@ def test_the_completions_of_a_request_are_its_drafts(read_rows: int) -> None:
     prompt, model = [*range(40)], TableModel(VOCAB)
     settings = SuperposedTreeOptions.model_validate({"length": 5, "alpha": 0.0, "temperature": 2.0})
     want = naive_drafts([], prompt, set(), settings)
-    engine = speculating(Workshop(VOCAB, draft_model=table_draft_model(model)))
+    engine = speculating(DrafterContext(VOCAB, draft_model=table_draft_model(model)))
     hot = SamplingParams(temperature=2.0, seed=1, logprobs=0)
     asked = request("r", prompt, 9, sampling=hot, n=4)
     have = run(engine, drafted_by([asked], {**LOSSY, "read_rows": read_rows}))
@@ -254,7 +254,7 @@ def test_completions_keep_to_their_constraint_and_greedy_ones_are_refused() -> N
     rng, end = random.Random(4), 30
     words = [tuple(rng.randrange(30) for _ in range(6)) for _ in range(200)]
     engine = speculating(
-        Workshop(31, draft_model=table_draft_model(TableModel(31))),
+        DrafterContext(31, draft_model=table_draft_model(TableModel(31))),
         load_constraint=lambda compiled: WordConstraint(words, end),
     )
     fields = {"constraint": CompiledConstraint("words", b"", 0), "stop_token_ids": [end]}

@@ -13,11 +13,11 @@ from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.registry import MethodError
 from plait.decoders.sampling.params import SamplingParams
-from plait.decoders.speculative.config import drafters
-from plait.decoders.speculative.lossy.lud import Lud, LudOptions
-from plait.decoders.speculative.lossy.typical import Typical, TypicalOptions
+from plait.decoders.speculative.config import resolve_drafters
+from plait.decoders.speculative.context import DrafterContext
+from plait.decoders.speculative.lossy.lud import LudDrafter, LudOptions
+from plait.decoders.speculative.lossy.typical import TypicalAcceptance, TypicalOptions
 from plait.decoders.speculative.speculator import Speculator
-from plait.decoders.speculative.workshop import Workshop
 from plait.server.engine.engine import Engine
 from plait.server.wire.messages import CompiledConstraint
 from tests.fixtures.engines import Answer, request, run, table_engine
@@ -33,7 +33,7 @@ COMPILED = CompiledConstraint("words", b"", 0)
 
 def engine(words: Sequence[Sequence[int]] = ()) -> Engine:
     costs = CostCurve({1: 1.0, 64: 1.5})
-    speculator = Speculator(Workshop(VOCAB, num_embeddings=3), costs)
+    speculator = Speculator(DrafterContext(VOCAB, num_embeddings=3), costs)
     host = AutoregressiveDecoder(VOCAB, speculator=speculator)
     return table_engine(
         {host.name: host}, load_constraint=lambda compiled: WordConstraint(words, END)
@@ -64,11 +64,11 @@ def tokens(found: Sequence[Answer]) -> list[list[int]]:
 def test_typical_takes_what_is_probable_enough() -> None:
     """p(x) > min(epsilon, delta exp(-H)), checked on a law whose entropy is known."""
     law = torch.tensor([0.5, 0.25, 0.25])  # exp(-H) == 0.3536
-    judge = Typical(TypicalOptions(epsilon=1.0, delta=0.7))  # the bar is 0.2475
+    judge = TypicalAcceptance(TypicalOptions(epsilon=1.0, delta=0.7))  # the bar is 0.2475
     assert judge.pick(law, [1, 2]) == 1
     assert judge.pick(law, [0, 1]) == 0
-    assert Typical(TypicalOptions(epsilon=1.0, delta=0.71)).pick(law, [1, 2]) is None
-    assert Typical(TypicalOptions(epsilon=0.24, delta=0.71)).pick(law, [1]) == 1
+    assert TypicalAcceptance(TypicalOptions(epsilon=1.0, delta=0.71)).pick(law, [1, 2]) is None
+    assert TypicalAcceptance(TypicalOptions(epsilon=0.24, delta=0.71)).pick(law, [1]) == 1
 
 
 def test_typical_saves_passes_and_changes_texts() -> None:
@@ -120,7 +120,9 @@ def test_lud_keeps_nothing_in_the_cache_that_is_no_text() -> None:
 
 
 def test_lud_trusts_no_repetition() -> None:
-    judge = Lud(LudOptions.model_validate({"beta": 0.5}), Workshop(VOCAB, num_embeddings=3))
+    judge = LudDrafter(
+        LudOptions.model_validate({"beta": 0.5}), DrafterContext(VOCAB, num_embeddings=3)
+    )
     law = torch.tensor([0.9, 0.1, 0, 0, 0, 0])
     assert judge.trusts(law, 0, before=1)
     assert not judge.trusts(law, 0, before=0)
@@ -139,6 +141,6 @@ def test_an_answer_says_that_it_is_lossy() -> None:
 
 def test_a_judge_alone_is_refused() -> None:
     with pytest.raises(MethodError, match="name a drafter beside it"):
-        drafters({"drafter": "typical"})
+        resolve_drafters({"drafter": "typical"})
     with pytest.raises(MethodError, match="both decide the judge"):
-        drafters({"drafter": ["n-gram", "typical", "lud"]})
+        resolve_drafters({"drafter": ["n-gram", "typical", "lud"]})

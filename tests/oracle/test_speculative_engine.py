@@ -24,8 +24,8 @@ from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.config import PREDICTION
+from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.speculator import Speculator
-from plait.decoders.speculative.workshop import Workshop
 from plait.server.engine.engine import Engine
 from plait.server.engine.sequence import Sequence as Running
 from plait.server.settings import EngineSettings
@@ -116,7 +116,7 @@ def plain() -> Seen:
 
 
 def engine(**settings: Any) -> Engine:
-    return speculating(Workshop(VOCAB), load_constraint=words, **settings)
+    return speculating(DrafterContext(VOCAB), load_constraint=words, **settings)
 
 
 def hosted() -> list[str]:
@@ -201,12 +201,12 @@ class Silent:
         self.begun += 1
         return self.begun
 
-    def propose(self, asks: Sequence[DraftRequest[int]]) -> Sequence[Draft]:
-        assert all(ask.limit >= 1 for ask in asks)
-        self.most = max([self.most, *(ask.limit for ask in asks)])
-        return [Draft([0] * self._width, [1.0] * self._width) for _ in asks]
+    def propose(self, requests: Sequence[DraftRequest[int]]) -> Sequence[Draft]:
+        assert all(ask.max_tokens >= 1 for ask in requests)
+        self.most = max([self.most, *(ask.max_tokens for ask in requests)])
+        return [Draft([0] * self._width, [1.0] * self._width) for _ in requests]
 
-    def commit(self, state: int, text: Sequence[int], verdict: VerificationResult) -> None:
+    def commit(self, state: int, text: Sequence[int], result: VerificationResult) -> None:
         assert not self.ended[state], "a sequence goes on that has ended"
 
     def finish(self, state: int, text: Sequence[int]) -> None:
@@ -268,7 +268,7 @@ def test_a_fault_ends_its_sequences_once() -> None:
             return Broken(self.words, self.end)
 
     drafter = Silent()
-    host = AutoregressiveDecoder(VOCAB, speculator=Speculator(Workshop(VOCAB), CostCurve()))
+    host = AutoregressiveDecoder(VOCAB, speculator=Speculator(DrafterContext(VOCAB), CostCurve()))
     running = table_engine(
         {host.name: host}, load_constraint=lambda compiled: Broken([(0, 1, 3, 4)], END)
     )
@@ -337,7 +337,7 @@ def test_the_cache_holds_the_text(kind: str) -> None:
     """After every step, slot i holds token i at position i: for rows of trees that moved, too."""
     chosen = {"name": "adversary", "kind": kind, "max_draft": 12, "always": True}
     model = TableModel(VOCAB)
-    host = AutoregressiveDecoder(VOCAB, speculator=Speculator(Workshop(VOCAB), CostCurve()))
+    host = AutoregressiveDecoder(VOCAB, speculator=Speculator(DrafterContext(VOCAB), CostCurve()))
     running = table_engine(
         {host.name: host},
         model=model,

@@ -25,9 +25,9 @@ from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationRes
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import Draws
 from plait.decoders.sampling.state import SamplingState
+from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.speculator import Speculator
 from plait.decoders.speculative.tree import parents_of
-from plait.decoders.speculative.workshop import Workshop
 from tests.fixtures import adversaries as stage
 from tests.fixtures.adversaries import adversaries  # noqa: F401, a fixture
 from tests.fixtures.enumeration import PROMPT, TARGET, UNIT, Choices, Law, law_of, outcomes, target
@@ -126,43 +126,45 @@ class Drafting:
     def start(self, request: DecodeRequest) -> list[int]:
         return []
 
-    def propose(self, asks: Sequence[DraftRequest[list[int]]]) -> Sequence[Draft]:
+    def propose(self, requests: Sequence[DraftRequest[list[int]]]) -> Sequence[Draft]:
         return [
             Draft(draft.token_ids, [0.5] * len(draft.token_ids), draft.parents)
-            for draft in (self.draft([*a.text, *a.ahead], a.state, a.limit) for a in asks)
+            for draft in (
+                self.draft([*a.text, *a.draft_prefix], a.state, a.max_tokens) for a in requests
+            )
         ]
 
-    def commit(self, state: list[int], text: Sequence[int], verdict: VerificationResult) -> None:
+    def commit(self, state: list[int], text: Sequence[int], result: VerificationResult) -> None:
         pass
 
     def finish(self, state: list[int], text: Sequence[int]) -> None:
         pass
 
-    def draft(self, text: list[int], state: list[int], limit: int) -> Draft:
+    def draft(self, text: list[int], state: list[int], max_tokens: int) -> Draft:
         raise NotImplementedError
 
 
 class Likely(Drafting):
     """The chain of the likeliest tokens."""
 
-    def draft(self, text: list[int], state: list[int], limit: int) -> Draft:
-        ahead = list(text)
-        for _ in range(limit):
-            ahead.append(max(range(VOCAB), key=target(ahead).__getitem__))
-        return Draft(ahead[len(text) :])
+    def draft(self, text: list[int], state: list[int], max_tokens: int) -> Draft:
+        draft_prefix = list(text)
+        for _ in range(max_tokens):
+            draft_prefix.append(max(range(VOCAB), key=target(draft_prefix).__getitem__))
+        return Draft(draft_prefix[len(text) :])
 
 
 class Coins(Drafting):
     """Two tokens drawn from a law that is not the target's."""
 
-    def draft(self, text: list[int], state: list[int], limit: int) -> Draft:
-        return Draft([int(self.choices.coin(Fraction(1, 3))) for _ in range(min(limit, 2))])
+    def draft(self, text: list[int], state: list[int], max_tokens: int) -> Draft:
+        return Draft([int(self.choices.coin(Fraction(1, 3))) for _ in range(min(max_tokens, 2))])
 
 
 class Tree(Drafting):
     """Two likely tokens, each with successors, the same token twice among them."""
 
-    def draft(self, text: list[int], state: list[int], limit: int) -> Draft:
+    def draft(self, text: list[int], state: list[int], max_tokens: int) -> Draft:
         best = sorted(range(VOCAB), key=lambda t: -target(text)[t])
         return Draft([best[1], best[0], 0, 2, 0, 1], parents=[-1, -1, 1, 0, 1, 2])
 
@@ -170,7 +172,7 @@ class Tree(Drafting):
 class CoinTree(Drafting):
     """A tree of random shape with random tokens."""
 
-    def draft(self, text: list[int], state: list[int], limit: int) -> Draft:
+    def draft(self, text: list[int], state: list[int], max_tokens: int) -> Draft:
         shape, token = (self.choices.coin(Fraction(1, 2)) for _ in range(2))
         return Draft([0, 2 * int(token)], parents=[-1, int(shape) - 1])
 
@@ -178,29 +180,31 @@ class CoinTree(Drafting):
 class Jacobi(Drafting):
     """What the rows behind the end of the last walk have drawn."""
 
-    def commit(self, state: list[int], text: Sequence[int], verdict: VerificationResult) -> None:
-        state[:] = verdict.drawn[verdict.reached[-1] + 1 :]
+    def commit(self, state: list[int], text: Sequence[int], result: VerificationResult) -> None:
+        state[:] = result.drawn[result.accepted_rows[-1] + 1 :]
 
-    def draft(self, text: list[int], state: list[int], limit: int) -> Draft:
+    def draft(self, text: list[int], state: list[int], max_tokens: int) -> Draft:
         return Draft([*state, 0, 0][:2])
 
 
 class Knowing(Drafting):
     """Knows the noise, and drafts what will be drawn."""
 
-    def draft(self, text: list[int], state: list[int], limit: int) -> Draft:
-        ahead = list(text)
+    def draft(self, text: list[int], state: list[int], max_tokens: int) -> Draft:
+        draft_prefix = list(text)
         assert isinstance(self.sampler, Shared)
-        for _ in range(limit):
-            ahead.append(self.sampler.choose(target(ahead), len(ahead)))
-        return Draft(ahead[len(text) :])
+        for _ in range(max_tokens):
+            draft_prefix.append(self.sampler.choose(target(draft_prefix), len(draft_prefix)))
+        return Draft(draft_prefix[len(text) :])
 
 
 class Contrary(Knowing):
     """Knows the noise, and drafts what will not be drawn."""
 
-    def draft(self, text: list[int], state: list[int], limit: int) -> Draft:
-        return Draft([(token + 1) % VOCAB for token in super().draft(text, state, limit).token_ids])
+    def draft(self, text: list[int], state: list[int], max_tokens: int) -> Draft:
+        return Draft(
+            [(token + 1) % VOCAB for token in super().draft(text, state, max_tokens).token_ids]
+        )
 
 
 DRAFTERS: tuple[type[Drafting], ...] = (Likely, Coins, Tree, CoinTree, Jacobi)
@@ -210,7 +214,7 @@ def decode(
     choices: Choices, sampler: Fresh, drafter: Drafting | None, length: int, words: Any
 ) -> tuple[int, ...]:
     """Run one sequence through the host, without an engine: a row sees the text and its path."""
-    host = AutoregressiveDecoder(VOCAB, speculator=Speculator(Workshop(VOCAB), CostCurve()))
+    host = AutoregressiveDecoder(VOCAB, speculator=Speculator(DrafterContext(VOCAB), CostCurve()))
     named = {"name": "staged", "always": True, "max_draft": 6} if drafter else "off"
     request = DecodeRequest(
         PROMPT,

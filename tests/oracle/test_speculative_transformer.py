@@ -10,8 +10,8 @@ import torch
 from msgspec.structs import replace
 
 from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
+from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.speculator import Speculator
-from plait.decoders.speculative.workshop import Workshop
 from plait.kernels import dispatch
 from plait.server.engine.admission import Admission, Capacity
 from plait.server.engine.engine import Engine
@@ -35,8 +35,8 @@ DRAFTERS: tuple[dict[str, Any], ...] = (
 
 
 def engine_of(model: Transformer, num_blocks: int = 512) -> Engine:
-    workshop = Workshop(model.vocab_size)
-    host = AutoregressiveDecoder(model.vocab_size, speculator=Speculator(workshop, workshop.costs))
+    context = DrafterContext(model.vocab_size)
+    host = AutoregressiveDecoder(model.vocab_size, speculator=Speculator(context, context.costs))
     return Engine(
         Runner(model, model.new_kv_cache(num_blocks), torch.device("cpu")),
         BlockPool(num_blocks, prefix_caching=True),

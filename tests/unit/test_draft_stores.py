@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.decoders.speculative.stores.files import StoreRefused, load, save
-from plait.decoders.speculative.stores.namespaces import MAX_TEXT, PACE, DraftStores, Namespace
+from plait.decoders.speculative.stores.files import StoreFileError, load, save
+from plait.decoders.speculative.stores.namespaces import MAX_TEXT, READ_PACE, DraftStores, Namespace
 from plait.server.engine.draft_store.keeper import StoreKeeper
 from plait.server.models.fingerprint import vocabulary_fingerprint
 from plait.server.wire.messages import DraftStoreReport, DraftStoreTask
@@ -86,7 +86,7 @@ def test_an_index_reads_everything_once_at_its_pace() -> None:
     while True:
         index = space.index("reading", Reading)
         new = [token for tokens, _ in index.texts for token in tokens][len(read) :]
-        assert len(new) <= PACE + MAX_TEXT
+        assert len(new) <= READ_PACE + MAX_TEXT
         if not new:
             break
         read += new
@@ -158,14 +158,14 @@ def test_what_is_no_file_of_this_vocabulary_is_refused_whole(tmp_path: Path) -> 
     for content, why in bad_files(path):
         path.write_bytes(content)
         have = DraftStores()
-        with pytest.raises(StoreRefused, match=why):
+        with pytest.raises(StoreFileError, match=why):
             load(have, path, "v", 2**20 + 1)
         assert not list(have.spaces())
 
 
 def test_ids_beyond_the_vocabulary_are_refused(tmp_path: Path) -> None:
     save(filled(), tmp_path / "f", "v")
-    with pytest.raises(StoreRefused, match="outside"):
+    with pytest.raises(StoreFileError, match="outside"):
         load(DraftStores(), tmp_path / "f", "v", 2**20)
 
 
@@ -192,32 +192,32 @@ def keeper(path: Path | None, vocabulary: str = "v", vocab_size: int = 100) -> S
 
 def test_a_keeper_does_what_it_is_asked_for() -> None:
     made = keeper(None)
-    done = made.obey(DraftStoreTask("t", "import", "a", [[1, 2, 3], [4, 5, 6, 7]]))
+    done = made.handle(DraftStoreTask("t", "import", "a", [[1, 2, 3], [4, 5, 6, 7]]))
     assert done == DraftStoreReport("t", affected=7, tokens=7, max_tokens=2**16)
     space = made.stores.find("a")
     assert space is not None and all(text.is_imported for text in space.texts())
-    assert made.obey(DraftStoreTask("t", "look", "b")).tokens == 0
-    assert made.obey(DraftStoreTask("t", "clear", "b")).affected == 0
-    assert made.obey(DraftStoreTask("t", "look", "a")).tokens == 7
-    assert made.obey(DraftStoreTask("t", "clear", everywhere=True)).affected == 7
+    assert made.handle(DraftStoreTask("t", "look", "b")).tokens == 0
+    assert made.handle(DraftStoreTask("t", "clear", "b")).affected == 0
+    assert made.handle(DraftStoreTask("t", "look", "a")).tokens == 7
+    assert made.handle(DraftStoreTask("t", "clear", everywhere=True)).affected == 7
     assert made.counters()["draft_store_tokens_added"] == 7
 
 
 def test_saving_needs_a_folder_and_a_disk(tmp_path: Path) -> None:
-    refused = keeper(None).obey(DraftStoreTask("t", "save")).failed
+    refused = keeper(None).handle(DraftStoreTask("t", "save")).failed
     assert refused is not None and (refused.error, refused.request_id) == ("BadRequest", "t")
     (tmp_path / "file").write_text("not a folder")
-    failed = keeper(tmp_path / "file" / "f").obey(DraftStoreTask("t", "save")).failed
+    failed = keeper(tmp_path / "file" / "f").handle(DraftStoreTask("t", "save")).failed
     assert failed is not None and failed.error == "Unavailable"
 
 
 def test_what_is_cleared_does_not_come_back(tmp_path: Path) -> None:
     made = keeper(tmp_path / "f")
-    made.obey(DraftStoreTask("t", "import", "a", [[1, 2, 3]]))
-    made.obey(DraftStoreTask("t", "import", "b", [[4, 5, 6]]))
-    assert made.obey(DraftStoreTask("t", "save", "a")).affected == 3
+    made.handle(DraftStoreTask("t", "import", "a", [[1, 2, 3]]))
+    made.handle(DraftStoreTask("t", "import", "b", [[4, 5, 6]]))
+    assert made.handle(DraftStoreTask("t", "save", "a")).affected == 3
     assert kept(keeper(tmp_path / "f").stores.find("a")) == [[1, 2, 3]]
-    made.obey(DraftStoreTask("t", "clear", "a"))
+    made.handle(DraftStoreTask("t", "clear", "a"))
     again = keeper(tmp_path / "f").stores
     assert [name for name, _ in again.spaces()] == ["b"]
 
@@ -229,11 +229,11 @@ def test_another_tokenizers_file_is_left_alone(tmp_path: Path) -> None:
     content = (tmp_path / "f").read_bytes()
     for other in (keeper(tmp_path / "f", vocabulary="w"), keeper(tmp_path / "f", vocab_size=3)):
         assert not list(other.stores.spaces())
-        other.obey(DraftStoreTask("t", "import", "a", [[1, 1, 1]]))
+        other.handle(DraftStoreTask("t", "import", "a", [[1, 1, 1]]))
         assert not other.save()
-        failed = other.obey(DraftStoreTask("t", "save")).failed
+        failed = other.handle(DraftStoreTask("t", "save")).failed
         assert failed is not None and failed.error == "Unavailable"
-        assert other.obey(DraftStoreTask("t", "clear", "a")).affected == 3
+        assert other.handle(DraftStoreTask("t", "clear", "a")).affected == 3
         assert (tmp_path / "f").read_bytes() == content
 
 

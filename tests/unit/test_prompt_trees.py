@@ -9,11 +9,11 @@ import pytest
 
 from plait.decoders.speculative.heads.prompt_trees import (
     ROOT,
-    StateTree,
-    best,
-    build,
-    last_chances,
-    stationary,
+    PromptTree,
+    best_candidates,
+    build_trees,
+    last_accepted_probs,
+    stationary_distribution,
     tokens_per_step,
     trees_for,
 )
@@ -29,11 +29,11 @@ def test_candidates_are_the_most_probable_paths(depth: int, size: int) -> None:
     paths = [path for length in range(depth) for path in product(ranks, repeat=length + 1)]
     worth = sorted(float(np.prod([ACCURACY[d, r] for d, r in enumerate(p)])) for p in paths)
     want = worth[::-1][:size]
-    np.testing.assert_allclose([row.value for row in best(ACCURACY[:depth], size)], want)
+    np.testing.assert_allclose([row.value for row in best_candidates(ACCURACY[:depth], size)], want)
 
 
 def test_what_is_accepted_last_sums_to_one() -> None:
-    last = last_chances(best(ACCURACY, 15))
+    last = last_accepted_probs(best_candidates(ACCURACY, 15))
     assert last.min() >= 0
     assert last.sum() == pytest.approx(1.0)
 
@@ -45,7 +45,7 @@ def test_rows_are_sorted_and_within_the_length(length: int) -> None:
         for i, row in enumerate(tree.rows):
             assert row.parent < i
             assert row.value <= (1.0 if row.parent == ROOT else tree.rows[row.parent].value)
-            assert 0.0 <= tree.chance(i) <= 1.0
+            assert 0.0 <= tree.acceptance_prob(i) <= 1.0
             assert row.is_prompt or row.depth < state
         assert [row.value for row in tree.rows] == sorted(
             (r.value for r in tree.rows), reverse=True
@@ -62,8 +62,8 @@ def test_every_node_can_be_followed_up() -> None:
 
 def test_the_least_useful_prompts_are_taken_away() -> None:
     """No prompt that was left out is worth more than one that a node has beyond its first."""
-    tree = build(ACCURACY, (4, 6, 6), 20)[3]
-    gains = _gains(build(ACCURACY, (4, 6, 6), 20))
+    tree = build_trees(ACCURACY, (4, 6, 6), 20)[3]
+    gains = _gains(build_trees(ACCURACY, (4, 6, 6), 20))
     candidates = [i for i, row in enumerate(tree.rows) if not row.is_prompt]
     last = {i: tree.rows[i].value - _below(tree, i) for i in candidates}
     counts = {i: _chain(tree, i) for i in candidates}
@@ -75,7 +75,7 @@ def test_the_least_useful_prompts_are_taken_away() -> None:
 
 def test_expected_tokens_are_those_of_a_long_walk() -> None:
     """The chain of states against a simulation that knows only A and the trees."""
-    trees = build(ACCURACY, (3, 5, 7), 18)
+    trees = build_trees(ACCURACY, (3, 5, 7), 18)
     rng = np.random.default_rng(0)
     state, tokens, visits = 3, 0, np.zeros(len(trees))
     for _ in range(WALKS):
@@ -86,7 +86,7 @@ def test_expected_tokens_are_those_of_a_long_walk() -> None:
             node = child
             tokens += 1
         state = _chain(tree, node)
-    np.testing.assert_allclose(visits / WALKS, stationary(trees), atol=0.015)
+    np.testing.assert_allclose(visits / WALKS, stationary_distribution(trees), atol=0.015)
     assert 1 + tokens / WALKS == pytest.approx(tokens_per_step(trees), abs=0.02)
 
 
@@ -96,7 +96,7 @@ def test_more_rows_never_give_fewer_tokens() -> None:
     assert found[0] > 1.4
 
 
-def _child(tree: StateTree, node: int, right: list[int]) -> int | None:
+def _child(tree: PromptTree, node: int, right: list[int]) -> int | None:
     """Return the candidate below a node whose guess is the right one at its depth."""
     for i, row in enumerate(tree.rows):
         if row.parent == node and not row.is_prompt and right[row.depth] == row.rank:
@@ -104,7 +104,7 @@ def _child(tree: StateTree, node: int, right: list[int]) -> int | None:
     return None
 
 
-def _chain(tree: StateTree, node: int) -> int:
+def _chain(tree: PromptTree, node: int) -> int:
     """Return how many prompts hang on a node, one behind the other."""
     count = 0
     for i, row in enumerate(tree.rows):
@@ -113,10 +113,10 @@ def _chain(tree: StateTree, node: int) -> int:
     return count
 
 
-def _below(tree: StateTree, node: int) -> float:
+def _below(tree: PromptTree, node: int) -> float:
     return sum(row.value for row in tree.rows if row.parent == node and not row.is_prompt)
 
 
-def _gains(trees: tuple[StateTree, ...]) -> list[float]:
+def _gains(trees: tuple[PromptTree, ...]) -> list[float]:
     gains = np.diff([tree.accepted for tree in trees])
     return [float(gain) for gain in np.minimum.accumulate(gains)]

@@ -15,9 +15,9 @@ from plait.decoders.speculative.tree import (
     ROOT,
     DraftTree,
     MalformedDraft,
-    checked,
     is_chain,
     parents_of,
+    validate_draft,
 )
 
 Entry = tuple[int, int, float]  # which earlier node, or none; token; chance
@@ -25,8 +25,14 @@ Entry = tuple[int, int, float]  # which earlier node, or none; token; chance
 
 def grown(entries: Sequence[Entry]) -> DraftTree:
     tree = DraftTree()
-    for above, token, chance in entries:
-        tree.add(above % (len(tree) + 1) - 1, token, "a" if token % 2 else "b", chance, chance)
+    for above, token, acceptance_prob in entries:
+        tree.add(
+            above % (len(tree) + 1) - 1,
+            token,
+            "a" if token % 2 else "b",
+            acceptance_prob,
+            acceptance_prob,
+        )
     return tree
 
 
@@ -50,8 +56,10 @@ def test_siblings_differ_and_parents_come_first(entries: list[Entry]) -> None:
 @given(ENTRIES)
 def test_a_survival_is_the_product_of_its_path(entries: list[Entry]) -> None:
     tree = grown(entries)
-    want = [prod(tree.chances[each] for each in path(tree, node)) for node in range(len(tree))]
-    assert tree.survivals() == pytest.approx(want)
+    want = [
+        prod(tree.acceptance_probs[each] for each in path(tree, node)) for node in range(len(tree))
+    ]
+    assert tree.path_probs() == pytest.approx(want)
 
 
 @given(ENTRIES, st.sets(st.integers(0, 40)))
@@ -78,15 +86,27 @@ def test_a_chain_is_fed_causally_and_a_tree_by_ancestors() -> None:
 
 
 def test_a_draft_is_cut_to_what_is_of_use() -> None:
-    cut = checked(Draft([3, 4, 5], [1.0, 0.5, 0.25], [-1, -1, 0]), 2)
-    assert (list(cut.token_ids), cut.chances, cut.parents) == ([3, 4], [1.0, 0.5], [-1, -1])
-    cut = checked(Draft([3, 4], [1.0, 0.5]), 5)
+    cut = validate_draft(Draft([3, 4, 5], [1.0, 0.5, 0.25], [-1, -1, 0]), 2)
+    assert (list(cut.token_ids), cut.acceptance_probs, cut.parents) == (
+        [3, 4],
+        [1.0, 0.5],
+        [-1, -1],
+    )
+    cut = validate_draft(Draft([3, 4], [1.0, 0.5]), 5)
     assert list(parents_of(cut)) == [-1, 0]
 
 
 def test_chances_come_into_their_range() -> None:
-    raw = [nan, -1.0, 0.0, 1.0, 7.0, float("inf"), -float("inf")]
-    assert checked(Draft([1] * 7, raw), 9).chances == [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0]
+    stated_probs = [nan, -1.0, 0.0, 1.0, 7.0, float("inf"), -float("inf")]
+    assert validate_draft(Draft([1] * 7, stated_probs), 9).acceptance_probs == [
+        0.0,
+        0.0,
+        0.0,
+        1.0,
+        1.0,
+        1.0,
+        0.0,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -103,4 +123,4 @@ def test_chances_come_into_their_range() -> None:
 )
 def test_what_is_no_tree_is_no_draft(draft: Draft, want: str) -> None:
     with pytest.raises(MalformedDraft, match=want):
-        checked(draft, 1)
+        validate_draft(draft, 1)

@@ -2,58 +2,73 @@
 
 from __future__ import annotations
 
-from plait.decoders.speculative.draft_model.chains import Chains
-from plait.decoders.speculative.draft_model.superposing import Mixture, Superposer
+from plait.decoders.speculative.context import DrafterContext
+from plait.decoders.speculative.draft_model.runner import DraftModelRunner
+from plait.decoders.speculative.draft_model.superposition import (
+    SuperposedBeamSearch,
+    SuperpositionConfig,
+)
 from plait.decoders.speculative.drafters.draft_model import (
     DraftModelDrafter,
     DraftModelOptions,
-    SecondModelOptions,
+    DraftModelReadOptions,
 )
-from plait.decoders.speculative.drafters.pearl import OverlappedPearl, Pearl, PearlOptions
+from plait.decoders.speculative.drafters.pearl import (
+    OverlappedPearlDrafter,
+    PearlDrafter,
+    PearlOptions,
+)
 from plait.decoders.speculative.drafters.superposed_tree import (
-    MixtureOptions,
-    SuperposedTree,
+    SuperposedTreeDrafter,
     SuperposedTreeOptions,
+    SuperpositionOptions,
 )
-from plait.decoders.speculative.lossy.superposed import Superposed, SuperposedOptions
-from plait.decoders.speculative.workshop import Workshop
+from plait.decoders.speculative.lossy.superposed import SuperposedDrafter, SuperposedOptions
 
 
-def draft_model(options: DraftModelOptions, *, workshop: Workshop) -> DraftModelDrafter:
+def draft_model(options: DraftModelOptions, *, context: DrafterContext) -> DraftModelDrafter:
     """Build `draft-model`."""
-    return DraftModelDrafter(options, _chains(options, workshop, options.min_survival))
+    return DraftModelDrafter(options, _chains(options, context, options.min_survival))
 
 
-def pearl(options: PearlOptions, *, workshop: Workshop) -> Pearl | OverlappedPearl:
+def pearl(
+    options: PearlOptions, *, context: DrafterContext
+) -> PearlDrafter | OverlappedPearlDrafter:
     """Build `pearl`."""
-    chains = _chains(options, workshop, options.min_survival)
+    runner = _chains(options, context, options.min_survival)
     if options.overlap:
-        return OverlappedPearl(options, chains, workshop.costs)
-    return Pearl(options, chains, workshop.costs)
+        return OverlappedPearlDrafter(options, runner, context.costs)
+    return PearlDrafter(options, runner, context.costs)
 
 
-def superposed_tree(options: SuperposedTreeOptions, *, workshop: Workshop) -> SuperposedTree:
+def superposed_tree(
+    options: SuperposedTreeOptions, *, context: DrafterContext
+) -> SuperposedTreeDrafter:
     """Build `superposed-tree`."""
-    return SuperposedTree(options.length, *_superposing(options, workshop))
+    return SuperposedTreeDrafter(options.length, *_superposing(options, context))
 
 
-def superposed(options: SuperposedOptions, *, workshop: Workshop) -> Superposed:
+def superposed(options: SuperposedOptions, *, context: DrafterContext) -> SuperposedDrafter:
     """Build `superposed`."""
-    return Superposed(options.length, *_superposing(options, workshop))
+    return SuperposedDrafter(options.length, *_superposing(options, context))
 
 
-def _superposing(options: MixtureOptions, workshop: Workshop) -> tuple[Chains, Superposer]:
-    chains = _chains(options, workshop)
-    mixture = Mixture(options.drafts, options.alpha, options.temperature, options.top)
-    return chains, Superposer(chains, mixture, workshop)
+def _superposing(
+    options: SuperpositionOptions, context: DrafterContext
+) -> tuple[DraftModelRunner, SuperposedBeamSearch]:
+    runner = _chains(options, context)
+    mixture = SuperpositionConfig(options.drafts, options.alpha, options.temperature, options.top)
+    return runner, SuperposedBeamSearch(runner, mixture, context)
 
 
-def _chains(options: SecondModelOptions, workshop: Workshop, min_survival: float = 0.0) -> Chains:
-    model = workshop.draft_model
+def _chains(
+    options: DraftModelReadOptions, context: DrafterContext, min_survival: float = 0.0
+) -> DraftModelRunner:
+    model = context.draft_model
     assert model is not None, "the worker has no draft model, and says that it has"
-    return Chains(
+    return DraftModelRunner(
         model,
         read_rows=options.read_rows,
         min_survival=min_survival,
-        naive=workshop.naive,
+        naive=context.naive,
     )

@@ -26,19 +26,19 @@ from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import StoreOptions
-from plait.decoders.speculative.searches import (
-    Bounds,
-    Climb,
-    best_first,
-    merged,
-    monte_carlo,
-)
+from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.stores.namespaces import DraftStores
 from plait.decoders.speculative.stores.trigrams import TriGrams
-from plait.decoders.speculative.workshop import Workshop
+from plait.decoders.speculative.tree_search import (
+    MctsConfig,
+    TreeLimits,
+    best_first,
+    monte_carlo,
+    paths_to_draft,
+)
 
 SMOOTHING = 0.5
-PRIVATE = 2**12  # pairs of a sequence that keeps to itself
+PRIVATE_PAIRS = 2**12  # pairs of a sequence that keeps to itself
 
 
 class AdedOptions(StoreOptions):
@@ -57,7 +57,7 @@ class AdedOptions(StoreOptions):
 
 
 @dataclass(slots=True)
-class Member:
+class AdedState:
     """What is known of one sequence."""
 
     namespace: str | None  # None: the sequence keeps to itself
@@ -65,7 +65,7 @@ class Member:
     is_read: bool  # the prompt is, by the sequence or by a sibling
 
 
-class Aded:
+class AdedDrafter:
     """Looks the last two tokens up, and the pairs that may follow them."""
 
     name: ClassVar[str] = "aded"
@@ -74,54 +74,56 @@ class Aded:
         self._options = options
         self._stores = stores
         self._latest: Sequence[int] = ()  # prompt; the sequences of a request have the same one
-        self._climb = Climb(options.iterations, options.explore, options.base, options.prefixes)
+        self._climb = MctsConfig(
+            options.iterations, options.explore, options.base, options.prefixes
+        )
 
-    def start(self, request: DecodeRequest) -> Member:
+    def start(self, request: DecodeRequest) -> AdedState:
         """Read nothing yet: the prompt is read when the first draft is asked for."""
         shares = self._options.learn and self._stores.max_tokens > 0
         is_read = shares and request.prompt_token_ids is self._latest
         self._latest = request.prompt_token_ids
-        return Member(request.namespace if shares else None, TriGrams(PRIVATE), is_read)
+        return AdedState(request.namespace if shares else None, TriGrams(PRIVATE_PAIRS), is_read)
 
-    def propose(self, asks: Sequence[DraftRequest[Member]]) -> Sequence[Draft]:
+    def propose(self, requests: Sequence[DraftRequest[AdedState]]) -> Sequence[Draft]:
         """Return the trees."""
-        return [self._draft(ask) for ask in asks]
+        return [self._draft(request) for request in requests]
 
-    def commit(self, state: Member, text: Sequence[int], verdict: VerificationResult) -> None:
+    def commit(self, state: AdedState, text: Sequence[int], result: VerificationResult) -> None:
         """Adapt to the latest tokens."""
         options = self._options
         window = text[-options.window :]
         self._store(state).adapt(window, options.step, options.cap)
 
-    def finish(self, state: Member, text: Sequence[int]) -> None:
+    def finish(self, state: AdedState, text: Sequence[int]) -> None:
         """Leave it to the speculator to keep the output."""
 
-    def _draft(self, ask: DraftRequest[Member]) -> Draft:
-        options, store = self._options, self._store(ask.state)
-        if not ask.state.is_read:
-            ask.state.is_read = True
+    def _draft(self, request: DraftRequest[AdedState]) -> Draft:
+        options, store = self._options, self._store(request.state)
+        if not request.state.is_read:
+            request.state.is_read = True
             if options.prompt:
-                store.catch_up(ask.text, options.window, options.step, options.cap)
-        tail = [*ask.text[-2:], *ask.ahead][-2:]
+                store.catch_up(request.text, options.window, options.step, options.cap)
+        tail = [*request.text[-2:], *request.draft_prefix][-2:]
         if len(tail) < 2:
             return Draft()
         pair = tail[0], tail[1]
-        bounds = Bounds(ask.limit, options.depth)
+        bounds = TreeLimits(request.max_tokens, options.depth)
         if options.search == "best-first":
             return best_first(store.successors, pair, bounds, SMOOTHING)
-        random = Random(len(ask.text))  # the same for the same request
+        random = Random(len(request.text))  # the same for the same request
         paths = monte_carlo(store.successors, pair, bounds, self._climb, random)
-        return merged(store.successors, pair, paths, SMOOTHING)
+        return paths_to_draft(store.successors, pair, paths, SMOOTHING)
 
-    def _store(self, state: Member) -> TriGrams:
+    def _store(self, state: AdedState) -> TriGrams:
         """Return the namespace's store, or the sequence's own."""
         space = None if state.namespace is None else self._stores.open(state.namespace)
         return state.own if space is None else space.index("tri-grams", TriGrams)
 
 
-def make(options: AdedOptions, *, workshop: Workshop) -> Aded:
+def make(options: AdedOptions, *, context: DrafterContext) -> AdedDrafter:
     """Build the drafter."""
-    return Aded(options, workshop.stores)
+    return AdedDrafter(options, context.stores)
 
 
 METHOD = Method(

@@ -24,10 +24,10 @@ from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import MAX_DRAFT, DraftOptions
 
 if TYPE_CHECKING:
-    from plait.decoders.speculative.draft_model.chains import Chains, Lane
+    from plait.decoders.speculative.draft_model.runner import DraftModelRunner, DraftSequence
 
 
-class SecondModelOptions(DraftOptions):
+class DraftModelReadOptions(DraftOptions):
     """How a second model reads."""
 
     read_rows: int = Field(
@@ -35,7 +35,7 @@ class SecondModelOptions(DraftOptions):
     )
 
 
-class DraftModelOptions(SecondModelOptions):
+class DraftModelOptions(DraftModelReadOptions):
     """How a second model writes ahead."""
 
     max_draft: int = Field(5, ge=1, le=MAX_DRAFT, description="Tokens behind the text, at most.")
@@ -49,32 +49,42 @@ class DraftModelDrafter:
 
     name: ClassVar[str] = "draft-model"
 
-    def __init__(self, options: DraftModelOptions, chains: Chains) -> None:
+    def __init__(self, options: DraftModelOptions, runner: DraftModelRunner) -> None:
         self._max_draft = options.max_draft
-        self._chains = chains
+        self._chains = runner
 
-    def start(self, request: DecodeRequest) -> Lane:
+    def start(self, request: DecodeRequest) -> DraftSequence:
         """Read nothing yet: the prompt is read when the first draft is asked for."""
         return self._chains.start(request)
 
-    def propose(self, asks: Sequence[DraftRequest[Lane]]) -> Sequence[Draft]:
+    def propose(self, requests: Sequence[DraftRequest[DraftSequence]]) -> Sequence[Draft]:
         """Return what the second model writes behind what others have drafted."""
-        drafts = [Draft()] * len(asks)
+        drafts = [Draft()] * len(requests)
         open_asks = [
-            (i, self._chains.wish(ask.state, ask.text, ask.ahead, limit, ask.constraint))
-            for i, ask in enumerate(asks)
-            if (limit := min(ask.limit, self._max_draft - len(ask.ahead))) > 0
+            (
+                i,
+                self._chains.job(
+                    request.state,
+                    request.text,
+                    request.draft_prefix,
+                    max_tokens,
+                    request.constraint,
+                ),
+            )
+            for i, request in enumerate(requests)
+            if (max_tokens := min(request.max_tokens, self._max_draft - len(request.draft_prefix)))
+            > 0
         ]
-        drawn = self._chains.draw([wish for _, wish in open_asks])
+        drawn = self._chains.draw([job for _, job in open_asks])
         for (i, _), draft in zip(open_asks, drawn, strict=True):
             drafts[i] = draft
         return drafts
 
-    def commit(self, state: Lane, text: Sequence[int], verdict: VerificationResult) -> None:
+    def commit(self, state: DraftSequence, text: Sequence[int], result: VerificationResult) -> None:
         """Take note of the text."""
-        self._chains.commit(state, verdict.emitted)
+        self._chains.commit(state, result.emitted)
 
-    def finish(self, state: Lane, text: Sequence[int]) -> None:
+    def finish(self, state: DraftSequence, text: Sequence[int]) -> None:
         """Give back the cache."""
         self._chains.finish(state)
 

@@ -21,13 +21,13 @@ from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import DraftOptions
-from plait.decoders.speculative.workshop import Workshop
+from plait.decoders.speculative.context import DrafterContext
 
-CHANCE = 0.9  # before anything is known of how a model spells
-AT_BORDER = 0.6
+FORCED_PROB = 0.9  # before anything is known of how a model spells
+BOUNDARY_PROB = 0.6
 
 
-class Forced:
+class ForcedDrafter:
     """Reads the drafts off the constraint; remembers nothing else."""
 
     name: ClassVar[str] = "forced"
@@ -36,26 +36,26 @@ class Forced:
         """Return the request's constraint, if it has one."""
         return request.constraint
 
-    def propose(self, asks: Sequence[DraftRequest[Constraint]]) -> Sequence[Draft]:
+    def propose(self, requests: Sequence[DraftRequest[Constraint]]) -> Sequence[Draft]:
         """Return what the constraints force."""
         drafts = []
-        for ask in asks:
-            constraint = ask.state
+        for request in requests:
+            constraint = request.state
             sure, border = constraint.forced_tokens(), constraint.border_tokens()
-            chances = [CHANCE] * len(sure) + [AT_BORDER] * len(border)
-            drafts.append(Draft([*sure, *border], chances))
+            acceptance_probs = [FORCED_PROB] * len(sure) + [BOUNDARY_PROB] * len(border)
+            drafts.append(Draft([*sure, *border], acceptance_probs))
         return drafts
 
-    def commit(self, state: Constraint, text: Sequence[int], verdict: VerificationResult) -> None:
+    def commit(self, state: Constraint, text: Sequence[int], result: VerificationResult) -> None:
         """Learn nothing."""
 
     def finish(self, state: Constraint, text: Sequence[int]) -> None:
         """Hold nothing."""
 
 
-def make(options: DraftOptions, *, workshop: Workshop) -> Forced:
+def make(options: DraftOptions, *, context: DrafterContext) -> ForcedDrafter:
     """Build the drafter."""
-    return Forced()
+    return ForcedDrafter()
 
 
 METHOD = Method(

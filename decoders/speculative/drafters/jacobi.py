@@ -27,9 +27,12 @@ from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import DraftOptions
-from plait.decoders.speculative.workshop import Workshop
+from plait.decoders.speculative.context import DrafterContext
 
-STABLE, MOVED = 0.6, 0.25  # chance of a token that was drawn twice in a row, and of another
+STABLE_PROB, CHANGED_PROB = (
+    0.6,
+    0.25,
+)  # chance of a token that was drawn twice in a row, and of another
 
 
 class JacobiOptions(DraftOptions):
@@ -41,7 +44,7 @@ class JacobiOptions(DraftOptions):
 
 
 @dataclass(slots=True)
-class Window:
+class JacobiState:
     """What is guessed of one text, from its end on."""
 
     seed: int
@@ -50,7 +53,7 @@ class Window:
     is_stable: list[bool] = field(default_factory=list)  # fed and drawn again
 
 
-class Jacobi:
+class JacobiDrafter:
     """Drafts what the last pass drew behind its first wrong draft."""
 
     name: ClassVar[str] = "jacobi"
@@ -60,48 +63,53 @@ class Jacobi:
         self._fill = options.fill
         self._vocab_size = vocab_size
 
-    def start(self, request: DecodeRequest) -> Window:
+    def start(self, request: DecodeRequest) -> JacobiState:
         """Guess nothing yet."""
-        return Window(request.sampling.seed, request.sequence_index)
+        return JacobiState(request.sampling.seed, request.sequence_index)
 
-    def propose(self, asks: Sequence[DraftRequest[Window]]) -> Sequence[Draft]:
+    def propose(self, requests: Sequence[DraftRequest[JacobiState]]) -> Sequence[Draft]:
         """Return the windows as far as others have not filled them."""
-        return [self._draft(ask) for ask in asks]
+        return [self._draft(request) for request in requests]
 
-    def commit(self, state: Window, text: Sequence[int], verdict: VerificationResult) -> None:
+    def commit(self, state: JacobiState, text: Sequence[int], result: VerificationResult) -> None:
         """Keep what was drawn behind the last row that was reached.
 
         In a tree, along the first child of each node: others are less likely still.
         """
         state.tokens, state.is_stable = [], []
-        child = {parent: node for node, parent in reversed([*enumerate(verdict.parents)])}
-        node = child.get(verdict.reached[-1] - 1)
+        child = {parent: node for node, parent in reversed([*enumerate(result.parents)])}
+        node = child.get(result.accepted_rows[-1] - 1)
         while node is not None:
             after = child.get(node)
-            token = verdict.drawn[node + 1]
+            token = result.drawn[node + 1]
             state.tokens.append(token)
-            state.is_stable.append(after is not None and verdict.token_ids[after] == token)
+            state.is_stable.append(after is not None and result.token_ids[after] == token)
             node = after
 
-    def finish(self, state: Window, text: Sequence[int]) -> None:
+    def finish(self, state: JacobiState, text: Sequence[int]) -> None:
         """Hold nothing."""
 
-    def _draft(self, ask: DraftRequest[Window]) -> Draft:
-        window, drafted = ask.state, len(ask.ahead)
+    def _draft(self, request: DraftRequest[JacobiState]) -> Draft:
+        window, drafted = request.state, len(request.draft_prefix)
         tokens = window.tokens[drafted : self._size]
-        chances = [STABLE if stable else MOVED for stable in window.is_stable[drafted : self._size]]
-        guesses = self._guesses(ask, drafted + len(tokens))
-        chance = 1.0 / self._vocab_size
-        return Draft([*tokens, *guesses], [*chances, *[chance] * len(guesses)])
+        acceptance_probs = [
+            STABLE_PROB if stable else CHANGED_PROB
+            for stable in window.is_stable[drafted : self._size]
+        ]
+        guesses = self._guesses(request, drafted + len(tokens))
+        acceptance_prob = 1.0 / self._vocab_size
+        return Draft([*tokens, *guesses], [*acceptance_probs, *[acceptance_prob] * len(guesses)])
 
-    def _guesses(self, ask: DraftRequest[Window], first: int) -> list[int]:
+    def _guesses(self, request: DraftRequest[JacobiState], first: int) -> list[int]:
         """Return a token for each place of the window from one on."""
         places = range(first, self._size)
         if self._fill == "off" or not places:
             return []
         if self._fill == "repeat":
-            return [ask.ahead[-1] if ask.ahead else ask.text[-1]] * len(places)
-        window, end = ask.state, len(ask.text)
+            return [request.draft_prefix[-1] if request.draft_prefix else request.text[-1]] * len(
+                places
+            )
+        window, end = request.state, len(request.text)
         words = (_word(window.seed, window.sequence, end + place) for place in places)
         return [word % self._vocab_size for word in words]
 
@@ -112,9 +120,9 @@ def _word(*key: int) -> int:
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
 
 
-def make(options: JacobiOptions, *, workshop: Workshop) -> Jacobi:
+def make(options: JacobiOptions, *, context: DrafterContext) -> JacobiDrafter:
     """Build the drafter."""
-    return Jacobi(options, workshop.vocab_size)
+    return JacobiDrafter(options, context.vocab_size)
 
 
 METHOD = Method(

@@ -24,9 +24,9 @@ from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import DraftOptions
-from plait.decoders.speculative.evidence import chance
-from plait.decoders.speculative.siblings import Share, Siblings
-from plait.decoders.speculative.workshop import Workshop
+from plait.decoders.speculative.context import DrafterContext
+from plait.decoders.speculative.match_prob import match_prob
+from plait.decoders.speculative.prompt_cache import PromptCache, PromptCacheEntry
 
 WINDOW = 2**14  # tokens that stay indexed when a longer text is indexed anew
 NOWHERE = -1
@@ -54,7 +54,7 @@ class NGramOptions(DraftOptions):
 
 
 @dataclass(slots=True)
-class Runs:
+class NGramTable:
     """The runs of one size, by the indices of the tokens that follow them."""
 
     size: int
@@ -62,7 +62,7 @@ class Runs:
     before: list[int]  # from Index.base on: the end of the same run before this one
 
 
-class Index:
+class NGramIndex:
     """Where runs of one text's tokens ended."""
 
     def __init__(self, sizes: Sequence[int], *, latest: bool) -> None:
@@ -70,7 +70,7 @@ class Index:
         self._latest = latest
         self._base = 0  # the first token that is indexed
         self._length = 0  # tokens that are, and those before them
-        self.runs: list[Runs] = []
+        self.runs: list[NGramTable] = []
         self._start(0)
 
     def extend(self, text: Sequence[int]) -> None:
@@ -89,14 +89,14 @@ class Index:
                     ends[run] = stop
         self._length = max(len(text), first)
 
-    def copy(self) -> Index:
+    def copy(self) -> NGramIndex:
         """Return an index of the same text that goes its own way."""
-        made = Index(self._sizes, latest=self._latest)
+        made = NGramIndex(self._sizes, latest=self._latest)
         made._base, made._length = self._base, self._length
-        made.runs = [Runs(r.size, r.ends.copy(), r.before.copy()) for r in self.runs]
+        made.runs = [NGramTable(r.size, r.ends.copy(), r.before.copy()) for r in self.runs]
         return made
 
-    def places(self, runs: Runs, run: tuple[int, ...], count: int) -> list[int]:
+    def places(self, runs: NGramTable, run: tuple[int, ...], count: int) -> list[int]:
         """Return where a run ended, at most so often, beginning with the preferred place."""
         found: list[int] = []
         place = runs.ends.get(run, NOWHERE)
@@ -107,19 +107,21 @@ class Index:
 
     def _start(self, base: int) -> None:
         """Begin with an empty index of the text from a token on."""
-        self.runs = [Runs(size, {}, []) for size in self._sizes]
+        self.runs = [NGramTable(size, {}, []) for size in self._sizes]
         self._base = self._length = base
 
 
 @dataclass(slots=True)
-class Own:
+class NGramState:
     """What is known of one sequence."""
 
-    share: Share[Index] | None  # of the prompt's index, until the first draft is asked for
-    index: Index
+    share: (
+        PromptCacheEntry[NGramIndex] | None
+    )  # of the prompt's index, until the first draft is asked for
+    index: NGramIndex
 
 
-class NGram:
+class NGramDrafter:
     """Looks the end of each text up in the text itself."""
 
     name: ClassVar[str] = "n-gram"
@@ -127,51 +129,51 @@ class NGram:
     def __init__(self, options: NGramOptions) -> None:
         self._options = options
         self._sizes = range(options.max_n, options.min_n - 1, -1)
-        self._siblings = Siblings(self._indexed, Index.copy)
+        self._prompt_cache = PromptCache(self._indexed, NGramIndex.copy)
 
-    def start(self, request: DecodeRequest) -> Own:
+    def start(self, request: DecodeRequest) -> NGramState:
         """Index nothing yet: the prompt is read when the first draft is asked for."""
-        return Own(self._siblings.join(request.prompt_token_ids), self._indexed([]))
+        return NGramState(self._prompt_cache.join(request.prompt_token_ids), self._indexed([]))
 
-    def propose(self, asks: Sequence[DraftRequest[Own]]) -> Sequence[Draft]:
+    def propose(self, requests: Sequence[DraftRequest[NGramState]]) -> Sequence[Draft]:
         """Return what followed the last tokens before."""
-        return [self._draft(ask) for ask in asks]
+        return [self._draft(request) for request in requests]
 
-    def commit(self, state: Own, text: Sequence[int], verdict: VerificationResult) -> None:
+    def commit(self, state: NGramState, text: Sequence[int], result: VerificationResult) -> None:
         """Learn nothing: the text itself is the store."""
 
-    def finish(self, state: Own, text: Sequence[int]) -> None:
+    def finish(self, state: NGramState, text: Sequence[int]) -> None:
         """Leave what was shared to the others."""
         if state.share is not None:
-            self._siblings.leave(state.share)
+            self._prompt_cache.leave(state.share)
 
-    def _indexed(self, text: Sequence[int]) -> Index:
-        index = Index(self._sizes, latest=self._options.prefer == "latest")
+    def _indexed(self, text: Sequence[int]) -> NGramIndex:
+        index = NGramIndex(self._sizes, latest=self._options.prefer == "latest")
         index.extend(text)
         return index
 
-    def _draft(self, ask: DraftRequest[Own]) -> Draft:
-        own = ask.state
+    def _draft(self, request: DraftRequest[NGramState]) -> Draft:
+        own = request.state
         if own.share is not None:
-            own.index = self._siblings.take(own.share)
+            own.index = self._prompt_cache.take(own.share)
             own.share = None
         index = own.index
-        index.extend(ask.text)
-        tail = [*ask.text[-self._sizes.start :], *ask.ahead]
+        index.extend(request.text)
+        tail = [*request.text[-self._sizes.start :], *request.draft_prefix]
         for runs in index.runs:
             if len(tail) >= runs.size:
                 run = tuple(tail[len(tail) - runs.size :])
                 places = index.places(runs, run, self._options.occurrences)
                 if places:
-                    return self._follow(ask, places, runs.size)
+                    return self._follow(request, places, runs.size)
         return Draft()
 
-    def _follow(self, ask: DraftRequest[Own], places: list[int], size: int) -> Draft:
+    def _follow(self, request: DraftRequest[NGramState], places: list[int], size: int) -> Draft:
         """Return what followed the occurrences that end at some places, by their votes."""
-        text, length = ask.text, len(ask.text)
-        behind = list(ask.ahead)  # what follows the text, as far as it is drafted
-        chances: list[float] = []
-        for step in range(ask.limit):
+        text, length = request.text, len(request.text)
+        behind = list(request.draft_prefix)  # what follows the text, as far as it is drafted
+        acceptance_probs: list[float] = []
+        for step in range(request.max_tokens):
             votes: dict[int, list[int]] = {}
             for place in places:
                 at = place + step
@@ -187,13 +189,13 @@ class NGram:
                 break
             places = votes[token]
             behind.append(token)
-            chances.append(chance(size + step, len(places), share))
-        return Draft(behind[len(ask.ahead) :], chances)
+            acceptance_probs.append(match_prob(size + step, len(places), share))
+        return Draft(behind[len(request.draft_prefix) :], acceptance_probs)
 
 
-def make(options: NGramOptions, *, workshop: Workshop) -> NGram:
+def make(options: NGramOptions, *, context: DrafterContext) -> NGramDrafter:
     """Build the drafter."""
-    return NGram(options)
+    return NGramDrafter(options)
 
 
 METHOD = Method(

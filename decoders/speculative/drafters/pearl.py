@@ -33,10 +33,14 @@ from plait.decoders.speculative.config import MAX_DRAFT
 from plait.decoders.speculative.drafters.draft_model import DraftModelOptions
 
 if TYPE_CHECKING:
-    from plait.decoders.speculative.draft_model.chains import Chains, Lane, Wish
+    from plait.decoders.speculative.draft_model.runner import (
+        DraftJob,
+        DraftModelRunner,
+        DraftSequence,
+    )
 
 Gamma = Annotated[int, Field(ge=1, le=MAX_DRAFT)] | Literal["auto"]
-UNKNOWN_GAMMA = 4  # before speeds are known
+DEFAULT_GAMMA = 4  # before speeds are known
 
 
 class PearlOptions(DraftModelOptions):
@@ -54,13 +58,13 @@ class PearlOptions(DraftModelOptions):
     )
 
 
-class Pace:
+class GammaPolicy:
     """How many tokens the draft model writes while the target makes one pass."""
 
-    def __init__(self, options: PearlOptions, chains: Chains, costs: CostCurve) -> None:
+    def __init__(self, options: PearlOptions, runner: DraftModelRunner, costs: CostCurve) -> None:
         self._gamma = options.gamma
         self._most = options.max_draft
-        self._chains = chains
+        self._chains = runner
         self._costs = costs
 
     @property
@@ -69,141 +73,153 @@ class Pace:
         if self._gamma != "auto":
             return min(self._gamma, self._most)
         if self._chains.seconds == 0:
-            return min(UNKNOWN_GAMMA, self._most)
+            return min(DEFAULT_GAMMA, self._most)
         ratio = float(self._costs.seconds(1)[1]) / self._chains.seconds
         return min(max(round(ratio), 1), self._most)
 
 
 @dataclass(slots=True)
-class Adaptive:
+class PearlState:
     """A lane, and how much is drafted next."""
 
-    lane: Lane
+    sequence: DraftSequence
     length: int = 1  # pre-verify
 
 
-class Pearl:
+class PearlDrafter:
     """Draft, then verify, with the schedule's length."""
 
     name: ClassVar[str] = "pearl"
 
-    def __init__(self, options: PearlOptions, chains: Chains, costs: CostCurve) -> None:
+    def __init__(self, options: PearlOptions, runner: DraftModelRunner, costs: CostCurve) -> None:
         self._most = options.max_draft
-        self._chains = chains
-        self._pace = Pace(options, chains, costs)
+        self._chains = runner
+        self._pace = GammaPolicy(options, runner, costs)
 
-    def start(self, request: DecodeRequest) -> Adaptive:
+    def start(self, request: DecodeRequest) -> PearlState:
         """Begin with one token."""
-        return Adaptive(self._chains.start(request))
+        return PearlState(self._chains.start(request))
 
-    def propose(self, asks: Sequence[DraftRequest[Adaptive]]) -> Sequence[Draft]:
+    def propose(self, requests: Sequence[DraftRequest[PearlState]]) -> Sequence[Draft]:
         """Return drafts of each sequence's present length."""
-        drafts = [Draft()] * len(asks)
-        wishes: dict[int, Wish] = {}
-        for i, ask in enumerate(asks):
-            limit = min(ask.limit, ask.state.length - len(ask.ahead))
-            if limit > 0:
-                wishes[i] = self._chains.wish(
-                    ask.state.lane, ask.text, ask.ahead, limit, ask.constraint
+        drafts = [Draft()] * len(requests)
+        jobs: dict[int, DraftJob] = {}
+        for i, request in enumerate(requests):
+            max_tokens = min(request.max_tokens, request.state.length - len(request.draft_prefix))
+            if max_tokens > 0:
+                jobs[i] = self._chains.job(
+                    request.state.sequence,
+                    request.text,
+                    request.draft_prefix,
+                    max_tokens,
+                    request.constraint,
                 )
-        for i, draft in zip(wishes, self._chains.draw([*wishes.values()]), strict=True):
+        for i, draft in zip(jobs, self._chains.draw([*jobs.values()]), strict=True):
             drafts[i] = draft
         return drafts
 
-    def commit(self, state: Adaptive, text: Sequence[int], verdict: VerificationResult) -> None:
+    def commit(self, state: PearlState, text: Sequence[int], result: VerificationResult) -> None:
         """Go on if all that was fed was right, back to one token if not."""
-        self._chains.commit(state.lane, verdict.emitted)
-        if len(verdict.reached) <= len(verdict.token_ids):
+        self._chains.commit(state.sequence, result.emitted)
+        if len(result.accepted_rows) <= len(result.token_ids):
             state.length = 1
-        elif verdict.token_ids:
+        elif result.token_ids:
             state.length = min(state.length + self._pace.gamma, self._most)
 
-    def finish(self, state: Adaptive, text: Sequence[int]) -> None:
+    def finish(self, state: PearlState, text: Sequence[int]) -> None:
         """Give back the cache."""
-        self._chains.finish(state.lane)
+        self._chains.finish(state.sequence)
 
 
 @dataclass(slots=True)
-class Pending:
+class OverlappedPearlState:
     """A lane, and what is drafted of its text: tokens from `base` on, in position."""
 
-    lane: Lane
+    sequence: DraftSequence
     base: int = 0
     tokens: list[int] = field(default_factory=list)
-    chances: list[float] = field(default_factory=list)
+    acceptance_probs: list[float] = field(default_factory=list)
     asked_at: int = -1  # length of the text when it was last asked about
 
-    def behind(self, text: Sequence[int], ahead: Sequence[int]) -> Draft:
+    def behind(self, text: Sequence[int], draft_prefix: Sequence[int]) -> Draft:
         """Return what is drafted behind text and ahead; nothing if they are not as expected."""
-        context = [*text[self.base :], *ahead]
+        context = [*text[self.base :], *draft_prefix]
         if self.tokens[: len(context)] != context:
             return Draft()
-        return Draft(self.tokens[len(context) :], self.chances[len(context) :])
+        return Draft(self.tokens[len(context) :], self.acceptance_probs[len(context) :])
 
-    def rebase(self, wish: Wish, pending: Draft) -> None:
+    def rebase(self, job: DraftJob, pending: Draft) -> None:
         """Expect what is in flight: the draft model writes on behind it."""
-        self.base = wish.settled
-        self.tokens = [*wish.context[wish.settled :]]
+        self.base = job.settled
+        self.tokens = [*job.context[job.settled :]]
         missing = len(self.tokens) - len(pending.token_ids)
-        self.chances = [*[1.0] * missing, *pending.chances]
+        self.acceptance_probs = [*[1.0] * missing, *pending.acceptance_probs]
 
 
-class OverlappedPearl:
+class OverlappedPearlDrafter:
     """Draft while the target verifies."""
 
     name: ClassVar[str] = "pearl"
 
-    def __init__(self, options: PearlOptions, chains: Chains, costs: CostCurve) -> None:
+    def __init__(self, options: PearlOptions, runner: DraftModelRunner, costs: CostCurve) -> None:
         self._most = options.max_draft
-        self._chains = chains
-        self._pace = Pace(options, chains, costs)
+        self._chains = runner
+        self._pace = GammaPolicy(options, runner, costs)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="draft-model")
         self._job: Future[list[Draft]] | None = None
-        self._in_flight: list[Pending] = []
+        self._in_flight: list[OverlappedPearlState] = []
 
-    def start(self, request: DecodeRequest) -> Pending:
+    def start(self, request: DecodeRequest) -> OverlappedPearlState:
         """Begin with a plain step."""
-        return Pending(self._chains.start(request))
+        return OverlappedPearlState(self._chains.start(request))
 
-    def propose(self, asks: Sequence[DraftRequest[Pending]]) -> Sequence[Draft]:
+    def propose(self, requests: Sequence[DraftRequest[OverlappedPearlState]]) -> Sequence[Draft]:
         """Return what was drafted during the last pass, and set out to draft behind that.
 
         Asked once more in the same step, there is nothing to add: what follows is being drafted.
         """
-        drafts = [Draft()] * len(asks)
-        fresh = [i for i, ask in enumerate(asks) if ask.state.asked_at != len(ask.text)]
+        drafts = [Draft()] * len(requests)
+        fresh = [
+            i for i, request in enumerate(requests) if request.state.asked_at != len(request.text)
+        ]
         if not fresh:
             return drafts
         self._collect()
-        wishes: list[Wish] = []
+        jobs: list[DraftJob] = []
         for i in fresh:
-            ask, state = asks[i], asks[i].state
-            state.asked_at = len(ask.text)
-            found = state.behind(ask.text, ask.ahead)
-            drafts[i] = Draft(found.token_ids[: ask.limit], found.chances[: ask.limit])
-            wishes.append(self._wish(ask, drafts[i]))
-            state.rebase(wishes[-1], drafts[i])
-        self._in_flight = [asks[i].state for i in fresh]
-        self._job = self._thread.submit(self._chains.draw, wishes)
+            request, state = requests[i], requests[i].state
+            state.asked_at = len(request.text)
+            found = state.behind(request.text, request.draft_prefix)
+            drafts[i] = Draft(
+                found.token_ids[: request.max_tokens], found.acceptance_probs[: request.max_tokens]
+            )
+            jobs.append(self._wish(request, drafts[i]))
+            state.rebase(jobs[-1], drafts[i])
+        self._in_flight = [requests[i].state for i in fresh]
+        self._job = self._thread.submit(self._chains.draw, jobs)
         return drafts
 
-    def commit(self, state: Pending, text: Sequence[int], verdict: VerificationResult) -> None:
+    def commit(
+        self, state: OverlappedPearlState, text: Sequence[int], result: VerificationResult
+    ) -> None:
         """Take note of the text; whether drafts were right is seen when the next are due."""
-        self._chains.commit(state.lane, verdict.emitted)
+        self._chains.commit(state.sequence, result.emitted)
 
-    def finish(self, state: Pending, text: Sequence[int]) -> None:
+    def finish(self, state: OverlappedPearlState, text: Sequence[int]) -> None:
         """Give back the cache, once nobody writes to it."""
         self._collect()
-        self._chains.finish(state.lane)
+        self._chains.finish(state.sequence)
 
-    def _wish(self, ask: DraftRequest[Pending], pending: Draft) -> Wish:
+    def _wish(self, request: DraftRequest[OverlappedPearlState], pending: Draft) -> DraftJob:
         """Return what to draft behind what is being verified.
 
         Without its constraint: the walk of the verdict moves that one at the same time.
         """
-        ahead = [*ask.ahead, *pending.token_ids]
-        limit = min(self._pace.gamma, self._most)
-        return self._chains.wish(ask.state.lane, ask.text, ahead, limit, None)
+        draft_prefix = [*request.draft_prefix, *pending.token_ids]
+        max_tokens = min(self._pace.gamma, self._most)
+        return self._chains.job(
+            request.state.sequence, request.text, draft_prefix, max_tokens, None
+        )
 
     def _collect(self) -> None:
         """Wait for the thread, and put its drafts behind what they were drafted for."""
@@ -212,7 +228,7 @@ class OverlappedPearl:
         drawn, self._job = self._job.result(), None
         for state, draft in zip(self._in_flight, drawn, strict=True):
             state.tokens.extend(draft.token_ids)
-            state.chances.extend(draft.chances)
+            state.acceptance_probs.extend(draft.acceptance_probs)
         self._in_flight = []
 
 

@@ -31,11 +31,11 @@ from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import MAX_DRAFT, PREDICTION, DraftOptions
-from plait.decoders.speculative.workshop import Workshop
+from plait.decoders.speculative.context import DrafterContext
 
 MULTIPLIER = 0x9E3779B97F4A7C15
 MASK64 = 2**64 - 1
-SURE = 3  # tokens that agree before a place counts as the right one
+MIN_AGREED = 3  # tokens that agree before a place counts as the right one
 GROWTH = 2  # tokens of a draft for each that has agreed in a row, and for one more
 LOST = -1
 
@@ -49,7 +49,7 @@ class PredictionOptions(DraftOptions):
     max_n: int = Field(4, ge=1, le=16, description="Tokens that are looked up, at most.")
 
 
-class Anchors:
+class PredictionIndex:
     """One prediction, and where in it each run of 1 to max_n tokens ends.
 
     Runs are known by a hash; two that share one by chance cost a wrong draft.
@@ -92,7 +92,7 @@ class Anchors:
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
+class PredictionCursor:
     """Where an answer stands in its prediction."""
 
     at: int = 0  # index of the predicted token that is due
@@ -102,77 +102,86 @@ class Cursor:
 
 
 @dataclass(slots=True)
-class Walk:
+class PredictionState:
     """What is remembered of one sequence."""
 
-    anchors: Anchors | None  # None once the sequence has ended
+    anchors: PredictionIndex | None  # None once the sequence has ended
     read: int  # tokens of the text that the cursor knows
-    cursor: Cursor = Cursor()
+    cursor: PredictionCursor = PredictionCursor()
 
 
-class Prediction:
+class PredictionDrafter:
     """Follows each answer through its own prediction."""
 
     name: ClassVar[str] = "prediction"
 
     def __init__(self, options: PredictionOptions) -> None:
         self._max_n = options.max_n
-        self._known: WeakValueDictionary[tuple[int, ...], Anchors] = WeakValueDictionary()
+        self._known: WeakValueDictionary[tuple[int, ...], PredictionIndex] = WeakValueDictionary()
 
-    def start(self, request: DecodeRequest) -> Walk | None:
+    def start(self, request: DecodeRequest) -> PredictionState | None:
         """Begin at the prediction's start, which siblings share."""
         token_ids = tuple(request.options.get(PREDICTION, ()))
         if not token_ids:
             return None
         anchors = self._known.get(token_ids)
         if anchors is None:
-            anchors = self._known[token_ids] = Anchors(token_ids, self._max_n)
-        return Walk(anchors, len(request.prompt_token_ids))
+            anchors = self._known[token_ids] = PredictionIndex(token_ids, self._max_n)
+        return PredictionState(anchors, len(request.prompt_token_ids))
 
-    def propose(self, asks: Sequence[DraftRequest[Walk]]) -> Sequence[Draft]:
+    def propose(self, requests: Sequence[DraftRequest[PredictionState]]) -> Sequence[Draft]:
         """Return what the predictions go on with."""
-        return [self._draft(ask) for ask in asks]
+        return [self._draft(request) for request in requests]
 
-    def commit(self, state: Walk, text: Sequence[int], verdict: VerificationResult) -> None:
+    def commit(
+        self, state: PredictionState, text: Sequence[int], result: VerificationResult
+    ) -> None:
         """Walk on when the next draft is asked for, whoever has drafted what was emitted."""
 
-    def finish(self, state: Walk, text: Sequence[int]) -> None:
+    def finish(self, state: PredictionState, text: Sequence[int]) -> None:
         """Let go of the prediction, which nobody needs when all its sequences have ended."""
         state.anchors = None
 
-    def _draft(self, ask: DraftRequest[Walk]) -> Draft:
-        state, text, anchors = ask.state, ask.text, ask.state.anchors
+    def _draft(self, request: DraftRequest[PredictionState]) -> Draft:
+        state, text, anchors = request.state, request.text, request.state.anchors
         if anchors is None:
             return Draft()
         before = text[max(state.read - self._max_n, 0) : state.read]
-        known = _walk(anchors, state.cursor, before, text[state.read :])
+        known = _advance_cursor(anchors, state.cursor, before, text[state.read :])
         state.cursor, state.read = known, len(text)
-        cursor = _walk(anchors, known, text[-self._max_n :], ask.ahead)
+        cursor = _advance_cursor(anchors, known, text[-self._max_n :], request.draft_prefix)
         if cursor.run == LOST:
             return Draft()
-        hoped = min(cursor.run, len(ask.ahead))  # tokens that agree, but are drafts themselves
+        hoped = min(
+            cursor.run, len(request.draft_prefix)
+        )  # tokens that agree, but are drafts themselves
         agreed = max(known.best, cursor.run - hoped)
         begins = cursor.run == cursor.at + 1  # has agreed from the first token on
-        if not (begins or agreed >= SURE):
+        if not (begins or agreed >= MIN_AGREED):
             return Draft()
-        limit = min(ask.limit, GROWTH * (agreed + 1) - hoped)
-        tokens = anchors.token_ids[cursor.at : cursor.at + max(limit, 0)]
-        chances = [_chance(cursor.run + i) for i in range(len(tokens))]
-        return Draft(tokens, chances, is_open=cursor.at > len(anchors.token_ids))
+        max_tokens = min(request.max_tokens, GROWTH * (agreed + 1) - hoped)
+        tokens = anchors.token_ids[cursor.at : cursor.at + max(max_tokens, 0)]
+        acceptance_probs = [_match_prob(cursor.run + i) for i in range(len(tokens))]
+        return Draft(tokens, acceptance_probs, can_extend=cursor.at > len(anchors.token_ids))
 
 
-def _walk(
-    anchors: Anchors, cursor: Cursor, before: Sequence[int], token_ids: Sequence[int]
-) -> Cursor:
+def _advance_cursor(
+    anchors: PredictionIndex,
+    cursor: PredictionCursor,
+    before: Sequence[int],
+    token_ids: Sequence[int],
+) -> PredictionCursor:
     """Return where an answer stands once some more tokens are written, which follow `before`."""
     tail = list(before)
     for token in token_ids:
         tail.append(token)
-        cursor = _step(anchors, cursor, tail[-anchors.max_n :])
+        cursor = _advance_one(anchors, cursor, tail[-anchors.max_n :])
     return cursor
 
 
-def _step(anchors: Anchors, cursor: Cursor, tail: Sequence[int]) -> Cursor:
+def _advance_one(
+    anchors: PredictionIndex, cursor: PredictionCursor, tail: Sequence[int]
+) -> PredictionCursor:
     """Take the last token of the tail into account."""
     at, run, home, best = cursor.at, cursor.run, cursor.home, cursor.best
     if run != LOST and tuple(anchors.token_ids[at : at + 1]) == (tail[-1],):
@@ -180,12 +189,16 @@ def _step(anchors: Anchors, cursor: Cursor, tail: Sequence[int]) -> Cursor:
     else:
         found = anchors.find(tail, home)
         if found is None:
-            return Cursor(at + 1, 0, home, best) if run > 0 else Cursor(at, LOST, home, best)
+            return (
+                PredictionCursor(at + 1, 0, home, best)
+                if run > 0
+                else PredictionCursor(at, LOST, home, best)
+            )
         at, run = found
-    return Cursor(at, run, at if run >= SURE else home, max(best, run))
+    return PredictionCursor(at, run, at if run >= MIN_AGREED else home, max(best, run))
 
 
-def _chance(run: int) -> float:
+def _match_prob(run: int) -> float:
     """Return the chance of a predicted token behind so many that agreed."""
     return (run + 1) / (run + 2)
 
@@ -197,9 +210,9 @@ def _hash(token_ids: Sequence[int]) -> int:
     return key
 
 
-def make(options: PredictionOptions, *, workshop: Workshop) -> Prediction:
+def make(options: PredictionOptions, *, context: DrafterContext) -> PredictionDrafter:
     """Build the drafter."""
-    return Prediction(options)
+    return PredictionDrafter(options)
 
 
 METHOD = Method(

@@ -28,17 +28,17 @@ from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import StoreOptions
-from plait.decoders.speculative.evidence import chance
-from plait.decoders.speculative.siblings import Share, Siblings
+from plait.decoders.speculative.context import DrafterContext
+from plait.decoders.speculative.match_prob import match_prob
+from plait.decoders.speculative.prompt_cache import PromptCache, PromptCacheEntry
 from plait.decoders.speculative.stores.namespaces import DraftStores
 from plait.decoders.speculative.stores.suffixes import (
     MAX_DEPTH,
     NONE,
     ROOT,
     SuffixAutomaton,
-    generations,
+    suffix_index,
 )
-from plait.decoders.speculative.workshop import Workshop
 
 WINDOW = 2**14  # tokens that stay indexed when a longer text is indexed anew
 
@@ -57,7 +57,7 @@ class SuffixOptions(StoreOptions):
 
 
 @dataclass(slots=True)
-class Cursor:
+class SuffixCursor:
     """The longest ending of a text that occurs in an automaton of earlier texts."""
 
     automaton: SuffixAutomaton
@@ -80,28 +80,30 @@ class Cursor:
 
 
 @dataclass(slots=True)
-class Own:
+class SuffixState:
     """What is known of one sequence."""
 
     namespace: str
-    share: Share[SuffixAutomaton] | None  # of the prompt's, until the first draft is asked for
+    share: (
+        PromptCacheEntry[SuffixAutomaton] | None
+    )  # of the prompt's, until the first draft is asked for
     automaton: SuffixAutomaton = field(default_factory=lambda: SuffixAutomaton(MAX_DEPTH))
     read: int = 0  # tokens of the text that its own automaton has
-    cursors: list[Cursor] = field(default_factory=list)
+    cursors: list[SuffixCursor] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class Path:
+class SuffixCandidate:
     """A candidate."""
 
     token_ids: list[int] = field(default_factory=list)
-    chances: list[float] = field(default_factory=list)
+    acceptance_probs: list[float] = field(default_factory=list)
     parents: list[int] | None = None
     score: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class SuffixMatch:
     """Endings of a text, all suffixes of one, that occur in an automaton."""
 
     automaton: SuffixAutomaton
@@ -110,7 +112,7 @@ class Ending:
     is_end: bool  # one of its places is the end of the text that the automaton has
 
 
-class Suffix:
+class SuffixDrafter:
     """Follows each text's endings through itself and through the namespace's earlier texts."""
 
     name: ClassVar[str] = "suffix"
@@ -118,52 +120,52 @@ class Suffix:
     def __init__(self, options: SuffixOptions, stores: DraftStores) -> None:
         self._options = options
         self._stores = stores
-        self._siblings = Siblings(_indexed, SuffixAutomaton.copy)
+        self._prompt_cache = PromptCache(_indexed, SuffixAutomaton.copy)
 
-    def start(self, request: DecodeRequest) -> Own:
+    def start(self, request: DecodeRequest) -> SuffixState:
         """Index nothing yet: the prompt is read when the first draft is asked for."""
-        return Own(request.namespace, self._siblings.join(request.prompt_token_ids))
+        return SuffixState(request.namespace, self._prompt_cache.join(request.prompt_token_ids))
 
-    def propose(self, asks: Sequence[DraftRequest[Own]]) -> Sequence[Draft]:
+    def propose(self, requests: Sequence[DraftRequest[SuffixState]]) -> Sequence[Draft]:
         """Return the best candidates."""
-        return [self._draft(ask) for ask in asks]
+        return [self._draft(request) for request in requests]
 
-    def commit(self, state: Own, text: Sequence[int], verdict: VerificationResult) -> None:
+    def commit(self, state: SuffixState, text: Sequence[int], result: VerificationResult) -> None:
         """Learn when the next draft is asked for."""
 
-    def finish(self, state: Own, text: Sequence[int]) -> None:
+    def finish(self, state: SuffixState, text: Sequence[int]) -> None:
         """Leave it to the speculator to keep the output."""
         if state.share is not None:
-            self._siblings.leave(state.share)
+            self._prompt_cache.leave(state.share)
 
-    def _draft(self, ask: DraftRequest[Own]) -> Draft:
-        best, own = Path(), ask.state
+    def _draft(self, request: DraftRequest[SuffixState]) -> Draft:
+        best, own = SuffixCandidate(), request.state
         if own.share is not None:
             own.read = len(own.share.prompt)
-            own.automaton = self._siblings.take(own.share)
+            own.automaton = self._prompt_cache.take(own.share)
             own.share = None
-        endings = [_own_ending(ask)]
+        endings = [_own_ending(request)]
         space = self._stores.find(own.namespace)
         if space is not None:
-            index = space.index("suffix", generations)
-            endings += _earlier_endings(ask, index.automata)
+            index = space.index("suffix", suffix_index)
+            endings += _earlier_endings(request, index.automata)
         for ending in endings:
-            best = self._best(ending, ask.limit, best)
-        return Draft(best.token_ids, best.chances, best.parents)
+            best = self._best(ending, request.max_tokens, best)
+        return Draft(best.token_ids, best.acceptance_probs, best.parents)
 
-    def _best(self, ending: Ending, limit: int, best: Path) -> Path:
+    def _best(self, ending: SuffixMatch, max_tokens: int, best: SuffixCandidate) -> SuffixCandidate:
         """Return the best candidate of an ending and its suffixes, if it beats another."""
         automaton, options = ending.automaton, self._options
         state, matched = ending.state, min(ending.matched, options.depth)
         while state != ROOT:
-            most = min(int(options.factor * matched + options.offset), limit)
+            most = min(int(options.factor * matched + options.offset), max_tokens)
             if most <= best.score:  # no token adds more than 1, nor have shorter endings more room
                 break
             shorter = automaton.link[state]
             length = automaton.length[shorter]
             if length < matched:
                 if most > options.depth - matched:
-                    most = min(limit, self._room(length + 1, matched))
+                    most = min(max_tokens, self._room(length + 1, matched))
                 if most > best.score:
                     found = self._follow(ending, state, matched, most)
                     best = found if found.score > best.score else best
@@ -184,12 +186,12 @@ class Suffix:
             for length in (longest, *lengths)
         )
 
-    def _follow(self, ending: Ending, state: int, matched: int, room: int) -> Path:
+    def _follow(self, ending: SuffixMatch, state: int, matched: int, room: int) -> SuffixCandidate:
         if self._options.tree:
             return self._tree(ending, state, matched, room)
         automaton, cut = ending.automaton, self._options.cut
         following, count, best = automaton.next, automaton.count, automaton.best
-        path, product, places = Path(), 1.0, count[state] - ending.is_end
+        path, product, places = SuffixCandidate(), 1.0, count[state] - ending.is_end
         while len(path.token_ids) < room and (token := best[state]) != NONE:
             child = following[state][token]
             product *= count[child] / count[state]
@@ -197,14 +199,14 @@ class Suffix:
                 break
             path.score += product
             path.token_ids.append(token)
-            path.chances.append(chance(matched, count[child], count[child] / places))
+            path.acceptance_probs.append(match_prob(matched, count[child], count[child] / places))
             state, matched, places = child, matched + 1, count[child]
         return path
 
-    def _tree(self, ending: Ending, state: int, matched: int, room: int) -> Path:
+    def _tree(self, ending: SuffixMatch, state: int, matched: int, room: int) -> SuffixCandidate:
         automaton = ending.automaton
         count, cut = automaton.count, self._options.cut
-        path = Path(parents=[])
+        path = SuffixCandidate(parents=[])
         nodes: list[tuple[float, int, int, int, int, float]] = []
         order = 0
 
@@ -213,7 +215,7 @@ class Suffix:
             for token, child in automaton.next[state].items():
                 share = product * count[child] / count[state]
                 if share >= cut:
-                    told = chance(matched, count[child], count[child] / places)
+                    told = match_prob(matched, count[child], count[child] / places)
                     heappush(nodes, (-share, order, child, token, node, told))
                     order += 1
 
@@ -222,7 +224,7 @@ class Suffix:
             product, _, child, token, parent, told = heappop(nodes)
             path.score -= product
             path.token_ids.append(token)
-            path.chances.append(told)
+            path.acceptance_probs.append(told)
             assert path.parents is not None
             path.parents.append(parent)
             node = len(path.token_ids) - 1
@@ -230,9 +232,9 @@ class Suffix:
         return path
 
 
-def _own_ending(ask: DraftRequest[Own]) -> Ending:
+def _own_ending(request: DraftRequest[SuffixState]) -> SuffixMatch:
     """Return the whole text's ending in the index of the text itself."""
-    own, text = ask.state, ask.text
+    own, text = request.state, request.text
     if len(text) - own.read + own.automaton.num_tokens > 2 * WINDOW:
         own.automaton = SuffixAutomaton(MAX_DEPTH)
         own.read = len(text) - WINDOW
@@ -241,23 +243,25 @@ def _own_ending(ask: DraftRequest[Own]) -> Ending:
     automaton = own.automaton
     state = automaton.counted(automaton.last)
     matched = min(automaton.length[automaton.last], MAX_DEPTH)
-    for token in ask.ahead:
+    for token in request.draft_prefix:
         state, matched = automaton.follow(state, matched, token)
-    return Ending(automaton, state, matched, not ask.ahead)
+    return SuffixMatch(automaton, state, matched, not request.draft_prefix)
 
 
-def _earlier_endings(ask: DraftRequest[Own], automata: Sequence[SuffixAutomaton]) -> list[Ending]:
+def _earlier_endings(
+    request: DraftRequest[SuffixState], automata: Sequence[SuffixAutomaton]
+) -> list[SuffixMatch]:
     """Return the longest endings that occur in earlier texts; remember how far they were found."""
-    own = ask.state
+    own = request.state
     if [cursor.automaton for cursor in own.cursors] != automata:
-        own.cursors = [Cursor(each) for each in automata]
+        own.cursors = [SuffixCursor(each) for each in automata]
     endings = []
     for cursor in own.cursors:
-        cursor.advance(ask.text)
+        cursor.advance(request.text)
         state, matched = cursor.state, cursor.matched
-        for token in ask.ahead:
+        for token in request.draft_prefix:
             state, matched = cursor.automaton.follow(state, matched, token)
-        endings.append(Ending(cursor.automaton, state, matched, False))
+        endings.append(SuffixMatch(cursor.automaton, state, matched, False))
     return endings
 
 
@@ -268,9 +272,9 @@ def _indexed(text: Sequence[int]) -> SuffixAutomaton:
     return automaton
 
 
-def make(options: SuffixOptions, *, workshop: Workshop) -> Suffix:
+def make(options: SuffixOptions, *, context: DrafterContext) -> SuffixDrafter:
     """Build the drafter."""
-    return Suffix(options, workshop.stores)
+    return SuffixDrafter(options, context.stores)
 
 
 METHOD = Method(

@@ -24,14 +24,14 @@ from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import MAX_DRAFT, StoreOptions
-from plait.decoders.speculative.drafters.draft_model import SecondModelOptions
+from plait.decoders.speculative.drafters.draft_model import DraftModelReadOptions
 
 if TYPE_CHECKING:
-    from plait.decoders.speculative.draft_model.chains import Chains, Lane
-    from plait.decoders.speculative.draft_model.superposing import Superposer
+    from plait.decoders.speculative.draft_model.runner import DraftModelRunner, DraftSequence
+    from plait.decoders.speculative.draft_model.superposition import SuperposedBeamSearch
 
 
-class MixtureOptions(SecondModelOptions, StoreOptions):
+class SuperpositionOptions(DraftModelReadOptions, StoreOptions):
     """How many drafts, and what tells them apart."""
 
     drafts: int = Field(3, ge=1, le=16, description="Drafts, at most.")
@@ -40,41 +40,51 @@ class MixtureOptions(SecondModelOptions, StoreOptions):
     top: int = Field(9, ge=1, le=64, description="Tokens that are looked at, at each position.")
 
 
-class SuperposedTreeOptions(MixtureOptions):
+class SuperposedTreeOptions(SuperpositionOptions):
     """How large a tree."""
 
     max_draft: int = Field(16, ge=1, le=MAX_DRAFT, description="Tokens of the tree, at most.")
     length: int = Field(6, ge=1, le=20, description="Tokens of a branch, at most.")
 
 
-class SuperposedTree:
+class SuperposedTreeDrafter:
     """Asks the second model for trees."""
 
     name: ClassVar[str] = "superposed-tree"
 
-    def __init__(self, length: int, chains: Chains, superposer: Superposer) -> None:
+    def __init__(
+        self, length: int, runner: DraftModelRunner, superposer: SuperposedBeamSearch
+    ) -> None:
         self._length = length
-        self._chains = chains
+        self._chains = runner
         self._superposer = superposer
 
-    def start(self, request: DecodeRequest) -> Lane:
+    def start(self, request: DecodeRequest) -> DraftSequence:
         """Read nothing yet: the prompt is read when the first draft is asked for."""
         return self._chains.start(request)
 
-    def propose(self, asks: Sequence[DraftRequest[Lane]]) -> Sequence[Draft]:
+    def propose(self, requests: Sequence[DraftRequest[DraftSequence]]) -> Sequence[Draft]:
         """Return trees behind what others have drafted."""
-        wishes = []
-        for ask in asks:
-            limit = min(ask.limit, self._length)
-            wishes.append(self._chains.wish(ask.state, ask.text, ask.ahead, limit, ask.constraint))
-        beams = self._superposer.draw(wishes)
+        jobs = []
+        for request in requests:
+            max_tokens = min(request.max_tokens, self._length)
+            jobs.append(
+                self._chains.job(
+                    request.state,
+                    request.text,
+                    request.draft_prefix,
+                    max_tokens,
+                    request.constraint,
+                )
+            )
+        beams = self._superposer.draw(jobs)
         return [Draft() if beam is None else beam.tree() for beam in beams]
 
-    def commit(self, state: Lane, text: Sequence[int], verdict: VerificationResult) -> None:
+    def commit(self, state: DraftSequence, text: Sequence[int], result: VerificationResult) -> None:
         """Take note of the text."""
-        self._chains.commit(state, verdict.emitted)
+        self._chains.commit(state, result.emitted)
 
-    def finish(self, state: Lane, text: Sequence[int]) -> None:
+    def finish(self, state: DraftSequence, text: Sequence[int]) -> None:
         """Give back the cache."""
         self._chains.finish(state)
 

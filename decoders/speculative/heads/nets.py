@@ -24,7 +24,7 @@ from plait.kernels.linear import Mode, Weight, from_dense, linear
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class HeadInputs:
     """Places of texts, in a draft or true."""
 
     trigrams: Tensor  # [rows, 3] int64: the token drawn there, last, and the two before it
@@ -39,10 +39,10 @@ class HeadNet(Protocol):
     draft_ids: Tensor  # [n] int64, rising: the tokens that it can draft
     blocks: int  # keys that a true row has
 
-    def inputs(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def inputs(self, rows: HeadInputs) -> tuple[Tensor, Tensor]:
         """Return what the layer reads, [rows, hidden], and at which positions."""
 
-    def true(self, rows: Rows) -> KeysValues:
+    def true(self, rows: HeadInputs) -> KeysValues:
         """Return the keys and values of true rows, [rows, blocks, kv_heads, head_dim]."""
 
     def logits(self, states: Tensor, anchors: Tensor, step: int) -> Tensor:
@@ -57,18 +57,18 @@ class EagleNet:
 
     blocks = 1
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: HeadWeights) -> None:
         self.layer, self.draft_ids = parts.layer, parts.draft_ids
         self._parts = parts
         self._mix = parts.weight(parts.tensors["mix"])
 
-    def inputs(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def inputs(self, rows: HeadInputs) -> tuple[Tensor, Tensor]:
         """Mix token and state; a row stands where its state does."""
         drawn = self._parts.embedding[rows.trigrams[:, 2]].float()
         pairs = torch.cat([drawn, rows.states], dim=1)
         return self._parts.product(pairs, self._mix), rows.positions
 
-    def true(self, rows: Rows) -> KeysValues:
+    def true(self, rows: HeadInputs) -> KeysValues:
         """Project the inputs."""
         found = self.layer.project(*self.inputs(rows))
         return KeysValues(found.keys[:, None], found.values[:, None])
@@ -83,20 +83,20 @@ class ChimeraNet:
 
     blocks = 2
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: HeadWeights) -> None:
         self.layer, self.draft_ids = parts.layer, parts.draft_ids
         self._parts = parts
         self._trigram = parts.weight(parts.tensors["trigram"])
         self._narrow = parts.weight(parts.tensors["narrow"])
         self._mixes = [parts.weight(mix) for mix in parts.tensors["mixes"]]
 
-    def inputs(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def inputs(self, rows: HeadInputs) -> tuple[Tensor, Tensor]:
         """Encode three tokens; the code stands where the last of them does."""
         x = self._parts.embedding[rows.trigrams].float().flatten(1)
         wide = x + silu(self._parts.product(x, self._trigram))
         return self._parts.product(wide, self._narrow), rows.positions + 1
 
-    def true(self, rows: Rows) -> KeysValues:
+    def true(self, rows: HeadInputs) -> KeysValues:
         """Project the model's states and the codes."""
         states = self.layer.project(rows.states, rows.positions)
         codes = self.layer.project(*self.inputs(rows))
@@ -111,7 +111,7 @@ class ChimeraNet:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class HeadWeights:
     """What nets are made of."""
 
     tensors: Mapping[str, Tensor]
@@ -135,7 +135,7 @@ class Parts:
         return self.product(states, self.head)
 
 
-NETS: Mapping[str, Callable[[Parts], HeadNet]] = {"eagle": EagleNet, "chimera": ChimeraNet}
+NETS: Mapping[str, Callable[[HeadWeights], HeadNet]] = {"eagle": EagleNet, "chimera": ChimeraNet}
 
 
 def load_net(name: str, path: Path, embedding: Tensor, mode: Mode, *, naive: bool) -> HeadNet:
@@ -146,4 +146,4 @@ def load_net(name: str, path: Path, embedding: Tensor, mode: Mode, *, naive: boo
     draft_ids = tensors["draft_ids"].long()
     head = from_dense(embedding[draft_ids].float(), mode, naive=naive)
     layer = HeadLayer(tensors, shape, mode, naive=naive)
-    return NETS[name](Parts(tensors, layer, draft_ids, embedding, head, mode, naive))
+    return NETS[name](HeadWeights(tensors, layer, draft_ids, embedding, head, mode, naive))

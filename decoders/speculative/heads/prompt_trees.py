@@ -30,7 +30,7 @@ PROBES = 8  # sizes tried of each further state's tree
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PromptTreeRow:
     """One row of a tree."""
 
     parent: int  # row; ROOT: the text
@@ -45,21 +45,21 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class StateTree:
+class PromptTree:
     """What is fed in one state, best rows first."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[PromptTreeRow, ...]
     accepted: float  # f: candidates that are expected to be accepted
     moves: tuple[float, ...]  # [states] probabilities of the next state
 
-    def chance(self, row: int) -> float:
+    def acceptance_prob(self, row: int) -> float:
         """Return what a row is worth as a share of its parent's worth."""
         parent = self.rows[row].parent
         above = 1.0 if parent == ROOT else self.rows[parent].value
         return self.rows[row].value / above if above > 0 else 0.0
 
 
-def trees_for(accuracy: Accuracy, length: int) -> tuple[StateTree, ...]:
+def trees_for(accuracy: Accuracy, length: int) -> tuple[PromptTree, ...]:
     """Return the trees of states 0..distances that accept the most in the long run.
 
     Args:
@@ -73,22 +73,22 @@ def trees_for(accuracy: Accuracy, length: int) -> tuple[StateTree, ...]:
     low = min(max(length // (distances + 1), 1), most)
     step = max((most - low) // (PROBES - 1), 1)
     sizes += [range(low, most + 1, step)] * (distances - 1)
-    built = [build(accuracy, each, length) for each in product(*sizes)]
+    built = [build_trees(accuracy, each, length) for each in product(*sizes)]
     return max(built, key=tokens_per_step)
 
 
-def build(accuracy: Accuracy, sizes: Sequence[int], length: int) -> tuple[StateTree, ...]:
+def build_trees(accuracy: Accuracy, sizes: Sequence[int], length: int) -> tuple[PromptTree, ...]:
     """Return the trees of all states, whose candidates number 0 and then `sizes`."""
-    candidates: list[list[Row]] = [[]]
-    candidates += [best(accuracy[: s + 1], size) for s, size in enumerate(sizes)]
+    candidates: list[list[PromptTreeRow]] = [[]]
+    candidates += [best_candidates(accuracy[: s + 1], size) for s, size in enumerate(sizes)]
     gains = np.diff([sum(row.value for row in rows) for rows in candidates])
     gains = np.minimum.accumulate(np.maximum(gains, 0.0))  # a prompt is worth no more than the last
     return tuple(_with_prompts(rows, gains, length) for rows in candidates)
 
 
-def best(accuracy: Accuracy, size: int) -> list[Row]:
+def best_candidates(accuracy: Accuracy, size: int) -> list[PromptTreeRow]:
     """Return the `size` nodes whose paths are the most probable, best first."""
-    found: list[Row] = []
+    found: list[PromptTreeRow] = []
     offered: list[tuple[float, int, int, int]] = [(-float(accuracy[0, 0]), ROOT, 0, 0)]
     while offered and len(found) < size:
         value, parent, depth, rank = heappop(offered)
@@ -99,29 +99,31 @@ def best(accuracy: Accuracy, size: int) -> list[Row]:
         if depth + 1 < len(accuracy):
             child = value * float(accuracy[depth + 1, 0])
             heappush(offered, (child, len(found), depth + 1, 0))
-        found.append(Row(parent, depth, rank, -value))
+        found.append(PromptTreeRow(parent, depth, rank, -value))
     return found
 
 
-def last_chances(rows: Sequence[Row]) -> NDArray[np.float64]:
+def last_accepted_probs(rows: Sequence[PromptTreeRow]) -> NDArray[np.float64]:
     """Return [1 + rows]: that nothing is accepted, or this row last. They sum to 1."""
-    chances = np.array([1.0, *(row.value for row in rows)])
+    acceptance_probs = np.array([1.0, *(row.value for row in rows)])
     for row in rows:
-        chances[row.parent + 1] -= row.value
-    chances.clip(min=0.0, out=chances)
-    return chances
+        acceptance_probs[row.parent + 1] -= row.value
+    acceptance_probs.clip(min=0.0, out=acceptance_probs)
+    return acceptance_probs
 
 
-def _with_prompts(rows: Sequence[Row], gains: NDArray[np.float64], length: int) -> StateTree:
+def _with_prompts(
+    rows: Sequence[PromptTreeRow], gains: NDArray[np.float64], length: int
+) -> PromptTree:
     """Hang prompts on the text and on all rows, and take the least useful away again."""
-    last = last_chances(rows)
+    last = last_accepted_probs(rows)
     most = len(gains)
     counts = [most] * len(last)  # of the text, and of each row
     excess = len(rows) + sum(counts) - length
     for _ in range(max(excess, 0)):
         losses = [
-            (chance * gains[count - 1], i)
-            for i, (chance, count) in enumerate(zip(last, counts, strict=True))
+            (acceptance_prob * gains[count - 1], i)
+            for i, (acceptance_prob, count) in enumerate(zip(last, counts, strict=True))
             if i > 0 and count > 1
         ]
         if not losses:
@@ -130,31 +132,31 @@ def _with_prompts(rows: Sequence[Row], gains: NDArray[np.float64], length: int) 
     moves = np.zeros(most + 1)
     np.add.at(moves, counts, last)
     accepted = sum(row.value for row in rows)
-    return StateTree(_sorted(rows, last, counts, gains), accepted, tuple(moves / moves.sum()))
+    return PromptTree(_sorted(rows, last, counts, gains), accepted, tuple(moves / moves.sum()))
 
 
 def _sorted(
-    rows: Sequence[Row],
+    rows: Sequence[PromptTreeRow],
     last: NDArray[np.float64],
     counts: Sequence[int],
     gains: NDArray[np.float64],
-) -> tuple[Row, ...]:
+) -> tuple[PromptTreeRow, ...]:
     """Return candidates and prompts in one list, by falling value, parents first."""
     joined = list(rows)
-    for node, (chance, count) in enumerate(zip(last.tolist(), counts, strict=True)):
+    for node, (acceptance_prob, count) in enumerate(zip(last.tolist(), counts, strict=True)):
         parent = node - 1
         for k in range(count):
-            joined.append(Row(parent, k, -1, chance * float(gains[k])))
+            joined.append(PromptTreeRow(parent, k, -1, acceptance_prob * float(gains[k])))
             parent = len(joined) - 1
     order = sorted(range(len(joined)), key=lambda i: (-joined[i].value, i))
     renamed = {ROOT: ROOT} | {old: new for new, old in enumerate(order)}
     return tuple(
-        Row(renamed[row.parent], row.depth, row.rank, row.value)
+        PromptTreeRow(renamed[row.parent], row.depth, row.rank, row.value)
         for row in (joined[i] for i in order)
     )
 
 
-def stationary(trees: Sequence[StateTree]) -> NDArray[np.float64]:
+def stationary_distribution(trees: Sequence[PromptTree]) -> NDArray[np.float64]:
     """Return the share of steps that each state takes in the long run."""
     moves = np.array([tree.moves for tree in trees])
     states = len(trees)
@@ -163,6 +165,6 @@ def stationary(trees: Sequence[StateTree]) -> NDArray[np.float64]:
     return shares
 
 
-def tokens_per_step(trees: Sequence[StateTree]) -> float:
+def tokens_per_step(trees: Sequence[PromptTree]) -> float:
     """Return the tokens of a step in the long run, the one drawn at its end included."""
-    return 1.0 + float(stationary(trees) @ [tree.accepted for tree in trees])
+    return 1.0 + float(stationary_distribution(trees) @ [tree.accepted for tree in trees])

@@ -25,7 +25,7 @@ from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import DraftOptions
-from plait.decoders.speculative.workshop import Workshop
+from plait.decoders.speculative.context import DrafterContext
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,56 +41,57 @@ class LudOptions(DraftOptions):
 
 
 @dataclass(slots=True)
-class Units:
+class LudState:
     """How often the guess at each distance stood, given that those before it did."""
 
     stood: list[float] = field(default_factory=list)
 
 
-class Lud:
+class LudDrafter:
     """Feeds look-ahead inputs, and judges what stands behind them."""
 
     name: ClassVar[str] = "lud"
 
-    def __init__(self, options: LudOptions, workshop: Workshop) -> None:
+    def __init__(self, options: LudOptions, context: DrafterContext) -> None:
         self._beta = options.beta
-        self._vocab_size = workshop.vocab_size
-        self._inputs = range(workshop.vocab_size, workshop.num_ids)
+        self._vocab_size = context.vocab_size
+        self._inputs = range(context.vocab_size, context.num_ids)
 
-    def start(self, request: DecodeRequest) -> Units:
+    def start(self, request: DecodeRequest) -> LudState:
         """Begin with the same trust at every distance."""
-        return Units([START] * len(self._inputs))
+        return LudState([START] * len(self._inputs))
 
-    def propose(self, asks: Sequence[DraftRequest[Units]]) -> Sequence[Draft]:
+    def propose(self, requests: Sequence[DraftRequest[LudState]]) -> Sequence[Draft]:
         """Feed the look-ahead inputs, one behind the other."""
-        return [Draft(self._inputs[: ask.limit], ask.state.stood[: ask.limit]) for ask in asks]
+        return [
+            Draft(self._inputs[: request.max_tokens], request.state.stood[: request.max_tokens])
+            for request in requests
+        ]
 
-    def commit(self, state: Units, text: Sequence[int], verdict: VerificationResult) -> None:
+    def commit(self, state: LudState, text: Sequence[int], result: VerificationResult) -> None:
         """Learn how many guesses stood."""
-        reached = {row - 1 for row in verdict.reached}
-        for node, (token, parent) in enumerate(
-            zip(verdict.token_ids, verdict.parents, strict=True)
-        ):
-            last = verdict.reached[-1] - 1
-            if token >= self._vocab_size and (node in reached or parent == last):
+        accepted_rows = {row - 1 for row in result.accepted_rows}
+        for node, (token, parent) in enumerate(zip(result.token_ids, result.parents, strict=True)):
+            last = result.accepted_rows[-1] - 1
+            if token >= self._vocab_size and (node in accepted_rows or parent == last):
                 at = token - self._vocab_size
-                state.stood[at] += RATE * ((node in reached) - state.stood[at])
+                state.stood[at] += RATE * ((node in accepted_rows) - state.stood[at])
 
-    def finish(self, state: Units, text: Sequence[int]) -> None:
+    def finish(self, state: LudState, text: Sequence[int]) -> None:
         """Hold nothing."""
 
-    def pick(self, law: Tensor, token_ids: Sequence[int]) -> int | None:
+    def pick(self, distribution: Tensor, token_ids: Sequence[int]) -> int | None:
         """Overrule no draw."""
         return None
 
-    def trusts(self, law: Tensor, token_id: int, before: int) -> bool:
+    def trusts(self, distribution: Tensor, token_id: int, before: int) -> bool:
         """Trust a guess that is sure and no repetition."""
-        return token_id != before and bool(law[token_id] > self._beta)
+        return token_id != before and bool(distribution[token_id] > self._beta)
 
 
-def make(options: LudOptions, *, workshop: Workshop) -> Lud:
+def make(options: LudOptions, *, context: DrafterContext) -> LudDrafter:
     """Build the drafter and judge."""
-    return Lud(options, workshop)
+    return LudDrafter(options, context)
 
 
 METHOD = Method(

@@ -23,17 +23,17 @@ from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method, MethodError
 from plait.decoders.sampling.params import GREEDY_BELOW
-from plait.decoders.speculative.drafters.superposed_tree import PRESETS, MixtureOptions
-from plait.decoders.speculative.siblings import Share, Siblings
+from plait.decoders.speculative.drafters.superposed_tree import PRESETS, SuperpositionOptions
+from plait.decoders.speculative.prompt_cache import PromptCache, PromptCacheEntry
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from plait.decoders.speculative.draft_model.chains import Chains
-    from plait.decoders.speculative.draft_model.superposing import Superposer
+    from plait.decoders.speculative.draft_model.runner import DraftModelRunner
+    from plait.decoders.speculative.draft_model.superposition import SuperposedBeamSearch
 
 
-class SuperposedOptions(MixtureOptions):
+class SuperposedOptions(SuperpositionOptions):
     """How long."""
 
     max_draft: int = Field(20, ge=1, le=20, description="Tokens fed in one step, at most.")
@@ -42,33 +42,37 @@ class SuperposedOptions(MixtureOptions):
 
 
 @dataclass(slots=True)
-class Texts:
+class SuperposedTexts:
     """What the sequences of one request are to say; None: nothing is written yet."""
 
     found: list[tuple[int, ...]] | None = None
 
 
 @dataclass(slots=True)
-class Completion:
+class SuperposedState:
     """One sequence of a request."""
 
     request: DecodeRequest
-    share: Share[Texts] | None  # until the first draft is asked for
+    share: PromptCacheEntry[SuperposedTexts] | None  # until the first draft is asked for
     text: tuple[int, ...] = ()  # what it is to say
 
 
-class Superposed:
+class SuperposedDrafter:
     """Writes all sequences of a request at once, and lets what is written stand."""
 
     name: ClassVar[str] = "superposed"
 
-    def __init__(self, length: int, chains: Chains, superposer: Superposer) -> None:
+    def __init__(
+        self, length: int, runner: DraftModelRunner, superposer: SuperposedBeamSearch
+    ) -> None:
         self._length = length
-        self._chains = chains
+        self._chains = runner
         self._superposer = superposer
-        self._siblings: Siblings[Texts] = Siblings(lambda prompt: Texts(), lambda texts: texts)
+        self._prompt_cache: PromptCache[SuperposedTexts] = PromptCache(
+            lambda prompt: SuperposedTexts(), lambda texts: texts
+        )
 
-    def start(self, request: DecodeRequest) -> Completion:
+    def start(self, request: DecodeRequest) -> SuperposedState:
         """Write nothing yet.
 
         Raises:
@@ -79,53 +83,55 @@ class Superposed:
                 "superposed writes texts that differ, and temperature 0 allows one; raise it.",
                 "temperature",
             )
-        return Completion(request, self._siblings.join(request.prompt_token_ids))
+        return SuperposedState(request, self._prompt_cache.join(request.prompt_token_ids))
 
-    def propose(self, asks: Sequence[DraftRequest[Completion]]) -> Sequence[Draft]:
+    def propose(self, requests: Sequence[DraftRequest[SuperposedState]]) -> Sequence[Draft]:
         """Return what each sequence is to say next."""
-        return [self._draft(ask) for ask in asks]
+        return [self._draft(request) for request in requests]
 
-    def commit(self, state: Completion, text: Sequence[int], verdict: VerificationResult) -> None:
+    def commit(
+        self, state: SuperposedState, text: Sequence[int], result: VerificationResult
+    ) -> None:
         """Learn nothing."""
 
-    def finish(self, state: Completion, text: Sequence[int]) -> None:
+    def finish(self, state: SuperposedState, text: Sequence[int]) -> None:
         """Give up what was not asked for."""
         if state.share is not None:
-            self._siblings.leave(state.share)
+            self._prompt_cache.leave(state.share)
 
-    def pick(self, law: Tensor, token_ids: Sequence[int]) -> int | None:
+    def pick(self, distribution: Tensor, token_ids: Sequence[int]) -> int | None:
         """Let the draft stand."""
         return token_ids[0]
 
-    def trusts(self, law: Tensor, token_id: int, before: int) -> bool:
+    def trusts(self, distribution: Tensor, token_id: int, before: int) -> bool:
         """Trust nothing that the target has not read."""
         return False
 
-    def _draft(self, ask: DraftRequest[Completion]) -> Draft:
-        state = ask.state
+    def _draft(self, request: DraftRequest[SuperposedState]) -> Draft:
+        state = request.state
         if state.share is not None:
-            texts = self._siblings.take(state.share)
+            texts = self._prompt_cache.take(state.share)
             state.share = None
             if texts.found is None:
                 texts.found = self._write(state.request)
             index = state.request.sequence_index
             state.text = texts.found[index] if index < len(texts.found) else ()
-        said = (*ask.text[len(state.request.prompt_token_ids) :], *ask.ahead)
+        said = (*request.text[len(state.request.prompt_token_ids) :], *request.draft_prefix)
         if state.text[: len(said)] != said:
             return Draft()
-        rest = state.text[len(said) :][: ask.limit]
-        return Draft(rest, [1.0] * len(rest), is_open=not rest)
+        rest = state.text[len(said) :][: request.max_tokens]
+        return Draft(rest, [1.0] * len(rest), can_extend=not rest)
 
     def _write(self, request: DecodeRequest) -> list[tuple[int, ...]]:
         """Return the drafts behind a prompt, the best one first; none if there is no room."""
-        lane = self._chains.start(request)
-        limit = min(self._length, request.max_tokens)
-        wish = self._chains.wish(lane, request.prompt_token_ids, (), limit, None)
+        sequence = self._chains.start(request)
+        max_tokens = min(self._length, request.max_tokens)
+        job = self._chains.job(sequence, request.prompt_token_ids, (), max_tokens, None)
         beam, read = None, -1
-        while beam is None and lane.cache.length > read:  # a long prompt is read in parts
-            read = lane.cache.length
-            (beam,) = self._superposer.draw([wish])
-        self._chains.finish(lane)
+        while beam is None and sequence.cache.length > read:  # a long prompt is read in parts
+            read = sequence.cache.length
+            (beam,) = self._superposer.draw([job])
+        self._chains.finish(sequence)
         return [] if beam is None else [path.token_ids for path in beam.paths()]
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, Options
-from plait.decoders.speculative.workshop import Workshop
+from plait.decoders.speculative.context import DrafterContext
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ class TypicalOptions(Options):
     delta: float = Field(0.3, gt=0, le=1, description="Share of exp(-entropy) that is enough.")
 
 
-class Typical:
+class TypicalAcceptance:
     """Lets probable drafts stand."""
 
     name: ClassVar[str] = "typical"
@@ -41,22 +41,22 @@ class Typical:
     def __init__(self, options: TypicalOptions) -> None:
         self._options = options
 
-    def pick(self, law: Tensor, token_ids: Sequence[int]) -> int | None:
+    def pick(self, distribution: Tensor, token_ids: Sequence[int]) -> int | None:
         """Return the most probable of the tokens, if it is typical."""
-        chances = law[list(token_ids)].tolist()
-        best = max(range(len(chances)), key=chances.__getitem__)
-        entropy = -float((law * law.clamp(min=TINY).log()).sum())
+        acceptance_probs = distribution[list(token_ids)].tolist()
+        best = max(range(len(acceptance_probs)), key=acceptance_probs.__getitem__)
+        entropy = -float((distribution * distribution.clamp(min=TINY).log()).sum())
         enough = min(self._options.epsilon, self._options.delta * exp(-entropy))
-        return token_ids[best] if chances[best] > enough else None
+        return token_ids[best] if acceptance_probs[best] > enough else None
 
-    def trusts(self, law: Tensor, token_id: int, before: int) -> bool:
+    def trusts(self, distribution: Tensor, token_id: int, before: int) -> bool:
         """Trust nothing that was not verified."""
         return False
 
 
-def make(options: TypicalOptions, *, workshop: Workshop) -> Typical:
+def make(options: TypicalOptions, *, context: DrafterContext) -> TypicalAcceptance:
     """Build the judge."""
-    return Typical(options)
+    return TypicalAcceptance(options)
 
 
 METHOD = Method(

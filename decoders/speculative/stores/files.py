@@ -14,12 +14,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from plait.decoders.speculative.stores.namespaces import DraftStores, Text
+from plait.decoders.speculative.stores.namespaces import DraftStores, StoredText
 
 FORMAT = 1
 
 
-class StoreRefused(ValueError):
+class StoreFileError(ValueError):
     """A file is none of these, or was made for another vocabulary."""
 
 
@@ -30,7 +30,7 @@ class SavedText(msgspec.Struct, frozen=True, array_like=True):
     is_imported: bool
 
 
-class SavedSpace(msgspec.Struct, frozen=True):
+class SavedNamespace(msgspec.Struct, frozen=True):
     """A namespace; its texts from the oldest to the latest."""
 
     name: str
@@ -42,13 +42,13 @@ class SavedStores(msgspec.Struct, frozen=True):
 
     format: int
     vocabulary: str  # fingerprint: ids mean nothing to another tokenizer
-    spaces: list[SavedSpace]
+    spaces: list[SavedNamespace]
 
 
 def save(stores: DraftStores, path: Path, vocabulary: str) -> None:
     """Write all namespaces; raise OSError if that can't be done."""
     spaces = [
-        SavedSpace(name, [_saved(text) for text in space.texts()])
+        SavedNamespace(name, [_saved(text) for text in space.texts()])
         for name, space in stores.spaces()
     ]
     content = msgspec.msgpack.encode(SavedStores(FORMAT, vocabulary, spaces))
@@ -67,7 +67,7 @@ def load(stores: DraftStores, path: Path, vocabulary: str, vocab_size: int) -> N
     """Add a file's namespaces, as far as there is room; one that isn't there adds none.
 
     Raises:
-        StoreRefused: the file can't be used, and nothing was added.
+        StoreFileError: the file can't be used, and nothing was added.
         OSError: it can't be read.
     """
     if not path.exists():
@@ -75,19 +75,19 @@ def load(stores: DraftStores, path: Path, vocabulary: str, vocab_size: int) -> N
     try:
         saved = msgspec.msgpack.decode(path.read_bytes(), type=SavedStores)
     except msgspec.MsgspecError as error:
-        raise StoreRefused(f"{path} is no draft store: {error}") from error
+        raise StoreFileError(f"{path} is no draft store: {error}") from error
     if saved.format != FORMAT:
-        raise StoreRefused(f"{path} has format {saved.format}; this version reads {FORMAT}")
+        raise StoreFileError(f"{path} has format {saved.format}; this version reads {FORMAT}")
     if saved.vocabulary != vocabulary:
-        raise StoreRefused(f"{path} was made for another tokenizer")
+        raise StoreFileError(f"{path} was made for another tokenizer")
     every = [(s.name, _token_ids(t), t.is_imported) for s in saved.spaces for t in s.texts]
     if any(((ids < 0) | (ids >= vocab_size)).any() for _, ids, _ in every):
-        raise StoreRefused(f"{path} holds token ids outside of the vocabulary")
+        raise StoreFileError(f"{path} holds token ids outside of the vocabulary")
     for name, ids, is_imported in every:
         stores.add(name, ids.tolist(), is_imported=is_imported)
 
 
-def _saved(text: Text) -> SavedText:
+def _saved(text: StoredText) -> SavedText:
     return SavedText(np.asarray(text.token_ids, dtype="<i4").tobytes(), text.is_imported)
 
 

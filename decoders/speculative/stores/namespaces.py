@@ -18,22 +18,22 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, cast
 
 MAX_TEXT = 1024  # tokens that an index reads at once; longer texts are kept in parts
-PACE = 512  # tokens that an index reads when it is asked for; of one text more, to its end
-SHORTEST = 3  # tokens of which something can be learnt
+READ_PACE = 512  # tokens that an index reads when it is asked for; of one text more, to its end
+MIN_TEXT = 3  # tokens of which something can be learnt
 
 
-class Index(Protocol):
+class TextIndex(Protocol):
     """Something made of texts, bounded by itself."""
 
     def read(self, token_ids: Sequence[int], *, is_imported: bool) -> None:
         """Take in one text, of at most MAX_TEXT tokens."""
 
 
-AnyIndex = TypeVar("AnyIndex", bound=Index)
+AnyTextIndex = TypeVar("AnyTextIndex", bound=TextIndex)
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class StoredText:
     """Tokens that were emitted, or imported by somebody who expects them."""
 
     token_ids: array[int]
@@ -41,10 +41,10 @@ class Text:
 
 
 @dataclass(slots=True)
-class _Reader:
+class _IndexCursor:
     """An index and the number of the next text that it reads."""
 
-    index: Index
+    index: TextIndex
     at: int
 
 
@@ -55,17 +55,17 @@ class Namespace:
         self.num_tokens = 0  # in the log
         self.num_dropped = 0  # tokens that have left it
         self._max_tokens = max_tokens
-        self._texts: deque[Text] = deque()
+        self._texts: deque[StoredText] = deque()
         self._first = 0  # number of the oldest text that is left
-        self._readers: dict[str, _Reader] = {}
+        self._readers: dict[str, _IndexCursor] = {}
 
     def add(self, token_ids: Sequence[int], *, is_imported: bool = False) -> int:
         """Keep a text; return how many of its tokens are kept."""
         kept = token_ids[-self._max_tokens :]
-        if len(kept) < SHORTEST:
+        if len(kept) < MIN_TEXT:
             return 0
         for start in range(0, len(kept), MAX_TEXT):
-            self._texts.append(Text(array("i", kept[start : start + MAX_TEXT]), is_imported))
+            self._texts.append(StoredText(array("i", kept[start : start + MAX_TEXT]), is_imported))
         self.num_tokens += len(kept)
         while self.num_tokens > self._max_tokens:
             dropped = len(self._texts.popleft().token_ids)
@@ -74,21 +74,21 @@ class Namespace:
             self._first += 1
         return len(kept)
 
-    def index(self, name: str, make: Callable[[int], AnyIndex]) -> AnyIndex:
+    def index(self, name: str, make: Callable[[int], AnyTextIndex]) -> AnyTextIndex:
         """Return the index of a name, made of max_tokens if it is new, and let it read on."""
         reader = self._readers.get(name)
         if reader is None:
-            reader = self._readers[name] = _Reader(make(self._max_tokens), self._first)
+            reader = self._readers[name] = _IndexCursor(make(self._max_tokens), self._first)
         reader.at = max(reader.at, self._first)
-        left = PACE
+        left = READ_PACE
         while left > 0 and reader.at < self._first + len(self._texts):
             text = self._texts[reader.at - self._first]
             reader.index.read(text.token_ids, is_imported=text.is_imported)
             reader.at += 1
             left -= len(text.token_ids)
-        return cast(AnyIndex, reader.index)
+        return cast(AnyTextIndex, reader.index)
 
-    def texts(self) -> Iterator[Text]:
+    def texts(self) -> Iterator[StoredText]:
         """Return the texts that are kept, the oldest first."""
         return iter(self._texts)
 
@@ -133,7 +133,7 @@ class DraftStores:
 
     def add(self, name: str, token_ids: Sequence[int], *, is_imported: bool = False) -> int:
         """Keep a text in a namespace; return how many of its tokens are kept."""
-        space = self.open(name) if len(token_ids) >= SHORTEST else None
+        space = self.open(name) if len(token_ids) >= MIN_TEXT else None
         if space is None:
             return 0
         before = space.num_dropped

@@ -171,7 +171,7 @@ class SuffixAutomaton:
             self._above[state] = link
 
 
-class SuffixGenerations:
+class SuffixIndex:
     """The suffixes of a namespace's latest texts.
 
     An automaton forgets nothing, so there are two, each for half of the tokens: when the young one
@@ -210,6 +210,6 @@ class SuffixGenerations:
         return [count / places for count in counts] if places else None
 
 
-def generations(max_tokens: int) -> SuffixGenerations:
+def suffix_index(max_tokens: int) -> SuffixIndex:
     """Return the index that drafters ask a namespace for by the name `suffix`."""
-    return SuffixGenerations(MAX_DEPTH, max_tokens)
+    return SuffixIndex(MAX_DEPTH, max_tokens)

@@ -18,13 +18,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-MOST = 12  # successors of a pair
-CANDIDATES = 4 * MOST  # of them, while the corpora are counted
+MAX_SUCCESSORS = 12  # successors of a pair
+MAX_CANDIDATES = 4 * MAX_SUCCESSORS  # of them, while the corpora are counted
 Successors = Sequence[tuple[int, float]]  # (token, weight), heaviest first
 
 
 @dataclass(slots=True)
-class Pair:
+class PairSuccessors:
     """What follows two tokens."""
 
     counts: dict[int, int] = field(default_factory=dict)  # in the corpora
@@ -34,7 +34,7 @@ class Pair:
     def count(self, token: int) -> None:
         """Take note of one place in a corpus; of too many candidates the rarest goes."""
         self.counts[token] = self.counts.get(token, 0) + 1
-        if len(self.counts) > CANDIDATES:
+        if len(self.counts) > MAX_CANDIDATES:
             del self.counts[min(self.counts, key=self.counts.__getitem__)]
         self.ranked = None
 
@@ -42,7 +42,7 @@ class Pair:
         """Add to the weight of one token; of too many tokens the lightest goes."""
         share = self.counts[token] / sum(self.counts.values()) if token in self.counts else 0.0
         added = min(self.steps.get(token, 0.0) + step, max(cap - share, 0.0))
-        if token not in self.steps and len(self.steps) == MOST:
+        if token not in self.steps and len(self.steps) == MAX_SUCCESSORS:
             del self.steps[min(self.steps, key=self.steps.__getitem__)]
         self.steps[token] = added
         self.ranked = None
@@ -54,7 +54,7 @@ class Pair:
             weights = {token: count / total for token, count in self.counts.items()}
             for token, step in self.steps.items():
                 weights[token] = weights.get(token, 0.0) + step
-            self.ranked = sorted(weights.items(), key=lambda each: -each[1])[:MOST]
+            self.ranked = sorted(weights.items(), key=lambda each: -each[1])[:MAX_SUCCESSORS]
         return self.ranked
 
 
@@ -63,7 +63,7 @@ class TriGrams:
 
     def __init__(self, max_pairs: int) -> None:
         self._max_pairs = max_pairs
-        self._pairs: OrderedDict[tuple[int, int], Pair] = OrderedDict()
+        self._pairs: OrderedDict[tuple[int, int], PairSuccessors] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -92,10 +92,10 @@ class TriGrams:
         found = self._pairs.get(pair)
         return () if found is None else found.successors()
 
-    def _touch(self, key: tuple[int, int]) -> Pair:
+    def _touch(self, key: tuple[int, int]) -> PairSuccessors:
         found = self._pairs.get(key)
         if found is None:
-            found = self._pairs[key] = Pair()
+            found = self._pairs[key] = PairSuccessors()
             if len(self._pairs) > self._max_pairs:
                 self._pairs.popitem(last=False)
         else:

@@ -17,7 +17,7 @@ from plait.decoders.contract.registry import (
     compose,
 )
 from plait.decoders.diffusion.chain import check
-from plait.decoders.speculative.config import PREDICTED, drafters, named
+from plait.decoders.speculative.config import PREDICTED, parse_names, resolve_drafters
 from plait.server.api.requests.constraints import constraint_spec
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.common import GenerationRequest
@@ -95,8 +95,8 @@ def _settle_drafter(options: dict[str, Any], info: ModelInfo, *, has_prediction:
     """
     is_own = options.get("drafter", "auto") != "auto"
     if not is_own and info.drafter != "auto":
-        options["drafter"] = named(info.drafter)
-    is_used = PREDICTED in [choice.method.name for choice in drafters(options)]
+        options["drafter"] = parse_names(info.drafter)
+    is_used = PREDICTED in [choice.method.name for choice in resolve_drafters(options)]
     if has_prediction and not is_used:
         where = "decoding.drafter is" if is_own else "decoding.drafter is, by this server's default"
         raise MethodError(
@@ -115,7 +115,7 @@ def _choices(options: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:
     if kind == "unmasker":
         return compose(options, kind)
     if kind == "drafter":
-        return compose(options, kind) and drafters(options)
+        return compose(options, kind) and resolve_drafters(options)
     choice = choose(options, kind)
     return () if choice is None else (choice,)
 

@@ -23,9 +23,9 @@ from plait.decoders.contract.drafter import VerificationResult
 from plait.decoders.contract.registry import Method, MethodError, methods
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.config import MAX_DRAFT
-from plait.decoders.speculative.speculator import Speculation, Speculator
+from plait.decoders.speculative.context import DrafterContext
+from plait.decoders.speculative.speculator import SpeculationState, Speculator
 from plait.decoders.speculative.tree import ROOT, DraftTree
-from plait.decoders.speculative.workshop import Workshop
 from plait.server.bench.options import DraftersOptions
 from plait.server.telemetry.token_trace import TracedText
 
@@ -66,7 +66,7 @@ def replay(texts: Iterable[TracedText], names: Sequence[str], options: DraftersO
     limits = {"max_draft": options.max_draft, "always": options.always}
     decoding = {"drafter": [{"name": name, **limits} for name in names]}
     costs = CostCurve(options.seconds)
-    speculator = Speculator(Workshop(options.vocab_size), costs)
+    speculator = Speculator(DrafterContext(options.vocab_size), costs)
     found = Replay("+".join(names))
     for text in texts:
         request = DecodeRequest(
@@ -88,7 +88,7 @@ def replay(texts: Iterable[TracedText], names: Sequence[str], options: DraftersO
 def _replay_text(
     found: Replay,
     speculator: Speculator,
-    member: Speculation,
+    member: SpeculationState,
     written: Sequence[int],
     costs: CostCurve,
 ) -> None:
@@ -100,10 +100,10 @@ def _replay_text(
         (tree,) = speculator.propose(
             [member], [len(written) - at - 1], DraftBudget(MAX_DRAFT, fed=1)
         )
-        verdict = _verdict(tree, written[at:])
-        _note_depths(found, tree, verdict)
-        at += len(verdict.emitted)
-        drafted, accepted = speculator.settle(member, verdict)
+        result = _verdict(tree, written[at:])
+        _note_depths(found, tree, result)
+        at += len(result.emitted)
+        drafted, accepted = speculator.settle(member, result)
         found.asking_s += time.perf_counter() - begun
         found.drafted.update(drafted)
         found.accepted.update(accepted)
@@ -115,21 +115,23 @@ def _replay_text(
 
 def _verdict(tree: DraftTree, following: Sequence[int]) -> VerificationResult:
     """Return what a pass would have said, had it drawn what was written."""
-    node, reached, emitted = ROOT, [0], [following[0]]
+    node, accepted_rows, emitted = ROOT, [0], [following[0]]
     drawn = [UNKNOWN] * (len(tree) + 1)
     drawn[0] = following[0]
     while (child := tree.child(node, emitted[-1])) is not None and len(emitted) < len(following):
         node = child
-        reached.append(child + 1)
+        accepted_rows.append(child + 1)
         drawn[child + 1] = following[len(emitted)]
         emitted.append(following[len(emitted)])
     nothing = torch.empty(0, 0)
-    return VerificationResult(tree.token_ids, tree.parents, reached, drawn, emitted, nothing, None)
+    return VerificationResult(
+        tree.token_ids, tree.parents, accepted_rows, drawn, emitted, nothing, None
+    )
 
 
-def _note_depths(found: Replay, tree: DraftTree, verdict: VerificationResult) -> None:
+def _note_depths(found: Replay, tree: DraftTree, result: VerificationResult) -> None:
     """Count, for each depth that was tried, whether some node of it was right."""
-    parents = [row - 1 for row in verdict.reached]
+    parents = [row - 1 for row in result.accepted_rows]
     for depth, node in enumerate(parents):
         if node not in tree.parents:
             return

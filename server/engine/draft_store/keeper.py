@@ -43,7 +43,7 @@ class StoreKeeper:
         if path is not None:
             self._load(path, vocab_size)
 
-    def obey(self, task: DraftStoreTask) -> DraftStoreReport:
+    def handle(self, task: DraftStoreTask) -> DraftStoreReport:
         """Do a task; a fault is part of the report."""
         try:
             affected = self._do(task)
@@ -111,6 +111,6 @@ class StoreKeeper:
     def _load(self, path: Path, vocab_size: int) -> None:
         try:
             files.load(self.stores, path, self._vocabulary, vocab_size)
-        except (files.StoreRefused, OSError) as error:
+        except (files.StoreFileError, OSError) as error:
             self._refused = str(error)
             log.error("draft store not loaded", path=str(path), reason=self._refused)

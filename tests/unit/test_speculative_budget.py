@@ -10,14 +10,14 @@ import pytest
 
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import DraftBudget
-from plait.decoders.speculative.economy import (
-    LEAST,
-    MARGIN,
-    MOST,
-    Estimates,
-    Record,
-    choose,
-    is_worthwhile,
+from plait.decoders.speculative.draft_budget import (
+    MAX_PROB,
+    MIN_GAIN,
+    MIN_PROB,
+    AcceptanceEstimates,
+    SequenceAcceptance,
+    can_pay,
+    select_nodes,
 )
 from plait.decoders.speculative.tree import ROOT, DraftTree
 
@@ -36,8 +36,8 @@ def random_curve(rng: random.Random) -> CostCurve:
 def random_tree(rng: random.Random, size: int) -> DraftTree:
     tree = DraftTree()
     for node in range(size):
-        chance = rng.choice((LEAST, 0.2, 0.5, 0.8, MOST, MOST))
-        tree.add(rng.randrange(ROOT, node), node, "any", chance, chance)
+        acceptance_prob = rng.choice((MIN_PROB, 0.2, 0.5, 0.8, MAX_PROB, MAX_PROB))
+        tree.add(rng.randrange(ROOT, node), node, "any", acceptance_prob, acceptance_prob)
     return tree
 
 
@@ -57,11 +57,11 @@ def closed_sets(tree: DraftTree) -> Iterator[tuple[int, ...]]:
 
 
 def pace(
-    trees: Sequence[DraftTree], kept: Sequence[Sequence[int]], room: DraftBudget, costs: CostCurve
+    trees: Sequence[DraftTree], kept: Sequence[Sequence[int]], budget: DraftBudget, costs: CostCurve
 ) -> float:
-    rows = room.fed + sum(map(len, kept))
+    rows = budget.fed + sum(map(len, kept))
     tokens = len(trees) + sum(
-        tree.survivals()[node] for tree, nodes in zip(trees, kept, strict=True) for node in nodes
+        tree.path_probs()[node] for tree, nodes in zip(trees, kept, strict=True) for node in nodes
     )
     return tokens / float(costs.seconds(rows)[rows])
 
@@ -69,27 +69,27 @@ def pace(
 @pytest.mark.parametrize("seed", range(40))
 def test_no_set_that_holds_its_parents_is_faster(seed: int) -> None:
     rng = random.Random(seed)
-    trees, room = random_offers(rng, 4)
+    trees, budget = random_offers(rng, 4)
     costs = random_curve(rng)
-    have = choose(trees, [False] * len(trees), room, costs)
-    plain = pace(trees, [()] * len(trees), room, costs)
+    have = select_nodes(trees, [False] * len(trees), budget, costs)
+    plain = pace(trees, [()] * len(trees), budget, costs)
     best = max(
-        pace(trees, kept, room, costs)
+        pace(trees, kept, budget, costs)
         for kept in product(*(list(closed_sets(tree)) for tree in trees))
-        if sum(map(len, kept)) <= room.drafts
+        if sum(map(len, kept)) <= budget.drafts
     )
-    want = best if best >= (1 + MARGIN) * plain * (1 + 1e-12) else plain
-    assert pace(trees, have, room, costs) == pytest.approx(want)
-    assert sum(map(len, have)) <= room.drafts
+    want = best if best >= (1 + MIN_GAIN) * plain * (1 + 1e-12) else plain
+    assert pace(trees, have, budget, costs) == pytest.approx(want)
+    assert sum(map(len, have)) <= budget.drafts
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_what_is_kept_holds_its_parents(seed: int) -> None:
     rng = random.Random(seed)
-    trees, room = random_offers(rng, 40)
+    trees, budget = random_offers(rng, 40)
     always = [rng.random() < 0.3 for _ in trees]
-    kept = choose(trees, always, room, random_curve(rng))
-    assert sum(map(len, kept)) <= room.drafts
+    kept = select_nodes(trees, always, budget, random_curve(rng))
+    assert sum(map(len, kept)) <= budget.drafts
     for tree, nodes in zip(trees, kept, strict=True):
         assert list(nodes) == sorted(set(nodes))
         assert is_closed(tree, nodes)
@@ -100,42 +100,44 @@ def test_what_is_kept_holds_its_parents(seed: int) -> None:
 def test_where_nothing_is_worthwhile_nothing_is_kept(seed: int, others: int) -> None:
     """Also on curves with steps, where one row costs much and the next seven nothing."""
     rng = random.Random(seed)
-    trees, room = random_offers(rng, 12)
-    room = DraftBudget(room.drafts, room.fed + others)
+    trees, budget = random_offers(rng, 12)
+    budget = DraftBudget(budget.drafts, budget.fed + others)
     costs = random_curve(rng)
-    kept = choose(trees, [False] * len(trees), room, costs, others)
-    assert not any(kept) or is_worthwhile(len(trees), room, costs, others)
+    kept = select_nodes(trees, [False] * len(trees), budget, costs, others)
+    assert not any(kept) or can_pay(len(trees), budget, costs, others)
 
 
 def test_a_step_in_the_curve_is_worth_climbing_whole() -> None:
     costs = CostCurve({8: 1.0, 12: 1.6, 16: 1.6, 64: 9.0})
-    room = DraftBudget(100, fed=8)
-    assert is_worthwhile(8, room, costs)
-    kept = choose([random_chain(3, MOST) for _ in range(8)], [False] * 8, room, costs)
+    budget = DraftBudget(100, fed=8)
+    assert can_pay(8, budget, costs)
+    kept = select_nodes([random_chain(3, MAX_PROB) for _ in range(8)], [False] * 8, budget, costs)
     assert sum(map(len, kept)) == 8
-    assert not is_worthwhile(8, DraftBudget(1, fed=8), costs)
+    assert not can_pay(8, DraftBudget(1, fed=8), costs)
 
 
-def random_chain(length: int, chance: float) -> DraftTree:
+def random_chain(length: int, acceptance_prob: float) -> DraftTree:
     tree = DraftTree()
     for node in range(length):
-        tree.add(node - 1, node, "any", chance, chance)
+        tree.add(node - 1, node, "any", acceptance_prob, acceptance_prob)
     return tree
 
 
 def test_nothing_is_fed_where_every_row_costs_the_same() -> None:
     costs = CostCurve()
     for fed in (1, 4, 64):
-        assert not is_worthwhile(fed, DraftBudget(64, fed), costs)
-        assert choose(
-            [random_chain(8, MOST)] * fed, [False] * fed, DraftBudget(64, fed), costs
+        assert not can_pay(fed, DraftBudget(64, fed), costs)
+        assert select_nodes(
+            [random_chain(8, MAX_PROB)] * fed, [False] * fed, DraftBudget(64, fed), costs
         ) == ([[]] * fed)
 
 
 def test_nothing_is_fed_that_will_not_come_true() -> None:
     costs = CostCurve({1: 1.0, 16: 1.05, 64: 2.0})
-    assert choose([random_chain(8, LEAST)], [False], DraftBudget(64, 1), costs) == [[]]
-    assert choose([random_chain(8, MOST)], [False], DraftBudget(64, 1), costs) == [list(range(8))]
+    assert select_nodes([random_chain(8, MIN_PROB)], [False], DraftBudget(64, 1), costs) == [[]]
+    assert select_nodes([random_chain(8, MAX_PROB)], [False], DraftBudget(64, 1), costs) == [
+        list(range(8))
+    ]
 
 
 def test_drafts_fade_as_the_batch_fills() -> None:
@@ -143,7 +145,7 @@ def test_drafts_fade_as_the_batch_fills() -> None:
     rows = []
     for batch in (1, 4, 8, 16, 32):
         trees = [random_chain(8, 0.7) for _ in range(batch)]
-        kept = choose(trees, [False] * batch, DraftBudget(256, batch), costs)
+        kept = select_nodes(trees, [False] * batch, DraftBudget(256, batch), costs)
         rows.append(sum(map(len, kept)) / batch)
     assert rows == sorted(rows, reverse=True)
     assert rows[0] >= 4
@@ -153,25 +155,29 @@ def test_drafts_fade_as_the_batch_fills() -> None:
 def test_always_takes_what_room_there_is() -> None:
     costs = CostCurve()
     trees = [random_chain(6, 0.5), random_chain(6, 0.5), DraftTree()]
-    assert choose(trees, [True] * 3, DraftBudget(8, 3), costs) == [list(range(6)), [0, 1], []]
+    assert select_nodes(trees, [True] * 3, DraftBudget(8, 3), costs) == [list(range(6)), [0, 1], []]
 
 
 class Learner:
     """Feeds a chain of one token a step that comes true with some probability."""
 
-    def __init__(self, raw: float, seed: int = 0) -> None:
-        self.estimates, self.record, self.raw = Estimates(), Record(), raw
+    def __init__(self, stated_probs: float, seed: int = 0) -> None:
+        self.estimates, self.record, self.stated_probs = (
+            AcceptanceEstimates(),
+            SequenceAcceptance(),
+            stated_probs,
+        )
         self.rng = random.Random(seed)
 
     @property
-    def chance(self) -> float:
-        return self.estimates.chance("s", self.raw, self.record)
+    def acceptance_prob(self) -> float:
+        return self.estimates.acceptance_prob("s", self.stated_probs, self.record)
 
     def step(self, truth: float, count: int = 1) -> None:
         for _ in range(count):
             self.idle()
             tree = DraftTree()
-            tree.add(ROOT, 7, "s", self.chance, self.raw)
+            tree.add(ROOT, 7, "s", self.acceptance_prob, self.stated_probs)
             is_right = self.rng.random() < truth
             self.estimates.learn(tree, [0, 1] if is_right else [0], self.record, VOCAB)
 
@@ -183,47 +189,47 @@ class Learner:
 
 @pytest.mark.parametrize("raw", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("truth", [0.05, 0.5, 0.95])
-def test_estimates_come_to_the_truth(raw: float, truth: float) -> None:
-    learner, found = Learner(raw), list[float]()
+def test_estimates_come_to_the_truth(stated_probs: float, truth: float) -> None:
+    learner, found = Learner(stated_probs), list[float]()
     for _ in range(2000):
         learner.step(truth)
-        found.append(learner.chance)
+        found.append(learner.acceptance_prob)
     assert sum(found[-1000:]) / 1000 == pytest.approx(truth, abs=0.05)
-    assert all(LEAST <= chance <= MOST for chance in found)
+    assert all(MIN_PROB <= acceptance_prob <= MAX_PROB for acceptance_prob in found)
 
 
 def test_estimates_follow_a_truth_that_turns() -> None:
     learner = Learner(0.8)
     learner.step(0.95, 500)
     learner.step(0.05, 200)
-    assert learner.chance < 0.15
+    assert learner.acceptance_prob < 0.15
     learner.step(0.95, 200)
-    assert learner.chance > 0.75
+    assert learner.acceptance_prob > 0.75
 
 
 def test_estimates_recover_where_nothing_is_tried() -> None:
     """A drafter that was never right is asked again some day: its own word counts once more."""
     learner = Learner(0.8)
     learner.step(0.0, 500)
-    low = learner.chance
+    low = learner.acceptance_prob
     assert low < 0.02
     learner.idle(200)
-    assert low < learner.chance < 0.1
+    assert low < learner.acceptance_prob < 0.1
     learner.idle(10_000)
-    assert learner.chance == pytest.approx(0.8, abs=0.01)
+    assert learner.acceptance_prob == pytest.approx(0.8, abs=0.01)
 
 
 def test_a_sequence_learns_for_itself() -> None:
     learner = Learner(0.5)
     learner.step(0.5, 500)
-    elsewhere, learner.record = learner.record, Record()
+    elsewhere, learner.record = learner.record, SequenceAcceptance()
     learner.step(0.0, 12)
-    assert learner.chance < 0.3
-    assert learner.estimates.chance("s", 0.5, elsewhere) > 0.4
+    assert learner.acceptance_prob < 0.3
+    assert learner.estimates.acceptance_prob("s", 0.5, elsewhere) > 0.4
 
 
 def test_only_rows_that_were_reached_teach() -> None:
-    tree, record, estimates = random_chain(3, 0.5), Record(), Estimates()
+    tree, record, estimates = random_chain(3, 0.5), SequenceAcceptance(), AcceptanceEstimates()
     estimates.learn(tree, [0, 1], record, VOCAB)  # the first came true, the second did not
     assert record.right["any"] == 1.0
     assert record.expected["any"] == pytest.approx(1.0, abs=0.3)
@@ -234,6 +240,10 @@ def test_only_rows_that_were_reached_teach() -> None:
 
 
 def test_any_number_is_a_chance() -> None:
-    estimates = Estimates()
-    for raw in (0.0, 1.0):
-        assert LEAST <= estimates.chance("s", raw, Record()) <= MOST
+    estimates = AcceptanceEstimates()
+    for stated_probs in (0.0, 1.0):
+        assert (
+            MIN_PROB
+            <= estimates.acceptance_prob("s", stated_probs, SequenceAcceptance())
+            <= MAX_PROB
+        )

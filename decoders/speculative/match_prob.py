@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def chance(matched: int, votes: int, share: float) -> float:
+def match_prob(matched: int, votes: int, share: float) -> float:
     """Return how probable a token is: the more has matched, and the more often, the more so.
 
     A rule of thumb to begin with; what it is worth is learnt (economy.py).

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class DrafterContext:
     """Tools and material, shared by all drafters of one worker."""
 
     vocab_size: int

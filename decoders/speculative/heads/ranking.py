@@ -18,7 +18,7 @@ from plait.decoders.sampling.params import GREEDY_BELOW, SamplingParams
 from plait.kernels import noise
 
 
-class Dice:
+class DrawParams:
     """How one sequence's tokens are drawn: its temperature and its noise."""
 
     def __init__(self, request: DecodeRequest) -> None:
@@ -41,7 +41,7 @@ class Dice:
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class DraftVocabulary:
     """Which token each column of some logits is about."""
 
     token_ids: Tensor | None = None  # [columns] int64, rising; None: the column's number
@@ -54,8 +54,12 @@ class Columns:
         return noise.gumbel(keys, int(self.token_ids[-1]) + 1, naive=self.naive)[:, self.token_ids]
 
 
-def ranked(
-    logits: Tensor, dice: Sequence[Dice], positions: Sequence[int], k: int, columns: Columns
+def rank_guesses(
+    logits: Tensor,
+    dice: Sequence[DrawParams],
+    positions: Sequence[int],
+    k: int,
+    columns: DraftVocabulary,
 ) -> tuple[Tensor, Tensor]:
     """Return the k best guesses of each row, best first, as columns, and their shares.
 

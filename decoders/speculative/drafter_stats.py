@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 RATE = 0.1  # how fast an account follows what is observed
 OUTLIER = 2.0  # an ask counts as at most so many times what was expected
-PROBE = 64
-SHARE = 0.005
+PROBE_INTERVAL = 64
+PROBE_SHARE = 0.005
 
 
 @dataclass(slots=True)
-class Ledger:
+class DrafterStats:
     """One drafter, over all sequences."""
 
     seconds: float = 0.0  # of one sequence's ask; 0: never asked
@@ -43,20 +43,20 @@ class Ledger:
         self.spent, self.asked = 0.0, 0
 
 
-class Account:
+class SequenceDrafterStats:
     """One drafter at one sequence; begins with what the drafter brings elsewhere."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self._tokens = ledger.tokens
+    def __init__(self, stats: DrafterStats) -> None:
+        self.stats = stats
+        self._tokens = stats.tokens
         self._missed = 0  # steps since the last ask
         self._is_open = False  # asked, and the verdict is due
 
     def pays(self, seconds: float) -> bool:
         """Tell whether to ask in this step, in which a token costs so many seconds."""
         self._missed += 1
-        worth = max(self._tokens, self._missed * SHARE) * seconds
-        if self.ledger.seconds > worth and self._missed < PROBE:
+        worth = max(self._tokens, self._missed * PROBE_SHARE) * seconds
+        if self.stats.seconds > worth and self._missed < PROBE_INTERVAL:
             return False
         self._missed = 0
         return True
@@ -71,4 +71,4 @@ class Account:
             return
         self._is_open = False
         self._tokens += RATE * (gained - self._tokens)
-        self.ledger.tokens += RATE * (gained - self.ledger.tokens)
+        self.stats.tokens += RATE * (gained - self.stats.tokens)

@@ -15,80 +15,89 @@ from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationRes
 from plait.decoders.contract.registry import Choice, Method
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative import speculator
-from plait.decoders.speculative.accounts import OUTLIER, PROBE, RATE, SHARE, Account, Ledger
 from plait.decoders.speculative.config import DraftOptions
+from plait.decoders.speculative.context import DrafterContext
+from plait.decoders.speculative.drafter_stats import (
+    OUTLIER,
+    PROBE_INTERVAL,
+    PROBE_SHARE,
+    RATE,
+    DrafterStats,
+    SequenceDrafterStats,
+)
 from plait.decoders.speculative.speculator import MAX_CHOICES, Speculator
-from plait.decoders.speculative.workshop import Workshop
 
 TOKEN = 0.01  # seconds that a token costs without drafts
 
 
-def spent(ledger: Ledger, seconds: float, sequences: int = 1) -> Ledger:
-    ledger.spend(seconds, sequences)
-    ledger.close()
-    return ledger
+def spent(stats: DrafterStats, seconds: float, sequences: int = 1) -> DrafterStats:
+    stats.spend(seconds, sequences)
+    stats.close()
+    return stats
 
 
-def asks(account: Account, steps: int, accepted: int) -> int:
+def requests(sequence_stats: SequenceDrafterStats, steps: int, accepted: int) -> int:
     """Return how often an account is asked in so many steps, each ask bringing so much."""
     asked = 0
     for _ in range(steps):
-        if account.pays(TOKEN):
-            account.ask()
-            account.settle(accepted)
+        if sequence_stats.pays(TOKEN):
+            sequence_stats.ask()
+            sequence_stats.settle(accepted)
             asked += 1
     return asked
 
 
 def test_a_drafter_that_brings_more_than_it_costs_is_always_asked() -> None:
-    assert asks(Account(spent(Ledger(), 1.5 * TOKEN)), 200, accepted=2) > 150
+    assert requests(SequenceDrafterStats(spent(DrafterStats(), 1.5 * TOKEN)), 200, accepted=2) > 150
 
 
-@pytest.mark.parametrize(("cost", "steps"), [(0.05, 10), (0.3, 60), (0.9, PROBE), (40, PROBE)])
+@pytest.mark.parametrize(
+    ("cost", "steps"), [(0.05, 10), (0.3, 60), (0.9, PROBE_INTERVAL), (40, PROBE_INTERVAL)]
+)
 def test_a_drafter_that_never_brings_anything_is_probed_only(cost: float, steps: int) -> None:
     """Asks take a share of the time, and an expensive drafter is asked once in PROBE steps."""
-    account = Account(spent(Ledger(), cost * TOKEN))
-    asks(account, 100, accepted=0)
-    assert abs(asks(account, 10 * steps, accepted=0) - 10) <= 1
+    sequence_stats = SequenceDrafterStats(spent(DrafterStats(), cost * TOKEN))
+    requests(sequence_stats, 100, accepted=0)
+    assert abs(requests(sequence_stats, 10 * steps, accepted=0) - 10) <= 1
 
 
 def test_what_costs_next_to_nothing_is_always_asked() -> None:
-    account = Account(spent(Ledger(), SHARE * TOKEN))
-    assert asks(account, 200, accepted=0) == 200
+    sequence_stats = SequenceDrafterStats(spent(DrafterStats(), PROBE_SHARE * TOKEN))
+    assert requests(sequence_stats, 200, accepted=0) == 200
 
 
 def test_a_probe_that_succeeds_brings_the_drafter_back() -> None:
-    account = Account(spent(Ledger(), TOKEN / 2))
-    asks(account, 100, accepted=0)
-    assert asks(account, 4 * PROBE, accepted=4) > 2 * PROBE
+    sequence_stats = SequenceDrafterStats(spent(DrafterStats(), TOKEN / 2))
+    requests(sequence_stats, 100, accepted=0)
+    assert requests(sequence_stats, 4 * PROBE_INTERVAL, accepted=4) > 2 * PROBE_INTERVAL
 
 
 def test_a_new_sequence_begins_with_what_was_learnt_elsewhere() -> None:
-    ledger = spent(Ledger(), TOKEN / 2)
-    asks(Account(ledger), 100, accepted=0)
-    assert not Account(ledger).pays(TOKEN)
+    stats = spent(DrafterStats(), TOKEN / 2)
+    requests(SequenceDrafterStats(stats), 100, accepted=0)
+    assert not SequenceDrafterStats(stats).pays(TOKEN)
 
 
 def test_seconds_are_those_of_one_sequence_over_all_calls_of_a_step() -> None:
-    ledger = Ledger()
-    ledger.spend(0.3, 4)
-    ledger.spend(0.1, 2)
-    ledger.close()
-    assert ledger.seconds == pytest.approx(0.1)
-    ledger.close()  # a step without asks changes nothing
-    assert ledger.seconds == pytest.approx(0.1)
+    stats = DrafterStats()
+    stats.spend(0.3, 4)
+    stats.spend(0.1, 2)
+    stats.close()
+    assert stats.seconds == pytest.approx(0.1)
+    stats.close()  # a step without asks changes nothing
+    assert stats.seconds == pytest.approx(0.1)
 
 
 def test_one_slow_call_does_not_condemn_a_drafter() -> None:
-    ledger = spent(spent(Ledger(), 0.1), 1000.0)
-    assert ledger.seconds == pytest.approx(0.1 * (1 + RATE * (OUTLIER - 1)))
+    stats = spent(spent(DrafterStats(), 0.1), 1000.0)
+    assert stats.seconds == pytest.approx(0.1 * (1 + RATE * (OUTLIER - 1)))
 
 
 def test_a_verdict_on_what_nobody_asked_for_teaches_nothing() -> None:
-    account = Account(spent(Ledger(), TOKEN / 2))
-    before = account.ledger.tokens
-    account.settle(0)
-    assert account.ledger.tokens == before
+    sequence_stats = SequenceDrafterStats(spent(DrafterStats(), TOKEN / 2))
+    before = sequence_stats.stats.tokens
+    sequence_stats.settle(0)
+    assert sequence_stats.stats.tokens == before
 
 
 class Slow:
@@ -106,12 +115,12 @@ class Slow:
         """Remember nothing of note."""
         return ""
 
-    def propose(self, asks: Sequence[DraftRequest[str]]) -> Sequence[Draft]:
+    def propose(self, requests: Sequence[DraftRequest[str]]) -> Sequence[Draft]:
         self.now += self.takes
         self.calls += 1
-        return [Draft((1,), (0.9,)) for _ in asks]
+        return [Draft((1,), (0.9,)) for _ in requests]
 
-    def commit(self, state: str, text: Sequence[int], verdict: VerificationResult) -> None:
+    def commit(self, state: str, text: Sequence[int], result: VerificationResult) -> None:
         """Learn nothing."""
 
     def finish(self, state: str, text: Sequence[int]) -> None:
@@ -126,19 +135,19 @@ def serving(
     choice = Choice(Method("drafter", "slow", "", "", ""), DraftOptions(max_draft=1, always=always))
     monkeypatch.setattr(speculator, "drafters", lambda options: (choice,))
     monkeypatch.setattr(time, "perf_counter", lambda: drafter.now)
-    asking = Speculator(Workshop(9), costs)
+    asking = Speculator(DrafterContext(9), costs)
     member = asking.start(DecodeRequest([3], SamplingParams(), 99, frozenset(), None, 0, {}))
     assert member is not None
     nothing: Any = None
     for step in count():
         tree = asking.propose([member], [8], DraftBudget(8, 1))[0]
         right = len(tree) > 0 and step % 2 == 0 and drafter.is_any_good
-        reached, emitted = ([0, 1], [1, 2]) if right else ([0], [2])
+        accepted_rows, emitted = ([0, 1], [1, 2]) if right else ([0], [2])
         drawn = [emitted[0], 2]
-        verdict = VerificationResult(
-            tree.token_ids, tree.parents, reached, drawn, emitted, nothing, None
+        result = VerificationResult(
+            tree.token_ids, tree.parents, accepted_rows, drawn, emitted, nothing, None
         )
-        asking.settle(member, verdict)
+        asking.settle(member, result)
         yield len(tree)
 
 
@@ -147,7 +156,7 @@ def test_the_speculator_keeps_the_account(monkeypatch: pytest.MonkeyPatch, alway
     drafter, steps = Slow(), 300
     costs = CostCurve({1: TOKEN, 2: TOKEN})
     sum(islice(serving(monkeypatch, drafter, costs, always=always), steps))
-    want = steps if always else 2 * steps // PROBE + 20
+    want = steps if always else 2 * steps // PROBE_INTERVAL + 20
     assert drafter.calls == want if always else drafter.calls < want
 
 
@@ -175,11 +184,11 @@ def test_a_curve_that_changes_its_shape_is_noticed(monkeypatch: pytest.MonkeyPat
 def test_a_sequence_that_no_drafter_has_anything_to_go_by_has_none() -> None:
     options = {"drafter": ["forced", "prediction"]}
     request = DecodeRequest([1], SamplingParams(), 4, frozenset(), None, 0, options)
-    assert Speculator(Workshop(10), CostCurve()).start(request) is None
+    assert Speculator(DrafterContext(10), CostCurve()).start(request) is None
 
 
 def test_clients_that_vary_options_fill_no_memory() -> None:
-    speculator = Speculator(Workshop(10), CostCurve())
+    speculator = Speculator(DrafterContext(10), CostCurve())
     for i in range(2 * MAX_CHOICES):
         drafter = {"name": "suffix", "factor": 1 + i / 1000}
         speculator.start(

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class Judge(Protocol):
+class AcceptanceRule(Protocol):
     """A lossy rule of acceptance; the request has named it, and its answer says so."""
 
     name: ClassVar[str]
 
-    def pick(self, law: Tensor, token_ids: Sequence[int]) -> int | None:
+    def pick(self, distribution: Tensor, token_ids: Sequence[int]) -> int | None:
         """Return a draft token that may stand in place of what was drawn; None: what was drawn.
 
         Args:
@@ -23,7 +23,7 @@ class Judge(Protocol):
             token_ids: the draft's, none of them drawn.
         """
 
-    def trusts(self, law: Tensor, token_id: int, before: int) -> bool:
+    def trusts(self, distribution: Tensor, token_id: int, before: int) -> bool:
         """Tell whether a token guessed ahead may stand unverified behind the token before it.
 
         law: [vocab] float32, of the row that guesses it without having seen the token before.

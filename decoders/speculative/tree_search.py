@@ -15,16 +15,18 @@ from random import Random
 
 from plait.decoders.contract.drafter import Draft
 
-Pair = tuple[int, int]  # the last two tokens
-Path = tuple[int, ...]  # tokens behind the text
-Lookup = Callable[[Pair], Sequence[tuple[int, float]]]  # (token, weight), heaviest first
+TokenPair = tuple[int, int]  # the last two tokens
+TokenPath = tuple[int, ...]  # tokens behind the text
+SuccessorLookup = Callable[
+    [TokenPair], Sequence[tuple[int, float]]
+]  # (token, weight), heaviest first
 
 ROOT = -1
-LEAST = 0.01  # survival below which a node is worth nobody's while
+MIN_PATH_PROB = 0.01  # survival below which a node is worth nobody's while
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class TreeLimits:
     """How large a tree may become."""
 
     nodes: int
@@ -32,7 +34,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Climb:
+class MctsConfig:
     """The constants of ADED's search."""
 
     iterations: int
@@ -41,14 +43,18 @@ class Climb:
     prefixes: int  # the most visited ones, which are drafted
 
 
-def chances(lookup: Lookup, pair: Pair, smoothing: float) -> list[tuple[int, float]]:
+def successor_probs(
+    lookup: SuccessorLookup, pair: TokenPair, smoothing: float
+) -> list[tuple[int, float]]:
     """Return the successors with the estimated probability of each: weight / (sum + smoothing)."""
     found = lookup(pair)
     total = sum(weight for _, weight in found) + smoothing
     return [(token, weight / total) for token, weight in found]
 
 
-def best_first(lookup: Lookup, pair: Pair, bounds: Bounds, smoothing: float) -> Draft:
+def best_first(
+    lookup: SuccessorLookup, pair: TokenPair, bounds: TreeLimits, smoothing: float
+) -> Draft:
     """Return the tree of the nodes of the greatest survival, the product of chances on the way.
 
     Law: no path outside of the tree, within the depth, has a greater survival than one in it; a
@@ -58,55 +64,65 @@ def best_first(lookup: Lookup, pair: Pair, bounds: Bounds, smoothing: float) -> 
     found: list[float] = []
     parents: list[int] = []
     depths: list[int] = []
-    heap: list[tuple[float, int, int, Pair, float]] = []  # -survival, order, parent, pair, chance
+    heap: list[
+        tuple[float, int, int, TokenPair, float]
+    ] = []  # -survival, order, parent, pair, chance
 
-    def offer(node: int, pair: Pair, survival: float) -> None:
-        for token, chance in chances(lookup, pair, smoothing):
-            if survival * chance >= LEAST:
-                entry = (-survival * chance, next(order), node, (pair[1], token), chance)
+    def offer(node: int, pair: TokenPair, path_prob: float) -> None:
+        for token, acceptance_prob in successor_probs(lookup, pair, smoothing):
+            if path_prob * acceptance_prob >= MIN_PATH_PROB:
+                entry = (
+                    -path_prob * acceptance_prob,
+                    next(order),
+                    node,
+                    (pair[1], token),
+                    acceptance_prob,
+                )
                 heappush(heap, entry)
 
     order = count()
     offer(ROOT, pair, 1.0)
     while heap and len(tokens) < bounds.nodes:
-        survival, _, parent, pair, chance = heappop(heap)
+        path_prob, _, parent, pair, acceptance_prob = heappop(heap)
         node = len(tokens)
         tokens.append(pair[1])
-        found.append(chance)
+        found.append(acceptance_prob)
         parents.append(parent)
         depths.append(1 if parent == ROOT else depths[parent] + 1)
         if depths[node] < bounds.depth:
-            offer(node, pair, -survival)
+            offer(node, pair, -path_prob)
     return Draft(tokens, found, parents)
 
 
 @dataclass(slots=True, eq=False)
-class Node:
+class MctsNode:
     """A path that the climb has considered."""
 
-    path: Path
-    pair: Pair
+    path: TokenPath
+    pair: TokenPair
     weight: float  # of the last edge
-    parent: Node | None = None
-    children: list[Node] = field(default_factory=list)
+    parent: MctsNode | None = None
+    children: list[MctsNode] = field(default_factory=list)
     visits: int = 0
     score: float = 0.0  # sum over the visits
 
 
-def climb(lookup: Lookup, pair: Pair, depth: int, how: Climb, random: Random) -> Node:
+def grow_mcts_tree(
+    lookup: SuccessorLookup, pair: TokenPair, depth: int, how: MctsConfig, random: Random
+) -> MctsNode:
     """Return the root of the tree that Monte-Carlo search has grown.
 
     Law: the root is visited once an iteration; every node as often as its children and the
     roll-outs that began at it; no path is longer than the depth.
     """
-    root = Node((), pair, 0.0)
+    root = MctsNode((), pair, 0.0)
     for _ in range(how.iterations):
         node = root
         while node.children:
             node = max(node.children, key=lambda each: _priority(each, how))
         if len(node.path) < depth:
             node.children = [
-                Node((*node.path, token), (node.pair[1], token), weight, node)
+                MctsNode((*node.path, token), (node.pair[1], token), weight, node)
                 for token, weight in lookup(node.pair)
             ]
             node = node.children[-1] if node.children else node
@@ -121,19 +137,23 @@ def climb(lookup: Lookup, pair: Pair, depth: int, how: Climb, random: Random) ->
 
 
 def monte_carlo(
-    lookup: Lookup, pair: Pair, bounds: Bounds, how: Climb, random: Random
-) -> list[Path]:
+    lookup: SuccessorLookup, pair: TokenPair, bounds: TreeLimits, how: MctsConfig, random: Random
+) -> list[TokenPath]:
     """Return the paths that ADED drafts: the most visited ones, each with its best next token."""
-    nodes = [node for node in _below(climb(lookup, pair, bounds.depth, how, random)) if node.visits]
+    nodes = [
+        node
+        for node in _below(grow_mcts_tree(lookup, pair, bounds.depth, how, random))
+        if node.visits
+    ]
     nodes.sort(key=lambda node: -node.visits)
-    paths: dict[Path, None] = {}
+    paths: dict[TokenPath, None] = {}
     for node in nodes[: how.prefixes]:
         best = lookup(node.pair)[:1]
         paths[(*node.path, *(token for token, _ in best))] = None
-    return fitting(list(paths), bounds.nodes)
+    return prune_paths(list(paths), bounds.nodes)
 
 
-def fitting(paths: list[Path], max_nodes: int) -> list[Path]:
+def prune_paths(paths: list[TokenPath], max_nodes: int) -> list[TokenPath]:
     """Return the paths that are left when their tree has at most max_nodes nodes.
 
     What goes first is the path with the most nodes that no other one shares; of equals the last.
@@ -147,22 +167,26 @@ def fitting(paths: list[Path], max_nodes: int) -> list[Path]:
     return kept
 
 
-def merged(lookup: Lookup, pair: Pair, paths: Iterable[Path], smoothing: float) -> Draft:
+def paths_to_draft(
+    lookup: SuccessorLookup, pair: TokenPair, paths: Iterable[TokenPath], smoothing: float
+) -> Draft:
     """Return the tree of some paths behind a pair of tokens."""
-    nodes: dict[Path, int] = {(): ROOT}
+    nodes: dict[TokenPath, int] = {(): ROOT}
     found: list[float] = []
     for path in paths:
         for prefix in _prefixes(path):
             if prefix not in nodes:
                 nodes[prefix] = len(found)
                 before = (*pair, *prefix)[-3:-1]
-                found.append(dict(chances(lookup, (before[0], before[1]), smoothing))[prefix[-1]])
+                found.append(
+                    dict(successor_probs(lookup, (before[0], before[1]), smoothing))[prefix[-1]]
+                )
     drafted = list(nodes)[1:]
     parents = [nodes[each[:-1]] for each in drafted]
     return Draft([each[-1] for each in drafted], found, parents)
 
 
-def _priority(node: Node, how: Climb) -> float:
+def _priority(node: MctsNode, how: MctsConfig) -> float:
     """Return by how much a child is to be preferred; one without visits above all."""
     if not node.visits:
         return inf
@@ -172,10 +196,10 @@ def _priority(node: Node, how: Climb) -> float:
     return node.score / node.visits + rate * node.weight * sqrt(above) / (1 + node.visits)
 
 
-def _roll_out(lookup: Lookup, node: Node, depth: int, random: Random) -> float:
+def _roll_out(lookup: SuccessorLookup, node: MctsNode, depth: int, random: Random) -> float:
     """Return 1 and the weights on the way to a node and on, at random, to the full depth."""
     reward, pair, length = 1.0, node.pair, len(node.path)
-    above: Node | None = node
+    above: MctsNode | None = node
     while above is not None:
         reward += above.weight
         above = above.parent
@@ -186,11 +210,11 @@ def _roll_out(lookup: Lookup, node: Node, depth: int, random: Random) -> float:
     return reward
 
 
-def _below(node: Node) -> Iterable[Node]:
+def _below(node: MctsNode) -> Iterable[MctsNode]:
     for child in node.children:
         yield child
         yield from _below(child)
 
 
-def _prefixes(path: Path) -> Iterable[Path]:
+def _prefixes(path: TokenPath) -> Iterable[TokenPath]:
     return (path[:stop] for stop in range(1, len(path) + 1))

@@ -32,7 +32,7 @@ RATE = 0.1  # how fast the seconds of a position follow what is observed
 
 
 @dataclass(slots=True)
-class Lane:
+class DraftSequence:
     """One sequence at the draft model."""
 
     sampling: SamplingState  # of the text so far
@@ -42,31 +42,31 @@ class Lane:
 
 
 @dataclass(slots=True)
-class Wish:
+class DraftJob:
     """What is to be drafted for one lane."""
 
-    lane: Lane
+    sequence: DraftSequence
     sampling: SamplingState  # behind the whole context; drawn tokens are appended to it
     context: Sequence[int]  # the text and what is drafted behind it already
     settled: int  # tokens of it that are the text's
-    limit: int
+    max_tokens: int
     constraint: Constraint | None  # as it stands behind the context; it gets back there
     tokens: list[int] = field(default_factory=list)
-    chances: list[float] = field(default_factory=list)
-    survival: float = 1.0
+    acceptance_probs: list[float] = field(default_factory=list)
+    path_prob: float = 1.0
 
     @property
     def is_open(self) -> bool:
         """Whether another token is wanted."""
-        return len(self.tokens) < self.limit
+        return len(self.tokens) < self.max_tokens
 
     @property
     def missing(self) -> int:
         """Tokens of the context that the cache lacks."""
-        return len(self.context) - self.lane.cache.length
+        return len(self.context) - self.sequence.cache.length
 
 
-class Chains:
+class DraftModelRunner:
     """Draws drafts from a second model."""
 
     def __init__(
@@ -85,7 +85,7 @@ class Chains:
         self._naive = naive
         self._sampler = OrdinarySampler(naive=naive)
 
-    def start(self, request: DecodeRequest) -> Lane:
+    def start(self, request: DecodeRequest) -> DraftSequence:
         """Return the lane of one new sequence; nothing is read yet."""
         sampling = SamplingState(
             replace(request.sampling, logprobs=None),
@@ -93,113 +93,115 @@ class Chains:
             sequence_index=request.sequence_index,
             stop_token_ids=request.stop_token_ids,
         )
-        return Lane(sampling, DraftCache(request.namespace))
+        return DraftSequence(sampling, DraftCache(request.namespace))
 
-    def wish(
+    def job(
         self,
-        lane: Lane,
+        sequence: DraftSequence,
         text: Sequence[int],
-        ahead: Sequence[int],
-        limit: int,
+        draft_prefix: Sequence[int],
+        max_tokens: int,
         constraint: Constraint | None,
-    ) -> Wish:
+    ) -> DraftJob:
         """Return what `draw` takes; nothing of it changes when the text goes on."""
-        sampling = lane.sampling.fork()
-        for token in ahead:
+        sampling = sequence.sampling.fork()
+        for token in draft_prefix:
             sampling.append(token)
-        return Wish(lane, sampling, [*text, *ahead], len(text), limit, constraint)
+        return DraftJob(
+            sequence, sampling, [*text, *draft_prefix], len(text), max_tokens, constraint
+        )
 
-    def draw(self, wishes: Sequence[Wish]) -> list[Draft]:
+    def draw(self, jobs: Sequence[DraftJob]) -> list[Draft]:
         """Return a draft for each wish; an empty one while its lane reads, or finds no room."""
-        ready, logits = self.read(wishes)
+        ready, logits = self.read(jobs)
         while ready:
             begun = time.perf_counter()
             self._draw(ready, logits)
-            kept = [i for i, wish in enumerate(ready) if wish.is_open]
+            kept = [i for i, job in enumerate(ready) if job.is_open]
             ready = [ready[i] for i in kept]
             if ready:
-                logits = self._extend([(wish.lane, wish.tokens[-1:]) for wish in ready])
+                logits = self._extend([(job.sequence, job.tokens[-1:]) for job in ready])
                 self._note(time.perf_counter() - begun)
-        for wish in wishes:
-            if wish.constraint is not None:
-                wish.constraint.rollback(len(wish.tokens))
-        return [Draft(wish.tokens, wish.chances) for wish in wishes]
+        for job in jobs:
+            if job.constraint is not None:
+                job.constraint.rollback(len(job.tokens))
+        return [Draft(job.tokens, job.acceptance_probs) for job in jobs]
 
-    def read(self, wishes: Sequence[Wish]) -> tuple[list[Wish], Tensor]:
+    def read(self, jobs: Sequence[DraftJob]) -> tuple[list[DraftJob], Tensor]:
         """Bring lanes up to their contexts; return the wishes that are there, and their logits."""
         left = self._read_rows
-        feeds: list[tuple[Lane, Sequence[int]]] = []
-        ready: list[tuple[int, Wish]] = []  # index into the feeds
-        for wish in wishes:
-            self._recall(wish)
-            _rewind(wish)
-        for wish in sorted(wishes, key=lambda wish: wish.missing):
-            count = min(wish.missing, left)
-            if count == 0 or not self._reserve(wish):
+        feeds: list[tuple[DraftSequence, Sequence[int]]] = []
+        ready: list[tuple[int, DraftJob]] = []  # index into the feeds
+        for job in jobs:
+            self._recall(job)
+            _rewind(job)
+        for job in sorted(jobs, key=lambda job: job.missing):
+            count = min(job.missing, left)
+            if count == 0 or not self._reserve(job):
                 continue
-            first = wish.lane.cache.length
-            if count == wish.missing:
-                ready.append((len(feeds), wish))
-            feeds.append((wish.lane, wish.context[first : first + count]))
+            first = job.sequence.cache.length
+            if count == job.missing:
+                ready.append((len(feeds), job))
+            feeds.append((job.sequence, job.context[first : first + count]))
             left -= count
         if not feeds:
             return [], torch.empty(0)
         logits = self._extend(feeds)
-        for wish in wishes:
-            self._keep(wish)
-        return [wish for _, wish in ready], logits[[row for row, _ in ready]]
+        for job in jobs:
+            self._keep(job)
+        return [job for _, job in ready], logits[[row for row, _ in ready]]
 
-    def commit(self, lane: Lane, emitted: Sequence[int]) -> None:
+    def commit(self, sequence: DraftSequence, emitted: Sequence[int]) -> None:
         """Take note of new text."""
         for token in emitted:
-            lane.sampling.append(token)
+            sequence.sampling.append(token)
 
-    def finish(self, lane: Lane) -> None:
+    def finish(self, sequence: DraftSequence) -> None:
         """Give back what a lane holds."""
-        self._model.release(lane.cache)
-        lane.held.clear()
-        lane.agreed = 0
+        self._model.release(sequence.cache)
+        sequence.held.clear()
+        sequence.agreed = 0
 
-    def _recall(self, wish: Wish) -> None:
+    def _recall(self, job: DraftJob) -> None:
         """Begin where another text of the same beginning has been."""
-        lane = wish.lane
-        if not lane.cache.blocks:
-            self._model.recall(lane.cache, wish.context[: wish.settled])
-            lane.held = [*wish.context[: lane.cache.length]]
+        sequence = job.sequence
+        if not sequence.cache.blocks:
+            self._model.recall(sequence.cache, job.context[: job.settled])
+            sequence.held = [*job.context[: sequence.cache.length]]
 
-    def _keep(self, wish: Wish) -> None:
+    def _keep(self, job: DraftJob) -> None:
         """Offer the text to others; its last token may be fed again, so it is left out."""
-        settled = min(wish.lane.cache.length, wish.settled - 1)
-        self._model.keep(wish.lane.cache, wish.context[:settled])
+        settled = min(job.sequence.cache.length, job.settled - 1)
+        self._model.keep(job.sequence.cache, job.context[:settled])
 
-    def _reserve(self, wish: Wish) -> bool:
-        if self._model.reserve(wish.lane.cache, len(wish.context) + wish.limit):
+    def _reserve(self, job: DraftJob) -> bool:
+        if self._model.reserve(job.sequence.cache, len(job.context) + job.max_tokens):
             return True
-        self.finish(wish.lane)  # others may have better use for a part of a text
+        self.finish(job.sequence)  # others may have better use for a part of a text
         return False
 
-    def _extend(self, feeds: Sequence[tuple[Lane, Sequence[int]]]) -> Tensor:
-        logits = self._model.extend([(lane.cache, tokens) for lane, tokens in feeds])
-        for lane, tokens in feeds:
-            lane.held.extend(tokens)
+    def _extend(self, feeds: Sequence[tuple[DraftSequence, Sequence[int]]]) -> Tensor:
+        logits = self._model.extend([(sequence.cache, tokens) for sequence, tokens in feeds])
+        for sequence, tokens in feeds:
+            sequence.held.extend(tokens)
         return logits
 
-    def _draw(self, ready: Sequence[Wish], logits: Tensor) -> None:
+    def _draw(self, ready: Sequence[DraftJob], logits: Tensor) -> None:
         """Add the next token to each wish, or close it."""
-        states = [wish.sampling for wish in ready]
+        states = [job.sampling for job in ready]
         bitmask = _bitmask(ready, logits.shape[1])
         tokens = self._sampler.sample(logits, states, bitmask).token_ids
-        chances = self._chances(logits, states, bitmask)
-        for wish, token, chance in zip(ready, tokens, chances, strict=True):
-            if wish.constraint is not None and not wish.constraint.accept_token(token):
-                wish.limit = len(wish.tokens)
+        acceptance_probs = self._chances(logits, states, bitmask)
+        for job, token, acceptance_prob in zip(ready, tokens, acceptance_probs, strict=True):
+            if job.constraint is not None and not job.constraint.accept_token(token):
+                job.max_tokens = len(job.tokens)
                 continue
-            wish.tokens.append(token)
-            wish.chances.append(chance)
-            wish.sampling.append(token)
-            wish.survival *= chance
-            if wish.survival < self._min_survival or token in wish.sampling.stop_token_ids:
-                wish.limit = len(wish.tokens)
+            job.tokens.append(token)
+            job.acceptance_probs.append(acceptance_prob)
+            job.sampling.append(token)
+            job.path_prob *= acceptance_prob
+            if job.path_prob < self._min_survival or token in job.sampling.stop_token_ids:
+                job.max_tokens = len(job.tokens)
 
     def _note(self, seconds: float) -> None:
         self.seconds += (RATE if self.seconds else 1.0) * (seconds - self.seconds)
@@ -218,28 +220,28 @@ class Chains:
             keys = torch.tensor([states[row].key for row in drawn], device=logits.device)
             scores[drawn] += gumbel(keys, logits.shape[1], naive=self._naive)
         stats = row_stats(scores, entropy=False, naive=self._naive)
-        chances: list[float] = (stats.top_scores[:, 0] - stats.logsumexp).exp().tolist()
-        return chances
+        acceptance_probs: list[float] = (stats.top_scores[:, 0] - stats.logsumexp).exp().tolist()
+        return acceptance_probs
 
 
-def _rewind(wish: Wish) -> None:
+def _rewind(job: DraftJob) -> None:
     """Forget what the cache holds beyond the context, whose last token is always fed again."""
-    lane, context = wish.lane, wish.context
-    shared, stop = lane.agreed, min(len(lane.held), len(context) - 1)
-    while shared < stop and lane.held[shared] == context[shared]:
+    sequence, context = job.sequence, job.context
+    shared, stop = sequence.agreed, min(len(sequence.held), len(context) - 1)
+    while shared < stop and sequence.held[shared] == context[shared]:
         shared += 1
     shared = min(shared, stop)
-    del lane.held[shared:]
-    lane.cache.length = shared
-    lane.agreed = min(shared, wish.settled)
+    del sequence.held[shared:]
+    sequence.cache.length = shared
+    sequence.agreed = min(shared, job.settled)
 
 
-def _bitmask(wishes: Sequence[Wish], vocab_size: int) -> Tensor | None:
+def _bitmask(jobs: Sequence[DraftJob], vocab_size: int) -> Tensor | None:
     """Return what the constraints allow, [wishes, words] int32; None: there are none."""
-    if all(wish.constraint is None for wish in wishes):
+    if all(job.constraint is None for job in jobs):
         return None
-    bitmask = torch.full((len(wishes), -(-vocab_size // 32)), -1, dtype=torch.int32)
-    for row, wish in enumerate(wishes):
-        if wish.constraint is not None:
-            wish.constraint.fill_bitmask(bitmask, row)
+    bitmask = torch.full((len(jobs), -(-vocab_size // 32)), -1, dtype=torch.int32)
+    for row, job in enumerate(jobs):
+        if job.constraint is not None:
+            job.constraint.fill_bitmask(bitmask, row)
     return bitmask

@@ -18,8 +18,8 @@ from plait.server.models.load import load_model
 from plait.server.models.transformer import Transformer
 from plait.server.settings import EngineSettings
 from plait.server.wire.messages import GenerateRequest
+from tests.fixtures.draft_models import model_logits
 from tests.fixtures.engines import run
-from tests.fixtures.second_models import model_logits
 from tests.fixtures.tiny_models import write_tiny_model
 
 TEXT = [5, 17, 200, 33, 8, 120, 64]

@@ -20,18 +20,18 @@ from torch import Tensor
 
 from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
-from plait.decoders.speculative.heads.guessing import Columns, Dice, ranked
+from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.heads.layer import KeysValues
-from plait.decoders.speculative.heads.nets import HeadNet, Rows, load_net
+from plait.decoders.speculative.heads.nets import HeadInputs, HeadNet, load_net
 from plait.decoders.speculative.heads.options import HeadOptions
+from plait.decoders.speculative.heads.ranking import DraftVocabulary, DrawParams, rank_guesses
 from plait.decoders.speculative.tree import ROOT
-from plait.decoders.speculative.workshop import Workshop
 
 Trigram = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class VerifiedRow:
     """A true row: what was drawn at a place, and the model's state there."""
 
     trigram: Trigram  # the token drawn, last, and the two before it
@@ -40,38 +40,40 @@ class Place:
 
 
 @dataclass(slots=True)
-class Memory:
+class HeadState:
     """What is remembered of one sequence."""
 
-    dice: Dice
-    fresh: list[Place] = field(default_factory=list)  # not projected yet
-    last: Place | None = None
+    dice: DrawParams
+    fresh: list[VerifiedRow] = field(default_factory=list)  # not projected yet
+    last: VerifiedRow | None = None
     true: KeysValues | None = None  # [n, blocks, kv_heads, head_dim], n <= window
 
 
 @dataclass(slots=True)
-class Growing:
+class HeadDraft:
     """A draft in the making."""
 
-    limit: int
+    max_tokens: int
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
-    chances: list[float] = field(default_factory=list)
+    acceptance_probs: list[float] = field(default_factory=list)
     paths: list[float] = field(default_factory=list)  # products of chances
 
     def finished(self) -> Draft:
         """Return the likeliest tokens, parents before their children."""
-        order = sorted(range(len(self.tokens)), key=lambda i: (-self.paths[i], i))[: self.limit]
+        order = sorted(range(len(self.tokens)), key=lambda i: (-self.paths[i], i))[
+            : self.max_tokens
+        ]
         renamed = {ROOT: ROOT} | {old: new for new, old in enumerate(order)}
         return Draft(
             [self.tokens[i] for i in order],
-            [self.chances[i] for i in order],
+            [self.acceptance_probs[i] for i in order],
             [renamed[self.parents[i]] for i in order],
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Tip:
+class LeafNode:
     """A node that is gone on from."""
 
     draft: int
@@ -88,50 +90,54 @@ class HeadDrafter:
 
     def __init__(self, net: HeadNet, options: HeadOptions, *, naive: bool) -> None:
         self._net, self._options = net, options
-        self._columns = Columns(net.draft_ids, naive)
+        self._columns = DraftVocabulary(net.draft_ids, naive)
         self._token_ids: list[int] = net.draft_ids.tolist()
 
-    def start(self, request: DecodeRequest) -> Memory:
+    def start(self, request: DecodeRequest) -> HeadState:
         """Know nothing: the first true row comes with the first token."""
-        return Memory(Dice(request))
+        return HeadState(DrawParams(request))
 
-    def propose(self, asks: Sequence[DraftRequest[Memory]]) -> Sequence[Draft]:
+    def propose(self, requests: Sequence[DraftRequest[HeadState]]) -> Sequence[Draft]:
         """Grow trees where nobody has drafted before: the head has no states behind drafts."""
-        drafts = [Draft()] * len(asks)
-        mine = [i for i, ask in enumerate(asks) if ask.state.last is not None and not ask.ahead]
+        drafts = [Draft()] * len(requests)
+        mine = [
+            i
+            for i, request in enumerate(requests)
+            if request.state.last is not None and not request.draft_prefix
+        ]
         if mine:
-            grown = [Growing(asks[i].limit) for i in mine]
-            self._grow([asks[i].state for i in mine], grown)
+            grown = [HeadDraft(requests[i].max_tokens) for i in mine]
+            self._grow([requests[i].state for i in mine], grown)
             for i, each in zip(mine, grown, strict=True):
                 drafts[i] = each.finished()
         return drafts
 
-    def commit(self, state: Memory, text: Sequence[int], verdict: VerificationResult) -> None:
+    def commit(self, state: HeadState, text: Sequence[int], result: VerificationResult) -> None:
         """Take the states of the rows that gave tokens."""
-        assert verdict.hidden is not None, "the worker hands over no hidden states"
-        first = len(text) - len(verdict.emitted)
+        assert result.hidden is not None, "the worker hands over no hidden states"
+        first = len(text) - len(result.emitted)
         if first < 2:  # no trigram yet
             return
-        rows = verdict.hidden[list(verdict.reached[: len(verdict.emitted)])]
+        rows = result.hidden[list(result.accepted_rows[: len(result.emitted)])]
         for i, row in enumerate(rows.unbind()):
             at = first + i
-            place = Place((text[at - 2], text[at - 1], text[at]), row, at - 1)
+            place = VerifiedRow((text[at - 2], text[at - 1], text[at]), row, at - 1)
             state.fresh.append(place)
             state.last = place
         del state.fresh[: -self._net.layer.shape.window]
 
-    def finish(self, state: Memory, text: Sequence[int]) -> None:
+    def finish(self, state: HeadState, text: Sequence[int]) -> None:
         """Free the rows."""
         state.true, state.last = None, None
         state.fresh.clear()
 
-    def _grow(self, members: Sequence[Memory], drafts: Sequence[Growing]) -> None:
+    def _grow(self, members: Sequence[HeadState], drafts: Sequence[HeadDraft]) -> None:
         net = self._net
         self._absorb(members)
         true, hides = _padded([member.true for member in members])
         lasts = [member.last for member in members if member.last is not None]
         states = anchors = torch.stack([last.state for last in lasts])
-        tips = [Tip(i, ROOT, i, last.trigram, 1.0) for i, last in enumerate(lasts)]
+        tips = [LeafNode(i, ROOT, i, last.trigram, 1.0) for i, last in enumerate(lasts)]
         own = KeysValues(*(x[:, :1, :0] for x in (true.keys[:, None], true.values[:, None])))
         for step in range(self._options.depth):
             owners = [tip.draft for tip in tips]
@@ -148,7 +154,7 @@ class HeadDrafter:
             rows = [tip.row for tip in tips]
             states, own = states[rows], KeysValues(own.keys[rows], own.values[rows])
 
-    def _absorb(self, members: Sequence[Memory]) -> None:
+    def _absorb(self, members: Sequence[HeadState]) -> None:
         """Project the new true rows of all sequences, and let go of the oldest ones."""
         fresh = [place for member in members for place in member.fresh]
         if not fresh:
@@ -172,28 +178,30 @@ class HeadDrafter:
 
     def _spread(
         self,
-        members: Sequence[Memory],
-        drafts: Sequence[Growing],
-        tips: Sequence[Tip],
+        members: Sequence[HeadState],
+        drafts: Sequence[HeadDraft],
+        tips: Sequence[LeafNode],
         logits: Tensor,
         positions: Sequence[int],
-    ) -> list[Tip]:
+    ) -> list[LeafNode]:
         """Add the guesses behind the tips to their drafts; return what to go on from."""
         options = self._options
         dice = [members[tip.draft].dice for tip in tips]
         width = min(options.width, logits.shape[1])
-        columns, shares = ranked(logits, dice, [p + 2 for p in positions], width, self._columns)
-        new: list[Tip] = []
+        columns, shares = rank_guesses(
+            logits, dice, [p + 2 for p in positions], width, self._columns
+        )
+        new: list[LeafNode] = []
         entries = zip(tips, columns.tolist(), shares.tolist(), strict=True)
-        for row, (tip, guesses, chances) in enumerate(entries):
+        for row, (tip, guesses, acceptance_probs) in enumerate(entries):
             draft = drafts[tip.draft]
-            for column, chance in zip(guesses, chances, strict=True):
-                token, path = self._token_ids[column], tip.path * chance
+            for column, acceptance_prob in zip(guesses, acceptance_probs, strict=True):
+                token, path = self._token_ids[column], tip.path * acceptance_prob
                 trigram = (tip.trigram[1], tip.trigram[2], token)
-                new.append(Tip(tip.draft, len(draft.tokens), row, trigram, path))
+                new.append(LeafNode(tip.draft, len(draft.tokens), row, trigram, path))
                 draft.tokens.append(token)
                 draft.parents.append(tip.node)
-                draft.chances.append(chance)
+                draft.acceptance_probs.append(acceptance_prob)
                 draft.paths.append(path)
         likely = [tip for tip in new if tip.path > 0 and tip.path >= options.confidence]
         likely.sort(key=lambda tip: (tip.draft, -tip.path))
@@ -201,21 +209,21 @@ class HeadDrafter:
         return [tip for group in groups for tip in group[: options.beam]]
 
 
-class Eagle(HeadDrafter):
+class EagleDrafter(HeadDrafter):
     """Drafts with EAGLE's head."""
 
     name: ClassVar[str] = "eagle"
 
 
-class Chimera(HeadDrafter):
+class ChimeraDrafter(HeadDrafter):
     """Drafts with Chimera's head."""
 
     name: ClassVar[str] = "chimera"
 
 
-def _rows(trigrams: Sequence[Trigram], states: Tensor, positions: Sequence[int]) -> Rows:
+def _rows(trigrams: Sequence[Trigram], states: Tensor, positions: Sequence[int]) -> HeadInputs:
     device = states.device
-    return Rows(
+    return HeadInputs(
         torch.tensor(trigrams, device=device), states, torch.tensor(positions, device=device)
     )
 
@@ -245,18 +253,18 @@ def _padded(true: Sequence[KeysValues | None]) -> tuple[KeysValues, Tensor]:
     return KeysValues(keys, values), places >= lengths[:, None]
 
 
-def make_eagle(options: HeadOptions, *, workshop: Workshop) -> HeadDrafter:
+def make_eagle(options: HeadOptions, *, context: DrafterContext) -> HeadDrafter:
     """Build the drafter of EAGLE's head."""
-    return _make(Eagle, options, workshop)
+    return _make(EagleDrafter, options, context)
 
 
-def make_chimera(options: HeadOptions, *, workshop: Workshop) -> HeadDrafter:
+def make_chimera(options: HeadOptions, *, context: DrafterContext) -> HeadDrafter:
     """Build the drafter of Chimera's head."""
-    return _make(Chimera, options, workshop)
+    return _make(ChimeraDrafter, options, context)
 
 
-def _make(kind: type[HeadDrafter], options: HeadOptions, workshop: Workshop) -> HeadDrafter:
-    assert workshop.embedding is not None, "a worker that has heads has embeddings"
-    path, naive = workshop.heads[kind.name], workshop.naive
-    net = load_net(kind.name, path, workshop.embedding, options.weights, naive=naive)
+def _make(kind: type[HeadDrafter], options: HeadOptions, context: DrafterContext) -> HeadDrafter:
+    assert context.embedding is not None, "a worker that has heads has embeddings"
+    path, naive = context.heads[kind.name], context.naive
+    net = load_net(kind.name, path, context.embedding, options.weights, naive=naive)
     return kind(net, options, naive=naive)

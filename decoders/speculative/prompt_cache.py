@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 Made = TypeVar("Made")
 
 
-class Share(Generic[Made]):
+class PromptCacheEntry(Generic[Made]):
     """Something made of a prompt, until the last sequence has taken it."""
 
     def __init__(self, prompt: Sequence[int]) -> None:
@@ -17,7 +17,7 @@ class Share(Generic[Made]):
         self.made: Made | None = None
 
 
-class Siblings(Generic[Made]):
+class PromptCache(Generic[Made]):
     """Gives every sequence of a prompt a copy of what is made of the prompt, the last one itself.
 
     The sequences of a request start one after the other, with the same prompt object.
@@ -26,27 +26,27 @@ class Siblings(Generic[Made]):
     def __init__(self, make: Callable[[Sequence[int]], Made], copy: Callable[[Made], Made]) -> None:
         self._make = make
         self._copy = copy
-        self._latest: Share[Made] | None = None
+        self._latest: PromptCacheEntry[Made] | None = None
 
-    def join(self, prompt: Sequence[int]) -> Share[Made]:
+    def join(self, prompt: Sequence[int]) -> PromptCacheEntry[Made]:
         """Return the share of a sequence that starts."""
-        share = self._latest
-        if share is None or share.prompt is not prompt:
-            share = self._latest = Share(prompt)
-        share.num_waiting += 1
-        return share
+        entry = self._latest
+        if entry is None or entry.prompt is not prompt:
+            entry = self._latest = PromptCacheEntry(prompt)
+        entry.num_waiting += 1
+        return entry
 
-    def take(self, share: Share[Made]) -> Made:
+    def take(self, entry: PromptCacheEntry[Made]) -> Made:
         """Return what is made of the prompt, for the one sequence that asks; at most once each."""
-        made = self._make(share.prompt) if share.made is None else share.made
-        self.leave(share)
-        share.made = made if share.num_waiting else None
-        return self._copy(made) if share.num_waiting else made
+        made = self._make(entry.prompt) if entry.made is None else entry.made
+        self.leave(entry)
+        entry.made = made if entry.num_waiting else None
+        return self._copy(made) if entry.num_waiting else made
 
-    def leave(self, share: Share[Made]) -> None:
+    def leave(self, entry: PromptCacheEntry[Made]) -> None:
         """Give up a sequence's share."""
-        share.num_waiting -= 1
-        if not share.num_waiting:
-            share.made = None
-            if self._latest is share:
+        entry.num_waiting -= 1
+        if not entry.num_waiting:
+            entry.made = None
+            if self._latest is entry:
                 self._latest = None

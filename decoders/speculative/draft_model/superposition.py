@@ -22,18 +22,18 @@ from torch import Tensor
 
 from plait.decoders.contract.constraint import Constraint
 from plait.decoders.contract.drafter import Draft
-from plait.decoders.speculative.draft_model.chains import Chains, Wish
-from plait.decoders.speculative.stores.suffixes import SuffixGenerations, generations
+from plait.decoders.speculative.context import DrafterContext
+from plait.decoders.speculative.draft_model.runner import DraftJob, DraftModelRunner
+from plait.decoders.speculative.stores.suffixes import SuffixIndex, suffix_index
 from plait.decoders.speculative.tree import ROOT, DraftTree
-from plait.decoders.speculative.workshop import Workshop
 from plait.kernels.row_stats import row_logprobs
 
-WEIGHTS = (0.01, 0.04, 0.15, 0.18, 0.12)  # of what follows runs of 1, 2, ... tokens
-UNKNOWN = 200.0  # nats that a draft loses where no n-gram knows any of the best tokens
+N_GRAM_WEIGHTS = (0.01, 0.04, 0.15, 0.18, 0.12)  # of what follows runs of 1, 2, ... tokens
+UNSEEN_PENALTY = 200.0  # nats that a draft loses where no n-gram knows any of the best tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Mixture:
+class SuperpositionConfig:
     """How drafts are told apart."""
 
     drafts: int
@@ -43,45 +43,49 @@ class Mixture:
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class SuperposedHypothesis:
     """One draft."""
 
     token_ids: tuple[int, ...] = ()
-    chances: tuple[float, ...] = ()
+    acceptance_probs: tuple[float, ...] = ()
     score: float = 0.0  # log-probability under the mixture
 
 
 @dataclass(frozen=True, slots=True)
-class Best:
+class TopTokens:
     """The best tokens of a row."""
 
     token_ids: Sequence[int]
     logprobs: Sequence[float]  # under the law at the mixture's temperature, of these tokens alone
-    chances: Sequence[float]  # under the model's own law
+    acceptance_probs: Sequence[float]  # under the model's own law
 
 
 @dataclass(slots=True)
-class Beam:
+class SuperposedBeam:
     """The drafts of one lane."""
 
-    wish: Wish
-    grams: SuffixGenerations | None
-    alive: list[Path] = field(default_factory=lambda: [Path()])
-    ended: list[Path] = field(default_factory=list)
+    job: DraftJob
+    grams: SuffixIndex | None
+    alive: list[SuperposedHypothesis] = field(default_factory=lambda: [SuperposedHypothesis()])
+    ended: list[SuperposedHypothesis] = field(default_factory=list)
 
     @property
     def is_open(self) -> bool:
         """Whether another position is wanted."""
-        return bool(self.alive) and len(self.alive[0].token_ids) < self.wish.limit
+        return bool(self.alive) and len(self.alive[0].token_ids) < self.job.max_tokens
 
-    def grow(self, best: Best, mixture: Mixture) -> None:
+    def grow(self, best: TopTokens, mixture: SuperpositionConfig) -> None:
         """Let every draft go on with each of the best tokens, and keep the best drafts."""
-        k, stops = mixture.drafts, self.wish.sampling.stop_token_ids
+        k, stops = mixture.drafts, self.job.sampling.stop_token_ids
         offered = [
-            Path((*path.token_ids, token), (*path.chances, chance), path.score + gain)
+            SuperposedHypothesis(
+                (*path.token_ids, token),
+                (*path.acceptance_probs, acceptance_prob),
+                path.score + gain,
+            )
             for path in self.alive
-            for token, chance, gain in zip(
-                best.token_ids, best.chances, self._gains(path, best, mixture), strict=True
+            for token, acceptance_prob, gain in zip(
+                best.token_ids, best.acceptance_probs, self._gains(path, best, mixture), strict=True
             )
             if gain > -math.inf
         ]
@@ -99,7 +103,7 @@ class Beam:
         tokens = [path.token_ids[-1] for path in self.alive]
         return [*tokens, *[tokens[0]] * missing], [*weights, *[0.0] * missing]
 
-    def paths(self) -> list[Path]:
+    def paths(self) -> list[SuperposedHypothesis]:
         """Return the drafts, those that have ended included, the most probable first."""
         return sorted([*self.alive, *self.ended], key=lambda path: -path.score)
 
@@ -108,45 +112,51 @@ class Beam:
         tree = DraftTree()
         for path in self.paths():
             node = ROOT
-            legal = _num_legal(self.wish.constraint, path.token_ids)
-            for token, chance in list(zip(path.token_ids, path.chances, strict=True))[:legal]:
-                node = tree.add(node, token, "", chance, chance)
-        return Draft(tree.token_ids, tree.chances, tree.parents)
+            legal = _num_legal(self.job.constraint, path.token_ids)
+            for token, acceptance_prob in list(
+                zip(path.token_ids, path.acceptance_probs, strict=True)
+            )[:legal]:
+                node = tree.add(node, token, "", acceptance_prob, acceptance_prob)
+        return Draft(tree.token_ids, tree.acceptance_probs, tree.parents)
 
-    def _gains(self, path: Path, best: Best, mixture: Mixture) -> list[float]:
+    def _gains(
+        self, path: SuperposedHypothesis, best: TopTokens, mixture: SuperpositionConfig
+    ) -> list[float]:
         """Return the log-probability that each token adds; -inf: none."""
         alpha = mixture.alpha
         plain = [(1 - alpha) * logprob for logprob in best.logprobs]
         if alpha == 0:
             return plain
         shares = [0.0] * len(plain)
-        run = [*self.wish.context[-len(WEIGHTS) :], *path.token_ids][-len(WEIGHTS) :]
-        for length, weight in enumerate(WEIGHTS[: len(run)], 1):
+        run = [*self.job.context[-len(N_GRAM_WEIGHTS) :], *path.token_ids][-len(N_GRAM_WEIGHTS) :]
+        for length, weight in enumerate(N_GRAM_WEIGHTS[: len(run)], 1):
             found = self.grams and self.grams.shares(run[len(run) - length :], best.token_ids)
             for i, share in enumerate(found or ()):
                 shares[i] += weight * share
         if not any(shares):
-            return [gain - UNKNOWN for gain in plain]
+            return [gain - UNSEEN_PENALTY for gain in plain]
         logs = [math.log(share) if share > 0 else -math.inf for share in shares]
         return [gain + alpha * log for gain, log in zip(plain, logs, strict=True)]
 
 
-class Superposer:
+class SuperposedBeamSearch:
     """Draws beams from a second model."""
 
-    def __init__(self, chains: Chains, mixture: Mixture, workshop: Workshop) -> None:
+    def __init__(
+        self, runner: DraftModelRunner, mixture: SuperpositionConfig, context: DrafterContext
+    ) -> None:
         """Args: chains keep the lanes, and read their texts; the workshop has a draft model."""
-        assert workshop.draft_model is not None, "a worker without a draft model gets nowhere here"
-        self._model = workshop.draft_model
-        self._stores = workshop.stores
-        self._naive = workshop.naive
-        self._chains = chains
+        assert context.draft_model is not None, "a worker without a draft model gets nowhere here"
+        self._model = context.draft_model
+        self._stores = context.stores
+        self._naive = context.naive
+        self._chains = runner
         self._mixture = mixture
 
-    def draw(self, wishes: Sequence[Wish]) -> list[Beam | None]:
+    def draw(self, jobs: Sequence[DraftJob]) -> list[SuperposedBeam | None]:
         """Return a beam for each wish; none while its lane reads, or finds no room."""
-        ready, logits = self._chains.read(wishes)
-        beams = {id(wish): Beam(wish, self._grams(wish)) for wish in ready}
+        ready, logits = self._chains.read(jobs)
+        beams = {id(job): SuperposedBeam(job, self._grams(job)) for job in ready}
         growing = [*beams.values()]
         while growing:
             for beam, best in zip(growing, self._best(logits), strict=True):
@@ -154,29 +164,29 @@ class Superposer:
             growing = [beam for beam in growing if beam.is_open]
             if growing:
                 logits = self._feed(growing)
-        return [beams.get(id(wish)) for wish in wishes]
+        return [beams.get(id(job)) for job in jobs]
 
-    def _grams(self, wish: Wish) -> SuffixGenerations | None:
+    def _grams(self, job: DraftJob) -> SuffixIndex | None:
         """Return what is counted of the namespace's texts; None: nothing."""
-        space = self._stores.find(wish.lane.cache.namespace)
-        return None if space is None else space.index("suffix", generations)
+        space = self._stores.find(job.sequence.cache.namespace)
+        return None if space is None else space.index("suffix", suffix_index)
 
-    def _feed(self, beams: Sequence[Beam]) -> Tensor:
+    def _feed(self, beams: Sequence[SuperposedBeam]) -> Tensor:
         """Let each lane read one input that is all of its drafts at once.
 
         The lane doesn't hold it as a token, so the next reading forgets it.
         """
-        inputs = [(beam.wish.lane.cache, *beam.weights(self._mixture.drafts)) for beam in beams]
+        inputs = [(beam.job.sequence.cache, *beam.weights(self._mixture.drafts)) for beam in beams]
         return self._model.superpose(inputs)
 
-    def _best(self, logits: Tensor) -> list[Best]:
+    def _best(self, logits: Tensor) -> list[TopTokens]:
         """Return the best tokens of each row; of equals the lower ones."""
         top = min(self._mixture.top, logits.shape[1])
         chosen = logits.new_zeros(len(logits), dtype=torch.int64)  # nobody asks about one
         found = row_logprobs(logits, chosen, top, naive=self._naive)
         tempered = (found.top / self._mixture.temperature).log_softmax(dim=1)
         columns = (found.top_ids.tolist(), tempered.tolist(), found.top.exp().tolist())
-        return [Best(*row) for row in zip(*columns, strict=True)]
+        return [TopTokens(*row) for row in zip(*columns, strict=True)]
 
 
 def _num_legal(constraint: Constraint | None, token_ids: Sequence[int]) -> int:
