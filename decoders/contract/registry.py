@@ -59,7 +59,7 @@ class Method:
         """Import the method's code and build it.
 
         Samplers get naive=: whether to compute with the oracles instead of the compiled kernels.
-        Unmaskers get what the host that builds them says (decoders/diffusion/chain.py), drafters
+        Unmaskers get what the host that builds them says (decoders/diffusion/pipeline.py), drafters
         workshop= (decoders/speculative/context.py).
         """
         module, _, attribute = self.target.partition(":")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from plait.decoders.contract.decoder import TokenLogprobs
-from plait.decoders.diffusion.step import Bools, Floats, Ints
+from plait.decoders.diffusion.protocols import Bools, Floats, Ints
 
 GIVEN = 0  # the step of prompt tokens, and of those that an earlier canvas has settled
 
@@ -128,7 +128,7 @@ class Canvas:
 
 
 @dataclass(frozen=True, slots=True)
-class Literals:
+class LiteralDraws:
     """The holes that the last step has left open, rising, and what a walk through them found."""
 
     positions: Ints  # [h]
@@ -138,10 +138,10 @@ class Literals:
 
 
 @dataclass(frozen=True, slots=True)
-class Guess:
+class PendingDraws:
     """What the last step drew for holes that it left open; best-scored first."""
 
     positions: Ints
     tokens: Ints
     is_end: Bools
-    literals: Literals | None = None  # under a scaffold
+    literals: LiteralDraws | None = None  # under a scaffold

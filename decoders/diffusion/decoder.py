@@ -1,8 +1,8 @@
 """The diffusion host: canvases whose holes are settled in any order, emitted from the left.
 
 Per forward pass and sequence: draw at every hole that is read, let the chain's methods decide what
-is settled (settling.py), and while the new canvas is one of the drafts that were fed as well, go on
-with that draft's logits (branches.py). What is emitted is the left-contiguous settled text that no
+is settled (step.py), and while the new canvas is one of the drafts that were fed as well, go on
+with that draft's logits (drafts.py). What is emitted is the left-contiguous settled text that no
 method may open again, up to max_tokens or the token that ends it.
 
 Law: the text is a function of the request alone (law 1): not of the batch, of drafts, of chunks or
@@ -21,30 +21,44 @@ from torch import Tensor
 
 from plait.decoders.contract.constraint import Constraint
 from plait.decoders.contract.decoder import DecodeRequest, DraftBudget, Forward, Outcome, Proposal
-from plait.decoders.diffusion import branches, settling
+from plait.decoders.diffusion import drafts, step
 from plait.decoders.diffusion import state as states_of
-from plait.decoders.diffusion.branches import Walk
 from plait.decoders.diffusion.canvas import GIVEN, Canvas
-from plait.decoders.diffusion.chain import Chain, Recipe, build, check
-from plait.decoders.diffusion.constraints.frontier import Frontier
-from plait.decoders.diffusion.constraints.guard import Guard, Ruling
-from plait.decoders.diffusion.constraints.rulings import Case, rulings
+from plait.decoders.diffusion.constraints.canvas_constraint import (
+    CanvasConstraint,
+    ConstrainedDraws,
+)
+from plait.decoders.diffusion.constraints.constrained_draws import LookaheadJob, constrain_draws
+from plait.decoders.diffusion.constraints.prefix_matcher import PrefixMatcher
+from plait.decoders.diffusion.drafts import CanvasCursor
 from plait.decoders.diffusion.draws import (
-    Additions,
-    Drawn,
-    Job,
-    chances,
+    DrawJob,
+    PositionBias,
+    PositionDraws,
     draw,
+    token_probs,
     with_additions,
 )
-from plait.decoders.diffusion.rows import Plan, Reading, block_plan, full_plan, shadow_plan
+from plait.decoders.diffusion.pipeline import (
+    UnmaskingConfig,
+    UnmaskingPipeline,
+    build_pipeline,
+    check,
+)
+from plait.decoders.diffusion.protocols import CacheView, Floats, Ints, StepView
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.diffusion.state import DiffusionState
-from plait.decoders.diffusion.step import CacheView, Floats, Ints, StepView
+from plait.decoders.diffusion.step_input import (
+    LogitsIndex,
+    StepInput,
+    block_input,
+    full_input,
+    leave_one_out_input,
+)
 from plait.decoders.sampling.logprobs import logprobs_of
 
 NO_LITERALS = "A scaffold is for answers that a constraint gives a form."
-IDLE = Plan(Proposal(), (), ())
+IDLE = StepInput(Proposal(), (), ())
 
 
 class DiffusionDecoder:
@@ -67,7 +81,7 @@ class DiffusionDecoder:
         self._naive = naive
         self._folder = folder
         self._delimiters = delimiters
-        self._chains: dict[Recipe, Chain] = {}
+        self._chains: dict[UnmaskingConfig, UnmaskingPipeline] = {}
 
     def start(self, request: DecodeRequest) -> DiffusionState:
         """Return the state of one new sequence.
@@ -97,7 +111,7 @@ class DiffusionDecoder:
 
     def accept(self, states: Sequence[DiffusionState], forward: Forward) -> Sequence[Outcome]:
         """Step every canvas as far as the pass tells, and emit what is certain."""
-        walks, logits = branches.begin(states, forward)
+        walks, logits = drafts.begin(states, forward)
         while walks:
             walks = self._advance(walks, logits)
         return [self._outcome(state) for state in states]
@@ -119,16 +133,16 @@ class DiffusionDecoder:
         if state.is_infill:
             state.fault = "A constraint is for text that follows its prompt, not for text between."
             return
-        frontier = Frontier(constraint, state.ends, self._vocab_size)
-        state.guard = Guard(frontier, state.ends, state.answer[0])
+        frontier = PrefixMatcher(constraint, state.ends, self._vocab_size)
+        state.guard = CanvasConstraint(frontier, state.ends, state.answer[0])
         canvas, is_whole = _forced(state, GIVEN)
         if not is_whole:  # else the first pass comes to the same end, as every text needs one
             state.progress = replace(state.progress, canvas=canvas)
 
-    def _chain(self, options: Mapping[str, Any]) -> Chain:
+    def _chain(self, options: Mapping[str, Any]) -> UnmaskingPipeline:
         recipe = check(options, self.spec)
         if recipe not in self._chains:
-            self._chains[recipe] = build(
+            self._chains[recipe] = build_pipeline(
                 recipe,
                 self.spec,
                 naive=self._naive,
@@ -137,47 +151,49 @@ class DiffusionDecoder:
             )
         return self._chains[recipe]
 
-    def _plan(self, state: DiffusionState, room: int) -> Plan:
+    def _plan(self, state: DiffusionState, room: int) -> StepInput:
         if state.fault or not state.answer:
             return IDLE
         chain, canvas = state.chain, state.canvas
-        stop = settling.outlook(canvas, chain, state.room)
-        wanted = settling.wanted(canvas, chain, stop)
+        stop = step.outlook(canvas, chain, state.room)
+        wanted = step.wanted(canvas, chain, stop)
         if chain.revises and len(revisable := _revisable(canvas)):
-            return shadow_plan(canvas, wanted, revisable, self.spec)
+            return leave_one_out_input(canvas, wanted, revisable, self.spec)
         canvases = _drafts(state, wanted, room)
         if chain.attention == "block":
-            return block_plan(canvases, wanted, self.spec, has_anchor=state.anchor is not None)
+            return block_input(canvases, wanted, self.spec, has_anchor=state.anchor is not None)
         fed = _refreshed(state, stop)
-        return full_plan(canvases, _readable(state, wanted, fed), fed, self.spec)
+        return full_input(canvases, _readable(state, wanted, fed), fed, self.spec)
 
-    def _advance(self, walks: Sequence[Walk], logits: Tensor) -> list[Walk]:
+    def _advance(self, walks: Sequence[CanvasCursor], logits: Tensor) -> list[CanvasCursor]:
         """Make one step of each walk; return those that can go on."""
-        probes = [(walk, branches.probe(walk)) for walk in walks]
+        probes = [(walk, drafts.probe(walk)) for walk in walks]
         notes = [(walk.state, walk.reading, at) for walk, at in probes if at is not None]
         walks = [walk for walk, at in probes if at is None]
         readings = [walk.reading for walk in walks]
-        jobs = [branches.job(walk) for walk in walks]
+        jobs = [drafts.job(walk) for walk in walks]
         drawn = draw(logits, jobs, naive=self._naive)
         views = [self._open(walk, each, logits) for walk, each in zip(walks, drawn, strict=True)]
         steps = self._with_scorers(walks, jobs, views, logits)
         ruled = self._rule(walks, steps)
         for walk, reading, (view, ruling) in zip(walks, readings, ruled, strict=True):
-            notes.append((walk.state, reading, branches.step(walk, view, ruling)))
+            notes.append((walk.state, reading, drafts.take_step(walk, view, ruling)))
         self._note_logprobs(notes, logits)
-        return [walk for walk in walks if branches.goes_on(walk)]
+        return [walk for walk in walks if drafts.goes_on(walk)]
 
     def _rule(
-        self, walks: Sequence[Walk], steps: Sequence[tuple[StepView, Tensor, Job]]
-    ) -> list[tuple[StepView, Ruling | None]]:
+        self, walks: Sequence[CanvasCursor], steps: Sequence[tuple[StepView, Tensor, DrawJob]]
+    ) -> list[tuple[StepView, ConstrainedDraws | None]]:
         """Return each walk's view, and what a constraint allows of it."""
-        ruled: list[tuple[StepView, Ruling | None]] = [(view, None) for view, _, _ in steps]
-        cases: dict[int, Case] = {}
+        ruled: list[tuple[StepView, ConstrainedDraws | None]] = [
+            (view, None) for view, _, _ in steps
+        ]
+        cases: dict[int, LookaheadJob] = {}
         for i, (walk, (view, scores, job)) in enumerate(zip(walks, steps, strict=True)):
             if walk.state.guard is not None and not walk.state.fault:
                 literals = walk.state.chain.scaffold is not None
-                cases[i] = Case(walk.state.guard, walk.canvas, view, scores, job, literals)
-        found = rulings(list(cases.values()), naive=self._naive)
+                cases[i] = LookaheadJob(walk.state.guard, walk.canvas, view, scores, job, literals)
+        found = constrain_draws(list(cases.values()), naive=self._naive)
         for i, ruling in zip(cases, found, strict=True):
             if isinstance(ruling, str):
                 walks[i].state.fault = ruling
@@ -185,20 +201,20 @@ class DiffusionDecoder:
                 ruled[i] = ruling.view, ruling
         return ruled
 
-    def _open(self, walk: Walk, drawn: Drawn, logits: Tensor) -> StepView:
+    def _open(self, walk: CanvasCursor, drawn: PositionDraws, logits: Tensor) -> StepView:
         """Return what methods see of the block, which begins now if none has."""
         state, canvas = walk.state, walk.canvas
         if np.isnan(drawn.p).any():
             state.fault = "The model's logits are not numbers."
         ends, key = state.ends, state.law.key
         if not canvas.end:
-            stop = settling.outlook(canvas, state.chain, state.room)
-            look = settling.view_of(canvas, drawn, stop, ends=ends, key=key)
-            settling.open_block(canvas, state.chain, look)
+            stop = step.outlook(canvas, state.chain, state.room)
+            look = step.view_of(canvas, drawn, stop, ends=ends, key=key)
+            step.open_block(canvas, state.chain, look)
         shadow = self._shadow(walk, logits)
-        return settling.view_of(canvas, drawn, canvas.end, ends=ends, key=key, shadow=shadow)
+        return step.view_of(canvas, drawn, canvas.end, ends=ends, key=key, shadow=shadow)
 
-    def _shadow(self, walk: Walk, logits: Tensor) -> Floats | None:
+    def _shadow(self, walk: CanvasCursor, logits: Tensor) -> Floats | None:
         """Return what shadow rows give to settled tokens of the block; nan where there is none."""
         canvas, plan = walk.canvas, walk.plan
         if not walk.state.chain.revises:
@@ -207,25 +223,29 @@ class DiffusionDecoder:
         if plan.shadow is not None:
             positions, rows = plan.shadow.positions, plan.shadow.rows + walk.offset
             tokens = canvas.ids[positions - canvas.start]
-            shadow[positions - canvas.begin] = chances(logits, rows, tokens, naive=self._naive)
+            shadow[positions - canvas.begin] = token_probs(logits, rows, tokens, naive=self._naive)
         return shadow
 
     def _with_scorers(
-        self, walks: Sequence[Walk], jobs: Sequence[Job], views: list[StepView], logits: Tensor
-    ) -> list[tuple[StepView, Tensor, Job]]:
+        self,
+        walks: Sequence[CanvasCursor],
+        jobs: Sequence[DrawJob],
+        views: list[StepView],
+        logits: Tensor,
+    ) -> list[tuple[StepView, Tensor, DrawJob]]:
         """Draw again where a scorer has something to add; return also what was drawn from."""
         steps = [(view, logits, job) for view, job in zip(views, jobs, strict=True)]
-        added: dict[int, Additions] = {}
+        added: dict[int, PositionBias] = {}
         for i, (walk, view) in enumerate(zip(walks, views, strict=True)):
-            bias = settling.bias_of(walk.canvas, walk.state.chain, view)
+            bias = step.bias_of(walk.canvas, walk.state.chain, view)
             if bias is not None and len(bias.rows):
-                added[i] = Additions(view.holes[bias.rows], bias.tokens, bias.deltas)
+                added[i] = PositionBias(view.holes[bias.rows], bias.tokens, bias.deltas)
         if not added:
             return steps
         scores, again = with_additions(logits, [(jobs[i], added[i]) for i in added])
         for i, job, drawn in zip(added, again, draw(scores, again, naive=self._naive), strict=True):
             walk, view = walks[i], views[i]
-            biased = settling.view_of(
+            biased = step.view_of(
                 walk.canvas,
                 drawn,
                 view.stop,
@@ -237,7 +257,7 @@ class DiffusionDecoder:
         return steps
 
     def _note_logprobs(
-        self, notes: Sequence[tuple[DiffusionState, Reading, Ints]], logits: Tensor
+        self, notes: Sequence[tuple[DiffusionState, LogitsIndex, Ints]], logits: Tensor
     ) -> None:
         """Write down what the model gave to the tokens just settled, for those that ask."""
         rows: list[int] = []
@@ -279,8 +299,8 @@ def _forced(state: DiffusionState, number: int) -> tuple[Canvas, bool]:
     """Return a canvas that begins with what is forced, and whether that fills a block of it."""
     canvas = state.canvas.fork()
     rows = None if state.law.params.logprobs is None else np.zeros(0, np.int64)
-    scene = settling.Scene(state.room, number, state.guard, rows)
-    return canvas, settling.go_on(canvas, state.chain, scene)
+    scene = step.StepContext(state.room, number, state.guard, rows)
+    return canvas, step.go_on(canvas, state.chain, scene)
 
 
 def _joined(first: Outcome, then: Outcome) -> Outcome:
@@ -301,7 +321,7 @@ def _drafts(state: DiffusionState, wanted: Ints, room: int) -> list[Canvas]:
     if verifier is None or guess is None:
         return [state.canvas]
     width = verifier.width(len(wanted), len(state.canvas.ids), room)
-    return branches.drafts_of(state.canvas, guess, width - 1, state.guard, state.chain.scaffold)
+    return drafts.drafts_of(state.canvas, guess, width - 1, state.guard, state.chain.scaffold)
 
 
 def _refreshed(state: DiffusionState, stop: int) -> Ints | None:

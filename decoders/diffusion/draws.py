@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plait.decoders.diffusion.step import TOP, Bools, Floats, Ints
+from plait.decoders.diffusion.protocols import TOP, Bools, Floats, Ints
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
@@ -28,7 +28,7 @@ BEST = {"block_p": 1, "p2": 2, "top": TOP}  # best tokens of a row that a statis
 
 
 @dataclass(frozen=True, slots=True)
-class Law:
+class DrawSettings:
     """How one sequence draws, whatever the canvas."""
 
     params: SamplingParams
@@ -38,10 +38,10 @@ class Law:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class DrawJob:
     """Positions of one canvas whose rows are read."""
 
-    law: Law
+    law: DrawSettings
     positions: Ints  # [r]
     rows: Ints  # [r] of the logits
     needs: frozenset[str]  # names of step.STATISTICS
@@ -54,18 +54,18 @@ class Job:
         """Whether its rows can be read in place."""
         return self.law.is_plain and self.bitmask is None
 
-    def only(self, kept: slice) -> Job:
+    def only(self, kept: slice) -> DrawJob:
         """Return some of its positions, without the bitmask."""
         positions, rows = self.positions[kept], self.rows[kept]
-        return Job(self.law, positions, rows, self.needs, self.states[kept])
+        return DrawJob(self.law, positions, rows, self.needs, self.states[kept])
 
-    def at(self, index: int, bitmask: Tensor) -> Job:
+    def at(self, index: int, bitmask: Tensor) -> DrawJob:
         """Return one of its positions, with a bitmask [1, words] and without statistics."""
         kept = slice(index, index + 1)
         positions, rows = self.positions[kept], self.rows[kept]
-        return Job(self.law, positions, rows, frozenset(), self.states[kept], bitmask)
+        return DrawJob(self.law, positions, rows, frozenset(), self.states[kept], bitmask)
 
-    def pieces(self) -> list[Job]:
+    def pieces(self) -> list[DrawJob]:
         """Cut the masked row out where the others can be read in place."""
         if self.bitmask is None or not self.law.is_plain:
             return [self]
@@ -76,7 +76,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class PositionDraws:
     """What a job's rows say; fields as in StepView, with every position read."""
 
     positions: Ints
@@ -87,9 +87,9 @@ class Drawn:
     entropy: Floats | None = None
     top: tuple[Ints, Floats] | None = None
 
-    def only(self, kept: Bools | slice) -> Drawn:
+    def only(self, kept: Bools | slice) -> PositionDraws:
         """Return some of its positions."""
-        return Drawn(
+        return PositionDraws(
             self.positions[kept],
             self.tokens[kept],
             self.p[kept],
@@ -101,7 +101,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
-class Additions:
+class PositionBias:
     """What a scorer adds; entry i adds deltas[i] to one token at one position."""
 
     positions: Ints  # [k]
@@ -109,15 +109,15 @@ class Additions:
     deltas: Floats  # [k]
 
 
-def law_of(state: SamplingState) -> Law:
+def draw_settings(state: SamplingState) -> DrawSettings:
     """Return how a sequence draws."""
     seed, sequence, _ = noise.key(state.params.seed, state.sequence_index, 0)
     plain = not (state.edits or state.truncates or state.counts is not None)
     heat = 0.0 if state.greedy else state.params.temperature
-    return Law(state.params, (seed, sequence), heat, plain)
+    return DrawSettings(state.params, (seed, sequence), heat, plain)
 
 
-def hole_states(
+def position_states(
     base: SamplingState, text: Sequence[int], first: int, positions: Ints, settled: Sequence[int]
 ) -> list[SamplingState]:
     """Return what sampling knows at each of these positions.
@@ -144,7 +144,7 @@ def hole_states(
     return made
 
 
-def draw(logits: Tensor, jobs: Sequence[Job], *, naive: bool) -> list[Drawn]:
+def draw(logits: Tensor, jobs: Sequence[DrawJob], *, naive: bool) -> list[PositionDraws]:
     """Draw every row of every job. Cost: a handful of calls for all jobs that are alike.
 
     Args:
@@ -156,7 +156,7 @@ def draw(logits: Tensor, jobs: Sequence[Job], *, naive: bool) -> list[Drawn]:
     if any(len(cut) > 1 for cut in pieces):
         each = iter(draw(logits, [piece for cut in pieces for piece in cut], naive=naive))
         return [_joined([next(each) for _ in cut]) for cut in pieces]
-    made: dict[int, Drawn] = {}
+    made: dict[int, PositionDraws] = {}
     for members in _alike(jobs):
         group = [jobs[i] for i in members]
         if group[0].is_plain:
@@ -170,8 +170,8 @@ def draw(logits: Tensor, jobs: Sequence[Job], *, naive: bool) -> list[Drawn]:
 
 
 def with_additions(
-    logits: Tensor, jobs: Sequence[tuple[Job, Additions]]
-) -> tuple[Tensor, list[Job]]:
+    logits: Tensor, jobs: Sequence[tuple[DrawJob, PositionBias]]
+) -> tuple[Tensor, list[DrawJob]]:
     """Return copies of the jobs' rows with the additions, and jobs that read them."""
     rows = np.concatenate([job.rows for job, _ in jobs])
     scores = logits[torch.from_numpy(rows).to(logits.device)]
@@ -187,7 +187,7 @@ def with_additions(
     return scores, again
 
 
-def draw_legal(logits: Tensor, jobs: Sequence[Job], *, naive: bool) -> Drawn:
+def draw_legal(logits: Tensor, jobs: Sequence[DrawJob], *, naive: bool) -> PositionDraws:
     """Draw jobs of one row each, from what their bitmasks leave of it.
 
     logits: as in `draw`. jobs: either all laws are plain, or none is (see Job.at).
@@ -197,14 +197,14 @@ def draw_legal(logits: Tensor, jobs: Sequence[Job], *, naive: bool) -> Drawn:
     return _draw_edited(logits, jobs, naive)
 
 
-def chances(logits: Tensor, rows: Ints, tokens: Ints, *, naive: bool) -> Floats:
+def token_probs(logits: Tensor, rows: Ints, tokens: Ints, *, naive: bool) -> Floats:
     """Return the probability that the model's own law gives to one token of each row."""
     index = torch.from_numpy(rows).to(logits.device)
     given = torch.from_numpy(tokens).to(logits.device)
     return _floats(row_logprobs(logits, given, 0, rows=index, naive=naive).chosen.exp())
 
 
-def _alike(jobs: Sequence[Job]) -> list[list[int]]:
+def _alike(jobs: Sequence[DrawJob]) -> list[list[int]]:
     """Group jobs whose rows can be computed together."""
     groups: dict[tuple[bool, bool, frozenset[str]], list[int]] = {}
     for i, job in enumerate(jobs):
@@ -213,11 +213,11 @@ def _alike(jobs: Sequence[Job]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _draw_plain(logits: Tensor, jobs: Sequence[Job], naive: bool) -> Drawn:
+def _draw_plain(logits: Tensor, jobs: Sequence[DrawJob], naive: bool) -> PositionDraws:
     return _draw_rows(logits, np.concatenate([job.rows for job in jobs]), jobs, naive)
 
 
-def _draw_masked(logits: Tensor, jobs: Sequence[Job], naive: bool) -> Drawn:
+def _draw_masked(logits: Tensor, jobs: Sequence[DrawJob], naive: bool) -> PositionDraws:
     """Draw single rows from copies that hold what is legal alone."""
     scores = logits[torch.from_numpy(np.concatenate([job.rows for job in jobs])).to(logits.device)]
     bitmask = torch.cat([job.bitmask for job in jobs if job.bitmask is not None])
@@ -225,7 +225,7 @@ def _draw_masked(logits: Tensor, jobs: Sequence[Job], naive: bool) -> Drawn:
     return _draw_rows(scores, np.arange(len(jobs)), jobs, naive)
 
 
-def _draw_rows(scores: Tensor, rows: Ints, jobs: Sequence[Job], naive: bool) -> Drawn:
+def _draw_rows(scores: Tensor, rows: Ints, jobs: Sequence[DrawJob], naive: bool) -> PositionDraws:
     """Draw the jobs' positions, one after the other, from these rows."""
     sizes = [len(job.rows) for job in jobs]
     index = torch.from_numpy(rows).to(scores.device)
@@ -243,7 +243,7 @@ def _draw_rows(scores: Tensor, rows: Ints, jobs: Sequence[Job], naive: bool) -> 
     return _statistics(scores, index, tokens, jobs, naive)
 
 
-def _draw_edited(logits: Tensor, jobs: Sequence[Job], naive: bool) -> Drawn:
+def _draw_edited(logits: Tensor, jobs: Sequence[DrawJob], naive: bool) -> PositionDraws:
     """Draw from edited copies; the statistics are those of the copies, at temperature 1."""
     sampler = OrdinarySampler(naive=naive)
     rows = np.concatenate([job.rows for job in jobs])
@@ -258,7 +258,7 @@ def _draw_edited(logits: Tensor, jobs: Sequence[Job], naive: bool) -> Drawn:
     return _statistics(cold, index, torch.tensor(tokens, device=logits.device), jobs, naive)
 
 
-def _bitmask(job: Job) -> Tensor:
+def _bitmask(job: DrawJob) -> Tensor:
     """Return [r, words]: the job's bitmask at its row, all ones elsewhere."""
     assert job.bitmask is not None
     bitmask = torch.full((len(job.rows), job.bitmask.shape[1]), -1, dtype=torch.int32)
@@ -275,15 +275,15 @@ def _cold(state: SamplingState) -> SamplingState:
 
 
 def _statistics(
-    scores: Tensor, rows: Tensor, tokens: Tensor, jobs: Sequence[Job], naive: bool
-) -> Drawn:
+    scores: Tensor, rows: Tensor, tokens: Tensor, jobs: Sequence[DrawJob], naive: bool
+) -> PositionDraws:
     """Return what is asked about tokens[i], drawn from scores[rows[i]]."""
     needs = jobs[0].needs
     count = max((BEST[name] for name in needs if name in BEST), default=0)
     law = row_logprobs(scores, tokens, min(count, scores.shape[1]), rows=rows, naive=naive)
     best_ids, best = law.top_ids.cpu().numpy(), _floats(law.top.exp())
     chosen = tokens.cpu().numpy()
-    return Drawn(
+    return PositionDraws(
         positions=np.concatenate([job.positions for job in jobs]),
         tokens=chosen,
         p=_floats(law.chosen.exp()),
@@ -306,12 +306,12 @@ def _floats(values: Tensor) -> Floats:
     return values.double().cpu().numpy()
 
 
-def _joined(parts: Sequence[Drawn]) -> Drawn:
+def _joined(parts: Sequence[PositionDraws]) -> PositionDraws:
     """Put the pieces of a job together."""
     if len(parts) == 1:
         return parts[0]
     tops = [part.top for part in parts if part.top is not None]
-    return Drawn(
+    return PositionDraws(
         positions=np.concatenate([part.positions for part in parts]),
         tokens=np.concatenate([part.tokens for part in parts]),
         p=np.concatenate([part.p for part in parts]),
@@ -329,7 +329,7 @@ def _concatenated(parts: Sequence[Floats | None]) -> Floats | None:
     return np.concatenate(found) if found else None
 
 
-def _split(drawn: Drawn, jobs: Sequence[Job]) -> list[Drawn]:
+def _split(drawn: PositionDraws, jobs: Sequence[DrawJob]) -> list[PositionDraws]:
     """Cut the rows of several jobs apart."""
     stops = np.cumsum([len(job.rows) for job in jobs]).tolist()
     parts = []

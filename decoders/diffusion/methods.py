@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plait.decoders.contract.registry import Method
-from plait.decoders.diffusion.parts import (
+from plait.decoders.diffusion.components import (
     ada_block,
     credit,
     dkv_cache,

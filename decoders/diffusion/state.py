@@ -15,22 +15,22 @@ import numpy as np
 from torch import Tensor
 
 from plait.decoders.contract.decoder import DecodeRequest, FinishReason, Outcome
-from plait.decoders.diffusion.canvas import GIVEN, Canvas, Guess
-from plait.decoders.diffusion.chain import Chain
-from plait.decoders.diffusion.constraints.guard import Guard
-from plait.decoders.diffusion.draws import Law, law_of
-from plait.decoders.diffusion.rows import Plan
+from plait.decoders.diffusion.canvas import GIVEN, Canvas, PendingDraws
+from plait.decoders.diffusion.constraints.canvas_constraint import CanvasConstraint
+from plait.decoders.diffusion.draws import DrawSettings, draw_settings
+from plait.decoders.diffusion.pipeline import UnmaskingPipeline
+from plait.decoders.diffusion.protocols import Floats, Ints
 from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.decoders.diffusion.step import Floats, Ints
+from plait.decoders.diffusion.step_input import StepInput
 from plait.decoders.sampling.state import SamplingState
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class CanvasProgress:
     """All that a step changes; a value, so that an eviction can go back to one."""
 
     canvas: Canvas  # never changed in place once it is here
-    guess: Guess | None = None  # what may come next; None in the first pass over a block
+    guess: PendingDraws | None = None  # what may come next; None in the first pass over a block
     passes: int = 0  # forward passes whose logits were used
     pass_of: tuple[int, ...] = ()  # the pass of each step
     age: int = 0  # full attention: passes since all positions were computed; 0: none are
@@ -42,22 +42,22 @@ class Progress:
 class DiffusionState:
     """One sequence. `answer` are the positions of its tokens, rising."""
 
-    chain: Chain
+    chain: UnmaskingPipeline
     sampling: SamplingState
-    law: Law
+    law: DrawSettings
     ends: frozenset[int]  # tokens that end the text; none in an infill
     text: list[int]  # prompt and emitted tokens; of an infill, the prompt
     answer: Sequence[int]
-    progress: Progress
+    progress: CanvasProgress
     is_infill: bool = False
-    plan: Plan | None = None  # what was proposed last
+    plan: StepInput | None = None  # what was proposed last
     anchor: Tensor | None = None  # [vocab] the logits of the row before the canvas (shift)
-    refreshed: Progress | None = None  # before the last pass that computed all positions
+    refreshed: CanvasProgress | None = None  # before the last pass that computed all positions
     steps: list[int] = field(default_factory=list)  # the pass that settled each emitted token
     order: list[int] = field(default_factory=list)  # its step; several may share a pass
     num_drafted: int = 0
     num_accepted: int = 0
-    guard: Guard | None = None  # under a constraint
+    guard: CanvasConstraint | None = None  # under a constraint
     num_forced: int = 0  # emitted tokens that it left no alternative to
     fault: str = ""
 
@@ -77,7 +77,7 @@ class DiffusionState:
         return min(self.canvas.stop, self.canvas.limit) - max(self.canvas.start, self.answer[0])
 
 
-def start(request: DecodeRequest, chain: Chain, spec: DiffusionSpec) -> DiffusionState:
+def start(request: DecodeRequest, chain: UnmaskingPipeline, spec: DiffusionSpec) -> DiffusionState:
     """Return the state of a new sequence."""
     prompt, ids, answer = _text(request)
     is_infill = len(ids) > answer[-1] + 1 if answer else False
@@ -93,20 +93,20 @@ def start(request: DecodeRequest, chain: Chain, spec: DiffusionSpec) -> Diffusio
     state = DiffusionState(
         chain,
         sampling,
-        law_of(sampling),
+        draw_settings(sampling),
         frozenset() if is_infill else request.stop_token_ids,
         list(request.prompt_token_ids),
         answer,
-        Progress(_nothing()),
+        CanvasProgress(_nothing()),
         is_infill,
     )
     if answer and is_infill:
         hole = np.zeros(len(ids), np.bool_)
         hole[list(answer)] = True
         canvas = Canvas(0, np.array(ids, np.int64), hole, len(ids), answer[0])
-        state.progress = Progress(canvas)
+        state.progress = CanvasProgress(canvas)
     elif answer:
-        state.progress = Progress(first_canvas(state, spec))
+        state.progress = CanvasProgress(first_canvas(state, spec))
     return state
 
 

@@ -1,193 +1,194 @@
-"""What unmasking methods see of one canvas after a forward pass, and what they answer. No torch.
+"""The step map: what one forward pass makes of a canvas.
 
-A canvas is a run of positions, some settled, the others holes. A method decides one part of a step
-(Method.part):
-
-    selector   which holes are settled now
-    scorer     what is added to the scores that tokens are drawn from
-    window     how far the next block reaches
-    stopper    where the text ends before every hole is settled
-    verifier   which canvases are tried ahead in the same forward pass
-    cache      which positions of a canvas with full attention are computed again
-    scaffold   which literals of a constraint are settled ahead of the values before them
-
-Methods hold no state. What one remembers of a block is a value, its memory: None when the block
-begins, then whatever its last answer carried. Values aren't changed in place, so a branch of a
-canvas is a copy of references. The sources are those of the methods, each in its own file.
+Law: the canvas that follows is a function of the canvas, of what was drawn on it and of the chain;
+so equal canvases, however they came to be, go on alike. Every step settles at least one hole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-AnyOptions = TypeVar("AnyOptions")
+from plait.decoders.diffusion.canvas import Canvas
+from plait.decoders.diffusion.constraints.canvas_constraint import (
+    CanvasConstraint,
+    ConstrainedDraws,
+)
+from plait.decoders.diffusion.draws import PositionDraws
+from plait.decoders.diffusion.pipeline import UnmaskingPipeline
+from plait.decoders.diffusion.protocols import Bools, Floats, Ints, LogitBias, StepView
 
-# Names of statistics that a method may need beside tokens and p; only these are computed.
-STATISTICS = frozenset({"p2", "entropy", "top", "block_p", "shadow"})
-TOP = 64  # tokens whose probabilities `top` gives
 
+def outlook(canvas: Canvas, chain: UnmaskingPipeline, answer: int) -> int:
+    """Return where the rows end that the next step reads; they begin with the block.
 
-@dataclass(frozen=True, slots=True)
-class StepView:
-    """One canvas and what a forward pass said of its open holes; h of them, by rising position.
-
-    Only holes of the current block are open (for a window: all holes that it looks ahead to).
-    Positions are absolute: the prompt's first token is 0.
+    answer: positions of the canvas that can become text, settled or not (for windows).
     """
+    if canvas.end:
+        return canvas.end
+    if chain.window is None:
+        return min(canvas.begin + chain.block_size, canvas.stop)
+    remaining = min(canvas.stop, canvas.reach) - canvas.begin
+    reach = min(chain.window.reach(remaining, answer), remaining)
+    return max(canvas.begin + reach, canvas.first_hole(canvas.begin) + 1)
 
-    holes: Ints  # [h] positions, h >= 1
-    tokens: Ints  # [h] what the request's law draws there, with the position's own noise
-    p: Floats  # [h] probability of that token at temperature 1, after bans, bias and constraint
-    is_end: Bools  # [h] whether it ends the text
-    start: int  # the block is start..stop-1
-    stop: int
-    settled: Ints  # [stop - start] the block's tokens, -1 at holes
-    step: int  # forward passes whose logits this block has used before
-    key: tuple[int, int] = (0, 0)  # (seed, sequence index), for methods that draw for themselves
-    p2: Floats | None = None  # [h] probability of the runner-up
-    entropy: Floats | None = None  # [h] nats
-    top: tuple[Ints, Floats] | None = None  # [h, TOP] ids and probabilities, best first
-    block_p: Floats | None = None  # [stop - start] best probability of every row, settled or not
-    shadow: Floats | None = None  # [stop - start] what the shadow row gives a settled token; nan
-    # at holes
+
+def wanted(canvas: Canvas, chain: UnmaskingPipeline, stop: int) -> Ints:
+    """Return the positions whose rows the next step reads, rising; stop: of its outlook."""
+    if "block_p" in chain.needs:
+        return np.arange(canvas.begin, stop)
+    return canvas.open_holes(canvas.begin, stop)
+
+
+def view_of(
+    canvas: Canvas,
+    drawn: PositionDraws,
+    stop: int,
+    *,
+    ends: frozenset[int],
+    key: tuple[int, int],
+    shadow: Floats | None = None,
+) -> StepView:
+    """Return what methods see of the block canvas.begin..stop-1, or of a look-ahead."""
+    start = canvas.begin
+    inside = (drawn.positions >= start) & (drawn.positions < min(stop, canvas.reach))
+    inside &= canvas.hole[drawn.positions - canvas.start]
+    holes = drawn.only(inside)
+    block_p = None
+    if drawn.best_p is not None:
+        block_p = np.zeros(stop - start)
+        read = (drawn.positions >= start) & (drawn.positions < stop)
+        block_p[drawn.positions[read] - start] = drawn.best_p[read]
+    return StepView(
+        holes=holes.positions,
+        tokens=holes.tokens,
+        p=holes.p,
+        is_end=(holes.tokens[:, None] == np.array([*ends], np.int64)).any(axis=1),
+        start=start,
+        stop=stop,
+        settled=canvas.seen(start, stop),
+        step=canvas.step,
+        key=key,
+        p2=holes.p2,
+        entropy=holes.entropy,
+        top=holes.top,
+        block_p=block_p,
+        shadow=shadow,
+    )
+
+
+def open_block(canvas: Canvas, chain: UnmaskingPipeline, view: StepView) -> None:
+    """Fix how far the block reaches that begins with this look-ahead."""
+    length = view.stop - view.start
+    if chain.window is not None and len(view.holes):
+        length = min(max(chain.window.length(view), 1), length)
+        # a block without an open hole would make no step
+        length = max(length, int(view.holes[0]) - view.start + 1)
+    canvas.end = canvas.begin + length
+
+
+def bias_of(canvas: Canvas, chain: UnmaskingPipeline, view: StepView) -> LogitBias | None:
+    """Return what the scorer adds to the holes' logits, and let the canvas remember it."""
+    if chain.scorer is None or not len(view.holes):
+        return None
+    selector, scorer = canvas.memories
+    bias = chain.scorer.bias(view, scorer)
+    canvas.memories = (selector, bias.memory)
+    return bias
+
+
+def settle(
+    canvas: Canvas,
+    chain: UnmaskingPipeline,
+    view: StepView,
+    number: int,
+    ruling: ConstrainedDraws | None = None,
+) -> Floats:
+    """Make the sequence's step of this number, in place: settle, reopen, end.
+
+    Args:
+        canvas, chain, view, number: the step's.
+        ruling: what a constraint allows; `view` is its view.
+
+    Returns the scores of the view's holes [h], by which drafts are made; -inf where none is.
+    """
+    scores = chain.selector.score(view)
+    selection = chain.selector.select(view, canvas.memories[0])
+    chosen = selection.settle
+    if ruling is not None:
+        eligible = ruling.admitted & ~ruling.literal
+        scores = np.where(eligible, scores, -np.inf)
+        chosen = (chosen & eligible) | ruling.must
+    chosen = at_least_one(chosen, scores)
+    canvas.memories = (selection.memory, canvas.memories[1])
+    canvas.step += 1
+    canvas.reopen(selection.reopen)
+    if chain.scaffold is not None and ruling is not None:
+        chosen = chosen | chain.scaffold.place(ruling.literal, np.where(chosen, 1.0, view.p))
+    _fill(canvas, view, chosen, number)
+    end = _end(canvas, chain, view)
+    if end is not None and (ruling is None or ruling.guard.has_room(canvas, end + 1)):
+        _fill(canvas, view, (view.holes == end) & ~chosen, number)
+        canvas.end_at(end)
+    return scores
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """Which open holes are settled with their tokens; if none, the host settles the best one."""
+class StepContext:
+    """What a canvas goes on in, beside its chain."""
 
-    settle: Bools  # [h]
-    memory: Any = None
-    reopen: Sequence[int] = ()  # settled positions of the block that become holes again
-
-
-class Selector(Protocol):
-    """Decides which holes are settled now."""
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Names out of STATISTICS."""
-
-    def score(self, view: StepView) -> Floats:
-        """Return [h], greater is surer: the order of drafts, and who is settled if none passes."""
-
-    def select(self, view: StepView, memory: Any) -> Selection:
-        """Choose among the open holes."""
+    answer: int  # as in `outlook`
+    number: int  # of the step
+    guard: CanvasConstraint | None = None  # under a constraint
+    rows: Ints | None = None  # positions it may fill by itself: those whose laws were read, where
+    # the logprobs of all tokens are asked for; None: all
 
 
-@dataclass(frozen=True, slots=True)
-class ByProbability(Generic[AnyOptions]):
-    """Base of selectors for which a hole is as sure as the token drawn there is probable."""
-
-    options: AnyOptions
-
-    @classmethod
-    def make(cls, options: AnyOptions, **context: Any) -> Self:
-        """Return the selector; nothing but its options matters to it."""
-        return cls(options)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Nothing but p."""
-        return frozenset()
-
-    def score(self, view: StepView) -> Floats:
-        """Return p."""
-        return view.p
+def go_on(canvas: Canvas, chain: UnmaskingPipeline, scene: StepContext) -> bool:
+    """Let a constraint act on what was settled, and finish blocks; tell whether any was."""
+    guard = scene.guard
+    if guard is None:
+        return finish_block(canvas, chain)
+    begin = canvas.begin
+    while canvas.begin < canvas.stop:
+        stop = min(outlook(canvas, chain, scene.answer), canvas.stop)
+        guard.close(canvas, stop, scene.number, scene.rows)
+        if len(canvas.open_holes(canvas.begin, stop)):
+            break
+        canvas.end = stop
+        finish_block(canvas, chain)
+        if canvas.over is not None:
+            break
+    return canvas.begin != begin
 
 
-@dataclass(frozen=True, slots=True)
-class Bias:
-    """Sparse additions to the holes' logits; entry i adds deltas[i] to token tokens[i] of a row."""
-
-    rows: Ints  # [k] 0..h-1
-    tokens: Ints  # [k]
-    deltas: Floats  # [k]
-    memory: Any = None
-
-
-class Scorer(Protocol):
-    """Adds to the scores; tokens and statistics are then computed again from the sums."""
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Names out of STATISTICS."""
-
-    def bias(self, view: StepView, memory: Any) -> Bias:
-        """Return what to add, given what the plain scores say."""
+def finish_block(canvas: Canvas, chain: UnmaskingPipeline) -> bool:
+    """Go on to the next block if none of this one's holes is open; tell whether it did."""
+    if canvas.end and len(canvas.open_holes(canvas.begin, canvas.end)):
+        return False
+    begin = canvas.end
+    if chain.attention == "full":  # whatever is given between two blocks needs no step
+        begin = canvas.first_hole(min(begin, canvas.stop))
+    canvas.next_block(begin)
+    return True
 
 
-class Window(Protocol):
-    """Decides how far the next block reaches."""
-
-    def reach(self, remaining: int, answer: int) -> int:
-        """Return how many positions to look ahead; answer: positions of the whole canvas."""
-
-    def length(self, view: StepView) -> int:
-        """Return the length of the block that begins at view.start, at most view.stop - start."""
-
-
-class Stopper(Protocol):
-    """Decides where the text ends before every hole is settled."""
-
-    def end(self, view: StepView) -> int | None:
-        """Return the position that becomes the text's end; all behind it is given up."""
+def at_least_one(chosen: Bools, scores: Floats) -> Bools:
+    """Return the choice, or the best-scored hole alone where it is empty; equals: the first."""
+    if chosen.any():
+        return chosen
+    only = np.zeros_like(chosen)
+    only[int(np.argmax(scores))] = True
+    return only
 
 
-@dataclass(frozen=True, slots=True)
-class CacheView:
-    """A canvas with full attention before a forward pass; positions are absolute."""
-
-    length: int  # positions of the whole canvas, the prompt among them
-    prompt: int  # positions of the prompt
-    start: int  # the block is start..stop-1
-    stop: int
-    holes: Ints  # [h] open holes
-    fresh: Ints  # positions settled by the last step
-    p: Floats  # [h] of the last step that saw them; 0 where none has
-    step: int  # forward passes of this block before this one; 0: its first
-    age: int  # forward passes from the last of all positions on, that one counted; 0: none was
+def _fill(canvas: Canvas, view: StepView, chosen: Bools, number: int) -> None:
+    canvas.settle(view.holes[chosen], view.tokens[chosen], view.is_end[chosen], number)
 
 
-class Cache(Protocol):
-    """Decides which positions are computed again; the keys and values of the others stay."""
-
-    def rows(self, view: CacheView) -> Ints:
-        """Return the positions to feed, rising; those of all open holes that may be settled."""
-
-
-class Verifier(Protocol):
-    """Tries canvases ahead: drafts that the next forward pass proves or throws away."""
-
-    def width(self, holes: int, rows: int, room: int) -> int:
-        """Return how many canvases to feed, the certain one among them.
-
-        holes: open holes of that one. rows: its size. room: rows left for drafts in this step.
-        """
-
-
-class Scaffold(Protocol):
-    """Settles literals: tokens that a constraint leaves no alternative to, values permitting."""
-
-    def place(self, literal: Bools, p: Floats) -> Bools:
-        """Return which literals are settled.
-
-        Args:
-            literal: [h] of the open holes, rising, what is a literal on the witness.
-            p: [h] of the tokens on the witness; 1 where one is settled now, 0 behind its end.
-        """
-
-
-def best(scores: Floats, k: int) -> Bools:
-    """Mark the k greatest of scores [h]; among equals the lower index wins."""
-    chosen = np.zeros(len(scores), dtype=np.bool_)
-    chosen[np.argsort(-scores, kind="stable")[:k]] = True
-    return chosen
+def _end(canvas: Canvas, chain: UnmaskingPipeline, view: StepView) -> int | None:
+    """Return where the stopper ends the text; a hole there takes its token."""
+    if chain.stopper is None:
+        return None
+    return chain.stopper.end(replace(view, settled=canvas.seen(view.start, view.stop)))

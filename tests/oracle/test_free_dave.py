@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from plait.decoders.contract.decoder import DecodeRequest
-from plait.decoders.diffusion.branches import drafts_of, proved
-from plait.decoders.diffusion.canvas import Canvas, Guess
+from plait.decoders.diffusion.canvas import Canvas, PendingDraws
 from plait.decoders.diffusion.decoder import DiffusionDecoder
+from plait.decoders.diffusion.drafts import drafts_of, matching_draft
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.sampling.params import SamplingParams
 from tests.fixtures.canvas_driver import decode_request, drive
@@ -153,7 +153,7 @@ def a_canvas() -> Canvas:
 
 
 def test_drafts_fill_holes_in_the_order_of_the_guess() -> None:
-    guess = Guess(np.array([14, 12, 13, 15]), np.array([5, 6, 7, 8]), np.zeros(4, np.bool_))
+    guess = PendingDraws(np.array([14, 12, 13, 15]), np.array([5, 6, 7, 8]), np.zeros(4, np.bool_))
     canvas = a_canvas()
     drafts = drafts_of(canvas, guess, 9, None)
     assert [draft.shown(99).tolist() for draft in drafts] == [
@@ -168,20 +168,20 @@ def test_drafts_fill_holes_in_the_order_of_the_guess() -> None:
 
 def test_a_drafted_end_closes_what_is_behind_it() -> None:
     ends = np.array([False, True, False, False])
-    guess = Guess(np.array([14, 12, 13, 15]), np.array([5, 7, 6, 8]), ends)
+    guess = PendingDraws(np.array([14, 12, 13, 15]), np.array([5, 7, 6, 8]), ends)
     assert len(drafts_of(a_canvas(), guess, 9, None)) == 2  # behind 12 there is nothing to be drawn
 
 
 def test_only_an_equal_draft_is_proved() -> None:
-    guess = Guess(np.array([14, 12, 13, 15]), np.array([5, 6, 7, 8]), np.zeros(4, np.bool_))
+    guess = PendingDraws(np.array([14, 12, 13, 15]), np.array([5, 6, 7, 8]), np.zeros(4, np.bool_))
     drafts = drafts_of(a_canvas(), guess, 9, None)
     made = a_canvas()
     one = np.zeros(1, np.bool_)
     made.settle(np.array([14]), np.array([5]), one, 1)
-    assert proved(made, drafts, 0) == 1
+    assert matching_draft(made, drafts, 0) == 1
     made.settle(np.array([12]), np.array([4]), one, 2)  # another token than drafted
-    assert proved(made, drafts, 1) is None
+    assert matching_draft(made, drafts, 1) is None
     made = a_canvas()
     made.settle(np.array([12, 14]), np.array([6, 5]), np.zeros(2, np.bool_), 1)
-    assert proved(made, drafts, 0) == 2  # two holes in one step
-    assert proved(made, drafts, 2) is None
+    assert matching_draft(made, drafts, 0) == 2  # two holes in one step
+    assert matching_draft(made, drafts, 2) is None

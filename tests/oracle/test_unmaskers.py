@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plait.decoders.diffusion.protocols import StepView
 from plait.decoders.diffusion.selectors.learn2pd import Learn2pd, Learn2pdOptions, read_filters
-from plait.decoders.diffusion.step import StepView
 from tests.fixtures.step_views import VOCAB, part, random_view, view_of, view_of_logits
 
 Rule = Callable[..., set[int]]

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from plait.decoders.diffusion.step import StepView, best
+from plait.decoders.diffusion.protocols import StepView, top_k
 from tests.fixtures.step_views import part, view_of
 
 Text = tuple[int, ...]
@@ -59,7 +59,7 @@ class Ideal:
         for drawn, chance in self._outcomes(laws):
             view = _view(holes, laws, drawn, len(self.texts[0]))
             settle = self.selector.select(view, None).settle
-            settle = settle if settle.any() else best(self.selector.score(view), 1)
+            settle = settle if settle.any() else top_k(self.selector.score(view), 1)
             new = {holes[i]: drawn[i] for i in np.flatnonzero(settle)}
             total += chance * self.validity(settled | new)
         return total

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from plait.decoders.diffusion.protocols import Floats, Selection, StepView, top_k
 from plait.decoders.diffusion.selectors.learn2pd import Learn2pd, Learn2pdOptions
-from plait.decoders.diffusion.step import Floats, Selection, StepView, best
 from tests.fixtures.step_views import VOCAB, part, random_view, view_of_logits
 
 SIZE, MODELS = 12, 25
@@ -53,7 +53,7 @@ def decode(model: Coupled, selector: Any, scorer: Any = None) -> Steps:
             view = view_of_logits(logits, holes, step=len(steps))
         selection = selector.select(view, memories[0])
         memories[0] = selection.memory
-        chosen = selection.settle if selection.settle.any() else best(selector.score(view), 1)
+        chosen = selection.settle if selection.settle.any() else top_k(selector.score(view), 1)
         steps.append(dict(zip(holes[chosen].tolist(), view.tokens[chosen].tolist(), strict=True)))
         settled |= steps[-1]
     return steps
@@ -150,7 +150,7 @@ def test_hierarchy_with_one_run_equals_threshold() -> None:
     for _ in range(100):
         view = view_of_logits(rng.normal(size=(8, VOCAB)) * 3, np.arange(8))
         have, want = one.select(view, None).settle, other.select(view, None).settle
-        want = want if want.any() else best(view.p, 1)
+        want = want if want.any() else top_k(view.p, 1)
         assert have.tolist() == want.tolist()
 
 
@@ -164,7 +164,7 @@ def test_klass_that_minds_no_movement_equals_threshold_from_its_history_on() -> 
             selection = klass.select(view, memory)
             memory = selection.memory
             want = THRESHOLD.select(view, None).settle
-            want = want if step >= 2 and want.any() else best(view.p, 1)
+            want = want if step >= 2 and want.any() else top_k(view.p, 1)
             assert selection.settle.tolist() == want.tolist()
 
 
@@ -175,7 +175,7 @@ def test_wino_that_verifies_nothing_is_a_capped_threshold() -> None:
         logits = rng.normal(size=(20, VOCAB)) * 3
         view = replace(view_of_logits(logits, np.arange(20)), shadow=np.full(20, np.nan))
         cap = min(14, max(1, int((view.p >= 0.6).sum())))
-        assert wino.select(view, None).settle.tolist() == best(view.p, cap).tolist()
+        assert wino.select(view, None).settle.tolist() == top_k(view.p, cap).tolist()
     assert equal(wino, _Capped())
 
 
@@ -186,7 +186,7 @@ class _Capped:
     def select(self, view: StepView, memory: Any) -> Selection:
         passing = THRESHOLD.select(view, None).settle
         cap = min(max(int(0.7 * len(view.holes)), 5), 20)
-        return Selection(passing & best(view.p, cap))
+        return Selection(passing & top_k(view.p, cap))
 
 
 @pytest.mark.parametrize("name", ["static", "threshold", "local-leap", "entropy-bound", "klass"])

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from plait.decoders.diffusion.chain import check
+from plait.decoders.diffusion.pipeline import check
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.server.bench import decoders
 from plait.server.bench.cells import Sample, decoding_of, measure

@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 from plait.decoders.contract.registry import MethodError, compose
 from plait.decoders.diffusion.methods import METHODS
+from plait.decoders.diffusion.protocols import STATISTICS, StepView, top_k
 from plait.decoders.diffusion.selectors.learn2pd import FILE, read_filters
-from plait.decoders.diffusion.step import STATISTICS, StepView, best
 from tests.fixtures.step_views import part, view_of
 
 P = [0.5, 0.95, 0.8, 0.99, 0.3]
@@ -41,8 +41,8 @@ def settled(name: str, view: StepView, memory: Any = None, **options: Any) -> li
 
 def test_best_breaks_ties_to_the_left() -> None:
     scores = np.array([0.2, 0.7, 0.7, 0.1, 0.7])
-    assert np.flatnonzero(best(scores, 2)).tolist() == [1, 2]
-    assert np.flatnonzero(best(scores, 9)).tolist() == [0, 1, 2, 3, 4]
+    assert np.flatnonzero(top_k(scores, 2)).tolist() == [1, 2]
+    assert np.flatnonzero(top_k(scores, 9)).tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(

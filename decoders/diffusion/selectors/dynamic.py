@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, Options
-from plait.decoders.diffusion.step import ByProbability, Selection, StepView, best
+from plait.decoders.diffusion.protocols import ByProbability, Selection, StepView, top_k
 
 
 class DynamicOptions(Options):
@@ -35,7 +35,7 @@ class Dynamic(ByProbability[DynamicOptions]):
         passing = view.p >= self.options.threshold
         if np.count_nonzero(passing) >= self.options.tokens_per_step:
             return Selection(passing)
-        return Selection(best(view.p, self.options.tokens_per_step))
+        return Selection(top_k(view.p, self.options.tokens_per_step))
 
 
 make = Dynamic.make

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, Options
-from plait.decoders.diffusion.step import Floats, Selection, StepView, best
+from plait.decoders.diffusion.protocols import Floats, Selection, StepView, top_k
 
 
 class EntropyBoundOptions(Options):
@@ -50,7 +50,7 @@ class EntropyBound:
         # zero-padded sums: exactly 0 for one hole, which cumsum - maximum need not be
         greatest = np.maximum.accumulate(ordered)
         before = np.concatenate([[0.0], np.cumsum(np.minimum(ordered[1:], greatest[:-1]))])
-        return Selection(best(scores, int(np.count_nonzero(before <= self.options.bound))))
+        return Selection(top_k(scores, int(np.count_nonzero(before <= self.options.bound))))
 
 
 def make(options: EntropyBoundOptions, **context: Any) -> EntropyBound:

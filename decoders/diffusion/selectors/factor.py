@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, Options
-from plait.decoders.diffusion.step import ByProbability, Selection, StepView, best
+from plait.decoders.diffusion.protocols import ByProbability, Selection, StepView, top_k
 
 
 class FactorOptions(Options):
@@ -35,7 +35,7 @@ class Factor(ByProbability[FactorOptions]):
         """Choose the n best; the left side rises with n, so those that fit are counted."""
         doubt = 1.0 - np.sort(view.p)[::-1]
         fits = (np.arange(len(doubt)) + 2) * doubt < self.options.factor
-        return Selection(best(view.p, max(1, int(np.count_nonzero(fits)))))
+        return Selection(top_k(view.p, max(1, int(np.count_nonzero(fits)))))
 
 
 make = Factor.make

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, Options
-from plait.decoders.diffusion.step import ByProbability, Selection, StepView
+from plait.decoders.diffusion.protocols import ByProbability, Selection, StepView
 
 
 class HierarchyOptions(Options):

@@ -17,7 +17,14 @@ import numpy as np
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, Options
-from plait.decoders.diffusion.step import ByProbability, Floats, Ints, Selection, StepView, best
+from plait.decoders.diffusion.protocols import (
+    ByProbability,
+    Floats,
+    Ints,
+    Selection,
+    StepView,
+    top_k,
+)
 
 TINY = 1e-12
 
@@ -32,7 +39,7 @@ class KlassOptions(Options):
 
 
 @dataclass(frozen=True, slots=True)
-class Laws:
+class KlassMemory:
     """What the last step said: its holes, their best tokens, and how long each has been still."""
 
     holes: Ints  # [h] rising
@@ -50,7 +57,7 @@ class Klass(ByProbability[KlassOptions]):
         """The best tokens' probabilities."""
         return frozenset({"top"})
 
-    def select(self, view: StepView, memory: Laws | None) -> Selection:
+    def select(self, view: StepView, memory: KlassMemory | None) -> Selection:
         """Choose by probability and stillness."""
         assert view.top is not None
         ids, p = view.top
@@ -63,8 +70,8 @@ class Klass(ByProbability[KlassOptions]):
             still = np.where(calm, memory.still[at] + 1, 0)
         settle = (view.p >= self.options.threshold) & (still >= self.options.history)
         if not settle.any():
-            settle = best(view.p, self.options.tokens_per_step)
-        return Selection(settle, Laws(view.holes, ids, p, still))
+            settle = top_k(view.p, self.options.tokens_per_step)
+        return Selection(settle, KlassMemory(view.holes, ids, p, still))
 
 
 def _divergence(now: tuple[Ints, Floats], before: tuple[Ints, Floats]) -> Floats:

@@ -27,7 +27,7 @@ from pydantic import Field
 from safetensors.numpy import load_file
 
 from plait.decoders.contract.registry import Method, MethodError, Options
-from plait.decoders.diffusion.step import ByProbability, Floats, Selection, StepView, best
+from plait.decoders.diffusion.protocols import ByProbability, Floats, Selection, StepView, top_k
 
 FILE = "learn2pd.safetensors"
 PARAM = "decoding.unmasker"
@@ -56,7 +56,7 @@ class Learn2pd(ByProbability[Learn2pdOptions]):
     def select(self, view: StepView, memory: Any) -> Selection:
         """Choose what the filter accepts, and the k surest."""
         accepted = self._accept(view)[view.holes - view.start] > self.options.threshold
-        return Selection(accepted | best(view.p, self.options.tokens_per_step))
+        return Selection(accepted | top_k(view.p, self.options.tokens_per_step))
 
     def _accept(self, view: StepView) -> Floats:
         """Return the filter's probability for each of the block's positions."""

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, Options
-from plait.decoders.diffusion.step import Bools, ByProbability, Ints, Selection, StepView
+from plait.decoders.diffusion.protocols import Bools, ByProbability, Ints, Selection, StepView
 
 
 class LocalLeapOptions(Options):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, Options
-from plait.decoders.diffusion.step import Floats, Selection, StepView, best
+from plait.decoders.diffusion.protocols import Floats, Selection, StepView, top_k
 
 Words = NDArray[np.uint64]
 GOLDEN = 0x9E3779B97F4A7C15
@@ -52,7 +52,7 @@ class RandomOrder:
 
     def select(self, view: StepView, memory: Any) -> Selection:
         """Choose the next k of the order."""
-        return Selection(best(self.score(view), self.options.tokens_per_step))
+        return Selection(top_k(self.score(view), self.options.tokens_per_step))
 
 
 def _mix(words: Words) -> Words:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, Options
-from plait.decoders.diffusion.step import Floats, Selection, StepView, best
+from plait.decoders.diffusion.protocols import Floats, Selection, StepView, top_k
 
 Strategy = Literal["confidence", "margin", "entropy", "left_to_right"]
 
@@ -48,7 +48,7 @@ class Static:
 
     def select(self, view: StepView, memory: Any) -> Selection:
         """Choose the k best."""
-        return Selection(best(self.score(view), self.options.tokens_per_step))
+        return Selection(top_k(self.score(view), self.options.tokens_per_step))
 
 
 def _margin(view: StepView) -> Floats:

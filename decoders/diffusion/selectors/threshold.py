@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, Options
-from plait.decoders.diffusion.step import ByProbability, Selection, StepView
+from plait.decoders.diffusion.protocols import ByProbability, Selection, StepView
 
 
 class ThresholdOptions(Options):

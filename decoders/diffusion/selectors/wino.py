@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, Options
-from plait.decoders.diffusion.step import ByProbability, Ints, Selection, StepView, best
+from plait.decoders.diffusion.protocols import ByProbability, Ints, Selection, StepView, top_k
 
 SHARE, LEAST, MOST = 0.7, 5, 20  # of the open holes; how many a step may settle
 
@@ -32,7 +32,7 @@ class WinoOptions(Options):
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class WinoMemory:
     """What this method has settled in the block so far."""
 
     positions: Ints  # rising
@@ -48,19 +48,19 @@ class Wino(ByProbability[WinoOptions]):
         """What the shadow rows say of settled tokens."""
         return frozenset({"shadow"})
 
-    def select(self, view: StepView, memory: Settled | None) -> Selection:
+    def select(self, view: StepView, memory: WinoMemory | None) -> Selection:
         """Choose what is settled and what is opened."""
-        before = memory or Settled(view.holes[:0], 0)
+        before = memory or WinoMemory(view.holes[:0], 0)
         passing = int(np.count_nonzero(view.p >= self.options.draft))
         cap = min(max(int(SHARE * len(view.holes)), LEAST), MOST)
-        settle = best(view.p, min(max(passing, 1), cap))
+        settle = top_k(view.p, min(max(passing, 1), cap))
         num_settled = int(np.count_nonzero(settle))
         reopen = self._doubtful(view, before) if num_settled > 1 else before.positions[:0]
         kept = np.setdiff1d(before.positions, reopen)
         positions = np.union1d(kept, view.holes[settle])
-        return Selection(settle, Settled(positions, num_settled), tuple(reopen.tolist()))
+        return Selection(settle, WinoMemory(positions, num_settled), tuple(reopen.tolist()))
 
-    def _doubtful(self, view: StepView, before: Settled) -> Ints:
+    def _doubtful(self, view: StepView, before: WinoMemory) -> Ints:
         """Return the positions to open, worst first."""
         assert view.shadow is not None
         own = before.positions[view.settled[before.positions - view.start] >= 0]

@@ -16,7 +16,7 @@ from plait.decoders.contract.registry import (
     choose,
     compose,
 )
-from plait.decoders.diffusion.chain import check
+from plait.decoders.diffusion.pipeline import check
 from plait.decoders.speculative.config import PREDICTED, parse_names, resolve_drafters
 from plait.server.api.requests.constraints import constraint_spec
 from plait.server.api.schemas.chat import ChatRequest

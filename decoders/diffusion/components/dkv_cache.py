@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, Options
-from plait.decoders.diffusion.step import CacheView, Ints
+from plait.decoders.diffusion.protocols import CacheView, Ints
 
 
 class DkvCacheOptions(Options):
@@ -58,7 +58,7 @@ METHOD = Method(
     name="dkv-cache",
     summary="Computes holes and what has just been settled, and everything now and then.",
     source="dKV-Cache, arXiv:2505.15781, section 4",
-    target="plait.decoders.diffusion.parts.dkv_cache:make",
+    target="plait.decoders.diffusion.components.dkv_cache:make",
     options=DkvCacheOptions,
     needs=frozenset({"canvas", "full_attention"}),
     presets={

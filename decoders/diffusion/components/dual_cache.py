@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, Options
-from plait.decoders.diffusion.step import CacheView, Ints
+from plait.decoders.diffusion.protocols import CacheView, Ints
 
 
 class DualCacheOptions(Options):
@@ -50,7 +50,7 @@ METHOD = Method(
     name="dual-cache",
     summary="Keeps what lies before and behind a block while the block is decoded.",
     source="Fast-dLLM, arXiv:2505.22618, section 3.2",
-    target="plait.decoders.diffusion.parts.dual_cache:make",
+    target="plait.decoders.diffusion.components.dual_cache:make",
     options=DualCacheOptions,
     needs=frozenset({"canvas", "full_attention"}),
     presets={"fast-dllm": {"around": 0}, "dinfer": {"around": 16}},

@@ -19,8 +19,8 @@ import numpy as np
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, MethodError, Options
+from plait.decoders.diffusion.protocols import Ints, StepView
 from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.decoders.diffusion.step import Ints, StepView
 
 FALLBACK = 32  # usual size of a block where no model says
 
@@ -89,7 +89,7 @@ METHOD = Method(
     name="ada-block",
     summary="Ends a block at the delimiter that the model is surest of.",
     source="AdaBlock-dLLM, arXiv:2509.26432, algorithm 1",
-    target="plait.decoders.diffusion.parts.ada_block:make",
+    target="plait.decoders.diffusion.components.ada_block:make",
     options=AdaBlockOptions,
     needs=frozenset({"canvas"}),
     presets={

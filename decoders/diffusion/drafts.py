@@ -4,7 +4,7 @@ A draft is the canvas that the next steps would leave if what is drawn now were 
 certain canvas with 1, 2, .. more of its holes filled, the best-scored first. All are fed in one
 pass. If a step makes of the certain canvas exactly what a draft shows, the draft's logits are those
 of the next pass, and the walk goes on from there. Law: tokens and steps are those of one canvas a
-pass, for any step map that is a function of the canvas (settling.py); passes are never more.
+pass, for any step map that is a function of the canvas (step.py); passes are never more.
 
 Source: FreeDave, arXiv:2510.00294, algorithm 1. Differences: equality instead of inclusion, so
 every rule keeps its own steps; sampling is covered, because noise is a function of the position.
@@ -20,28 +20,35 @@ import torch
 from torch import Tensor
 
 from plait.decoders.contract.decoder import Forward
-from plait.decoders.diffusion import settling
-from plait.decoders.diffusion.canvas import Canvas, Guess, Literals
-from plait.decoders.diffusion.constraints.guard import Guard, Ruling
-from plait.decoders.diffusion.draws import Job, hole_states
-from plait.decoders.diffusion.rows import ANCHOR, Plan, Reading
+from plait.decoders.diffusion import step
+from plait.decoders.diffusion.canvas import Canvas, LiteralDraws, PendingDraws
+from plait.decoders.diffusion.constraints.canvas_constraint import (
+    CanvasConstraint,
+    ConstrainedDraws,
+)
+from plait.decoders.diffusion.draws import DrawJob, position_states
+from plait.decoders.diffusion.protocols import Bools, Floats, Ints, Scaffold, StepView
 from plait.decoders.diffusion.state import DiffusionState, own_tokens
-from plait.decoders.diffusion.step import Bools, Floats, Ints, Scaffold, StepView
+from plait.decoders.diffusion.step_input import PRECEDING_ROW, LogitsIndex, StepInput
 from plait.decoders.sampling.state import SamplingState
 
 DRAFTED = -1  # the step of a token that no step has settled
 
 
-def guess_of(view: StepView, scores: Floats, literal: Bools | None) -> Guess:
+def guess_of(view: StepView, scores: Floats, literal: Bools | None) -> PendingDraws:
     """Return the draws of a step in the order in which drafts fill them, and its literals."""
     order = np.argsort(-scores, kind="stable")
     order = order[scores[order] > -np.inf]
-    literals = None if literal is None else Literals(view.holes, view.tokens, view.p, literal)
-    return Guess(view.holes[order], view.tokens[order], view.is_end[order], literals)
+    literals = None if literal is None else LiteralDraws(view.holes, view.tokens, view.p, literal)
+    return PendingDraws(view.holes[order], view.tokens[order], view.is_end[order], literals)
 
 
 def drafts_of(
-    canvas: Canvas, guess: Guess, count: int, guard: Guard | None, scaffold: Scaffold | None = None
+    canvas: Canvas,
+    guess: PendingDraws,
+    count: int,
+    guard: CanvasConstraint | None,
+    scaffold: Scaffold | None = None,
 ) -> list[Canvas]:
     """Return the canvas and up to count drafts of it, each one hole further.
 
@@ -68,7 +75,7 @@ def drafts_of(
     return made
 
 
-def _place(draft: Canvas, literals: Literals | None, scaffold: Scaffold | None) -> None:
+def _place(draft: Canvas, literals: LiteralDraws | None, scaffold: Scaffold | None) -> None:
     """Settle the literals that the draft's step would settle if the draws were the same."""
     if literals is None or scaffold is None:
         return
@@ -79,31 +86,31 @@ def _place(draft: Canvas, literals: Literals | None, scaffold: Scaffold | None) 
     draft.settle(positions, literals.tokens[at], np.zeros(len(positions), np.bool_), DRAFTED)
 
 
-def proved(canvas: Canvas, canvases: Sequence[Canvas], after: int) -> int | None:
+def matching_draft(canvas: Canvas, canvases: Sequence[Canvas], after: int) -> int | None:
     """Return which later one of the canvases that were fed this one equals, if any."""
     return next((i for i in range(after + 1, len(canvases)) if canvases[i].shows_as(canvas)), None)
 
 
 @dataclass(slots=True)
-class Walk:
+class CanvasCursor:
     """One sequence's way through the canvases that a pass has fed."""
 
     state: DiffusionState
-    plan: Plan
+    plan: StepInput
     offset: int  # of the sequence's rows in the logits
     anchor: int  # row of the logits that holds the kept one
     canvas: Canvas  # the one that is stepped now
     branch: int = 0  # which of the canvases fed equals it
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> LogitsIndex:
         """Positions whose laws are read now, and their rows of the logits."""
         reading = self.plan.readings[self.branch]
-        rows = np.where(reading.rows == ANCHOR, self.anchor, reading.rows + self.offset)
-        return Reading(reading.positions, rows)
+        rows = np.where(reading.rows == PRECEDING_ROW, self.anchor, reading.rows + self.offset)
+        return LogitsIndex(reading.positions, rows)
 
 
-def begin(states: Sequence[DiffusionState], forward: Forward) -> tuple[list[Walk], Tensor]:
+def begin(states: Sequence[DiffusionState], forward: Forward) -> tuple[list[CanvasCursor], Tensor]:
     """Take note of the pass; return a walk for each canvas, and the logits with all kept rows."""
     kept: list[Tensor] = []
     walks = []
@@ -113,8 +120,8 @@ def begin(states: Sequence[DiffusionState], forward: Forward) -> tuple[list[Walk
             continue
         if plan.reads_anchor:
             state.anchor = forward.logits[offset].clone()
-        walk = Walk(state, plan, offset, len(forward.logits) + len(kept), state.canvas)
-        if (plan.readings[0].rows == ANCHOR).any():
+        walk = CanvasCursor(state, plan, offset, len(forward.logits) + len(kept), state.canvas)
+        if (plan.readings[0].rows == PRECEDING_ROW).any():
             assert state.anchor is not None
             kept.append(state.anchor)
         walks.append(walk)
@@ -123,7 +130,7 @@ def begin(states: Sequence[DiffusionState], forward: Forward) -> tuple[list[Walk
     return walks, torch.cat([forward.logits, torch.stack(kept)]) if kept else forward.logits
 
 
-def _note_pass(state: DiffusionState, plan: Plan) -> None:
+def _note_pass(state: DiffusionState, plan: StepInput) -> None:
     """Count the pass, and remember from where it could be repeated after an eviction."""
     progress = state.progress
     age = progress.age + 1
@@ -132,7 +139,7 @@ def _note_pass(state: DiffusionState, plan: Plan) -> None:
     state.progress = replace(progress, passes=progress.passes + 1, age=age)
 
 
-def job(walk: Walk) -> Job:
+def job(walk: CanvasCursor) -> DrawJob:
     """Fork the canvas for a step, and say what is to be drawn for it."""
     state = walk.state
     walk.canvas = canvas = state.canvas.fork()
@@ -140,18 +147,18 @@ def job(walk: Walk) -> Job:
     made: list[SamplingState] = []
     if not state.law.is_plain:
         text = [*state.text[: canvas.start], *canvas.seen(canvas.start, canvas.stop).tolist()]
-        made = hole_states(
+        made = position_states(
             state.sampling, text, state.answer[0], reading.positions, own_tokens(state)
         )
-    made_job = Job(state.law, reading.positions, reading.rows, state.chain.needs, made)
+    made_job = DrawJob(state.law, reading.positions, reading.rows, state.chain.needs, made)
     if state.guard is None:
         return made_job
-    stop = settling.outlook(canvas, state.chain, state.room)
+    stop = step.outlook(canvas, state.chain, state.room)
     hole, bitmask = state.guard.bitmask(canvas, stop)
     return replace(made_job, bitmask=bitmask, masked=int(np.searchsorted(reading.positions, hole)))
 
 
-def probe(walk: Walk) -> Ints | None:
+def probe(walk: CanvasCursor) -> Ints | None:
     """Settle what is forced but waited for rows that tell its logprobs.
 
     Returns the positions settled; None if there are none, and the pass is for a step.
@@ -160,16 +167,16 @@ def probe(walk: Walk) -> Ints | None:
     if state.guard is None or state.law.params.logprobs is None:
         return None
     canvas = state.canvas.fork()
-    is_finished = settling.go_on(canvas, state.chain, _scene(walk))
+    is_finished = step.go_on(canvas, state.chain, _scene(walk))
     if not is_finished and canvas.shows_as(state.canvas):
         return None
     return _adopt(state, canvas, None, state.progress.p)
 
 
-def _scene(walk: Walk) -> settling.Scene:
+def _scene(walk: CanvasCursor) -> step.StepContext:
     state = walk.state
     is_priced = state.law.params.logprobs is not None
-    return settling.Scene(
+    return step.StepContext(
         state.room,
         len(state.progress.pass_of) + 1,
         state.guard,
@@ -177,26 +184,26 @@ def _scene(walk: Walk) -> settling.Scene:
     )
 
 
-def step(walk: Walk, view: StepView, ruling: Ruling | None) -> Ints:
+def take_step(walk: CanvasCursor, view: StepView, ruling: ConstrainedDraws | None) -> Ints:
     """Let the chain decide; return the positions that were settled."""
     state, canvas = walk.state, walk.canvas
     progress = state.progress
     if state.fault:
         return np.zeros(0, np.int64)
     number = len(progress.pass_of) + 1
-    scores = settling.settle(canvas, state.chain, view, number, ruling)
+    scores = step.settle(canvas, state.chain, view, number, ruling)
     p = progress.p
     if state.chain.cache is not None:
         p = progress.p.copy() if len(progress.p) else np.zeros(len(canvas.ids))
         p[view.holes - canvas.start] = view.p
     literal = None if ruling is None else ruling.literal
     guess = guess_of(view, scores, literal) if state.chain.verifier is not None else None
-    if settling.go_on(canvas, state.chain, _scene(walk)):
+    if step.go_on(canvas, state.chain, _scene(walk)):
         guess = None
     return _adopt(state, canvas, guess, p)
 
 
-def _adopt(state: DiffusionState, canvas: Canvas, guess: Guess | None, p: Floats) -> Ints:
+def _adopt(state: DiffusionState, canvas: Canvas, guess: PendingDraws | None, p: Floats) -> Ints:
     """Go on with a canvas that a pass has led to; return the positions settled."""
     progress = state.progress
     settled = np.flatnonzero(canvas.settled_in == len(progress.pass_of) + 1) + canvas.start
@@ -211,12 +218,12 @@ def _adopt(state: DiffusionState, canvas: Canvas, guess: Guess | None, p: Floats
     return settled
 
 
-def goes_on(walk: Walk) -> bool:
+def goes_on(walk: CanvasCursor) -> bool:
     """Tell whether the new canvas is one of those that were fed, and turn to it."""
     state = walk.state
     if state.fault or state.progress.guess is None:
         return False
-    branch = proved(state.canvas, walk.plan.canvases, walk.branch)
+    branch = matching_draft(state.canvas, walk.plan.canvases, walk.branch)
     if branch is None:
         return False
     walk.branch = branch

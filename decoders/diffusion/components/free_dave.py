@@ -2,7 +2,7 @@
 
 The certain canvas is fed together with copies in which 1, 2, .. more of its holes are filled, in
 the order of the selector's scores. What the selector then makes of a canvas either equals the next
-draft, whose logits are there already, or ends the walk (decoders/diffusion/branches.py). Law: the
+draft, whose logits are there already, or ends the walk (decoders/diffusion/drafts.py). Law: the
 tokens, and the step in which each is settled, are those of the selector without drafts, for any
 deterministic step map; the forward passes are never more.
 
@@ -51,7 +51,7 @@ METHOD = Method(
     name="free-dave",
     summary="Feeds likely next canvases as well and keeps those that prove right: lossless.",
     source="FreeDave, arXiv:2510.00294, algorithm 1",
-    target="plait.decoders.diffusion.parts.free_dave:make",
+    target="plait.decoders.diffusion.components.free_dave:make",
     options=FreeDaveOptions,
     needs=frozenset({"canvas"}),
     # Branches can't be written in place, nor shadowed.

@@ -14,32 +14,39 @@ import numpy as np
 from torch import Tensor
 
 from plait.decoders.diffusion.canvas import Canvas
-from plait.decoders.diffusion.constraints.frontier import ConstraintBroken, Refused, Walk
-from plait.decoders.diffusion.constraints.guard import Guard, Ruling
-from plait.decoders.diffusion.draws import Job, chances, draw_legal
-from plait.decoders.diffusion.step import Floats, StepView
+from plait.decoders.diffusion.constraints.canvas_constraint import (
+    CanvasConstraint,
+    ConstrainedDraws,
+)
+from plait.decoders.diffusion.constraints.prefix_matcher import (
+    CanvasConstraintError,
+    Lookahead,
+    RedrawRequest,
+)
+from plait.decoders.diffusion.draws import DrawJob, draw_legal, token_probs
+from plait.decoders.diffusion.protocols import Floats, StepView
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class LookaheadJob:
     """One canvas under a constraint, and a step's draws on it."""
 
-    guard: Guard
+    guard: CanvasConstraint
     canvas: Canvas
     view: StepView
     scores: Tensor  # [rows, vocab] what was drawn from
-    job: Job
+    job: DrawJob
     literals: bool = False  # a scaffold asks for them
 
 
 @dataclass(slots=True)
-class _Case:
+class _RunningLookahead:
     """A case whose walk is under way."""
 
-    case: Case
-    advance: Callable[[int], Refused]  # sends a token to the walk
-    asked: Refused | None = None
-    walk: Walk | None = None
+    case: LookaheadJob
+    advance: Callable[[int], RedrawRequest]  # sends a token to the walk
+    asked: RedrawRequest | None = None
+    walk: Lookahead | None = None
     fault: str = ""
     drawn: dict[int, tuple[int, float | None]] = field(default_factory=dict)  # by index in the
     # span: the last token drawn again there; with its price where that is under the bitmask
@@ -51,10 +58,10 @@ class _Case:
             self.asked = self.advance(token)
         except StopIteration as stop:
             self._end(stop.value)
-        except ConstraintBroken as broken:
+        except CanvasConstraintError as broken:
             self.fault = str(broken)
 
-    def _end(self, walk: Walk) -> None:
+    def _end(self, walk: Lookahead) -> None:
         """Take note of the walk, and of what it has put in place of draws."""
         self.walk = walk
         for position, token in zip(self.case.view.holes, self.case.view.tokens, strict=True):
@@ -72,7 +79,7 @@ class _Case:
         return int(np.searchsorted(self.case.job.positions, self.first + index))
 
 
-def rulings(cases: Sequence[Case], *, naive: bool) -> list[Ruling | str]:
+def constrain_draws(cases: Sequence[LookaheadJob], *, naive: bool) -> list[ConstrainedDraws | str]:
     """Return the ruling of each case, or what is wrong with its constraint.
 
     Cost: one draw for all cases each time that some walk is refused a token.
@@ -85,23 +92,23 @@ def rulings(cases: Sequence[Case], *, naive: bool) -> list[Ruling | str]:
     return [each.fault or _ruling(each, p) for each, p in zip(begun, prices, strict=True)]
 
 
-def _begin(case: Case) -> _Case:
+def _begin(case: LookaheadJob) -> _RunningLookahead:
     walking = case.guard.walk(case.canvas, case.view, literals=case.literals)
-    begun = _Case(case, lambda _: next(walking))
+    begun = _RunningLookahead(case, lambda _: next(walking))
     begun.go_on(0)
     begun.advance = walking.send
     return begun
 
 
-def _alike(cases: Sequence[_Case]) -> list[list[_Case]]:
+def _alike(cases: Sequence[_RunningLookahead]) -> list[list[_RunningLookahead]]:
     """Group what can be drawn in one go."""
-    groups: dict[tuple[int, bool], list[_Case]] = {}
+    groups: dict[tuple[int, bool], list[_RunningLookahead]] = {}
     for each in cases:
         groups.setdefault((id(each.case.scores), each.case.job.law.is_plain), []).append(each)
     return list(groups.values())
 
 
-def _draw_again(cases: Sequence[_Case], naive: bool) -> None:
+def _draw_again(cases: Sequence[_RunningLookahead], naive: bool) -> None:
     """Let each walk go on with a token that is legal for all it knows."""
     asked = [(each, each.asked) for each in cases if each.asked is not None]
     jobs = [each.case.job.at(each.row(refused.index), refused.legal) for each, refused in asked]
@@ -113,7 +120,7 @@ def _draw_again(cases: Sequence[_Case], naive: bool) -> None:
         each.go_on(token)
 
 
-def _prices(cases: Sequence[_Case], naive: bool) -> list[Floats]:
+def _prices(cases: Sequence[_RunningLookahead], naive: bool) -> list[Floats]:
     """Return the probabilities of the walks' tokens at the views' holes."""
     prices = [each.case.view.p.copy() for each in cases]
     asked: dict[int, list[tuple[int, int, int, int]]] = {}  # by scores: case, hole, row, token
@@ -128,12 +135,12 @@ def _prices(cases: Sequence[_Case], naive: bool) -> list[Floats]:
                 prices[i][hole] = p
     for key, entries in asked.items():
         _, _, rows, tokens = (np.array(column, np.int64) for column in zip(*entries, strict=True))
-        found = chances(scores[key], rows, tokens, naive=naive)
+        found = token_probs(scores[key], rows, tokens, naive=naive)
         for (i, hole, _, _), p in zip(entries, found.tolist(), strict=True):
             prices[i][hole] = p
     return prices
 
 
-def _ruling(each: _Case, p: Floats) -> Ruling:
+def _ruling(each: _RunningLookahead, p: Floats) -> ConstrainedDraws:
     assert each.walk is not None
     return each.case.guard.rule(each.case.canvas, each.case.view, each.walk, p)

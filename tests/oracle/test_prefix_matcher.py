@@ -15,16 +15,16 @@ from torch import Tensor
 
 from plait.decoders.constrained.spec import ConstraintKind
 from plait.decoders.contract.constraint import Constraint
-from plait.decoders.diffusion.constraints.frontier import (
-    HOLE,
-    ConstraintBroken,
-    Frontier,
-    Span,
-    Standing,
-    Walk,
+from plait.decoders.diffusion.constraints.prefix_matcher import (
+    MASK,
+    AnswerSpan,
+    CanvasConstraintError,
+    FilledSpan,
+    Lookahead,
+    PrefixMatcher,
 )
 from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, GRAMMARS, load, spell
-from tests.fixtures.walks import driven
+from tests.fixtures.lookaheads import driven
 from tests.fixtures.word_constraint import END, LANGUAGE, Broken, WordConstraint
 
 
@@ -53,41 +53,41 @@ class Host:
         left = bits(legal) or [0]
         return self.draw(f"{self.num_forwards} {i} {len(left)}", left)
 
-    def step(self, frontier: Frontier, span: Span) -> list[int]:
+    def step(self, frontier: PrefixMatcher, span: AnswerSpan) -> list[int]:
         """Return the span's tokens after one forward pass; it is as `stand` left it."""
         self.num_forwards += 1
         name = f"{span.first} {list(span.tokens)}"
         anything = range(self.vocab)
         drawn = [self.draw(f"{name} {i}", anything) for i in range(len(span.tokens))]
-        hole = list(span.tokens).index(HOLE)
+        hole = list(span.tokens).index(MASK)
         drawn[hole] = self.draw(f"{name} {hole}", bits(frontier.bitmask(span)))
         walk = driven(frontier.walk(span, drawn), self.redraw)
-        assert all(token in (HOLE, new) for token, new in zip(span.tokens, walk.tokens, strict=True)
-                   if token != HOLE)  # fmt: skip
+        assert all(token in (MASK, new) for token, new in zip(span.tokens, walk.tokens, strict=True)
+                   if token != MASK)  # fmt: skip
         return self.choose(span, walk)
 
-    def choose(self, span: Span, walk: Walk) -> list[int]:
+    def choose(self, span: AnswerSpan, walk: Lookahead) -> list[int]:
         rng = random.Random(f"{self.seed} {self.num_forwards} choice")
         admitted = [i for i, admitted in enumerate(walk.admitted) if admitted]
         chosen = {i for i in admitted if rng.random() < 0.4 or walk.must[i]}
         chosen |= set() if chosen else {rng.choice(admitted)}
         tokens = [walk.tokens[i] if i in chosen else token for i, token in enumerate(span.tokens)]
         if rng.random() < self.again:
-            tokens[rng.randrange(len(tokens))] = HOLE
+            tokens[rng.randrange(len(tokens))] = MASK
         return tokens
 
-    def answer(self) -> tuple[list[int], Standing]:
+    def answer(self) -> tuple[list[int], FilledSpan]:
         """Return the answer without its end, and how the last block stood."""
-        frontier = Frontier(self.make(), [self.end], self.vocab)
+        frontier = PrefixMatcher(self.make(), [self.end], self.vocab)
         text: list[int] = []
         while True:
             size = min(self.block, self.budget - len(text))
-            standing = self.settle(frontier, Span(len(text), [HOLE] * size, self.budget))
+            standing = self.settle(frontier, AnswerSpan(len(text), [MASK] * size, self.budget))
             text += standing.tokens[: standing.frontier]
             if standing.is_over or len(text) == self.budget:
                 return [token for token in text if token != self.end], standing
 
-    def settle(self, frontier: Frontier, span: Span) -> Standing:
+    def settle(self, frontier: PrefixMatcher, span: AnswerSpan) -> FilledSpan:
         passed = 0
         while True:
             standing = frontier.stand(span)
@@ -98,8 +98,8 @@ class Host:
             if standing.is_over or standing.frontier == len(standing.tokens):
                 return standing
             assert self.num_forwards < 2_000
-            here = Span(span.first, standing.tokens, span.limit)
-            span = Span(span.first, self.step(frontier, here), span.limit)
+            here = AnswerSpan(span.first, standing.tokens, span.limit)
+            span = AnswerSpan(span.first, self.step(frontier, here), span.limit)
 
 
 def bits(bitmask: Tensor) -> list[int]:
@@ -145,12 +145,12 @@ def test_answers_match_their_grammar_in_time(
 
 def test_what_stands_right_of_the_frontier_gives_way() -> None:
     """A provisional token is kept as long as the frontier can reach it, and no longer."""
-    frontier = Frontier(words([(0, 1, 2), (3, 4, 2), (3, 4, 4)]), [END], 6)
-    standing = frontier.stand(Span(0, [HOLE, HOLE, 2], 3))
-    assert (standing.tokens, standing.frontier, standing.reopened) == ([HOLE, HOLE, 2], 0, [])
-    standing = frontier.stand(Span(0, [3, HOLE, 1], 3))
-    assert (standing.tokens, standing.reopened, standing.forced) == ([3, 4, HOLE], [2], [1])
-    standing = frontier.stand(Span(0, [0, HOLE, 4], 3))
+    frontier = PrefixMatcher(words([(0, 1, 2), (3, 4, 2), (3, 4, 4)]), [END], 6)
+    standing = frontier.stand(AnswerSpan(0, [MASK, MASK, 2], 3))
+    assert (standing.tokens, standing.frontier, standing.reopened) == ([MASK, MASK, 2], 0, [])
+    standing = frontier.stand(AnswerSpan(0, [3, MASK, 1], 3))
+    assert (standing.tokens, standing.reopened, standing.forced) == ([3, 4, MASK], [2], [1])
+    standing = frontier.stand(AnswerSpan(0, [0, MASK, 4], 3))
     assert (standing.tokens, standing.reopened, standing.forced) == ([0, 1, 2], [2], [1, 2])
     assert standing.is_over and standing.is_complete
 
@@ -164,28 +164,28 @@ def test_a_lone_word_takes_no_forward_pass() -> None:
 def test_standing_is_a_function_of_the_span_alone() -> None:
     """One frontier that was asked about other canvases before says what a new one says."""
     rng = random.Random(3)
-    used = Frontier(words(), [END], 6)
+    used = PrefixMatcher(words(), [END], 6)
     for _ in range(2_000):
-        tokens = [rng.choice([HOLE, HOLE, 0, 1, 2, 3, 4, END]) for _ in range(6)]
-        span = Span(0, tokens, rng.randrange(6, 8))
-        assert used.stand(span) == Frontier(words(), [END], 6).stand(span)
+        tokens = [rng.choice([MASK, MASK, 0, 1, 2, 3, 4, END]) for _ in range(6)]
+        span = AnswerSpan(0, tokens, rng.randrange(6, 8))
+        assert used.stand(span) == PrefixMatcher(words(), [END], 6).stand(span)
 
 
 def test_admitted_tokens_have_a_witness() -> None:
     """What a walk admits, with what is settled before it, begins a word that ends in time."""
     rng = random.Random(4)
-    frontier = Frontier(words(), [END], 6)
+    frontier = PrefixMatcher(words(), [END], 6)
 
     def redraw(i: int, legal: Tensor) -> int:
         return rng.choice(bits(legal) or [0])
 
     for _ in range(2_000):
         limit = rng.randrange(1, 7)
-        tokens = [rng.choice([HOLE, HOLE, HOLE, 0, 1, 3, 4]) for _ in range(limit)]
-        standing = frontier.stand(Span(0, tokens, limit))
+        tokens = [rng.choice([MASK, MASK, MASK, 0, 1, 3, 4]) for _ in range(limit)]
+        standing = frontier.stand(AnswerSpan(0, tokens, limit))
         if standing.is_over or standing.frontier == limit:
             continue
-        span = Span(0, standing.tokens, limit)
+        span = AnswerSpan(0, standing.tokens, limit)
         drawn = [rng.randrange(6) for _ in range(limit)]
         walk = driven(frontier.walk(span, drawn), redraw)
         assert walk.admitted[standing.frontier]
@@ -197,8 +197,8 @@ def test_admitted_tokens_have_a_witness() -> None:
 
 
 def test_a_walk_goes_around_what_is_illegal() -> None:
-    frontier = Frontier(words([(0, 1, 2), (0, 3, 2)]), [END], 6)
-    walk = driven(frontier.walk(Span(0, [HOLE] * 3, 3), [0, 4, 2]), lambda i, legal: 3)
+    frontier = PrefixMatcher(words([(0, 1, 2), (0, 3, 2)]), [END], 6)
+    walk = driven(frontier.walk(AnswerSpan(0, [MASK] * 3, 3), [0, 4, 2]), lambda i, legal: 3)
     assert (walk.tokens, walk.admitted, walk.must) == ([0, 3, 2], [True] * 3, [False] * 3)
 
 
@@ -220,12 +220,15 @@ def test_a_complete_text_ends_where_nothing_else_fits() -> None:
 
 
 def test_a_limit_may_fall_as_long_as_an_end_fits() -> None:
-    frontier = Frontier(words(), [END], 6)
-    assert [frontier.has_room(Span(0, [4, HOLE], 9), limit) for limit in (4, 5)] == [False, True]
-    assert frontier.has_room(Span(0, [0, HOLE], 9), 1)
+    frontier = PrefixMatcher(words(), [END], 6)
+    assert [frontier.has_room(AnswerSpan(0, [4, MASK], 9), limit) for limit in (4, 5)] == [
+        False,
+        True,
+    ]
+    assert frontier.has_room(AnswerSpan(0, [0, MASK], 9), 1)
 
 
 def test_a_constraint_that_contradicts_itself_is_named() -> None:
-    frontier = Frontier(Broken(LANGUAGE, END), [END], 6)
-    with pytest.raises(ConstraintBroken, match="its own end"):
-        driven(frontier.walk(Span(0, [HOLE], 4), [0]), lambda i, legal: 0)
+    frontier = PrefixMatcher(Broken(LANGUAGE, END), [END], 6)
+    with pytest.raises(CanvasConstraintError, match="its own end"):
+        driven(frontier.walk(AnswerSpan(0, [MASK], 4), [0]), lambda i, legal: 0)

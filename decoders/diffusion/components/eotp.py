@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, Options
-from plait.decoders.diffusion.step import StepView
+from plait.decoders.diffusion.protocols import StepView
 
 
 class EotpOptions(Options):
@@ -54,7 +54,7 @@ METHOD = Method(
     name="eotp",
     summary="Gives up what lies behind an end of the text that is certain.",
     source="Learn2PD, arXiv:2509.25188, section 3.3",
-    target="plait.decoders.diffusion.parts.eotp:make",
+    target="plait.decoders.diffusion.components.eotp:make",
     options=EotpOptions,
     needs=frozenset({"canvas"}),
     presets={

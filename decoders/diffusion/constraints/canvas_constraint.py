@@ -8,27 +8,33 @@ import numpy as np
 from torch import Tensor
 
 from plait.decoders.diffusion.canvas import Canvas
-from plait.decoders.diffusion.constraints.frontier import HOLE, Frontier, Span, Walk, Walking
-from plait.decoders.diffusion.step import Bools, Floats, Ints, StepView
+from plait.decoders.diffusion.constraints.prefix_matcher import (
+    MASK,
+    AnswerSpan,
+    Lookahead,
+    LookaheadRun,
+    PrefixMatcher,
+)
+from plait.decoders.diffusion.protocols import Bools, Floats, Ints, StepView
 
 UNSURE = 1e3  # nats; the entropy of what may not be settled, above that of any vocabulary
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
+class ConstrainedDraws:
     """What a constraint allows of one step."""
 
     view: StepView  # with the witness's tokens; what is not admitted has no probability
     admitted: Bools  # [h] the hole may be settled
     must: Bools  # [h] it has to be
     literal: Bools  # [h] it is one, if a scaffold asks for literals
-    guard: Guard
+    guard: CanvasConstraint
 
 
-class Guard:
+class CanvasConstraint:
     """A frontier that is asked about canvases. Positions are absolute."""
 
-    def __init__(self, frontier: Frontier, ends: frozenset[int], first: int) -> None:
+    def __init__(self, frontier: PrefixMatcher, ends: frozenset[int], first: int) -> None:
         self._frontier = frontier
         self._ends = sorted(ends)
         self._first = first  # of the answer
@@ -65,12 +71,12 @@ class Guard:
     def bitmask(self, canvas: Canvas, stop: int) -> tuple[int, Tensor]:
         """Return the left-most hole, and [1, words] int32 what may stand there."""
         start, span = self._span(canvas, stop)
-        return start + list(span.tokens).index(HOLE), self._frontier.bitmask(span)
+        return start + list(span.tokens).index(MASK), self._frontier.bitmask(span)
 
-    def walk(self, canvas: Canvas, view: StepView, *, literals: bool) -> Walking:
+    def walk(self, canvas: Canvas, view: StepView, *, literals: bool) -> LookaheadRun:
         """Walk through a step's draws; see Frontier.walk. Indices count from `first`."""
         start, span = self._span(canvas, view.stop)
-        drawn = [HOLE] * len(span.tokens)
+        drawn = [MASK] * len(span.tokens)
         for position, token in zip(view.holes.tolist(), view.tokens.tolist(), strict=True):
             drawn[position - start] = token
         return self._frontier.walk(span, drawn, literals=literals)
@@ -79,7 +85,7 @@ class Guard:
         """Return the position of the block's first token of the answer."""
         return max(canvas.begin, self._first)
 
-    def rule(self, canvas: Canvas, view: StepView, walk: Walk, p: Floats) -> Ruling:
+    def rule(self, canvas: Canvas, view: StepView, walk: Lookahead, p: Floats) -> ConstrainedDraws:
         """Return what may be settled of a step's draws after a walk through them.
 
         p: [h] of the tokens that the walk has for the view's holes.
@@ -97,13 +103,13 @@ class Guard:
             entropy=None if view.entropy is None else np.where(admitted, view.entropy, UNSURE),
         )
         must, literal = (np.array([marks[i] for i in holes]) for marks in (walk.must, walk.literal))
-        return Ruling(ruled, admitted, must, literal, self)
+        return ConstrainedDraws(ruled, admitted, must, literal, self)
 
-    def _span(self, canvas: Canvas, stop: int) -> tuple[int, Span]:
+    def _span(self, canvas: Canvas, stop: int) -> tuple[int, AnswerSpan]:
         """Return the open part of the answer in the block, up to an end that is settled in it."""
         start, stop = self.first(canvas), min(stop, canvas.limit)
         ends = np.flatnonzero(canvas.is_end[start - canvas.start : stop - canvas.start])
         if len(ends):
             stop = start + int(ends[0]) + 1
         tokens = canvas.seen(start, stop).tolist()
-        return start, Span(start - self._first, tokens, canvas.limit - self._first)
+        return start, AnswerSpan(start - self._first, tokens, canvas.limit - self._first)

@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, Options
-from plait.decoders.diffusion.step import CacheView, Ints, best
+from plait.decoders.diffusion.protocols import CacheView, Ints, top_k
 
 
 class RecapOptions(Options):
@@ -42,7 +42,7 @@ class Recap:
         is_early = view.step < self.options.full_first
         if view.age % (self.options.local + 1) == 0 or is_early:
             return np.arange(view.length)
-        return np.union1d(view.holes[best(view.p, self.options.active)], view.fresh)
+        return np.union1d(view.holes[top_k(view.p, self.options.active)], view.fresh)
 
 
 def make(options: RecapOptions, **context: Any) -> Recap:
@@ -56,7 +56,7 @@ METHOD = Method(
     name="recap",
     summary="Between full passes computes only the holes likely to be settled next.",
     source="ReCAP, arXiv:2505.19089, section 4",
-    target="plait.decoders.diffusion.parts.recap:make",
+    target="plait.decoders.diffusion.components.recap:make",
     options=RecapOptions,
     needs=frozenset({"canvas", "full_attention"}),
     presets={"alternating": {"local": 1, "active": 8}},

@@ -25,17 +25,17 @@ from torch import Tensor
 
 from plait.decoders.contract.constraint import Constraint
 
-HOLE = -1
+MASK = -1
 MAX_REDRAWS = 8  # at the frontier; then the shortest end known is followed
-MAX_DETOURS = 4  # redraws beyond it, in one walk
+MAX_REDRAWS_AHEAD = 4  # redraws beyond it, in one walk
 
 
-class ConstraintBroken(RuntimeError):
+class CanvasConstraintError(RuntimeError):
     """A constraint contradicts itself; its request fails, the others go on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class AnswerSpan:
     """The part of an answer that isn't settled for good, up to its block's end."""
 
     first: int  # tokens of the answer before it
@@ -44,7 +44,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class FilledSpan:
     """What is certain of a span without another forward pass."""
 
     tokens: list[int]
@@ -58,7 +58,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
+class Lookahead:
     """What the constraint makes of one draw for every hole of a span."""
 
     tokens: list[int]  # the witness as far as it goes; at other holes what was drawn
@@ -68,7 +68,7 @@ class Walk:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RedrawRequest:
     """A draw that the constraint refuses; the walk goes on with the token that it is sent."""
 
     index: int  # of the hole in the span
@@ -76,10 +76,10 @@ class Refused:
     # own, so it is good until the walk goes on
 
 
-Walking: TypeAlias = Generator[Refused, int, Walk]
+LookaheadRun: TypeAlias = Generator[RedrawRequest, int, Lookahead]
 
 
-class Frontier:
+class PrefixMatcher:
     """The constraint of one sequence; it follows whichever of its canvases it is asked about."""
 
     def __init__(
@@ -89,9 +89,9 @@ class Frontier:
         self._stops = frozenset(stop_token_ids)
         self._num_words = -(-vocab_size // 32)
         self._accepted: list[int] = []  # what the constraint has accepted: some text's beginning
-        self._marks = [self._mark(HOLE)]  # before and after each of them: tokens to an end, is over
+        self._marks = [self._mark(MASK)]  # before and after each of them: tokens to an end, is over
 
-    def stand(self, span: Span, fillable: Collection[int] | None = None) -> Standing:
+    def stand(self, span: AnswerSpan, fillable: Collection[int] | None = None) -> FilledSpan:
         """Return the span with everything forced filled in and nothing illegal before the frontier.
 
         A function of its arguments alone. Cost: one accept_token for each token that differs from
@@ -108,33 +108,35 @@ class Frontier:
             frontier = self._follow(span, tokens)
             if self._is_over or frontier == len(tokens):
                 break
-            if tokens[frontier] != HOLE:
+            if tokens[frontier] != MASK:
                 reopened += _reopen(tokens, frontier)
             following = self._forced(span.limit, len(tokens) - frontier)
             if not following or not (fillable is None or frontier in fillable):
                 break
             for i, token in enumerate(following, frontier):
-                if tokens[i] not in (HOLE, token):
+                if tokens[i] not in (MASK, token):
                     reopened += _reopen(tokens, i)
-                if tokens[i] == HOLE and not (fillable is None or i in fillable):
+                if tokens[i] == MASK and not (fillable is None or i in fillable):
                     break
-                forced += [i] if tokens[i] == HOLE else []
+                forced += [i] if tokens[i] == MASK else []
                 tokens[i] = token
         frontier = self._follow(span, tokens)  # what is forced but not fillable is taken back
         is_complete = self._constraint.is_accepting()
-        return Standing(tokens, frontier, forced, reopened, self._is_over, is_complete)
+        return FilledSpan(tokens, frontier, forced, reopened, self._is_over, is_complete)
 
-    def bitmask(self, span: Span) -> Tensor:
+    def bitmask(self, span: AnswerSpan) -> Tensor:
         """Return [1, words] int32: what may stand at the span's left-most hole."""
         self._follow(span, span.tokens)
         return self._bitmask()
 
-    def has_room(self, span: Span, limit: int) -> bool:
+    def has_room(self, span: AnswerSpan, limit: int) -> bool:
         """Tell whether the answer can end within a limit that is lower than the span's."""
         self._follow(span, span.tokens)
         return self._is_over or self._marks[-1][0] <= limit - len(self._accepted)
 
-    def walk(self, span: Span, drawn: Sequence[int], *, literals: bool = False) -> Walking:
+    def walk(
+        self, span: AnswerSpan, drawn: Sequence[int], *, literals: bool = False
+    ) -> LookaheadRun:
         """Walk from the frontier through the draws as long as they are legal together.
 
         Where a draw is illegal the hole is drawn again under the constraint, by whoever drives the
@@ -148,23 +150,23 @@ class Frontier:
             literals: put what has no alternative in place of what was drawn, and mark it.
 
         Raises:
-            ConstraintBroken: the left-most hole can't be filled at all.
+            CanvasConstraintError: the left-most hole can't be filled at all.
         """
-        tokens = [new if old == HOLE else old for old, new in zip(span.tokens, drawn, strict=True)]
-        walk = Walk(tokens, *([False] * len(tokens) for _ in range(3)))
+        tokens = [new if old == MASK else old for old, new in zip(span.tokens, drawn, strict=True)]
+        walk = Lookahead(tokens, *([False] * len(tokens) for _ in range(3)))
         frontier = self._follow(span, span.tokens)
-        detours, forced = MAX_DETOURS, list[int]()
+        detours, forced = MAX_REDRAWS_AHEAD, list[int]()
         for i in range(frontier, len(tokens)):
-            if self._is_over or tokens[i] == HOLE:
+            if self._is_over or tokens[i] == MASK:
                 break
             if literals:
                 forced = forced[1:] or list(self._constraint.forced_tokens())
-                if forced and span.tokens[i] == HOLE and self._take(forced[0], span.limit):
+                if forced and span.tokens[i] == MASK and self._take(forced[0], span.limit):
                     tokens[i] = forced[0]
                     walk.admitted[i] = walk.literal[i] = True
                     continue
                 forced = forced if forced[:1] == [tokens[i]] else []
-            if span.tokens[i] != HOLE:
+            if span.tokens[i] != MASK:
                 if not self._take(tokens[i], span.limit):
                     break
                 continue
@@ -180,7 +182,7 @@ class Frontier:
 
     def _choose(
         self, i: int, token: int, limit: int, tries: int
-    ) -> Generator[Refused, int, int | None]:
+    ) -> Generator[RedrawRequest, int, int | None]:
         """Advance by the token, or by one drawn in its place; None: none was found."""
         refused: set[int] = set()
         while not self._take(token, limit):
@@ -190,19 +192,19 @@ class Frontier:
                 legal = self._bitmask()
             refused.add(token)
             legal.numpy().view(np.uint32)[0, token // 32] &= ~np.uint32(1 << token % 32)
-            token = yield Refused(i, legal)
+            token = yield RedrawRequest(i, legal)
         return token
 
-    def _close(self, span: Span, walk: Walk, frontier: int) -> None:
+    def _close(self, span: AnswerSpan, walk: Lookahead, frontier: int) -> None:
         """Follow the shortest end known from the frontier, as far as nothing else stands there."""
         closing = self._constraint.closing_tokens() or [self._any(span.limit)]
         for i, token in enumerate(closing[: len(walk.tokens) - frontier], frontier):
-            if span.tokens[i] not in (HOLE, token):
+            if span.tokens[i] not in (MASK, token):
                 break
             if not self._take(token, span.limit):
-                raise ConstraintBroken(f"the constraint refuses token {token} of its own end")
+                raise CanvasConstraintError(f"the constraint refuses token {token} of its own end")
             walk.tokens[i] = token
-            walk.admitted[i] = walk.must[i] = span.tokens[i] == HOLE
+            walk.admitted[i] = walk.must[i] = span.tokens[i] == MASK
 
     def _any(self, limit: int) -> int:
         """Return the first legal token that fits: the end of a text that is complete."""
@@ -211,7 +213,7 @@ class Frontier:
             if self._take(token, limit):
                 self._drop(1)
                 return int(token)
-        raise ConstraintBroken("the constraint leaves no token that fits")
+        raise CanvasConstraintError("the constraint leaves no token that fits")
 
     def _bitmask(self) -> Tensor:
         bitmask = torch.from_numpy(np.full((1, self._num_words), -1, np.int32))
@@ -227,7 +229,7 @@ class Frontier:
             taken.append(token)
         return taken
 
-    def _follow(self, span: Span, tokens: Sequence[int]) -> int:
+    def _follow(self, span: AnswerSpan, tokens: Sequence[int]) -> int:
         """Stand behind the settled beginning of the tokens as far as it is legal; return where."""
         behind = self._accepted[span.first :]
         shared = 0
@@ -244,7 +246,7 @@ class Frontier:
 
         Where no end is near enough, by one that brings it nearer.
         """
-        if token == HOLE or self._is_over or not self._constraint.accept_token(token):
+        if token == MASK or self._is_over or not self._constraint.accept_token(token):
             return False
         before = self._marks[-1][0]
         self._accepted.append(token)
@@ -275,7 +277,7 @@ class Frontier:
 
 def _reopen(tokens: list[int], start: int) -> list[int]:
     """Make holes of what is settled from here on; return where."""
-    found = [i for i in range(start, len(tokens)) if tokens[i] != HOLE]
+    found = [i for i in range(start, len(tokens)) if tokens[i] != MASK]
     for i in found:
-        tokens[i] = HOLE
+        tokens[i] = MASK
     return found

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from plait.decoders.contract.registry import Choice, MethodError, methods
-from plait.decoders.diffusion.chain import Recipe, build, check
+from plait.decoders.diffusion.pipeline import UnmaskingConfig, build_pipeline, check
 from plait.decoders.diffusion.spec import DiffusionSpec
 
 BLOCKS = DiffusionSpec(99, (1,), "block", 4, (1, 4, 8, 16, 32))
@@ -45,7 +45,7 @@ def test_recipes(
     names, attention, block_size = want
     assert names is None or [choice.method.name for choice in recipe.choices] == names
     assert (recipe.attention, recipe.block_size) == (attention, block_size)
-    chain = build(recipe, spec, delimiters=lambda: (3,))
+    chain = build_pipeline(recipe, spec, delimiters=lambda: (3,))
     assert chain.selector is not None
     assert set(chain.names.values()) == {choice.method.name for choice in recipe.choices}
 
@@ -102,12 +102,12 @@ def test_odd_block_sizes_fill_no_pages() -> None:
 
 def test_shadows_need_rows_that_predict_themselves() -> None:
     with pytest.raises(MethodError, match="shadow"):
-        build(check({"unmasker": "wino"}, SHIFTED), SHIFTED)
+        build_pipeline(check({"unmasker": "wino"}, SHIFTED), SHIFTED)
 
 
 def test_a_front_end_checks_without_torch() -> None:
     code = (
-        "import sys; from plait.decoders.diffusion.chain import check;"
+        "import sys; from plait.decoders.diffusion.pipeline import check;"
         "from plait.decoders.diffusion.spec import DiffusionSpec;"
         "check({}, DiffusionSpec(9, (), 'full', 4)); sys.exit('torch' in sys.modules)"
     )
@@ -123,4 +123,4 @@ def test_a_scaffold_stands_beside_nothing_that_opens_tokens_again() -> None:
         for name in ("wino", "scaffold")
     )
     with pytest.raises(MethodError, match="without end"):
-        build(Recipe(choices, "block", 4), BLOCKS)
+        build_pipeline(UnmaskingConfig(choices, "block", 4), BLOCKS)

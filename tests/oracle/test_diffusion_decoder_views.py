@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from plait.decoders.contract.decoder import DraftBudget, Forward
 from plait.decoders.contract.registry import MethodError
-from plait.decoders.diffusion.chain import Chain
 from plait.decoders.diffusion.decoder import DiffusionDecoder
+from plait.decoders.diffusion.pipeline import UnmaskingPipeline
+from plait.decoders.diffusion.protocols import STATISTICS, Floats, Selection, StepView
 from plait.decoders.diffusion.spec import Attention, DiffusionSpec
-from plait.decoders.diffusion.step import STATISTICS, Floats, Selection, StepView
 from plait.decoders.sampling.params import SamplingParams
 from plait.kernels import noise
 from tests.fixtures.canvas_driver import Run, decode_request, drive
@@ -62,9 +62,9 @@ class RecordingHost(DiffusionDecoder):
         self, selector: Recorder, *, shift: bool = False, attention: Attention = "block"
     ) -> None:
         super().__init__(DiffusionSpec(LAW.mask_id, (7,), attention, BLOCK, shift=shift), LAW.vocab)
-        self.chain = Chain({"selector": "recorder"}, attention, BLOCK, selector)
+        self.chain = UnmaskingPipeline({"selector": "recorder"}, attention, BLOCK, selector)
 
-    def _chain(self, options: Any) -> Chain:
+    def _chain(self, options: Any) -> UnmaskingPipeline:
         return self.chain
 
 

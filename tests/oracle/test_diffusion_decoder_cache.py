@@ -15,8 +15,8 @@ from torch import Tensor
 from plait.decoders.contract.decoder import AttentionMode, Forward, Outcome
 from plait.decoders.diffusion.canvas import Canvas
 from plait.decoders.diffusion.decoder import IDLE, DiffusionDecoder
-from plait.decoders.diffusion.rows import ANCHOR
 from plait.decoders.diffusion.state import DiffusionState
+from plait.decoders.diffusion.step_input import PRECEDING_ROW
 from plait.decoders.sampling.params import SamplingParams
 from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.models.catalog import resolve
@@ -84,7 +84,7 @@ class Watched(DiffusionDecoder):
         for state, offset in zip(states, forward.offsets[:-1], strict=True):
             plan = state.plan or IDLE
             for canvas, reading in zip(plan.canvases, plan.readings, strict=True):
-                kept = reading.rows == ANCHOR
+                kept = reading.rows == PRECEDING_ROW
                 have = torch.empty(len(kept), self.law.vocab)
                 have[~kept] = forward.logits[reading.rows[~kept] + offset]
                 if kept.any():

@@ -27,7 +27,7 @@ import numpy as np
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, Options
-from plait.decoders.diffusion.step import Bools, Floats
+from plait.decoders.diffusion.protocols import Bools, Floats
 
 
 class ScaffoldOptions(Options):
@@ -62,7 +62,7 @@ METHOD = Method(
     name="scaffold",
     summary="Puts a schema's literals where the values drawn so far would have them.",
     source="S3, arXiv:2507.04504",
-    target="plait.decoders.diffusion.parts.scaffold:make",
+    target="plait.decoders.diffusion.components.scaffold:make",
     options=ScaffoldOptions,
     needs=frozenset({"canvas"}),
     # What one opens again, the other would settle again, without end.

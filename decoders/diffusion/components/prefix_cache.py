@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from plait.decoders.contract.registry import Method, Options
-from plait.decoders.diffusion.step import CacheView, Ints
+from plait.decoders.diffusion.protocols import CacheView, Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,6 @@ METHOD = Method(
     name="prefix-cache",
     summary="Keeps what lies before a block while the block is decoded.",
     source="Fast-dLLM, arXiv:2505.22618, section 3.2",
-    target="plait.decoders.diffusion.parts.prefix_cache:make",
+    target="plait.decoders.diffusion.components.prefix_cache:make",
     needs=frozenset({"canvas", "full_attention"}),
 )

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 from plait.decoders.contract.registry import Choice, MethodError, compose
-from plait.decoders.diffusion.spec import Attention, DiffusionSpec
-from plait.decoders.diffusion.step import (
-    Cache,
+from plait.decoders.diffusion.protocols import (
+    CachePolicy,
     Scaffold,
     Scorer,
     Selector,
     Stopper,
     Verifier,
-    Window,
+    WindowPolicy,
 )
+from plait.decoders.diffusion.spec import Attention, DiffusionSpec
 
 AUTO = ("static", "free-dave")  # one token a step, proved several at a time
 SELECTOR = "static"  # of a list that names none
@@ -29,7 +29,7 @@ PAGE = 16  # tokens of a KV block; a block of a canvas divides it or is a multip
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class UnmaskingConfig:
     """What a request asked for, checked."""
 
     choices: tuple[Choice, ...]  # one method for each part named
@@ -38,7 +38,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class UnmaskingPipeline:
     """The parts that decide the steps of one sequence. Stateless; shared by sequences."""
 
     names: Mapping[str, str]  # part -> public id of the method that decides it
@@ -46,10 +46,10 @@ class Chain:
     block_size: int  # positions settled before the next ones begin
     selector: Selector
     scorer: Scorer | None = None
-    window: Window | None = None
+    window: WindowPolicy | None = None
     stopper: Stopper | None = None
     verifier: Verifier | None = None
-    cache: Cache | None = None
+    cache: CachePolicy | None = None
     scaffold: Scaffold | None = None
 
     @property
@@ -63,7 +63,7 @@ class Chain:
         return "shadow" in self.selector.needs
 
 
-def check(decoding: Mapping[str, Any], spec: DiffusionSpec) -> Recipe:
+def check(decoding: Mapping[str, Any], spec: DiffusionSpec) -> UnmaskingConfig:
     """Return what the request's `decoding` object asks of a model.
 
     `unmasker`: "off" is one token after the other (blocks of 1); "auto" is AUTO; a list composes.
@@ -74,19 +74,19 @@ def check(decoding: Mapping[str, Any], spec: DiffusionSpec) -> Recipe:
             not trained for it.
     """
     attention = _attention(decoding, spec)
-    recipe = Recipe(_choices(decoding), attention, _block_size(decoding, spec, attention))
+    recipe = UnmaskingConfig(_choices(decoding), attention, _block_size(decoding, spec, attention))
     _check_parts(recipe, spec)
     return recipe
 
 
-def build(
-    recipe: Recipe,
+def build_pipeline(
+    recipe: UnmaskingConfig,
     spec: DiffusionSpec,
     *,
     naive: bool = False,
     folder: Path | None = None,
     delimiters: Callable[[], Collection[int]] = tuple,
-) -> Chain:
+) -> UnmaskingPipeline:
     """Make the methods of a recipe.
 
     Each is made with the keywords spec, naive, folder (of the weights, if they came in one),
@@ -106,7 +106,7 @@ def build(
         context["delimiters"] = delimiters()  # reading a vocabulary takes a while
     parts = {c.method.part: c.method.make(c.options, **context) for c in recipe.choices}
     names = {choice.method.part: choice.method.name for choice in recipe.choices}
-    chain = Chain(names, recipe.attention, recipe.block_size, **parts)
+    chain = UnmaskingPipeline(names, recipe.attention, recipe.block_size, **parts)
     if chain.revises and (spec.shift or chain.verifier or chain.cache):
         raise MethodError(
             f"{names['selector']} reads shadow rows, which predict their own position and see no "
@@ -189,7 +189,7 @@ def _block_size(decoding: Mapping[str, Any], spec: DiffusionSpec, attention: Att
     return size
 
 
-def _check_parts(recipe: Recipe, spec: DiffusionSpec) -> None:
+def _check_parts(recipe: UnmaskingConfig, spec: DiffusionSpec) -> None:
     """Refuse combinations that no step could make."""
     param = "decoding.unmasker"
     by_part = {choice.method.part: choice.method for choice in recipe.choices}

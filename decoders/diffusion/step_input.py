@@ -16,14 +16,14 @@ import numpy as np
 
 from plait.decoders.contract.decoder import AttentionMode, Proposal
 from plait.decoders.diffusion.canvas import Canvas
+from plait.decoders.diffusion.protocols import Ints
 from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.decoders.diffusion.step import Ints
 
-ANCHOR = -1  # the row before the canvas, kept from an earlier pass
+PRECEDING_ROW = -1  # the row before the canvas, kept from an earlier pass
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class LogitsIndex:
     """Positions whose laws are read off one canvas, and where."""
 
     positions: Ints  # rising
@@ -31,19 +31,19 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StepInput:
     """What a sequence feeds and reads in one pass."""
 
     proposal: Proposal
     canvases: Sequence[Canvas]  # the certain one first, then drafts
-    readings: Sequence[Reading]  # one for each
-    shadow: Reading | None = None  # settled positions, and their shadow rows
+    readings: Sequence[LogitsIndex]  # one for each
+    shadow: LogitsIndex | None = None  # settled positions, and their shadow rows
     reads_anchor: bool = False  # logits row 0 is the row before the canvas: keep it
 
 
-def block_plan(
+def block_input(
     canvases: Sequence[Canvas], wanted: Ints, spec: DiffusionSpec, *, has_anchor: bool
-) -> Plan:
+) -> StepInput:
     """Plan a canvas of a block-causal model, with drafts of it.
 
     Args:
@@ -61,20 +61,22 @@ def block_plan(
     readings = []
     for i in range(len(canvases)):
         first = int(reads_anchor) + i * len(inside)
-        rows = np.full(len(at), 0 if reads_anchor else ANCHOR)
+        rows = np.full(len(at), 0 if reads_anchor else PRECEDING_ROW)
         rows[~before] = np.arange(first, first + len(inside))
-        readings.append(Reading(wanted, rows))
-    read = [ANCHOR] * reads_anchor
+        readings.append(LogitsIndex(wanted, rows))
+    read = [PRECEDING_ROW] * reads_anchor
     read += [int(row) for i in range(len(canvases)) for row in inside + i * size]
     if size == 1:
         shows = [] if spec.shift else certain.shown(spec.mask_id).tolist()
         proposal = Proposal(shows, AttentionMode.CAUSAL, read=read)
     else:
         proposal = _copies(canvases, spec, read)
-    return Plan(proposal, canvases, readings, reads_anchor=reads_anchor)
+    return StepInput(proposal, canvases, readings, reads_anchor=reads_anchor)
 
 
-def shadow_plan(canvas: Canvas, wanted: Ints, revisable: Ints, spec: DiffusionSpec) -> Plan:
+def leave_one_out_input(
+    canvas: Canvas, wanted: Ints, revisable: Ints, spec: DiffusionSpec
+) -> StepInput:
     """Plan a canvas and its shadow: a second copy, all holes, that sees the first.
 
     Args:
@@ -93,17 +95,17 @@ def shadow_plan(canvas: Canvas, wanted: Ints, revisable: Ints, spec: DiffusionSp
         read=[*rows.tolist(), *ghosts.tolist()],
     )
     middle = len(rows)
-    return Plan(
+    return StepInput(
         proposal,
         [canvas],
-        [Reading(wanted, np.arange(middle))],
-        Reading(revisable, np.arange(middle, middle + len(ghosts))),
+        [LogitsIndex(wanted, np.arange(middle))],
+        LogitsIndex(revisable, np.arange(middle, middle + len(ghosts))),
     )
 
 
-def full_plan(
+def full_input(
     canvases: Sequence[Canvas], wanted: Ints, fed: Ints | None, spec: DiffusionSpec
-) -> Plan:
+) -> StepInput:
     """Plan a canvas with full attention.
 
     Args:
@@ -118,8 +120,8 @@ def full_plan(
         read = np.unique(law_rows)
         index = np.searchsorted(read, law_rows)
         all_rows = [int(row) for i in range(len(canvases)) for row in read + i * size]
-        readings = [Reading(wanted, index + i * len(read)) for i in range(len(canvases))]
-        return Plan(_copies(canvases, spec, all_rows), canvases, readings)
+        readings = [LogitsIndex(wanted, index + i * len(read)) for i in range(len(canvases))]
+        return StepInput(_copies(canvases, spec, all_rows), canvases, readings)
     rows = np.arange(size) if fed is None else np.union1d(fed, np.union1d(wanted, law_rows))
     read = np.searchsorted(rows, np.unique(law_rows))
     proposal = Proposal(
@@ -129,10 +131,10 @@ def full_plan(
         length=size,
         read=read.tolist(),
     )
-    return Plan(
+    return StepInput(
         proposal,
         canvases,
-        [Reading(wanted, np.searchsorted(read, np.searchsorted(rows, law_rows)))],
+        [LogitsIndex(wanted, np.searchsorted(read, np.searchsorted(rows, law_rows)))],
     )
 
 

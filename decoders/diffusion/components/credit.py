@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, Options
-from plait.decoders.diffusion.step import Bias, Floats, Ints, StepView
+from plait.decoders.diffusion.protocols import Floats, Ints, LogitBias, StepView
 
 
 class CreditOptions(Options):
@@ -33,7 +33,7 @@ class CreditOptions(Options):
 
 
 @dataclass(frozen=True, slots=True)
-class Credits:
+class CreditMemory:
     """What has been earned in the block so far; an empty slot has token -1 and credit 0."""
 
     holes: Ints  # [h] rising
@@ -52,18 +52,18 @@ class Credit:
         """Nothing but tokens and p."""
         return frozenset()
 
-    def bias(self, view: StepView, memory: Credits | None) -> Bias:
+    def bias(self, view: StepView, memory: CreditMemory | None) -> LogitBias:
         """Fade, give credit, and return what all of it is worth."""
         weight, fade, power = self._rates(view)
         tokens, earned = _carried(view.holes, memory, self.options.slots)
         tokens, earned = _give(tokens, earned * fade, view.tokens, view.p**power)
         rows, columns = np.nonzero(earned > 0.0)
         deltas = weight * np.log1p(earned[rows, columns])
-        return Bias(
+        return LogitBias(
             rows.astype(np.int64),
             tokens[rows, columns],
             deltas,
-            Credits(view.holes, tokens, earned),
+            CreditMemory(view.holes, tokens, earned),
         )
 
     def _rates(self, view: StepView) -> tuple[float, float, float]:
@@ -73,7 +73,7 @@ class Credit:
         return settled, settled, 1.0
 
 
-def _carried(holes: Ints, memory: Credits | None, slots: int) -> tuple[Ints, Floats]:
+def _carried(holes: Ints, memory: CreditMemory | None, slots: int) -> tuple[Ints, Floats]:
     """Return the holes' slots as the last step left them; new holes have none filled."""
     tokens = np.full((len(holes), slots), -1, dtype=np.int64)
     earned = np.zeros((len(holes), slots))
@@ -106,7 +106,7 @@ METHOD = Method(
     name="credit",
     summary="Adds to the scores of tokens that have won their position in earlier steps.",
     source="CreditDecoding, arXiv:2510.06133, section 4",
-    target="plait.decoders.diffusion.parts.credit:make",
+    target="plait.decoders.diffusion.components.credit:make",
     options=CreditOptions,
     needs=frozenset({"canvas"}),
     excludes=frozenset({"d-parallel"}),  # few steps leave no history to give credit for

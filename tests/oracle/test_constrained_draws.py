@@ -14,7 +14,7 @@ from plait.decoders.sampling.params import SamplingParams
 from tests.fixtures.canvas_driver import Run, decode_request, drive
 from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, GRAMMARS, load
 from tests.fixtures.hash_model import HashLaw
-from tests.fixtures.walks import naive_rulings
+from tests.fixtures.lookaheads import naive_rulings
 from tests.fixtures.word_constraint import END, LANGUAGE, WordConstraint
 
 LAW = HashLaw(vocab=len(BYTES_AND_PIECES.token_bytes) + 1, radius=3)
