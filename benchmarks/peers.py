@@ -24,11 +24,10 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.client import ServerFault, connect
-from benchmarks.machine import ROOT, cpu_seconds
+from benchmarks.machine import ROOT, Machine, cpu_seconds, this_machine
 from benchmarks.report import Report, table
 from benchmarks.rows import ROWS, Bench, Measured, RedGate, check
 from benchmarks.servers import SERVERS, NotInstalled, NotReady, Running, Venvs, running
-from plait.server.bench.machine import Machine, this_machine
 
 WARM_UP_TOKENS = 16
 COMPARED = ("plait", "vllm", "llama-q4_1", "llama-q4_0")  # unless other servers are named

@@ -30,13 +30,12 @@ import msgspec
 import uvloop
 
 from benchmarks.client import Answer, ServerFault, connect
-from benchmarks.machine import ROOT
+from benchmarks.machine import ROOT, this_machine
 from benchmarks.peers import names_among
 from benchmarks.rows import Bench, RedGate, check
 from benchmarks.servers import SERVERS, NotInstalled, NotReady, Venvs, running
 from benchmarks.speculation_tasks import TASKS, Task
 from plait.decoders.speculative.config import is_lossy, resolve_drafters
-from plait.server.bench.machine import this_machine
 
 PLAIN = "plain"
 SETTINGS: Mapping[str, Any] = {

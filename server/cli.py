@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -16,14 +17,15 @@ from pydantic_settings import (
     get_subcommand,
 )
 
-from plait.server.bench.options import BenchOptions, DecodersOptions, DraftersOptions
 from plait.server.options import ServeOptions
 from plait.server.parser import make_source
 from plait.server.serve import run
 from plait.server.telemetry.streams import open_standard_streams
 
 EXIT_USAGE = 2
-SUBCOMMANDS = ("serve", "bench", "decoders", "drafters")
+SUBCOMMANDS = ("serve",)
+
+Command = TypeVar("Command", bound=BaseSettings)
 
 
 class VersionOptions(BaseSettings):
@@ -42,7 +44,6 @@ class Plait(BaseSettings):
     )
 
     serve: CliSubCommand[ServeOptions] = Field(description="Serve models.")
-    bench: CliSubCommand[BenchOptions] = Field(description="Measure.")
     version: CliSubCommand[VersionOptions] = Field(description="Print the version.")
 
     def cli_cmd(self) -> None:
@@ -50,25 +51,26 @@ class Plait(BaseSettings):
         chosen = get_subcommand(self, cli_exit_on_error=False)
         if isinstance(chosen, ServeOptions):
             sys.exit(run(chosen.settings()))
-        if isinstance(chosen, BenchOptions):
-            chosen = get_subcommand(chosen, cli_exit_on_error=False)
-        if isinstance(chosen, DecodersOptions):
-            from plait.server.bench.decoders import run_bench  # noqa: PLC0415, it loads torch
-
-            sys.exit(run_bench(chosen))
-        if isinstance(chosen, DraftersOptions):
-            from plait.server.bench.replay.drafters import run_drafters  # noqa: PLC0415, it loads torch
-
-            sys.exit(run_drafters(chosen))
         sys.stdout.write(f"plait {version('plait')}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; wrong usage exits with code 2 and a line for each mistake."""
+    """Run the command line of `plait`."""
     open_standard_streams()
+    run_command(Plait, arguments)
+
+
+def run_command(command: type[Command], arguments: Sequence[str] | None = None) -> Command:
+    """Parse a command line, run the command's `cli_cmd` if it has one, and return the command.
+
+    Wrong usage ends the process with exit code 2 and one line for each mistake.
+
+    Args:
+        arguments: The command line without the program; None: this process's own.
+    """
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
-        CliApp.run(Plait, cli_args=given, cli_settings_source=make_source(Plait))
+        return CliApp.run(command, cli_args=given, cli_settings_source=make_source(command))
     except ValidationError as error:
         for mistake in error.errors(include_url=False, include_input=False):
             where = ".".join(str(part) for part in mistake["loc"] if part not in SUBCOMMANDS)

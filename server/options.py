@@ -277,7 +277,7 @@ class EngineOptions(BaseModel):
     token_trace: str = Field(
         _ENGINE.token_trace,
         description="File that the token ids of every prompt and answer are appended to, for "
-        "`plait bench drafters`; empty: none.",
+        "`python -m benchmarks.drafters`; empty: none.",
     )
 
 

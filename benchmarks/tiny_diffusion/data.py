@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Tokenizer
 
+from benchmarks.tasks.catalog import make_case
 from benchmarks.tiny_diffusion.layout import Batch, Ints, Text, collate, pack
 from benchmarks.tiny_diffusion.noise import GARBLED_BATCHES, garble, left_to_right, two_copies
 from benchmarks.tiny_diffusion.tokenizer import END, prompt_ids
-from plait.server.bench.tasks.catalog import make_case
 
 FULL = 0  # one block as long as the text: full attention
 RAGGED = -1  # borders anywhere behind the prompt

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import AdamW
 
+from benchmarks.tasks.catalog import make_case
 from benchmarks.tiny_diffusion import tokenizer as tiny_tokenizer
 from benchmarks.tiny_diffusion.data import FULL, MIX, whole
 from benchmarks.tiny_diffusion.decode import canvas, decode
@@ -34,7 +35,6 @@ from benchmarks.tiny_diffusion.network import Network
 from benchmarks.tiny_diffusion.noise import two_copies
 from benchmarks.tiny_diffusion.tokenizer import END, prompt_ids
 from benchmarks.tiny_diffusion.train import averaged
-from plait.server.bench.tasks.catalog import make_case
 
 BETA = 0.5
 TEMPERATURE = 0.5

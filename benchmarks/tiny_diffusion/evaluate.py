@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from benchmarks.tasks.case import HELD_OUT_SEEDS, TEMPLATES, Case
+from benchmarks.tasks.catalog import TASKS, is_gold, judge, make_case
 from benchmarks.tiny_diffusion import tokenizer as tiny_tokenizer
 from benchmarks.tiny_diffusion.decode import Rule, best_hole, canvas, decode, surer_than
 from benchmarks.tiny_diffusion.network import Network
 from benchmarks.tiny_diffusion.tokenizer import prompt_ids
 from benchmarks.tiny_diffusion.train import averaged
-from plait.server.bench.tasks.case import HELD_OUT_SEEDS, TEMPLATES, Case
-from plait.server.bench.tasks.catalog import TASKS, is_gold, judge, make_case
 
 ROOM = 32  # holes offered to an answer; the longest takes 32 with its end
 AT_ONCE = 100

@@ -15,8 +15,8 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
 
-from plait.server.bench.tasks import extraction
-from plait.server.bench.tasks import words as w
+from benchmarks.tasks import extraction
+from benchmarks.tasks import words as w
 
 SPECIAL = ("<|end|>", "<|mask|>", "<|user|>", "<|assistant|>", "<|system|>")  # ids 0 to 4
 END, MASK, USER, ASSISTANT, SYSTEM = range(5)

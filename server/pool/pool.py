@@ -29,7 +29,6 @@ from plait.server.run_folder import RunFolder, open_run_folder
 from plait.server.settings import EngineSettings, Settings
 from plait.server.telemetry.engine_collector import (
     EngineCollector,
-    EngineSnapshot,
     GrammarCollector,
 )
 from plait.server.telemetry.telemetry import Telemetry
@@ -119,7 +118,7 @@ class Pool:
         for files, engine in engines:
             self._groups[files.name] = self._start_group(files, engine)
         registry = self._telemetry.metrics.registry
-        registry.register(EngineCollector(self._snapshots))
+        registry.register(EngineCollector(lambda: (r.snapshot() for r in self._replicas())))
         registry.register(GrammarCollector(lambda: asdict(self._compiler.stats())))
         self._tokenizers = dict(zip(self._groups, tokenizers, strict=True))
         self._starting_compiler = asyncio.create_task(self._compiler.start(self._tokenizers))
@@ -291,9 +290,6 @@ class Pool:
 
     def _replicas(self) -> Iterator[Replica]:
         return (replica for group in self._groups.values() for replica in group.replicas)
-
-    def _snapshots(self) -> Iterator[EngineSnapshot]:
-        return (replica.snapshot() for replica in self._replicas())
 
     def _group(self, model: str) -> ReplicaGroup:
         if model not in self._groups:

@@ -1,4 +1,4 @@
-"""A log of token ids, if the operator asks for it: what `plait bench drafters` replays.
+"""A log of token ids, if the operator asks for it: what `python -m benchmarks.drafters` replays.
 
 It holds what users wrote and what they were answered, as tokens; so it is off by default, and its
 file can be read by its owner alone.

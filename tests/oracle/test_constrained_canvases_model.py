@@ -13,13 +13,13 @@ import jsonschema
 import pytest
 from msgspec import structs
 
+from benchmarks.decoders.running import LoadedModel, MeasuredRun, run_requests, serve
+from benchmarks.tasks.case import HELD_OUT_SEEDS, Case
+from benchmarks.tasks.catalog import make_case
 from plait.decoders.constrained.compile import compile_constraint
 from plait.decoders.constrained.spec import ConstraintError, ConstraintLimits, ConstraintSpec
 from plait.decoders.constrained.vocabulary import make_vocabulary
 from plait.decoders.sampling.params import SamplingParams
-from plait.server.bench.running import Run, Served, answer_all, serve
-from plait.server.bench.tasks.case import HELD_OUT_SEEDS, Case
-from plait.server.bench.tasks.catalog import make_case
 from plait.server.prompt.chat_prompt import chat_prompt
 from plait.server.settings import EngineSettings
 from plait.server.wire.messages import CompiledConstraint, GenerateRequest
@@ -42,11 +42,11 @@ UNMASKERS: Sequence[Any] = ["auto", "off", ["threshold"], ["wino"], ["credit", "
 
 
 @pytest.fixture(scope="module")
-def served() -> Served:
+def served() -> LoadedModel:
     return serve(EngineSettings(model="tiny-diffusion", threads=1, kv_cache_bytes=2**27))
 
 
-def compiled(served: Served, schema: Mapping[str, Any]) -> CompiledConstraint:
+def compiled(served: LoadedModel, schema: Mapping[str, Any]) -> CompiledConstraint:
     tokenizer = served.tokenizer
     vocabulary = make_vocabulary(tokenizer.token_bytes, tokenizer.eos_token_ids)
     text = json.dumps(schema)
@@ -55,8 +55,8 @@ def compiled(served: Served, schema: Mapping[str, Any]) -> CompiledConstraint:
 
 
 def answers(
-    served: Served, schemas: Sequence[Mapping[str, Any]], streams: int, **fields: Any
-) -> Run:
+    served: LoadedModel, schemas: Sequence[Mapping[str, Any]], streams: int, **fields: Any
+) -> MeasuredRun:
     """Return the answers to CASES, each under its schema."""
     temperature, max_tokens = fields.pop("temperature", 0.0), fields.pop("max_tokens", 64)
     requests = [
@@ -66,11 +66,11 @@ def answers(
         )
         for i, schema in enumerate(schemas)
     ]
-    return answer_all(served, requests, streams)
+    return run_requests(served, requests, streams)
 
 
 def question(
-    served: Served,
+    served: LoadedModel,
     case: int,
     constraint: CompiledConstraint,
     max_tokens: int,
@@ -93,7 +93,7 @@ def schema_of(case: Case) -> Mapping[str, Any]:
     return case.schema
 
 
-def check(served: Served, run: Run, schemas: Sequence[Mapping[str, Any]]) -> None:
+def check(served: LoadedModel, run: MeasuredRun, schemas: Sequence[Mapping[str, Any]]) -> None:
     for answer, schema in zip(run.answers, schemas, strict=True):
         text = served.tokenizer.decode(answer.token_ids)
         jsonschema.validate(json.loads(text), schema)
@@ -111,7 +111,7 @@ def check(served: Served, run: Run, schemas: Sequence[Mapping[str, Any]]) -> Non
     ids=str,
 )
 def test_answers_are_valid_json_of_their_schema(
-    decoding: Mapping[str, Any], served: Served
+    decoding: Mapping[str, Any], served: LoadedModel
 ) -> None:
     schemas = [FOREIGN if i % 2 else schema_of(case) for i, case in enumerate(CASES)]
     check(served, answers(served, schemas, 6, temperature=1.0, **decoding), schemas)
@@ -121,7 +121,7 @@ def test_answers_are_valid_json_of_their_schema(
     assert all(len(answer.token_ids) <= budget for answer in tight.answers)
 
 
-def test_constrained_answers_depend_on_their_request_alone(served: Served) -> None:
+def test_constrained_answers_depend_on_their_request_alone(served: LoadedModel) -> None:
     schemas = [schema_of(case) for case in CASES]
     alone, together = (
         answers(served, schemas, streams, temperature=1.0, unmasker="auto") for streams in (1, 6)
@@ -129,14 +129,14 @@ def test_constrained_answers_depend_on_their_request_alone(served: Served) -> No
     assert [a.token_ids for a in alone.answers] == [a.token_ids for a in together.answers]
 
 
-def test_a_constraint_saves_passes(served: Served) -> None:
+def test_a_constraint_saves_passes(served: LoadedModel) -> None:
     """Fewer passes than tokens where every token of free text takes one."""
     run = answers(served, [schema_of(case) for case in CASES], 6, unmasker=["static"])
     assert all(answer.forwards < len(answer.token_ids) for answer in run.answers)
 
 
 @pytest.mark.slow
-def test_answers_are_valid_under_schemas_of_other_people(served: Served) -> None:
+def test_answers_are_valid_under_schemas_of_other_people(served: LoadedModel) -> None:
     """Every seventh schema of a corpus: a model that knows none of them, within 8 spare tokens."""
     if not CORPUS.exists():
         pytest.skip(f"{CORPUS.name} is not beside the repository; it has no licence to be inside")
@@ -152,7 +152,7 @@ def test_answers_are_valid_under_schemas_of_other_people(served: Served) -> None
             continue
         request = question(served, number % len(CASES), constraint, constraint.min_tokens + 8)
         decoding = {"unmasker": UNMASKERS[number % len(UNMASKERS)], "trace": True}
-        run = answer_all(served, [structs.replace(request, decoding=decoding)], 1)
+        run = run_requests(served, [structs.replace(request, decoding=decoding)], 1)
         check(served, run, [schema])
         judged += 1
     assert judged > 60

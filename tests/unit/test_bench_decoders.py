@@ -1,4 +1,4 @@
-"""`plait bench decoders`: its settings, how answers are run, what a run resumes and refuses."""
+"""`python -m benchmarks.decoders`: its settings, the runs, what a run resumes and refuses."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from plait.decoders.diffusion.pipeline import check
-from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.server.bench import decoders
-from plait.server.bench.cells import Sample, decoding_of, measure
-from plait.server.bench.decoders import command, run_bench
-from plait.server.bench.options import DecodersOptions
-from plait.server.bench.presets import (
+from benchmarks.decoders import comparison
+from benchmarks.decoders.cells import Sample, decoding_of, measure
+from benchmarks.decoders.comparison import command, run_bench
+from benchmarks.decoders.options import DecodersOptions
+from benchmarks.decoders.presets import (
     AUTOREGRESSIVE,
     ONE_TOKEN,
     SETTINGS,
@@ -23,9 +21,11 @@ from plait.server.bench.presets import (
     Setting,
     choose_settings,
 )
-from plait.server.bench.report import serving_table
-from plait.server.bench.running import Refused, Served, answer_all
-from plait.server.bench.serving import STREAMS, serving
+from benchmarks.decoders.report import serving_table
+from benchmarks.decoders.running import LoadedModel, RequestFailed, run_requests
+from benchmarks.decoders.serving import STREAMS, serving
+from plait.decoders.diffusion.pipeline import check
+from plait.decoders.diffusion.spec import DiffusionSpec
 from tests.fixtures.bench import ScriptedEngine, Spelling, served, setting
 from tests.fixtures.engines import request
 from tests.fixtures.tiny_models import write_tiny_model
@@ -35,7 +35,7 @@ def test_answers_keep_their_order_and_streams_are_limited() -> None:
     engine = ScriptedEngine(per_step=2)
     prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9], [10, 11]]
     made = [request(f"r{i}", prompt, 9) for i, prompt in enumerate(prompts)]
-    run = answer_all(served(engine), made, 2)
+    run = run_requests(served(engine), made, 2)
     assert [list(answer.token_ids) for answer in run.answers] == prompts
     assert [answer.tokens for answer in run.answers] == [4, 2, 6, 3]  # the end counts
     assert [answer.forwards for answer in run.answers] == [2, 1, 3, 1]
@@ -45,8 +45,8 @@ def test_answers_keep_their_order_and_streams_are_limited() -> None:
 def test_a_failure_leaves_nothing_behind() -> None:
     engine = ScriptedEngine(failing="r1")
     made = [request(f"r{i}", [1, 2, 3], 9) for i in range(3)]
-    with pytest.raises(Refused, match="no such method"):
-        answer_all(served(engine), made, 2)
+    with pytest.raises(RequestFailed, match="no such method"):
+        run_requests(served(engine), made, 2)
     assert not engine.running
     assert engine.aborted == ["r0", "r1"]
 
@@ -131,7 +131,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     """Models whose engine repeats the prompt; `per_step` is what free-dave's settings get."""
     made = {"loaded": 0, "answered": 0}
 
-    def serve(_: object) -> Served:
+    def serve(_: object) -> LoadedModel:
         made["loaded"] += 1
         return served(ScriptedEngine())
 
@@ -139,11 +139,11 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
         made["answered"] += 1
         return measure(*arguments, **named)
 
-    monkeypatch.setattr(decoders, "serve", serve)
-    monkeypatch.setattr(decoders, "WARM_UP_S", 0.0)
-    monkeypatch.setattr(decoders, "measure", count)
+    monkeypatch.setattr(comparison, "serve", serve)
+    monkeypatch.setattr(comparison, "WARM_UP_S", 0.0)
+    monkeypatch.setattr(comparison, "measure", count)
     monkeypatch.setattr(
-        "plait.server.bench.cells.chat_prompt", lambda _, messages: [*map(ord, _content(messages))]
+        "benchmarks.decoders.cells.chat_prompt", lambda _, messages: [*map(ord, _content(messages))]
     )
     yield made
 
@@ -176,7 +176,7 @@ def test_a_run_is_reported_and_resumed_until_the_code_changes(
     )
     assert run_bench(options) == 0
     assert scripted["answered"] == 3 * 2
-    monkeypatch.setattr(decoders, "code", lambda: "changed")
+    monkeypatch.setattr(comparison, "code", lambda: "changed")
     assert run_bench(options) == 0
     assert scripted["answered"] == 2 * 3 * 2
 
@@ -185,7 +185,7 @@ def test_a_real_model_s_lossless_settings_pass_the_gate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Random weights: nothing is right, but every answer has to be the same."""
-    monkeypatch.setattr(decoders, "WARM_UP_S", 0.0)
+    monkeypatch.setattr(comparison, "WARM_UP_S", 0.0)
     options = given(
         model=str(write_tiny_model(tmp_path / "tiny", model_type="sdar")),
         methods=["free-dave", "free-dave (T=1)", "full: free-dave", "wino 0.5"],
@@ -223,7 +223,7 @@ def test_a_red_gate_reports_nothing(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(decoders, "unequal", lambda *_: ["free-dave: other answers"])
+    monkeypatch.setattr(comparison, "unequal", lambda *_: ["free-dave: other answers"])
     options = given(tasks=["copy"], methods=["free-dave d=4"], parts=[], output=tmp_path)
     assert run_bench(options) == 1
     have = capsys.readouterr()
@@ -246,7 +246,7 @@ def test_the_command_is_told_without_paths() -> None:
         model="a/b/tiny", methods=["c/d.json"], seed=7, output=Path("e/f"), templates=[0, 2]
     )
     assert command(options) == (
-        "plait bench decoders tiny --methods d.json --templates 0,2 --seed 7"
+        "python -m benchmarks.decoders tiny --methods d.json --templates 0,2 --seed 7"
     )
 
 
@@ -266,8 +266,8 @@ def test_missing_packages_are_told_before_anything_is_measured(
     parts: list[str],
     want: str,
 ) -> None:
-    monkeypatch.setattr(decoders, "find_spec", lambda name: None if name in absent else name)
-    monkeypatch.setattr(decoders, "serve", lambda settings: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(comparison, "find_spec", lambda name: None if name in absent else name)
+    monkeypatch.setattr(comparison, "serve", lambda settings: pytest.fail("a model was loaded"))
     assert run_bench(given(parts=parts, output=tmp_path / "new")) == 2
     assert want in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
@@ -276,6 +276,6 @@ def test_missing_packages_are_told_before_anything_is_measured(
 def test_a_package_is_missed_only_by_the_part_that_needs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(decoders, "find_spec", lambda name: None)
-    assert decoders.missing_packages([]) == ["matplotlib"]
-    assert decoders.missing_packages(["serving", "json"]) == ["matplotlib", "jsonschema_rs"]
+    monkeypatch.setattr(comparison, "find_spec", lambda name: None)
+    assert comparison.missing_packages([]) == ["matplotlib"]
+    assert comparison.missing_packages(["serving", "json"]) == ["matplotlib", "jsonschema_rs"]

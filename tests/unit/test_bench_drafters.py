@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from benchmarks.command_line import run_command
+from benchmarks.drafters import DraftersOptions, read_trace, replay, run_drafters, table
 from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
 from plait.decoders.contract.registry import MethodError
-from plait.server.bench.options import DraftersOptions
-from plait.server.bench.replay.drafters import read_trace, replay, run_drafters, table
 from plait.server.settings import EngineSettings
 from plait.server.telemetry.token_trace import TokenTrace, TracedText
 from tests.fixtures.engines import request, run, table_engine
@@ -91,3 +91,14 @@ def test_table_shows_every_stack() -> None:
     text = list(range(10))
     rows = [replay([TracedText(text, text)], ["n-gram"], options(always=True))]
     assert table(rows).splitlines()[2].startswith("| n-gram |")
+
+
+def test_wrong_options_are_refused_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run_command(DraftersOptions, ["t.jsonl", "--max-draft", "65"])
+    assert capsys.readouterr().err.startswith("plait: max_draft: ")
+
+
+def test_options_do_not_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALWAYS", "true")
+    assert run_command(DraftersOptions, ["t.jsonl"]).always is False

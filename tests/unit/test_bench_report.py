@@ -1,4 +1,4 @@
-"""What `plait bench decoders` makes of its cells: scores, the gate, tables, a plot."""
+"""What `python -m benchmarks.decoders` makes of its cells: scores, the gate, tables, a plot."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from plait.server.bench.cells import Cell, Store, key_of
-from plait.server.bench.objects import Extraction, is_valid
-from plait.server.bench.plot import save_plot
-from plait.server.bench.presets import AUTOREGRESSIVE, ONE_TOKEN, Setting
-from plait.server.bench.report import (
+from benchmarks.decoders.cells import Cell, Store, key_of
+from benchmarks.decoders.objects import Extraction, is_valid
+from benchmarks.decoders.plot import save_plot
+from benchmarks.decoders.presets import AUTOREGRESSIVE, ONE_TOKEN, Setting
+from benchmarks.decoders.report import (
     claim_table,
     comparison_table,
     objects_table,
@@ -19,8 +19,8 @@ from plait.server.bench.report import (
     points,
     reach_table,
 )
-from plait.server.bench.statistics import Interval, wilson
-from plait.server.bench.summary import (
+from benchmarks.decoders.statistics import Interval, wilson
+from benchmarks.decoders.summary import (
     Gain,
     best_fast,
     best_lossless,

@@ -1,4 +1,4 @@
-"""What `plait bench decoders` computes of answers and of work, against values by hand."""
+"""What `python -m benchmarks.decoders` computes of answers and of work, against values by hand."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from plait.decoders.contract.decoder import AttentionMode
-from plait.kernels.paged_attention import AttentionMetadata
-from plait.server.bench.running import Work, seen_keys
-from plait.server.bench.statistics import (
+from benchmarks.decoders.running import ComputeCount, seen_keys
+from benchmarks.decoders.statistics import (
     Z_95,
     Interval,
     Point,
@@ -20,6 +18,8 @@ from plait.server.bench.statistics import (
     reach,
     wilson,
 )
+from plait.decoders.contract.decoder import AttentionMode
+from plait.kernels.paged_attention import AttentionMetadata
 from tests.fixtures.bench import SPEC
 
 
@@ -124,7 +124,7 @@ def test_keys_are_counted_as_each_kind_sees_them(
 
 
 def test_flops_by_hand() -> None:
-    work = Work(rows=10, head_rows=4, pairs=30)
+    work = ComputeCount(rows=10, head_rows=4, pairs=30)
     matrices = 8 * 8 * 2 + 8 * 4 * 2 + 3 * 8 * 16  # q and o, k and v, the feed-forward
     attention = 2 * 8 * 30  # scores and sums of values, over all heads
     assert work.flops(SPEC) == 2 * (3 * (10 * matrices + attention) + 4 * 8 * 100)

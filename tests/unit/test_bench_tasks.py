@@ -11,7 +11,7 @@ import sys
 import jsonschema
 import pytest
 
-from plait.server.bench.tasks.case import (
+from benchmarks.tasks.case import (
     HELD_OUT_SEEDS,
     HELD_OUT_TEMPLATE,
     TEMPLATES,
@@ -20,9 +20,9 @@ from plait.server.bench.tasks.case import (
     read_list,
     write_list,
 )
-from plait.server.bench.tasks.catalog import TASKS, is_gold, judge, make_case
-from plait.server.bench.tasks.extraction import SHAPES
-from plait.server.bench.tasks.words import FIRST_NAMES, LAST_NAMES
+from benchmarks.tasks.catalog import TASKS, is_gold, judge, make_case
+from benchmarks.tasks.extraction import SHAPES
+from benchmarks.tasks.words import FIRST_NAMES, LAST_NAMES
 
 SEED = HELD_OUT_SEEDS.start
 
@@ -59,7 +59,7 @@ def test_rubbish_is_wrong(task: str, answer: str) -> None:
 
 def test_a_case_is_the_same_in_another_process() -> None:
     code = (
-        "from plait.server.bench.tasks.catalog import TASKS, make_case\n"
+        "from benchmarks.tasks.catalog import TASKS, make_case\n"
         f"print([make_case(task, {SEED}, 7).prompt for task in TASKS])"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,9 +18,9 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from structlog.testing import capture_logs
 
+from benchmarks.drafters import read_trace
 from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
 from plait.decoders.speculative.stores.namespaces import DraftStores
-from plait.server.bench.replay.drafters import read_trace
 from plait.server.engine.draft_store.keeper import StoreKeeper
 from plait.server.settings import EngineSettings, TelemetrySettings
 from plait.server.telemetry import otlp

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.tasks.catalog import TASKS, make_case
 from benchmarks.tiny_diffusion import tokenizer as tiny_tokenizer
 from benchmarks.tiny_diffusion.data import FULL, STAGES, batch_at, infilled, ragged_blocks, whole
 from benchmarks.tiny_diffusion.decode import Canvas, canvas, decode, predictions
@@ -33,7 +34,6 @@ from benchmarks.tiny_diffusion.tokenizer import END, MASK, SPECIAL, prompt_ids
 from benchmarks.tiny_diffusion.train import Plan, Run, weighted_loss
 from plait.kernels.paged_attention import CAUSAL
 from plait.kernels.paged_attention import FULL as SEES_ALL
-from plait.server.bench.tasks.catalog import TASKS, make_case
 from plait.server.models.catalog import ModelFiles
 from plait.server.models.checkpoint import parameter_shapes
 from plait.server.models.load import load_model

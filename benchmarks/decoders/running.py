@@ -1,4 +1,4 @@
-"""Requests answered in this process, and what that took: time, forward passes, arithmetic."""
+"""Runs requests in this process and measures them: time, forward passes, arithmetic."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from plait.server.settings import EngineSettings
 from plait.server.wire.messages import Delta, Failed, GenerateRequest, ModelInfo, Started
 
 
-class Refused(RuntimeError):
-    """A request failed; the message is the engine's."""
+class RequestFailed(RuntimeError):
+    """The engine reported a failed request; the message is the engine's."""
 
 
-class EngineLike(Protocol):
-    """What answering takes of an engine."""
+class SteppableEngine(Protocol):
+    """The part of an engine that `run_requests` uses."""
 
     @property
     def has_work(self) -> bool:
@@ -39,24 +39,24 @@ class EngineLike(Protocol):
         """Queue a request; raise ServerError if it can never be served."""
 
     def abort(self, request_id: str, index: int | None = None) -> None:
-        """Drop a request."""
+        """Abort a request."""
 
     def step(self) -> Sequence[Started | Delta | Failed]:
         """Advance every sequence by one forward pass."""
 
 
 @dataclass(slots=True)
-class Work:
-    """What a model has computed so far."""
+class ComputeCount:
+    """What a model has computed so far; `flops` turns it into operations."""
 
     rows: int = 0
     head_rows: int = 0  # whose logits were computed
-    pairs: int = 0  # of a row and a key that it saw, in one layer
+    pairs: int = 0  # (query row, visible key), in one layer
 
     def flops(self, spec: ModelSpec) -> float:
         """Return multiplications and additions: of the weights' matrices and of attention.
 
-        Norms, rotations and everything behind the logits are left out: a few percent.
+        Norms, rotary embedding and sampling are left out: a few percent.
         """
         queries = spec.heads * spec.head_dim
         projections = 2 * spec.hidden * (queries + spec.kv_heads * spec.head_dim)
@@ -64,10 +64,10 @@ class Work:
         return 2.0 * (spec.layers * layer + self.head_rows * spec.hidden * spec.vocab)
 
 
-class Metered:
-    """A model that counts what it computes; otherwise the same."""
+class CountingModel:
+    """A model that counts what it computes and behaves like the model inside."""
 
-    def __init__(self, model: Transformer, work: Work) -> None:
+    def __init__(self, model: Transformer, work: ComputeCount) -> None:
         self._model = model
         self._work = work
 
@@ -77,7 +77,7 @@ class Metered:
         return self._model.vocab_size
 
     def forward(self, token_ids: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
-        """Run the model; count its rows and whom they saw."""
+        """Run the model; count its rows and (row, key) pairs."""
         self._work.rows += len(token_ids)
         self._work.pairs += seen_keys(segments)
         return self._model.forward(token_ids, segments, kv)
@@ -89,7 +89,7 @@ class Metered:
 
 
 def seen_keys(segments: AttentionMetadata) -> int:
-    """Count the pairs of a row and a key that it sees, over all segments."""
+    """Return the number of (query row, visible key) pairs over all segments."""
     starts, context, attend, parents, positions = (
         each.cpu().numpy().astype(np.int64)
         for each in (
@@ -120,49 +120,49 @@ def _pairs_within(branches: NDArray[np.int64]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """A model that is ready to answer."""
+class LoadedModel:
+    """A loaded model with its engine and tokenizer."""
 
-    engine: EngineLike
+    engine: SteppableEngine
     info: ModelInfo
     tokenizer: Tokenizer
     files: ModelFiles
     spec: ModelSpec
-    work: Work
+    work: ComputeCount
 
 
-def serve(settings: EngineSettings) -> Served:
-    """Load a model.
+def serve(settings: EngineSettings) -> LoadedModel:
+    """Load a model whose computation is counted.
 
     Raises:
-        BadModel: it can't be found, read or computed.
+        BadModel: it can't be found, read or run.
     """
-    work, seen = Work(), list[ModelSpec]()
+    work, seen = ComputeCount(), list[ModelSpec]()
 
     def watch(model: Transformer) -> RunnableModel:
         seen.append(model.spec)
-        return Metered(model, work)
+        return CountingModel(model, work)
 
     engine, info = build_engine(settings, watch=watch)
     files = resolve(settings.model)
-    return Served(engine, info, load_tokenizer(files), files, seen[0], work)
+    return LoadedModel(engine, info, load_tokenizer(files), files, seen[0], work)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer and what it took."""
+class MeasuredAnswer:
+    """One answer and its cost."""
 
     token_ids: tuple[int, ...]
-    tokens: int  # with the one that ended it
+    tokens: int  # including the stop token
     forwards: int
-    latency: float  # seconds from entering the engine to the last token
+    latency: float  # seconds, from add() to the last token
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Some requests answered together."""
+class MeasuredRun:
+    """The answers to requests that ran together, and their cost."""
 
-    answers: Sequence[Answer]  # in the order of the requests
+    answers: Sequence[MeasuredAnswer]  # in the order of the requests
     seconds: float
     steps: int  # of the engine
     rows: int
@@ -175,44 +175,46 @@ class Run:
 
     @property
     def forwards(self) -> int:
-        """Forward passes of all answers; one step of the engine is one for each running answer."""
+        """Forward passes, summed over the answers: each engine step is one per running answer."""
         return sum(answer.forwards for answer in self.answers)
 
 
 @dataclass(slots=True)
-class _Open:
-    """An answer that is still growing."""
+class _OpenAnswer:
+    """An unfinished answer."""
 
     begun: float
     token_ids: list[int] = field(default_factory=list)
-    answer: Answer | None = None
+    answer: MeasuredAnswer | None = None
 
 
-def answer_all(served: Served, requests: Sequence[GenerateRequest], streams: int) -> Run:
-    """Answer requests, at most `streams` of them at any time, each with one sequence.
+def run_requests(
+    served: LoadedModel, requests: Sequence[GenerateRequest], streams: int
+) -> MeasuredRun:
+    """Run requests with one sequence each, at most `streams` of them at a time.
 
     Raises:
-        Refused: one of them failed; none is left behind.
-        ServerError: the engine can never serve one of them.
+        RequestFailed: one of them failed; the others have been aborted.
+        ServerError: the engine refused one of them.
     """
     engine, work = served.engine, served.work
-    waiting, answers = deque(requests), dict[str, _Open]()
+    waiting, answers = deque(requests), dict[str, _OpenAnswer]()
     rows, flops = work.rows, work.flops(served.spec)
     begun, running, steps = time.perf_counter(), 0, 0
     while waiting or running:
         while waiting and running < streams:
             request = waiting.popleft()
-            answers[request.request_id] = _Open(time.perf_counter())
+            answers[request.request_id] = _OpenAnswer(time.perf_counter())
             engine.add(request)
             running += 1
         try:
             running -= _note(answers, engine.step())
-        except Refused:
+        except RequestFailed:
             for name in answers:
                 engine.abort(name)
             raise
         steps += 1
-    return Run(
+    return MeasuredRun(
         answers=[_closed(answers[request.request_id]) for request in requests],
         seconds=time.perf_counter() - begun,
         steps=steps,
@@ -221,12 +223,12 @@ def answer_all(served: Served, requests: Sequence[GenerateRequest], streams: int
     )
 
 
-def _note(answers: Mapping[str, _Open], reports: Sequence[Started | Delta | Failed]) -> int:
-    """Write down what a step reported; return how many answers it completed."""
+def _note(answers: Mapping[str, _OpenAnswer], reports: Sequence[Started | Delta | Failed]) -> int:
+    """Record the reports of a step; return how many answers it completed."""
     done = 0
     for report in reports:
         if isinstance(report, Failed):
-            raise Refused(report.message)
+            raise RequestFailed(report.message)
         if not isinstance(report, Delta):
             continue
         growing = answers[report.request_id]
@@ -237,8 +239,8 @@ def _note(answers: Mapping[str, _Open], reports: Sequence[Started | Delta | Fail
     return done
 
 
-def _complete(growing: _Open, last: Delta, trace: Mapping[str, Any]) -> Answer:
-    return Answer(
+def _complete(growing: _OpenAnswer, last: Delta, trace: Mapping[str, Any]) -> MeasuredAnswer:
+    return MeasuredAnswer(
         token_ids=tuple(growing.token_ids),
         tokens=len(growing.token_ids) + (last.stop_token is not None),
         forwards=int(trace["forwards"]),
@@ -246,6 +248,6 @@ def _complete(growing: _Open, last: Delta, trace: Mapping[str, Any]) -> Answer:
     )
 
 
-def _closed(growing: _Open) -> Answer:
+def _closed(growing: _OpenAnswer) -> MeasuredAnswer:
     assert growing.answer is not None, "an answer has no end"
     return growing.answer

@@ -1,4 +1,4 @@
-"""The settings that `plait bench decoders` compares, and where others come from. No torch."""
+"""The settings that `python -m benchmarks.decoders` compares, and where others come from."""
 
 from __future__ import annotations
 

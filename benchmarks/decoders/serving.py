@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from plait.server.bench.cells import Sample, requests_of
-from plait.server.bench.presets import Setting
-from plait.server.bench.running import Run, Served, answer_all
+from benchmarks.decoders.cells import Sample, requests_of
+from benchmarks.decoders.presets import Setting
+from benchmarks.decoders.running import LoadedModel, MeasuredRun, run_requests
 
 STREAMS = (1, 8, 32)
 REPETITIONS = 3
@@ -29,7 +29,7 @@ class Rate:
     steps: int  # of the engine
 
 
-def serving(served: Served, settings: Sequence[Setting], tasks: Sequence[str]) -> list[Rate]:
+def serving(served: LoadedModel, settings: Sequence[Setting], tasks: Sequence[str]) -> list[Rate]:
     """Answer the same mixture of tasks with every setting, in turn, at each number of streams.
 
     The settings take turns within each repetition, so that a machine that slows down slows them
@@ -37,7 +37,7 @@ def serving(served: Served, settings: Sequence[Setting], tasks: Sequence[str]) -
     """
     rates = []
     for streams in STREAMS:
-        runs: dict[str, list[Run]] = {setting.name: [] for setting in settings}
+        runs: dict[str, list[MeasuredRun]] = {setting.name: [] for setting in settings}
         for _ in range(REPETITIONS):
             for setting in settings:
                 runs[setting.name].append(_run(served, setting, tasks, streams))
@@ -45,16 +45,16 @@ def serving(served: Served, settings: Sequence[Setting], tasks: Sequence[str]) -
     return rates
 
 
-def _run(served: Served, setting: Setting, tasks: Sequence[str], streams: int) -> Run:
+def _run(served: LoadedModel, setting: Setting, tasks: Sequence[str], streams: int) -> MeasuredRun:
     each = -(-ANSWERS // len(tasks))
     sample = Sample(cases=each)
     cases = [
         case for group in zip(*(sample.of(task) for task in tasks), strict=True) for case in group
     ]
-    return answer_all(served, requests_of(served, setting, cases[:ANSWERS]), streams)
+    return run_requests(served, requests_of(served, setting, cases[:ANSWERS]), streams)
 
 
-def _rate(setting: str, streams: int, runs: Sequence[Run]) -> Rate:
+def _rate(setting: str, streams: int, runs: Sequence[MeasuredRun]) -> Rate:
     rates = [run.tokens / run.seconds for run in runs]
     latencies = [median(answer.latency for answer in run.answers) for run in runs]
     return Rate(

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from plait.server.bench.cells import Cell
-from plait.server.bench.presets import AUTOREGRESSIVE, CLAIMS, ONE_TOKEN, Setting
-from plait.server.bench.statistics import Interval, Point, paired_difference, reach, wilson
-from plait.server.bench.tasks.case import TEMPLATES
+from benchmarks.decoders.cells import Cell
+from benchmarks.decoders.presets import AUTOREGRESSIVE, CLAIMS, ONE_TOKEN, Setting
+from benchmarks.decoders.statistics import Interval, Point, paired_difference, reach, wilson
+from benchmarks.tasks.case import TEMPLATES
 
 LEARNT = 0.9  # a task counts as learnt if one token per step is right so often
 HOSTS = frozenset({"static", "threshold"})  # selectors that other methods are put on top of

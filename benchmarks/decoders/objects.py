@@ -10,6 +10,11 @@ from typing import Any
 
 import jsonschema_rs
 
+from benchmarks.decoders.cells import Sample, judged, requests_of, texts
+from benchmarks.decoders.presets import Setting
+from benchmarks.decoders.running import LoadedModel, MeasuredRun, RequestFailed, run_requests
+from benchmarks.decoders.statistics import Interval, wilson
+from benchmarks.tasks.case import Case
 from plait.decoders.constrained.compile import compile_constraint
 from plait.decoders.constrained.spec import (
     ConstraintLimits,
@@ -19,11 +24,6 @@ from plait.decoders.constrained.spec import (
     vocabulary_fingerprint,
 )
 from plait.decoders.constrained.vocabulary import make_vocabulary
-from plait.server.bench.cells import Sample, judged, requests_of, texts
-from plait.server.bench.presets import Setting
-from plait.server.bench.running import Refused, Run, Served, answer_all
-from plait.server.bench.statistics import Interval, wilson
-from plait.server.bench.tasks.case import Case
 from plait.server.errors import ServerError
 from plait.server.wire.messages import CompiledConstraint
 
@@ -44,7 +44,7 @@ class Extraction:
 
 
 def extraction(
-    served: Served, settings: Sequence[Setting], sample: Sample, streams: int
+    served: LoadedModel, settings: Sequence[Setting], sample: Sample, streams: int
 ) -> tuple[list[Extraction], list[str]]:
     """Answer all cases with every setting, without their schemas and with them.
 
@@ -60,8 +60,8 @@ def extraction(
     runs = [*product(settings, (None, constraints)), *((s, constraints) for s in scaffolded)]
     for setting, given in runs:
         try:
-            run = answer_all(served, requests_of(served, setting, cases, given), streams)
-        except (Refused, ServerError) as error:
+            run = run_requests(served, requests_of(served, setting, cases, given), streams)
+        except (RequestFailed, ServerError) as error:
             faults.append(f"{setting.name}: {error}")
             continue
         found.append(_extraction(served, setting, cases, run, constrained=given is not None))
@@ -75,7 +75,7 @@ def with_scaffold(setting: Setting) -> Setting:
     return setting.model_copy(update={"name": f"{setting.name} + scaffold", "decoding": decoding})
 
 
-def compiled(served: Served, schemas: Sequence[Mapping[str, Any]]) -> list[CompiledConstraint]:
+def compiled(served: LoadedModel, schemas: Sequence[Mapping[str, Any]]) -> list[CompiledConstraint]:
     """Compile schemas for the model's vocabulary; equal ones once."""
     tokenizer, limits = served.tokenizer, ConstraintLimits()
     vocabulary = make_vocabulary(tokenizer.token_bytes, tokenizer.eos_token_ids)
@@ -102,7 +102,12 @@ def is_valid(text: str, schema: Mapping[str, Any]) -> bool:
 
 
 def _extraction(
-    served: Served, setting: Setting, cases: Sequence[Case], run: Run, *, constrained: bool
+    served: LoadedModel,
+    setting: Setting,
+    cases: Sequence[Case],
+    run: MeasuredRun,
+    *,
+    constrained: bool,
 ) -> Extraction:
     answered = zip(texts(served, run), cases, strict=True)
     valid = sum(is_valid(text, case.schema or {}) for text, case in answered)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from plait.server.bench.tasks.case import Case, Question, deal
-from plait.server.bench.tasks.words import SYMBOLS
+from benchmarks.tasks.case import Case, Question, deal
+from benchmarks.tasks.words import SYMBOLS
 
 SIDE = 4
 

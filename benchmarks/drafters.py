@@ -1,4 +1,4 @@
-"""`plait bench drafters`: what drafters would have gained on logged texts, without the model.
+"""`python -m benchmarks.drafters TRACE`: what drafters would gain on logged texts, without a model.
 
 A text that was written is replayed: at every step the drafters say what follows, the log says what
 did. Tokens per forward pass and acceptance are exact for the drafters that read nothing but tokens,
@@ -13,10 +13,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import torch
+from pydantic import BeforeValidator, Field
+from pydantic_settings import CliPositionalArg
 
+from benchmarks.command_line import Command, command_config, run_command
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import DecodeRequest, DraftBudget
 from plait.decoders.contract.drafter import VerificationResult
@@ -26,12 +30,47 @@ from plait.decoders.speculative.config import MAX_DRAFT
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.speculator import SpeculationState, Speculator
 from plait.decoders.speculative.tree import ROOT, DraftTree
-from plait.server.bench.options import DraftersOptions
+from plait.server.options import Count, Texts
 from plait.server.telemetry.token_trace import TracedText
 
 EXIT_FAILED, EXIT_BAD_OPTIONS = 1, 2
 POSITIONS = 8  # of a draft, for which acceptance is shown
 UNKNOWN = -1  # what the law would have drawn at a row that the text did not reach
+
+
+def _costs(value: object) -> object:
+    """Return milliseconds by rows from a text like 1:3.1,8:10.9."""
+    if not isinstance(value, str):
+        return value
+    return dict(part.split(":", 1) for part in value.split(",") if ":" in part)
+
+
+class DraftersOptions(Command):
+    """Replay logged token ids (`plait serve --token-trace FILE`) through drafters, without a model.
+
+    Acceptance and tokens per forward pass are exact; the speed-up is predicted from the costs.
+    """
+
+    model_config = command_config("benchmarks.drafters")
+
+    trace: CliPositionalArg[Path] = Field(description="What the server has logged.")
+    drafters: Texts = Field(
+        [], description="Drafters by name, a+b for a stack; none: each that can be replayed."
+    )
+    max_draft: int = Field(16, ge=1, le=64, description="Tokens of one draft, at most.")
+    always: bool = Field(False, description="Draft whether it pays or not.")
+    vocab_size: Count = Field(2**31 - 1, description="One past the largest token id.")
+    costs: Annotated[dict[int, float], BeforeValidator(_costs)] = Field(
+        {1: 3.1, 8: 10.9, 32: 36.7, 512: 405.0},
+        description="Milliseconds of a pass by rows, rising, as rows:ms,...; default: "
+        "SmolLM2-135M in int4 on 2 cores with AVX-512.",
+    )
+    output: Path | None = Field(None, description="JSON file for the findings.")
+
+    @property
+    def seconds(self) -> dict[int, float]:
+        """Seconds of a pass by rows."""
+        return {rows: milliseconds / 1e3 for rows, milliseconds in self.costs.items()}
 
 
 @dataclass(slots=True)
@@ -100,10 +139,10 @@ def _replay_text(
         (tree,) = speculator.propose(
             [member], [len(written) - at - 1], DraftBudget(MAX_DRAFT, fed=1)
         )
-        result = _verdict(tree, written[at:])
-        _note_depths(found, tree, result)
-        at += len(result.emitted)
-        drafted, accepted = speculator.settle(member, result)
+        verdict = _verdict(tree, written[at:])
+        _note_depths(found, tree, verdict)
+        at += len(verdict.emitted)
+        drafted, accepted = speculator.settle(member, verdict)
         found.asking_s += time.perf_counter() - begun
         found.drafted.update(drafted)
         found.accepted.update(accepted)
@@ -115,23 +154,21 @@ def _replay_text(
 
 def _verdict(tree: DraftTree, following: Sequence[int]) -> VerificationResult:
     """Return what a pass would have said, had it drawn what was written."""
-    node, accepted_rows, emitted = ROOT, [0], [following[0]]
+    node, reached, emitted = ROOT, [0], [following[0]]
     drawn = [UNKNOWN] * (len(tree) + 1)
     drawn[0] = following[0]
     while (child := tree.child(node, emitted[-1])) is not None and len(emitted) < len(following):
         node = child
-        accepted_rows.append(child + 1)
+        reached.append(child + 1)
         drawn[child + 1] = following[len(emitted)]
         emitted.append(following[len(emitted)])
     nothing = torch.empty(0, 0)
-    return VerificationResult(
-        tree.token_ids, tree.parents, accepted_rows, drawn, emitted, nothing, None
-    )
+    return VerificationResult(tree.token_ids, tree.parents, reached, drawn, emitted, nothing, None)
 
 
-def _note_depths(found: Replay, tree: DraftTree, result: VerificationResult) -> None:
+def _note_depths(found: Replay, tree: DraftTree, verdict: VerificationResult) -> None:
     """Count, for each depth that was tried, whether some node of it was right."""
-    parents = [row - 1 for row in result.accepted_rows]
+    parents = [row - 1 for row in verdict.reached]
     for depth, node in enumerate(parents):
         if node not in tree.parents:
             return
@@ -210,3 +247,7 @@ def run_drafters(options: DraftersOptions) -> int:
     if options.output is not None:
         options.output.write_bytes(msgspec.json.format(msgspec.json.encode(replays)))
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_drafters(run_command(DraftersOptions)))

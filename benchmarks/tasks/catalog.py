@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plait.server.bench.tasks import extraction, lists, numbers, squares, text
-from plait.server.bench.tasks.case import TEMPLATES, Case, below, generator, word
-from plait.server.bench.tasks.lists import Judge, Make
+from benchmarks.tasks import extraction, lists, numbers, squares, text
+from benchmarks.tasks.case import TEMPLATES, Case, below, generator, word
+from benchmarks.tasks.lists import Judge, Make
 
 LONGEST = 6  # names in a list
 

@@ -1,4 +1,4 @@
-"""The tables of `plait bench decoders`, in Markdown."""
+"""The tables of `python -m benchmarks.decoders`, in Markdown."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from plait.server.bench.machine import Machine
-from plait.server.bench.presets import AUTOREGRESSIVE, CLAIMS, ONE_TOKEN
-from plait.server.bench.serving import Rate
-from plait.server.bench.statistics import Interval
-from plait.server.bench.summary import LOSS, Line, Reach, claimed
+from benchmarks.decoders.presets import AUTOREGRESSIVE, CLAIMS, ONE_TOKEN
+from benchmarks.decoders.serving import Rate
+from benchmarks.decoders.statistics import Interval
+from benchmarks.decoders.summary import LOSS, Line, Reach, claimed
+from benchmarks.machine import Machine
 
 if TYPE_CHECKING:  # it needs the extra bench
-    from plait.server.bench.objects import Extraction
+    from benchmarks.decoders.objects import Extraction
 
 TEMPLATE_NAMES = ("template 1", "template 2", "held-out template")
 

@@ -1,4 +1,4 @@
-"""`plait bench decoders`: every setting on every task, the gate, the tables, the plot."""
+"""`python -m benchmarks.decoders`: every setting on every task, the gate, the tables, the plot."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from plait.decoders.contract.registry import MethodError
-from plait.server.bench.cells import Cell, Sample, Store, key_of, measure, requests_of
-from plait.server.bench.machine import code, this_machine
-from plait.server.bench.options import DecodersOptions
-from plait.server.bench.presets import (
+from benchmarks.decoders.cells import Cell, Sample, Store, key_of, measure, requests_of
+from benchmarks.decoders.options import DecodersOptions
+from benchmarks.decoders.presets import (
     AUTOREGRESSIVE,
     ONE_TOKEN,
     BadSettings,
@@ -24,10 +22,10 @@ from plait.server.bench.presets import (
     Weights,
     choose_settings,
 )
-from plait.server.bench.report import Report, markdown
-from plait.server.bench.running import Refused, Served, answer_all, serve
-from plait.server.bench.serving import serving
-from plait.server.bench.summary import (
+from benchmarks.decoders.report import Report, markdown
+from benchmarks.decoders.running import LoadedModel, RequestFailed, run_requests, serve
+from benchmarks.decoders.serving import serving
+from benchmarks.decoders.summary import (
     best_fast,
     best_lossless,
     learnt_tasks,
@@ -35,7 +33,9 @@ from plait.server.bench.summary import (
     summarise,
     unequal,
 )
-from plait.server.bench.tasks.catalog import TASKS
+from benchmarks.machine import code, this_machine
+from benchmarks.tasks.catalog import TASKS
+from plait.decoders.contract.registry import MethodError
 from plait.server.errors import ServerError
 from plait.server.models.catalog import BadModel
 
@@ -45,7 +45,7 @@ WARM_UP_S = 3.0  # before the first measured answer; meanwhile an engine prepare
 PACKAGES = {"plot": "matplotlib", "json": "jsonschema_rs"}
 TITLE = "Exact match against tokens per forward pass: {}, {} cases a setting"
 REFERENCES = (AUTOREGRESSIVE, ONE_TOKEN)
-FAULTS = (Refused, ServerError, MethodError, BadModel)
+FAULTS = (RequestFailed, ServerError, MethodError, BadModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,9 @@ class Bench:
         self.tasks = _tasks(options.tasks)
         self.sample = Sample(options.seed, options.samples, tuple(options.templates))
         self._names: dict[Weights, str] = {"base": options.model, "distilled": options.distilled}
-        self._served: dict[Weights, Served] = {}
+        self._served: dict[Weights, LoadedModel] = {}
 
-    def served(self, weights: Weights) -> Served:
+    def served(self, weights: Weights) -> LoadedModel:
         """Return a model, warmed up.
 
         Raises:
@@ -82,12 +82,12 @@ class Bench:
             self._served[weights] = made
         return self._served[weights]
 
-    def _warm_up(self, served: Served) -> None:
+    def _warm_up(self, served: LoadedModel) -> None:
         cases = self.sample.of(self.tasks[0])
         plain = Setting(name="", decoding={"unmasker": "off"})
         begun = time.perf_counter()
         while time.perf_counter() - begun < WARM_UP_S:
-            answer_all(served, requests_of(served, plain, cases), self.options.streams)
+            run_requests(served, requests_of(served, plain, cases), self.options.streams)
 
     def models(self) -> dict[str, str]:
         """Return what was served, by weights."""
@@ -111,7 +111,7 @@ class Bench:
             _say(f"{setting.name}: {sum(cell.seconds for cell in cells):.1f} s")
         return found
 
-    def _cell(self, served: Served, setting: Setting, task: str, store: Store) -> Cell:
+    def _cell(self, served: LoadedModel, setting: Setting, task: str, store: Store) -> Cell:
         conditions = {
             "machine": [self.machine.cpu, self.machine.cores, self.machine.torch],
             "code": self._code,
@@ -185,7 +185,7 @@ def make_report(bench: Bench, found: Comparison) -> Report:
         _say("serving")
         report = replace(report, serving=serving(bench.served("base"), chosen, bench.tasks))
     if "json" in options.parts:
-        from plait.server.bench.objects import extraction  # noqa: PLC0415, of the extra bench
+        from benchmarks.decoders.objects import extraction  # noqa: PLC0415, of the extra bench
 
         _say("json")
         made, faults = extraction(bench.served("base"), chosen, bench.sample, options.streams)
@@ -195,7 +195,7 @@ def make_report(bench: Bench, found: Comparison) -> Report:
 
 def _save(folder: Path, report: Report) -> None:
     """Write decoders.json, .md, .png and .svg, and show the tables."""
-    from plait.server.bench.plot import save_plot  # noqa: PLC0415, of the extra bench
+    from benchmarks.decoders.plot import save_plot  # noqa: PLC0415, of the extra bench
 
     text = markdown(report)
     (folder / "decoders.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
@@ -207,7 +207,7 @@ def _save(folder: Path, report: Report) -> None:
 
 def command(options: DecodersOptions) -> str:
     """Return the command line that does the same, without the machine's paths."""
-    words = ["plait", "bench", "decoders", Path(options.model).name]
+    words = ["python", "-m", "benchmarks.decoders", Path(options.model).name]
     for name, option in DecodersOptions.model_fields.items():
         value = getattr(options, name)
         if name in ("model", "output") or value == option.default:

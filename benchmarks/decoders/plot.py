@@ -10,8 +10,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from plait.server.bench.presets import AUTOREGRESSIVE, ONE_TOKEN
-from plait.server.bench.summary import Line, Score
+from benchmarks.decoders.presets import AUTOREGRESSIVE, ONE_TOKEN
+from benchmarks.decoders.summary import Line, Score
 
 FORMATS = ("png", "svg")
 ANCHORS = {AUTOREGRESSIVE: "*", ONE_TOKEN: "P"}  # drawn in every panel, in black

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from plait.server.bench.tasks.case import (
+from benchmarks.tasks.case import (
     Case,
     Question,
     below,
@@ -18,7 +18,7 @@ from plait.server.bench.tasks.case import (
     read_list,
     write_list,
 )
-from plait.server.bench.tasks.words import FIRST_NAMES, LAST_NAMES
+from benchmarks.tasks.words import FIRST_NAMES, LAST_NAMES
 
 Make = Callable[[random.Random, int], Question]
 Judge = Callable[[Case, str], bool]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from plait.server.bench.tasks.case import Case, Question, deal, pick
-from plait.server.bench.tasks.words import (
+from benchmarks.tasks.case import Case, Question, deal, pick
+from benchmarks.tasks.words import (
     ANIMALS,
     CAPITALS,
     CITIES,

@@ -6,8 +6,8 @@ import json
 import random
 from typing import Any
 
-from plait.server.bench.tasks.case import Case, Question, below, deal, number, pick
-from plait.server.bench.tasks.words import (
+from benchmarks.tasks.case import Case, Question, below, deal, number, pick
+from benchmarks.tasks.words import (
     ANIMALS,
     CITIES,
     COLORS,

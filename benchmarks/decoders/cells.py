@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.decoders.presets import Setting
+from benchmarks.decoders.running import LoadedModel, MeasuredRun, run_requests
+from benchmarks.tasks.case import HELD_OUT_SEEDS, Case
+from benchmarks.tasks.catalog import judge, make_case
 from plait.decoders.sampling.params import SamplingParams
-from plait.server.bench.presets import Setting
-from plait.server.bench.running import Run, Served, answer_all
-from plait.server.bench.tasks.case import HELD_OUT_SEEDS, Case
-from plait.server.bench.tasks.catalog import judge, make_case
 from plait.server.prompt.chat_prompt import chat_prompt
 from plait.server.prompt.tokenizer import Tokenizer
 from plait.server.wire.messages import CompiledConstraint, GenerateRequest
@@ -87,7 +87,7 @@ def key_of(setting: Setting, task: str, conditions: Mapping[str, object]) -> str
 
 
 def requests_of(
-    served: Served,
+    served: LoadedModel,
     setting: Setting,
     cases: Sequence[Case],
     constraints: Sequence[CompiledConstraint] | None = None,
@@ -123,14 +123,14 @@ def decoding_of(setting: Setting, tokenizer: Tokenizer) -> Mapping[str, Any]:
 
 
 def measure(
-    served: Served, setting: Setting, cases: Sequence[Case], *, streams: int, key: str
+    served: LoadedModel, setting: Setting, cases: Sequence[Case], *, streams: int, key: str
 ) -> Cell:
     """Answer the cases, all of one task, and judge the answers.
 
     Raises:
-        Refused, ServerError: the model can't be decoded so.
+        RequestFailed, ServerError: the model can't be decoded so.
     """
-    run = answer_all(served, requests_of(served, setting, cases), streams)
+    run = run_requests(served, requests_of(served, setting, cases), streams)
     return Cell(
         key=key,
         setting=setting.name,
@@ -147,11 +147,11 @@ def measure(
     )
 
 
-def texts(served: Served, run: Run) -> list[str]:
+def texts(served: LoadedModel, run: MeasuredRun) -> list[str]:
     """Return what the answers say."""
     return [served.tokenizer.decode(answer.token_ids) for answer in run.answers]
 
 
-def judged(served: Served, cases: Sequence[Case], run: Run) -> list[bool]:
+def judged(served: LoadedModel, cases: Sequence[Case], run: MeasuredRun) -> list[bool]:
     """Return which answers are right."""
     return [judge(case, text) for case, text in zip(cases, texts(served, run), strict=True)]

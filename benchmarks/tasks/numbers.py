@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from plait.server.bench.tasks.case import Case, Question, below, number
+from benchmarks.tasks.case import Case, Question, below, number
 
 LETTERS = "abcde"
 LARGEST = 99  # of a chain's values

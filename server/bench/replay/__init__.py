@@ -1,1 +1,0 @@
-"""Replays of logged tokens through drafters, without a model."""

@@ -1,1 +1,0 @@
-"""Small tasks with a judge: they train the tiny model and compare decoders."""
