@@ -50,6 +50,7 @@ class Running:
     base_url: str
     seconds_to_ready: float
     model: str
+    pid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ def running(command: Command, log: Path) -> Iterator[Running]:
         try:
             seconds = _await_ready(process, url + command.ready, started)
             model = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
-            yield Running(url, seconds, model)
+            yield Running(url, seconds, model, process.pid)
         finally:
             _stop(process)
 
