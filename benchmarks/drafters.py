@@ -154,21 +154,21 @@ def _replay_text(
 
 def _verdict(tree: DraftTree, following: Sequence[int]) -> VerificationResult:
     """Return what a pass would have said, had it drawn what was written."""
-    node, reached, emitted = ROOT, [0], [following[0]]
+    node, accepted_rows, emitted = ROOT, [0], [following[0]]
     drawn = [UNKNOWN] * (len(tree) + 1)
     drawn[0] = following[0]
     while (child := tree.child(node, emitted[-1])) is not None and len(emitted) < len(following):
         node = child
-        reached.append(child + 1)
+        accepted_rows.append(child + 1)
         drawn[child + 1] = following[len(emitted)]
         emitted.append(following[len(emitted)])
     nothing = torch.empty(0, 0)
-    return VerificationResult(tree.token_ids, tree.parents, reached, drawn, emitted, nothing, None)
+    return VerificationResult(tree.token_ids, tree.parents, accepted_rows, drawn, emitted, nothing, None)
 
 
 def _note_depths(found: Replay, tree: DraftTree, verdict: VerificationResult) -> None:
     """Count, for each depth that was tried, whether some node of it was right."""
-    parents = [row - 1 for row in verdict.reached]
+    parents = [row - 1 for row in verdict.accepted_rows]
     for depth, node in enumerate(parents):
         if node not in tree.parents:
             return
