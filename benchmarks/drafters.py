@@ -28,7 +28,8 @@ from plait.decoders.contract.registry import Method, MethodError, methods
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.config import MAX_DRAFT
 from plait.decoders.speculative.context import DrafterContext
-from plait.decoders.speculative.speculator import SpeculationState, Speculator
+from plait.decoders.speculative.drafting import SpeculationState
+from plait.decoders.speculative.speculator import Speculator
 from plait.decoders.speculative.tree import ROOT, DraftTree
 from plait.server.options import Count, Texts
 from plait.server.telemetry.token_trace import TracedText
@@ -139,10 +140,10 @@ def _replay_text(
         (tree,) = speculator.propose(
             [member], [len(written) - at - 1], DraftBudget(MAX_DRAFT, fed=1)
         )
-        verdict = _verdict(tree, written[at:])
-        _note_depths(found, tree, verdict)
-        at += len(verdict.emitted)
-        drafted, accepted = speculator.settle(member, verdict)
+        result = _verdict(tree, written[at:])
+        _note_depths(found, tree, result)
+        at += len(result.emitted)
+        drafted, accepted = speculator.record(member, result)
         found.asking_s += time.perf_counter() - begun
         found.drafted.update(drafted)
         found.accepted.update(accepted)

@@ -19,7 +19,7 @@ from plait.decoders.contract.decoder import FinishReason, Outcome, SequenceError
 from plait.decoders.contract.sampler import Sampler
 from plait.decoders.sampling.sampler import Draws
 from plait.decoders.sampling.state import SamplingState
-from plait.decoders.speculative.speculator import SpeculationState
+from plait.decoders.speculative.drafting import SpeculationState
 
 MAX_REDRAWS = 8
 

@@ -227,7 +227,7 @@ class AutoregressiveDecoder:
             hidden,
             walk.first,
         )
-        drafted, accepted = self._speculator.settle(state.speculation, result)
+        drafted, accepted = self._speculator.record(state.speculation, result)
         if not len(tree):
             return outcome
         sources = [tree.sources[node] for node in keep]

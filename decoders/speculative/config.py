@@ -1,4 +1,4 @@
-"""What a request says of drafters, resolved against the registry. No torch."""
+"""The drafters that a request names, resolved against the registry. No torch."""
 
 from __future__ import annotations
 
@@ -9,35 +9,38 @@ from pydantic import Field
 
 from plait.decoders.contract.registry import Choice, MethodError, Options, compose, methods
 
-DEFAULT_DRAFTERS = ("forced", "prediction", "suffix")  # each where it has something to go by
-MAX_DRAFT = 64  # rows of one sequence, over all its drafters
+DEFAULT_DRAFTERS = ("forced", "prediction", "suffix")  # "auto": each drafts only where it can
+MAX_DRAFT = 64  # draft tokens of one sequence and step, over all its drafters
+ACCEPTANCE_RULE = "acceptance rule"  # Method.part of the lossy ones
 PREDICTION = "prediction_token_ids"  # key of `decoding`: the answer that the client expects
-PREDICTED = "prediction"  # the drafter that goes by it
+PREDICTED = "prediction"  # the drafter that drafts from it
 
 
 class DraftOptions(Options):
-    """What every drafter can be told."""
+    """Options of every drafter."""
 
     max_draft: int = Field(16, ge=1, le=MAX_DRAFT, description="Tokens of one draft, at most.")
     always: bool = Field(
-        False, description="Draft whether it pays or not, as far as there is room: for measuring."
+        False, description="Draft whether or not it pays, within the step's budget: for measuring."
     )
 
 
 class StoreOptions(DraftOptions):
-    """Of drafters that go by earlier texts of the request's namespace."""
+    """Options of drafters that use earlier texts of the request's namespace."""
 
-    learn: bool = Field(True, description="Later requests of the namespace may go by this one.")
+    learn: bool = Field(
+        True, description="Later requests of the namespace may use this one's output."
+    )
 
 
 def parse_names(text: str) -> str | list[str]:
-    """Return a server's default, ids with commas between, as `decoding.drafter` would say it."""
+    """Return a comma-separated list of ids as a value of `decoding.drafter`."""
     names = [name.strip() for name in text.split(",")]
     return names[0] if len(names) == 1 else names
 
 
 def resolve_drafters(options: Mapping[str, Any]) -> tuple[Choice, ...]:
-    """Return the drafters of a request, in the order in which they are asked; none for "off".
+    """Return the drafters of a request, in the order in which they are called; none for "off".
 
     Raises:
         MethodError: unknown drafter or option, or one that is named twice.
@@ -61,10 +64,10 @@ def resolve_drafters(options: Mapping[str, Any]) -> tuple[Choice, ...]:
 
 
 def default_drafters(text: str) -> tuple[Choice, ...]:
-    """Return the drafters that a server's default names.
+    """Return the drafters that a server's `--drafter` names.
 
     Raises:
-        MethodError: as `resolve_drafters`; or one that is lossy, which a request has to want.
+        MethodError: as `resolve_drafters`; or one is lossy, which only a request may choose.
     """
     choices = resolve_drafters({"drafter": parse_names(text)})
     lossy = next((choice.method.name for choice in choices if choice.method.lossy), None)
@@ -74,10 +77,10 @@ def default_drafters(text: str) -> tuple[Choice, ...]:
 
 
 def is_acceptance_rule(choice: Choice) -> bool:
-    """Tell whether a method drafts nothing itself, and only judges the drafts of others."""
-    return choice.method.part == "judge" and not isinstance(choice.options, DraftOptions)
+    """Tell whether a method drafts nothing itself and only accepts drafts of others."""
+    return choice.method.part == ACCEPTANCE_RULE and not isinstance(choice.options, DraftOptions)
 
 
 def is_lossy(options: Mapping[str, Any]) -> bool:
-    """Tell whether a request's drafters may change the law of its text."""
+    """Tell whether a request's drafters may change the distribution of its text."""
     return any(choice.method.lossy for choice in resolve_drafters(options))

@@ -1,4 +1,4 @@
-"""What a worker has for building drafters."""
+"""What a worker gives to the drafters that it builds."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DrafterContext:
-    """Tools and material, shared by all drafters of one worker."""
+    """Model facts, weights and stores that all drafters of one worker share."""
 
     vocab_size: int
-    naive: bool = False  # the oracles instead of the compiled kernels
-    num_embeddings: int = 0  # inputs beyond the vocabulary: ids vocab_size, vocab_size + 1, ...
+    naive: bool = False  # use the reference kernels instead of the compiled ones
+    num_embeddings: int = 0  # trained inputs with ids vocab_size, vocab_size + 1, ...
     embedding: Tensor | None = None  # [vocab, hidden] of the served model; not to be modified
-    heads: Mapping[str, Path] = field(default_factory=dict)  # trained for it, by their drafters
-    costs: CostCurve = field(default_factory=CostCurve)  # of a pass
-    draft_model: DraftModel | None = None  # a second model, which writes ahead
+    heads: Mapping[str, Path] = field(default_factory=dict)  # weight files, by drafter name
+    costs: CostCurve = field(default_factory=CostCurve)  # seconds of a forward pass
+    draft_model: DraftModel | None = None
     stores: DraftStores = field(default_factory=DraftStores)  # earlier texts, by namespace
 
     @property
     def num_ids(self) -> int:
-        """One past the largest id that may be fed."""
+        """One past the largest id that can be fed."""
         return self.vocab_size + self.num_embeddings

@@ -1,74 +1,78 @@
-"""Whether a drafter is worth asking: what an ask costs, against what it brings.
+"""Whether a drafter is worth calling: the time of a call against the tokens that it gains.
 
-An accepted token saves what a token costs without it: the seconds of the pass, shared by its
-sequences; every row that is fed costs some of that. A drafter is asked for a sequence while what it
-brings there is worth more than its own time. Where it is not, it is asked so seldom that asks take
-SHARE of a token's time, but once in PROBE steps, to see whether that has changed.
+An accepted draft token saves the time of one token without drafts (the seconds of a pass, divided
+by its sequences); every draft row that is fed costs a part of that. A drafter is called for a
+sequence while the tokens that it gains there are worth more than the time of the call. Otherwise it
+is called so rarely that calls take PROBE_SHARE of the time of a token, and at least once in
+PROBE_INTERVAL steps, to find out whether that has changed.
 
-Law: none; who is asked changes no text. Cost: O(1) a step and drafter.
+Law: none; which drafters are called changes no text. Cost: O(1) a step and drafter.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-RATE = 0.1  # how fast an account follows what is observed
-OUTLIER = 2.0  # an ask counts as at most so many times what was expected
+RATE = 0.1  # weight of a new observation in the moving averages
+OUTLIER = 2.0  # a call counts as at most so many times the average
 PROBE_INTERVAL = 64
 PROBE_SHARE = 0.005
 
 
 @dataclass(slots=True)
 class DrafterStats:
-    """One drafter, over all sequences."""
+    """Moving averages of one drafter over all sequences of the worker."""
 
-    seconds: float = 0.0  # of one sequence's ask; 0: never asked
-    tokens: float = 3.0  # gained an ask; generous before anything is known
-    spent: float = 0.0  # in this step
-    asked: int = 0  # sequences in this step
+    seconds: float = 0.0  # of a step's calls for one sequence; 0: never called
+    tokens: float = 3.0  # gained in a step with a call; optimistic until something is known
+    step_seconds: float = 0.0  # in this step
+    step_sequences: int = 0  # in this step
 
-    def spend(self, seconds: float, sequences: int) -> None:
-        """Note one call; a step may make several for the same sequences."""
-        self.spent += seconds
-        self.asked = max(self.asked, sequences)
+    def add_call(self, seconds: float, sequences: int) -> None:
+        """Add one call; a step may make several for the same sequences."""
+        self.step_seconds += seconds
+        self.step_sequences = max(self.step_sequences, sequences)
 
-    def close(self) -> None:
-        """End the step."""
-        if self.asked:
-            seconds = self.spent / self.asked
+    def end_step(self) -> None:
+        """Update the average with the calls of this step."""
+        if self.step_sequences:
+            seconds = self.step_seconds / self.step_sequences
             if self.seconds > 0:
                 seconds = min(seconds, self.seconds * OUTLIER)
                 seconds = self.seconds + RATE * (seconds - self.seconds)
             self.seconds = seconds
-        self.spent, self.asked = 0.0, 0
+        self.step_seconds, self.step_sequences = 0.0, 0
 
 
 class SequenceDrafterStats:
-    """One drafter at one sequence; begins with what the drafter brings elsewhere."""
+    """One drafter at one sequence; starts with the averages over all sequences."""
 
     def __init__(self, stats: DrafterStats) -> None:
         self.stats = stats
         self._tokens = stats.tokens
-        self._missed = 0  # steps since the last ask
-        self._is_open = False  # asked, and the verdict is due
+        self._steps_skipped = 0
+        self._is_pending = False  # called, and the pass that verifies the draft is due
 
-    def pays(self, seconds: float) -> bool:
-        """Tell whether to ask in this step, in which a token costs so many seconds."""
-        self._missed += 1
-        worth = max(self._tokens, self._missed * PROBE_SHARE) * seconds
-        if self.stats.seconds > worth and self._missed < PROBE_INTERVAL:
+    def is_worth_calling(self, seconds: float) -> bool:
+        """Tell whether to call the drafter in this step.
+
+        seconds: the time of a token without drafts.
+        """
+        self._steps_skipped += 1
+        value = max(self._tokens, self._steps_skipped * PROBE_SHARE) * seconds
+        if self.stats.seconds > value and self._steps_skipped < PROBE_INTERVAL:
             return False
-        self._missed = 0
+        self._steps_skipped = 0
         return True
 
-    def ask(self) -> None:
-        """Note that the drafter is asked."""
-        self._is_open = True
+    def mark_called(self) -> None:
+        """Note that the drafter is called in this step."""
+        self._is_pending = True
 
-    def settle(self, gained: float) -> None:
-        """Learn how many tokens came of it, those that its rows cost taken off."""
-        if not self._is_open:
+    def add_gain(self, tokens: float) -> None:
+        """Update the averages with the tokens gained: accepted ones less the cost of all rows."""
+        if not self._is_pending:
             return
-        self._is_open = False
-        self._tokens += RATE * (gained - self._tokens)
-        self.stats.tokens += RATE * (gained - self.stats.tokens)
+        self._is_pending = False
+        self._tokens += RATE * (tokens - self._tokens)
+        self.stats.tokens += RATE * (tokens - self.stats.tokens)

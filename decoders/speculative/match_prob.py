@@ -1,17 +1,18 @@
-"""How sure one may be of a token that has followed the same tokens before."""
+"""The acceptance probability of a token that has followed the same context before."""
 
 from __future__ import annotations
 
 
 def match_prob(matched: int, votes: int, share: float) -> float:
-    """Return how probable a token is: the more has matched, and the more often, the more so.
+    """Return a first estimate of the probability that a token is accepted.
 
-    A rule of thumb to begin with; what it is worth is learnt (economy.py).
+    It rises with the length of the match and with the number of occurrences. The estimate is a rule
+    of thumb; draft_budget.py learns how often it is right.
 
     Args:
-        matched: tokens in front of it that are the same.
-        votes: places at which it followed them, >= 1.
-        share: of all places at which something did.
+        matched: tokens of context that match.
+        votes: occurrences of the context that this token followed, >= 1.
+        share: of all occurrences of the context that have a next token.
     """
     weight = matched + votes - 1
     return share * weight / (weight + 1)

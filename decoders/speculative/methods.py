@@ -1,4 +1,4 @@
-"""The drafters that are built in: one file each, listed here. No torch."""
+"""The built-in drafters, one module each. No torch."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The draft of one sequence: a tree of tokens in which a chain is the usual case.
+"""The draft of one sequence: a tree of tokens, most often a chain.
 
-Nodes are numbered so that a parent comes before its children; -1 is the text itself.
+Nodes are numbered so that a parent comes before its children; parent -1 is the end of the text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ROOT = -1
 
 
 class MalformedDraft(ValueError):
-    """What a drafter returned is no tree: it is at fault, and nobody else suffers for it."""
+    """A drafter returned something that is no tree; the draft is dropped."""
 
 
 @dataclass(slots=True)
@@ -24,11 +24,9 @@ class DraftTree:
 
     token_ids: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
-    acceptance_probs: list[float] = field(
-        default_factory=list
-    )  # as estimated, each given its parent
-    stated_probs: list[float] = field(default_factory=list)  # as their drafters said
-    sources: list[str] = field(default_factory=list)
+    acceptance_probs: list[float] = field(default_factory=list)  # estimated, given the parent
+    stated_probs: list[float] = field(default_factory=list)  # the same as the drafter stated it
+    sources: list[str] = field(default_factory=list)  # names of the drafters
     _child: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -40,9 +38,9 @@ class DraftTree:
         return is_chain(self.parents)
 
     def add(
-        self, parent: int, token: int, source: str, acceptance_prob: float, stated_probs: float
+        self, parent: int, token: int, source: str, acceptance_prob: float, stated_prob: float
     ) -> int:
-        """Return the child of a node that has this token, new or known."""
+        """Return the child of a node that has this token; it is added if there is none."""
         known = self._child.get((parent, token))
         if known is not None:
             return known
@@ -51,29 +49,29 @@ class DraftTree:
         self.token_ids.append(token)
         self.parents.append(parent)
         self.acceptance_probs.append(acceptance_prob)
-        self.stated_probs.append(stated_probs)
+        self.stated_probs.append(stated_prob)
         self.sources.append(source)
         return node
 
     def child(self, parent: int, token: int) -> int | None:
-        """Return the child of a node that has this token."""
+        """Return the child of a node that has this token, if there is one."""
         return self._child.get((parent, token))
 
     def path_probs(self) -> list[float]:
-        """Return for each node the probability that it will be reached and right."""
+        """Return for each node the probability that it and all its ancestors are accepted."""
         found: list[float] = []
         for parent, acceptance_prob in zip(self.parents, self.acceptance_probs, strict=True):
             found.append(acceptance_prob * (found[parent] if parent >= 0 else 1.0))
         return found
 
     def only(self, nodes: Sequence[int]) -> DraftTree:
-        """Return the tree of some nodes, rising, which hold their own parents."""
+        """Return the tree of some nodes, in rising order, which include their own parents."""
         kept = DraftTree()
-        renamed = {ROOT: ROOT}
+        renumbered = {ROOT: ROOT}
         for node in nodes:
-            parent = renamed[self.parents[node]]
+            parent = renumbered[self.parents[node]]
             token, source = self.token_ids[node], self.sources[node]
-            renamed[node] = kept.add(
+            renumbered[node] = kept.add(
                 parent, token, source, self.acceptance_probs[node], self.stated_probs[node]
             )
         return kept
@@ -85,7 +83,7 @@ class DraftTree:
         return Proposal(self.token_ids, AttentionMode.TREE, self.parents)
 
     def count(self, nodes: Sequence[int] | None = None) -> Mapping[str, int]:
-        """Return how many nodes, of all or of some, each source has given."""
+        """Return the number of nodes, of all or of some, by drafter."""
         counts: dict[str, int] = {}
         for node in range(len(self)) if nodes is None else nodes:
             counts[self.sources[node]] = counts.get(self.sources[node], 0) + 1
@@ -103,7 +101,7 @@ def parents_of(draft: Draft) -> Sequence[int]:
 
 
 def validate_draft(draft: Draft, max_tokens: int) -> Draft:
-    """Return the first `max_tokens` tokens of a draft, their chances brought into [0, 1], NaN to 0.
+    """Return the first `max_tokens` tokens of a draft, probabilities clipped to [0, 1], NaN to 0.
 
     Raises:
         MalformedDraft: its parts differ in length, or a parent does not come before its child.
@@ -111,15 +109,11 @@ def validate_draft(draft: Draft, max_tokens: int) -> Draft:
     size, parents = len(draft.token_ids), parents_of(draft)
     if not len(draft.acceptance_probs) == len(parents) == size:
         raise MalformedDraft(
-            f"{size} tokens have {len(draft.acceptance_probs)} chances and {len(parents)} parents"
+            f"{size} tokens have {len(draft.acceptance_probs)} probabilities and "
+            f"{len(parents)} parents"
         )
     stray = next((i for i, parent in enumerate(parents) if not ROOT <= parent < i), None)
     if stray is not None:
         raise MalformedDraft(f"token {stray} has parent {parents[stray]}")
-    acceptance_probs = [
-        min(max(0.0, acceptance_prob), 1.0)
-        for acceptance_prob in draft.acceptance_probs[:max_tokens]
-    ]
-    return Draft(
-        draft.token_ids[:max_tokens], acceptance_probs, parents[:max_tokens], draft.can_extend
-    )
+    probs = [min(max(0.0, prob), 1.0) for prob in draft.acceptance_probs[:max_tokens]]
+    return Draft(draft.token_ids[:max_tokens], probs, parents[:max_tokens], draft.can_extend)

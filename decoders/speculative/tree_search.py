@@ -1,6 +1,7 @@
-"""Searches for a draft tree through what a store of pairs says of their successors.
+"""Builds draft trees from a table of which tokens follow each pair of tokens.
 
-`best_first` takes the nodes of the greatest survival; `monte_carlo` is the search of ADED.
+`best_first` takes the nodes with the highest path probability; `monte_carlo` is the Monte-Carlo
+tree search (MCTS) of ADED.
 """
 
 from __future__ import annotations
@@ -16,18 +17,17 @@ from random import Random
 from plait.decoders.contract.drafter import Draft
 
 TokenPair = tuple[int, int]  # the last two tokens
-TokenPath = tuple[int, ...]  # tokens behind the text
-SuccessorLookup = Callable[
-    [TokenPair], Sequence[tuple[int, float]]
-]  # (token, weight), heaviest first
+TokenPath = tuple[int, ...]  # draft tokens, from the end of the text on
+# Returns (token, weight) of the successors, heaviest first.
+SuccessorLookup = Callable[[TokenPair], Sequence[tuple[int, float]]]
 
 ROOT = -1
-MIN_PATH_PROB = 0.01  # survival below which a node is worth nobody's while
+MIN_PATH_PROB = 0.01  # nodes below are left out
 
 
 @dataclass(frozen=True, slots=True)
 class TreeLimits:
-    """How large a tree may become."""
+    """The largest tree."""
 
     nodes: int
     depth: int
@@ -35,12 +35,12 @@ class TreeLimits:
 
 @dataclass(frozen=True, slots=True)
 class MctsConfig:
-    """The constants of ADED's search."""
+    """The constants of ADED's tree search."""
 
     iterations: int
     explore: float  # c1
     base: float  # c2
-    prefixes: int  # the most visited ones, which are drafted
+    prefixes: int  # number of paths that are drafted, the most visited ones
 
 
 def successor_probs(
@@ -55,48 +55,40 @@ def successor_probs(
 def best_first(
     lookup: SuccessorLookup, pair: TokenPair, bounds: TreeLimits, smoothing: float
 ) -> Draft:
-    """Return the tree of the nodes of the greatest survival, the product of chances on the way.
+    """Return the tree of the nodes with the highest path probabilities.
 
-    Law: no path outside of the tree, within the depth, has a greater survival than one in it; a
-    node comes after its parent. Cost: O(nodes * log(nodes)) beside the lookups.
+    Law: no path outside the tree, within the depth, has a higher probability than one inside; a
+    node comes after its parent. Cost: O(nodes * log(nodes)) plus one lookup a node.
     """
     tokens: list[int] = []
-    found: list[float] = []
+    probs: list[float] = []
     parents: list[int] = []
     depths: list[int] = []
-    heap: list[
-        tuple[float, int, int, TokenPair, float]
-    ] = []  # -survival, order, parent, pair, chance
+    # -path_prob, order of arrival, parent, pair, acceptance_prob
+    heap: list[tuple[float, int, int, TokenPair, float]] = []
 
     def offer(node: int, pair: TokenPair, path_prob: float) -> None:
-        for token, acceptance_prob in successor_probs(lookup, pair, smoothing):
-            if path_prob * acceptance_prob >= MIN_PATH_PROB:
-                entry = (
-                    -path_prob * acceptance_prob,
-                    next(order),
-                    node,
-                    (pair[1], token),
-                    acceptance_prob,
-                )
-                heappush(heap, entry)
+        for token, prob in successor_probs(lookup, pair, smoothing):
+            if path_prob * prob >= MIN_PATH_PROB:
+                heappush(heap, (-path_prob * prob, next(order), node, (pair[1], token), prob))
 
     order = count()
     offer(ROOT, pair, 1.0)
     while heap and len(tokens) < bounds.nodes:
-        path_prob, _, parent, pair, acceptance_prob = heappop(heap)
+        path_prob, _, parent, pair, prob = heappop(heap)
         node = len(tokens)
         tokens.append(pair[1])
-        found.append(acceptance_prob)
+        probs.append(prob)
         parents.append(parent)
         depths.append(1 if parent == ROOT else depths[parent] + 1)
         if depths[node] < bounds.depth:
             offer(node, pair, -path_prob)
-    return Draft(tokens, found, parents)
+    return Draft(tokens, probs, parents)
 
 
 @dataclass(slots=True, eq=False)
 class MctsNode:
-    """A path that the climb has considered."""
+    """A node of the search tree: one path behind the text."""
 
     path: TokenPath
     pair: TokenPair
@@ -110,9 +102,9 @@ class MctsNode:
 def grow_mcts_tree(
     lookup: SuccessorLookup, pair: TokenPair, depth: int, how: MctsConfig, random: Random
 ) -> MctsNode:
-    """Return the root of the tree that Monte-Carlo search has grown.
+    """Return the root of the tree that Monte-Carlo tree search builds.
 
-    Law: the root is visited once an iteration; every node as often as its children and the
+    Law: the root is visited once an iteration; every node as often as its children plus the
     roll-outs that began at it; no path is longer than the depth.
     """
     root = MctsNode((), pair, 0.0)
@@ -154,9 +146,9 @@ def monte_carlo(
 
 
 def prune_paths(paths: list[TokenPath], max_nodes: int) -> list[TokenPath]:
-    """Return the paths that are left when their tree has at most max_nodes nodes.
+    """Remove paths until their tree has at most max_nodes nodes; return the others.
 
-    What goes first is the path with the most nodes that no other one shares; of equals the last.
+    The path with the most nodes that no other path shares is removed first; of equals, the last.
     """
     kept = list(paths)
     shared = Counter(prefix for path in kept for prefix in _prefixes(path))
@@ -170,7 +162,7 @@ def prune_paths(paths: list[TokenPath], max_nodes: int) -> list[TokenPath]:
 def paths_to_draft(
     lookup: SuccessorLookup, pair: TokenPair, paths: Iterable[TokenPath], smoothing: float
 ) -> Draft:
-    """Return the tree of some paths behind a pair of tokens."""
+    """Return the tree of some paths that follow a pair of tokens."""
     nodes: dict[TokenPath, int] = {(): ROOT}
     found: list[float] = []
     for path in paths:
@@ -187,7 +179,7 @@ def paths_to_draft(
 
 
 def _priority(node: MctsNode, how: MctsConfig) -> float:
-    """Return by how much a child is to be preferred; one without visits above all."""
+    """Return the upper confidence bound of a child; a node without visits comes first."""
     if not node.visits:
         return inf
     assert node.parent is not None
@@ -197,7 +189,7 @@ def _priority(node: MctsNode, how: MctsConfig) -> float:
 
 
 def _roll_out(lookup: SuccessorLookup, node: MctsNode, depth: int, random: Random) -> float:
-    """Return 1 and the weights on the way to a node and on, at random, to the full depth."""
+    """Return 1 plus the weights of the path to a node, continued at random to the full depth."""
     reward, pair, length = 1.0, node.pair, len(node.path)
     above: MctsNode | None = node
     while above is not None:

@@ -142,5 +142,5 @@ def test_an_answer_says_that_it_is_lossy() -> None:
 def test_a_judge_alone_is_refused() -> None:
     with pytest.raises(MethodError, match="name a drafter beside it"):
         resolve_drafters({"drafter": "typical"})
-    with pytest.raises(MethodError, match="both decide the judge"):
+    with pytest.raises(MethodError, match="both decide the acceptance rule"):
         resolve_drafters({"drafter": ["n-gram", "typical", "lud"]})

@@ -161,36 +161,36 @@ def test_always_takes_what_room_there_is() -> None:
 class Learner:
     """Feeds a chain of one token a step that comes true with some probability."""
 
-    def __init__(self, stated_probs: float, seed: int = 0) -> None:
-        self.estimates, self.record, self.stated_probs = (
+    def __init__(self, stated_prob: float, seed: int = 0) -> None:
+        self.estimates, self.record, self.stated_prob = (
             AcceptanceEstimates(),
             SequenceAcceptance(),
-            stated_probs,
+            stated_prob,
         )
         self.rng = random.Random(seed)
 
     @property
     def acceptance_prob(self) -> float:
-        return self.estimates.acceptance_prob("s", self.stated_probs, self.record)
+        return self.estimates.acceptance_prob("s", self.stated_prob, self.record)
 
     def step(self, truth: float, count: int = 1) -> None:
         for _ in range(count):
             self.idle()
             tree = DraftTree()
-            tree.add(ROOT, 7, "s", self.acceptance_prob, self.stated_probs)
+            tree.add(ROOT, 7, "s", self.acceptance_prob, self.stated_prob)
             is_right = self.rng.random() < truth
             self.estimates.learn(tree, [0, 1] if is_right else [0], self.record, VOCAB)
 
     def idle(self, count: int = 1) -> None:
         for _ in range(count):
-            self.estimates.fade()
-            self.record.fade()
+            self.estimates.decay()
+            self.record.decay()
 
 
-@pytest.mark.parametrize("raw", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("stated_prob", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("truth", [0.05, 0.5, 0.95])
-def test_estimates_come_to_the_truth(stated_probs: float, truth: float) -> None:
-    learner, found = Learner(stated_probs), list[float]()
+def test_estimates_come_to_the_truth(stated_prob: float, truth: float) -> None:
+    learner, found = Learner(stated_prob), list[float]()
     for _ in range(2000):
         learner.step(truth)
         found.append(learner.acceptance_prob)
@@ -231,19 +231,19 @@ def test_a_sequence_learns_for_itself() -> None:
 def test_only_rows_that_were_reached_teach() -> None:
     tree, record, estimates = random_chain(3, 0.5), SequenceAcceptance(), AcceptanceEstimates()
     estimates.learn(tree, [0, 1], record, VOCAB)  # the first came true, the second did not
-    assert record.right["any"] == 1.0
+    assert record.accepted["any"] == 1.0
     assert record.expected["any"] == pytest.approx(1.0, abs=0.3)
     beyond = DraftTree()
     beyond.add(ROOT, VOCAB, "p", 0.5, 0.5)
     estimates.learn(beyond, [0], record, VOCAB)
-    assert "p" not in record.right
+    assert "p" not in record.accepted
 
 
 def test_any_number_is_a_chance() -> None:
     estimates = AcceptanceEstimates()
-    for stated_probs in (0.0, 1.0):
+    for stated_prob in (0.0, 1.0):
         assert (
             MIN_PROB
-            <= estimates.acceptance_prob("s", stated_probs, SequenceAcceptance())
+            <= estimates.acceptance_prob("s", stated_prob, SequenceAcceptance())
             <= MAX_PROB
         )

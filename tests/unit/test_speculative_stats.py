@@ -31,8 +31,8 @@ TOKEN = 0.01  # seconds that a token costs without drafts
 
 
 def spent(stats: DrafterStats, seconds: float, sequences: int = 1) -> DrafterStats:
-    stats.spend(seconds, sequences)
-    stats.close()
+    stats.add_call(seconds, sequences)
+    stats.end_step()
     return stats
 
 
@@ -40,9 +40,9 @@ def requests(sequence_stats: SequenceDrafterStats, steps: int, accepted: int) ->
     """Return how often an account is asked in so many steps, each ask bringing so much."""
     asked = 0
     for _ in range(steps):
-        if sequence_stats.pays(TOKEN):
-            sequence_stats.ask()
-            sequence_stats.settle(accepted)
+        if sequence_stats.is_worth_calling(TOKEN):
+            sequence_stats.mark_called()
+            sequence_stats.add_gain(accepted)
             asked += 1
     return asked
 
@@ -75,16 +75,16 @@ def test_a_probe_that_succeeds_brings_the_drafter_back() -> None:
 def test_a_new_sequence_begins_with_what_was_learnt_elsewhere() -> None:
     stats = spent(DrafterStats(), TOKEN / 2)
     requests(SequenceDrafterStats(stats), 100, accepted=0)
-    assert not SequenceDrafterStats(stats).pays(TOKEN)
+    assert not SequenceDrafterStats(stats).is_worth_calling(TOKEN)
 
 
 def test_seconds_are_those_of_one_sequence_over_all_calls_of_a_step() -> None:
     stats = DrafterStats()
-    stats.spend(0.3, 4)
-    stats.spend(0.1, 2)
-    stats.close()
+    stats.add_call(0.3, 4)
+    stats.add_call(0.1, 2)
+    stats.end_step()
     assert stats.seconds == pytest.approx(0.1)
-    stats.close()  # a step without asks changes nothing
+    stats.end_step()  # a step without asks changes nothing
     assert stats.seconds == pytest.approx(0.1)
 
 
@@ -96,7 +96,7 @@ def test_one_slow_call_does_not_condemn_a_drafter() -> None:
 def test_a_verdict_on_what_nobody_asked_for_teaches_nothing() -> None:
     sequence_stats = SequenceDrafterStats(spent(DrafterStats(), TOKEN / 2))
     before = sequence_stats.stats.tokens
-    sequence_stats.settle(0)
+    sequence_stats.add_gain(0)
     assert sequence_stats.stats.tokens == before
 
 
@@ -133,7 +133,7 @@ def serving(
     """Yield the rows that each step of one sequence drafts; those of even steps are right."""
     monkeypatch.setattr(Method, "make", lambda self, options, **context: drafter)
     choice = Choice(Method("drafter", "slow", "", "", ""), DraftOptions(max_draft=1, always=always))
-    monkeypatch.setattr(speculator, "drafters", lambda options: (choice,))
+    monkeypatch.setattr(speculator, "resolve_drafters", lambda options: (choice,))
     monkeypatch.setattr(time, "perf_counter", lambda: drafter.now)
     asking = Speculator(DrafterContext(9), costs)
     member = asking.start(DecodeRequest([3], SamplingParams(), 99, frozenset(), None, 0, {}))
@@ -147,7 +147,7 @@ def serving(
         result = VerificationResult(
             tree.token_ids, tree.parents, accepted_rows, drawn, emitted, nothing, None
         )
-        asking.settle(member, result)
+        asking.record(member, result)
         yield len(tree)
 
 

@@ -72,7 +72,7 @@ def test_a_part_of_a_tree_keeps_its_paths(entries: list[Entry], leaves: set[int]
         return [[whole.token_ids[each] for each in path(whole, node)] for node in kept]
 
     assert words(part, range(len(part))) == words(tree, nodes)
-    for name in ("chances", "raw", "sources"):
+    for name in ("acceptance_probs", "stated_probs", "sources"):
         assert getattr(part, name) == [getattr(tree, name)[node] for node in nodes]
     assert part.count() == tree.count(nodes)
 
@@ -112,8 +112,8 @@ def test_chances_come_into_their_range() -> None:
 @pytest.mark.parametrize(
     ("draft", "want"),
     [
-        (Draft([1, 2], [1.0]), "2 tokens have 1 chances"),
-        (Draft([1], [1.0, 1.0]), "1 tokens have 2 chances"),
+        (Draft([1, 2], [1.0]), "2 tokens have 1 probabilities"),
+        (Draft([1], [1.0, 1.0]), "1 tokens have 2 probabilities"),
         (Draft([1, 2], [1.0, 1.0], [-1]), "1 parents"),
         (Draft([1, 2], [1.0, 1.0], [1, 0]), "token 0 has parent 1"),  # a cycle
         (Draft([1, 2], [1.0, 1.0], [-1, 1]), "token 1 has parent 1"),

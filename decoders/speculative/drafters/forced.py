@@ -1,14 +1,15 @@
 """Forced: the tokens to which a constraint leaves no alternative.
 
-The grammar's text is certain, its spelling in tokens is not: the canonical one is drafted, and the
-request's law may prefer another that writes the same. The last token before a choice is less sure,
-since a longer one may reach over the border; it is told apart, so that its chance is learnt apart.
+The bytes that a grammar forces are certain, their spelling in tokens is not: the canonical one is
+drafted, and the request may sample another that spells the same bytes. The last token before a
+choice is less certain, because a longer token may cross the boundary; it has a stated probability
+of its own, so its acceptance is learnt separately.
 
-Law: none of its own; verified as every draft. Without a constraint there is nothing to say. Most
-rows have other legal spellings, so the target's law is asked at each; what sampling skips is the
-noise of all tokens that the constraint forbids, which is nearly all of its cost.
+Law: none of its own; every draft is verified. Without a constraint it does not take part. Most
+positions have other legal spellings, so the target samples at each; what is saved there is the
+noise of all the illegal tokens, which is most of the cost of sampling.
 Source: jump-forward decoding as in xgrammar and SGLang, fast-forward tokens as in llguidance; here
-the tokens are drafts, so no text is ever tokenised again.
+the tokens are drafts, so no text is tokenised again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from plait.decoders.contract.constraint import Constraint
 from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
@@ -28,29 +28,30 @@ BOUNDARY_PROB = 0.6
 
 
 class ForcedDrafter:
-    """Reads the drafts off the constraint; remembers nothing else."""
+    """Drafts what the constraint forces; keeps no state."""
 
     name: ClassVar[str] = "forced"
 
-    def start(self, request: DecodeRequest) -> Constraint | None:
-        """Return the request's constraint, if it has one."""
-        return request.constraint
+    def start(self, request: DecodeRequest) -> bool | None:
+        """Return True for a request with a constraint, None for others."""
+        return None if request.constraint is None else True
 
-    def propose(self, requests: Sequence[DraftRequest[Constraint]]) -> Sequence[Draft]:
-        """Return what the constraints force."""
+    def propose(self, requests: Sequence[DraftRequest[bool]]) -> Sequence[Draft]:
+        """Return the forced tokens of each sequence."""
         drafts = []
         for request in requests:
-            constraint = request.state
-            sure, border = constraint.forced_tokens(), constraint.border_tokens()
-            acceptance_probs = [FORCED_PROB] * len(sure) + [BOUNDARY_PROB] * len(border)
-            drafts.append(Draft([*sure, *border], acceptance_probs))
+            constraint = request.constraint
+            assert constraint is not None, "only constrained sequences take part"
+            forced, boundary = constraint.forced_tokens(), constraint.border_tokens()
+            probs = [FORCED_PROB] * len(forced) + [BOUNDARY_PROB] * len(boundary)
+            drafts.append(Draft([*forced, *boundary], probs))
         return drafts
 
-    def commit(self, state: Constraint, text: Sequence[int], result: VerificationResult) -> None:
-        """Learn nothing."""
+    def commit(self, state: bool, text: Sequence[int], result: VerificationResult) -> None:
+        """Do nothing: there is no state."""
 
-    def finish(self, state: Constraint, text: Sequence[int]) -> None:
-        """Hold nothing."""
+    def finish(self, state: bool, text: Sequence[int]) -> None:
+        """Do nothing: there is nothing to release."""
 
 
 def make(options: DraftOptions, *, context: DrafterContext) -> ForcedDrafter:

@@ -24,7 +24,7 @@ from pydantic import Field
 from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
-from plait.decoders.speculative.config import DraftOptions
+from plait.decoders.speculative.config import ACCEPTANCE_RULE, DraftOptions
 from plait.decoders.speculative.context import DrafterContext
 
 if TYPE_CHECKING:
@@ -102,6 +102,6 @@ METHOD = Method(
     target="plait.decoders.speculative.lossy.lud:make",
     options=LudOptions,
     needs=frozenset({"ppd"}),
-    part="judge",
+    part=ACCEPTANCE_RULE,
     lossy=True,
 )

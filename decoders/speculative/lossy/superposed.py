@@ -23,6 +23,7 @@ from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method, MethodError
 from plait.decoders.sampling.params import GREEDY_BELOW
+from plait.decoders.speculative.config import ACCEPTANCE_RULE
 from plait.decoders.speculative.drafters.superposed_tree import PRESETS, SuperpositionOptions
 from plait.decoders.speculative.prompt_cache import PromptCache, PromptCacheEntry
 
@@ -143,7 +144,7 @@ METHOD = Method(
     target="plait.decoders.speculative.draft_model.make:superposed",
     options=SuperposedOptions,
     needs=frozenset({"draft_model"}),
-    part="judge",
+    part=ACCEPTANCE_RULE,
     lossy=True,
     presets=PRESETS,
 )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from plait.decoders.contract.registry import Method, Options
+from plait.decoders.speculative.config import ACCEPTANCE_RULE
 from plait.decoders.speculative.context import DrafterContext
 
 if TYPE_CHECKING:
@@ -66,6 +67,6 @@ METHOD = Method(
     source="Medusa, arXiv:2401.10774, 3.3.1",
     target="plait.decoders.speculative.lossy.typical:make",
     options=TypicalOptions,
-    part="judge",
+    part=ACCEPTANCE_RULE,
     lossy=True,
 )
