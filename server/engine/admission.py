@@ -13,7 +13,8 @@ from plait.decoders.contract.decoder import Decoder, DecodeRequest
 from plait.decoders.contract.isolation import FAILED, attempt
 from plait.decoders.contract.registry import MethodError
 from plait.server.engine.commit import log_fault
-from plait.server.engine.kv.block_pool import BLOCK_SIZE, root_hash
+from plait.server.engine.kv.block_table import BLOCK_SIZE, BlockTable
+from plait.server.engine.kv.prefix_index import hash_span, root_hash
 from plait.server.engine.sequence import Sequence
 from plait.server.errors import BadRequest, ContextTooLong, ServerError
 from plait.server.wire.messages import CompiledConstraint, Failed, GenerateRequest
@@ -183,13 +184,18 @@ class Admission:
                     index,
                     decoder,
                     state,
-                    root_hash(self._capacity.fingerprint, request.cache_salt, str(block)),
+                    self._block_table(request, block),
                     block,
                     leader=made[0] if made else None,
                     tokens=list(request.prompt_token_ids),
                 )
             )
         return made
+
+    def _block_table(self, request: GenerateRequest, block: int) -> BlockTable:
+        """Return an empty table; equal texts share blocks if all that is hashed here is equal."""
+        root = root_hash(self._capacity.fingerprint, request.cache_salt, str(block))
+        return BlockTable(root, hash_span(block))
 
 
 def _failed(request_id: str, fault: Exception) -> Failed:

@@ -24,7 +24,8 @@ from plait.server.engine.constraints import LazyConstraints
 from plait.server.engine.draft_model.load import load_draft_model
 from plait.server.engine.draft_store.keeper import StoreKeeper
 from plait.server.engine.engine import Engine
-from plait.server.engine.kv.block_pool import BLOCK_SIZE, BlockPool, num_blocks_for
+from plait.server.engine.kv.block_table import BLOCK_SIZE, num_blocks_for
+from plait.server.engine.kv.manager import KVCacheManager
 from plait.server.engine.profile import measure
 from plait.server.engine.runner import Runner
 from plait.server.memory import SystemMemory, system_memory
@@ -88,7 +89,9 @@ def build_engine(
     decoder = _decoder(model, files, context)
     constraints = LazyConstraints(files, model.vocab_size, settings.grammar_cache_bytes)
     admission = _admission(model, constraints, decoder, length)
-    blocks = BlockPool(num_blocks, prefix_caching=settings.prefix_caching)
+    kv_manager = KVCacheManager(
+        num_blocks, runner.copy_block, prefix_caching=settings.prefix_caching
+    )
     info = ModelInfo(
         model=settings.served_name or files.name,
         max_model_len=length,
@@ -102,7 +105,7 @@ def build_engine(
         diffusion=model.diffusion,
         seconds_to_load=time.monotonic() - begun,
     )
-    return Engine(runner, blocks, admission, settings, costs, keeper), info
+    return Engine(runner, kv_manager, admission, settings, costs, keeper), info
 
 
 def _load(settings: EngineSettings, files: ModelFiles, tell: Callable[[str], None]) -> Transformer:

@@ -29,7 +29,7 @@ from plait.server.engine.commit import (
     started,
 )
 from plait.server.engine.draft_store.keeper import StoreKeeper
-from plait.server.engine.kv.block_pool import BlockPool
+from plait.server.engine.kv.manager import KVCacheManager
 from plait.server.engine.passes import Pass, probe, run_passes
 from plait.server.engine.runner import Runner
 from plait.server.engine.scheduler import Scheduler
@@ -56,7 +56,7 @@ class Engine:
     def __init__(
         self,
         runner: Runner,
-        blocks: BlockPool,
+        kv: KVCacheManager,
         admission: Admission,
         settings: EngineSettings,
         costs: CostCurve | None = None,
@@ -66,7 +66,7 @@ class Engine:
 
         Args:
             runner: of the model.
-            blocks: of its cache.
+            kv: of its cache.
             admission: lets requests in.
             settings: How much is run at once.
             costs: learns what the engine's passes take; decoders may look at it, too.
@@ -75,11 +75,10 @@ class Engine:
         self._runner = runner
         self._costs = costs or CostCurve()
         self._keeper = keeper or StoreKeeper()
-        self._blocks = blocks
+        self._kv = kv
         self._admission = admission
         self._scheduler = Scheduler(
-            blocks,
-            runner.copy_block,
+            kv,
             max_seqs=settings.max_num_seqs,
             max_rows=settings.max_step_tokens,
         )
@@ -129,7 +128,7 @@ class Engine:
         self._step_tokens.append(sum(each.num_rows for each in passes))
         reports += [r for s in slices for r in self._commit(s, outcomes.get(id(s)))]
         if not passes:
-            probe(self._runner, self._blocks)
+            probe(self._runner, self._kv.pool)
         return reports
 
     def stats(self) -> Stats:
@@ -137,8 +136,8 @@ class Engine:
         steps, self._step_tokens = self._step_tokens, []
         self._counters["steps"] += len(steps)
         counters = {
-            "prefix_cache_queries": self._blocks.queries,
-            "prefix_cache_hits": self._blocks.hits,
+            "prefix_cache_queries": self._kv.num_queried_tokens,
+            "prefix_cache_hits": self._kv.num_hit_tokens,
             "num_preemptions": self._scheduler.num_preemptions,
             **self._keeper.counters(),
             **self._counters,
@@ -148,16 +147,17 @@ class Engine:
         return Stats(
             num_running=self._scheduler.num_running,
             num_waiting=self._scheduler.num_waiting + self._admission.num_loading,
-            kv_blocks_used=self._blocks.num_used,
-            kv_blocks_total=self._blocks.num_blocks,
+            kv_blocks_used=self._kv.pool.num_used,
+            kv_blocks_total=self._kv.pool.num_blocks,
             counters={name: float(value) for name, value in counters.items()},
             step_tokens=steps,
         )
 
     def check_integrity(self) -> None:
         """Raise AssertionError if blocks are lost, or held while nothing runs."""
-        self._blocks.check_integrity()
-        assert self._live or self._blocks.num_used == 0, "blocks are held by nobody"
+        pool = self._kv.pool
+        pool.check_integrity()
+        assert self._live or pool.num_used == pool.num_loading, "blocks are held by nobody"
 
     def _admit(self) -> list[Report]:
         """Queue the requests whose constraints have been loaded meanwhile."""

@@ -55,14 +55,14 @@ def run_passes(
     return made, failed
 
 
-def probe(runner: Runner, blocks: BlockPool) -> None:
+def probe(runner: Runner, pool: BlockPool) -> None:
     """Raise what the runner raises if it can't compute anything any more."""
-    held = blocks.allocate(1)
+    held = pool.allocate(1)
     if held is not None:
         try:
             _run(runner, [nobodys_slice(1, 0, held)])
         finally:
-            blocks.release(held)
+            pool.release(held)
 
 
 def _run(runner: Runner, slices: Sequences[ScheduledSequence]) -> Pass:

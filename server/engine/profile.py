@@ -9,7 +9,7 @@ from typing import Any, cast
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import Decoder, Proposal
 from plait.decoders.sampling.params import SamplingParams
-from plait.server.engine.kv.block_pool import num_blocks_for
+from plait.server.engine.kv.block_table import BlockTable, num_blocks_for
 from plait.server.engine.runner import Runner
 from plait.server.engine.sequence import ScheduledSequence, Sequence
 from plait.server.wire.messages import GenerateRequest
@@ -54,9 +54,8 @@ def nobodys_slice(rows: int, context: int, blocks: list[int]) -> ScheduledSequen
         index=0,
         decoder=cast(Decoder[Any], None),  # nobody decodes
         state=None,
-        root=b"",
+        block_table=BlockTable(block_ids=blocks),
         tokens=[0] * (context + 1),
         num_computed_tokens=context,
-        blocks=blocks,
     )
     return ScheduledSequence(sequence, 1, Proposal([0] * (rows - 1)))

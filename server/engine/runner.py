@@ -14,7 +14,7 @@ from torch import Tensor
 from plait.decoders.contract.decoder import AttentionMode, Forward, Proposal
 from plait.kernels.kv_copy import copy_blocks, move_slots
 from plait.kernels.paged_attention import AttentionMetadata
-from plait.server.engine.kv.block_pool import as_slots, num_blocks_for, slot_mapping
+from plait.server.engine.kv.block_table import num_blocks_for, slot_mapping
 from plait.server.engine.sequence import ScheduledSequence, Sequence
 from plait.server.models.transformer import KVCache
 
@@ -72,7 +72,8 @@ class Runner:
         """
         if list(keep) == list(range(len(keep))):
             return
-        slots = as_slots(piece.sequence.blocks, piece.start, piece.start + piece.num_proposed)
+        positions = np.arange(piece.start, piece.start + piece.num_proposed, dtype=np.int64)
+        slots = slot_mapping(piece.sequence.block_table.block_ids, positions)
         source = torch.from_numpy(slots[np.asarray(keep)]).to(self.device)
         target = torch.from_numpy(slots[: len(keep)]).to(self.device)
         move_slots(self.kv.k, self.kv.v, source, target)
@@ -162,7 +163,9 @@ def _piece(
     """Return rows that are stored one after the other behind the first `start` tokens."""
     places = np.arange(start, start + len(token_ids), dtype=np.int64)
     parents = [-1] * len(token_ids) if parents is None else parents
-    return AttentionSegment(token_ids, start, attend, parents, places, places, sequence.blocks)
+    return AttentionSegment(
+        token_ids, start, attend, parents, places, places, sequence.block_table.block_ids
+    )
 
 
 def _in_place(sequence: Sequence, proposal: Proposal) -> AttentionSegment:
@@ -176,7 +179,7 @@ def _in_place(sequence: Sequence, proposal: Proposal) -> AttentionSegment:
         parents,
         places,
         places,
-        sequence.blocks,
+        sequence.block_table.block_ids,
     )
 
 

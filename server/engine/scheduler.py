@@ -14,32 +14,26 @@ from collections.abc import Callable
 from collections.abc import Sequence as Sequences
 
 from plait.decoders.contract.decoder import AttentionMode, DraftBudget, Proposal
-from plait.server.engine.kv.block_pool import (
-    BLOCK_SIZE,
-    BlockPool,
-    blocks_per_unit,
-    extend_block_hashes,
-    num_blocks_for,
-)
+from plait.server.engine.kv.block_table import BLOCK_SIZE, num_blocks_for
+from plait.server.engine.kv.manager import KVCacheManager
 from plait.server.engine.row_budget import plan_rows
 from plait.server.engine.sequence import ScheduledSequence, Sequence
 
-Copy = Callable[[int, int], None]  # (source block, destination block)
 Propose = Callable[[Sequences[Sequence], DraftBudget], Sequences[Proposal]]
 
 
 class Scheduler:
-    """The queues and the block tables of one engine."""
+    """The queues of one engine."""
 
-    def __init__(self, blocks: BlockPool, copy: Copy, *, max_seqs: int, max_rows: int) -> None:
-        self.blocks = blocks
+    def __init__(self, kv: KVCacheManager, *, max_seqs: int, max_rows: int) -> None:
         self.num_preemptions = 0
         self.oversized: list[Sequence] = []  # they want more blocks than there are
-        self._copy = copy
+        self._kv = kv
         self._max_seqs = max_seqs
         self._max_rows = max_rows
         self._waiting: list[tuple[tuple[int, float, str, int], Sequence]] = []
         self._running: list[Sequence] = []
+        self._is_stalled = False  # the last step was empty though there was work
 
     @property
     def num_waiting(self) -> int:
@@ -67,14 +61,18 @@ class Scheduler:
 
     def schedule(self, propose: Propose) -> list[ScheduledSequence]:
         """Return the slices of the next step; every one of them has its blocks."""
+        self._finish_loads()
         self._admit()
-        planned, budget = plan_rows(self._running, self._max_rows)
+        ready = [s for s in self._running if not self._kv.is_loading(s.block_table)]
+        planned, budget = plan_rows(ready, self._max_rows)
         complete = [s for s, rows in planned if rows == s.num_readable]
         fed = self._max_rows - budget
         room = DraftBudget(self._room(planned, budget), fed)
         proposals = dict(zip(map(id, complete), propose(complete, room), strict=True))
         slices = [ScheduledSequence(s, rows, proposals.get(id(s))) for s, rows in planned]
-        return [piece for piece in slices if self._reserve(piece)]
+        slices = [piece for piece in slices if self._reserve(piece)]
+        self._is_stalled = not slices and bool(self._running or self._waiting)
+        return slices
 
     def commit(self, sequence: Sequence, num_computed_tokens: int) -> None:
         """Note that so many tokens are cached now, and offer full blocks to later prompts.
@@ -82,22 +80,22 @@ class Scheduler:
         Blocks that only drafts have needed go back.
         """
         sequence.num_computed_tokens = num_computed_tokens
-        needed = num_blocks_for(sequence.next_stop)
-        self.blocks.release(sequence.blocks[needed:])
-        del sequence.blocks[needed:]
-        full = num_computed_tokens // BLOCK_SIZE
-        first = len(sequence.hashes)
-        if self.blocks.prefix_caching and full > first:
-            unit = blocks_per_unit(sequence.block)
-            extend_block_hashes(sequence.hashes, sequence.root, sequence.tokens, full, unit)
-            for i in range(first, full):
-                self.blocks.register(sequence.blocks[i], sequence.hashes[i])
+        self._kv.truncate(sequence.block_table, sequence.next_stop)
+        self._kv.register(sequence.block_table, sequence.tokens, num_computed_tokens)
+
+    def _finish_loads(self) -> None:
+        """Recompute the sequences that wait for a block whose load has failed."""
+        failed = self._kv.finish_loads(wait=self._is_stalled)
+        if failed:
+            for sequence in list(self._running):
+                if not failed.isdisjoint(sequence.block_table.block_ids):
+                    self._preempt(sequence)
 
     def _admit(self) -> None:
         skipped = []
         while self._waiting and len(self._running) < self._max_seqs:
             entry = heapq.heappop(self._waiting)
-            if _awaits_leader(entry[1]):
+            if _awaits_leader(entry[1]) or not self._share_prefix(entry[1]):
                 skipped.append(entry)
             elif not self._start(entry[1]):
                 skipped.append(entry)
@@ -106,46 +104,35 @@ class Scheduler:
             heapq.heappush(self._waiting, entry)
 
     def _start(self, sequence: Sequence) -> bool:
-        """Give the sequence what the cache has of it, if the rest will fit as things stand."""
-        blocks = self.blocks
-        shared = self._share_prefix(sequence)
-        needed = num_blocks_for(sequence.next_stop) - len(shared) + 1
-        if needed + len(self._running) > blocks.num_available and self._running:
-            blocks.release(shared)
-            sequence.num_computed_tokens = 0
+        """Run a sequence that has its cached prefix, if the rest will fit as things stand."""
+        kv, table = self._kv, sequence.block_table
+        needed = num_blocks_for(sequence.next_stop) - len(table.block_ids) + 1
+        if needed + len(self._running) > kv.pool.num_available and self._running:
+            self._vacate(sequence)
             return False
-        is_query = blocks.prefix_caching and sequence.block > 0
+        is_query = kv.pool.prefix_caching and sequence.block > 0
         if is_query and not sequence.is_started:  # once, however long it waited
-            blocks.queries += len(sequence.tokens) - 1
-            blocks.hits += sequence.num_computed_tokens
-        sequence.blocks = shared
+            kv.note_query(len(sequence.tokens) - 1, sequence.num_computed_tokens)
         sequence.is_running = True
         self._running.append(sequence)
         self._running.sort(key=lambda s: s.order)
         return True
 
-    def _share_prefix(self, sequence: Sequence) -> list[int]:
-        """Return referenced blocks for the longest cached prefix; sets num_computed_tokens."""
+    def _share_prefix(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence the longest cached prefix; False: a lower tier is pending."""
         leader, last = sequence.leader, sequence.num_reusable
         if leader is not None and leader.is_running and _has_prompt(leader):
-            sequence.num_computed_tokens = min(last, sequence.num_shareable)
-            shared = leader.blocks[: num_blocks_for(sequence.num_computed_tokens)]
-            self.blocks.share(shared)
-            sequence.hashes = leader.hashes[: sequence.num_computed_tokens // BLOCK_SIZE]
-            return shared
-        sequence.num_computed_tokens, sequence.hashes = 0, []
-        if not self.blocks.prefix_caching or sequence.wants_prompt_logprobs:
-            return []
-        chain: list[bytes] = []
-        unit = blocks_per_unit(sequence.block)
-        extend_block_hashes(chain, sequence.root, sequence.tokens, last // BLOCK_SIZE, unit)
-        shared = self.blocks.match(chain)
-        whole = len(shared) // unit * unit
-        self.blocks.release(shared[whole:])
-        shared = shared[:whole]
-        sequence.hashes = chain[:whole]
-        sequence.num_computed_tokens = len(shared) * BLOCK_SIZE
-        return shared
+            num_shared = min(last, sequence.num_shareable)
+            sequence.block_table = self._kv.fork(leader.block_table, num_shared)
+        elif sequence.wants_prompt_logprobs:
+            num_shared = 0
+        else:
+            found = self._kv.match_prefix(sequence.block_table, sequence.tokens, last)
+            if found is None:
+                return False
+            num_shared = found
+        sequence.num_computed_tokens = num_shared
+        return True
 
     def _room(self, planned: Sequences[tuple[Sequence, int]], budget: int) -> int:
         """Return how many rows of drafts the budget and the blocks allow.
@@ -154,46 +141,25 @@ class Scheduler:
         """
         if budget <= 0:
             return 0
-        spare = self.blocks.num_available
+        spare = self._kv.pool.num_available
         for sequence, rows in planned:
-            stop = max(sequence.num_computed_tokens + rows, sequence.next_stop)
-            spare -= len(self._shared(sequence, stop)) + _missing(sequence, stop)
+            start = sequence.num_computed_tokens
+            stop = max(start + rows, sequence.next_stop)
+            spare -= self._kv.num_needed(sequence.block_table, start, stop)
         return max(min(budget, spare * BLOCK_SIZE - len(planned) * (BLOCK_SIZE - 1)), 0)
 
     def _reserve(self, piece: ScheduledSequence) -> bool:
         """Make the blocks that the slice writes exist and belong to its sequence alone."""
         sequence = piece.sequence
-        if num_blocks_for(piece.stop) > self.blocks.num_blocks:
+        if num_blocks_for(piece.stop) > self._kv.pool.num_blocks:
             self.oversized.append(sequence)
             return False
         while sequence.is_running:
-            if self._try_reserve(sequence, piece.stop):
+            if self._kv.reserve(sequence.block_table, sequence.num_computed_tokens, piece.stop):
                 _note_rows(piece)
                 return True
             self._preempt(self._running[-1])
         return False
-
-    def _try_reserve(self, sequence: Sequence, stop: int) -> bool:
-        table = sequence.blocks
-        shared = self._shared(sequence, stop)
-        fresh = self.blocks.allocate(len(shared) + _missing(sequence, stop))
-        if fresh is None:
-            return False
-        for i in shared:
-            own = fresh.pop()
-            self._copy(table[i], own)
-            self.blocks.release([table[i]])
-            table[i] = own
-        table.extend(fresh)
-        return True
-
-    def _shared(self, sequence: Sequence, stop: int) -> list[int]:
-        """Return which of its blocks the sequence must copy before it writes up to `stop`."""
-        table = sequence.blocks
-        written = range(
-            sequence.num_computed_tokens // BLOCK_SIZE, min(len(table), num_blocks_for(stop))
-        )
-        return [i for i in written if self.blocks.is_shared(table[i])]
 
     def _preempt(self, sequence: Sequence) -> None:
         self.num_preemptions += 1
@@ -203,8 +169,8 @@ class Scheduler:
         self.add(sequence)
 
     def _vacate(self, sequence: Sequence) -> None:
-        self.blocks.release(sequence.blocks)
-        sequence.blocks, sequence.hashes, sequence.num_computed_tokens = [], [], 0
+        self._kv.release(sequence.block_table)
+        sequence.num_computed_tokens = 0
         sequence.is_running = False
 
 
@@ -217,10 +183,6 @@ def _awaits_leader(sequence: Sequence) -> bool:
 def _has_prompt(sequence: Sequence) -> bool:
     """Tell whether all that a sibling can share is cached."""
     return sequence.num_computed_tokens >= sequence.num_shareable
-
-
-def _missing(sequence: Sequence, stop: int) -> int:
-    return max(num_blocks_for(stop) - len(sequence.blocks), 0)
 
 
 def _note_rows(piece: ScheduledSequence) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plait.decoders.contract.decoder import AttentionMode, Decoder, Proposal
+from plait.server.engine.kv.block_table import BlockTable
 from plait.server.wire.messages import GenerateRequest, TokenLogprob
 
 
@@ -13,21 +14,19 @@ from plait.server.wire.messages import GenerateRequest, TokenLogprob
 class Sequence:
     """One running or waiting text of a request.
 
-    tokens = prompt + emitted; the first num_computed_tokens of them have keys and values in
-    `blocks`.
+    tokens = prompt + emitted; the first num_computed_tokens of them have keys and values in the
+    blocks of `block_table`.
     """
 
     request: GenerateRequest
     index: int  # 0..n-1 within the request
     decoder: Decoder[Any]
     state: Any  # the decoder's own
-    root: bytes  # start of the prefix-cache hash chain
+    block_table: BlockTable
     block: int = 1  # how committed tokens enter the cache (Decoder.block)
     leader: Sequence | None = None  # the sequence whose prompt cache this one may share
     tokens: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
-    blocks: list[int] = field(default_factory=list)
-    hashes: list[bytes] = field(default_factory=list)
     is_running: bool = False
     is_done: bool = False
     is_started: bool = False

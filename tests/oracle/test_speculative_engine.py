@@ -362,7 +362,7 @@ def cached(running: Engine, sequence: Running) -> list[tuple[int, int]]:
     """Return what the cache has of a sequence: (position, token)."""
     found, kv = [], running._runner.kv
     for i in range(sequence.num_computed_tokens):
-        block, offset = sequence.blocks[i // 16], i % 16
+        block, offset = sequence.block_table.block_ids[i // 16], i % 16
         position, token = kv.k[0, block, 0, 0, offset], kv.v[0, block, 0, offset, 0]
         found.append((int(position), int(token)))
     return found

@@ -15,7 +15,8 @@ from plait.decoders.speculative.speculator import Speculator
 from plait.kernels import dispatch
 from plait.server.engine.admission import Admission, Capacity
 from plait.server.engine.engine import Engine
-from plait.server.engine.kv.block_pool import BLOCK_SIZE, BlockPool
+from plait.server.engine.kv.block_table import BLOCK_SIZE
+from plait.server.engine.kv.manager import KVCacheManager
 from plait.server.engine.runner import Runner
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model
@@ -37,9 +38,10 @@ DRAFTERS: tuple[dict[str, Any], ...] = (
 def engine_of(model: Transformer, num_blocks: int = 512) -> Engine:
     context = DrafterContext(model.vocab_size)
     host = AutoregressiveDecoder(model.vocab_size, speculator=Speculator(context, context.costs))
+    runner = Runner(model, model.new_kv_cache(num_blocks), torch.device("cpu"))
     return Engine(
-        Runner(model, model.new_kv_cache(num_blocks), torch.device("cpu")),
-        BlockPool(num_blocks, prefix_caching=True),
+        runner,
+        KVCacheManager(num_blocks, runner.copy_block),
         Admission(
             Capacity((num_blocks - 1) * BLOCK_SIZE, model.vocab_size, model.fingerprint),
             lambda request: host,

@@ -6,14 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.server.engine.kv.block_pool import (
-    BLOCK_SIZE,
-    BlockPool,
-    as_slots,
-    extend_block_hashes,
-    num_blocks_for,
-    root_hash,
-)
+from plait.server.engine.kv.block_pool import BlockPool
+from plait.server.engine.kv.block_table import BLOCK_SIZE, num_blocks_for, slot_mapping
+from plait.server.engine.kv.prefix_index import extend_block_hashes, root_hash
 
 
 def chain(tokens: list[int], *, salt: str = "") -> list[bytes]:
@@ -90,7 +85,7 @@ def test_salts_cannot_run_together() -> None:
 
 def test_slots_follow_the_table() -> None:
     want = [5 * BLOCK_SIZE + 14, 5 * BLOCK_SIZE + 15, 2 * BLOCK_SIZE, 2 * BLOCK_SIZE + 1]
-    assert np.array_equal(as_slots([5, 2], 14, 18), want)
+    assert np.array_equal(slot_mapping([5, 2], np.arange(14, 18)), want)
     assert [num_blocks_for(n) for n in (0, 1, 16, 17)] == [0, 1, 1, 2]
 
 

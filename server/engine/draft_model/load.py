@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from plait.server.engine.draft_model.cached import CachedDraftModel
-from plait.server.engine.kv.block_pool import BLOCK_SIZE
+from plait.server.engine.kv.block_table import BLOCK_SIZE
 from plait.server.models.catalog import BadModel, ModelFiles, resolve
 from plait.server.models.load import load_model
 from plait.server.prompt.tokenizer import load_tokenizer

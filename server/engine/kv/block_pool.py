@@ -1,152 +1,136 @@
-"""Ownership of KV blocks: reference counts, the free list and the prefix cache.
+"""The KV block pool: allocation, reference counts and eviction.
 
-A full block of committed tokens is registered under a hash chain (root: weights' fingerprint and
-the tenant's salt), so a later prompt with the same beginning shares it. A registered block that
-nobody uses stays until its memory is wanted; the least recently used one goes first.
+A block is referenced, free, or cached: indexed under its hash with no reference. Cached blocks are
+evicted in least-recently-used order when no free block is left. A block that is being loaded from
+a lower tier is referenced by the load until the load has ended.
 
-Law: 1 <= references of every block that a sequence lists; free + evictable + referenced == all.
+Law: every block that a sequence lists has at least one reference; free + cached + referenced
+blocks are all blocks.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
-from hashlib import blake2b
+from collections.abc import Callable, Iterable
 
-import numpy as np
-from numpy.typing import NDArray
+from plait.server.engine.kv.prefix_index import PrefixIndex
 
-BLOCK_SIZE = 16  # tokens per block; fixed by the attention kernels
+OnEvict = Callable[[int, bytes], None]  # (block id, block hash)
 
 
-def root_hash(*parts: str) -> bytes:
-    """Return the start of a hash chain; parts are length-prefixed, so they can't run together."""
-    digest = blake2b(digest_size=16)
-    for part in parts:
-        data = part.encode()
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.digest()
-
-
-def extend_block_hashes(
-    hashes: list[bytes], root: bytes, tokens: Sequence[int], full: int, unit: int = 1
-) -> None:
-    """Append the hashes of blocks len(hashes)..full-1 of `tokens` to the chain.
-
-    unit: blocks whose tokens see each other whole, so each hash covers all of them; divides full.
-    """
-    for i in range(len(hashes), full):
-        first = i // unit * unit
-        seen = tokens[first * BLOCK_SIZE : (first + unit) * BLOCK_SIZE]
-        parent = hashes[-1] if hashes else root
-        block = np.asarray(seen, dtype=np.int64).tobytes()
-        hashes.append(blake2b(parent + block, digest_size=16).digest())
+def _drop(block_id: int, block_hash: bytes) -> None:
+    """Forget the contents of an evicted block."""
 
 
 class BlockPool:
     """Allocates, shares and releases the blocks of one KV cache."""
 
-    def __init__(self, num_blocks: int, *, prefix_caching: bool = True) -> None:
+    def __init__(
+        self, num_blocks: int, *, prefix_caching: bool = True, on_evict: OnEvict = _drop
+    ) -> None:
+        """Start with free blocks; on_evict is called before a cached block is reused."""
         self.num_blocks = num_blocks
         self.prefix_caching = prefix_caching
-        self.queries = 0  # tokens looked up in the prefix cache
-        self.hits = 0  # tokens found there
+        self._on_evict = on_evict
+        self._index = PrefixIndex()
         self._free: deque[int] = deque(range(num_blocks))
         self._references = [0] * num_blocks
-        self._hash_of: dict[int, bytes] = {}
-        self._block_of: dict[bytes, int] = {}
-        self._evictable: OrderedDict[int, None] = OrderedDict()  # registered, unreferenced
+        self._cached: OrderedDict[int, None] = OrderedDict()  # least recently used first
+        self._loading: set[int] = set()
 
     @property
     def num_available(self) -> int:
-        """Blocks that can be had: free ones and evictable ones."""
-        return len(self._free) + len(self._evictable)
+        """Blocks that can be allocated: free and cached ones."""
+        return len(self._free) + len(self._cached)
 
     @property
     def num_used(self) -> int:
-        """Blocks that some sequence holds."""
+        """Blocks with references."""
         return self.num_blocks - self.num_available
 
+    @property
+    def num_loading(self) -> int:
+        """Blocks that are being loaded."""
+        return len(self._loading)
+
     def match(self, hashes: Iterable[bytes]) -> list[int]:
-        """Return the cached blocks of the longest known prefix, each with one more reference."""
-        found: list[int] = []
-        for key in hashes:
-            block = self._block_of.get(key)
-            if block is None:
-                break
-            found.append(block)
+        """Return the indexed blocks of the longest known prefix, each with one more reference."""
+        found = self._index.longest_prefix(hashes)
         self.share(found)
         return found
 
     def allocate(self, count: int) -> list[int] | None:
-        """Return `count` fresh blocks, or None (and nothing changed) if there aren't enough."""
+        """Return `count` blocks, or None (and nothing changed) if there aren't enough.
+
+        Their contents are undefined.
+        """
         if count > self.num_available:
             return None
         return [self._take() for _ in range(count)]
 
-    def share(self, blocks: Iterable[int]) -> None:
+    def share(self, block_ids: Iterable[int]) -> None:
         """Add one reference to each block."""
-        for block in blocks:
-            self._references[block] += 1
-            self._evictable.pop(block, None)
+        for block_id in block_ids:
+            self._references[block_id] += 1
+            self._cached.pop(block_id, None)
 
-    def release(self, blocks: Iterable[int]) -> None:
-        """Drop one reference from each block; give the blocks in text order."""
-        for block in reversed(list(blocks)):  # a chain is evicted from its end
-            self._references[block] -= 1
-            if self._references[block] == 0:
-                self._retire(block)
+    def release(self, block_ids: Iterable[int]) -> None:
+        """Drop one reference from each block; block_ids are in text order."""
+        for block_id in reversed(list(block_ids)):  # a prefix is evicted from its end
+            self._references[block_id] -= 1
+            if self._references[block_id] == 0:
+                self._retire(block_id)
 
-    def is_shared(self, block: int) -> bool:
-        """Tell whether a write to the block would be seen by somebody else."""
-        return self._references[block] > 1 or block in self._hash_of
+    def is_shared(self, block_id: int) -> bool:
+        """Tell whether a write to the block could be seen by another sequence."""
+        return self._references[block_id] > 1 or block_id in self._index
 
-    def register(self, block: int, key: bytes) -> None:
-        """Offer a full block to later prompts; the first block of a key stays."""
-        if self.prefix_caching and block not in self._hash_of and key not in self._block_of:
-            self._hash_of[block] = key
-            self._block_of[key] = block
+    def register(self, block_id: int, block_hash: bytes) -> None:
+        """Add a full block to the prefix index; the first block of a hash stays."""
+        if self.prefix_caching:
+            self._index.add(block_hash, block_id)
+
+    def begin_load(self, block_hash: bytes) -> int | None:
+        """Return a block that is indexed under a new hash and loading; None: there is no block."""
+        if self.num_available == 0:
+            return None
+        block_id = self._take()
+        self._index.add(block_hash, block_id)
+        self._loading.add(block_id)
+        return block_id
+
+    def end_load(self, block_id: int, *, succeeded: bool) -> None:
+        """Drop the load's reference; a block whose load has failed leaves the index."""
+        self._loading.remove(block_id)
+        if not succeeded:
+            self._index.remove(block_id)
+        self.release([block_id])
+
+    def is_loading(self, block_ids: Iterable[int]) -> bool:
+        """Tell whether one of the blocks may not be read yet."""
+        return bool(self._loading) and not self._loading.isdisjoint(block_ids)
 
     def check_integrity(self) -> None:
-        """Raise AssertionError unless the class's law holds."""
+        """Raise AssertionError unless the module's law holds."""
         held = sum(1 for count in self._references if count > 0)
         assert held + self.num_available == self.num_blocks, "a block is lost or counted twice"
-        assert all(self._references[b] == 0 for b in (*self._free, *self._evictable))
-        assert all(self._hash_of[b] == key for key, b in self._block_of.items())
+        assert all(self._references[b] == 0 for b in (*self._free, *self._cached))
+        assert all(self._references[b] > 0 and b in self._index for b in self._loading)
+        assert all(b in self._index for b in self._cached)
+        assert not any(b in self._index for b in self._free)
+        self._index.check_integrity()
 
     def _take(self) -> int:
         if self._free:
-            block = self._free.popleft()
+            block_id = self._free.popleft()
         else:
-            block, _ = self._evictable.popitem(last=False)
-            del self._block_of[self._hash_of.pop(block)]
-        self._references[block] = 1
-        return block
+            block_id, _ = self._cached.popitem(last=False)
+            self._on_evict(block_id, self._index.remove(block_id))
+        self._references[block_id] = 1
+        return block_id
 
-    def _retire(self, block: int) -> None:
-        if block in self._hash_of:
-            self._evictable[block] = None
+    def _retire(self, block_id: int) -> None:
+        if block_id in self._index:
+            self._cached[block_id] = None
         else:
-            self._free.appendleft(block)  # the next to be taken: its memory is touched already
-
-
-def blocks_per_unit(block: int) -> int:
-    """Return how many KV blocks a decoder's block (Decoder.block) spans, at least 1."""
-    return max(block // BLOCK_SIZE, 1)
-
-
-def num_blocks_for(tokens: int) -> int:
-    """Return how many blocks hold that many tokens."""
-    return -(-tokens // BLOCK_SIZE)
-
-
-def as_slots(blocks: Sequence[int], start: int, stop: int) -> NDArray[np.int64]:
-    """Return the cache slots of logical positions start..stop-1 of a sequence."""
-    return slot_mapping(blocks, np.arange(start, stop, dtype=np.int64))
-
-
-def slot_mapping(blocks: Sequence[int], places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the cache slots of some logical positions of a sequence."""
-    return (
-        np.asarray(blocks, dtype=np.int64)[places // BLOCK_SIZE] * BLOCK_SIZE + places % BLOCK_SIZE
-    )
+            self._free.appendleft(block_id)  # reused first: its memory has been touched already
