@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.kernels.paged_attention import BLOCK_SIZE
+from plait.kernels import paged_attention
 
-BLOCK_SIZE = BLOCK_SIZE  # tokens per KV block; fixed by the attention kernels
+BLOCK_SIZE = paged_attention.BLOCK_SIZE  # tokens per KV block
 
 
 @dataclass(slots=True)
