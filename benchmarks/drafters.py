@@ -164,7 +164,9 @@ def _verdict(tree: DraftTree, following: Sequence[int]) -> VerificationResult:
         drawn[child + 1] = following[len(emitted)]
         emitted.append(following[len(emitted)])
     nothing = torch.empty(0, 0)
-    return VerificationResult(tree.token_ids, tree.parents, accepted_rows, drawn, emitted, nothing, None)
+    return VerificationResult(
+        tree.token_ids, tree.parents, accepted_rows, drawn, emitted, nothing, None
+    )
 
 
 def _note_depths(found: Replay, tree: DraftTree, verdict: VerificationResult) -> None:

@@ -1,8 +1,9 @@
-"""What may come next under a grammar: an automaton over bytes, and its masks over a vocabulary.
+"""Grammar automaton: which tokens may come next, as bitmasks over a vocabulary.
 
-A grammar is a table of operations, each a tuple whose first part is its `Kind`. The automaton walks
-it byte by byte, determinised while it runs. `naive.py` is the oracle, and what serves where there
-was no compiler; C++ beside it is compiled into `plait.kernels._grammar`, which needs no torch.
+A grammar is a table of operations; each is a tuple whose first field is its `Kind`. The automaton
+reads bytes, and its deterministic states are built lazily, while it runs. `reference.py` is the
+test oracle and the fallback without compiled kernels. The C++ sources in this folder become
+`plait.kernels._grammar`, which does not need torch.
 """
 
 from __future__ import annotations
@@ -21,34 +22,34 @@ from numpy.typing import NDArray
 __all__ = ["DEAD", "Automaton", "DfaParts", "Kind", "TooLarge", "available", "extension"]
 __all__ += ["UNREACHABLE", "make_automaton", "make_vocabulary"]
 
-UNREACHABLE = 1 << 30  # more tokens than any budget: the vocabulary can not spell the text
-DEAD = -1  # the state behind a byte that does not fit
+UNREACHABLE = 1 << 30  # token count of a text that the vocabulary cannot spell
+DEAD = -1  # the state after a byte that the grammar does not allow
 DfaParts = tuple[bytes, int, bytes, bytes, bytes]  # see kernels/_grammar.pyi
 
 
 class Kind(IntEnum):
-    """What an operation of a table does; the further parts of its tuple stand beside it."""
+    """The first field of an operation; the comment lists the other fields of its tuple."""
 
     TEXT = 0  # bytes
     SET = 1  # bytes: one of them
     SEQ = 2  # operations, one after the other
     CHOICE = 3  # operations: one of them
-    REPEAT = 4  # operation, least, most (-1: without end)
-    RULE = 5  # operation; may lead back to itself
-    LISTED = 6  # texts as bytes, sorted, each once: one of them
-    LEXEME = 7  # number of an automaton, least and most characters (-1: without end)
+    REPEAT = 4  # operation, minimum, maximum (-1: no maximum)
+    RULE = 5  # operation; may be recursive
+    LISTED = 6  # sorted, distinct texts as bytes: one of them
+    LEXEME = 7  # index of a DFA, minimum and maximum number of characters (-1: no maximum)
 
 
 class TooLarge(ValueError):
-    """A part of the grammar needs more than anything may need; the message says what."""
+    """A part of the grammar is over a limit; the message says which one."""
 
 
 class Automaton(Protocol):
-    """All that was learnt about one grammar; shared by its sequences, used by one thread.
+    """The lazily built automaton of one grammar: shared by its sequences, used by one thread.
 
-    States are numbers that only this automaton knows. Laws: a byte can be stepped exactly when some
-    text of the grammar goes on so; `closing_tokens` spells the end of a text, and after its first
-    token the new state's are at least one fewer.
+    A state is a number that is valid for this automaton only. Laws: `step` accepts a byte exactly
+    when a text of the grammar continues with it; `closing_tokens` complete the text, and after the
+    first of them the next state has at least one closing token fewer.
     """
 
     @property
@@ -58,34 +59,34 @@ class Automaton(Protocol):
 
     @property
     def num_bytes(self) -> int:
-        """About how much memory is in use."""
+        """Approximate memory in use."""
         ...
 
     def step(self, state: int, byte: int) -> int:
-        """Return the state behind one more byte, or DEAD.
+        """Return the state after one more byte, or DEAD.
 
         Raises:
-            IndexError: the state is DEAD, or another automaton's.
+            IndexError: the state is DEAD, or belongs to another automaton.
         """
         ...
 
     def advance(self, state: int, token_id: int) -> int:
-        """Return the state behind one more token, or DEAD."""
+        """Return the state after one more token, or DEAD."""
         ...
 
     def write_mask(self, state: int, row: NDArray[np.int32]) -> None:
-        """Write the tokens that can follow to row [words], a bit each; further words are cleared.
+        """Write the bitmask of legal next tokens to row [words]; words beyond the vocabulary are 0.
 
-        Cost: some 0.3 ms for a state in which most tokens can, once; microseconds from then on.
+        Cost: about 0.3 ms the first time for a state with many legal tokens, then microseconds.
         """
         ...
 
     def is_accepting(self, state: int) -> bool:
-        """Tell whether the text may end here."""
+        """Return whether the text may end here."""
         ...
 
     def is_final(self, state: int) -> bool:
-        """Tell whether it must."""
+        """Return whether the text must end here: no byte can follow."""
         ...
 
     def num_closing(self, state: int) -> int:
@@ -93,23 +94,24 @@ class Automaton(Protocol):
         ...
 
     def closing_tokens(self, state: int) -> list[int]:
-        """Return tokens that lead to an end, about as few as can be; none where the text may end.
+        """Return a short list of tokens that completes the text; [] where the text may end.
 
-        A bound from above of the fewest: alternatives are compared by their own cost.
+        Its length is an upper bound of the minimum: alternatives are compared by their own cost,
+        not in context.
         """
         ...
 
     def forced(self, state: int) -> tuple[list[int], list[int]]:
-        """Return tokens of the text that every end goes on with, in two parts.
+        """Return tokens that spell the forced text, the bytes that every completion begins with.
 
-        In front of those of the first part every legal token is a prefix of the forced text; over
-        the end of the second part's other legal tokens reach.
+        The first list ends where every legal token still lies inside the forced text. The second
+        list spells the rest of it: there, other legal tokens reach beyond its end.
         """
         ...
 
 
 def available() -> bool:
-    """Tell whether the compiled automaton serves."""
+    """Return whether the compiled automaton is used."""
     return _load() is not None
 
 
@@ -126,11 +128,11 @@ def extension() -> Any:
 
 
 def make_vocabulary(spelled: Sequence[bytes]) -> Any:
-    """Return the tokens in the form that `make_automaton` wants; b"": never legal."""
+    """Return the vocabulary for `make_automaton`, given each token's bytes; b"": never legal."""
     module = _load()
     if module is not None:
         return module.Vocabulary(spelled)
-    from plait.kernels.grammar.reference import Vocabulary  # noqa: PLC0415, only where it serves
+    from plait.kernels.grammar.reference import Vocabulary  # noqa: PLC0415, the fallback only
 
     return Vocabulary(spelled)
 

@@ -1,8 +1,9 @@
-"""What a conjunction of schemas says about a value: nouns of the schema reader.
+"""What a conjunction of schemas asserts about a value: the data types of the schema reader.
 
-A `Place` names a schema of the document by its JSON pointer, or its negation; `Places` are schemas
-that must all hold at one spot of the answer. `Facts` are what they say once every $ref, allOf,
-anyOf, oneOf, not and if is spread out; several Facts side by side are alternatives.
+A `Place` names a subschema of the document by its JSON pointer, or its negation.
+`Places` are subschemas that must all hold for one value. `Facts` are the assertions that
+are left once every $ref, allOf, anyOf, oneOf, not and if has been expanded; several `Facts` are
+alternatives (a disjunction).
 """
 
 from __future__ import annotations
