@@ -251,19 +251,17 @@ def main() -> None:
     want = plain(engine, requests)
     total = 0
     for drafter in options.drafters or [*served(info.capabilities), "auto"]:
-        begun, before = time.perf_counter(), engine.stats().counters
+        begun, before = time.perf_counter(), engine.stats().counters.speculation
         found = list(differences(engine, requests, want, drafter))
         for difference in found:
             print(f"  {difference}")
         total += len(found)
-        now = engine.stats().counters
-        drafted, accepted = (
-            sum(now[key] - before.get(key, 0.0) for key in now if key.startswith(kind))
-            for kind in ("draft_tokens:", "accepted_tokens:")
-        )
+        now = engine.stats().counters.speculation
+        drafted = sum(now.draft_tokens.values()) - sum(before.draft_tokens.values())
+        accepted = sum(now.accepted_tokens.values()) - sum(before.accepted_tokens.values())
         print(
             f"{drafter}: {len(found)} differences in {len(requests)} requests, "
-            f"{accepted:.0f} of {drafted:.0f} drafted tokens accepted, "
+            f"{accepted} of {drafted} drafted tokens accepted, "
             f"{time.perf_counter() - begun:.0f} s",
             flush=True,
         )

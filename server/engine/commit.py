@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence as Sequences
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from plait.decoders.contract.decoder import Decoder, Forward, Outcome
 from plait.decoders.speculative.config import PREDICTED
 from plait.server.engine.sequence import ScheduledSequence, Sequence
+from plait.server.wire.counters import EngineCounters, SpeculationCounters, increment
 from plait.server.wire.messages import Delta, PredictionResult, Started, TokenLogprob
 
 log = structlog.stdlib.get_logger(__name__)
@@ -40,7 +40,7 @@ def select_rows(forward: Forward, members: Sequences[int]) -> Forward:
     return Forward(forward.logits[index], starts, hidden)
 
 
-def count_rows(counters: Counter[str], piece: ScheduledSequence, outcome: Outcome | None) -> None:
+def count_rows(counters: EngineCounters, piece: ScheduledSequence, outcome: Outcome | None) -> None:
     """Count what a step read and gave; before the outcome is made true.
 
     A prompt counts as it is read for the first time; what stands on a canvas is read at its first
@@ -49,23 +49,29 @@ def count_rows(counters: Counter[str], piece: ScheduledSequence, outcome: Outcom
     sequence = piece.sequence
     if not sequence.forwards:
         read = sequence.prompt_length if outcome is not None else piece.start
-        counters["prompt_tokens"] += max(
+        counters.prompt_tokens += max(
             min(read, sequence.prompt_length) - sequence.num_computed_tokens, 0
         )
     if outcome is None:
         return
-    counters["generation_tokens"] += len(outcome.emit)
-    for source, count in outcome.drafted.items():
-        counters[f"draft_tokens:{source}"] += count
-    for source, count in outcome.accepted.items():
-        counters[f"accepted_tokens:{source}"] += count
-    counters["drafts"] += bool(outcome.drafted)
-    for place in range(len(outcome.keep) if outcome.drafted else 0):
-        counters[f"accepted_at:{place}"] += 1
+    counters.generation_tokens += len(outcome.emit)
+    if outcome.drafted:
+        count_drafts(counters.speculation, outcome)
     if "canvas" in sequence.decoder.needs:
-        counters["diffusion_forwards"] += 1
-        counters["diffusion_canvas_rows"] += piece.num_proposed
-        counters["diffusion_committed_tokens"] += len(outcome.emit)
+        counters.diffusion.num_forwards += 1
+        counters.diffusion.canvas_rows += piece.num_proposed
+        counters.diffusion.committed_tokens += len(outcome.emit)
+
+
+def count_drafts(counters: SpeculationCounters, outcome: Outcome) -> None:
+    """Count the draft of one sequence in one step, and what was accepted of it."""
+    counters.num_drafts += 1
+    for source, count in outcome.drafted.items():
+        increment(counters.draft_tokens, source, count)
+    for source, count in outcome.accepted.items():
+        increment(counters.accepted_tokens, source, count)
+    for position in range(len(outcome.keep)):
+        increment(counters.accepted_at, position)
 
 
 def log_fault(request_id: str, cause: Exception) -> None:

@@ -8,8 +8,8 @@ says who is at fault.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence as Sequences
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from plait.server.engine.scheduler import Scheduler
 from plait.server.engine.sequence import ScheduledSequence, Sequence
 from plait.server.settings import EngineSettings
 from plait.server.telemetry.token_trace import TokenTrace
+from plait.server.wire.counters import EngineCounters
 from plait.server.wire.messages import (
     Delta,
     DraftStoreReport,
@@ -84,7 +85,7 @@ class Engine:
         )
         self._live: dict[str, list[Sequence]] = {}
         self._unproposed: list[tuple[Sequence, Exception]] = []  # whose proposals have failed
-        self._counters: Counter[str] = Counter()
+        self._counters = EngineCounters()
         self._token_trace = TokenTrace(Path(settings.token_trace)) if settings.token_trace else None
         self._step_tokens: list[int] = []
 
@@ -134,22 +135,20 @@ class Engine:
     def stats(self) -> Stats:
         """Return gauges, counters since the start, and the rows of each step since last asked."""
         steps, self._step_tokens = self._step_tokens, []
-        self._counters["steps"] += len(steps)
-        counters = {
-            "prefix_cache_queries": self._kv.num_queried_tokens,
-            "prefix_cache_hits": self._kv.num_hit_tokens,
-            "num_preemptions": self._scheduler.num_preemptions,
-            **self._keeper.counters(),
-            **self._counters,
-        }
+        counters = self._counters
+        counters.steps += len(steps)
+        counters.prefix_cache_queries = self._kv.num_queried_tokens
+        counters.prefix_cache_hits = self._kv.num_hit_tokens
+        counters.num_preemptions = self._scheduler.num_preemptions
+        counters.draft_store = self._keeper.counters()
         if self._token_trace is not None:
-            counters["token_trace_lost"] = self._token_trace.num_lost
+            counters.token_trace_lost = self._token_trace.num_lost
         return Stats(
             num_running=self._scheduler.num_running,
             num_waiting=self._scheduler.num_waiting + self._admission.num_loading,
             kv_blocks_used=self._kv.pool.num_used,
             kv_blocks_total=self._kv.pool.num_blocks,
-            counters={name: float(value) for name, value in counters.items()},
+            counters=deepcopy(counters),
             step_tokens=steps,
         )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 
 from plait.server.errors import ServerError, Unavailable
 from plait.server.pool.in_flight import InFlightRequest, to_server_error
 from plait.server.pool.worker import Worker
 from plait.server.telemetry.engine_collector import EngineSnapshot
 from plait.server.telemetry.metrics import EngineMetrics
+from plait.server.wire.counters import EngineCounters, add_counters
 from plait.server.wire.messages import (
     Abort,
     Batch,
@@ -43,7 +44,7 @@ class Replica:
         self.down_reason = "loading"
         self._worker: Worker | None = None
         self._stats: Stats | None = None
-        self._counters: Counter[str] = Counter()  # of the workers before this one
+        self._past_counters = EngineCounters()  # of the workers before this one
         self._finished: deque[float] = deque(maxlen=RATE_WINDOW)
 
     @property
@@ -66,7 +67,7 @@ class Replica:
         self._worker = None
         self.down_reason = reason
         if self._stats is not None:
-            self._counters.update(self._stats.counters)
+            self._past_counters = add_counters(self._past_counters, self._stats.counters)
             self._stats = None
         for call in self.calls.values():
             call.fail(Unavailable("The worker that ran this request has ended. Please retry."))
@@ -169,9 +170,8 @@ class Replica:
     def snapshot(self) -> EngineSnapshot:
         """Return what metrics tell of this replica; counters never fall, restarts or not."""
         stats = self._stats
-        totals = self._counters.copy()
-        if stats is not None:
-            totals.update(stats.counters)
+        past = self._past_counters
+        totals = past if stats is None else add_counters(past, stats.counters)
         return EngineSnapshot(
             model=self.model,
             engine=str(self.index),

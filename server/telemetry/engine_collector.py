@@ -4,49 +4,96 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from plait.server.telemetry.metrics import ENGINE_LABELS
+from plait.server.wire.counters import EngineCounters
 from plait.server.wire.messages import ModelInfo
 
-VLLM_COUNTERS = {
-    "prefix_cache_queries": "Prompt tokens looked up in the prefix cache.",
-    "prefix_cache_hits": "Prompt tokens found there.",
-    "num_preemptions": "Sequences that gave their blocks back and were computed again.",
-    "prompt_tokens": "Prompt tokens computed.",
-    "generation_tokens": "Tokens generated.",
-}
-# Of diffusion models only: vLLM's name, what the engine calls it, and the help.
-DIFFUSION_COUNTERS = {
-    "diffusion_num_denoising_steps": (
-        "diffusion_forwards",
+# Metric name, help text, and how to read the value.
+Count = tuple[str, str, Callable[[EngineCounters], int]]
+VLLM_COUNTERS: tuple[Count, ...] = (
+    (
+        "vllm:prefix_cache_queries",
+        "Prompt tokens looked up in the prefix cache.",
+        lambda c: c.prefix_cache_queries,
+    ),
+    ("vllm:prefix_cache_hits", "Prompt tokens found there.", lambda c: c.prefix_cache_hits),
+    (
+        "vllm:num_preemptions",
+        "Sequences that gave their blocks back and were computed again.",
+        lambda c: c.num_preemptions,
+    ),
+    ("vllm:prompt_tokens", "Prompt tokens computed.", lambda c: c.prompt_tokens),
+    ("vllm:generation_tokens", "Tokens generated.", lambda c: c.generation_tokens),
+)
+# Of diffusion models only.
+DIFFUSION_COUNTERS: tuple[Count, ...] = (
+    (
+        "vllm:diffusion_num_denoising_steps",
         "Forward passes over a sequence's canvas.",
+        lambda c: c.diffusion.num_forwards,
     ),
-    "diffusion_num_canvas_positions": (
-        "diffusion_canvas_rows",
+    (
+        "vllm:diffusion_num_canvas_positions",
         "Canvas rows computed, drafts included.",
+        lambda c: c.diffusion.canvas_rows,
     ),
-    "diffusion_num_committed_tokens": (
-        "diffusion_committed_tokens",
+    (
+        "vllm:diffusion_num_committed_tokens",
         "Tokens of canvases that were emitted.",
+        lambda c: c.diffusion.committed_tokens,
     ),
+)
+# Of loaded workers, by the end of the name after plait_engine_; in the order of the names.
+OWN_COUNTERS: dict[str, Callable[[EngineCounters], int]] = {
+    "draft_store_namespaces_dropped": lambda c: c.draft_store.namespaces_dropped,
+    "draft_store_saves_failed": lambda c: c.draft_store.saves_failed,
+    "draft_store_tokens_added": lambda c: c.draft_store.tokens_added,
+    "draft_store_tokens_dropped": lambda c: c.draft_store.tokens_dropped,
+    "steps": lambda c: c.steps,
 }
-# Of drafts: name, label, what the engine calls it before a colon and the label's value, and help.
-DRAFT_COUNTERS = (
+DRAFT_COUNTERS: tuple[Count, ...] = (
+    (
+        "vllm:spec_decode_num_drafts",
+        "Drafts fed, one a sequence and step.",
+        lambda c: c.speculation.num_drafts,
+    ),
+    (
+        "vllm:spec_decode_num_draft_tokens",
+        "Draft tokens fed.",
+        lambda c: sum(c.speculation.draft_tokens.values()),
+    ),
+    (
+        "vllm:spec_decode_num_accepted_tokens",
+        "Draft tokens that came true.",
+        lambda c: sum(c.speculation.accepted_tokens.values()),
+    ),
+)
+# Metric name, label, help text, and how to read the values by the label's value.
+LABELLED_DRAFT_COUNTERS: tuple[
+    tuple[str, str, str, Callable[[EngineCounters], Mapping[Any, int]]], ...
+] = (
     (
         "vllm:spec_decode_num_accepted_tokens_per_pos",
         "position",
-        "accepted_at",
         "Draft tokens that came true, by their place in the draft.",
+        lambda c: c.speculation.accepted_at,
     ),
-    ("plait_spec_decode_draft_tokens", "source", "draft_tokens", "Draft tokens fed, by drafter."),
+    (
+        "plait_spec_decode_draft_tokens",
+        "source",
+        "Draft tokens fed, by drafter.",
+        lambda c: c.speculation.draft_tokens,
+    ),
     (
         "plait_spec_decode_accepted_tokens",
         "source",
-        "accepted_tokens",
         "Draft tokens that came true, by drafter.",
+        lambda c: c.speculation.accepted_tokens,
     ),
 )
 GRAMMAR_COUNTERS = {
@@ -75,7 +122,7 @@ class EngineSnapshot:
     num_running: int
     num_waiting: int
     kv_usage: float  # 0..1
-    counters: Mapping[str, float]  # since the server's start
+    counters: EngineCounters  # since the server's start
 
 
 class EngineCollector(Collector):
@@ -123,52 +170,41 @@ def _cache_config(snapshots: Iterable[EngineSnapshot]) -> Metric:
 
 
 def _counters(snapshots: list[EngineSnapshot]) -> Iterator[Metric]:
-    """Yield vLLM's counters, and as plait_engine_* whatever else the engines count."""
-    counted = {name for snapshot in snapshots for name in snapshot.counters}
-    names = {f"vllm:{name}": (name, text) for name, text in VLLM_COUNTERS.items()}
-    names |= {
-        f"vllm:{name}": (own_name, text)
-        for name, (own_name, text) in DIFFUSION_COUNTERS.items()
-        if own_name in counted
-    }
-    labelled = {name for name in counted if ":" in name} | {"drafts"}
-    own = counted - labelled - {name for name, _ in names.values()}
-    names |= {f"plait_engine_{name}": (name, "Counted by the engine.") for name in sorted(own)}
-    for metric_name, (name, text) in names.items():
-        family = CounterMetricFamily(metric_name, text, labels=ENGINE_LABELS)
-        for snapshot in snapshots:
-            family.add_metric((snapshot.model, snapshot.engine), snapshot.counters.get(name, 0.0))
-        yield family
+    """Yield vLLM's counters, and plait's own as plait_engine_*."""
+    for name, text, read in VLLM_COUNTERS:
+        yield _family(name, text, read, snapshots)
+    if any(each.counters.diffusion.num_forwards for each in snapshots):
+        for name, text, read in DIFFUSION_COUNTERS:
+            yield _family(name, text, read, snapshots)
+    own = dict(OWN_COUNTERS) if any(each.info is not None for each in snapshots) else {}
+    if any(each.counters.token_trace_lost is not None for each in snapshots):
+        own["token_trace_lost"] = lambda c: c.token_trace_lost or 0
+    for name, read in own.items():
+        yield _family(f"plait_engine_{name}", "Counted by the engine.", read, snapshots)
 
 
 def _drafts(snapshots: list[EngineSnapshot]) -> Iterator[Metric]:
-    """Yield what became of drafts: vLLM's counters of all, and those by place and by drafter."""
-    sums = (
-        ("num_drafts", "drafts", "Drafts fed, one a sequence and step."),
-        ("num_draft_tokens", "draft_tokens:", "Draft tokens fed."),
-        ("num_accepted_tokens", "accepted_tokens:", "Draft tokens that came true."),
-    )
-    drafting = [snapshot for snapshot in snapshots if "drafts" in snapshot.counters]
-    for name, start, text in sums if drafting else ():
-        family = CounterMetricFamily(f"vllm:spec_decode_{name}", text, labels=ENGINE_LABELS)
-        for snapshot in drafting:
-            total = sum(n for key, n in snapshot.counters.items() if key.startswith(start))
-            family.add_metric((snapshot.model, snapshot.engine), total)
-        yield family
-    for metric_name, label, own_name, text in DRAFT_COUNTERS if drafting else ():
-        family = CounterMetricFamily(metric_name, text, labels=(*ENGINE_LABELS, label))
-        for snapshot in drafting:
-            for value, count in _labelled(snapshot.counters, own_name):
-                family.add_metric((snapshot.model, snapshot.engine, value), count)
+    """Yield vLLM's counters of all drafts, and those by position and by drafter."""
+    generating = [each for each in snapshots if each.counters.generation_tokens]
+    if not generating:
+        return
+    for name, text, read in DRAFT_COUNTERS:
+        yield _family(name, text, read, generating)
+    for name, label, text, read_all in LABELLED_DRAFT_COUNTERS:
+        family = CounterMetricFamily(name, text, labels=(*ENGINE_LABELS, label))
+        for each in generating:
+            for value, count in read_all(each.counters).items():
+                family.add_metric((each.model, each.engine, str(value)), count)
         yield family
 
 
-def _labelled(counters: Mapping[str, float], wanted: str) -> Iterator[tuple[str, float]]:
-    """Yield the label's value and the count of each counter whose name goes on with a colon."""
-    for key, count in counters.items():
-        name, _, value = key.partition(":")
-        if name == wanted:
-            yield value, count
+def _family(
+    name: str, text: str, read: Callable[[EngineCounters], int], snapshots: list[EngineSnapshot]
+) -> Metric:
+    family = CounterMetricFamily(name, text, labels=ENGINE_LABELS)
+    for each in snapshots:
+        family.add_metric((each.model, each.engine), read(each.counters))
+    return family
 
 
 def _gauge(name: str, text: str) -> GaugeMetricFamily:

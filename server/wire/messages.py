@@ -12,6 +12,7 @@ import msgspec
 
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.sampling.params import SamplingParams
+from plait.server.wire.counters import EngineCounters
 
 FinishReason = Literal["stop", "length", "abort", "deadline", "error"]
 
@@ -142,15 +143,14 @@ class Loading(msgspec.Struct, frozen=True, tag="loading"):
 
 
 class Stats(msgspec.Struct, frozen=True, tag="stats"):
-    """Heartbeat, sent about every second and whenever the engine falls idle; counters only grow."""
+    """Heartbeat, sent about every second and whenever the engine becomes idle."""
 
     num_running: int
     num_waiting: int
     kv_blocks_used: int
     kv_blocks_total: int
-    counters: dict[str, float]  # prefix_cache_queries, prefix_cache_hits, num_preemptions, steps,
-    # prompt_tokens, generation_tokens, forced_closings, ...
-    step_tokens: list[int] = []  # rows of each step since the last report
+    counters: EngineCounters
+    step_tokens: list[int] = []  # query tokens of each step since the last report
 
 
 class Batch(msgspec.Struct, frozen=True, tag="batch"):

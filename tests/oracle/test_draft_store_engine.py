@@ -83,7 +83,7 @@ def test_an_import_is_drafted_from_and_clearing_ends_that(drafter: dict[str, Any
     engine.draft_store(DraftStoreTask("t", "clear", "a"))
     assert drafts_of(engine, asked("r2", "a", drafter)) == first
     counters = engine.stats().counters
-    assert counters["draft_store_tokens_added"] >= 5 * (LENGTH + len(PROMPT))
+    assert counters.draft_store.tokens_added >= 5 * (LENGTH + len(PROMPT))
 
 
 def test_nothing_is_kept_with_a_store_of_no_tokens() -> None:

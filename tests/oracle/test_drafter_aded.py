@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from random import Random
@@ -283,4 +282,4 @@ def test_text_is_the_one_without_drafts(options: dict[str, Any]) -> None:
     for _ in range(2):  # the second time, the store has the first answers
         always = {"name": "aded", "always": True, **options}
         assert texts(engine, drafted_by(asked, always)) == plain
-    assert Counter(engine.stats().counters)["accepted_tokens:aded"] > 0
+    assert engine.stats().counters.speculation.accepted_tokens["aded"] > 0

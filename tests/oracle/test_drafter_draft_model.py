@@ -62,7 +62,7 @@ def test_a_draft_model_that_is_the_target_is_always_right() -> None:
     requests = random_requests(40, VOCAB, seed=5)
     engine = speculating(context(table_draft_model(TableModel(VOCAB))))
     run(engine, drafted_by(requests, {**ALWAYS, "max_draft": 4}))
-    assert engine.stats().counters["draft_tokens:draft-model"] > 100
+    assert engine.stats().counters.speculation.draft_tokens["draft-model"] > 100
     assert accepted(engine, "draft-model") == 1.0
 
 
@@ -217,7 +217,7 @@ def test_a_sequence_without_room_goes_on_without_drafts() -> None:
     assert texts(engine, requests) == texts(
         speculating(DrafterContext(VOCAB)), drafted_by(requests, "off")
     )
-    assert "draft_tokens:draft-model" not in engine.stats().counters
+    assert "draft-model" not in engine.stats().counters.speculation.draft_tokens
     assert_empty(model)
 
 

@@ -73,7 +73,7 @@ def test_a_refreshed_tail_needs_no_other_drafter() -> None:
     each = request("r", PROMPT, 12)
     engine = speculating(WORKSHOP)
     run(engine, drafted_by([each], {"name": "jacobi", "fill": "off", "always": True}))
-    assert "draft_tokens:jacobi" not in engine.stats().counters
+    assert "jacobi" not in engine.stats().counters.speculation.draft_tokens
 
 
 def test_guesses_depend_on_the_request_alone() -> None:

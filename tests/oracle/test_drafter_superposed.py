@@ -56,7 +56,7 @@ Mixed = tuple[float, tuple[int, ...]]  # score and tokens of a draft
 @pytest.mark.parametrize("choice", CHOICES)
 def test_drafts_change_no_text_and_leave_no_blocks(choice: str, busy: str) -> None:
     counters = counters_where_nothing_changes(CHOICES[choice], busy, VOCAB)
-    assert choice == "as it pays" or counters["draft_tokens:superposed-tree"] > 0
+    assert choice == "as it pays" or counters.speculation.draft_tokens["superposed-tree"] > 0
 
 
 def drafter(options: dict[str, Any], shop: DrafterContext) -> SuperposedTreeDrafter:

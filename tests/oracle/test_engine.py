@@ -99,7 +99,7 @@ def test_all_kinds_in_one_batch(settings: dict[str, Any]) -> None:
     want = [oracle(*each) for each in wanted]
     assert [have[f"r{i}", 0].tokens for i in range(len(want))] == want
     if "num_blocks" in settings:
-        assert engine.stats().counters["num_preemptions"] > 0
+        assert engine.stats().counters.num_preemptions > 0
 
 
 def test_mixed_kinds_share_one_forward() -> None:
@@ -166,7 +166,7 @@ def test_drafts_never_stop_a_lone_sequence(host: str, num_blocks: int) -> None:
     engine = make(num_blocks=num_blocks)
     have = run(engine, [request("a", [3] * 10, 22, decoding={"host": host})])
     assert have["a", 0].tokens == oracle(host, [3] * 10, 22)
-    assert engine.stats().counters["num_preemptions"] == 0
+    assert engine.stats().counters.num_preemptions == 0
 
 
 def test_drafts_of_canvases_save_forwards() -> None:
@@ -216,10 +216,10 @@ def test_canvases_share_prefixes_by_whole_blocks() -> None:
     prompt = prompt[:100]
 
     def hits(host: str) -> float:
-        before = engine.stats().counters["prefix_cache_hits"]
+        before = engine.stats().counters.prefix_cache_hits
         answers = run(engine, [request("a", prompt, 3, decoding={"host": host})])
         assert answers["a", 0].tokens == oracle(host, prompt, 3)
-        return engine.stats().counters["prefix_cache_hits"] - before
+        return engine.stats().counters.prefix_cache_hits - before
 
     assert [hits(host) for host in ("block-32", "block-4", "block-48", "in-place")] == [0] * 4
     assert [hits(host) for host in ("block-32", "block-4", "block-48", "in-place")] == [
@@ -239,17 +239,17 @@ def test_siblings_with_canvases(host: str) -> None:
     answers = run(engine, [request("a", prompt, 5, n=4, decoding={"host": host})])
     assert [answers["a", i].tokens for i in range(4)] == [oracle(host, prompt, 5)] * 4
     shared = {"block-4": 60, "branches-16": 48, "in-place": 0}.get(host, 32)
-    assert engine.stats().counters["prompt_tokens"] == 61 + 3 * (61 - shared)
+    assert engine.stats().counters.prompt_tokens == 61 + 3 * (61 - shared)
 
 
 def test_canvases_are_counted() -> None:
     engine = make()
     run(engine, [request("a", [1] * 9, 7, decoding={"host": "block-8"}), request("b", [1], 2)])
     counters = engine.stats().counters
-    assert counters["generation_tokens"] == 9
-    assert counters["diffusion_committed_tokens"] == 7
-    assert counters["diffusion_forwards"] == 7
-    assert counters["diffusion_canvas_rows"] == 7 * 8
+    assert counters.generation_tokens == 9
+    assert counters.diffusion.committed_tokens == 7
+    assert counters.diffusion.num_forwards == 7
+    assert counters.diffusion.canvas_rows == 7 * 8
 
 
 def test_drafts_save_forwards() -> None:
@@ -264,7 +264,7 @@ def test_siblings_share_the_prompt() -> None:
     engine = table_engine(HOSTS, model=model)
     answers = run(engine, [request("a", prompt, 5, n=4)])
     assert [answers["a", i].tokens for i in range(4)] == [greedy_text(prompt, 5)] * 4
-    assert engine.stats().counters["prompt_tokens"] == len(prompt) + 3  # one row a sibling
+    assert engine.stats().counters.prompt_tokens == len(prompt) + 3  # one row a sibling
 
 
 def test_prefix_cache_is_per_salt() -> None:
@@ -272,9 +272,9 @@ def test_prefix_cache_is_per_salt() -> None:
     engine = make()
     run(engine, [request("a", prompt, 1)])
     run(engine, [request("b", prompt, 1)])
-    assert engine.stats().counters["prefix_cache_hits"] == 32
+    assert engine.stats().counters.prefix_cache_hits == 32
     run(engine, [request("c", prompt, 1, cache_salt="other")])
-    assert engine.stats().counters["prefix_cache_hits"] == 32
+    assert engine.stats().counters.prefix_cache_hits == 32
 
 
 def test_waiting_for_blocks_is_one_query() -> None:
@@ -283,7 +283,7 @@ def test_waiting_for_blocks_is_one_query() -> None:
     engine.add(request("a", [1] * 40, 30))
     engine.step()
     run(engine, [request("b", [2] * 40, 2, arrived=1.0)])
-    assert engine.stats().counters["prefix_cache_queries"] == 39 + 39
+    assert engine.stats().counters.prefix_cache_queries == 39 + 39
 
 
 def test_abort_frees_everything() -> None:

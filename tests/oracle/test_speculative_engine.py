@@ -135,7 +135,7 @@ def test_no_drafter_changes_a_report(drafter: str) -> None:
         chosen = drafter if drafter == "auto" else {"name": drafter, "max_draft": k, "always": True}
         assert seen(run(running, named(chosen))) == plain(), (k, settings)
         if "num_blocks" in settings:
-            assert running.stats().counters["num_preemptions"] > 0
+            assert running.stats().counters.num_preemptions > 0
         assert seen(run(running, named(chosen))) == plain(), (k, settings, "prefix cache hot")
 
 
@@ -151,7 +151,7 @@ def test_no_adversary_changes_a_report(kind: str) -> None:
         running = engine(**settings)
         chosen = {"name": "adversary", "kind": kind, "max_draft": k, "always": True}
         assert seen(run(running, named(chosen))) == plain(), (k, settings)
-        drafted = running.stats().counters.get("draft_tokens:adversary", 0)
+        drafted = running.stats().counters.speculation.draft_tokens.get("adversary", 0)
         assert k == 1 or (drafted == 0) == (kind in WRONG)
     again = {"name": "adversary", "kind": kind}  # where it must pay, it is asked now and then
     assert seen(run(running, named(again))) == plain()
@@ -183,7 +183,7 @@ def test_drafts_are_accepted_at_all() -> None:
         running = engine(max_num_seqs=4)
         run(running, named({"name": "adversary", "kind": kind, "max_draft": 8, "always": True}))
         counters = running.stats().counters
-        assert counters["accepted_tokens:adversary"] > counters["generation_tokens"] / 10
+        assert counters.speculation.accepted_tokens["adversary"] > counters.generation_tokens / 10
 
 
 class Silent:
@@ -286,7 +286,7 @@ def test_preemption_is_no_end() -> None:
     drafter = Silent(2)
     running = staged(drafter, max_num_seqs=8, num_blocks=10)
     answers = run(running, [each(f"r{i}", max_tokens=40) for i in range(6)])
-    assert running.stats().counters["num_preemptions"] > 0
+    assert running.stats().counters.num_preemptions > 0
     assert all(answer.finish == "length" for answer in answers.values())
     drafter.check()
 
@@ -300,7 +300,7 @@ def test_nobody_is_asked_for_what_is_of_no_use() -> None:
     assert drafter.most == 0
     run(running, [each("six", max_tokens=6)])
     assert drafter.most == 5
-    assert running.stats().counters["draft_tokens:staged"] <= 5 + 4 + 3 + 2 + 1
+    assert running.stats().counters.speculation.draft_tokens["staged"] <= 5 + 4 + 3 + 2 + 1
 
 
 class Watched(AutoregressiveDecoder):
@@ -386,5 +386,5 @@ def test_drafts_never_make_a_sequence_wait(kind: str) -> None:
             reports.append([r.request_id for r in running.step() if isinstance(r, Started)])
         begun.append(reports)
         drain(running)
-        assert running.stats().counters["num_preemptions"] == 0
+        assert running.stats().counters.num_preemptions == 0
     assert begun == [[["b0", "b1"], [], []]] * 2

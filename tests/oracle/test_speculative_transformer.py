@@ -71,4 +71,4 @@ def test_drafts_change_no_token_and_no_logprob(tmp_path: Path, weights: WeightMo
     for drafter in DRAFTERS:
         engine = engine_of(model)
         assert seen(engine, {**drafter, "always": True, "max_draft": 12}) == want, drafter
-        assert engine.stats().counters[f"accepted_tokens:{drafter['name']}"] > 0, drafter
+        assert engine.stats().counters.speculation.accepted_tokens[drafter["name"]] > 0, drafter

@@ -30,4 +30,4 @@ def test_no_drafter_changes_an_answer(smollm2_files: ModelFiles, weights: Weight
         assert [str(each) for each in differences(engine, requests, want, drafter)] == []
     counters = engine.stats().counters
     for drafter in ("n-gram", "aded", "forced"):
-        assert counters[f"accepted_tokens:{drafter}"] > 0
+        assert counters.speculation.accepted_tokens[drafter] > 0

@@ -42,7 +42,7 @@ def test_a_full_disk_costs_the_token_trace_and_no_answer() -> None:
         for _ in range(3):
             answers = run(engine, [request("r", [1, 2], 5)])
             assert answers["r", 0].tokens == plain["r", 0].tokens
-    assert engine.stats().counters["token_trace_lost"] == 3
+    assert engine.stats().counters.token_trace_lost == 3
     assert [line["event"] for line in lines] == ["token trace not written"]
     assert "No space left" in lines[0]["reason"]
 
@@ -99,7 +99,7 @@ def test_a_draft_store_that_cannot_be_saved_is_counted(tmp_path: Path) -> None:
     with file_size_limit(100), capture_logs() as lines:
         assert not keeper.save()
     assert [line["event"] for line in lines] == ["draft store not saved"]
-    assert keeper.counters()["draft_store_saves_failed"] == 1
+    assert keeper.counters().saves_failed == 1
     assert list(tmp_path.iterdir()) == []
     assert keeper.save()
     assert path.exists()

@@ -98,8 +98,8 @@ def test_a_worker_with_a_draft_model_says_so_and_drafts(target: Path, draft: str
     have = run(engine, requests)
     assert "draft_model" in info.capabilities
     assert {name: a.tokens for name, a in have.items()} == {n: a.tokens for n, a in want.items()}
-    counters = engine.stats().counters
-    right = counters["accepted_tokens:draft-model"], counters["draft_tokens:draft-model"]
+    counters = engine.stats().counters.speculation
+    right = counters.accepted_tokens["draft-model"], counters.draft_tokens["draft-model"]
     assert (right[0] == right[1]) == (draft == "self")
 
 

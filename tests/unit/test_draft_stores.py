@@ -200,7 +200,7 @@ def test_a_keeper_does_what_it_is_asked_for() -> None:
     assert made.handle(DraftStoreTask("t", "clear", "b")).affected == 0
     assert made.handle(DraftStoreTask("t", "look", "a")).tokens == 7
     assert made.handle(DraftStoreTask("t", "clear", everywhere=True)).affected == 7
-    assert made.counters()["draft_store_tokens_added"] == 7
+    assert made.counters().tokens_added == 7
 
 
 def test_saving_needs_a_folder_and_a_disk(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_an_engine_drafts_with_the_head_beside_its_model(name: str, tmp_path: Pa
     drafter: dict[str, Any] = {"name": name, "always": True}
     have = {key: one.tokens for key, one in run(engine, drafted_by(requests, drafter)).items()}
     assert have == want
-    assert engine.stats().counters[f"draft_tokens:{name}"] > 0
+    assert engine.stats().counters.speculation.draft_tokens[name] > 0
 
 
 def test_shipped_heads_are_whole() -> None:

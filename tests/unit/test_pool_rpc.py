@@ -13,6 +13,7 @@ import zmq.asyncio
 
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.wire.channel import PoolChannel, SendError, WorkerChannel
+from plait.server.wire.counters import EngineCounters, SpeculationCounters
 from plait.server.wire.messages import (
     Abort,
     Batch,
@@ -26,7 +27,12 @@ from plait.server.wire.messages import (
     TokenLogprob,
 )
 
-STATS = Stats(1, 2, 3, 4, {"steps": 5.0}, [6, 7])
+COUNTERS = EngineCounters(
+    steps=5,
+    token_trace_lost=0,
+    speculation=SpeculationCounters(2, {"n-gram": 7}, {"n-gram": 3}, {0: 2, 10: 1}),
+)
+STATS = Stats(1, 2, 3, 4, COUNTERS, [6, 7])
 
 
 @pytest.fixture

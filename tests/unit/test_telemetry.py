@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
@@ -19,6 +20,13 @@ from plait.server.telemetry.logs import configure_logging, log_access, log_promp
 from plait.server.telemetry.metrics import Metrics, SequenceTimes, token_buckets
 from plait.server.telemetry.otlp import OpenTelemetry
 from plait.server.telemetry.tracing import GenerationSpan, Message, Receive, Scope, Send, Tracing
+from plait.server.wire.counters import (
+    DiffusionCounters,
+    DraftStoreCounters,
+    EngineCounters,
+    SpeculationCounters,
+    add_counters,
+)
 from plait.server.wire.messages import ModelInfo
 
 INFO = ModelInfo("m", 2048, 100, 64, 16, "int4", "fp", [], 1.0)
@@ -36,13 +44,13 @@ def _restore_logging() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def snapshot(**fields: float) -> EngineSnapshot:
-    return EngineSnapshot("m", "0", INFO, 3, 2, 0.25, fields)
+def snapshot(**fields: Any) -> EngineSnapshot:
+    return EngineSnapshot("m", "0", INFO, 3, 2, 0.25, EngineCounters(**fields))
 
 
 def test_the_names_are_those_of_vllm() -> None:
     metrics = Metrics()
-    metrics.registry.register(EngineCollector(lambda: [snapshot(prefix_cache_hits=7.0)]))
+    metrics.registry.register(EngineCollector(lambda: [snapshot(prefix_cache_hits=7)]))
     metrics.engine("m", "0")
     text = metrics.render()[0].decode()
     for name in (
@@ -82,18 +90,35 @@ def test_the_names_are_those_of_vllm() -> None:
 
 def test_counters_without_a_name_at_vllm_are_plaits_own() -> None:
     metrics = Metrics()
-    metrics.registry.register(EngineCollector(lambda: [snapshot(forced_closings=2.0)]))
-    assert metrics.registry.get_sample_value("plait_engine_forced_closings_total", LABELS) == 2
+    counted = snapshot(steps=2, draft_store=DraftStoreCounters(tokens_added=3, saves_failed=1))
+    metrics.registry.register(EngineCollector(lambda: [counted]))
+    have = {
+        sample.name.removeprefix("plait_engine_"): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name.startswith("plait_engine_") and sample.name.endswith("_total")
+    }
+    assert have == {
+        "steps_total": 2,
+        "draft_store_tokens_added_total": 3,
+        "draft_store_tokens_dropped_total": 0,
+        "draft_store_namespaces_dropped_total": 0,
+        "draft_store_saves_failed_total": 1,
+    }
+
+
+@pytest.mark.parametrize("lost", [None, 0, 4])
+def test_lost_texts_are_counted_where_a_token_trace_is_written(lost: int | None) -> None:
+    metrics = Metrics()
+    metrics.registry.register(EngineCollector(lambda: [snapshot(token_trace_lost=lost)]))
+    have = metrics.registry.get_sample_value("plait_engine_token_trace_lost_total", LABELS)
+    assert have == lost
 
 
 def test_canvases_are_counted_under_the_names_of_vllm() -> None:
     metrics = Metrics()
-    counted = {
-        "diffusion_forwards": 5.0,
-        "diffusion_canvas_rows": 80.0,
-        "diffusion_committed_tokens": 9.0,
-    }
-    metrics.registry.register(EngineCollector(lambda: [snapshot(**counted)]))
+    counted = snapshot(diffusion=DiffusionCounters(5, 80, 9))
+    metrics.registry.register(EngineCollector(lambda: [counted]))
     for name, want in {
         "vllm:diffusion_num_denoising_steps_total": 5,
         "vllm:diffusion_num_canvas_positions_total": 80,
@@ -111,15 +136,11 @@ def test_without_a_canvas_there_are_no_such_names() -> None:
 
 def test_drafts_are_counted_under_the_names_of_vllm_and_by_source() -> None:
     metrics = Metrics()
-    counted = {
-        "drafts": 4.0,
-        "draft_tokens:n-gram": 7.0,
-        "draft_tokens:prediction": 30.0,
-        "accepted_tokens:prediction": 25.0,
-        "accepted_at:0": 3.0,
-        "accepted_at:10": 2.0,
-    }
-    metrics.registry.register(EngineCollector(lambda: [snapshot(**counted)]))
+    speculation = SpeculationCounters(
+        4, {"n-gram": 7, "prediction": 30}, {"prediction": 25}, {0: 3, 10: 2}
+    )
+    counted = snapshot(generation_tokens=29, speculation=speculation)
+    metrics.registry.register(EngineCollector(lambda: [counted]))
     have = metrics.registry.get_sample_value
     for name, want in {"num_drafts": 4, "num_draft_tokens": 37, "num_accepted_tokens": 25}.items():
         assert have(f"vllm:spec_decode_{name}_total", LABELS) == want
@@ -129,7 +150,7 @@ def test_drafts_are_counted_under_the_names_of_vllm_and_by_source() -> None:
     for name, source, want in [("draft", "n-gram", 7), ("accepted", "prediction", 25)]:
         labels = LABELS | {"source": source}
         assert have(f"plait_spec_decode_{name}_tokens_total", labels) == want
-    assert "plait_engine_" not in metrics.render()[0].decode()
+    assert "plait_engine_draft_tokens" not in metrics.render()[0].decode()
 
 
 def test_without_drafts_there_are_no_such_names() -> None:
@@ -274,3 +295,15 @@ async def test_without_an_endpoint_nothing_is_wrapped() -> None:
     assert tracing.wrap(app) is app
     tracing.generation(GENERATION)
     tracing.close()
+
+
+def test_counters_add_up_over_workers() -> None:
+    """A worker that has ended and the next one: numbers and dictionaries are summed."""
+    first = EngineCounters(
+        steps=3, speculation=SpeculationCounters(1, {"n-gram": 2}, {}, {0: 1}), token_trace_lost=1
+    )
+    second = EngineCounters(steps=4, speculation=SpeculationCounters(2, {"n-gram": 3, "suffix": 1}))
+    have = add_counters(first, second)
+    speculation = SpeculationCounters(3, {"n-gram": 5, "suffix": 1}, {}, {0: 1})
+    assert have == EngineCounters(steps=7, speculation=speculation, token_trace_lost=1)
+    assert first.speculation.draft_tokens == {"n-gram": 2}, "an argument has changed"

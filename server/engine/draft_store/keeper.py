@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import structlog
 from plait.decoders.speculative.stores import files
 from plait.decoders.speculative.stores.namespaces import DraftStores
 from plait.server.errors import BadRequest, ServerError, Unavailable
+from plait.server.wire.counters import DraftStoreCounters
 from plait.server.wire.messages import DraftStoreReport, DraftStoreTask, Failed
 
 log = structlog.stdlib.get_logger(__name__)
@@ -74,15 +75,15 @@ class StoreKeeper:
             return False
         return True
 
-    def counters(self) -> Mapping[str, float]:
+    def counters(self) -> DraftStoreCounters:
         """Return what has happened since the start."""
         counters = self.stores.counters
-        return {
-            "draft_store_tokens_added": counters.tokens_added,
-            "draft_store_tokens_dropped": counters.tokens_dropped,
-            "draft_store_namespaces_dropped": counters.namespaces_dropped,
-            "draft_store_saves_failed": self._num_unsaved,
-        }
+        return DraftStoreCounters(
+            tokens_added=counters.tokens_added,
+            tokens_dropped=counters.tokens_dropped,
+            namespaces_dropped=counters.namespaces_dropped,
+            saves_failed=self._num_unsaved,
+        )
 
     @cached_property
     def _vocabulary(self) -> str:
