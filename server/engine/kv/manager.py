@@ -135,10 +135,6 @@ class KVCacheManager:
             self.pool.end_load(load.block_id, succeeded=load.succeeded)
         return {load.block_id for load in finished if not load.succeeded}
 
-    def check_integrity(self) -> None:
-        """Raise AssertionError if a block is lost or counted twice."""
-        self.pool.check_integrity()
-
     def _load_rest(self, chain: Sequence[bytes], block_ids: list[int]) -> bool:
         """Extend the prefix by blocks that the tier can load.
 
