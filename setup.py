@@ -42,8 +42,8 @@ def files(suffix, *, of_grammar=False):
 
 def num_jobs(count):
     """Return how many of `count` files to compile at once."""
-    machine_memory = runpy.run_path(str(ROOT / "server" / "memory.py"))["machine_memory"]
-    memory = machine_memory()
+    system_memory = runpy.run_path(str(ROOT / "server" / "memory.py"))["system_memory"]
+    memory = system_memory()
     bounds = [count, len(os.sched_getaffinity(0)), int(os.environ.get("MAX_JOBS") or count)]
     if memory is not None:
         bounds.append(memory.available // COMPILER_BYTES)

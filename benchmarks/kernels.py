@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from plait.kernels import dispatch
-from plait.kernels.decoder_stack import LayerWeights, Stack, StackConfig
+from plait.kernels.decoder_stack import DecoderStack, LayerWeights, StackConfig
 from plait.kernels.linear import Mode, Weight, from_dense, linear
 from plait.kernels.paged_attention import BLOCK_SIZE, AttentionMetadata
 
@@ -29,15 +29,15 @@ LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB = 30, 576, 9, 3, 64, 1536,
 class Bench:
     """A random model and its cache."""
 
-    stack: Stack
+    stack: DecoderStack
     head: Weight
     k_cache: Tensor
     v_cache: Tensor
 
-    def forward(self, x: Tensor, segments: AttentionMetadata) -> Tensor:
+    def forward(self, x: Tensor, metadata: AttentionMetadata) -> Tensor:
         """Run all layers and the output matrix; logits of at most 64 rows, as a server asks."""
         x = x.clone()  # the stack works in place
-        self.stack.forward(x, segments, self.k_cache, self.v_cache)
+        self.stack.forward(x, metadata, self.k_cache, self.v_cache)
         return linear(x[:64], self.head)
 
 
@@ -72,7 +72,7 @@ def build(mode: Mode, head_mode: Mode, num_blocks: int) -> Bench:
         cos=angles.cos(),
         sin=angles.sin(),
     )
-    stack = Stack([layer() for _ in range(LAYERS)], config)
+    stack = DecoderStack([layer() for _ in range(LAYERS)], config)
     head = from_dense(torch.randn(VOCAB, HIDDEN) * HIDDEN**-0.5, head_mode)
     dtype = torch.float32 if mode == "fp32" else torch.bfloat16
     k_cache = torch.zeros(LAYERS, num_blocks, KV_HEADS, HEAD_DIM, BLOCK_SIZE, dtype=dtype)
@@ -85,13 +85,13 @@ def decode_rows(rows: int, context: int) -> AttentionMetadata:
     blocks = context // BLOCK_SIZE + 1
     tables = torch.arange(rows * blocks, dtype=torch.int32).view(rows, blocks)
     return AttentionMetadata(
-        row_start=torch.arange(rows + 1, dtype=torch.int32),
-        context_len=torch.full((rows,), context, dtype=torch.int32),
+        cu_seqlens_q=torch.arange(rows + 1, dtype=torch.int32),
+        context_lens=torch.full((rows,), context, dtype=torch.int32),
         block_tables=tables,
-        attend=torch.zeros(rows, dtype=torch.int32),
+        attention_modes=torch.zeros(rows, dtype=torch.int32),
         parents=torch.zeros(rows, dtype=torch.int32),
         positions=torch.full((rows,), context, dtype=torch.int32),
-        slots=tables[:, context // BLOCK_SIZE].long() * BLOCK_SIZE + context % BLOCK_SIZE,
+        slot_mapping=tables[:, context // BLOCK_SIZE].long() * BLOCK_SIZE + context % BLOCK_SIZE,
     )
 
 
@@ -99,13 +99,13 @@ def prompt_rows(rows: int) -> AttentionMetadata:
     """One prompt of `rows` tokens."""
     blocks = -(-rows // BLOCK_SIZE)
     return AttentionMetadata(
-        row_start=torch.tensor([0, rows], dtype=torch.int32),
-        context_len=torch.zeros(1, dtype=torch.int32),
+        cu_seqlens_q=torch.tensor([0, rows], dtype=torch.int32),
+        context_lens=torch.zeros(1, dtype=torch.int32),
         block_tables=torch.arange(blocks, dtype=torch.int32).view(1, -1),
-        attend=torch.zeros(1, dtype=torch.int32),
+        attention_modes=torch.zeros(1, dtype=torch.int32),
         parents=torch.zeros(rows, dtype=torch.int32),
         positions=torch.arange(rows, dtype=torch.int32),
-        slots=torch.arange(rows),
+        slot_mapping=torch.arange(rows),
     )
 
 
@@ -129,9 +129,9 @@ def measure(mode: Mode, rows: Sequence[int], context: int, seconds: float) -> li
     bench = build(mode, "int8" if mode == "int4" else mode, num_blocks)
     cells = []
     for count in rows:
-        segments = prompt_rows(count) if count > 64 else decode_rows(count, context)
+        metadata = prompt_rows(count) if count > 64 else decode_rows(count, context)
         x = torch.randn(count, HIDDEN)
-        whole = fastest(partial(bench.forward, x, segments), seconds)
+        whole = fastest(partial(bench.forward, x, metadata), seconds)
         head = fastest(partial(linear, x[:64], bench.head), seconds / 4)
         cells.append(f"{whole:.1f} ({whole - head:.1f})")
     return cells

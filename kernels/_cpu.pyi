@@ -14,20 +14,20 @@ def paged_attention(
     q: Tensor,
     k_layer: Tensor,
     v_layer: Tensor,
-    segments: AttentionMetadata,
+    metadata: AttentionMetadata,
     scale: float,
     window: int,
 ) -> Tensor: ...
 def copy_blocks(kv_k: Tensor, kv_v: Tensor, src: Tensor, dst: Tensor) -> None: ...
 def move_slots(kv_k: Tensor, kv_v: Tensor, src: Tensor, dst: Tensor) -> None: ...
 
-class Stack:
+class CompiledStack:
     def __init__(self, config: StackConfig) -> None: ...
     def add_layer(self, layer: LayerWeights) -> None: ...
     def forward(
         self,
         x: Tensor,
-        segments: AttentionMetadata,
+        metadata: AttentionMetadata,
         k_cache: Tensor,
         v_cache: Tensor,
         first_layer: int,

@@ -76,11 +76,11 @@ class CountingModel:
         """Columns of the logits."""
         return self._model.vocab_size
 
-    def forward(self, token_ids: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
+    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
         """Run the model; count its rows and (row, key) pairs."""
         self._work.rows += len(token_ids)
-        self._work.pairs += seen_keys(segments)
-        return self._model.forward(token_ids, segments, kv)
+        self._work.pairs += seen_keys(metadata)
+        return self._model.forward(token_ids, metadata, kv)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits; count their rows."""
@@ -88,16 +88,16 @@ class CountingModel:
         return self._model.logits(hidden)
 
 
-def seen_keys(segments: AttentionMetadata) -> int:
+def seen_keys(metadata: AttentionMetadata) -> int:
     """Return the number of (query row, visible key) pairs over all segments."""
     starts, context, attend, parents, positions = (
         each.cpu().numpy().astype(np.int64)
         for each in (
-            segments.row_start,
-            segments.context_len,
-            segments.attend,
-            segments.parents,
-            segments.positions,
+            metadata.cu_seqlens_q,
+            metadata.context_lens,
+            metadata.attention_modes,
+            metadata.parents,
+            metadata.positions,
         )
     )
     rows = np.diff(starts)

@@ -60,16 +60,16 @@ class Reader:
         if count > self._blocks * BLOCK_SIZE:
             raise ValueError(f"{count} tokens are more than {self._blocks * BLOCK_SIZE}")
         blocks = -(-count // BLOCK_SIZE)
-        segments = AttentionMetadata(
-            row_start=torch.tensor([0, count], dtype=torch.int32),
-            context_len=torch.zeros(1, dtype=torch.int32),
+        metadata = AttentionMetadata(
+            cu_seqlens_q=torch.tensor([0, count], dtype=torch.int32),
+            context_lens=torch.zeros(1, dtype=torch.int32),
             block_tables=torch.arange(blocks, dtype=torch.int32)[None],
-            attend=torch.tensor([CAUSAL], dtype=torch.int32),
+            attention_modes=torch.tensor([CAUSAL], dtype=torch.int32),
             parents=torch.full((count,), -1, dtype=torch.int32),
             positions=torch.arange(count, dtype=torch.int32),
-            slots=torch.arange(count, dtype=torch.int64),
+            slot_mapping=torch.arange(count, dtype=torch.int64),
         )
-        hidden = self.model.forward(torch.tensor(tokens), segments, self._kv)
+        hidden = self.model.forward(torch.tensor(tokens), metadata, self._kv)
         k = self._kv.k[:, :blocks].permute(0, 1, 4, 2, 3).flatten(1, 2)[:, :count]
         v = self._kv.v[:, :blocks].permute(0, 1, 3, 2, 4).flatten(1, 2)[:, :count]
         return Reading(hidden, k.float(), v.float())

@@ -78,7 +78,7 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps) {
 }
 
 at::Tensor paged_attention(const at::Tensor& q, const at::Tensor& k_layer,
-                           const at::Tensor& v_layer, py::handle segments, double scale,
+                           const at::Tensor& v_layer, py::handle metadata, double scale,
                            int64_t window) {
   const at::Tensor queries = q.contiguous();
   const CacheView cache(k_layer, v_layer, false);
@@ -86,7 +86,7 @@ at::Tensor paged_attention(const at::Tensor& q, const at::Tensor& k_layer,
   const int rows = static_cast<int>(queries.size(0)), heads = static_cast<int>(queries.size(1));
   TORCH_CHECK_VALUE(heads % cache.kv_heads == 0 && queries.size(2) == cache.head_dim, "q ",
                     queries.sizes(), " does not fit the cache ", k_layer.sizes());
-  const SegmentsView view(segments, rows, cache.num_blocks);
+  const AttentionMetadataView view(metadata, rows, cache.num_blocks, 1);
   const std::vector<RowTile> tiles = view.tiles(static_cast<int>(heads / cache.kv_heads));
   at::Tensor out = at::empty_like(queries);
 
@@ -96,9 +96,9 @@ at::Tensor paged_attention(const at::Tensor& q, const at::Tensor& k_layer,
   const size_t own = own_bytes(0, dim, rows);
   thread_local Buffer buffer;
   char* memory = buffer.reserve(own * threads);
-  const Attention call{data, out.data_ptr<float>(), heads, static_cast<float>(scale),
-                       static_cast<int>(window), view.view(), tiles.data(),
-                       static_cast<int>(tiles.size())};
+  const AttentionCall call{data, out.data_ptr<float>(), heads, static_cast<float>(scale),
+                           static_cast<int>(window), view.view(), tiles.data(),
+                           static_cast<int>(tiles.size())};
   const Cache layer{cache.k, cache.v, cache.half, static_cast<int>(cache.kv_heads), dim};
   Team::run(threads, [&](Team& team, int thread) {
     active().attention(team, thread, call, layer, memory + thread * own);

@@ -18,7 +18,7 @@ constexpr int kStrip = 64;      // keys between two corrections of the running s
 
 enum class Mode { fp32, bf16, int8, int4, int4wide };
 constexpr int kModes = 5;
-enum Attend { kCausal = 0, kTree = 1, kFull = 2, kBranches = 3, kShadow = 4, kContext = 5 };
+enum AttentionMode { kCausal = 0, kTree = 1, kFull = 2, kBranches = 3, kShadow = 4, kContext = 5 };
 
 inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 inline int round_up(int a, int b) { return ceil_div(a, b) * b; }
@@ -41,15 +41,23 @@ struct Acts {
   int rows, groups;
 };
 
-struct Segments {
-  const int32_t* row_start;
-  const int32_t* context_len;
-  const int32_t* block_tables;
-  const int32_t* attend;
+struct AttentionMetadata {
+  const int32_t* cu_seqlens_q;
+  const int32_t* context_lens;
+  const int32_t* block_tables;  // [count, max_blocks], of layer 0 if the layers differ
+  const int32_t* attention_modes;
   const int32_t* parents;
   const int32_t* positions;
-  const int64_t* slots;
+  const int64_t* slot_mapping;  // [rows], likewise
   int count, max_blocks, rows;
+  size_t table_stride, slot_stride;  // elements from layer to layer; 0: all layers share them
+
+  AttentionMetadata at_layer(int layer) const {
+    AttentionMetadata own = *this;
+    own.block_tables += layer * table_stride;
+    own.slot_mapping += layer * slot_stride;
+    return own;
+  }
 };
 
 // Rows first .. last - 1 (of the pass) of one segment, read together.
@@ -64,13 +72,13 @@ struct Cache {
   int kv_heads, head_dim;
 };
 
-struct Attention {
+struct AttentionCall {
   const float* q;  // [rows, heads, head_dim]
   float* out;      // likewise
   int heads;
   float scale;
   int window;
-  Segments segments;
+  AttentionMetadata metadata;
   const RowTile* tiles;
   int tile_count;
 };
@@ -105,7 +113,7 @@ struct StackCall {
   char *k_cache, *v_cache;
   size_t cache_stride;  // bytes from layer to layer
   bool half;
-  Segments segments;
+  AttentionMetadata metadata;
   const RowTile* tiles;
   int tile_count;
   Scratch scratch;
@@ -124,7 +132,8 @@ struct Kernels {
   const char* name;
   bool (*supported)();
   void (*linear)(Team& team, int thread, const LinearCall& call);
-  void (*attention)(Team& team, int thread, const Attention& call, const Cache& cache, char* own);
+  void (*attention)(Team& team, int thread, const AttentionCall& call, const Cache& cache,
+                    char* own);
   void (*stack)(Team& team, int thread, const StackCall& call);
   void (*rms_norm)(const float* x, const float* gain, float* out, int n, float eps);
 };

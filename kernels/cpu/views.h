@@ -74,23 +74,29 @@ struct CacheView {
   CacheView(const at::Tensor& k, const at::Tensor& v, bool layered);
 };
 
-// Holds the tensors of a Python `Segments` while its view is read.
-class SegmentsView {
+// Holds the tensors of a Python `AttentionMetadata` while its view is read. Block tables and slots
+// may have one more dimension, of `layers`.
+class AttentionMetadataView {
  public:
-  SegmentsView(pybind11::handle segments, int64_t rows, int64_t num_blocks);
+  AttentionMetadataView(pybind11::handle metadata, int64_t rows, int64_t num_blocks,
+                        int64_t layers);
 
-  const Segments& view() const { return view_; }
+  const AttentionMetadata& view() const { return view_; }
   // Cuts segments into tiles whose queries share their keys; group = query heads of a KV head. A
   // tile lies in one branch.
   std::vector<RowTile> tiles(int group) const;
   void check_positions(int64_t limit) const;
 
  private:
-  void check(int64_t num_blocks) const;
-  void check_segment(int segment, int64_t num_blocks) const;
+  template <class T>
+  const T* by_layer(const char* name, int dims, int64_t first_size, int64_t layers,
+                    size_t* stride);
+  void check(int64_t num_blocks, int64_t layers) const;
+  void check_segment(int segment) const;
+  void check_blocks(const AttentionMetadata& layer, int segment, int64_t num_blocks) const;
 
   std::vector<at::Tensor> held_;
-  Segments view_;
+  AttentionMetadata view_;
 };
 
 inline char* Buffer::reserve(size_t bytes) {
@@ -170,60 +176,90 @@ inline CacheView::CacheView(const at::Tensor& keys, const at::Tensor& values, bo
                     "k_cache ", keys.sizes(), " and v_cache ", values.sizes(), " do not fit");
 }
 
-inline SegmentsView::SegmentsView(pybind11::handle segments, int64_t rows, int64_t num_blocks) {
+// A tensor of `dims` dimensions, or of one more for tables that differ from layer to layer.
+template <class T>
+const T* AttentionMetadataView::by_layer(const char* name, int dims, int64_t first_size,
+                                         int64_t layers, size_t* stride) {
+  const at::Tensor& tensor = held_.back();
+  const int own = tensor.dim() == dims + 1 ? 1 : 0;
+  const T* data = data_of<T>(tensor, dims + own, name);
+  TORCH_CHECK_VALUE(!own || tensor.size(0) == layers, name, " are of ", tensor.size(0),
+                    " layers, not ", layers);
+  TORCH_CHECK_VALUE(tensor.size(own) == first_size, name, " must have ", first_size,
+                    " entries, not ", tensor.size(own));
+  *stride = own ? tensor.stride(0) : 0;
+  return data;
+}
+
+inline AttentionMetadataView::AttentionMetadataView(pybind11::handle metadata, int64_t rows,
+                                                    int64_t num_blocks, int64_t layers) {
   const auto ints = [&](const char* name, int dims) -> const int32_t* {
-    held_.push_back(segments.attr(name).cast<at::Tensor>());
+    held_.push_back(metadata.attr(name).cast<at::Tensor>());
     return data_of<int32_t>(held_.back(), dims, name);
   };
-  view_.row_start = ints("row_start", 1);
+  view_.cu_seqlens_q = ints("cu_seqlens_q", 1);
   view_.count = static_cast<int>(held_.back().size(0)) - 1;
   view_.rows = static_cast<int>(rows);
   const auto sized = [&](int64_t want, const char* name) {
     TORCH_CHECK_VALUE(held_.back().size(0) == want, name, " must have ", want, " entries, not ",
                       held_.back().size(0));
   };
-  view_.context_len = ints("context_len", 1);
-  sized(view_.count, "context_len");
-  view_.attend = ints("attend", 1);
-  sized(view_.count, "attend");
-  view_.block_tables = ints("block_tables", 2);
-  sized(view_.count, "block_tables");
-  view_.max_blocks = static_cast<int>(held_.back().size(1));
+  view_.context_lens = ints("context_lens", 1);
+  sized(view_.count, "context_lens");
+  view_.attention_modes = ints("attention_modes", 1);
+  sized(view_.count, "attention_modes");
+  held_.push_back(metadata.attr("block_tables").cast<at::Tensor>());
+  view_.block_tables =
+      by_layer<int32_t>("block_tables", 2, view_.count, layers, &view_.table_stride);
+  view_.max_blocks = static_cast<int>(held_.back().size(-1));
   view_.parents = ints("parents", 1);
   sized(rows, "parents");
   view_.positions = ints("positions", 1);
   sized(rows, "positions");
-  held_.push_back(segments.attr("slots").cast<at::Tensor>());
-  view_.slots = data_of<int64_t>(held_.back(), 1, "slots");
-  sized(rows, "slots");
-  check(num_blocks);
+  held_.push_back(metadata.attr("slot_mapping").cast<at::Tensor>());
+  view_.slot_mapping = by_layer<int64_t>("slot_mapping", 1, rows, layers, &view_.slot_stride);
+  check(num_blocks, layers);
 }
 
-inline void SegmentsView::check(int64_t num_blocks) const {
-  TORCH_CHECK_VALUE(view_.count >= 0 && view_.row_start[0] == 0 &&
-                        view_.row_start[view_.count] == view_.rows,
-                    "row_start must run from 0 to the number of rows, ", view_.rows);
-  for (int i = 0; i < view_.count; ++i) check_segment(i, num_blocks);
-  for (int row = 0; row < view_.rows; ++row) {
-    const int64_t slot = view_.slots[row];
-    TORCH_CHECK_INDEX(slot >= 0 && slot < num_blocks * kBlock, "row ", row, " has no slot ", slot);
+inline void AttentionMetadataView::check(int64_t num_blocks, int64_t layers) const {
+  TORCH_CHECK_VALUE(view_.count >= 0 && view_.cu_seqlens_q[0] == 0 &&
+                        view_.cu_seqlens_q[view_.count] == view_.rows,
+                    "cu_seqlens_q must run from 0 to the number of rows, ", view_.rows);
+  for (int i = 0; i < view_.count; ++i) check_segment(i);
+  const int table_layers = view_.table_stride ? static_cast<int>(layers) : 1;
+  for (int l = 0; l < table_layers; ++l) {
+    for (int i = 0; i < view_.count; ++i) check_blocks(view_.at_layer(l), i, num_blocks);
+  }
+  const int64_t slots = int64_t{view_.rows} * (view_.slot_stride ? layers : 1);
+  for (int64_t i = 0; i < slots; ++i) {
+    const int64_t slot = view_.slot_mapping[i];
+    TORCH_CHECK_INDEX(slot >= 0 && slot < num_blocks * kBlock, "row ", i % view_.rows,
+                      " has no slot ", slot);
   }
 }
 
-inline void SegmentsView::check_segment(int segment, int64_t num_blocks) const {
-  const int start = view_.row_start[segment], own = view_.row_start[segment + 1] - start;
-  const int kind = view_.attend[segment];
-  const int64_t length = int64_t{view_.context_len[segment]} + (kind == kContext ? 0 : own);
-  TORCH_CHECK_VALUE(own >= 0 && view_.context_len[segment] >= 0, "segment ", segment,
-                    " has a negative length");
-  TORCH_CHECK_VALUE(kind >= kCausal && kind <= kContext, "no kind of attention ", kind);
-  TORCH_CHECK_INDEX(length <= int64_t{view_.max_blocks} * kBlock, "segment ", segment, " ends at ",
-                    length, ", beyond its block table");
-  const int32_t* table = view_.block_tables + int64_t{segment} * view_.max_blocks;
+inline void AttentionMetadataView::check_blocks(const AttentionMetadata& layer, int segment,
+                                                int64_t num_blocks) const {
+  const int own = layer.attention_modes[segment] == kContext
+                      ? 0
+                      : layer.cu_seqlens_q[segment + 1] - layer.cu_seqlens_q[segment];
+  const int64_t length = int64_t{layer.context_lens[segment]} + own;
+  const int32_t* table = layer.block_tables + int64_t{segment} * layer.max_blocks;
   for (int64_t i = 0; i * kBlock < length; ++i) {
     TORCH_CHECK_INDEX(table[i] >= 0 && table[i] < num_blocks, "segment ", segment,
                       " has no block ", table[i]);
   }
+}
+
+inline void AttentionMetadataView::check_segment(int segment) const {
+  const int start = view_.cu_seqlens_q[segment], own = view_.cu_seqlens_q[segment + 1] - start;
+  const int kind = view_.attention_modes[segment];
+  const int64_t length = int64_t{view_.context_lens[segment]} + (kind == kContext ? 0 : own);
+  TORCH_CHECK_VALUE(own >= 0 && view_.context_lens[segment] >= 0, "segment ", segment,
+                    " has a negative length");
+  TORCH_CHECK_VALUE(kind >= kCausal && kind <= kContext, "no kind of attention ", kind);
+  TORCH_CHECK_INDEX(length <= int64_t{view_.max_blocks} * kBlock, "segment ", segment, " ends at ",
+                    length, ", beyond its block table");
   TORCH_CHECK_VALUE(kind != kShadow || own % 2 == 0, "segment ", segment,
                     " has an odd number of rows, so they have no shadows");
   TORCH_CHECK_VALUE(kind != kContext || own == 0 || length > 0, "segment ", segment,
@@ -234,21 +270,21 @@ inline void SegmentsView::check_segment(int segment, int64_t num_blocks) const {
   }
 }
 
-inline void SegmentsView::check_positions(int64_t limit) const {
+inline void AttentionMetadataView::check_positions(int64_t limit) const {
   for (int row = 0; row < view_.rows; ++row) {
     TORCH_CHECK_INDEX(view_.positions[row] >= 0 && view_.positions[row] < limit, "row ", row,
                       " has position ", view_.positions[row], ", the rotary tables end at ", limit);
   }
 }
 
-inline std::vector<RowTile> SegmentsView::tiles(int group) const {
+inline std::vector<RowTile> AttentionMetadataView::tiles(int group) const {
   const int most = std::max(1, kQueries / group);
   std::vector<RowTile> tiles;
   for (int i = 0; i < view_.count; ++i) {
-    const int end = view_.row_start[i + 1];
-    for (int first = view_.row_start[i], last; first < end; first = last) {
+    const int end = view_.cu_seqlens_q[i + 1];
+    for (int first = view_.cu_seqlens_q[i], last; first < end; first = last) {
       last = std::min(first + most, end);
-      if (view_.attend[i] == kBranches) {
+      if (view_.attention_modes[i] == kBranches) {
         const int32_t* branch = view_.parents;
         for (int row = first; row < last; ++row) {
           if (branch[row] != branch[first]) last = row;

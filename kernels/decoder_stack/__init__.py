@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from plait.kernels.decoder_stack.layers import LayerWeights, StackConfig
-from plait.kernels.decoder_stack.stack import Stack
+from plait.kernels.decoder_stack.stack import DecoderStack
 
-__all__ = ["LayerWeights", "Stack", "StackConfig"]
+__all__ = ["DecoderStack", "LayerWeights", "StackConfig"]

@@ -1,4 +1,4 @@
-// The class behind decoder_stack.Stack: views of all weights, and scratch kept between calls.
+// The compiled form of decoder_stack.DecoderStack: views of all weights, and scratch kept between calls.
 
 #pragma once
 
@@ -49,7 +49,7 @@ class CompiledStack {
     layers_.push_back(view);
   }
 
-  void forward(const at::Tensor& x, py::handle segments, const at::Tensor& k_cache,
+  void forward(const at::Tensor& x, py::handle metadata, const at::Tensor& k_cache,
                const at::Tensor& v_cache, int64_t first_layer, int64_t last_layer) {
     StackCall call{};
     call.x = data_of<float>(x, 2, "x");
@@ -62,7 +62,7 @@ class CompiledStack {
     TORCH_CHECK_VALUE(cache.layers == layers && cache.kv_heads == shape_.kv_heads &&
                           cache.head_dim == shape_.head_dim,
                       "the cache ", k_cache.sizes(), " is not of this model");
-    const SegmentsView view(segments, x.size(0), cache.num_blocks);
+    const AttentionMetadataView view(metadata, x.size(0), cache.num_blocks, layers);
     view.check_positions(max_positions_);
 
     const py::gil_scoped_release release;
@@ -75,10 +75,10 @@ class CompiledStack {
     call.v_cache = cache.v;
     call.cache_stride = cache.layer_bytes;
     call.half = cache.half;
-    call.segments = view.view();
+    call.metadata = view.view();
     call.tiles = tiles.data();
     call.tile_count = static_cast<int>(tiles.size());
-    const int threads = threads_for(1.0 * call.segments.rows * weights_of_a_layer());
+    const int threads = threads_for(1.0 * call.metadata.rows * weights_of_a_layer());
     const size_t bytes = carve(nullptr, call, threads);
     carve(buffer_.reserve(bytes), call, threads);
     Team::run(threads, [&](Team& team, int thread) { active().stack(team, thread, call); });
@@ -114,7 +114,7 @@ class CompiledStack {
   }
 
   size_t carve(char* memory, StackCall& call, int threads) const {
-    const size_t rows = call.segments.rows;
+    const size_t rows = call.metadata.rows;
     const size_t q = shape_.heads * shape_.head_dim, k = shape_.kv_heads * shape_.head_dim;
     const int widest = std::max({shape_.hidden, shape_.ffn, static_cast<int>(q)});
     Carver carver(memory);
@@ -140,7 +140,7 @@ class CompiledStack {
 
 // Adds the class to the module.
 inline void bind_stack(py::module_& m) {
-  py::class_<CompiledStack>(m, "Stack")
+  py::class_<CompiledStack>(m, "CompiledStack")
       .def(py::init<py::handle>())
       .def("add_layer", &CompiledStack::add_layer)
       .def("forward", &CompiledStack::forward);

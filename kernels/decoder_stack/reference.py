@@ -46,7 +46,7 @@ def run_layer(
     x: Tensor,
     layer: LayerWeights,
     config: StackConfig,
-    segments: AttentionMetadata,
+    metadata: AttentionMetadata,
     kv: tuple[Tensor, Tensor],
     steps: Steps = ORACLES,
 ) -> None:
@@ -56,9 +56,9 @@ def run_layer(
     of this layer; the rows' own are written into it.
     """
     h = steps.rms_norm(x, layer.attn_norm, config.norm_eps)
-    q, k, v = _heads(h, layer, config, segments, steps)
-    write_kv(k, v, *kv, segments.slots)
-    read = steps.paged_attention(q, *kv, segments, scale=config.scale, window=layer.window)
+    q, k, v = _heads(h, layer, config, metadata, steps)
+    write_kv(k, v, *kv, metadata.slot_mapping)
+    read = steps.paged_attention(q, *kv, metadata, scale=config.scale, window=layer.window)
     x += steps.linear(read.flatten(1), layer.o, layer.o_bias)
     h = steps.rms_norm(x, layer.ffn_norm, config.norm_eps)
     gate = steps.linear(h, layer.gate, layer.gate_bias)
@@ -69,7 +69,7 @@ def run_layer(
 
 
 def _heads(
-    h: Tensor, layer: LayerWeights, config: StackConfig, segments: AttentionMetadata, steps: Steps
+    h: Tensor, layer: LayerWeights, config: StackConfig, metadata: AttentionMetadata, steps: Steps
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries, keys and values [rows, heads or kv_heads, head_dim], normed and rotated."""
     dim = config.head_dim
@@ -82,6 +82,6 @@ def _heads(
         k = steps.rms_norm(k, layer.k_norm, config.norm_eps)
     q, k = q.view(-1, config.heads, dim), k.view(-1, config.kv_heads, dim)
     if layer.rotary:
-        q = rope(q, config.cos, config.sin, segments.positions)
-        k = rope(k, config.cos, config.sin, segments.positions)
+        q = rope(q, config.cos, config.sin, metadata.positions)
+        k = rope(k, config.cos, config.sin, metadata.positions)
     return q, k, v

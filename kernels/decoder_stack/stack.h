@@ -9,12 +9,13 @@ class StackRun {
         shape_(*call.shape),
         scratch_(call.scratch),
         own_(call.scratch.own + thread * call.scratch.own_bytes),
-        rows_(call.segments.rows) {}
+        rows_(call.metadata.rows) {}
 
   void run() {
     for (int i = call_.first; i < call_.last; ++i) {
       const Layer& layer = call_.layers[i];
       const size_t at = i * call_.cache_stride;
+      metadata_ = call_.metadata.at_layer(i);
       const Cache cache{call_.k_cache + at, call_.v_cache + at, call_.half, shape_.kv_heads,
                         shape_.head_dim};
       attend_layer(layer, cache);
@@ -30,9 +31,9 @@ class StackRun {
               {&layer.k, {scratch_.k, k_width, false}},
               {&layer.v, {scratch_.v, k_width, false}}});
     each_row([&](int row) { place(layer, cache, row); });
-    const Attention attention_call{scratch_.q,    scratch_.read,   shape_.heads,
-                                   shape_.scale,  layer.window,    call_.segments,
-                                   call_.tiles,   call_.tile_count};
+    const AttentionCall attention_call{scratch_.q,   scratch_.read, shape_.heads,
+                                       shape_.scale, layer.window,  metadata_,
+                                       call_.tiles,  call_.tile_count};
     attention(team_, 0, attention_call, cache, own_);
     team_.meet();
     pack(scratch_.read, layer.o);
@@ -82,7 +83,7 @@ class StackRun {
     const float* v = scratch_.v + row * shape_.kv_heads * dim;
     turn(layer, layer.q_norm, q, shape_.heads, row);
     turn(layer, layer.k_norm, k, shape_.kv_heads, row);
-    const int64_t slot = call_.segments.slots[row];
+    const int64_t slot = metadata_.slot_mapping[row];
     if (cache.half) {
       write_kv<uint16_t>(k, v, cache, slot);
     } else {
@@ -91,7 +92,7 @@ class StackRun {
   }
 
   void turn(const Layer& layer, const float* gain, float* x, int heads, int row) {
-    const size_t at = static_cast<size_t>(call_.segments.positions[row]) * shape_.half_rotary;
+    const size_t at = static_cast<size_t>(call_.metadata.positions[row]) * shape_.half_rotary;
     for (int head = 0; head < heads; ++head, x += shape_.head_dim) {
       if (gain) rms_norm(x, gain, x, shape_.head_dim, shape_.eps);
       if (layer.rotary) rotate(x, shape_.cos + at, shape_.sin + at, shape_.half_rotary);
@@ -140,6 +141,7 @@ class StackRun {
   const StackCall& call_;
   const Shape& shape_;
   const Scratch& scratch_;
+  AttentionMetadata metadata_{};  // of the layer that runs
   char* own_;
   int rows_;
 };

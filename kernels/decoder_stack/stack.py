@@ -13,12 +13,12 @@ from plait.kernels.decoder_stack.layers import LayerWeights, StackConfig
 from plait.kernels.paged_attention import AttentionMetadata
 
 if TYPE_CHECKING:
-    from plait.kernels._cpu import Stack as CompiledStack
+    from plait.kernels._cpu import CompiledStack
 
 _WEIGHTS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
-class Stack:
+class DecoderStack:
     """The layers of one model, ready to run.
 
     The compiled path is taken when every weight is in panels. It runs all layers in one parallel
@@ -37,7 +37,7 @@ class Stack:
     def forward(
         self,
         x: Tensor,
-        segments: AttentionMetadata,
+        metadata: AttentionMetadata,
         k_cache: Tensor,
         v_cache: Tensor,
         first_layer: int = 0,
@@ -52,14 +52,15 @@ class Stack:
         """
         last_layer = len(self.layers) if last_layer is None else last_layer
         if self._compiled is not None:
-            self._compiled.forward(x, segments, k_cache, v_cache, first_layer, last_layer)
+            self._compiled.forward(x, metadata, k_cache, v_cache, first_layer, last_layer)
             return
         for index in range(first_layer, last_layer):
             kv = k_cache[index], v_cache[index]
-            _naive.run_layer(x, self.layers[index], self.config, segments, kv, self._steps)
+            own = metadata.at_layer(index)
+            _naive.run_layer(x, self.layers[index], self.config, own, kv, self._steps)
 
     def _compile(self) -> CompiledStack:
-        compiled: CompiledStack = dispatch.extension().Stack(self.config)
+        compiled: CompiledStack = dispatch.extension().CompiledStack(self.config)
         for layer in self.layers:
             compiled.add_layer(layer)
         return compiled

@@ -2,7 +2,7 @@
 
 q [rows, heads, head_dim] fp32; k_layer [num_blocks, kv_heads, head_dim, 16] and v_layer
 [num_blocks, kv_heads, 16, head_dim], fp32 or bf16 -> [rows, heads, head_dim] fp32. Query head h
-reads KV head h // (heads / kv_heads). Row i of a segment sees the tokens 0 .. context_len - 1 of
+reads KV head h // (heads / kv_heads). Row i of a segment sees the tokens 0 .. context_lens - 1 of
 its sequence and, of its own segment: CAUSAL the rows 0 .. i, TREE itself and its ancestors, FULL
 all rows, BRANCHES those of its branch, SHADOW the first half (a row of the second half: itself
 instead of its counterpart there), CONTEXT none. With window > 0 only keys whose position is above
@@ -48,13 +48,13 @@ def paged_attention(
     q: Tensor,
     k_layer: Tensor,
     v_layer: Tensor,
-    segments: AttentionMetadata,
+    metadata: AttentionMetadata,
     *,
     scale: float,
     window: int = 0,
 ) -> Tensor:
     """Return what each row reads from the cache, [rows, heads, head_dim] fp32."""
     if not dispatch.is_supported(q.device):
-        return _naive.paged_attention(q, k_layer, v_layer, segments, scale=scale, window=window)
-    out: Tensor = dispatch.extension().paged_attention(q, k_layer, v_layer, segments, scale, window)
+        return _naive.paged_attention(q, k_layer, v_layer, metadata, scale=scale, window=window)
+    out: Tensor = dispatch.extension().paged_attention(q, k_layer, v_layer, metadata, scale, window)
     return out

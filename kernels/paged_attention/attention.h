@@ -291,20 +291,20 @@ inline void mark_shadowed(const RowTile& tile, int start, int own, uint8_t* kin)
 template <class T>
 class AttentionTask {
  public:
-  AttentionTask(const Attention& call, const Cache& cache, const RowTile& tile, char* scratch)
+  AttentionTask(const AttentionCall& call, const Cache& cache, const RowTile& tile, char* scratch)
       : call_(call),
-        segments_(call.segments),
+        metadata_(call.metadata),
         cache_(cache),
         tile_(tile),
         dim_(cache.head_dim),
         stride_(round_up(cache.head_dim, 16)),
-        start_(segments_.row_start[tile.segment]),
-        context_(segments_.context_len[tile.segment]),
+        start_(metadata_.cu_seqlens_q[tile.segment]),
+        context_(metadata_.context_lens[tile.segment]),
         rows_(tile.last - tile.first),
-        kind_(segments_.attend[tile.segment]),
-        own_(segments_.row_start[tile.segment + 1] - start_),
+        kind_(metadata_.attention_modes[tile.segment]),
+        own_(metadata_.cu_seqlens_q[tile.segment + 1] - start_),
         s_(task_scratch(scratch, stride_, own_)),
-        positions_(segments_.positions + start_) {
+        positions_(metadata_.positions + start_) {
     if (kind_ == kShadow) mark_shadowed(tile_, start_, own_, s_.kin);
     if (kind_ == kContext) own_ = 0;
     if (kind_ == kBranches) take_branch();
@@ -315,7 +315,7 @@ class AttentionTask {
     heads_ = heads;
     begin_queries();
     const int32_t* table =
-        segments_.block_tables + static_cast<size_t>(tile_.segment) * segments_.max_blocks;
+        metadata_.block_tables + static_cast<size_t>(tile_.segment) * metadata_.max_blocks;
     int end = context_ + (kind_ == kCausal ? tile_.last - start_ : own_);
     if (kind_ == kTree) end = context_ / kStrip * kStrip;  // what the rows of a tile read alike
     int first = first_key() / kStrip * kStrip;
@@ -342,7 +342,7 @@ class AttentionTask {
       move_branch(table, kv_head, &strip);
       score_strip(strip, s, heads_, stride_, dim_);
       hide(strip, s, {context_, length, kCausal, length - 1,
-                           segments_.positions[tile_.first + row], call_.window,
+                           metadata_.positions[tile_.first + row], call_.window,
                            s_.mate_positions, nullptr});
       weigh(heads_, strip.blocks, s);
       mix_strip(strip, s, heads_, stride_, dim_);
@@ -352,10 +352,10 @@ class AttentionTask {
   // Lists a row's ancestors and itself, from the first on; returns how many they are.
   int take_path(int row) {
     int length = 0;
-    for (int at = row; at >= 0; at = segments_.parents[start_ + at]) s_.mates[length++] = at;
+    for (int at = row; at >= 0; at = metadata_.parents[start_ + at]) s_.mates[length++] = at;
     std::reverse(s_.mates, s_.mates + length);
     for (int i = 0; i < length; ++i) {
-      s_.mate_positions[i] = segments_.positions[start_ + s_.mates[i]];
+      s_.mate_positions[i] = metadata_.positions[start_ + s_.mates[i]];
     }
     return length;
   }
@@ -363,12 +363,12 @@ class AttentionTask {
   // From here on the segment has no rows but those of the tile's branch, and they all see each
   // other.
   void take_branch() {
-    const int branch = segments_.parents[tile_.first];
+    const int branch = metadata_.parents[tile_.first];
     int count = 0;
     for (int row = start_; row < start_ + own_; ++row) {
-      if (segments_.parents[row] != branch) continue;
+      if (metadata_.parents[row] != branch) continue;
       s_.mates[count] = row - start_;
-      s_.mate_positions[count++] = segments_.positions[row];
+      s_.mate_positions[count++] = metadata_.positions[row];
     }
     is_branch_ = true;
     kind_ = kFull;
@@ -407,7 +407,7 @@ class AttentionTask {
   // The first key that any row of the tile sees.
   int first_key() const {
     if (!call_.window) return 0;
-    const int32_t* first = segments_.positions + tile_.first;
+    const int32_t* first = metadata_.positions + tile_.first;
     const int earliest = *std::min_element(first, first + rows_);
     return std::clamp(earliest - call_.window + 1, 0, context_);
   }
@@ -429,7 +429,7 @@ class AttentionTask {
                         own_,
                         kind_,
                         tile_.first + row - start_,
-                        segments_.positions[tile_.first + row],
+                        metadata_.positions[tile_.first + row],
                         call_.window,
                         positions_,
                         s_.kin + row * own_};
@@ -454,8 +454,8 @@ class AttentionTask {
     }
   }
 
-  const Attention& call_;
-  const Segments& segments_;
+  const AttentionCall& call_;
+  const AttentionMetadata& metadata_;
   const Cache& cache_;
   const RowTile& tile_;
   const int dim_, stride_, start_, context_, rows_;
@@ -467,7 +467,7 @@ class AttentionTask {
 };
 
 template <class T>
-void attend_all(Team& team, const Attention& call, const Cache& cache, char* own) {
+void attend_all(Team& team, const AttentionCall& call, const Cache& cache, char* own) {
   const int group = call.heads / cache.kv_heads;
   int task, end;
   while (team.claim(call.tile_count * cache.kv_heads, 1, &task, &end)) {
@@ -480,7 +480,7 @@ void attend_all(Team& team, const Attention& call, const Cache& cache, char* own
   }
 }
 
-void attention(Team& team, int, const Attention& call, const Cache& cache, char* own) {
+void attention(Team& team, int, const AttentionCall& call, const Cache& cache, char* own) {
   if (cache.half) {
     attend_all<uint16_t>(team, call, cache, own);
   } else {

@@ -1,36 +1,53 @@
-"""Which rows of a forward pass belong together, and whom they see."""
+"""Attention metadata of one forward pass: which query rows form a segment, and what they see."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from torch import Tensor
 
 BLOCK_SIZE: Final = 16  # tokens of one KV block
-CAUSAL: Final = 0  # a row sees the rows before it in its segment; same numbers as protocol.Attend
-TREE: Final = 1  # a row sees its ancestors in its segment
-FULL: Final = 2  # a row sees its whole segment (protocol.Attend.BLOCK)
-BRANCHES: Final = 3  # a row sees the rows of its branch, whole
-SHADOW: Final = 4  # h rows see each other; then h more, the i-th of them itself in place of row i
-CONTEXT: Final = 5  # a row sees the context and nothing else; its own token is part of it
+
+# Attention modes: what a row sees of its own segment. The numbers are those of
+# plait.decoders.contract.decoder.AttentionMode.
+CAUSAL: Final = 0  # the rows up to itself
+TREE: Final = 1  # itself and its ancestors
+FULL: Final = 2  # all rows
+BRANCHES: Final = 3  # all rows of its branch
+SHADOW: Final = 4  # the first half; row i of the second half sees itself in place of row i
+CONTEXT: Final = 5  # nothing: its own token is part of the context
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionMetadata:
-    """Runs of consecutive rows; each run belongs to one sequence and attends alike.
+    """The segments of a pass: runs of consecutive rows of one sequence with one attention mode.
 
-    Every row sees itself and the first context_len tokens of its sequence. A sequence may own
-    several segments in one pass; the context of one may hold rows of another, and a CONTEXT segment
-    is part of its own, since all keys and values are written before any are read. All tensors are
-    on the model's device.
+    Every row sees itself and the first context_lens[i] tokens of its sequence. A sequence may have
+    several segments in one pass. All keys and values of a layer are written before any are read, so
+    the context of one segment may hold the rows of another. All tensors are on the model's device;
+    s is the number of segments.
+
+    block_tables and slot_mapping may have a leading dimension of layers, where the layers store or
+    select different blocks.
     """
 
-    row_start: Tensor  # [s + 1] int32: rows row_start[i] .. row_start[i + 1] - 1
-    context_len: Tensor  # [s] int32: row j is stored as token context_len + j (CONTEXT: anywhere)
-    block_tables: Tensor  # [s, max_blocks] int32: block of token t at t // 16
-    attend: Tensor  # [s] int32: one of the kinds above
-    parents: Tensor  # [rows] int32. TREE: an earlier row of the segment, -1: context only;
-    # BRANCHES: any number that the rows of a branch have in common
-    positions: Tensor  # [rows] int32: rotary position (tree: context_len + depth)
-    slots: Tensor  # [rows] int64: block * 16 + offset where the row's key and value are written
+    cu_seqlens_q: Tensor  # [s + 1] int32: segment i has the rows cu_seqlens_q[i] .. [i + 1] - 1
+    context_lens: Tensor  # [s] int32: row j is token context_lens + j (CONTEXT: any of the context)
+    block_tables: Tensor  # [s, max_blocks] int32: token t is in block t // 16 of the row
+    attention_modes: Tensor  # [s] int32: the constants above
+    parents: Tensor  # [rows] int32. TREE: an earlier row of the segment, -1 for a root; BRANCHES:
+    # a number that the rows of one branch share
+    positions: Tensor  # [rows] int32: rotary position (TREE: context_lens + depth)
+    slot_mapping: Tensor  # [rows] int64: block * 16 + offset where the row's KV is written
+
+    def at_layer(self, layer: int) -> AttentionMetadata:
+        """Return the metadata of one layer: tables of [s, max_blocks], slots of [rows]."""
+        tables, slots = self.block_tables, self.slot_mapping
+        if tables.dim() == 2 and slots.dim() == 1:
+            return self
+        return replace(
+            self,
+            block_tables=tables[layer] if tables.dim() == 3 else tables,
+            slot_mapping=slots[layer] if slots.dim() == 2 else slots,
+        )

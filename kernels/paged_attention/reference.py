@@ -20,7 +20,7 @@ def paged_attention(
     q: Tensor,
     k_layer: Tensor,
     v_layer: Tensor,
-    segments: AttentionMetadata,
+    metadata: AttentionMetadata,
     *,
     scale: float,
     window: int,
@@ -30,16 +30,16 @@ def paged_attention(
     Shapes and laws in the package's docstring. Cost: a Python loop over the segments.
     """
     out = torch.empty_like(q, dtype=torch.float32)
-    starts = segments.row_start.tolist()
-    contexts = segments.context_len.tolist()
-    kinds = segments.attend.tolist()
+    starts = metadata.cu_seqlens_q.tolist()
+    contexts = metadata.context_lens.tolist()
+    kinds = metadata.attention_modes.tolist()
     for i, (context, kind) in enumerate(zip(contexts, kinds, strict=True)):
         rows = slice(starts[i], starts[i + 1])
         if rows.start == rows.stop:
             continue
         length = context + (0 if kind == CONTEXT else rows.stop - rows.start)
-        keys, values = _gather(k_layer, v_layer, segments.block_tables[i], length)
-        seen = _seen(segments, rows, context, kind=kind, window=window)
+        keys, values = _gather(k_layer, v_layer, metadata.block_tables[i], length)
+        seen = _seen(metadata, rows, context, kind=kind, window=window)
         out[rows] = _attend(q[rows].float(), keys, values, seen, scale)
     return out
 
@@ -53,12 +53,12 @@ def _gather(k_layer: Tensor, v_layer: Tensor, table: Tensor, length: int) -> tup
 
 
 def _seen(
-    segments: AttentionMetadata, rows: slice, context: int, *, kind: int, window: int
+    metadata: AttentionMetadata, rows: slice, context: int, *, kind: int, window: int
 ) -> Tensor:
     """Return which keys each row sees, [r, context + r]; CONTEXT: [r, context]."""
-    positions = segments.positions[rows].long()
+    positions = metadata.positions[rows].long()
     device = positions.device
-    own = _kin(segments.parents[rows].cpu(), kind).to(device)
+    own = _kin(metadata.parents[rows].cpu(), kind).to(device)
     before = torch.ones(len(positions), context, dtype=torch.bool, device=device)
     seen = torch.cat([before, own], 1)
     if window:

@@ -26,7 +26,7 @@ class RunnableModel(Protocol):
     def vocab_size(self) -> int:
         """Columns of the logits."""
 
-    def forward(self, token_ids: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
+    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
         """Return hidden states [rows, hidden]; writes the rows' keys and values."""
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -195,13 +195,13 @@ def segments_of(pieces: Sequences[AttentionSegment], device: torch.device) -> At
 
     slots = [slot_mapping(piece.blocks, piece.places) for piece in pieces]
     return AttentionMetadata(
-        row_start=tensor(_offsets([len(piece.token_ids) for piece in pieces]), torch.int32),
-        context_len=tensor([piece.context for piece in pieces], torch.int32),
+        cu_seqlens_q=tensor(_offsets([len(piece.token_ids) for piece in pieces]), torch.int32),
+        context_lens=tensor([piece.context for piece in pieces], torch.int32),
         block_tables=tensor(tables, torch.int32),
-        attend=tensor([int(piece.attend) for piece in pieces], torch.int32),
+        attention_modes=tensor([int(piece.attend) for piece in pieces], torch.int32),
         parents=tensor([p for piece in pieces for p in piece.parents], torch.int32),
         positions=tensor(np.concatenate([piece.positions for piece in pieces]), torch.int32),
-        slots=tensor(np.concatenate(slots), torch.int64),
+        slot_mapping=tensor(np.concatenate(slots), torch.int64),
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.kernels.decoder_stack import LayerWeights, Stack, StackConfig
+from plait.kernels.decoder_stack import DecoderStack, LayerWeights, StackConfig
 from plait.kernels.elementwise import rms_norm
 from plait.kernels.linear import Mode, Weight, linear
 from plait.kernels.paged_attention import BLOCK_SIZE, AttentionMetadata
@@ -67,7 +67,7 @@ class Transformer:
         self.max_positions = weights.cos.shape[0]
         self._weights = weights
         self._naive = naive
-        self._stack = Stack(weights.layers, _stack_config(spec, weights))
+        self._stack = DecoderStack(weights.layers, _stack_config(spec, weights))
         self._inputs: Tensor | None = None  # [n, hidden] fp32, beyond the vocabulary
 
     def extend(self, inputs: Tensor) -> None:
@@ -97,7 +97,7 @@ class Transformer:
             naive=self._naive,
         )
 
-    def forward(self, token_ids: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
+    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
         """Run rows through the model and write their keys and values into the cache.
 
         Args:
@@ -107,10 +107,10 @@ class Transformer:
         Returns:
             [rows, hidden] fp32 after the final norm: what `logits` takes.
         """
-        return self._run(self._embed(token_ids), segments, kv)
+        return self._run(self._embed(token_ids), metadata, kv)
 
     def superpose(
-        self, token_ids: Tensor, weights: Tensor, segments: AttentionMetadata, kv: KVCache
+        self, token_ids: Tensor, weights: Tensor, metadata: AttentionMetadata, kv: KVCache
     ) -> Tensor:
         """Run rows whose input is a weighted sum of tokens; else as `forward`.
 
@@ -119,7 +119,7 @@ class Transformer:
             weights: [rows, k] float32.
         """
         x = self._embed(token_ids.flatten()).view(*token_ids.shape, -1)
-        return self._run((weights[:, :, None] * x).sum(dim=1), segments, kv)
+        return self._run((weights[:, :, None] * x).sum(dim=1), metadata, kv)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return [rows, vocab] fp32 for chosen rows of what forward returned.
@@ -166,9 +166,9 @@ class Transformer:
             2 * spec.layers * spec.kv_heads * spec.head_dim * BLOCK_SIZE * self._kv_dtype.itemsize
         )
 
-    def _run(self, x: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
+    def _run(self, x: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
         """Run inputs [rows, hidden] fp32, which are overwritten, through the model."""
-        self._stack.forward(x, segments, kv.k, kv.v)
+        self._stack.forward(x, metadata, kv.k, kv.v)
         return rms_norm(x, self._weights.final_norm, self.spec.norm_eps, naive=self._naive)
 
     def _embed(self, token_ids: Tensor) -> Tensor:

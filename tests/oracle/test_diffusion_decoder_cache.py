@@ -47,9 +47,9 @@ class Recomputed(HashLaw):
         text = seen[seen != UNSEEN]
         size = len(text) if self.rules.full else self.rules.block
         num_pages = -(-len(text) // 16)
-        segments = blocks_of(len(text), size, num_pages)
+        metadata = blocks_of(len(text), size, num_pages)
         hidden = self.model.forward(
-            torch.from_numpy(text), segments, self.model.new_kv_cache(num_pages)
+            torch.from_numpy(text), metadata, self.model.new_kv_cache(num_pages)
         )
         rows = torch.from_numpy(centers - self.rules.shift)
         return self.model.logits(hidden[rows]).numpy()
@@ -60,13 +60,13 @@ def blocks_of(length: int, size: int, num_pages: int) -> AttentionMetadata:
     starts = list(range(0, length, size))
     ints = torch.int32
     return AttentionMetadata(
-        row_start=torch.tensor([*starts, length], dtype=ints),
-        context_len=torch.tensor(starts, dtype=ints),
+        cu_seqlens_q=torch.tensor([*starts, length], dtype=ints),
+        context_lens=torch.tensor(starts, dtype=ints),
         block_tables=torch.arange(num_pages, dtype=ints).expand(len(starts), -1).contiguous(),
-        attend=torch.full((len(starts),), int(AttentionMode.FULL), dtype=ints),
+        attention_modes=torch.full((len(starts),), int(AttentionMode.FULL), dtype=ints),
         parents=torch.full((length,), -1, dtype=ints),
         positions=torch.arange(length, dtype=ints),
-        slots=torch.arange(length),
+        slot_mapping=torch.arange(length),
     )
 
 

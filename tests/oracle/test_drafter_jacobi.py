@@ -32,9 +32,9 @@ CHOICES: dict[str, Any] = {
 class Forgetful(TableModel):
     """A law that depends on nothing but the position."""
 
-    def forward(self, token_ids: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
-        super().forward(token_ids, segments, kv)
-        return segments.positions.double()[:, None]
+    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
+        super().forward(token_ids, metadata, kv)
+        return metadata.positions.double()[:, None]
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_blocks": 12}, {"max_step_tokens": 16}], ids=str)

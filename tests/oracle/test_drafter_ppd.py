@@ -48,9 +48,9 @@ DRAFTER = {"name": "ppd", "length": 12}
 class Forgetful(TableModel):
     """A law of nothing but the position, so that a prompt says the truth about its place."""
 
-    def forward(self, token_ids: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
-        super().forward(token_ids, segments, kv)
-        return segments.positions.double()[:, None]
+    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
+        super().forward(token_ids, metadata, kv)
+        return metadata.positions.double()[:, None]
 
 
 class Watching(TableModel):
@@ -58,11 +58,11 @@ class Watching(TableModel):
 
     saw_prompt = False
 
-    def forward(self, token_ids: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
-        for context, table in zip(segments.context_len, segments.block_tables, strict=True):
+    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
+        for context, table in zip(metadata.context_lens, metadata.block_tables, strict=True):
             cached = kv.v[0, table.long(), 0].flatten()[: int(context)]
             self.saw_prompt |= bool((cached >= self.vocab_size).any())
-        return super().forward(token_ids, segments, kv)
+        return super().forward(token_ids, metadata, kv)
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_blocks": 12}, {"max_step_tokens": 16}], ids=str)

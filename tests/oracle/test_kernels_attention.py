@@ -48,10 +48,10 @@ def _setting(
     kinds: list[Kind], geometry: Geometry
 ) -> tuple[Tensor, Tensor, Tensor, AttentionMetadata]:
     torch.manual_seed(0)
-    segments = make_segments(kinds)
-    keys, values = one_layer(segments, geometry, own_rows=True)
-    rows = int(segments.row_start[-1])
-    return torch.randn(rows, geometry.heads, geometry.head_dim), keys, values, segments
+    metadata = make_segments(kinds)
+    keys, values = one_layer(metadata, geometry, own_rows=True)
+    rows = int(metadata.cu_seqlens_q[-1])
+    return torch.randn(rows, geometry.heads, geometry.head_dim), keys, values, metadata
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -60,11 +60,11 @@ def _setting(
 def test_mixed_segments_agree_with_the_oracle(
     isa: str, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype
 ) -> None:
-    q, keys, values, segments = _setting(MIXED, Geometry(heads, kv_heads, head_dim, dtype))
+    q, keys, values, metadata = _setting(MIXED, Geometry(heads, kv_heads, head_dim, dtype))
     scale = head_dim**-0.5
     for window in (0, 1, 20):
-        have = paged_attention(q, keys, values, segments, scale=scale, window=window)
-        want = oracle(q, keys, values, segments, scale=scale, window=window)
+        have = paged_attention(q, keys, values, metadata, scale=scale, window=window)
+        want = oracle(q, keys, values, metadata, scale=scale, window=window)
         torch.testing.assert_close(have, want, rtol=1e-4, atol=2e-5)
 
 
@@ -75,16 +75,16 @@ def test_every_context_agrees_with_the_oracle(isa: str, rows: int) -> None:
              for kind in (CAUSAL, TREE, FULL, BRANCHES)]  # fmt: skip
     kinds += [(context, 2 * rows, SHADOW) for context in contexts]
     kinds += [(context + rows, rows, CONTEXT) for context in contexts]
-    q, keys, values, segments = _setting(kinds, Geometry(3, 1, 8))
-    have = paged_attention(q, keys, values, segments, scale=0.5)
-    want = oracle(q, keys, values, segments, scale=0.5, window=0)
+    q, keys, values, metadata = _setting(kinds, Geometry(3, 1, 8))
+    have = paged_attention(q, keys, values, metadata, scale=0.5)
+    want = oracle(q, keys, values, metadata, scale=0.5, window=0)
     torch.testing.assert_close(have, want, rtol=1e-4, atol=2e-5)
 
 
 def test_large_scores_do_not_overflow(isa: str) -> None:
-    q, keys, values, segments = _setting([(70, 9, CAUSAL)], Geometry(2, 1, 16))
-    have = paged_attention(q * 1e3, keys, values, segments, scale=10.0)
-    want = oracle(q * 1e3, keys, values, segments, scale=10.0, window=0)
+    q, keys, values, metadata = _setting([(70, 9, CAUSAL)], Geometry(2, 1, 16))
+    have = paged_attention(q * 1e3, keys, values, metadata, scale=10.0)
+    want = oracle(q * 1e3, keys, values, metadata, scale=10.0, window=0)
     torch.testing.assert_close(have, want, rtol=1e-4, atol=2e-5)
 
 
@@ -97,34 +97,34 @@ def test_chunks_give_the_bits_of_the_whole(isa: str, dtype: torch.dtype, window:
         starts = torch.tensor([0, *cuts], dtype=torch.int32).cumsum(0, dtype=torch.int32)
         chunked = replace(
             whole,
-            row_start=starts,
-            context_len=starts[:-1].clone(),
+            cu_seqlens_q=starts,
+            context_lens=starts[:-1].clone(),
             block_tables=whole.block_tables.expand(len(cuts), -1).contiguous(),
-            attend=torch.zeros(len(cuts), dtype=torch.int32),
+            attention_modes=torch.zeros(len(cuts), dtype=torch.int32),
         )
         have = paged_attention(q, keys, values, chunked, scale=0.2, window=window)
         assert torch.equal(have, want)
 
 
-def _alone(segments: AttentionMetadata, index: int) -> tuple[slice, AttentionMetadata]:
-    first, last = segments.row_start[index : index + 2].tolist()
+def _alone(metadata: AttentionMetadata, index: int) -> tuple[slice, AttentionMetadata]:
+    first, last = metadata.cu_seqlens_q[index : index + 2].tolist()
     rows = slice(first, last)
     return rows, AttentionMetadata(
-        row_start=torch.tensor([0, last - first], dtype=torch.int32),
-        context_len=segments.context_len[index : index + 1],
-        block_tables=segments.block_tables[index : index + 1],
-        attend=segments.attend[index : index + 1],
-        parents=segments.parents[rows],
-        positions=segments.positions[rows],
-        slots=segments.slots[rows],
+        cu_seqlens_q=torch.tensor([0, last - first], dtype=torch.int32),
+        context_lens=metadata.context_lens[index : index + 1],
+        block_tables=metadata.block_tables[index : index + 1],
+        attention_modes=metadata.attention_modes[index : index + 1],
+        parents=metadata.parents[rows],
+        positions=metadata.positions[rows],
+        slot_mapping=metadata.slot_mapping[rows],
     )
 
 
 def test_segments_do_not_depend_on_the_batch(isa: str) -> None:
-    q, keys, values, segments = _setting(MIXED, Geometry(9, 3, 64, torch.bfloat16))
-    want = paged_attention(q, keys, values, segments, scale=0.125)
+    q, keys, values, metadata = _setting(MIXED, Geometry(9, 3, 64, torch.bfloat16))
+    want = paged_attention(q, keys, values, metadata, scale=0.125)
     for index in range(len(MIXED)):
-        rows, alone = _alone(segments, index)
+        rows, alone = _alone(metadata, index)
         assert torch.equal(paged_attention(q[rows], keys, values, alone, scale=0.125), want[rows])
 
 
@@ -135,12 +135,12 @@ def test_a_branch_has_the_bits_of_a_segment_of_its_own(
 ) -> None:
     """Where its rows lie, and what lies between them, changes nothing."""
     geometry = Geometry(6, 2, 40, dtype)
-    q, keys, values, segments = _setting([(context, rows, BRANCHES)], geometry)
+    q, keys, values, metadata = _setting([(context, rows, BRANCHES)], geometry)
     for window in (0, 20):
-        have = paged_attention(q, keys, values, segments, scale=0.2, window=window)
+        have = paged_attention(q, keys, values, metadata, scale=0.2, window=window)
         for branch in range(3):
-            mine = torch.nonzero(segments.parents == branch)[:, 0]
-            alone = _moved(segments, mine, keys, values)
+            mine = torch.nonzero(metadata.parents == branch)[:, 0]
+            alone = _moved(metadata, mine, keys, values)
             want = paged_attention(q[mine], *alone, scale=0.2, window=window)
             assert torch.equal(have[mine], want)
 
@@ -154,67 +154,71 @@ def test_a_tree_row_has_the_bits_of_its_path_alone(
 ) -> None:
     """As if its path had been fed as a chain: a draft that comes true changes no bit."""
     geometry = Geometry(6, 2, 40, dtype)
-    q, keys, values, segments = _setting([(context, rows, TREE)], geometry)
+    q, keys, values, metadata = _setting([(context, rows, TREE)], geometry)
     chain = torch.full((1,), CAUSAL, dtype=torch.int32)
     for window in (0, 20):
-        have = paged_attention(q, keys, values, segments, scale=0.2, window=window)
+        have = paged_attention(q, keys, values, metadata, scale=0.2, window=window)
         for row in range(rows):
             path = [row]
-            while (parent := int(segments.parents[path[0]])) >= 0:
+            while (parent := int(metadata.parents[path[0]])) >= 0:
                 path.insert(0, parent)
-            k, v, alone = _moved(segments, torch.tensor(path), keys, values)
-            alone = replace(alone, attend=chain)
+            k, v, alone = _moved(metadata, torch.tensor(path), keys, values)
+            alone = replace(alone, attention_modes=chain)
             want = paged_attention(q[path], k, v, alone, scale=0.2, window=window)
             assert torch.equal(have[row], want[-1])
 
 
 def _moved(
-    segments: AttentionMetadata, rows: Tensor, keys: Tensor, values: Tensor
+    metadata: AttentionMetadata, rows: Tensor, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor, AttentionMetadata]:
     """Return caches in which some rows stand right behind the context, and their segment."""
-    context = int(segments.context_len[0])
+    context = int(metadata.context_lens[0])
     tokens = torch.arange(context, context + len(rows))
-    slots = segments.block_tables[0].long()[tokens // BLOCK_SIZE] * BLOCK_SIZE + tokens % BLOCK_SIZE
+    slots = metadata.block_tables[0].long()[tokens // BLOCK_SIZE] * BLOCK_SIZE + tokens % BLOCK_SIZE
     k, v = keys.clone(), values.clone()
-    block, offset = segments.slots[rows] // BLOCK_SIZE, segments.slots[rows] % BLOCK_SIZE
+    block, offset = (
+        metadata.slot_mapping[rows] // BLOCK_SIZE,
+        metadata.slot_mapping[rows] % BLOCK_SIZE,
+    )
     k[slots // BLOCK_SIZE, :, :, slots % BLOCK_SIZE] = keys[block, :, :, offset]
     v[slots // BLOCK_SIZE, :, slots % BLOCK_SIZE] = values[block, :, offset]
     return (
         k,
         v,
         AttentionMetadata(
-            row_start=torch.tensor([0, len(rows)], dtype=torch.int32),
-            context_len=segments.context_len,
-            block_tables=segments.block_tables,
-            attend=torch.full((1,), FULL, dtype=torch.int32),
-            parents=segments.parents[rows],
-            positions=segments.positions[rows],
-            slots=slots,
+            cu_seqlens_q=torch.tensor([0, len(rows)], dtype=torch.int32),
+            context_lens=metadata.context_lens,
+            block_tables=metadata.block_tables,
+            attention_modes=torch.full((1,), FULL, dtype=torch.int32),
+            parents=metadata.parents[rows],
+            positions=metadata.positions[rows],
+            slot_mapping=slots,
         ),
     )
 
 
 def test_bad_segments_are_refused() -> None:
-    q, keys, values, segments = _setting([(20, 3, TREE)], Geometry(1, 1, 16))
+    q, keys, values, metadata = _setting([(20, 3, TREE)], Geometry(1, 1, 16))
 
     def call(**changes: Tensor) -> None:
-        paged_attention(q, keys, values, replace(segments, **changes), scale=1.0)
+        paged_attention(q, keys, values, replace(metadata, **changes), scale=1.0)
 
     with pytest.raises(IndexError, match="no block 99"):
-        call(block_tables=torch.full_like(segments.block_tables, 99))
+        call(block_tables=torch.full_like(metadata.block_tables, 99))
     with pytest.raises(IndexError, match="beyond its block table"):
-        call(context_len=segments.context_len + 10 * BLOCK_SIZE)
+        call(context_lens=metadata.context_lens + 10 * BLOCK_SIZE)
     with pytest.raises(IndexError, match="cannot have parent"):
         call(parents=torch.tensor([-1, 1, 0], dtype=torch.int32))
     with pytest.raises(IndexError, match="no slot"):
-        call(slots=segments.slots - 10**6)
+        call(slot_mapping=metadata.slot_mapping - 10**6)
     with pytest.raises(ValueError, match="no kind of attention"):
-        call(attend=segments.attend + 5)
+        call(attention_modes=metadata.attention_modes + 5)
     with pytest.raises(ValueError, match="no shadows"):
-        call(attend=torch.full_like(segments.attend, SHADOW))
+        call(attention_modes=torch.full_like(metadata.attention_modes, SHADOW))
     with pytest.raises(ValueError, match="see nothing"):
         call(
-            attend=torch.full_like(segments.attend, CONTEXT), context_len=segments.context_len - 20
+            attention_modes=torch.full_like(metadata.attention_modes, CONTEXT),
+            context_lens=metadata.context_lens - 20,
         )
-    with pytest.raises(ValueError, match="row_start"):
-        call(row_start=segments.row_start + 1)
+    with pytest.raises(ValueError, match="cu_seqlens_q"):
+        call(cu_seqlens_q=metadata.cu_seqlens_q + 1)

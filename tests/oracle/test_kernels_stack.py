@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from plait.kernels import dispatch
-from plait.kernels.decoder_stack import LayerWeights, Stack, StackConfig
+from plait.kernels.decoder_stack import DecoderStack, LayerWeights, StackConfig
 from plait.kernels.linear import Mode, Weight, from_dense
 from plait.kernels.paged_attention import (
+    BLOCK_SIZE,
     BRANCHES,
     CAUSAL,
     CONTEXT,
@@ -110,7 +111,7 @@ def _layer(family: Family, mode: Modes, naive: bool) -> LayerWeights:
     )
 
 
-def make_stack(family: Family, mode: Modes, *, naive: bool) -> Stack:
+def make_stack(family: Family, mode: Modes, *, naive: bool) -> DecoderStack:
     """Return a random stack; the same one for naive and not."""
     torch.manual_seed(1)
     angles = torch.arange(200).outer(100.0 ** -torch.arange(0, 1, 1 / family.rotary_half))
@@ -125,22 +126,22 @@ def make_stack(family: Family, mode: Modes, *, naive: bool) -> Stack:
         cos=angles.cos(),
         sin=angles.sin(),
     )
-    return Stack([_layer(family, mode, naive) for _ in range(LAYERS)], config)
+    return DecoderStack([_layer(family, mode, naive) for _ in range(LAYERS)], config)
 
 
-def _cache(segments: AttentionMetadata, family: Family, mode: Modes) -> tuple[Tensor, Tensor]:
+def _cache(metadata: AttentionMetadata, family: Family, mode: Modes) -> tuple[Tensor, Tensor]:
     dtype = torch.float32 if mode == "fp32" else torch.bfloat16
     geometry = Geometry(family.heads, family.kv_heads, family.head_dim, dtype)
-    layers = [one_layer(segments, geometry, own_rows=False) for _ in range(LAYERS)]
+    layers = [one_layer(metadata, geometry, own_rows=False) for _ in range(LAYERS)]
     keys, values = zip(*layers, strict=True)
     return torch.stack(keys), torch.stack(values)
 
 
 def _run(
-    stack: Stack, x: Tensor, segments: AttentionMetadata, cache: tuple[Tensor, Tensor]
+    stack: DecoderStack, x: Tensor, metadata: AttentionMetadata, cache: tuple[Tensor, Tensor]
 ) -> Tensor:
     x = x.clone()
-    stack.forward(x, segments, *cache)
+    stack.forward(x, metadata, *cache)
     return x
 
 
@@ -149,12 +150,12 @@ def _run(
 def test_families_agree_with_the_oracle(isa: str, name: str, mode: Modes) -> None:
     family = FAMILIES[name]
     torch.manual_seed(0)
-    segments = make_segments(MIXED)
-    k_cache, v_cache = _cache(segments, family, mode)
+    metadata = make_segments(MIXED)
+    k_cache, v_cache = _cache(metadata, family, mode)
     fast_k, fast_v = k_cache.clone(), v_cache.clone()
-    x = torch.randn(int(segments.row_start[-1]), family.hidden)
-    want = _run(make_stack(family, mode, naive=True), x, segments, (k_cache, v_cache))
-    have = _run(make_stack(family, mode, naive=False), x, segments, (fast_k, fast_v))
+    x = torch.randn(int(metadata.cu_seqlens_q[-1]), family.hidden)
+    want = _run(make_stack(family, mode, naive=True), x, metadata, (k_cache, v_cache))
+    have = _run(make_stack(family, mode, naive=False), x, metadata, (fast_k, fast_v))
     limit = TOLERANCE[mode]
     assert float((have - want).abs().amax() / want.abs().amax()) < limit
     for fast, slow in ((fast_k, k_cache), (fast_v, v_cache)):
@@ -178,11 +179,11 @@ def test_a_prompt_in_pieces_gives_the_bits_of_the_whole(isa: str, mode: Modes) -
             rows = slice(start, start + count)
             piece = replace(
                 whole,
-                row_start=torch.tensor([0, count], dtype=torch.int32),
-                context_len=torch.tensor([start], dtype=torch.int32),
+                cu_seqlens_q=torch.tensor([0, count], dtype=torch.int32),
+                context_lens=torch.tensor([start], dtype=torch.int32),
                 parents=whole.parents[rows],
                 positions=whole.positions[rows],
-                slots=whole.slots[rows],
+                slot_mapping=whole.slot_mapping[rows],
             )
             pieces.append(_run(stack, x[rows], piece, cache))
             start += count
@@ -194,11 +195,11 @@ def test_a_sequence_does_not_depend_on_the_batch(isa: str, mode: Modes) -> None:
     family = FAMILIES["qwen3"]
     stack = make_stack(family, mode, naive=False)
     torch.manual_seed(0)
-    segments = make_segments(causal(3, 9, 20, 1, 40))
+    metadata = make_segments(causal(3, 9, 20, 1, 40))
     x = torch.randn(73, family.hidden)
-    together = _run(stack, x, segments, _cache(segments, family, mode))
+    together = _run(stack, x, metadata, _cache(metadata, family, mode))
     for index in range(5):
-        first, last = segments.row_start[index : index + 2].tolist()
+        first, last = metadata.cu_seqlens_q[index : index + 2].tolist()
         alone = make_segments(causal(last - first))
         have = _run(stack, x[first:last], alone, _cache(alone, family, mode))
         assert torch.equal(have, together[first:last])
@@ -209,20 +210,20 @@ def test_a_branch_has_the_bits_of_a_canvas_of_its_own(isa: str, mode: Modes) -> 
     family = FAMILIES["qwen3"]
     stack = make_stack(family, mode, naive=False)
     torch.manual_seed(0)
-    segments = make_segments([(21, 40, BRANCHES)])
+    metadata = make_segments([(21, 40, BRANCHES)])
     x = torch.randn(40, family.hidden)
-    cache = _cache(segments, family, mode)
-    together = _run(stack, x, segments, (cache[0].clone(), cache[1].clone()))
+    cache = _cache(metadata, family, mode)
+    together = _run(stack, x, metadata, (cache[0].clone(), cache[1].clone()))
     for branch in range(3):
-        rows = torch.nonzero(segments.parents == branch)[:, 0]
+        rows = torch.nonzero(metadata.parents == branch)[:, 0]
         alone = AttentionMetadata(
-            row_start=torch.tensor([0, len(rows)], dtype=torch.int32),
-            context_len=segments.context_len,
-            block_tables=segments.block_tables,
-            attend=torch.tensor([FULL], dtype=torch.int32),
-            parents=segments.parents[rows],
-            positions=segments.positions[rows],
-            slots=segments.slots[: len(rows)],
+            cu_seqlens_q=torch.tensor([0, len(rows)], dtype=torch.int32),
+            context_lens=metadata.context_lens,
+            block_tables=metadata.block_tables,
+            attention_modes=torch.tensor([FULL], dtype=torch.int32),
+            parents=metadata.parents[rows],
+            positions=metadata.positions[rows],
+            slot_mapping=metadata.slot_mapping[: len(rows)],
         )
         have = _run(stack, x[rows], alone, (cache[0].clone(), cache[1].clone()))
         assert torch.equal(have, together[rows])
@@ -232,41 +233,81 @@ def test_scratch_of_an_earlier_pass_is_never_read(isa: str) -> None:
     family = FAMILIES["llama"]
     stack = make_stack(family, "int4", naive=False)
     torch.manual_seed(0)
-    segments = make_segments(MIXED)
-    cache = _cache(segments, family, "int4")
-    x = torch.randn(int(segments.row_start[-1]), family.hidden)
-    want = _run(stack, x, segments, cache)
+    metadata = make_segments(MIXED)
+    cache = _cache(metadata, family, "int4")
+    x = torch.randn(int(metadata.cu_seqlens_q[-1]), family.hidden)
+    want = _run(stack, x, metadata, cache)
     bad = make_segments(causal(120))
     _run(stack, torch.full((120, family.hidden), torch.nan), bad, _cache(bad, family, "int4"))
-    assert torch.equal(_run(stack, x, segments, cache), want)
+    assert torch.equal(_run(stack, x, metadata, cache), want)
 
 
 def test_layers_can_run_one_by_one(isa: str) -> None:
     family = FAMILIES["llama"]
     stack = make_stack(family, "bf16", naive=False)
     torch.manual_seed(0)
-    segments = make_segments(causal(10))
-    x, cache = torch.randn(10, family.hidden), _cache(segments, family, "bf16")
-    want = _run(stack, x, segments, cache)
+    metadata = make_segments(causal(10))
+    x, cache = torch.randn(10, family.hidden), _cache(metadata, family, "bf16")
+    want = _run(stack, x, metadata, cache)
     for layer in range(LAYERS):
-        stack.forward(x, segments, *cache, first_layer=layer, last_layer=layer + 1)
+        stack.forward(x, metadata, *cache, first_layer=layer, last_layer=layer + 1)
     assert torch.equal(x, want)
+
+
+@pytest.mark.parametrize("naive", [False, True])
+def test_layers_with_block_tables_of_their_own_give_the_same_bits(isa: str, naive: bool) -> None:
+    family = FAMILIES["qwen3"]
+    stack = make_stack(family, "bf16", naive=naive)
+    torch.manual_seed(0)
+    shared = make_segments(MIXED)
+    k_cache, v_cache = _cache(shared, family, "bf16")
+    x = torch.randn(int(shared.cu_seqlens_q[-1]), family.hidden)
+    moved = torch.stack([torch.randperm(k_cache.shape[1]) for _ in range(LAYERS)])
+    own_k, own_v = torch.empty_like(k_cache), torch.empty_like(v_cache)
+    for layer, places in enumerate(moved):
+        own_k[layer, places], own_v[layer, places] = k_cache[layer], v_cache[layer]
+    tables, slots = shared.block_tables, shared.slot_mapping
+    own = replace(
+        shared,
+        block_tables=torch.where(tables < 0, tables, moved[:, tables.clamp(min=0)].int()),
+        slot_mapping=moved[:, slots // BLOCK_SIZE] * BLOCK_SIZE + slots % BLOCK_SIZE,
+    )
+    assert torch.equal(
+        _run(stack, x, own, (own_k, own_v)), _run(stack, x, shared, (k_cache, v_cache))
+    )
+    for layer, places in enumerate(moved):
+        have, want = own_k[layer, places], k_cache[layer]
+        assert torch.equal(have.nan_to_num(7), want.nan_to_num(7))
+
+
+def test_block_tables_of_other_layers_are_refused() -> None:
+    family = FAMILIES["llama"]
+    stack = make_stack(family, "bf16", naive=False)
+    metadata = make_segments(causal(4))
+    tables = metadata.block_tables.expand(LAYERS + 1, -1, -1).contiguous()
+    with pytest.raises(ValueError, match=f"of {LAYERS + 1} layers, not {LAYERS}"):
+        _run(
+            stack,
+            torch.zeros(4, family.hidden),
+            replace(metadata, block_tables=tables),
+            _cache(metadata, family, "bf16"),
+        )
 
 
 def test_what_does_not_fit_is_refused() -> None:
     family = FAMILIES["llama"]
     stack = make_stack(family, "bf16", naive=False)
-    segments = make_segments(causal(4))
-    k_cache, v_cache = _cache(segments, family, "bf16")
+    metadata = make_segments(causal(4))
+    k_cache, v_cache = _cache(metadata, family, "bf16")
     x = torch.zeros(4, family.hidden)
     with pytest.raises(ValueError, match="not of this model"):
-        stack.forward(x, segments, k_cache[:2], v_cache[:2])
+        stack.forward(x, metadata, k_cache[:2], v_cache[:2])
     with pytest.raises(ValueError, match="hidden size"):
-        stack.forward(x[:, :8].contiguous(), segments, k_cache, v_cache)
+        stack.forward(x[:, :8].contiguous(), metadata, k_cache, v_cache)
     with pytest.raises(ValueError, match="must have 3 entries"):
-        stack.forward(x[:3], segments, k_cache, v_cache)
+        stack.forward(x[:3], metadata, k_cache, v_cache)
     with pytest.raises(IndexError, match="rotary tables end"):
-        far = replace(segments, positions=segments.positions + 1000)
+        far = replace(metadata, positions=metadata.positions + 1000)
         stack.forward(x, far, k_cache, v_cache)
     with pytest.raises(IndexError, match="no layers"):
-        stack.forward(x, segments, k_cache, v_cache, 0, 9)
+        stack.forward(x, metadata, k_cache, v_cache, 0, 9)

@@ -47,13 +47,15 @@ def segments(pieces: Sequence[Piece]) -> AttentionMetadata:
     width = max(len(piece.blocks) for piece in pieces)
     tables = [[*piece.blocks, *[0] * (width - len(piece.blocks))] for piece in pieces]
     return AttentionMetadata(
-        row_start=_int32(starts),
-        context_len=_int32([piece.context_len for piece in pieces]),
+        cu_seqlens_q=_int32(starts),
+        context_lens=_int32([piece.context_len for piece in pieces]),
         block_tables=_int32(tables),
-        attend=_int32([piece.attend for piece in pieces]),
+        attention_modes=_int32([piece.attend for piece in pieces]),
         parents=_int32([p for piece in pieces for p in piece.parents or [-1] * len(piece.slots())]),
         positions=_int32([p for piece in pieces for p in piece.positions()]),
-        slots=torch.tensor([s for piece in pieces for s in piece.slots()], dtype=torch.int64),
+        slot_mapping=torch.tensor(
+            [s for piece in pieces for s in piece.slots()], dtype=torch.int64
+        ),
     )
 
 

@@ -93,13 +93,15 @@ def segments(pieces: Sequence[tuple[AttentionMode, int, int, list[int]]]) -> Att
                 depths[i] = depths[parent] + 1 if parent >= 0 else 0
         positions += [context + depth for depth in depths]
     return AttentionMetadata(
-        row_start=torch.tensor(starts, dtype=torch.int32),
-        context_len=torch.tensor([context for _, context, _, _ in pieces], dtype=torch.int32),
+        cu_seqlens_q=torch.tensor(starts, dtype=torch.int32),
+        context_lens=torch.tensor([context for _, context, _, _ in pieces], dtype=torch.int32),
         block_tables=torch.zeros(len(pieces), 1, dtype=torch.int32),
-        attend=torch.tensor([int(attend) for attend, _, _, _ in pieces], dtype=torch.int32),
+        attention_modes=torch.tensor(
+            [int(attend) for attend, _, _, _ in pieces], dtype=torch.int32
+        ),
         parents=torch.tensor(parents, dtype=torch.int32),
         positions=torch.tensor(positions, dtype=torch.int32),
-        slots=torch.zeros(len(parents), dtype=torch.int64),
+        slot_mapping=torch.zeros(len(parents), dtype=torch.int64),
     )
 
 

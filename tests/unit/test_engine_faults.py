@@ -95,10 +95,10 @@ class FussyModel(TableModel):
 
     is_broken = False
 
-    def forward(self, token_ids: Tensor, segments: AttentionMetadata, kv: KVCache) -> Tensor:
+    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
         if self.is_broken or bool((token_ids == BAD).any()):
             raise Fault("forward")
-        return super().forward(token_ids, segments, kv)
+        return super().forward(token_ids, metadata, kv)
 
 
 class Explosive(WordConstraint):

@@ -91,7 +91,7 @@ def test_max_jobs_bounds_the_compilers(tmp_path: Path) -> None:
 
 
 def test_little_memory_bounds_the_compilers(tmp_path: Path) -> None:
-    poor = "class machine_memory:\n    available = 2**29\n"
+    poor = "class system_memory:\n    available = 2**29\n"
     tree = plant(tmp_path, TREE | {"server/memory.py": poor})
     assert "files of kernels, 1 at once" in build(tree)[1]
 

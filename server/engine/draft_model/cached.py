@@ -24,7 +24,7 @@ class SuperposableModel(RunnableModel, Protocol):
     """A model whose rows may be sums of tokens (plait.server.models.transformer.Transformer)."""
 
     def superpose(
-        self, token_ids: Tensor, weights: Tensor, segments: AttentionMetadata, kv: KVCache
+        self, token_ids: Tensor, weights: Tensor, metadata: AttentionMetadata, kv: KVCache
     ) -> Tensor:
         """Return hidden states [rows, hidden] of the rows that [rows, k] tokens make together."""
 
