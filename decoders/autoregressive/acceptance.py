@@ -44,7 +44,7 @@ def apply_acceptance_rule(
         return
     distribution = _law(state, rows.logits[row : row + 1])
     offered = [token for token in children if float(distribution[token]) > 0]
-    picked = rule.pick(distribution, offered) if offered else None
+    picked = rule.select(distribution, offered) if offered else None
     if picked is not None:
         report = state.sampler.report(rows.logits[row : row + 1], [state.sampling], [picked])
         rows.draws.token_ids[row], rows.draws.logprobs[row] = picked, report[0]
@@ -65,7 +65,7 @@ def accept_unverified(
     row, before = rows.of(found), state.sampling.output[-1]
     logits = rows.logits[row : row + 1]
     drawn = state.sampler.sample(logits, [state.sampling], _bitmask(state, vocab_size))
-    if not rule.trusts(_law(state, logits), drawn.token_ids[0], before):
+    if not rule.accepts_unverified(_law(state, logits), drawn.token_ids[0], before):
         return None
     rows.draws.token_ids[row] = drawn.token_ids[0]
     rows.draws.logprobs[row] = drawn.logprobs[0]

@@ -70,7 +70,7 @@ def test_a_tri_gram_gains_once_a_step_while_it_is_in_the_window() -> None:
 @given(TEXT)
 def test_a_prompt_counts_as_if_it_had_been_written(text: list[int]) -> None:
     read, written = TriGrams(1_000), TriGrams(1_000)
-    read.catch_up(text, WINDOW, STEP, CAP)
+    read.adapt_to_text(text, WINDOW, STEP, CAP)
     read.adapt(text[-WINDOW:], STEP, CAP)
     for stop in range(1, len(text) + 1):
         written.adapt(text[max(stop - WINDOW, 0) : stop], STEP, CAP)
@@ -127,7 +127,7 @@ def paths_of(draft: Draft) -> list[TokenPath]:
 def test_best_first_takes_the_greatest_survivals(text: list[int], nodes: int, depth: int) -> None:
     store = TriGrams(1_000)
     store.read(text, is_imported=True)
-    store.catch_up(text, WINDOW, STEP, CAP)
+    store.adapt_to_text(text, WINDOW, STEP, CAP)
     pair = text[-2], text[-1]
     every = brute_force(store, pair, depth)
     draft = best_first(store.successors, pair, TreeLimits(nodes, depth), 0.5)
@@ -172,7 +172,7 @@ def test_invariants_of_the_monte_carlo_search(text: list[int], depth: int, itera
 @given(TEXT, st.integers(1, 12))
 def test_the_papers_tree_is_within_its_budget(text: list[int], nodes: int) -> None:
     store = TriGrams(1_000)
-    store.catch_up(text, WINDOW, STEP, CAP)
+    store.adapt_to_text(text, WINDOW, STEP, CAP)
     pair, bounds = (text[0], text[1]), TreeLimits(nodes, 4)
     paths = monte_carlo(store.successors, pair, bounds, PAPER, Random(1))
     draft = paths_to_draft(store.successors, pair, paths, 0.5)

@@ -117,7 +117,7 @@ def test_drafts_are_what_sampling_from_the_second_model_gives(num_blocks: int) -
     model = Checking(VOCAB, num_blocks)
     options = DraftModelOptions(max_draft=6, always=True, min_survival=0, read_rows=16)
     drafter = DraftModelDrafter(
-        options, DraftModelRunner(model, read_rows=options.read_rows, min_survival=0, naive=False)
+        options, DraftModelRunner(model, read_rows=options.read_rows, min_path_prob=0, naive=False)
     )
     prompts = [[rng.randrange(VOCAB) for _ in range(rng.randint(1, 30))] for _ in range(4)]
     states = [drafter.start(_decode_request(prompt, i)) for i, prompt in enumerate(prompts)]
@@ -136,7 +136,7 @@ def test_drafts_are_what_sampling_from_the_second_model_gives(num_blocks: int) -
             assert list(draft.token_ids) == want
             drafted += len(want)
             new = [*want[: rng.randint(0, len(want))], rng.randrange(VOCAB)]
-            drafter._chains.commit(states[i], new)
+            drafter._runner.observe(states[i], new)
             texts_so_far[i].extend(new)
         model.blocks.check_integrity()
     assert drafted > 20
@@ -223,13 +223,14 @@ def test_a_sequence_without_room_goes_on_without_drafts() -> None:
 
 def test_chances_tell_how_surely_a_token_leads() -> None:
     """Greedy: its probability; else its share once the noise is added, so above 1 / vocab."""
-    runner = DraftModelRunner(table_draft_model(TableModel(VOCAB)), read_rows=64, min_survival=0)
+    runner = DraftModelRunner(table_draft_model(TableModel(VOCAB)), read_rows=64, min_path_prob=0)
     for temperature in (0.0, 1.0):
         sampling = SamplingParams(temperature=temperature, seed=4)
         sequence = runner.start(DecodeRequest([1, 2], sampling, 9, frozenset(), None, 0, {}))
-        (draft,) = runner.draw([runner.job(sequence, [1, 2], [], 3, None)])
+        asked = DraftRequest(sequence, [1, 2], [], 3, None)
+        (draft,) = runner.draft([runner.new_job(sequence, asked, 3)])
         assert all(1 / VOCAB < acceptance_prob <= 1 for acceptance_prob in draft.acceptance_probs)
         if temperature == 0:
             want = torch.softmax(text_logits([1, 2], VOCAB), 0).max().item()
             assert draft.acceptance_probs[0] == pytest.approx(want, rel=1e-5)
-        runner.finish(sequence)
+        runner.release(sequence)

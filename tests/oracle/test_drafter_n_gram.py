@@ -140,8 +140,8 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for token in range(1_000):
         text.append(token)
         made.propose([DraftRequest(state, text, [], 4, None)])
-        assert max(len(runs.ends) for runs in state.index.runs) <= 100
-        assert max(len(runs.before) for runs in state.index.runs) <= 100
+        assert max(len(table.ends) for table in state.index.tables) <= 100
+        assert max(len(table.before) for table in state.index.tables) <= 100
     text += text[-20:-10]
     assert list(made.propose([DraftRequest(state, text, [], 3, None)])[0].token_ids) == [
         990,

@@ -178,7 +178,7 @@ def test_shares_are_counted_as_by_reading(known: list[list[int]], run: list[int]
     for text in known:
         grams.read(text, is_imported=False)
     want = [naive_grams(known, run, token) for token in range(3)]
-    have = grams.shares(run, range(3))
+    have = grams.next_token_shares(run, range(3))
     assert have == (None if want[0] is None else want)
 
 

@@ -65,10 +65,10 @@ def test_typical_takes_what_is_probable_enough() -> None:
     """p(x) > min(epsilon, delta exp(-H)), checked on a law whose entropy is known."""
     law = torch.tensor([0.5, 0.25, 0.25])  # exp(-H) == 0.3536
     judge = TypicalAcceptance(TypicalOptions(epsilon=1.0, delta=0.7))  # the bar is 0.2475
-    assert judge.pick(law, [1, 2]) == 1
-    assert judge.pick(law, [0, 1]) == 0
-    assert TypicalAcceptance(TypicalOptions(epsilon=1.0, delta=0.71)).pick(law, [1, 2]) is None
-    assert TypicalAcceptance(TypicalOptions(epsilon=0.24, delta=0.71)).pick(law, [1]) == 1
+    assert judge.select(law, [1, 2]) == 1
+    assert judge.select(law, [0, 1]) == 0
+    assert TypicalAcceptance(TypicalOptions(epsilon=1.0, delta=0.71)).select(law, [1, 2]) is None
+    assert TypicalAcceptance(TypicalOptions(epsilon=0.24, delta=0.71)).select(law, [1]) == 1
 
 
 def test_typical_saves_passes_and_changes_texts() -> None:
@@ -124,9 +124,9 @@ def test_lud_trusts_no_repetition() -> None:
         LudOptions.model_validate({"beta": 0.5}), DrafterContext(VOCAB, num_embeddings=3)
     )
     law = torch.tensor([0.9, 0.1, 0, 0, 0, 0])
-    assert judge.trusts(law, 0, before=1)
-    assert not judge.trusts(law, 0, before=0)
-    assert not judge.trusts(law, 1, before=0)
+    assert judge.accepts_unverified(law, 0, before=1)
+    assert not judge.accepts_unverified(law, 0, before=0)
+    assert not judge.accepts_unverified(law, 1, before=0)
 
 
 def test_an_answer_says_that_it_is_lossy() -> None:

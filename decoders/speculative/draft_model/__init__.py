@@ -1,1 +1,1 @@
-"""Drafting with a second model: its protocol, and the chains that are drawn from it."""
+"""Drafting with a draft model: its protocol, and the drafts that are sampled from it."""

@@ -1,4 +1,4 @@
-"""Builds the drafters that draw from a second model; only a worker that has one gets here."""
+"""Builds the drafters that use a draft model, for workers that have one."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from plait.decoders.speculative.lossy.superposed import SuperposedDrafter, Super
 
 def draft_model(options: DraftModelOptions, *, context: DrafterContext) -> DraftModelDrafter:
     """Build `draft-model`."""
-    return DraftModelDrafter(options, _chains(options, context, options.min_survival))
+    return DraftModelDrafter(options, _runner(options, context, options.min_survival))
 
 
 def pearl(
     options: PearlOptions, *, context: DrafterContext
 ) -> PearlDrafter | OverlappedPearlDrafter:
     """Build `pearl`."""
-    runner = _chains(options, context, options.min_survival)
+    runner = _runner(options, context, options.min_survival)
     if options.overlap:
         return OverlappedPearlDrafter(options, runner, context.costs)
     return PearlDrafter(options, runner, context.costs)
@@ -45,30 +45,30 @@ def superposed_tree(
     options: SuperposedTreeOptions, *, context: DrafterContext
 ) -> SuperposedTreeDrafter:
     """Build `superposed-tree`."""
-    return SuperposedTreeDrafter(options.length, *_superposing(options, context))
+    return SuperposedTreeDrafter(options.length, *_beam_search(options, context))
 
 
 def superposed(options: SuperposedOptions, *, context: DrafterContext) -> SuperposedDrafter:
     """Build `superposed`."""
-    return SuperposedDrafter(options.length, *_superposing(options, context))
+    return SuperposedDrafter(options.length, *_beam_search(options, context))
 
 
-def _superposing(
+def _beam_search(
     options: SuperpositionOptions, context: DrafterContext
 ) -> tuple[DraftModelRunner, SuperposedBeamSearch]:
-    runner = _chains(options, context)
-    mixture = SuperpositionConfig(options.drafts, options.alpha, options.temperature, options.top)
-    return runner, SuperposedBeamSearch(runner, mixture, context)
+    runner = _runner(options, context)
+    config = SuperpositionConfig(options.drafts, options.alpha, options.temperature, options.top)
+    return runner, SuperposedBeamSearch(runner, config, context)
 
 
-def _chains(
-    options: DraftModelReadOptions, context: DrafterContext, min_survival: float = 0.0
+def _runner(
+    options: DraftModelReadOptions, context: DrafterContext, min_path_prob: float = 0.0
 ) -> DraftModelRunner:
     model = context.draft_model
-    assert model is not None, "the worker has no draft model, and says that it has"
+    assert model is not None, "the worker lists the capability draft_model"
     return DraftModelRunner(
         model,
         read_rows=options.read_rows,
-        min_survival=min_survival,
+        min_path_prob=min_path_prob,
         naive=context.naive,
     )

@@ -1,4 +1,4 @@
-"""What drafting needs of a second model. No torch at import time."""
+"""The protocol of a draft model. No torch at import time."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class DraftCache:
-    """The keys and values of one text; what lies behind `length` is forgotten by lowering it."""
+    """The KV cache of one sequence at the draft model; lowering `length` drops its end."""
 
-    namespace: str = ""  # whose texts may share their beginnings with this one
+    namespace: str = ""  # whose texts may share prefixes
     blocks: list[int] = field(default_factory=list)
     length: int = 0  # tokens
-    hashes: list[bytes] = field(default_factory=list)  # of whole blocks, as they are known
+    hashes: list[bytes] = field(default_factory=list)  # of the whole blocks that are shared
 
 
 class DraftModel(Protocol):
-    """A model of the target's vocabulary with a cache of its own; one call at a time."""
+    """A model with the target's vocabulary and a KV cache of its own; one call at a time."""
 
-    def recall(self, cache: DraftCache, text: Sequence[int]) -> None:
-        """Let an empty cache hold what is known of a beginning of the text, all but its end."""
+    def match_prefix(self, cache: DraftCache, text: Sequence[int]) -> None:
+        """Fill an empty cache with the known blocks of a prefix of the text, never all of it."""
 
-    def keep(self, cache: DraftCache, text: Sequence[int]) -> None:
-        """Let others recall what the cache holds of a text, which it will never go back behind."""
+    def share_prefix(self, cache: DraftCache, text: Sequence[int]) -> None:
+        """Let other sequences match the cached prefix; the cache is never cut below it again."""
 
     def reserve(self, cache: DraftCache, length: int) -> bool:
-        """Make room for a text of so many tokens; False (and nothing changed): there is none."""
+        """Allocate blocks for `length` tokens; False, and nothing changed, if there are none."""
 
     def extend(self, feeds: Sequence[tuple[DraftCache, Sequence[int]]]) -> Tensor:
-        """Feed tokens behind what each cache holds, all in one pass, and keep them.
+        """Feed tokens at the end of each cache, in one pass, and cache them.
 
         Args:
-            feeds: caches with room reserved, each once, and one token or more for each.
+            feeds: caches, each once, with blocks for at least one token, and their tokens.
         Returns:
             [feeds, vocab] float32: the logits that follow the last token of each.
         """
@@ -44,14 +44,14 @@ class DraftModel(Protocol):
     def superpose(
         self, feeds: Sequence[tuple[DraftCache, Sequence[int], Sequence[float]]]
     ) -> Tensor:
-        """Feed one input behind what each cache holds, all in one pass, and keep it.
+        """Feed one weighted sum of embeddings at the end of each cache, in one pass.
 
         Args:
-            feeds: caches with room reserved, each once; the tokens whose embeddings are summed,
+            feeds: caches, each once, with blocks for it; the tokens whose embeddings are summed,
                 equally many for each; their weights.
         Returns:
             [feeds, vocab] float32: the logits that follow each.
         """
 
     def release(self, cache: DraftCache) -> None:
-        """Give back all that a cache holds."""
+        """Release all blocks of a cache."""

@@ -1,12 +1,12 @@
-"""Chains drawn from a second model, for many sequences in one pass a position.
+"""Drafts sampled from a draft model, for many sequences in one pass per position.
 
-A lane is one sequence at the draft model: its cache holds some beginning of the text, and maybe
-tokens of drafts that came to nothing. Before it drafts it goes back to what text and cache share
-and reads what is missing, in chunks, so that a long prompt delays nobody.
+Each sequence has a KV cache at the draft model. The cache holds a prefix of the text, and maybe
+tokens of rejected drafts behind it. Before it drafts, a sequence drops what differs from the text
+and reads what is missing, in chunks, so a long prompt delays no other sequence.
 
-Each token is drawn from the draft model's logits exactly as the target's sampler will draw from its
-own: the same parameters, penalties, constraint and noise of the same position (R3g). Law: a draft
-model that is the target has every draft accepted, at any temperature.
+Each token is sampled from the draft model's logits exactly as the target will sample from its own:
+with the same parameters, penalties, constraint, and noise of the same position. Law: if the draft
+model is the target, every draft is accepted, at any temperature.
 Source: Daliri, Musco and Suresh, arXiv:2408.07978 (drafter and target share their Gumbel noise).
 """
 
@@ -15,42 +15,47 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from plait.decoders.contract.constraint import Constraint
 from plait.decoders.contract.decoder import DecodeRequest
-from plait.decoders.contract.drafter import Draft
+from plait.decoders.contract.drafter import Draft, DraftRequest
 from plait.decoders.sampling.sampler import OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
 from plait.decoders.speculative.draft_model.protocol import DraftCache, DraftModel
 from plait.kernels.noise import gumbel
 from plait.kernels.row_stats import row_stats
 
-RATE = 0.1  # how fast the seconds of a position follow what is observed
+RATE = 0.1  # weight of a new observation in the moving average
 
 
 @dataclass(slots=True)
 class DraftSequence:
-    """One sequence at the draft model."""
+    """One sequence at the draft model.
+
+    The cache holds the first `num_text` tokens of the text, then `drafted`; what a superposed beam
+    has fed behind them is not counted, so it is dropped.
+    """
 
     sampling: SamplingState  # of the text so far
     cache: DraftCache
-    held: list[int] = field(default_factory=list)  # the tokens of the cache
-    agreed: int = 0  # of them, known to be the text's
+    num_text: int = 0
+    drafted: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class DraftJob:
-    """What is to be drafted for one lane."""
+    """What to draft for one sequence in one step."""
 
     sequence: DraftSequence
-    sampling: SamplingState  # behind the whole context; drawn tokens are appended to it
-    context: Sequence[int]  # the text and what is drafted behind it already
-    settled: int  # tokens of it that are the text's
+    sampling: SamplingState  # after the context and the tokens sampled so far
+    context: Sequence[int]  # the text, then the tokens that other drafters have drafted
+    num_text: int  # tokens of the context that are text
     max_tokens: int
-    constraint: Constraint | None  # as it stands behind the context; it gets back there
+    constraint: Constraint | None  # the job's own, advanced like `sampling`
     tokens: list[int] = field(default_factory=list)
     acceptance_probs: list[float] = field(default_factory=list)
     path_prob: float = 1.0
@@ -61,32 +66,34 @@ class DraftJob:
         return len(self.tokens) < self.max_tokens
 
     @property
-    def missing(self) -> int:
+    def num_missing(self) -> int:
         """Tokens of the context that the cache lacks."""
         return len(self.context) - self.sequence.cache.length
 
 
 class DraftModelRunner:
-    """Draws drafts from a second model."""
+    """Samples drafts from a draft model."""
 
     def __init__(
-        self,
-        model: DraftModel,
-        *,
-        read_rows: int,
-        min_survival: float,
-        naive: bool = False,
+        self, model: DraftModel, *, read_rows: int, min_path_prob: float, naive: bool = False
     ) -> None:
-        """Args: read_rows of text are read in one step; min_survival ends chains early."""
-        self.seconds = 0.0  # of drawing one position, by moving average
+        """Initialise.
+
+        Args:
+            model: the draft model.
+            read_rows: most tokens of texts that one step reads.
+            min_path_prob: a draft ends where its path probability falls below.
+            naive: use the reference kernels.
+        """
+        self.seconds = 0.0  # of sampling one position, as a moving average
         self._model = model
         self._read_rows = read_rows
-        self._min_survival = min_survival
+        self._min_path_prob = min_path_prob
         self._naive = naive
         self._sampler = OrdinarySampler(naive=naive)
 
     def start(self, request: DecodeRequest) -> DraftSequence:
-        """Return the lane of one new sequence; nothing is read yet."""
+        """Return the state of one new sequence; its text is read at the first draft."""
         sampling = SamplingState(
             replace(request.sampling, logprobs=None),
             request.prompt_token_ids,
@@ -95,149 +102,160 @@ class DraftModelRunner:
         )
         return DraftSequence(sampling, DraftCache(request.namespace))
 
-    def job(
-        self,
-        sequence: DraftSequence,
-        text: Sequence[int],
-        draft_prefix: Sequence[int],
-        max_tokens: int,
-        constraint: Constraint | None,
+    def new_job(
+        self, sequence: DraftSequence, request: DraftRequest[Any], max_tokens: int
     ) -> DraftJob:
-        """Return what `draw` takes; nothing of it changes when the text goes on."""
-        sampling = sequence.sampling.fork()
-        for token in draft_prefix:
-            sampling.append(token)
-        return DraftJob(
-            sequence, sampling, [*text, *draft_prefix], len(text), max_tokens, constraint
-        )
+        """Return the job to draft behind the text and the draft prefix of a request.
 
-    def draw(self, jobs: Sequence[DraftJob]) -> list[Draft]:
-        """Return a draft for each wish; an empty one while its lane reads, or finds no room."""
+        It holds copies, so it does not change when the text or the constraint advances.
+        """
+        sampling = sequence.sampling.fork()
+        for token in request.draft_prefix:
+            sampling.append(token)
+        constraint = None if request.constraint is None else request.constraint.fork()
+        context = [*request.text, *request.draft_prefix]
+        return DraftJob(sequence, sampling, context, len(request.text), max_tokens, constraint)
+
+    def draft(self, jobs: Sequence[DraftJob]) -> list[Draft]:
+        """Return a draft for each job.
+
+        It is empty while the sequence still reads its text, or if the cache has no room for it.
+        """
         ready, logits = self.read(jobs)
         while ready:
             begun = time.perf_counter()
-            self._draw(ready, logits)
+            self._sample(ready, logits)
             kept = [i for i, job in enumerate(ready) if job.is_open]
             ready = [ready[i] for i in kept]
             if ready:
-                logits = self._extend([(job.sequence, job.tokens[-1:]) for job in ready])
-                self._note(time.perf_counter() - begun)
-        for job in jobs:
-            if job.constraint is not None:
-                job.constraint.rollback(len(job.tokens))
+                feeds = [(job.sequence.cache, job.tokens[-1:]) for job in ready]
+                logits = self._model.extend(feeds)
+                for job in ready:
+                    job.sequence.drafted.append(job.tokens[-1])
+                self._observe_seconds(time.perf_counter() - begun)
         return [Draft(job.tokens, job.acceptance_probs) for job in jobs]
 
     def read(self, jobs: Sequence[DraftJob]) -> tuple[list[DraftJob], Tensor]:
-        """Bring lanes up to their contexts; return the wishes that are there, and their logits."""
+        """Feed what the caches lack of their contexts, within the budget of a step.
+
+        Returns the jobs whose whole context is cached now, and their logits [jobs, vocab].
+        """
         left = self._read_rows
-        feeds: list[tuple[DraftSequence, Sequence[int]]] = []
-        ready: list[tuple[int, DraftJob]] = []  # index into the feeds
+        feeds: list[tuple[DraftCache, Sequence[int]]] = []
+        fed: list[DraftJob] = []
+        ready: list[tuple[int, DraftJob]] = []  # with the index into the feeds
         for job in jobs:
-            self._recall(job)
-            _rewind(job)
-        for job in sorted(jobs, key=lambda job: job.missing):
-            count = min(job.missing, left)
+            self._match_prefix(job)
+            _drop_rejected(job)
+        for job in sorted(jobs, key=lambda job: job.num_missing):
+            count = min(job.num_missing, left)
             if count == 0 or not self._reserve(job):
                 continue
             first = job.sequence.cache.length
-            if count == job.missing:
+            if count == job.num_missing:
                 ready.append((len(feeds), job))
-            feeds.append((job.sequence, job.context[first : first + count]))
+            feeds.append((job.sequence.cache, job.context[first : first + count]))
+            fed.append(job)
             left -= count
         if not feeds:
             return [], torch.empty(0)
-        logits = self._extend(feeds)
+        logits = self._model.extend(feeds)
+        for job in fed:
+            _set_cached(job, job.sequence.cache.length)
         for job in jobs:
-            self._keep(job)
+            self._share_prefix(job)
         return [job for _, job in ready], logits[[row for row, _ in ready]]
 
-    def commit(self, sequence: DraftSequence, emitted: Sequence[int]) -> None:
-        """Take note of new text."""
+    def observe(self, sequence: DraftSequence, emitted: Sequence[int]) -> None:
+        """Update the sampling state with new text."""
         for token in emitted:
             sequence.sampling.append(token)
 
-    def finish(self, sequence: DraftSequence) -> None:
-        """Give back what a lane holds."""
+    def release(self, sequence: DraftSequence) -> None:
+        """Release the cache of a sequence; the text is read again if it drafts later."""
         self._model.release(sequence.cache)
-        sequence.held.clear()
-        sequence.agreed = 0
+        sequence.num_text = 0
+        sequence.drafted.clear()
 
-    def _recall(self, job: DraftJob) -> None:
-        """Begin where another text of the same beginning has been."""
-        sequence = job.sequence
-        if not sequence.cache.blocks:
-            self._model.recall(sequence.cache, job.context[: job.settled])
-            sequence.held = [*job.context[: sequence.cache.length]]
+    def _match_prefix(self, job: DraftJob) -> None:
+        """Fill an empty cache with blocks of earlier texts that begin like this one."""
+        cache = job.sequence.cache
+        if not cache.blocks:
+            self._model.match_prefix(cache, job.context[: job.num_text])
+            job.sequence.num_text = cache.length
 
-    def _keep(self, job: DraftJob) -> None:
-        """Offer the text to others; its last token may be fed again, so it is left out."""
-        settled = min(job.sequence.cache.length, job.settled - 1)
-        self._model.keep(job.sequence.cache, job.context[:settled])
+    def _share_prefix(self, job: DraftJob) -> None:
+        """Offer the text to other sequences, without its last token, which may be fed again."""
+        length = min(job.sequence.cache.length, job.num_text - 1)
+        self._model.share_prefix(job.sequence.cache, job.context[:length])
 
     def _reserve(self, job: DraftJob) -> bool:
         if self._model.reserve(job.sequence.cache, len(job.context) + job.max_tokens):
             return True
-        self.finish(job.sequence)  # others may have better use for a part of a text
+        self.release(job.sequence)  # others can make better use of the blocks of a partial text
         return False
 
-    def _extend(self, feeds: Sequence[tuple[DraftSequence, Sequence[int]]]) -> Tensor:
-        logits = self._model.extend([(sequence.cache, tokens) for sequence, tokens in feeds])
-        for sequence, tokens in feeds:
-            sequence.held.extend(tokens)
-        return logits
-
-    def _draw(self, ready: Sequence[DraftJob], logits: Tensor) -> None:
-        """Add the next token to each wish, or close it."""
+    def _sample(self, ready: Sequence[DraftJob], logits: Tensor) -> None:
+        """Sample the next token of each job, or close the job."""
         states = [job.sampling for job in ready]
         bitmask = _bitmask(ready, logits.shape[1])
         tokens = self._sampler.sample(logits, states, bitmask).token_ids
-        acceptance_probs = self._chances(logits, states, bitmask)
-        for job, token, acceptance_prob in zip(ready, tokens, acceptance_probs, strict=True):
+        probs = self._acceptance_probs(logits, states, bitmask)
+        for job, token, prob in zip(ready, tokens, probs, strict=True):
             if job.constraint is not None and not job.constraint.accept_token(token):
                 job.max_tokens = len(job.tokens)
                 continue
             job.tokens.append(token)
-            job.acceptance_probs.append(acceptance_prob)
+            job.acceptance_probs.append(prob)
             job.sampling.append(token)
-            job.path_prob *= acceptance_prob
-            if job.path_prob < self._min_survival or token in job.sampling.stop_token_ids:
+            job.path_prob *= prob
+            if job.path_prob < self._min_path_prob or token in job.sampling.stop_token_ids:
                 job.max_tokens = len(job.tokens)
 
-    def _note(self, seconds: float) -> None:
+    def _observe_seconds(self, seconds: float) -> None:
         self.seconds += (RATE if self.seconds else 1.0) * (seconds - self.seconds)
 
-    def _chances(
+    def _acceptance_probs(
         self, logits: Tensor, states: Sequence[SamplingState], bitmask: Tensor | None
     ) -> list[float]:
-        """Return how surely each row's token has won: its share in softmax(scores + noise).
+        """Return for each row the share of its sampled token in softmax(scores + noise).
 
-        The target draws with the same noise, so what counts is by how much the token leads, not
-        how probable it was before the noise was known. Greedy rows have none.
+        The target samples with the same noise. So what counts is how far the token leads once the
+        noise is added, not its probability. Greedy rows have no noise.
         """
         scores = self._sampler.scores(logits, states, bitmask)
-        drawn = [row for row, state in enumerate(states) if not state.greedy]
-        if drawn:
-            keys = torch.tensor([states[row].key for row in drawn], device=logits.device)
-            scores[drawn] += gumbel(keys, logits.shape[1], naive=self._naive)
+        noisy = [row for row, state in enumerate(states) if not state.greedy]
+        if noisy:
+            keys = torch.tensor([states[row].key for row in noisy], device=logits.device)
+            scores[noisy] += gumbel(keys, logits.shape[1], naive=self._naive)
         stats = row_stats(scores, entropy=False, naive=self._naive)
-        acceptance_probs: list[float] = (stats.top_scores[:, 0] - stats.logsumexp).exp().tolist()
-        return acceptance_probs
+        probs: list[float] = (stats.top_scores[:, 0] - stats.logsumexp).exp().tolist()
+        return probs
 
 
-def _rewind(job: DraftJob) -> None:
-    """Forget what the cache holds beyond the context, whose last token is always fed again."""
+def _drop_rejected(job: DraftJob) -> None:
+    """Cut the cache to what it shares with the context, without the context's last token.
+
+    That token is always fed again, for its logits.
+    """
     sequence, context = job.sequence, job.context
-    shared, stop = sequence.agreed, min(len(sequence.held), len(context) - 1)
-    while shared < stop and sequence.held[shared] == context[shared]:
+    shared, drafted = sequence.num_text, sequence.drafted
+    stop = min(sequence.num_text + len(drafted), len(context) - 1)
+    while shared < stop and drafted[shared - sequence.num_text] == context[shared]:
         shared += 1
-    shared = min(shared, stop)
-    del sequence.held[shared:]
-    sequence.cache.length = shared
-    sequence.agreed = min(shared, job.settled)
+    _set_cached(job, min(shared, stop))
+
+
+def _set_cached(job: DraftJob, length: int) -> None:
+    """Note that the cache holds the first `length` tokens of the context."""
+    sequence = job.sequence
+    sequence.cache.length = length
+    sequence.num_text = min(length, job.num_text)
+    sequence.drafted = list(job.context[sequence.num_text : length])
 
 
 def _bitmask(jobs: Sequence[DraftJob], vocab_size: int) -> Tensor | None:
-    """Return what the constraints allow, [wishes, words] int32; None: there are none."""
+    """Return the legal tokens, [jobs, words] int32; None: no job has a constraint."""
     if all(job.constraint is None for job in jobs):
         return None
     bitmask = torch.full((len(jobs), -(-vocab_size // 32)), -1, dtype=torch.int32)

@@ -1,16 +1,16 @@
-"""ADED: a tree of what tends to follow pairs of tokens, learnt from corpora and from recent use.
+"""ADED: a tree of tokens that often follow pairs of tokens, in corpora and in recent outputs.
 
-Each namespace has a store of tri-grams. At every step those of the latest tokens gain weight; what
-is imported into the namespace is the corpus, and there is none to begin with. The draft is the tree
-of the nodes of the greatest survival, of which a token's chance is weight / (sum of weights + 0.5);
-or, as the preset `paper`, what Monte-Carlo search visits most.
+Each namespace has a store of trigrams. At every step the trigrams of the latest tokens gain weight;
+texts that are imported into the namespace are the corpus, which is empty at first. A token's
+acceptance probability is weight / (sum of weights + 0.5). The draft is the tree with the highest
+path probabilities or, with the preset `paper`, the paths that Monte-Carlo tree search visits most.
 
-Law: none of its own; verified as every draft. What is drafted depends on what the namespace has
-seen before, what is emitted never does. Cost: O(window) a step to adapt, and one lookup a node to
-draft; the search of the paper about a hundred times as much.
-Source: ADED, arXiv:2407.12021. Departs from the paper where it says so: the store is a tenant's
-own and bounded (stores/trigrams.py), the search is best first unless the preset is asked for, and
-without the preset a prompt is read as if it had been written here.
+Law: none of its own; every draft is verified. Drafts depend on earlier texts of the namespace,
+outputs never do. Cost: O(window) a step to adapt, and one lookup a node to draft; about a hundred
+times as much with the paper's search.
+Source: ADED, arXiv:2407.12021. Differs from the paper: stores are bounded and separate for each
+namespace (stores/trigrams.py), the search is best-first, and the prompt is read as if it had been
+generated; the preset `paper` restores the last two.
 """
 
 from __future__ import annotations
@@ -38,55 +38,53 @@ from plait.decoders.speculative.tree_search import (
 )
 
 SMOOTHING = 0.5
-PRIVATE_PAIRS = 2**12  # pairs of a sequence that keeps to itself
+PRIVATE_PAIRS = 2**12  # of a sequence that shares nothing
 
 
 class AdedOptions(StoreOptions):
-    """How the store adapts, and how the tree is found."""
+    """How the store adapts, and how the tree is built."""
 
-    window: int = Field(16, ge=3, le=64, description="Latest tokens whose tri-grams gain weight.")
+    window: int = Field(16, ge=3, le=64, description="Latest tokens whose trigrams gain weight.")
     step: float = Field(0.04, ge=0, le=3, description="Weight that each gains in a step.")
-    cap: float = Field(3.0, gt=0, le=100, description="Weight beyond which none grows.")
-    prompt: bool = Field(True, description="Read the prompt as if it had been written here.")
+    cap: float = Field(3.0, gt=0, le=100, description="Largest weight that adaptation gives.")
+    prompt: bool = Field(True, description="Read the prompt as if it had been generated.")
     search: Literal["best-first", "monte-carlo"] = "best-first"
-    depth: int = Field(8, ge=1, le=16, description="Tokens of a path, at most.")
-    iterations: int = Field(150, ge=1, le=1000, description="Of the Monte-Carlo search.")
+    depth: int = Field(8, ge=1, le=16, description="Most tokens of a path.")
+    iterations: int = Field(150, ge=1, le=1000, description="Of the Monte-Carlo tree search.")
     explore: float = Field(32.0, ge=0, le=1000, description="Its constant c1.")
     base: float = Field(8.0, gt=0, le=1000, description="Its constant c2.")
-    prefixes: int = Field(24, ge=1, le=64, description="Paths that it drafts, at most.")
+    prefixes: int = Field(24, ge=1, le=64, description="Most paths that it drafts.")
 
 
 @dataclass(slots=True)
 class AdedState:
-    """What is known of one sequence."""
+    """State of one sequence: which store it uses, and whether its prompt was read."""
 
-    namespace: str | None  # None: the sequence keeps to itself
+    namespace: str | None  # whose store is shared; None: the sequence uses its own
     own: TriGrams
-    is_read: bool  # the prompt is, by the sequence or by a sibling
+    is_read: bool  # the prompt was read, by this or another sequence of the request
 
 
 class AdedDrafter:
-    """Looks the last two tokens up, and the pairs that may follow them."""
+    """Looks up the last two tokens and, from there, the pairs that may follow."""
 
     name: ClassVar[str] = "aded"
 
     def __init__(self, options: AdedOptions, stores: DraftStores) -> None:
         self._options = options
         self._stores = stores
-        self._latest: Sequence[int] = ()  # prompt; the sequences of a request have the same one
-        self._climb = MctsConfig(
-            options.iterations, options.explore, options.base, options.prefixes
-        )
+        self._latest: Sequence[int] = ()  # prompt; the sequences of a request share the object
+        self._mcts = MctsConfig(options.iterations, options.explore, options.base, options.prefixes)
 
     def start(self, request: DecodeRequest) -> AdedState:
-        """Read nothing yet: the prompt is read when the first draft is asked for."""
+        """Return the state; the prompt is read at the first draft."""
         shares = self._options.learn and self._stores.max_tokens > 0
         is_read = shares and request.prompt_token_ids is self._latest
         self._latest = request.prompt_token_ids
         return AdedState(request.namespace if shares else None, TriGrams(PRIVATE_PAIRS), is_read)
 
     def propose(self, requests: Sequence[DraftRequest[AdedState]]) -> Sequence[Draft]:
-        """Return the trees."""
+        """Return the draft trees."""
         return [self._draft(request) for request in requests]
 
     def commit(self, state: AdedState, text: Sequence[int], result: VerificationResult) -> None:
@@ -96,23 +94,23 @@ class AdedDrafter:
         self._store(state).adapt(window, options.step, options.cap)
 
     def finish(self, state: AdedState, text: Sequence[int]) -> None:
-        """Leave it to the speculator to keep the output."""
+        """Do nothing: the speculator adds the output to the store."""
 
     def _draft(self, request: DraftRequest[AdedState]) -> Draft:
         options, store = self._options, self._store(request.state)
         if not request.state.is_read:
             request.state.is_read = True
             if options.prompt:
-                store.catch_up(request.text, options.window, options.step, options.cap)
-        tail = [*request.text[-2:], *request.draft_prefix][-2:]
-        if len(tail) < 2:
+                store.adapt_to_text(request.text, options.window, options.step, options.cap)
+        last = [*request.text[-2:], *request.draft_prefix][-2:]
+        if len(last) < 2:
             return Draft()
-        pair = tail[0], tail[1]
+        pair = last[0], last[1]
         bounds = TreeLimits(request.max_tokens, options.depth)
         if options.search == "best-first":
             return best_first(store.successors, pair, bounds, SMOOTHING)
-        random = Random(len(request.text))  # the same for the same request
-        paths = monte_carlo(store.successors, pair, bounds, self._climb, random)
+        random = Random(len(request.text))  # reproducible
+        paths = monte_carlo(store.successors, pair, bounds, self._mcts, random)
         return paths_to_draft(store.successors, pair, paths, SMOOTHING)
 
     def _store(self, state: AdedState) -> TriGrams:
@@ -129,7 +127,7 @@ def make(options: AdedOptions, *, context: DrafterContext) -> AdedDrafter:
 METHOD = Method(
     kind="drafter",
     name="aded",
-    summary="A tree of what tends to follow pairs of tokens, in corpora and lately.",
+    summary="A tree of tokens that often follow pairs of tokens, in corpora and recent outputs.",
     source="ADED, arXiv:2407.12021",
     target="plait.decoders.speculative.drafters.aded:make",
     options=AdedOptions,

@@ -1,17 +1,17 @@
-"""Jacobi: what the rows behind a wrong draft have drawn are the next drafts.
+"""Jacobi: the tokens sampled behind a rejected draft token are the next draft.
 
-A pass draws a token at every row of a draft, those behind the first wrong one included. Moved to
-where the text has got to they are drafted again, and drawn again in the light of better tokens
-before them, until what is fed is what is drawn. Behind them a window is filled with guesses. In a
-stack it costs nothing: put last, it refreshes the tail of whatever the others have drafted.
+A pass samples a token at every row of a draft, also at those behind the first rejected token. These
+tokens are drafted in the next step and sampled again, now with better tokens before them, until
+what is fed equals what is sampled. The rest of the window is filled with guesses. As the last of
+several drafters it costs nothing: it refreshes the rejected end of what the others have drafted.
 
-Law: verified as every draft; with the request's noise at each position the drafts iterate
-x <- argmax(log p(. | x) / T + G), whose fixed point is the text itself. At least one token becomes
-final a pass, so a window as long as the text ends in as many passes as it has tokens, or fewer.
+Law: every draft is verified. With the request's noise G at each position, drafts iterate
+x <- argmax(log p(. | x) / T + G), whose fixed point is the text itself. Each pass makes at least
+one token final, so a window as long as the text needs at most as many passes as it has tokens.
 Source: Santilli et al. 2023, parallel decoding by Jacobi iteration, arXiv:2305.10427; speculative
-Jacobi decoding, arXiv:2410.01699. Departs from the latter in its verifier: sample and match under
-shared noise instead of a ratio test, so no law of a draft is stored, and a token that the new
-context leaves likely is drawn again by itself, which SJD++ (arXiv:2512.07503) gets by a threshold.
+Jacobi decoding, arXiv:2410.01699. Differs from the latter in the verifier: sample and match under
+shared noise instead of a ratio test. So no draft distribution is stored, and a token that is still
+likely in the new context is sampled again, for which SJD++ (arXiv:2512.07503) has a threshold.
 """
 
 from __future__ import annotations
@@ -29,32 +29,30 @@ from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import DraftOptions
 from plait.decoders.speculative.context import DrafterContext
 
-STABLE_PROB, CHANGED_PROB = (
-    0.6,
-    0.25,
-)  # chance of a token that was drawn twice in a row, and of another
+STABLE_PROB = 0.6  # of a token that was sampled twice in a row at its position
+CHANGED_PROB = 0.25  # of another
 
 
 class JacobiOptions(DraftOptions):
-    """What fills a window that is shorter than max_draft."""
+    """What fills the rest of the window, up to max_draft."""
 
     fill: Literal["random", "repeat", "off"] = Field(
-        "random", description="Guesses: random tokens, the text's last token, or none."
+        "random", description="Guesses: random tokens, the last token, or none."
     )
 
 
 @dataclass(slots=True)
 class JacobiState:
-    """What is guessed of one text, from its end on."""
+    """The draft of one text, from its end on."""
 
     seed: int
     sequence: int
     tokens: list[int] = field(default_factory=list)
-    is_stable: list[bool] = field(default_factory=list)  # fed and drawn again
+    is_stable: list[bool] = field(default_factory=list)  # was fed and sampled again
 
 
 class JacobiDrafter:
-    """Drafts what the last pass drew behind its first wrong draft."""
+    """Drafts what the last pass sampled behind its first rejected token."""
 
     name: ClassVar[str] = "jacobi"
 
@@ -64,17 +62,17 @@ class JacobiDrafter:
         self._vocab_size = vocab_size
 
     def start(self, request: DecodeRequest) -> JacobiState:
-        """Guess nothing yet."""
+        """Return an empty window."""
         return JacobiState(request.sampling.seed, request.sequence_index)
 
     def propose(self, requests: Sequence[DraftRequest[JacobiState]]) -> Sequence[Draft]:
-        """Return the windows as far as others have not filled them."""
+        """Return the part of each window that other drafters have not filled."""
         return [self._draft(request) for request in requests]
 
     def commit(self, state: JacobiState, text: Sequence[int], result: VerificationResult) -> None:
-        """Keep what was drawn behind the last row that was reached.
+        """Keep what was sampled behind the last accepted row.
 
-        In a tree, along the first child of each node: others are less likely still.
+        In a tree, along the first child of each node: the others are less likely.
         """
         state.tokens, state.is_stable = [], []
         child = {parent: node for node, parent in reversed([*enumerate(result.parents)])}
@@ -87,35 +85,31 @@ class JacobiDrafter:
             node = after
 
     def finish(self, state: JacobiState, text: Sequence[int]) -> None:
-        """Hold nothing."""
+        """Do nothing: there is nothing to release."""
 
     def _draft(self, request: DraftRequest[JacobiState]) -> Draft:
         window, drafted = request.state, len(request.draft_prefix)
         tokens = window.tokens[drafted : self._size]
-        acceptance_probs = [
-            STABLE_PROB if stable else CHANGED_PROB
-            for stable in window.is_stable[drafted : self._size]
-        ]
+        is_stable = window.is_stable[drafted : self._size]
+        probs = [STABLE_PROB if stable else CHANGED_PROB for stable in is_stable]
         guesses = self._guesses(request, drafted + len(tokens))
-        acceptance_prob = 1.0 / self._vocab_size
-        return Draft([*tokens, *guesses], [*acceptance_probs, *[acceptance_prob] * len(guesses)])
+        return Draft([*tokens, *guesses], [*probs, *[1.0 / self._vocab_size] * len(guesses)])
 
     def _guesses(self, request: DraftRequest[JacobiState], first: int) -> list[int]:
-        """Return a token for each place of the window from one on."""
-        places = range(first, self._size)
-        if self._fill == "off" or not places:
+        """Return a guess for each position of the window from `first` on."""
+        missing = range(first, self._size)
+        if self._fill == "off" or not missing:
             return []
         if self._fill == "repeat":
-            return [request.draft_prefix[-1] if request.draft_prefix else request.text[-1]] * len(
-                places
-            )
+            last = request.draft_prefix[-1] if request.draft_prefix else request.text[-1]
+            return [last] * len(missing)
         window, end = request.state, len(request.text)
-        words = (_word(window.seed, window.sequence, end + place) for place in places)
+        words = (_word(window.seed, window.sequence, end + i) for i in missing)
         return [word % self._vocab_size for word in words]
 
 
 def _word(*key: int) -> int:
-    """Return 64 random bits that are a function of the key."""
+    """Return a 64-bit hash of the key."""
     text = ",".join(map(str, key)).encode()
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
 
@@ -128,7 +122,7 @@ def make(options: JacobiOptions, *, context: DrafterContext) -> JacobiDrafter:
 METHOD = Method(
     kind="drafter",
     name="jacobi",
-    summary="What the rows behind a wrong draft have drawn, refreshed pass by pass.",
+    summary="The tokens sampled behind a rejected draft token, refreshed in every pass.",
     source="Speculative Jacobi decoding, arXiv:2410.01699, algorithm 1",
     target="plait.decoders.speculative.drafters.jacobi:make",
     options=JacobiOptions,

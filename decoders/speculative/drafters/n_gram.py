@@ -1,15 +1,16 @@
-"""N-gram: what followed the last tokens when they stood in the text before (prompt lookup).
+"""N-gram: what followed the last tokens where they occurred earlier in the text (prompt lookup).
 
-An index of hashes, extended token by token, says where each run of n tokens has ended, the latest
-place first. The longest run in [min_n, max_n] that has occurred is followed: its latest occurrences
-vote on every token, a tie goes to the latest of them, those that were outvoted drop out, and where
-they disagree too much the draft ends. An occurrence that runs into the end of the text goes on with
-the draft itself, so that what repeats is repeated further.
+A hash table, extended token by token, holds where each n-gram of the text ended, the latest
+occurrence first. The longest n-gram at the end of the text, n in [min_n, max_n], that has occurred
+before is followed. Its latest occurrences vote on every draft token. A tie goes to the latest
+occurrence, outvoted occurrences are left out from then on, and the draft ends where they disagree
+too much. An occurrence that reaches the end of the text continues in the draft itself, so
+repetitions are continued.
 
-Law: none of its own; verified as every draft. Cost: O(max_n - min_n) a token of the text, and
-O(occurrences) a token of the draft. Memory: the runs of the last 2 * WINDOW tokens at most.
-Source: Saxena 2023, prompt lookup decoding; vLLM's method ngram, which is the preset `vllm`: it
-scans the text anew at every step for the earliest occurrence, and copies it to the end of the text.
+Law: none of its own; every draft is verified. Cost: O(max_n - min_n) a token of the text, and
+O(occurrences) a token of the draft. Memory: the n-grams of at most the last 2 * WINDOW tokens.
+Source: Saxena 2023, prompt lookup decoding; vLLM's method ngram (preset `vllm`), which searches the
+text at every step for the earliest occurrence and copies what followed, up to the end of the text.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.match_prob import match_prob
 from plait.decoders.speculative.prompt_cache import PromptCache, PromptCacheEntry
 
-WINDOW = 2**14  # tokens that stay indexed when a longer text is indexed anew
+WINDOW = 2**14  # tokens that stay indexed when the index of a longer text is rebuilt
 NOWHERE = -1
 
 
 class NGramOptions(DraftOptions):
-    """Which runs are looked up, and whom of their occurrences the draft follows."""
+    """Which n-grams are looked up, and which occurrences the draft follows."""
 
-    min_n: int = Field(2, ge=1, le=32, description="Tokens that must match, at least.")
-    max_n: int = Field(6, ge=1, le=32, description="Tokens that may match, at most.")
+    min_n: int = Field(2, ge=1, le=32, description="Fewest tokens that must match.")
+    max_n: int = Field(6, ge=1, le=32, description="Most tokens that are matched.")
     prefer: Literal["latest", "earliest"] = Field("latest", description="Which occurrences vote.")
-    occurrences: int = Field(8, ge=1, le=64, description="Occurrences that vote, at most.")
+    occurrences: int = Field(8, ge=1, le=64, description="Most occurrences that vote.")
     agreement: float = Field(
         0.4, ge=0, le=1, description="Share of the votes below which the draft ends."
     )
-    overlap: bool = Field(True, description="Behind the end of the text, go on with the draft.")
+    overlap: bool = Field(True, description="At the end of the text, continue in the draft.")
 
     @model_validator(mode="after")
     def _possible(self) -> NGramOptions:
@@ -55,74 +56,72 @@ class NGramOptions(DraftOptions):
 
 @dataclass(slots=True)
 class NGramTable:
-    """The runs of one size, by the indices of the tokens that follow them."""
+    """Where the n-grams of one size end: the indices of the tokens that follow them."""
 
     size: int
-    ends: dict[tuple[int, ...], int]  # run -> its latest (or earliest) end
-    before: list[int]  # from Index.base on: the end of the same run before this one
+    ends: dict[tuple[int, ...], int]  # n-gram -> its latest (or earliest) end
+    before: list[int]  # by end - base: the previous end of the same n-gram
 
 
 class NGramIndex:
-    """Where runs of one text's tokens ended."""
+    """Where the n-grams of one text end."""
 
     def __init__(self, sizes: Sequence[int], *, latest: bool) -> None:
         self._sizes = sizes
         self._latest = latest
         self._base = 0  # the first token that is indexed
-        self._length = 0  # tokens that are, and those before them
-        self.runs: list[NGramTable] = []
+        self._length = 0  # tokens of the text, up to the last that is indexed
+        self.tables: list[NGramTable] = []
         self._start(0)
 
     def extend(self, text: Sequence[int]) -> None:
-        """Index the runs that end before the text's last token, which nothing follows yet."""
+        """Index the n-grams that end before the text's last token, and so have a next token."""
         if len(text) - self._base > 2 * WINDOW:
             self._start(len(text) - WINDOW)
         first, base = self._length, self._base
-        for runs in self.runs:
-            size, ends, before = runs.size, runs.ends, runs.before
+        for table in self.tables:
+            size, ends, before = table.size, table.ends, table.before
             before.extend([NOWHERE] * (min(base + size, len(text)) - base - len(before)))
             for stop in range(max(first, base + size), len(text)):
-                run = tuple(text[stop - size : stop])
-                earlier = ends.get(run, NOWHERE)
+                n_gram = tuple(text[stop - size : stop])
+                earlier = ends.get(n_gram, NOWHERE)
                 before.append(earlier)
                 if self._latest or earlier == NOWHERE:
-                    ends[run] = stop
+                    ends[n_gram] = stop
         self._length = max(len(text), first)
 
     def copy(self) -> NGramIndex:
-        """Return an index of the same text that goes its own way."""
+        """Return an independent copy."""
         made = NGramIndex(self._sizes, latest=self._latest)
         made._base, made._length = self._base, self._length
-        made.runs = [NGramTable(r.size, r.ends.copy(), r.before.copy()) for r in self.runs]
+        made.tables = [NGramTable(t.size, t.ends.copy(), t.before.copy()) for t in self.tables]
         return made
 
-    def places(self, runs: NGramTable, run: tuple[int, ...], count: int) -> list[int]:
-        """Return where a run ended, at most so often, beginning with the preferred place."""
+    def find(self, table: NGramTable, n_gram: tuple[int, ...], count: int) -> list[int]:
+        """Return at most `count` ends of an n-gram, the preferred one first."""
         found: list[int] = []
-        place = runs.ends.get(run, NOWHERE)
-        while place != NOWHERE and len(found) < count:
-            found.append(place)
-            place = runs.before[place - self._base]
+        end = table.ends.get(n_gram, NOWHERE)
+        while end != NOWHERE and len(found) < count:
+            found.append(end)
+            end = table.before[end - self._base]
         return found
 
     def _start(self, base: int) -> None:
-        """Begin with an empty index of the text from a token on."""
-        self.runs = [NGramTable(size, {}, []) for size in self._sizes]
+        """Empty the index; it covers the text from token `base` on."""
+        self.tables = [NGramTable(size, {}, []) for size in self._sizes]
         self._base = self._length = base
 
 
 @dataclass(slots=True)
 class NGramState:
-    """What is known of one sequence."""
+    """The index of one sequence's text."""
 
-    share: (
-        PromptCacheEntry[NGramIndex] | None
-    )  # of the prompt's index, until the first draft is asked for
+    shared: PromptCacheEntry[NGramIndex] | None  # the prompt's index, until the first draft
     index: NGramIndex
 
 
 class NGramDrafter:
-    """Looks the end of each text up in the text itself."""
+    """Looks up the end of each text in the text itself."""
 
     name: ClassVar[str] = "n-gram"
 
@@ -132,20 +131,20 @@ class NGramDrafter:
         self._prompt_cache = PromptCache(self._indexed, NGramIndex.copy)
 
     def start(self, request: DecodeRequest) -> NGramState:
-        """Index nothing yet: the prompt is read when the first draft is asked for."""
+        """Return the state; the prompt is indexed at the first draft."""
         return NGramState(self._prompt_cache.join(request.prompt_token_ids), self._indexed([]))
 
     def propose(self, requests: Sequence[DraftRequest[NGramState]]) -> Sequence[Draft]:
-        """Return what followed the last tokens before."""
+        """Return what followed the last tokens at earlier occurrences."""
         return [self._draft(request) for request in requests]
 
     def commit(self, state: NGramState, text: Sequence[int], result: VerificationResult) -> None:
-        """Learn nothing: the text itself is the store."""
+        """Do nothing: the index is extended at the next draft."""
 
     def finish(self, state: NGramState, text: Sequence[int]) -> None:
-        """Leave what was shared to the others."""
-        if state.share is not None:
-            self._prompt_cache.leave(state.share)
+        """Leave the cache of the prompt's index."""
+        if state.shared is not None:
+            self._prompt_cache.leave(state.shared)
 
     def _indexed(self, text: Sequence[int]) -> NGramIndex:
         index = NGramIndex(self._sizes, latest=self._options.prefer == "latest")
@@ -153,44 +152,44 @@ class NGramDrafter:
         return index
 
     def _draft(self, request: DraftRequest[NGramState]) -> Draft:
-        own = request.state
-        if own.share is not None:
-            own.index = self._prompt_cache.take(own.share)
-            own.share = None
-        index = own.index
+        state = request.state
+        if state.shared is not None:
+            state.index = self._prompt_cache.take(state.shared)
+            state.shared = None
+        index = state.index
         index.extend(request.text)
-        tail = [*request.text[-self._sizes.start :], *request.draft_prefix]
-        for runs in index.runs:
-            if len(tail) >= runs.size:
-                run = tuple(tail[len(tail) - runs.size :])
-                places = index.places(runs, run, self._options.occurrences)
-                if places:
-                    return self._follow(request, places, runs.size)
+        last = [*request.text[-self._sizes.start :], *request.draft_prefix]
+        for table in index.tables:
+            if len(last) >= table.size:
+                n_gram = tuple(last[len(last) - table.size :])
+                ends = index.find(table, n_gram, self._options.occurrences)
+                if ends:
+                    return self._follow(request, ends, table.size)
         return Draft()
 
-    def _follow(self, request: DraftRequest[NGramState], places: list[int], size: int) -> Draft:
-        """Return what followed the occurrences that end at some places, by their votes."""
+    def _follow(self, request: DraftRequest[NGramState], ends: list[int], size: int) -> Draft:
+        """Return what followed the occurrences that end at `ends`, by majority."""
         text, length = request.text, len(request.text)
-        behind = list(request.draft_prefix)  # what follows the text, as far as it is drafted
-        acceptance_probs: list[float] = []
+        drafted = list(request.draft_prefix)  # the draft so far, from the end of the text on
+        probs: list[float] = []
         for step in range(request.max_tokens):
             votes: dict[int, list[int]] = {}
-            for place in places:
-                at = place + step
+            for end in ends:
+                at = end + step
                 if at < length:
-                    votes.setdefault(text[at], []).append(place)
+                    votes.setdefault(text[at], []).append(end)
                 elif self._options.overlap:
-                    votes.setdefault(behind[at - length], []).append(place)
+                    votes.setdefault(drafted[at - length], []).append(end)
             if not votes:
                 break
             token = max(votes, key=lambda each: len(votes[each]))
             share = len(votes[token]) / sum(map(len, votes.values()))
             if share < self._options.agreement:
                 break
-            places = votes[token]
-            behind.append(token)
-            acceptance_probs.append(match_prob(size + step, len(places), share))
-        return Draft(behind[len(request.draft_prefix) :], acceptance_probs)
+            ends = votes[token]
+            drafted.append(token)
+            probs.append(match_prob(size + step, len(ends), share))
+        return Draft(drafted[len(request.draft_prefix) :], probs)
 
 
 def make(options: NGramOptions, *, context: DrafterContext) -> NGramDrafter:
@@ -201,7 +200,7 @@ def make(options: NGramOptions, *, context: DrafterContext) -> NGramDrafter:
 METHOD = Method(
     kind="drafter",
     name="n-gram",
-    summary="What followed the last tokens when they stood in the text before.",
+    summary="What followed the last tokens where they occurred earlier in the text.",
     source="Saxena 2023, prompt lookup decoding",
     target="plait.decoders.speculative.drafters.n_gram:make",
     options=NGramOptions,

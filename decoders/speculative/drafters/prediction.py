@@ -1,19 +1,21 @@
-"""Prediction: the answer that the client expects (OpenAI's `prediction`), followed through edits.
+"""Prediction: the output that the client expects (OpenAI's `prediction`), followed through edits.
 
-A pointer walks along the prediction as long as the answer does. Where they differ, the longest run
-of the answer's last tokens, max_n at most, is looked up in the prediction, and the walk goes on
-behind it. Of several such places the nearest behind the last one where the answer was surely on
-track is taken, else the last of all: what was deleted is skipped, what was inserted is waited for.
-A token that stands nowhere in the prediction is taken, once, to replace the one that was predicted.
-A draft is at most twice as long as what has ever agreed in a row, and two tokens; an answer that
-begins otherwise must have agreed somewhere in SURE tokens, or a common word would be taken for a
-sign, in the place of better drafts. So a prediction that is wrong altogether costs a few rows.
-While the answer follows the prediction nobody else drafts behind it: either it has more to say, or
-it is at its end, and so should the answer be.
+A cursor moves along the prediction as long as the output agrees with it. Where they differ, the
+last tokens of the output are looked up in the prediction, the longest match of at most max_n tokens
+first, and the cursor moves behind the match. Of several matches the first one behind `home`, the
+last position that was certain, is taken, or else the last match. So deleted passages are skipped
+and inserted ones are waited for. A token that does not occur in the prediction is taken, once, for
+a replacement of the predicted one.
 
-Law: none of its own; verified as every draft. Cost: O(max_n log tokens) a token that differs; 12
-bytes times max_n a predicted token, and a set of them, once for all sequences of a request.
-Source: OpenAI's predicted outputs, which say what goes in and what is counted, not how.
+A draft has at most GROWTH tokens for each token that has ever agreed in a row, and for one more. An
+output that does not begin like the prediction must have agreed in MIN_AGREED consecutive tokens
+first; a single common word would not be a sign. So a wrong prediction costs only a few rows. While
+the output follows the prediction no other drafter extends the draft: at the end of the prediction
+the output should end as well.
+
+Law: none of its own; every draft is verified. Cost: O(max_n log tokens) a token that differs; 12
+bytes times max_n a predicted token, plus a set of them, once for all sequences of a request.
+Source: OpenAI's predicted outputs, which specify the field and what is counted, not the method.
 """
 
 from __future__ import annotations
@@ -35,24 +37,22 @@ from plait.decoders.speculative.context import DrafterContext
 
 MULTIPLIER = 0x9E3779B97F4A7C15
 MASK64 = 2**64 - 1
-MIN_AGREED = 3  # tokens that agree before a place counts as the right one
-GROWTH = 2  # tokens of a draft for each that has agreed in a row, and for one more
+MIN_AGREED = 3  # consecutive tokens that make a position certain
+GROWTH = 2
 LOST = -1
 
 
 class PredictionOptions(DraftOptions):
-    """How a place in the prediction is found again."""
+    """How the position in the prediction is found again."""
 
-    max_draft: int = Field(
-        MAX_DRAFT, ge=1, le=MAX_DRAFT, description="Tokens of one draft, at most."
-    )
-    max_n: int = Field(4, ge=1, le=16, description="Tokens that are looked up, at most.")
+    max_draft: int = Field(MAX_DRAFT, ge=1, le=MAX_DRAFT, description="Most tokens of one draft.")
+    max_n: int = Field(4, ge=1, le=16, description="Most tokens that are looked up.")
 
 
 class PredictionIndex:
-    """One prediction, and where in it each run of 1 to max_n tokens ends.
+    """One prediction, and where each of its n-grams, n in 1..max_n, ends.
 
-    Runs are known by a hash; two that share one by chance cost a wrong draft.
+    N-grams are known by their hash; a collision costs a rejected draft.
     """
 
     def __init__(self, token_ids: Sequence[int], max_n: int) -> None:
@@ -60,28 +60,28 @@ class PredictionIndex:
         self.max_n = max_n
         self._followed = frozenset(token_ids[:-1])
         ids = np.asarray(token_ids, dtype=np.uint64) + np.uint64(1)
-        last = len(ids)  # a run that ends there has nothing behind it
-        hashes = np.zeros(last, dtype=np.uint64)  # of the run that begins at each token
-        self._runs = []
+        last = len(ids)  # an n-gram that ends there has no next token
+        hashes = np.zeros(last, dtype=np.uint64)  # of the n-gram that begins at each token
+        self._tables = []
         for size in range(1, max_n + 1):
             count = max(last - size, 0)
             hashes = hashes[:count] * np.uint64(MULTIPLIER) + ids[size - 1 : size - 1 + count]
             order = np.argsort(hashes, kind="stable")
-            self._runs.append((hashes[order], (order + size).astype(np.int32)))
+            self._tables.append((hashes[order], (order + size).astype(np.int32)))
 
     def find(self, tail: Sequence[int], home: int) -> tuple[int, int] | None:
-        """Return where a tail's longest known run ends, and its length.
+        """Return the end of the longest match of a text's last tokens, and its length.
 
-        Of several places the first behind `home`; if all are before it, the last.
+        Of several matches the first behind `home`; if all are before it, the last.
         """
-        if not tail or tail[-1] not in self._followed:  # most tokens, where all is wrong
+        if not tail or tail[-1] not in self._followed:  # the usual case if the prediction is wrong
             return None
         longest: tuple[NDArray[np.int32], int] | None = None
         for size in range(1, min(self.max_n, len(tail)) + 1):
-            hashes, ends = self._runs[size - 1]
+            hashes, ends = self._tables[size - 1]
             key = np.uint64(_hash(tail[len(tail) - size :]))
             first = int(hashes.searchsorted(key))
-            if first == len(hashes) or hashes[first] != key:  # nor is there a longer one
+            if first == len(hashes) or hashes[first] != key:  # then there is no longer match
                 break
             longest = ends[first : int(hashes.searchsorted(key, "right"))], size
         if longest is None:
@@ -93,25 +93,25 @@ class PredictionIndex:
 
 @dataclass(frozen=True, slots=True)
 class PredictionCursor:
-    """Where an answer stands in its prediction."""
+    """The position of an output in its prediction."""
 
-    at: int = 0  # index of the predicted token that is due
-    run: int = 1  # tokens that have agreed since it was found; LOST: none is due
-    home: int = 0  # where the answer was last surely on track
-    best: int = 1  # the longest run so far
+    at: int = 0  # index of the next predicted token
+    run: int = 1  # tokens that agree in a row, plus 1 at the start; LOST: no position
+    home: int = 0  # the last certain position
+    best: int = 1  # the longest `run` so far
 
 
 @dataclass(slots=True)
 class PredictionState:
-    """What is remembered of one sequence."""
+    """State of one sequence."""
 
-    anchors: PredictionIndex | None  # None once the sequence has ended
-    read: int  # tokens of the text that the cursor knows
+    index: PredictionIndex | None  # None once the sequence has ended
+    read: int  # tokens of the text that the cursor covers
     cursor: PredictionCursor = PredictionCursor()
 
 
 class PredictionDrafter:
-    """Follows each answer through its own prediction."""
+    """Follows each output through its own prediction."""
 
     name: ClassVar[str] = "prediction"
 
@@ -120,86 +120,81 @@ class PredictionDrafter:
         self._known: WeakValueDictionary[tuple[int, ...], PredictionIndex] = WeakValueDictionary()
 
     def start(self, request: DecodeRequest) -> PredictionState | None:
-        """Begin at the prediction's start, which siblings share."""
+        """Return the state; sequences with the same prediction share its index."""
         token_ids = tuple(request.options.get(PREDICTION, ()))
         if not token_ids:
             return None
-        anchors = self._known.get(token_ids)
-        if anchors is None:
-            anchors = self._known[token_ids] = PredictionIndex(token_ids, self._max_n)
-        return PredictionState(anchors, len(request.prompt_token_ids))
+        index = self._known.get(token_ids)
+        if index is None:
+            index = self._known[token_ids] = PredictionIndex(token_ids, self._max_n)
+        return PredictionState(index, len(request.prompt_token_ids))
 
     def propose(self, requests: Sequence[DraftRequest[PredictionState]]) -> Sequence[Draft]:
-        """Return what the predictions go on with."""
+        """Return the next tokens of each prediction."""
         return [self._draft(request) for request in requests]
 
     def commit(
         self, state: PredictionState, text: Sequence[int], result: VerificationResult
     ) -> None:
-        """Walk on when the next draft is asked for, whoever has drafted what was emitted."""
+        """Do nothing: the cursor moves at the next draft."""
 
     def finish(self, state: PredictionState, text: Sequence[int]) -> None:
-        """Let go of the prediction, which nobody needs when all its sequences have ended."""
-        state.anchors = None
+        """Drop the index; the last sequence that drops it frees it."""
+        state.index = None
 
     def _draft(self, request: DraftRequest[PredictionState]) -> Draft:
-        state, text, anchors = request.state, request.text, request.state.anchors
-        if anchors is None:
+        state, text, index = request.state, request.text, request.state.index
+        if index is None:
             return Draft()
         before = text[max(state.read - self._max_n, 0) : state.read]
-        known = _advance_cursor(anchors, state.cursor, before, text[state.read :])
+        known = _advance_cursor(index, state.cursor, before, text[state.read :])
         state.cursor, state.read = known, len(text)
-        cursor = _advance_cursor(anchors, known, text[-self._max_n :], request.draft_prefix)
+        cursor = _advance_cursor(index, known, text[-self._max_n :], request.draft_prefix)
         if cursor.run == LOST:
             return Draft()
-        hoped = min(
-            cursor.run, len(request.draft_prefix)
-        )  # tokens that agree, but are drafts themselves
-        agreed = max(known.best, cursor.run - hoped)
-        begins = cursor.run == cursor.at + 1  # has agreed from the first token on
-        if not (begins or agreed >= MIN_AGREED):
+        unverified = min(cursor.run, len(request.draft_prefix))  # draft tokens that agree
+        agreed = max(known.best, cursor.run - unverified)
+        is_prefix = cursor.run == cursor.at + 1  # has agreed from the first token on
+        if not (is_prefix or agreed >= MIN_AGREED):
             return Draft()
-        max_tokens = min(request.max_tokens, GROWTH * (agreed + 1) - hoped)
-        tokens = anchors.token_ids[cursor.at : cursor.at + max(max_tokens, 0)]
-        acceptance_probs = [_match_prob(cursor.run + i) for i in range(len(tokens))]
-        return Draft(tokens, acceptance_probs, can_extend=cursor.at > len(anchors.token_ids))
+        max_tokens = min(request.max_tokens, GROWTH * (agreed + 1) - unverified)
+        tokens = index.token_ids[cursor.at : cursor.at + max(max_tokens, 0)]
+        probs = [_match_prob(cursor.run + i) for i in range(len(tokens))]
+        return Draft(tokens, probs, can_extend=cursor.at > len(index.token_ids))
 
 
 def _advance_cursor(
-    anchors: PredictionIndex,
+    index: PredictionIndex,
     cursor: PredictionCursor,
     before: Sequence[int],
     token_ids: Sequence[int],
 ) -> PredictionCursor:
-    """Return where an answer stands once some more tokens are written, which follow `before`."""
+    """Return the cursor after some more tokens of output, which follow `before`."""
     tail = list(before)
     for token in token_ids:
         tail.append(token)
-        cursor = _advance_one(anchors, cursor, tail[-anchors.max_n :])
+        cursor = _advance_one(index, cursor, tail[-index.max_n :])
     return cursor
 
 
 def _advance_one(
-    anchors: PredictionIndex, cursor: PredictionCursor, tail: Sequence[int]
+    index: PredictionIndex, cursor: PredictionCursor, tail: Sequence[int]
 ) -> PredictionCursor:
-    """Take the last token of the tail into account."""
+    """Return the cursor after one more token, the last of `tail`."""
     at, run, home, best = cursor.at, cursor.run, cursor.home, cursor.best
-    if run != LOST and tuple(anchors.token_ids[at : at + 1]) == (tail[-1],):
+    if run != LOST and tuple(index.token_ids[at : at + 1]) == (tail[-1],):
         at, run = at + 1, run + 1
     else:
-        found = anchors.find(tail, home)
+        found = index.find(tail, home)
         if found is None:
-            return (
-                PredictionCursor(at + 1, 0, home, best)
-                if run > 0
-                else PredictionCursor(at, LOST, home, best)
-            )
+            at, run = (at + 1, 0) if run > 0 else (at, LOST)
+            return PredictionCursor(at, run, home, best)
         at, run = found
     return PredictionCursor(at, run, at if run >= MIN_AGREED else home, max(best, run))
 
 
 def _match_prob(run: int) -> float:
-    """Return the chance of a predicted token behind so many that agreed."""
+    """Return the acceptance probability of a predicted token after `run` that agreed."""
     return (run + 1) / (run + 2)
 
 
@@ -218,7 +213,7 @@ def make(options: PredictionOptions, *, context: DrafterContext) -> PredictionDr
 METHOD = Method(
     kind="drafter",
     name="prediction",
-    summary="The request's own `prediction` of its answer, found again behind every edit.",
+    summary="The request's `prediction` of its output, found again after every edit.",
     source="OpenAI, predicted outputs",
     target="plait.decoders.speculative.drafters.prediction:make",
     options=PredictionOptions,

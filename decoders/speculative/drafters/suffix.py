@@ -1,18 +1,19 @@
-"""Suffix: what most often followed the longest endings of the text, here and in earlier answers.
+"""Suffix: what most often followed the suffixes of the text, here and in earlier outputs.
 
-Each sequence has an index of its own text, each namespace one of the texts that requests have left
-there. Every ending of the text that occurs in one is a candidate: of m tokens, it may be followed
-for factor * m + offset tokens, each time to the token that came most often, as long as the product
-of the tokens' shares stays above a cut. The sum of these products is the candidate's score, and the
-best one is the draft; of equals the longest ending's, the text's own before the namespace's. As a
-tree, the tokens of the largest products are drafted instead, whatever they follow.
+Each sequence has a suffix automaton of its own text; each namespace has one of its earlier outputs.
+Every suffix of the text that occurs in one of them gives a candidate. After a suffix of m tokens,
+up to factor * m + offset tokens are followed, each the most frequent next token, as long as the
+product of their relative frequencies is at least `cut`. The score of a candidate is the sum of
+these products, and the best candidate is the draft; of equals the one with the longest suffix, the
+text's own before the namespace's. With `tree` the tokens with the largest products are drafted
+instead, whichever tokens they follow.
 
-Law: none of its own; verified as every draft. Cost: O(depth) a token of the text at worst, three to
-six links of an automaton most often; the draft as much for each link.
+Law: none of its own; every draft is verified. Cost: O(depth) a token of the text at worst, usually
+three to six suffix links; the same a link to draft.
 Source: Oliaro et al. 2024, SuffixDecoding, arXiv:2411.04975; ArcticInference and vLLM's method
-suffix, whose defaults are the preset `vllm`. Departs from them where a chance is told: of a run's
-places, the end of the text itself is left out, since nothing has followed there yet; and where the
-namespace forgets, by halves of what it keeps instead of request by request.
+suffix (preset `vllm`). Differs from them in the stated probability, which leaves out the occurrence
+at the end of the text, where nothing has followed yet; and in eviction, which drops half of what
+the namespace keeps instead of one request.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import count as counter
 from typing import ClassVar
 
 from pydantic import Field
@@ -40,34 +42,34 @@ from plait.decoders.speculative.stores.suffixes import (
     suffix_index,
 )
 
-WINDOW = 2**14  # tokens that stay indexed when a longer text is indexed anew
+WINDOW = 2**14  # tokens that stay indexed when the index of a longer text is rebuilt
 
 
 class SuffixOptions(StoreOptions):
-    """How far endings are followed."""
+    """How far suffixes are followed."""
 
-    max_draft: int = Field(32, ge=1, le=64, description="Tokens of one draft, at most.")
+    max_draft: int = Field(32, ge=1, le=64, description="Most tokens of one draft.")
     depth: int = Field(
-        MAX_DEPTH, ge=2, le=MAX_DEPTH, description="Tokens of an ending and its draft, at most."
+        MAX_DEPTH, ge=2, le=MAX_DEPTH, description="Most tokens of a suffix and its draft."
     )
-    factor: float = Field(1.0, ge=0, le=64, description="Draft tokens per token of the ending.")
-    offset: float = Field(0.0, ge=-64, le=64, description="Draft tokens beyond that.")
-    cut: float = Field(0.1, ge=0, le=1, description="Product of shares below which a draft ends.")
+    factor: float = Field(1.0, ge=0, le=64, description="Draft tokens per token of the suffix.")
+    offset: float = Field(0.0, ge=-64, le=64, description="Draft tokens in addition.")
+    cut: float = Field(0.1, ge=0, le=1, description="Product of frequencies below which it ends.")
     tree: bool = Field(False, description="Draft the tokens of the largest products.")
 
 
 @dataclass(slots=True)
 class SuffixCursor:
-    """The longest ending of a text that occurs in an automaton of earlier texts."""
+    """The longest suffix of a text that occurs in an automaton of earlier texts."""
 
     automaton: SuffixAutomaton
-    num_tokens: int = NONE  # of the automaton, when the ending was looked for
-    read: int = 0  # tokens of the text
+    num_tokens: int = NONE  # of the automaton when the suffix was looked up
+    read: int = 0  # tokens of the text that are covered
     state: int = ROOT
     matched: int = 0
 
     def advance(self, text: Sequence[int]) -> None:
-        """Read the text to its end; look anew if the automaton has learnt meanwhile."""
+        """Read the text to its end; start again if the automaton has grown."""
         automaton = self.automaton
         if self.num_tokens != automaton.num_tokens:
             self.num_tokens = automaton.num_tokens
@@ -81,20 +83,18 @@ class SuffixCursor:
 
 @dataclass(slots=True)
 class SuffixState:
-    """What is known of one sequence."""
+    """The suffix automaton of one sequence's text, and its matches in earlier texts."""
 
     namespace: str
-    share: (
-        PromptCacheEntry[SuffixAutomaton] | None
-    )  # of the prompt's, until the first draft is asked for
+    shared: PromptCacheEntry[SuffixAutomaton] | None  # the prompt's, until the first draft
     automaton: SuffixAutomaton = field(default_factory=lambda: SuffixAutomaton(MAX_DEPTH))
-    read: int = 0  # tokens of the text that its own automaton has
+    read: int = 0  # tokens of the text that the automaton covers
     cursors: list[SuffixCursor] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class SuffixCandidate:
-    """A candidate."""
+    """A possible draft."""
 
     token_ids: list[int] = field(default_factory=list)
     acceptance_probs: list[float] = field(default_factory=list)
@@ -104,16 +104,16 @@ class SuffixCandidate:
 
 @dataclass(frozen=True, slots=True)
 class SuffixMatch:
-    """Endings of a text, all suffixes of one, that occur in an automaton."""
+    """The longest suffix of a text that occurs in an automaton, and with it all shorter ones."""
 
     automaton: SuffixAutomaton
     state: int
     matched: int
-    is_end: bool  # one of its places is the end of the text that the automaton has
+    is_end: bool  # one of its occurrences is the end of the automaton's own text
 
 
 class SuffixDrafter:
-    """Follows each text's endings through itself and through the namespace's earlier texts."""
+    """Follows the suffixes of each text in the text itself and in earlier texts."""
 
     name: ClassVar[str] = "suffix"
 
@@ -123,60 +123,60 @@ class SuffixDrafter:
         self._prompt_cache = PromptCache(_indexed, SuffixAutomaton.copy)
 
     def start(self, request: DecodeRequest) -> SuffixState:
-        """Index nothing yet: the prompt is read when the first draft is asked for."""
+        """Return the state; the prompt is indexed at the first draft."""
         return SuffixState(request.namespace, self._prompt_cache.join(request.prompt_token_ids))
 
     def propose(self, requests: Sequence[DraftRequest[SuffixState]]) -> Sequence[Draft]:
-        """Return the best candidates."""
+        """Return the best candidate of each sequence."""
         return [self._draft(request) for request in requests]
 
     def commit(self, state: SuffixState, text: Sequence[int], result: VerificationResult) -> None:
-        """Learn when the next draft is asked for."""
+        """Do nothing: the automaton is extended at the next draft."""
 
     def finish(self, state: SuffixState, text: Sequence[int]) -> None:
-        """Leave it to the speculator to keep the output."""
-        if state.share is not None:
-            self._prompt_cache.leave(state.share)
+        """Leave the prompt cache; the speculator adds the output to the store."""
+        if state.shared is not None:
+            self._prompt_cache.leave(state.shared)
 
     def _draft(self, request: DraftRequest[SuffixState]) -> Draft:
-        best, own = SuffixCandidate(), request.state
-        if own.share is not None:
-            own.read = len(own.share.prompt)
-            own.automaton = self._prompt_cache.take(own.share)
-            own.share = None
-        endings = [_own_ending(request)]
-        space = self._stores.find(own.namespace)
+        best, state = SuffixCandidate(), request.state
+        if state.shared is not None:
+            state.read = len(state.shared.prompt)
+            state.automaton = self._prompt_cache.take(state.shared)
+            state.shared = None
+        matches = [_match_in_text(request)]
+        space = self._stores.find(state.namespace)
         if space is not None:
             index = space.index("suffix", suffix_index)
-            endings += _earlier_endings(request, index.automata)
-        for ending in endings:
-            best = self._best(ending, request.max_tokens, best)
+            matches += _matches_in_store(request, index.automata)
+        for match in matches:
+            best = self._best(match, request.max_tokens, best)
         return Draft(best.token_ids, best.acceptance_probs, best.parents)
 
-    def _best(self, ending: SuffixMatch, max_tokens: int, best: SuffixCandidate) -> SuffixCandidate:
-        """Return the best candidate of an ending and its suffixes, if it beats another."""
-        automaton, options = ending.automaton, self._options
-        state, matched = ending.state, min(ending.matched, options.depth)
+    def _best(self, match: SuffixMatch, max_tokens: int, best: SuffixCandidate) -> SuffixCandidate:
+        """Return the best candidate of a match and its suffixes, or `best` if none is better."""
+        automaton, options = match.automaton, self._options
+        state, matched = match.state, min(match.matched, options.depth)
         while state != ROOT:
             most = min(int(options.factor * matched + options.offset), max_tokens)
-            if most <= best.score:  # no token adds more than 1, nor have shorter endings more room
+            if most <= best.score:  # a token adds 1 at most; shorter suffixes allow no more tokens
                 break
             shorter = automaton.link[state]
             length = automaton.length[shorter]
             if length < matched:
                 if most > options.depth - matched:
-                    most = min(max_tokens, self._room(length + 1, matched))
+                    most = min(max_tokens, self._max_draft(length + 1, matched))
                 if most > best.score:
-                    found = self._follow(ending, state, matched, most)
+                    found = self._follow(match, state, matched, most)
                     best = found if found.score > best.score else best
                 matched = length
             state = shorter
         return best
 
-    def _room(self, shortest: int, longest: int) -> int:
-        """Return the most tokens that may follow an ending of these many tokens, all the same.
+    def _max_draft(self, shortest: int, longest: int) -> int:
+        """Return the most draft tokens over all suffixes with shortest..longest tokens.
 
-        The longer the ending, the more by the factor, and the fewer by the depth.
+        A longer suffix allows more tokens by the factor, and fewer by the depth.
         """
         options = self._options
         crossing = int((options.depth - options.offset) / (options.factor + 1))
@@ -186,87 +186,92 @@ class SuffixDrafter:
             for length in (longest, *lengths)
         )
 
-    def _follow(self, ending: SuffixMatch, state: int, matched: int, room: int) -> SuffixCandidate:
+    def _follow(
+        self, match: SuffixMatch, state: int, matched: int, max_tokens: int
+    ) -> SuffixCandidate:
+        """Return what most often follows one suffix of a match."""
         if self._options.tree:
-            return self._tree(ending, state, matched, room)
-        automaton, cut = ending.automaton, self._options.cut
+            return self._tree(match, state, matched, max_tokens)
+        automaton, cut = match.automaton, self._options.cut
         following, count, best = automaton.next, automaton.count, automaton.best
-        path, product, places = SuffixCandidate(), 1.0, count[state] - ending.is_end
-        while len(path.token_ids) < room and (token := best[state]) != NONE:
+        found, product, occurrences = SuffixCandidate(), 1.0, count[state] - match.is_end
+        while len(found.token_ids) < max_tokens and (token := best[state]) != NONE:
             child = following[state][token]
             product *= count[child] / count[state]
             if product < cut:
                 break
-            path.score += product
-            path.token_ids.append(token)
-            path.acceptance_probs.append(match_prob(matched, count[child], count[child] / places))
-            state, matched, places = child, matched + 1, count[child]
-        return path
+            found.score += product
+            found.token_ids.append(token)
+            prob = match_prob(matched, count[child], count[child] / occurrences)
+            found.acceptance_probs.append(prob)
+            state, matched, occurrences = child, matched + 1, count[child]
+        return found
 
-    def _tree(self, ending: SuffixMatch, state: int, matched: int, room: int) -> SuffixCandidate:
-        automaton = ending.automaton
+    def _tree(
+        self, match: SuffixMatch, state: int, matched: int, max_tokens: int
+    ) -> SuffixCandidate:
+        """Return the tokens with the largest products behind one suffix of a match."""
+        automaton = match.automaton
         count, cut = automaton.count, self._options.cut
-        path = SuffixCandidate(parents=[])
-        nodes: list[tuple[float, int, int, int, int, float]] = []
-        order = 0
+        parents: list[int] = []
+        found = SuffixCandidate(parents=parents)
+        # -product, order of arrival, state, token, parent, stated probability
+        heap: list[tuple[float, int, int, int, int, float]] = []
+        order = counter()
 
-        def offer(state: int, node: int, product: float, places: int, matched: int) -> None:
-            nonlocal order
+        def offer(state: int, node: int, product: float, occurrences: int, matched: int) -> None:
             for token, child in automaton.next[state].items():
                 share = product * count[child] / count[state]
                 if share >= cut:
-                    told = match_prob(matched, count[child], count[child] / places)
-                    heappush(nodes, (-share, order, child, token, node, told))
-                    order += 1
+                    prob = match_prob(matched, count[child], count[child] / occurrences)
+                    heappush(heap, (-share, next(order), child, token, node, prob))
 
-        offer(state, NONE, 1.0, max(count[state] - ending.is_end, 1), matched)
-        while nodes and len(path.token_ids) < room:
-            product, _, child, token, parent, told = heappop(nodes)
-            path.score -= product
-            path.token_ids.append(token)
-            path.acceptance_probs.append(told)
-            assert path.parents is not None
-            path.parents.append(parent)
-            node = len(path.token_ids) - 1
-            offer(child, node, -product, count[child], matched + 1)
-        return path
+        offer(state, NONE, 1.0, max(count[state] - match.is_end, 1), matched)
+        while heap and len(found.token_ids) < max_tokens:
+            product, _, child, token, parent, prob = heappop(heap)
+            found.score -= product
+            found.token_ids.append(token)
+            found.acceptance_probs.append(prob)
+            parents.append(parent)
+            offer(child, len(parents) - 1, -product, count[child], matched + 1)
+        return found
 
 
-def _own_ending(request: DraftRequest[SuffixState]) -> SuffixMatch:
-    """Return the whole text's ending in the index of the text itself."""
-    own, text = request.state, request.text
-    if len(text) - own.read + own.automaton.num_tokens > 2 * WINDOW:
-        own.automaton = SuffixAutomaton(MAX_DEPTH)
-        own.read = len(text) - WINDOW
-    own.automaton.extend(text[own.read :])
-    own.read = len(text)
-    automaton = own.automaton
-    state = automaton.counted(automaton.last)
+def _match_in_text(request: DraftRequest[SuffixState]) -> SuffixMatch:
+    """Return the match of the text in its own automaton."""
+    state, text = request.state, request.text
+    if len(text) - state.read + state.automaton.num_tokens > 2 * WINDOW:
+        state.automaton = SuffixAutomaton(MAX_DEPTH)
+        state.read = len(text) - WINDOW
+    automaton = state.automaton
+    automaton.extend(text[state.read :])
+    state.read = len(text)
+    at = automaton.counted(automaton.last)
     matched = min(automaton.length[automaton.last], MAX_DEPTH)
     for token in request.draft_prefix:
-        state, matched = automaton.follow(state, matched, token)
-    return SuffixMatch(automaton, state, matched, not request.draft_prefix)
+        at, matched = automaton.follow(at, matched, token)
+    return SuffixMatch(automaton, at, matched, not request.draft_prefix)
 
 
-def _earlier_endings(
+def _matches_in_store(
     request: DraftRequest[SuffixState], automata: Sequence[SuffixAutomaton]
 ) -> list[SuffixMatch]:
-    """Return the longest endings that occur in earlier texts; remember how far they were found."""
-    own = request.state
-    if [cursor.automaton for cursor in own.cursors] != automata:
-        own.cursors = [SuffixCursor(each) for each in automata]
-    endings = []
-    for cursor in own.cursors:
+    """Return the matches in the automata of earlier texts; cursors remember them."""
+    state = request.state
+    if [cursor.automaton for cursor in state.cursors] != automata:
+        state.cursors = [SuffixCursor(each) for each in automata]
+    matches = []
+    for cursor in state.cursors:
         cursor.advance(request.text)
-        state, matched = cursor.state, cursor.matched
+        at, matched = cursor.state, cursor.matched
         for token in request.draft_prefix:
-            state, matched = cursor.automaton.follow(state, matched, token)
-        endings.append(SuffixMatch(cursor.automaton, state, matched, False))
-    return endings
+            at, matched = cursor.automaton.follow(at, matched, token)
+        matches.append(SuffixMatch(cursor.automaton, at, matched, False))
+    return matches
 
 
 def _indexed(text: Sequence[int]) -> SuffixAutomaton:
-    """Return the index of a text, or of its end if it is long."""
+    """Return the automaton of a text, or of its end if it is long."""
     automaton = SuffixAutomaton(MAX_DEPTH)
     automaton.extend(text if len(text) <= 2 * WINDOW else text[-WINDOW:])
     return automaton
@@ -280,7 +285,7 @@ def make(options: SuffixOptions, *, context: DrafterContext) -> SuffixDrafter:
 METHOD = Method(
     kind="drafter",
     name="suffix",
-    summary="What most often followed the text's endings, in it and in the namespace's answers.",
+    summary="What most often followed the text's suffixes, in it and in the namespace's outputs.",
     source="SuffixDecoding, arXiv:2411.04975",
     target="plait.decoders.speculative.drafters.suffix:make",
     options=SuffixOptions,

@@ -1,16 +1,16 @@
-"""Superposed tree: k drafts that differ, for one pass of the second model a position.
+"""Superposed tree: k different drafts of the draft model, for one pass per position.
 
 The paper writes k short completions this way and returns them as they are, which is `superposed`.
-Here they are the branches of a tree that the target verifies, so the text is the one without them;
-unlike a chain, a tree goes on where the second model's best token was not the target's.
+Here they are the branches of a tree that the target verifies, so the text is the one without them.
+Unlike a chain, a tree continues where the draft model's best token was not the target's.
 
-Law: none of its own; verified as every draft. Cost: `length` passes of the second model a step,
-whatever `drafts` is; drafts * top * 5 look-ups a position.
+Law: none of its own; every draft is verified. Cost: `length` passes of the draft model a step, for
+any `drafts`, and drafts * top * 5 lookups a position.
 Source: Shen et al. 2024, Superposed Decoding, arXiv:2405.18400; presets p15-d3 and p15-d10 are the
-published ones for prompts of 15 tokens. Its n-grams are counted in 200,000 documents of RedPajama;
-here they are those of the namespace, into which a corpus may be imported (docs/speculation.md), and
-without any the drafts differ by the model alone. Drafts end early: they share one cache column a
-position, which says less and less of each.
+published ones for prompts of 15 tokens. The paper counts n-grams in 200,000 documents of RedPajama;
+here they are those of the namespace, into which a corpus can be imported (docs/speculation.md).
+Without n-grams only the draft model tells the drafts apart. Drafts should be short: they share one
+cache entry per position, which fits each of them less and less.
 """
 
 from __future__ import annotations
@@ -34,59 +34,51 @@ if TYPE_CHECKING:
 class SuperpositionOptions(DraftModelReadOptions, StoreOptions):
     """How many drafts, and what tells them apart."""
 
-    drafts: int = Field(3, ge=1, le=16, description="Drafts, at most.")
+    drafts: int = Field(3, ge=1, le=16, description="Most drafts.")
     alpha: float = Field(0.54, ge=0, lt=1, description="Weight of the n-grams.")
-    temperature: float = Field(0.06, gt=0, le=2, description="Of the second model's law.")
-    top: int = Field(9, ge=1, le=64, description="Tokens that are looked at, at each position.")
+    temperature: float = Field(0.06, gt=0, le=2, description="Of the draft model.")
+    top: int = Field(9, ge=1, le=64, description="Tokens considered at each position.")
 
 
 class SuperposedTreeOptions(SuperpositionOptions):
-    """How large a tree."""
+    """The size of the tree."""
 
-    max_draft: int = Field(16, ge=1, le=MAX_DRAFT, description="Tokens of the tree, at most.")
-    length: int = Field(6, ge=1, le=20, description="Tokens of a branch, at most.")
+    max_draft: int = Field(16, ge=1, le=MAX_DRAFT, description="Most tokens of the tree.")
+    length: int = Field(6, ge=1, le=20, description="Most tokens of a branch.")
 
 
 class SuperposedTreeDrafter:
-    """Asks the second model for trees."""
+    """Drafts trees with the draft model."""
 
     name: ClassVar[str] = "superposed-tree"
 
     def __init__(
-        self, length: int, runner: DraftModelRunner, superposer: SuperposedBeamSearch
+        self, length: int, runner: DraftModelRunner, beam_search: SuperposedBeamSearch
     ) -> None:
         self._length = length
-        self._chains = runner
-        self._superposer = superposer
+        self._runner = runner
+        self._beam_search = beam_search
 
     def start(self, request: DecodeRequest) -> DraftSequence:
-        """Read nothing yet: the prompt is read when the first draft is asked for."""
-        return self._chains.start(request)
+        """Return the state; the prompt is read at the first draft."""
+        return self._runner.start(request)
 
     def propose(self, requests: Sequence[DraftRequest[DraftSequence]]) -> Sequence[Draft]:
-        """Return trees behind what others have drafted."""
+        """Return trees that follow the text and the draft prefix."""
         jobs = []
         for request in requests:
             max_tokens = min(request.max_tokens, self._length)
-            jobs.append(
-                self._chains.job(
-                    request.state,
-                    request.text,
-                    request.draft_prefix,
-                    max_tokens,
-                    request.constraint,
-                )
-            )
-        beams = self._superposer.draw(jobs)
+            jobs.append(self._runner.new_job(request.state, request, max_tokens))
+        beams = self._beam_search.search(jobs)
         return [Draft() if beam is None else beam.tree() for beam in beams]
 
     def commit(self, state: DraftSequence, text: Sequence[int], result: VerificationResult) -> None:
-        """Take note of the text."""
-        self._chains.commit(state, result.emitted)
+        """Update the sampling state."""
+        self._runner.observe(state, result.emitted)
 
     def finish(self, state: DraftSequence, text: Sequence[int]) -> None:
-        """Give back the cache."""
-        self._chains.finish(state)
+        """Release the cache."""
+        self._runner.release(state)
 
 
 PRESETS = {
@@ -96,7 +88,7 @@ PRESETS = {
 METHOD = Method(
     kind="drafter",
     name="superposed-tree",
-    summary="A tree of a second model's drafts, all at once: it reads the sum of them.",
+    summary="A tree of several drafts, for one pass of the draft model per position.",
     source="Superposed Decoding, arXiv:2405.18400",
     target="plait.decoders.speculative.draft_model.make:superposed_tree",
     options=SuperposedTreeOptions,

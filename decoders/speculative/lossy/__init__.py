@@ -1,1 +1,1 @@
-"""Lossy acceptance, by explicit name only: texts may follow another law than the request's."""
+"""Lossy acceptance rules: texts may follow another distribution. Only by explicit name."""

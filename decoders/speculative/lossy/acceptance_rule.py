@@ -1,4 +1,4 @@
-"""Who lets tokens stand that the request's law did not draw."""
+"""The protocol of lossy acceptance rules."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class AcceptanceRule(Protocol):
-    """A lossy rule of acceptance; the request has named it, and its answer says so."""
+    """Accepts draft tokens that were not sampled. The request names it; the response says so."""
 
     name: ClassVar[str]
 
-    def pick(self, distribution: Tensor, token_ids: Sequence[int]) -> int | None:
-        """Return a draft token that may stand in place of what was drawn; None: what was drawn.
+    def select(self, distribution: Tensor, token_ids: Sequence[int]) -> int | None:
+        """Return the draft token that replaces the sampled one; None: keep the sampled token.
 
         Args:
-            law: [vocab] float32, the request's own at this row: its probabilities sum to 1.
-            token_ids: the draft's, none of them drawn.
+            distribution: [vocab] float32, the request's probabilities at this row.
+            token_ids: of the draft; the sampled token is not among them.
         """
 
-    def trusts(self, distribution: Tensor, token_id: int, before: int) -> bool:
-        """Tell whether a token guessed ahead may stand unverified behind the token before it.
+    def accepts_unverified(self, distribution: Tensor, token_id: int, before: int) -> bool:
+        """Tell whether a guess may be emitted without a pass that has read the token before it.
 
-        law: [vocab] float32, of the row that guesses it without having seen the token before.
+        Args:
+            distribution: [vocab] float32, of the row that guesses.
+            token_id: the guess.
+            before: the token before it.
         """

@@ -1,16 +1,16 @@
-"""LUD, lexical unit decoding: guesses that are sure enough stand without being verified.
+"""LUD, lexical unit decoding: confident guesses are emitted without verification.
 
-Trained inputs behind the text let the model guess the tokens behind the next one. The next token is
-drawn as ever; a guess stands with it while the law of its row gives it more than beta, up to the
-first that doesn't. So a pass emits the units of which the model is sure. A token equal to the one
-before it ends a unit: guessing ahead, models repeat themselves.
+Trained inputs behind the text make the model guess the tokens after the next one. The next token is
+sampled as always. The guesses behind it are emitted with it, up to the first that has a probability
+of at most beta in its row. So a pass emits the unit of which the model is confident. A token equal
+to the one before it ends a unit, because models that guess ahead repeat tokens.
 
-Lossy: a guess has not seen the token before it. The exact variant, which verifies the same guesses
-in the next pass, is `ppd`.
-Source: LUD (arXiv:2405.15208); the paper trains the whole model on units of its own sure tokens.
-Departs: the model is left as it is, and the look-ahead inputs are those trained for `ppd`, so units
-are shorter than the paper's. beta is its threshold; its values are not published in a way that
-could be checked, and 0.9 is the middle of what its description allows.
+Lossy: the row of a guess has not read the token before it. The exact variant, which verifies the
+same guesses in the next pass, is `ppd`.
+Source: LUD (arXiv:2405.15208), which trains the whole model on units of its own confident tokens.
+Differs: the model is not trained, and the inputs are those of `ppd`, so units are shorter than the
+paper's. beta is its threshold, whose value is not published; 0.9 is the middle of the range that
+its description allows.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from plait.decoders.speculative.context import DrafterContext
 if TYPE_CHECKING:
     from torch import Tensor
 
-RATE = 0.05  # how fast the share of guesses that stood is relearnt
-START = 0.5
+RATE = 0.05  # weight of a new observation in the moving average
+START = 0.5  # the average before any observation
 
 
 class LudOptions(DraftOptions):
-    """How sure is sure."""
+    """The threshold."""
 
-    beta: float = Field(0.9, ge=0, lt=1, description="Probability above which a guess stands.")
+    beta: float = Field(0.9, ge=0, lt=1, description="Probability above which a guess is emitted.")
 
 
 @dataclass(slots=True)
 class LudState:
-    """How often the guess at each distance stood, given that those before it did."""
+    """How often the guess at each distance was emitted, given that those before it were."""
 
-    stood: list[float] = field(default_factory=list)
+    emitted_share: list[float] = field(default_factory=list)
 
 
 class LudDrafter:
-    """Feeds look-ahead inputs, and judges what stands behind them."""
+    """Feeds the look-ahead inputs, and decides which guesses are emitted."""
 
     name: ClassVar[str] = "lud"
 
@@ -58,46 +58,51 @@ class LudDrafter:
         self._inputs = range(context.vocab_size, context.num_ids)
 
     def start(self, request: DecodeRequest) -> LudState:
-        """Begin with the same trust at every distance."""
+        """Return the state: the same average at every distance."""
         return LudState([START] * len(self._inputs))
 
     def propose(self, requests: Sequence[DraftRequest[LudState]]) -> Sequence[Draft]:
-        """Feed the look-ahead inputs, one behind the other."""
+        """Return the look-ahead inputs as a chain."""
         return [
-            Draft(self._inputs[: request.max_tokens], request.state.stood[: request.max_tokens])
+            Draft(
+                self._inputs[: request.max_tokens],
+                request.state.emitted_share[: request.max_tokens],
+            )
             for request in requests
         ]
 
     def commit(self, state: LudState, text: Sequence[int], result: VerificationResult) -> None:
-        """Learn how many guesses stood."""
+        """Update the averages with the guesses that were emitted."""
         accepted_rows = {row - 1 for row in result.accepted_rows}
         for node, (token, parent) in enumerate(zip(result.token_ids, result.parents, strict=True)):
             last = result.accepted_rows[-1] - 1
             if token >= self._vocab_size and (node in accepted_rows or parent == last):
                 at = token - self._vocab_size
-                state.stood[at] += RATE * ((node in accepted_rows) - state.stood[at])
+                state.emitted_share[at] += RATE * (
+                    (node in accepted_rows) - state.emitted_share[at]
+                )
 
     def finish(self, state: LudState, text: Sequence[int]) -> None:
-        """Hold nothing."""
+        """Do nothing: there is nothing to release."""
 
-    def pick(self, distribution: Tensor, token_ids: Sequence[int]) -> int | None:
-        """Overrule no draw."""
+    def select(self, distribution: Tensor, token_ids: Sequence[int]) -> int | None:
+        """Return None: sampled tokens are kept."""
         return None
 
-    def trusts(self, distribution: Tensor, token_id: int, before: int) -> bool:
-        """Trust a guess that is sure and no repetition."""
+    def accepts_unverified(self, distribution: Tensor, token_id: int, before: int) -> bool:
+        """Tell whether a guess is confident and no repetition."""
         return token_id != before and bool(distribution[token_id] > self._beta)
 
 
 def make(options: LudOptions, *, context: DrafterContext) -> LudDrafter:
-    """Build the drafter and judge."""
+    """Build the drafter, which is an acceptance rule as well."""
     return LudDrafter(options, context)
 
 
 METHOD = Method(
     kind="drafter",
     name="lud",
-    summary="Guesses that are sure enough stand unverified. Lossy; verified, it is `ppd`.",
+    summary="Emits confident guesses unverified. Lossy; the exact variant is `ppd`.",
     source="LUD, arXiv:2405.15208",
     target="plait.decoders.speculative.lossy.lud:make",
     options=LudOptions,

@@ -1,14 +1,15 @@
-"""Superposed decoding: the n short completions of a request, for one pass a position.
+"""Superposed decoding: the n short completions of a request, for one pass per position.
 
-The second model writes `drafts` texts at once, as `superposed-tree` does; sequence i of the request
-takes the i-th best of them as it is, and the target reads them all in one pass, which gives their
-logprobs. Behind `length` tokens, or where bans or a constraint forbid a token, a text goes on as it
-is drawn; sequences beyond `drafts` are drawn from the start. The paper writes with the model
-itself: so does a worker with `--draft-model self`.
+The draft model writes `drafts` completions at once, as `superposed-tree` does. Sequence i of the
+request takes the i-th best of them unchanged, and the target reads it in one pass, which gives its
+log-probabilities. After `length` tokens, or where a ban or a constraint forbids a token, sampling
+takes over; sequences beyond `drafts` are sampled from the start. The paper writes with the model
+itself; so does a worker with `--draft-model self`.
 
-Lossy: a draft is not drawn but found, and all of them are heard together. Greedy requests have one
-text, so they are refused. Cost: `length` passes of the second model and one of the target.
-Source: Shen et al. 2024, Superposed Decoding, arXiv:2405.18400, and what superposed_tree.py says.
+Lossy: a draft is not sampled but searched, and all of them share their logits. A greedy request has
+only one completion, so it is refused. Cost: `length` passes of the draft model and one of the
+target.
+Source: Shen et al. 2024, Superposed Decoding, arXiv:2405.18400; see also superposed_tree.py.
 """
 
 from __future__ import annotations
@@ -35,46 +36,46 @@ if TYPE_CHECKING:
 
 
 class SuperposedOptions(SuperpositionOptions):
-    """How long."""
+    """The length of the completions."""
 
-    max_draft: int = Field(20, ge=1, le=20, description="Tokens fed in one step, at most.")
-    always: bool = Field(True, description="Also where reading all drafts takes more time.")
-    length: int = Field(10, ge=1, le=20, description="Tokens of a completion, at most.")
+    max_draft: int = Field(20, ge=1, le=20, description="Most tokens fed in one step.")
+    always: bool = Field(True, description="Draft whether or not it pays.")
+    length: int = Field(10, ge=1, le=20, description="Most tokens of a completion.")
 
 
 @dataclass(slots=True)
 class SuperposedTexts:
-    """What the sequences of one request are to say; None: nothing is written yet."""
+    """The completions of one request, best first; None: not written yet."""
 
     found: list[tuple[int, ...]] | None = None
 
 
 @dataclass(slots=True)
 class SuperposedState:
-    """One sequence of a request."""
+    """One sequence of a request, and the completion that it takes."""
 
     request: DecodeRequest
-    share: PromptCacheEntry[SuperposedTexts] | None  # until the first draft is asked for
-    text: tuple[int, ...] = ()  # what it is to say
+    shared: PromptCacheEntry[SuperposedTexts] | None  # of the request, until the first draft
+    completion: tuple[int, ...] = ()
 
 
 class SuperposedDrafter:
-    """Writes all sequences of a request at once, and lets what is written stand."""
+    """Writes all completions of a request at once, and accepts them unchanged."""
 
     name: ClassVar[str] = "superposed"
 
     def __init__(
-        self, length: int, runner: DraftModelRunner, superposer: SuperposedBeamSearch
+        self, length: int, runner: DraftModelRunner, beam_search: SuperposedBeamSearch
     ) -> None:
         self._length = length
-        self._chains = runner
-        self._superposer = superposer
+        self._runner = runner
+        self._beam_search = beam_search
         self._prompt_cache: PromptCache[SuperposedTexts] = PromptCache(
             lambda prompt: SuperposedTexts(), lambda texts: texts
         )
 
     def start(self, request: DecodeRequest) -> SuperposedState:
-        """Write nothing yet.
+        """Return the state; completions are written at the first draft.
 
         Raises:
             MethodError: the request is greedy.
@@ -87,59 +88,61 @@ class SuperposedDrafter:
         return SuperposedState(request, self._prompt_cache.join(request.prompt_token_ids))
 
     def propose(self, requests: Sequence[DraftRequest[SuperposedState]]) -> Sequence[Draft]:
-        """Return what each sequence is to say next."""
+        """Return the rest of each sequence's completion."""
         return [self._draft(request) for request in requests]
 
     def commit(
         self, state: SuperposedState, text: Sequence[int], result: VerificationResult
     ) -> None:
-        """Learn nothing."""
+        """Do nothing: the completion is fixed."""
 
     def finish(self, state: SuperposedState, text: Sequence[int]) -> None:
-        """Give up what was not asked for."""
-        if state.share is not None:
-            self._prompt_cache.leave(state.share)
+        """Leave the prompt cache."""
+        if state.shared is not None:
+            self._prompt_cache.leave(state.shared)
 
-    def pick(self, distribution: Tensor, token_ids: Sequence[int]) -> int | None:
-        """Let the draft stand."""
+    def select(self, distribution: Tensor, token_ids: Sequence[int]) -> int | None:
+        """Return the draft token."""
         return token_ids[0]
 
-    def trusts(self, distribution: Tensor, token_id: int, before: int) -> bool:
-        """Trust nothing that the target has not read."""
+    def accepts_unverified(self, distribution: Tensor, token_id: int, before: int) -> bool:
+        """Return False: the target reads every token."""
         return False
 
     def _draft(self, request: DraftRequest[SuperposedState]) -> Draft:
         state = request.state
-        if state.share is not None:
-            texts = self._prompt_cache.take(state.share)
-            state.share = None
+        if state.shared is not None:
+            texts = self._prompt_cache.take(state.shared)
+            state.shared = None
             if texts.found is None:
                 texts.found = self._write(state.request)
             index = state.request.sequence_index
-            state.text = texts.found[index] if index < len(texts.found) else ()
-        said = (*request.text[len(state.request.prompt_token_ids) :], *request.draft_prefix)
-        if state.text[: len(said)] != said:
+            state.completion = texts.found[index] if index < len(texts.found) else ()
+        output = request.text[len(state.request.prompt_token_ids) :]
+        written = (*output, *request.draft_prefix)
+        if state.completion[: len(written)] != written:
             return Draft()
-        rest = state.text[len(said) :][: request.max_tokens]
+        rest = state.completion[len(written) :][: request.max_tokens]
         return Draft(rest, [1.0] * len(rest), can_extend=not rest)
 
     def _write(self, request: DecodeRequest) -> list[tuple[int, ...]]:
-        """Return the drafts behind a prompt, the best one first; none if there is no room."""
-        sequence = self._chains.start(request)
+        """Return the completions of a prompt, best first; none if the cache has no blocks."""
+        sequence = self._runner.start(request)
         max_tokens = min(self._length, request.max_tokens)
-        job = self._chains.job(sequence, request.prompt_token_ids, (), max_tokens, None)
+        behind = DraftRequest(sequence, request.prompt_token_ids, (), max_tokens, None)
+        job = self._runner.new_job(sequence, behind, max_tokens)
         beam, read = None, -1
-        while beam is None and sequence.cache.length > read:  # a long prompt is read in parts
+        while beam is None and sequence.cache.length > read:  # a long prompt is read in chunks
             read = sequence.cache.length
-            (beam,) = self._superposer.draw([job])
-        self._chains.finish(sequence)
-        return [] if beam is None else [path.token_ids for path in beam.paths()]
+            (beam,) = self._beam_search.search([job])
+        self._runner.release(sequence)
+        return [] if beam is None else [each.token_ids for each in beam.ranked()]
 
 
 METHOD = Method(
     kind="drafter",
     name="superposed",
-    summary="The short completions of one request, written together as one. Lossy.",
+    summary="All short completions of one request, written at once. Lossy.",
     source="Superposed Decoding, arXiv:2405.18400",
     target="plait.decoders.speculative.draft_model.make:superposed",
     options=SuperposedOptions,

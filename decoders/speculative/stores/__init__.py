@@ -1,1 +1,1 @@
-"""What drafters have learnt: indexes of texts, each namespace apart from the others."""
+"""Draft stores: earlier texts and their indexes, separate for each namespace."""

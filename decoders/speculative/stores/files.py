@@ -1,8 +1,8 @@
-"""Draft stores on disk: the texts that are kept, by namespace, bound to a vocabulary.
+"""Draft stores on disk: the texts of all namespaces, for one vocabulary.
 
-MessagePack of plain fields; nothing in a file is ever run. Indexes are not saved but made anew, and
-so is what drafters have adapted to. A file is written beside the old one and takes its place whole.
-Only its owner can read it: it holds what was answered.
+A file is MessagePack of plain fields; nothing in it is executed. Indexes are not saved; they are
+built again, without what drafters had adapted to. A file is written under another name and renamed,
+so it is replaced as a whole. Only its owner can read it, because it holds outputs.
 """
 
 from __future__ import annotations
@@ -20,54 +20,60 @@ FORMAT = 1
 
 
 class StoreFileError(ValueError):
-    """A file is none of these, or was made for another vocabulary."""
+    """A file is no draft store, or was written for another vocabulary."""
 
 
 class SavedText(msgspec.Struct, frozen=True, array_like=True):
-    """Token ids, as little-endian int32."""
+    """One text: token ids as little-endian int32."""
 
     token_ids: bytes
     is_imported: bool
 
 
 class SavedNamespace(msgspec.Struct, frozen=True):
-    """A namespace; its texts from the oldest to the latest."""
+    """A namespace, with its texts from oldest to latest."""
 
     name: str
     texts: list[SavedText]
 
 
 class SavedStores(msgspec.Struct, frozen=True):
-    """A whole file; its namespaces from the least to the most recently used."""
+    """A whole file, with its namespaces from least to most recently used."""
 
     format: int
-    vocabulary: str  # fingerprint: ids mean nothing to another tokenizer
+    vocabulary: str  # fingerprint of the tokenizer that made the ids
     spaces: list[SavedNamespace]
 
 
 def save(stores: DraftStores, path: Path, vocabulary: str) -> None:
-    """Write all namespaces; raise OSError if that can't be done."""
+    """Write all namespaces.
+
+    Raises:
+        OSError: the file can't be written.
+    """
     spaces = [
         SavedNamespace(name, [_saved(text) for text in space.texts()])
         for name, space in stores.spaces()
     ]
     content = msgspec.msgpack.encode(SavedStores(FORMAT, vocabulary, spaces))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        with os.fdopen(
+            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"
+        ) as file:
             file.write(content)
-        beside.replace(path)
+        temporary.replace(path)
     finally:
         with suppress(FileNotFoundError):
-            beside.unlink()
+            temporary.unlink()
 
 
 def load(stores: DraftStores, path: Path, vocabulary: str, vocab_size: int) -> None:
-    """Add a file's namespaces, as far as there is room; one that isn't there adds none.
+    """Add the namespaces of a file within today's limits; a missing file adds none.
 
     Raises:
-        StoreFileError: the file can't be used, and nothing was added.
+        StoreFileError: the file can't be used; nothing was added.
         OSError: it can't be read.
     """
     if not path.exists():

@@ -1,12 +1,15 @@
-"""Namespaces: the earlier texts that drafters may go by, each tenant's apart from the others'.
+"""Namespaces: the earlier texts that drafters may use, separate for each tenant.
 
-A namespace keeps a log of texts, the oldest of which make room for new ones, and the indexes that
-drafters read instead of the log. An index follows the log at its own pace, so that a large import
-holds up no step. Namespaces that nobody has used for longest make room for new ones.
+A namespace keeps a log of texts, whose oldest texts are evicted, and the indexes that drafters read
+instead of the log. An index reads the log at a bounded pace, so a large import delays no step. The
+least recently used namespaces are evicted.
 
-Law: nothing that is learnt in one namespace shows in another. Tokens kept <= max_tokens a
-namespace, namespaces <= max_namespaces. Drafts change no text, so what is kept is only a matter of
-speed; but time tells what has been kept, hence the namespaces (as those of the prefix cache).
+What is stored here is shared by requests and outlives them, so it is not part of the state of a
+sequence: forks and truncated sequences leave it as it is.
+
+Law: nothing learnt in one namespace is visible in another. Tokens kept <= max_tokens a namespace,
+namespaces <= max_namespaces. Drafts change no text, only its speed; but speed tells what a
+namespace holds, so namespaces are those of the prefix cache.
 """
 
 from __future__ import annotations
@@ -17,16 +20,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, cast
 
-MAX_TEXT = 1024  # tokens that an index reads at once; longer texts are kept in parts
-READ_PACE = 512  # tokens that an index reads when it is asked for; of one text more, to its end
-MIN_TEXT = 3  # tokens of which something can be learnt
+MAX_TEXT = 1024  # tokens; longer texts are stored in parts
+READ_PACE = 512  # tokens that an index reads in one call, then to the end of the text
+MIN_TEXT = 3  # tokens; shorter texts teach nothing
 
 
 class TextIndex(Protocol):
-    """Something made of texts, bounded by itself."""
+    """An index of texts, which bounds its own memory."""
 
     def read(self, token_ids: Sequence[int], *, is_imported: bool) -> None:
-        """Take in one text, of at most MAX_TEXT tokens."""
+        """Add one text of at most MAX_TEXT tokens."""
 
 
 AnyTextIndex = TypeVar("AnyTextIndex", bound=TextIndex)
@@ -34,7 +37,7 @@ AnyTextIndex = TypeVar("AnyTextIndex", bound=TextIndex)
 
 @dataclass(frozen=True, slots=True)
 class StoredText:
-    """Tokens that were emitted, or imported by somebody who expects them."""
+    """Tokens of an output or of an imported text."""
 
     token_ids: array[int]
     is_imported: bool
@@ -42,25 +45,25 @@ class StoredText:
 
 @dataclass(slots=True)
 class _IndexCursor:
-    """An index and the number of the next text that it reads."""
+    """An index, and the number of the next text that it reads."""
 
     index: TextIndex
     at: int
 
 
 class Namespace:
-    """What one tenant's drafters go by."""
+    """The texts and indexes of one tenant."""
 
     def __init__(self, max_tokens: int) -> None:
         self.num_tokens = 0  # in the log
-        self.num_dropped = 0  # tokens that have left it
+        self.num_dropped = 0  # tokens evicted from it
         self._max_tokens = max_tokens
         self._texts: deque[StoredText] = deque()
-        self._first = 0  # number of the oldest text that is left
+        self._first = 0  # number of the oldest text in the log
         self._readers: dict[str, _IndexCursor] = {}
 
     def add(self, token_ids: Sequence[int], *, is_imported: bool = False) -> int:
-        """Keep a text; return how many of its tokens are kept."""
+        """Add a text; return how many of its tokens are kept."""
         kept = token_ids[-self._max_tokens :]
         if len(kept) < MIN_TEXT:
             return 0
@@ -75,7 +78,10 @@ class Namespace:
         return len(kept)
 
     def index(self, name: str, make: Callable[[int], AnyTextIndex]) -> AnyTextIndex:
-        """Return the index of a name, made of max_tokens if it is new, and let it read on."""
+        """Return the index with this name after it has read some more of the log.
+
+        make: builds a new index for max_tokens, if there is none yet.
+        """
         reader = self._readers.get(name)
         if reader is None:
             reader = self._readers[name] = _IndexCursor(make(self._max_tokens), self._first)
@@ -89,16 +95,16 @@ class Namespace:
         return cast(AnyTextIndex, reader.index)
 
     def texts(self) -> Iterator[StoredText]:
-        """Return the texts that are kept, the oldest first."""
+        """Return the texts in the log, oldest first."""
         return iter(self._texts)
 
 
 @dataclass(slots=True)
 class StoreCounters:
-    """Since the start, over all namespaces."""
+    """Totals since the start, over all namespaces."""
 
     tokens_added: int = 0
-    tokens_dropped: int = 0  # with those of namespaces that were dropped
+    tokens_dropped: int = 0  # including those of evicted namespaces
     namespaces_dropped: int = 0
 
 
@@ -106,20 +112,20 @@ class StoreCounters:
 class DraftStores:
     """The namespaces of one worker."""
 
-    max_tokens: int = 2**16  # of one namespace; 0: nothing is kept
+    max_tokens: int = 2**16  # of one namespace; 0: the stores are off
     max_namespaces: int = 16
     counters: StoreCounters = field(default_factory=StoreCounters)
     _spaces: OrderedDict[str, Namespace] = field(default_factory=OrderedDict)
 
     def find(self, name: str) -> Namespace | None:
-        """Return a namespace if there is something in it."""
+        """Return a namespace, if it exists."""
         space = self._spaces.get(name)
         if space is not None:
             self._spaces.move_to_end(name)
         return space
 
     def open(self, name: str) -> Namespace | None:
-        """Return a namespace, a new one if need be; None: nothing is kept here."""
+        """Return a namespace, created if it is new; None: the stores are off."""
         if self.max_tokens == 0:
             return None
         space = self.find(name)
@@ -132,7 +138,7 @@ class DraftStores:
         return space
 
     def add(self, name: str, token_ids: Sequence[int], *, is_imported: bool = False) -> int:
-        """Keep a text in a namespace; return how many of its tokens are kept."""
+        """Add a text to a namespace; return how many of its tokens are kept."""
         space = self.open(name) if len(token_ids) >= MIN_TEXT else None
         if space is None:
             return 0
@@ -143,11 +149,11 @@ class DraftStores:
         return kept
 
     def clear(self, name: str | None = None) -> int:
-        """Forget a namespace, or all (None); return how many tokens were kept there."""
+        """Delete a namespace, or all (None); return how many tokens it held."""
         names = list(self._spaces) if name is None else [name]
         gone = [space for each in names if (space := self._spaces.pop(each, None)) is not None]
         return sum(space.num_tokens for space in gone)
 
     def spaces(self) -> Iterator[tuple[str, Namespace]]:
-        """Return the namespaces by name, the one used last at the end."""
+        """Return (name, namespace) of all, from the least to the most recently used."""
         return iter(self._spaces.items())

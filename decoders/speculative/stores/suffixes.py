@@ -1,14 +1,15 @@
-"""Suffixes: how often each run of tokens occurs in some texts, and what most often follows it.
+"""Suffix automata: how often each substring occurs in some texts, and what follows it most often.
 
-A suffix automaton, which is a suffix trie whose nodes that occur at the same places are one state:
-a state stands for runs of several lengths, each a suffix of the next longer one, and its link leads
-to the shorter runs that occur elsewhere, too. What a trie would say of each suffix of a run, the
-states on the way along the links say, most often three to six instead of `depth` many.
+A suffix automaton is a suffix trie in which nodes that occur at the same positions are merged into
+one state. A state stands for substrings of several lengths, each a suffix of the next longer one;
+its suffix link leads to the state of the shorter suffixes, which occur elsewhere too. The states
+along the suffix links know what a trie knows of every suffix, in three to six steps instead of
+`depth` steps for most texts.
 
-Law: `count` of a run's state is the number of its occurrences, `best` the token that follows it
-most often, of several the one that did so last; both for runs of at most `depth` tokens.
-Cost: O(1) amortised a token to build, and the links of a run of `depth` tokens to count. Memory:
-at most two states a token, 500 bytes a token of ordinary text.
+Law: `count` of a state is the number of occurrences of its substrings; `best` is the token that
+follows most often, of equals the latest; both for substrings of at most `depth` tokens.
+Cost: O(1) amortised a token to build, plus the suffix links of the last `depth` tokens to count.
+Memory: at most two states a token, about 500 bytes a token of ordinary text.
 Source: Blumer et al. 1985; Oliaro et al. 2024, SuffixDecoding, arXiv:2411.04975, for its use.
 """
 
@@ -22,22 +23,22 @@ NONE = -1
 
 
 class SuffixAutomaton:
-    """An index of texts that grow token by token; states are numbered as they come."""
+    """An index of texts, extended token by token; states are numbered in order of creation."""
 
     def __init__(self, depth: int) -> None:
-        """Args: depth is the length of the longest runs that are counted."""
+        """Args: depth is the length of the longest substrings that are counted."""
         self.depth = depth
         self.num_tokens = 0
         self.next: list[dict[int, int]] = [{}]  # state -> token -> state
-        self.link = [NONE]  # state of the longest suffix that occurs elsewhere, too
-        self.length = [0]  # of a state's longest run
+        self.link = [NONE]  # state of the longest suffix that occurs elsewhere too
+        self.length = [0]  # of a state's longest substring
         self.count = [0]
-        self.best = [NONE]  # token
+        self.best = [NONE]  # most frequent next token
         self.last = ROOT  # state of the whole text
-        self._above = [ROOT]  # a state on the way along the links to one that is counted
+        self._above = [ROOT]  # a state nearer to the one that is counted, along the links
 
     def copy(self) -> SuffixAutomaton:
-        """Return an automaton of the same texts that goes its own way."""
+        """Return an independent copy. Cost: O(states)."""
         made = SuffixAutomaton(self.depth)
         made.num_tokens, made.last = self.num_tokens, self.last
         made.next = [children.copy() for children in self.next]
@@ -47,7 +48,7 @@ class SuffixAutomaton:
         return made
 
     def begin(self) -> None:
-        """Begin another text."""
+        """Begin a new text."""
         self.last = ROOT
 
     def extend(self, token_ids: Iterable[int]) -> None:
@@ -55,20 +56,20 @@ class SuffixAutomaton:
         above, last = self._above, self.last
         for token in token_ids:
             before, last = last, self._transition(last, token)
-            # Where the text is now, one run more has occurred ...
+            # One more occurrence of what the text ends with now ...
             self._count(last if above[last] == last else self.counted(last))
-            # ... and has been followed by the token where it was before.
-            self._vote(before if above[before] == before else self.counted(before), token)
+            # ... and one more of the token behind what it ended with before.
+            self._update_best(before if above[before] == before else self.counted(before), token)
             self.num_tokens += 1
         self.last = last
 
     def follow(self, state: int, matched: int, token: int) -> tuple[int, int]:
-        """Return the longest suffix of a run and a token that occurs, as (state, length).
+        """Return the longest suffix of a match and a next token that occurs, as (state, length).
 
         Args:
-            state: of the run.
-            matched: length of the run.
-            token: behind it.
+            state: of the match.
+            matched: its length.
+            token: the next token.
         """
         following, link = self.next, self.link
         while token not in following[state]:
@@ -79,22 +80,22 @@ class SuffixAutomaton:
         state, matched = following[state][token], matched + 1
         if matched > self.depth:
             return self.counted(state), self.depth
-        # Of the states along the links, the one that holds runs of this length.
+        # Find the state, along the links, whose substrings have this length.
         while self.length[link[state]] >= matched:
             state = link[state]
         return state, matched
 
-    def find(self, run: Sequence[int]) -> int:
-        """Return the state of a run; NONE: it does not occur."""
+    def find(self, token_ids: Sequence[int]) -> int:
+        """Return the state of a substring; NONE: it does not occur."""
         state = ROOT
-        for token in run:
+        for token in token_ids:
             state = self.next[state].get(token, NONE)
             if state == NONE:
                 return NONE
         return state
 
     def counted(self, state: int) -> int:
-        """Return the state itself, or that of its suffix of `depth` tokens if it is longer."""
+        """Return the state, or the state of its suffix of `depth` tokens if it is longer."""
         above = self._above
         found = state
         while above[found] != found:
@@ -104,14 +105,14 @@ class SuffixAutomaton:
         return found
 
     def _count(self, state: int) -> None:
-        """Count one occurrence more of a state's runs and of all their suffixes."""
+        """Count one more occurrence of a state's substrings and of all their suffixes."""
         link, count = self.link, self.count
         while state != NONE:
             count[state] += 1
             state = link[state]
 
-    def _vote(self, state: int, token: int) -> None:
-        """Let a token that has just followed a state's runs be the best, if it is."""
+    def _update_best(self, state: int, token: int) -> None:
+        """Update the best next token of a state and its suffixes; `token` has just followed."""
         following, link, count, best = self.next, self.link, self.count, self.best
         while state != NONE:
             known = best[state]
@@ -122,24 +123,24 @@ class SuffixAutomaton:
             state = link[state]
 
     def _transition(self, state: int, token: int) -> int:
-        """Return the state of a text that was in some state and goes on with a token."""
+        """Return the state behind one more token of a text, created if it is new."""
         following, link = self.next, self.link
-        if token in following[state]:  # another text went on in the same way
-            return self._only(state, token)
+        if token in following[state]:  # another text continued in the same way
+            return self._exact_child(state, token)
         made = self._add(self.length[state] + 1, {})
         while state != NONE:
             children = following[state]
             if token in children:
-                self._set_link(made, self._only(state, token))
+                self._set_link(made, self._exact_child(state, token))
                 break
             children[token] = made
             state = link[state]
         return made
 
-    def _only(self, state: int, token: int) -> int:
-        """Return the state of a state's longest run and a token; split off, if it held longer ones.
+    def _exact_child(self, state: int, token: int) -> int:
+        """Return the state of exactly a state's longest substring and a token.
 
-        What occurs wherever a longer run did now occurs elsewhere, too.
+        If the child holds longer substrings it is split: the shorter ones now occur elsewhere too.
         """
         child = self.next[state][token]
         length = self.length[state] + 1
@@ -165,51 +166,53 @@ class SuffixAutomaton:
         return made
 
     def _set_link(self, state: int, link: int) -> None:
-        """Set a link; a state whose shortest run is longer than the depth isn't counted."""
+        """Set a suffix link; a state with only substrings longer than `depth` isn't counted."""
         self.link[state] = link
         if self.length[link] >= self.depth:
             self._above[state] = link
 
 
 class SuffixIndex:
-    """The suffixes of a namespace's latest texts.
+    """The substrings of a namespace's latest texts.
 
-    An automaton forgets nothing, so there are two, each for half of the tokens: when the young one
-    is full it becomes the old one, and the old one goes. Runs are counted in each for itself.
+    An automaton can't forget, so there are two generations, each for half of the tokens: when the
+    young one is full it becomes the old one, and the old one is dropped. Each counts separately.
     """
 
     def __init__(self, depth: int, max_tokens: int) -> None:
         self._depth = depth
-        self._share = max(max_tokens // 2, 1)
+        self._max_tokens = max(max_tokens // 2, 1)
         self.automata = [SuffixAutomaton(depth)]  # the young one first
 
     def read(self, token_ids: Sequence[int], *, is_imported: bool) -> None:
-        """Take in one text; imported or not, it counts the same."""
-        kept = token_ids[-self._share :]
+        """Add one text; whether it was imported makes no difference."""
+        kept = token_ids[-self._max_tokens :]
         young = self.automata[0]
-        if young.num_tokens and young.num_tokens + len(kept) > self._share:
+        if young.num_tokens and young.num_tokens + len(kept) > self._max_tokens:
             young = SuffixAutomaton(self._depth)
             self.automata = [young, self.automata[0]]
         young.begin()
         young.extend(kept)
 
-    def shares(self, run: Sequence[int], token_ids: Sequence[int]) -> list[float] | None:
-        """Return at which share of a run's places each token follows; None: it has no place.
+    def next_token_shares(
+        self, substring: Sequence[int], token_ids: Sequence[int]
+    ) -> list[float] | None:
+        """Return the share of a substring's occurrences that each token follows; None: none.
 
-        Runs of less than `depth` tokens, one or more.
+        The substring has at least one token and less than `depth`.
         """
-        places, counts = 0, [0] * len(token_ids)
+        occurrences, counts = 0, [0] * len(token_ids)
         for automaton in self.automata:
-            state = automaton.find(run)
+            state = automaton.find(substring)
             if state == NONE:
                 continue
-            places += automaton.count[state]
+            occurrences += automaton.count[state]
             for i, token in enumerate(token_ids):
                 child = automaton.next[state].get(token)
                 counts[i] += 0 if child is None else automaton.count[child]
-        return [count / places for count in counts] if places else None
+        return [count / occurrences for count in counts] if occurrences else None
 
 
 def suffix_index(max_tokens: int) -> SuffixIndex:
-    """Return the index that drafters ask a namespace for by the name `suffix`."""
+    """Return the index that a namespace keeps by the name `suffix`."""
     return SuffixIndex(MAX_DEPTH, max_tokens)

@@ -1,14 +1,14 @@
-"""Tri-grams: which tokens follow each pair of tokens, weighted by corpora and by recent use.
+"""Trigrams: which tokens follow each pair of tokens, weighted by corpora and by recent use.
 
-A successor's weight is its share in the imported texts, and what adaptation has added: a step each
-time that the tri-gram stands in the window of the latest tokens, as long as the weight stays below
-a cap. Weights may exceed 1: they are scores.
+The weight of a successor is its relative frequency in the imported texts plus what adaptation has
+added: one step each time that the trigram is in the window of the latest tokens, up to a cap.
+Weights are scores and may exceed 1.
 
-Law: weight == min(count / sum of counts + steps, cap). Bounded: max_pairs pairs, those that nobody
-has touched for longest go first; the MOST heaviest successors of a pair, and the CANDIDATES most
-frequent ones of its corpora. Cost: O(1) a tri-gram.
-Source: ADED, arXiv:2407.12021, and the repository Adaptix. Departs from them where it is bounded,
-and where shares are taken anew with every text that is imported.
+Law: weight == min(count / sum of counts + steps, cap). Bounded: at most max_pairs pairs, the least
+recently used are evicted; MAX_SUCCESSORS successors a pair by weight, and MAX_CANDIDATES by count
+in the corpora. Cost: O(1) a trigram.
+Source: ADED, arXiv:2407.12021, and the repository Adaptix. Differs from them in the bounds, and in
+that frequencies are updated with every imported text.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-MAX_SUCCESSORS = 12  # successors of a pair
-MAX_CANDIDATES = 4 * MAX_SUCCESSORS  # of them, while the corpora are counted
+MAX_SUCCESSORS = 12  # of a pair
+MAX_CANDIDATES = 4 * MAX_SUCCESSORS  # of a pair, counted in the corpora
 Successors = Sequence[tuple[int, float]]  # (token, weight), heaviest first
 
 
 @dataclass(slots=True)
 class PairSuccessors:
-    """What follows two tokens."""
+    """The successors of one pair of tokens."""
 
     counts: dict[int, int] = field(default_factory=dict)  # in the corpora
     steps: dict[int, float] = field(default_factory=dict)  # by adaptation
-    ranked: Successors | None = None  # None: to be ranked anew
+    ranked: Successors | None = None  # None: must be computed
 
     def count(self, token: int) -> None:
-        """Take note of one place in a corpus; of too many candidates the rarest goes."""
+        """Count one occurrence in a corpus; of too many candidates the rarest is dropped."""
         self.counts[token] = self.counts.get(token, 0) + 1
         if len(self.counts) > MAX_CANDIDATES:
             del self.counts[min(self.counts, key=self.counts.__getitem__)]
         self.ranked = None
 
-    def bump(self, token: int, step: float, cap: float) -> None:
-        """Add to the weight of one token; of too many tokens the lightest goes."""
+    def add_weight(self, token: int, step: float, cap: float) -> None:
+        """Add to the weight of one token; of too many tokens the lightest is dropped."""
         share = self.counts[token] / sum(self.counts.values()) if token in self.counts else 0.0
         added = min(self.steps.get(token, 0.0) + step, max(cap - share, 0.0))
         if token not in self.steps and len(self.steps) == MAX_SUCCESSORS:
@@ -48,7 +48,7 @@ class PairSuccessors:
         self.ranked = None
 
     def successors(self) -> Successors:
-        """Return the heaviest successors; of equals, those of the corpora and the older first."""
+        """Return the heaviest successors; of equals, those of the corpora and older ones first."""
         if self.ranked is None:
             total = sum(self.counts.values())
             weights = {token: count / total for token, count in self.counts.items()}
@@ -59,7 +59,7 @@ class PairSuccessors:
 
 
 class TriGrams:
-    """The tri-grams of a namespace, or of one sequence that keeps to itself."""
+    """The trigrams of a namespace, or of one sequence that shares nothing."""
 
     def __init__(self, max_pairs: int) -> None:
         self._max_pairs = max_pairs
@@ -69,26 +69,26 @@ class TriGrams:
         return len(self._pairs)
 
     def read(self, token_ids: Sequence[int], *, is_imported: bool) -> None:
-        """Count an imported text; what was written here has been adapted to while it was."""
+        """Count an imported text; outputs are left out: they were adapted to while they ran."""
         if is_imported:
             for pair, token in tri_grams(token_ids):
                 self._touch(pair).count(token)
 
     def adapt(self, window: Sequence[int], step: float, cap: float) -> None:
-        """Add a step for every tri-gram of the latest tokens."""
+        """Add a step for every trigram of the latest tokens."""
         for pair, token in tri_grams(window):
-            self._touch(pair).bump(token, step, cap)
+            self._touch(pair).add_weight(token, step, cap)
 
-    def catch_up(self, text: Sequence[int], window: int, step: float, cap: float) -> None:
-        """Adapt to a text as if it had been written here, but for the step at its end."""
+    def adapt_to_text(self, text: Sequence[int], window: int, step: float, cap: float) -> None:
+        """Adapt to a text as if it had been generated token by token, without the last step."""
         last = len(text) - 1
         for i, (pair, token) in enumerate(tri_grams(text), 2):
             times = min(window - 2, last - i)
             if times > 0:
-                self._touch(pair).bump(token, step * times, cap)
+                self._touch(pair).add_weight(token, step * times, cap)
 
     def successors(self, pair: tuple[int, int]) -> Successors:
-        """Return the tokens that may follow two others, the heaviest first."""
+        """Return the tokens that may follow a pair, heaviest first."""
         found = self._pairs.get(pair)
         return () if found is None else found.successors()
 

@@ -1,4 +1,4 @@
-"""A draft model over a paged cache of its own."""
+"""A draft model with a paged KV cache of its own."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class SuperposableModel(RunnableModel, Protocol):
     def superpose(
         self, token_ids: Tensor, weights: Tensor, metadata: AttentionMetadata, kv: KVCache
     ) -> Tensor:
-        """Return hidden states [rows, hidden] of the rows that [rows, k] tokens make together."""
+        """Return hidden states [rows, hidden] for sums of the embeddings of [rows, k] tokens."""
 
 
 class CachedDraftModel:
-    """Feeds texts to a model and keeps them, as far as its blocks reach; see DraftModel.
+    """Runs a model over paged caches of texts; implements DraftModel.
 
-    Whole blocks of settled text stay known after a cache is released, until their memory is wanted:
-    the next turn of a conversation begins where the last one ended.
+    Shared blocks can still be matched after a cache is released, until they are reused: the next
+    turn of a conversation begins where the last one ended.
 
-    Law: caches that are released hold no block; a block that several hold is never written.
+    Law: a released cache holds no block; a block that several caches hold is never written.
     """
 
     def __init__(
@@ -55,24 +55,24 @@ class CachedDraftModel:
         self._max_positions = max_positions
         self._device = device
 
-    def recall(self, cache: DraftCache, text: Sequence[int]) -> None:
-        """Let an empty cache hold what is known of a beginning of the text, all but its end."""
-        assert not cache.blocks, "only an empty cache can recall a text"
+    def match_prefix(self, cache: DraftCache, text: Sequence[int]) -> None:
+        """Fill an empty cache with the known blocks of a prefix of the text, never all of it."""
+        assert not cache.blocks, "only an empty cache can match a prefix"
         hashes: list[bytes] = []
         extend_block_hashes(hashes, root_hash(cache.namespace), text, (len(text) - 1) // BLOCK_SIZE)
         cache.blocks = self.blocks.match(hashes)
         cache.hashes = hashes[: len(cache.blocks)]
         cache.length = len(cache.blocks) * BLOCK_SIZE
 
-    def keep(self, cache: DraftCache, text: Sequence[int]) -> None:
-        """Let others recall what the cache holds of a text, which it will never go back behind."""
+    def share_prefix(self, cache: DraftCache, text: Sequence[int]) -> None:
+        """Let other sequences match the cached prefix; the cache is never cut below it again."""
         first, full = len(cache.hashes), min(len(text), cache.length) // BLOCK_SIZE
         extend_block_hashes(cache.hashes, root_hash(cache.namespace), text, full)
         for i in range(first, full):
             self.blocks.register(cache.blocks[i], cache.hashes[i])
 
     def reserve(self, cache: DraftCache, length: int) -> bool:
-        """Make room for a text of so many tokens; False (and nothing changed): there is none."""
+        """Allocate blocks for `length` tokens; False, and nothing changed, if there are none."""
         if length > self._max_positions:
             return False
         missing = num_blocks_for(length) - len(cache.blocks)
@@ -83,7 +83,7 @@ class CachedDraftModel:
         return True
 
     def extend(self, feeds: Sequence[tuple[DraftCache, Sequence[int]]]) -> Tensor:
-        """Feed tokens behind what each cache holds; return [feeds, vocab] float32 logits."""
+        """Feed tokens at the end of each cache; return [feeds, vocab] float32 logits."""
         segments = self._segments([(cache, len(tokens)) for cache, tokens in feeds])
         ids = self._tensor([token for _, tokens in feeds for token in tokens], torch.int64)
         hidden = self.model.forward(ids, segments, self._kv)
@@ -94,23 +94,23 @@ class CachedDraftModel:
     def superpose(
         self, feeds: Sequence[tuple[DraftCache, Sequence[int], Sequence[float]]]
     ) -> Tensor:
-        """Feed one weighted sum of tokens behind each; return [feeds, vocab] float32 logits."""
+        """Feed one weighted sum of embeddings at the end of each; return [feeds, vocab] logits."""
         segments = self._segments([(cache, 1) for cache, _, _ in feeds])
         ids = self._tensor([tokens for _, tokens, _ in feeds], torch.int64)
         weights = self._tensor([weights for _, _, weights in feeds], torch.float32)
         return self._logits(self.model.superpose(ids, weights, segments, self._kv))
 
     def release(self, cache: DraftCache) -> None:
-        """Give back all that a cache holds."""
+        """Release all blocks of a cache."""
         self.blocks.release(cache.blocks)
         cache.blocks, cache.length, cache.hashes = [], 0, []
 
     def _segments(self, feeds: Sequence[tuple[DraftCache, int]]) -> AttentionMetadata:
-        """Return the rows that let each cache's text go on, which it holds from now on."""
-        pieces = [_piece(cache, count) for cache, count in feeds]
+        """Append rows to each cache; return their attention metadata."""
+        segments = [_segment(cache, count) for cache, count in feeds]
         for cache, count in feeds:
             cache.length += count
-        return segments_of(pieces, self._device)
+        return segments_of(segments, self._device)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits = self.model.logits(hidden)
@@ -121,9 +121,11 @@ class CachedDraftModel:
         return torch.tensor(values, dtype=dtype, device=self._device)
 
 
-def _piece(cache: DraftCache, count: int) -> AttentionSegment:
-    """Return so many rows of a text that goes on; what is fed there is no matter of places."""
+def _segment(cache: DraftCache, count: int) -> AttentionSegment:
+    """Return `count` rows at the end of a cache; their token ids are placeholders here."""
     start = cache.length
-    places = np.arange(start, start + count, dtype=np.int64)
+    positions = np.arange(start, start + count, dtype=np.int64)
     rows = [-1] * count
-    return AttentionSegment(rows, start, AttentionMode.CAUSAL, rows, places, places, cache.blocks)
+    return AttentionSegment(
+        rows, start, AttentionMode.CAUSAL, rows, positions, positions, cache.blocks
+    )

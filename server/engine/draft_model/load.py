@@ -1,4 +1,4 @@
-"""Which model drafts for another: one of its own name, or the target without some layers."""
+"""Loads the draft model: another model, or the target without some of its layers."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ SPAN = re.compile(r"(\d+)(?:-(\d+))?")
 def load_draft_model(
     settings: EngineSettings, target: Transformer, files: ModelFiles
 ) -> CachedDraftModel | None:
-    """Return the draft model that the settings name; None: they name none.
+    """Return the draft model that the settings name, or None.
 
     Args:
         settings: draft_model is a model's name, `self` (the target, maybe in other weights) or
-            self:LAYERS, of which 0-9,20-29 are an example (the target without the other layers).
-        target: what it drafts for; shares its memory with a draft model made of its own layers.
+            self:LAYERS, for example self:0-9,20-29 (the target without the other layers).
+        target: the model that verifies; a draft model made of its layers shares their memory.
         files: the target's.
     Raises:
         BadModel: it can't be loaded, has another vocabulary, or its cache holds no text; or
-            there is none, and something is said of it.
+            draft weights are set without a draft model.
     """
     name = settings.draft_model
     if not name:
@@ -63,10 +63,10 @@ def load_draft_model(
 
 
 def parse_layers(text: str, count: int) -> tuple[int, ...]:
-    """Return the layers that a list of spans names: 0-2,5 is 0, 1, 2, 5.
+    """Return the layers of a list of ranges: 0-2,5 means 0, 1, 2, 5.
 
     Raises:
-        BadModel: no such list, or not of rising layers below count.
+        BadModel: it is no such list, or its layers are not rising numbers below `count`.
     """
     found: list[int] = []
     for part in text.split(","):
@@ -81,14 +81,14 @@ def parse_layers(text: str, count: int) -> tuple[int, ...]:
 
 
 def _own(settings: EngineSettings, target: Transformer, files: ModelFiles) -> Transformer:
-    """Return the target, read once more if its draft is to have other weights."""
+    """Return the target, loaded again if the draft model has other weights."""
     if settings.draft_weights in ("auto", target.mode):
         return target
     return _load(settings, files)
 
 
 def _other(settings: EngineSettings, target: Transformer, files: ModelFiles) -> Transformer:
-    """Return another model, whose tokens are the target's."""
+    """Return another model with the target's vocabulary."""
     name = settings.draft_model
     found = resolve(name)
     model = _load(settings, found)

@@ -1,1 +1,1 @@
-"""The worker's side of draft stores: what operators and tenants may do to them."""
+"""The worker's side of the draft store API."""

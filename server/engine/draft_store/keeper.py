@@ -1,4 +1,4 @@
-"""The keeper of a worker's draft stores: loads, saves and changes them at its owners' wish."""
+"""Loads, saves and changes the draft stores of a worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class StoreKeeper:
-    """Does what a DraftStoreTask asks for, and keeps the stores' file."""
+    """Handles DraftStoreTasks, and the file of the stores."""
 
     def __init__(
         self,
@@ -28,24 +28,24 @@ class StoreKeeper:
         vocab_size: int = 0,
         vocabulary: Callable[[], str] = str,
     ) -> None:
-        """Begin with what the file holds, if it can be used.
+        """Load the file, if it can be used.
 
         Args:
             stores: of the worker's drafters.
-            path: of the file; None: nothing is loaded or saved.
-            vocab_size: ids below it are tokens.
-            vocabulary: returns the fingerprint of the tokenizer; called if there is a file.
+            path: of the file; None: the stores are in memory only.
+            vocab_size: token ids are below it.
+            vocabulary: returns the fingerprint of the tokenizer; only called if there is a path.
         """
         self.stores = stores or DraftStores()
         self._path = path
-        self._num_unsaved = 0  # attempts
-        self._refused = ""  # why the file that is there is none of ours; it is left alone
+        self._num_failed_saves = 0
+        self._refused = ""  # why the existing file can't be used; it is not overwritten
         self._make_vocabulary = vocabulary
         if path is not None:
             self._load(path, vocab_size)
 
     def handle(self, task: DraftStoreTask) -> DraftStoreReport:
-        """Do a task; a fault is part of the report."""
+        """Run a task; the report tells of a failure."""
         try:
             affected = self._do(task)
         except ServerError as error:
@@ -60,29 +60,29 @@ class StoreKeeper:
         )
 
     def save(self) -> bool:
-        """Write the file, if there is to be one; tell whether it was written."""
+        """Write the file, if there is a path; tell whether it was written."""
         if self._path is None:
             return False
         if self._refused:
             log.error("draft store not saved", path=str(self._path), reason=self._refused)
-            self._num_unsaved += 1
+            self._num_failed_saves += 1
             return False
         try:
             files.save(self.stores, self._path, self._vocabulary)
         except OSError as error:
             log.error("draft store not saved", path=str(self._path), reason=str(error))
-            self._num_unsaved += 1
+            self._num_failed_saves += 1
             return False
         return True
 
     def counters(self) -> DraftStoreCounters:
-        """Return what has happened since the start."""
+        """Return totals since the start."""
         counters = self.stores.counters
         return DraftStoreCounters(
             tokens_added=counters.tokens_added,
             tokens_dropped=counters.tokens_dropped,
             namespaces_dropped=counters.namespaces_dropped,
-            saves_failed=self._num_unsaved,
+            saves_failed=self._num_failed_saves,
         )
 
     @cached_property
@@ -90,14 +90,14 @@ class StoreKeeper:
         return self._make_vocabulary()
 
     def _do(self, task: DraftStoreTask) -> int:
-        """Return how many tokens the task was about."""
+        """Run a task; return how many tokens it affected."""
         if task.action == "import":
             add = self.stores.add
             return sum(add(task.namespace, text, is_imported=True) for text in task.texts)
         if task.action == "clear":
             cleared = self.stores.clear(None if task.everywhere else task.namespace)
             is_saved = self._path is None or self._refused or self.save()
-            if not is_saved:  # it would come back
+            if not is_saved:  # the deleted texts would be loaded again
                 raise Unavailable("The draft store's file could not be cleared; the log says why.")
             return cleared
         if task.action == "save":
@@ -105,7 +105,7 @@ class StoreKeeper:
                 raise BadRequest("The server has no folder for draft stores: --draft-store.")
             if not self.save():
                 raise Unavailable("The draft store could not be saved; the log says why.")
-            space = self.stores.find(task.namespace)  # others are none of the asker's business
+            space = self.stores.find(task.namespace)  # other namespaces are not told of
             return 0 if space is None else space.num_tokens
         return 0
 
