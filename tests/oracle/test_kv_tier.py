@@ -57,10 +57,10 @@ def test_an_evicted_prefix_is_loaded(tier: dict[str, Any]) -> None:
     engine, memory = make(**tier)
     prompt = prompt_of(1)
     fill(engine, prompt)
-    before = engine.stats().counters["prefix_cache_hits"]
+    before = engine.stats().counters.prefix_cache_hits
     assert answer(engine, "again", prompt) == greedy_text(prompt, 5)
     assert memory.num_loads == 4
-    assert engine.stats().counters["prefix_cache_hits"] - before == 64
+    assert engine.stats().counters.prefix_cache_hits - before == 64
 
 
 def test_a_loading_sequence_is_not_scheduled_and_others_go_on() -> None:
@@ -90,7 +90,7 @@ def test_a_failed_load_is_recomputed() -> None:
     fill(engine, prompt)
     assert answer(engine, "again", prompt) == greedy_text(prompt, 5)
     assert memory.failures == 0
-    assert engine.stats().counters["num_preemptions"] == 1
+    assert engine.stats().counters.num_preemptions == 1
 
 
 def test_a_block_is_not_reused_while_it_loads() -> None:
@@ -129,4 +129,4 @@ def test_random_traffic_through_a_small_cache(seed: int) -> None:
             want = greedy_text(each.prompt_token_ids, each.max_tokens)
             assert [have[each.request_id, i].tokens for i in range(each.n)] == [want] * each.n
     assert memory.num_loads > 10
-    assert engine.stats().counters["num_preemptions"] > 0
+    assert engine.stats().counters.num_preemptions > 0
