@@ -8,12 +8,12 @@ from plait.decoders.constrained.grammar import gbnf, json_text, regex
 from plait.decoders.constrained.grammar.check import left_recursion, prune
 from plait.decoders.constrained.grammar.dfa import lexeme
 from plait.decoders.constrained.grammar.json_text import json_rules
-from plait.decoders.constrained.grammar.nodes import Chars, Grammar, Text, choice
-from plait.decoders.constrained.grammar.regex_parser import RegexError, parse_whole
+from plait.decoders.constrained.grammar.nodes import CharClass, Grammar, LiteralText, alternation
+from plait.decoders.constrained.grammar.regex_parser import RegexError, parse_full_match
 from plait.decoders.constrained.schema.lower import schema_grammar
 from plait.decoders.constrained.schema.strict import check_strict
 from plait.decoders.constrained.spec import (
-    Compiled,
+    CompiledTable,
     ConstraintError,
     ConstraintKind,
     ConstraintLimits,
@@ -29,7 +29,7 @@ MAX_CHOICES = 10_000
 
 def compile_constraint(
     spec: ConstraintSpec, vocabulary: Vocabulary, limits: ConstraintLimits
-) -> Compiled:
+) -> CompiledTable:
     """Return the constraint in a form that a worker loads (load.ConstraintLoader).
 
     Law: nothing outside the constraint is ever legal, or this raises ("sound or loud").
@@ -47,7 +47,7 @@ def compile_constraint(
     shortest = automaton.num_closing(automaton.start)
     if shortest >= UNREACHABLE:
         raise ConstraintError("the model's vocabulary cannot spell any complete answer")
-    return Compiled(encode_table(table), shortest)
+    return CompiledTable(encode_table(table), shortest)
 
 
 def lower(spec: ConstraintSpec, limits: ConstraintLimits) -> Grammar:
@@ -60,8 +60,8 @@ def lower(spec: ConstraintSpec, limits: ConstraintLimits) -> Grammar:
         raise ConstraintError(f"{spec.kind} is larger than {limits.max_bytes} bytes")
     whole = _LOWER[spec.kind](spec, limits)
     grammar = prune(whole)
-    if grammar is None and whole.blame is not None:
-        raise whole.blame()
+    if grammar is None and whole.diagnose is not None:
+        raise whole.diagnose()
     if grammar is None:
         raise ConstraintError(f"{spec.kind}: no answer can satisfy it")
     if len(grammar.rules) > limits.max_rules:
@@ -82,11 +82,11 @@ def _json_schema(spec: ConstraintSpec, limits: ConstraintLimits) -> Grammar:
 
 def _regex(spec: ConstraintSpec, _: ConstraintLimits) -> Grammar:
     try:
-        expr = parse_whole(spec.text)
+        expr = parse_full_match(spec.text)
     except RegexError as error:
         raise ConstraintError(str(error)) from None
     if expr.is_plain:
-        return Grammar({"root": regex.structure(expr, Chars)})
+        return Grammar({"root": regex.structure(expr, CharClass)})
     try:
         return Grammar({"root": lexeme(*regex.counted(expr), is_quoted=False)})
     except regex.TooManyStates as error:
@@ -111,7 +111,7 @@ def _choice(spec: ConstraintSpec, _: ConstraintLimits) -> Grammar:
         raise ConstraintError(f"choice must hold 1 to {MAX_CHOICES} strings")
     if not all(_is_text(c) for c in choices):
         raise ConstraintError("choice holds half of a surrogate pair, which is no text")
-    return Grammar({"root": choice([Text(c) for c in choices])})
+    return Grammar({"root": alternation([LiteralText(c) for c in choices])})
 
 
 def _is_text(text: str) -> bool:

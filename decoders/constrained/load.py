@@ -7,8 +7,8 @@ from threading import Lock
 
 from plait.decoders.constrained.matcher import GrammarConstraint, LoadedGrammar
 from plait.decoders.constrained.restrict import restricted
-from plait.decoders.constrained.spec import ALL_TOKENS, Tokens
-from plait.decoders.constrained.table import Table, decode_table
+from plait.decoders.constrained.spec import ALL_TOKENS, AllowedTokens
+from plait.decoders.constrained.table import OperationTable, decode_table
 from plait.decoders.constrained.vocabulary import Vocabulary
 
 
@@ -19,10 +19,10 @@ class ConstraintLoader:
         self._vocabulary = vocabulary
         vocabulary.prepare()
         self._cache_bytes = cache_bytes
-        self._loaded: OrderedDict[tuple[str, Tokens], LoadedGrammar] = OrderedDict()
+        self._loaded: OrderedDict[tuple[str, AllowedTokens], LoadedGrammar] = OrderedDict()
         self._lock = Lock()
 
-    def load(self, key: str, table: bytes, tokens: Tokens = ALL_TOKENS) -> GrammarConstraint:
+    def load(self, key: str, table: bytes, tokens: AllowedTokens = ALL_TOKENS) -> GrammarConstraint:
         """Return a constraint at its start.
 
         Args:
@@ -41,7 +41,7 @@ class ConstraintLoader:
             self._evict()
         return GrammarConstraint(found)
 
-    def _make(self, table: Table, tokens: Tokens) -> LoadedGrammar:
+    def _make(self, table: OperationTable, tokens: AllowedTokens) -> LoadedGrammar:
         if tokens == ALL_TOKENS:
             return LoadedGrammar(table, self._vocabulary)
         vocabulary = self._vocabulary.restricted(tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from plait.decoders.constrained.table import Table, load_automaton
+from plait.decoders.constrained.table import OperationTable, load_automaton
 from plait.decoders.constrained.vocabulary import Vocabulary
 from plait.decoders.contract.decoder import SequenceError
 from plait.kernels.grammar import DEAD, Automaton
@@ -26,7 +26,7 @@ class TooAmbiguous(SequenceError):
 class LoadedGrammar:
     """What all sequences under one grammar share."""
 
-    def __init__(self, table: Table, vocabulary: Vocabulary) -> None:
+    def __init__(self, table: OperationTable, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self._table = table
         self._automaton = load_automaton(table, vocabulary)
@@ -170,7 +170,7 @@ class GrammarConstraint:
         """
         return self._forced()[0]
 
-    def border_tokens(self) -> Sequence[int]:
+    def boundary_tokens(self) -> Sequence[int]:
         """Return tokens that spell what is forced behind `forced_tokens`.
 
         Other legal tokens reach over its end, into what is not forced.

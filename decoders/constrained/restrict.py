@@ -10,16 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 from plait.decoders.constrained.spec import ConstraintError
-from plait.decoders.constrained.table import Table
+from plait.decoders.constrained.table import OperationTable
 from plait.decoders.constrained.vocabulary import Vocabulary
-from plait.kernels.grammar import UNREACHABLE, Kind
+from plait.kernels.grammar import UNREACHABLE, OpKind
 from plait.kernels.grammar.lexeme import Lexeme
 from plait.kernels.grammar.tails import Tails
 
 MAX_CHARACTERS = 8192  # of the shortest text of a lexeme; no closing is longer
 
 
-def restricted(table: Table, vocabulary: Vocabulary) -> Table:
+def restricted(table: OperationTable, vocabulary: Vocabulary) -> OperationTable:
     """Return the table without alternatives that the vocabulary can't spell.
 
     Raises:
@@ -30,13 +30,13 @@ def restricted(table: Table, vocabulary: Vocabulary) -> Table:
     if not speller.can[table.root]:
         raise ConstraintError("the vocabulary can't spell a text")
     operations = [speller.without(operation) for operation in table.operations]
-    return Table(operations, table.dfas, table.root)
+    return OperationTable(operations, table.dfas, table.root)
 
 
 class _Speller:
     """Which operations have a text that the vocabulary spells: the least fixed point."""
 
-    def __init__(self, table: Table, vocabulary: Vocabulary) -> None:
+    def __init__(self, table: OperationTable, vocabulary: Vocabulary) -> None:
         self._table = table
         self._tails = Tails(vocabulary.token_of)
         alone = {text[0] for text in vocabulary.token_of if len(text) == 1}
@@ -53,25 +53,25 @@ class _Speller:
     def without(self, operation: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return an operation without the parts that can't be spelled and needn't be."""
         kind, *rest = operation
-        if kind == Kind.CHOICE:
+        if kind == OpKind.CHOICE:
             return (kind, [item for item in rest[0] if self.can[item]] or rest[0])
-        if kind == Kind.LISTED:
+        if kind == OpKind.LISTED:
             return (kind, [text for text in rest[0] if self._is_spelled(text)] or rest[0])
-        if kind == Kind.REPEAT and not self.can[rest[0]]:
-            return (Kind.TEXT.value, b"")
+        if kind == OpKind.REPEAT and not self.can[rest[0]]:
+            return (OpKind.TEXT.value, b"")
         return operation
 
     @staticmethod
     def _is_leaf(operation: tuple[Any, ...]) -> bool:
-        return operation[0] in (Kind.TEXT, Kind.SET, Kind.LISTED, Kind.LEXEME)
+        return operation[0] in (OpKind.TEXT, OpKind.SET, OpKind.LISTED, OpKind.LEXEME)
 
     def _spells(self, operation: tuple[Any, ...]) -> bool:
         kind, *rest = operation
-        if kind == Kind.TEXT:
+        if kind == OpKind.TEXT:
             return self._is_spelled(rest[0])
-        if kind == Kind.SET:
+        if kind == OpKind.SET:
             return any(self._is_spelled(bytes([byte])) for byte in rest[0])
-        if kind == Kind.LISTED:
+        if kind == OpKind.LISTED:
             return any(self._is_spelled(text) for text in rest[0])
         lexeme = Lexeme(self._table.dfas[rest[0]], rest[1], rest[2])
         if not 0 <= lexeme.missing(0, 0) <= MAX_CHARACTERS:
@@ -80,11 +80,11 @@ class _Speller:
 
     def _joins(self, operation: tuple[Any, ...]) -> bool:
         kind, *rest = operation
-        if kind == Kind.SEQ:
+        if kind == OpKind.SEQ:
             return all(self.can[item] for item in rest[0])
-        if kind == Kind.CHOICE:
+        if kind == OpKind.CHOICE:
             return any(self.can[item] for item in rest[0])
-        return bool(self.can[rest[0]] or (kind == Kind.REPEAT and rest[1] == 0))
+        return bool(self.can[rest[0]] or (kind == OpKind.REPEAT and rest[1] == 0))
 
     def _is_spelled(self, text: bytes) -> bool:
         return self._tails.prepend(text, self._tails.end).tokens < UNREACHABLE

@@ -61,7 +61,7 @@ class ConstraintLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class AllowedTokens:
     """Which tokens of the vocabulary a constrained text may be written with."""
 
     only: frozenset[int] = frozenset()  # empty: all
@@ -71,11 +71,11 @@ class Tokens:
         return token_id not in self.without and (not self.only or token_id in self.only)
 
 
-ALL_TOKENS = Tokens()
+ALL_TOKENS = AllowedTokens()
 
 
 @dataclass(frozen=True, slots=True)
-class Compiled:
+class CompiledTable:
     """A constraint that is ready to be matched, in a form that travels."""
 
     table: bytes  # of the operations that an automaton is made of; see table.py

@@ -8,40 +8,40 @@ from typing import Any
 import msgspec
 
 from plait.decoders.constrained.grammar.nodes import (
-    Chars,
-    Choice,
+    Alternation,
+    CharClass,
     Grammar,
     Lexeme,
+    LiteralText,
     Node,
     Ranges,
     Ref,
     Repeat,
     Seq,
-    Text,
 )
 from plait.decoders.constrained.grammar.utf8 import utf8_rows
 from plait.decoders.constrained.vocabulary import Vocabulary
-from plait.kernels.grammar import Automaton, DfaParts, Kind, make_automaton
+from plait.kernels.grammar import Automaton, DfaParts, OpKind, make_automaton
 
 
-class Table(msgspec.Struct, frozen=True, array_like=True):
+class OperationTable(msgspec.Struct, frozen=True, array_like=True):
     """A grammar in the form that travels and that an automaton is made of."""
 
-    operations: list[tuple[Any, ...]]  # see plait.kernels.grammar.Kind
+    operations: list[tuple[Any, ...]]  # see plait.kernels.grammar.OpKind
     dfas: list[DfaParts]
     root: int
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Table)
+_decoder = msgspec.msgpack.Decoder(OperationTable)
 
 
-def encode_table(table: Table) -> bytes:
+def encode_table(table: OperationTable) -> bytes:
     """Return the table as bytes."""
     return _encoder.encode(table)
 
 
-def decode_table(encoded: bytes) -> Table:
+def decode_table(encoded: bytes) -> OperationTable:
     """Return the table that the bytes hold."""
     return _decoder.decode(encoded)
 
@@ -55,12 +55,12 @@ def build_automaton(grammar: Grammar, vocabulary: Vocabulary) -> Automaton:
     return load_automaton(build_table(grammar), vocabulary)
 
 
-def load_automaton(table: Table, vocabulary: Vocabulary) -> Automaton:
+def load_automaton(table: OperationTable, vocabulary: Vocabulary) -> Automaton:
     """Return the automaton of a table; raises as build_automaton."""
     return make_automaton(table.operations, table.dfas, table.root, vocabulary.handle)
 
 
-def build_table(grammar: Grammar) -> Table:
+def build_table(grammar: Grammar) -> OperationTable:
     """Return the table of a pruned grammar. Cost: linear in its nodes."""
     return _Builder().run(grammar)
 
@@ -77,46 +77,46 @@ class _Builder:
         self._dfa_numbers: dict[int, int] = {}  # by identity: they are large, and made once
         self._nodes: dict[int, int] = {}  # by identity: hashing a node hashes all below it
 
-    def run(self, grammar: Grammar) -> Table:
+    def run(self, grammar: Grammar) -> OperationTable:
         for name in grammar.rules:
             self._rules[name] = len(self._operations)
-            self._operations.append((Kind.RULE.value, 0))
+            self._operations.append((OpKind.RULE.value, 0))
         for name, node in grammar.rules.items():
-            self._operations[self._rules[name]] = (Kind.RULE.value, self.add(node))
-        return Table(self._operations, self._dfas, self._rules["root"])
+            self._operations[self._rules[name]] = (OpKind.RULE.value, self.add(node))
+        return OperationTable(self._operations, self._dfas, self._rules["root"])
 
     def add(self, node: Node) -> int:
         """Return the operation of a node."""
         if isinstance(node, Ref):
             return self._rules[node.name]
-        if isinstance(node, Text):
-            return self._leaf((Kind.TEXT.value, node.value.encode()))
-        if isinstance(node, Chars):
+        if isinstance(node, LiteralText):
+            return self._leaf((OpKind.TEXT.value, node.value.encode()))
+        if isinstance(node, CharClass):
             return self._characters(node.ranges)
         known = self._nodes.get(id(node))
         if known is None:
             known = self._nodes[id(node)] = self._compound(node)
         return known
 
-    def _compound(self, node: Seq | Choice | Repeat | Lexeme) -> int:
+    def _compound(self, node: Seq | Alternation | Repeat | Lexeme) -> int:
         if isinstance(node, Seq):
-            return self._put(Kind.SEQ, [self.add(item) for item in node.items])
-        if isinstance(node, Choice):
+            return self._put(OpKind.SEQ, [self.add(item) for item in node.items])
+        if isinstance(node, Alternation):
             return self._choice(node.items)
         most = -1 if node.most is None else node.most
         if isinstance(node, Lexeme):
-            return self._put(Kind.LEXEME, self._dfa(node.dfa), node.least, most)
-        return self._put(Kind.REPEAT, self.add(node.item), node.least, most)
+            return self._put(OpKind.LEXEME, self._dfa(node.dfa), node.least, most)
+        return self._put(OpKind.REPEAT, self.add(node.item), node.least, most)
 
     def _choice(self, items: Sequence[Node]) -> int:
         """Return the operation of one of the items; those that are texts become one list."""
-        texts = {item.value.encode() for item in items if isinstance(item, Text)}
+        texts = {item.value.encode() for item in items if isinstance(item, LiteralText)}
         if len(texts) < 2:
             found = [self.add(item) for item in items]
         else:
-            others = [self.add(item) for item in items if not isinstance(item, Text)]
-            found = [self._put(Kind.LISTED, sorted(texts)), *others]
-        return found[0] if len(found) == 1 else self._put(Kind.CHOICE, found)
+            others = [self.add(item) for item in items if not isinstance(item, LiteralText)]
+            found = [self._put(OpKind.LISTED, sorted(texts)), *others]
+        return found[0] if len(found) == 1 else self._put(OpKind.CHOICE, found)
 
     def _characters(self, ranges: Ranges) -> int:
         """Return the operation of one UTF-8 encoded character."""
@@ -128,13 +128,13 @@ class _Builder:
             for row in rows:
                 if len(row) > 1:
                     sets = [self._set(range(a, b + 1)) for a, b in row]
-                    found.append(self._put(Kind.SEQ, sets))
-            known = found[0] if len(found) == 1 else self._put(Kind.CHOICE, found)
+                    found.append(self._put(OpKind.SEQ, sets))
+            known = found[0] if len(found) == 1 else self._put(OpKind.CHOICE, found)
             self._chars[ranges] = known
         return known
 
     def _set(self, allowed: Sequence[int]) -> int:
-        return self._leaf((Kind.SET.value, bytes(allowed)))
+        return self._leaf((OpKind.SET.value, bytes(allowed)))
 
     def _dfa(self, dfa: DfaParts) -> int:
         known = self._dfa_numbers.get(id(dfa))
@@ -150,6 +150,6 @@ class _Builder:
             self._operations.append(operation)
         return known
 
-    def _put(self, kind: Kind, *rest: Any) -> int:
+    def _put(self, kind: OpKind, *rest: Any) -> int:
         self._operations.append((kind.value, *rest))
         return len(self._operations) - 1

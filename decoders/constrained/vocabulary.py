@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from plait.decoders.constrained.spec import Tokens
+from plait.decoders.constrained.spec import AllowedTokens
 from plait.kernels.grammar import make_vocabulary as make_handle
 
 MAX_TOKEN_BYTES = 32  # longest token that a constrained text may use
@@ -45,7 +45,7 @@ class Vocabulary:
             return False
         return 0 < len(self.token_bytes[token_id]) <= MAX_TOKEN_BYTES
 
-    def restricted(self, tokens: Tokens) -> Vocabulary:
+    def restricted(self, tokens: AllowedTokens) -> Vocabulary:
         """Return the vocabulary without all other tokens, which spell nothing then."""
         spelled = (text if i in tokens else b"" for i, text in enumerate(self.token_bytes))
         return make_vocabulary(spelled, self.eos_token_ids)

@@ -39,5 +39,5 @@ class Constraint(Protocol):
     def forced_tokens(self) -> Sequence[int]:
         """Return tokens of the text that must follow, none of which an alternative reaches over."""
 
-    def border_tokens(self) -> Sequence[int]:
+    def boundary_tokens(self) -> Sequence[int]:
         """Return the tokens of the rest of that text, over whose end alternatives reach."""

@@ -1,6 +1,6 @@
 """Grammar automaton: which tokens may come next, as bitmasks over a vocabulary.
 
-A grammar is a table of operations; each is a tuple whose first field is its `Kind`. The automaton
+A grammar is a table of operations; each is a tuple whose first field is its `OpKind`. The automaton
 reads bytes, and its deterministic states are built lazily, while it runs. `reference.py` is the
 test oracle and the fallback without compiled kernels. The C++ sources in this folder become
 `plait.kernels._grammar`, which does not need torch.
@@ -27,7 +27,7 @@ DEAD = -1  # the state after a byte that the grammar does not allow
 DfaParts = tuple[bytes, int, bytes, bytes, bytes]  # see kernels/_grammar.pyi
 
 
-class Kind(IntEnum):
+class OpKind(IntEnum):
     """The first field of an operation; the comment lists the other fields of its tuple."""
 
     TEXT = 0  # bytes
@@ -149,9 +149,9 @@ def make_automaton(
     """
     module = _load()
     if module is None:
-        from plait.kernels.grammar.reference import NaiveAutomaton  # noqa: PLC0415, as above
+        from plait.kernels.grammar.reference import ReferenceAutomaton  # noqa: PLC0415, as above
 
-        return NaiveAutomaton(operations, dfas, root, vocabulary)
+        return ReferenceAutomaton(operations, dfas, root, vocabulary)
     try:
         made: Automaton = module.Automaton(operations, dfas, root, vocabulary)
     except module.TooLargeError as error:

@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.kernels.grammar import DEAD, DfaParts, Kind
-from plait.kernels.grammar.cheapest import Cheapest, Frame
+from plait.kernels.grammar import DEAD, DfaParts, OpKind
+from plait.kernels.grammar.completion import CheapestCompletion, StackFrame
 from plait.kernels.grammar.lexeme import Lexeme
 from plait.kernels.grammar.tails import Tail, Tails, tokens_of
 
 MAX_FORCED = 256  # bytes of one forced text
 
 
-Stack = tuple[Frame, Any]  # the top frame and the stack below, () at the bottom
+Stack = tuple[StackFrame, Any]  # the top frame and the stack below, () at the bottom
 EMPTY: Any = ()
 
 
@@ -48,7 +48,7 @@ class Vocabulary:
         return any(len(t) > len(text) and t.startswith(text) for t in self.token_of)
 
 
-class NaiveAutomaton:
+class ReferenceAutomaton:
     """See `plait.kernels.grammar.Automaton`."""
 
     def __init__(
@@ -62,11 +62,13 @@ class NaiveAutomaton:
         self._lexemes = {
             op: Lexeme(dfas[operation[1]], *operation[2:])
             for op, operation in enumerate(operations)
-            if operation[0] == Kind.LEXEME
+            if operation[0] == OpKind.LEXEME
         }
         self._vocabulary = vocabulary
         self._tails = Tails(vocabulary.token_of)
-        self._cheapest = Cheapest(operations, self._lexemes, self._tails, vocabulary.token_of)
+        self._cheapest = CheapestCompletion(
+            operations, self._lexemes, self._tails, vocabulary.token_of
+        )
         self._states: list[frozenset[Stack]] = []
         self._numbers: dict[frozenset[Stack], int] = {}
         self._stack_tails: dict[Any, Tail] = {EMPTY: self._tails.end}
@@ -165,9 +167,9 @@ class NaiveAutomaton:
 
     def _begin(self, op: int, below: Any) -> Stack:
         kind, *rest = self._operations[op]
-        if kind == Kind.REPEAT:
-            return (Frame(op, (rest[1], rest[2])), below)
-        return (Frame(op, {Kind.LISTED: b"", Kind.LEXEME: (0, 0)}.get(kind, 0)), below)
+        if kind == OpKind.REPEAT:
+            return (StackFrame(op, (rest[1], rest[2])), below)
+        return (StackFrame(op, {OpKind.LISTED: b"", OpKind.LEXEME: (0, 0)}.get(kind, 0)), below)
 
     def _expand(self, stacks: list[Any]) -> frozenset[Any]:
         """Return the stacks after all free moves: they begin with a byte, or are empty."""
@@ -183,36 +185,36 @@ class NaiveAutomaton:
                 todo.extend(self._moves(*stack))
         return frozenset(ready)
 
-    def _moves(self, frame: Frame, below: Any) -> list[Any]:
+    def _moves(self, frame: StackFrame, below: Any) -> list[Any]:
         kind, *rest = self._operations[frame.op]
-        if kind == Kind.TEXT:
+        if kind == OpKind.TEXT:
             return [below] if frame.at == len(rest[0]) else []
-        if kind == Kind.SEQ:
+        if kind == OpKind.SEQ:
             ahead = frame.at + 1
-            behind = (Frame(frame.op, ahead), below) if ahead < len(rest[0]) else below
+            behind = (StackFrame(frame.op, ahead), below) if ahead < len(rest[0]) else below
             return [self._begin(rest[0][frame.at], behind)]
-        if kind == Kind.REPEAT:
+        if kind == OpKind.REPEAT:
             least, most = frame.at
             found = [below] if least == 0 else []
             if most != 0:
-                again = Frame(frame.op, (max(least - 1, 0), most - 1 if most > 0 else most))
+                again = StackFrame(frame.op, (max(least - 1, 0), most - 1 if most > 0 else most))
                 found.append(self._begin(rest[0], (again, below)))
             return found
-        if kind == Kind.LISTED:
+        if kind == OpKind.LISTED:
             return [below] if frame.at in rest[0] else []
-        if kind == Kind.LEXEME:
+        if kind == OpKind.LEXEME:
             return [below] if self._lexemes[frame.op].ends(frame.at) else []
-        items = rest[0] if kind == Kind.CHOICE else rest
-        return [] if kind == Kind.SET else [self._begin(item, below) for item in items]
+        items = rest[0] if kind == OpKind.CHOICE else rest
+        return [] if kind == OpKind.SET else [self._begin(item, below) for item in items]
 
-    def _begins(self, frame: Frame, below: Any) -> bool:
+    def _begins(self, frame: StackFrame, below: Any) -> bool:
         """Tell whether the stack begins with a byte."""
         kind, *rest = self._operations[frame.op]
-        if kind == Kind.TEXT:
+        if kind == OpKind.TEXT:
             return bool(frame.at < len(rest[0]))
-        if kind in (Kind.LISTED, Kind.LEXEME):
+        if kind in (OpKind.LISTED, OpKind.LEXEME):
             return any(self._consume((frame, below), byte) for byte in range(256))
-        return bool(kind == Kind.SET)
+        return bool(kind == OpKind.SET)
 
     def _consume(self, stack: Any, byte: int) -> list[Any]:
         """Return the stack behind a byte; none: it does not begin so."""
@@ -221,16 +223,16 @@ class NaiveAutomaton:
         frame, below = stack
         kind, *rest = self._operations[frame.op]
         after: Any = None
-        if kind == Kind.TEXT and rest[0][frame.at : frame.at + 1] == bytes([byte]):
+        if kind == OpKind.TEXT and rest[0][frame.at : frame.at + 1] == bytes([byte]):
             after = frame.at + 1
-        elif kind == Kind.SET and byte in rest[0]:
+        elif kind == OpKind.SET and byte in rest[0]:
             return [below]
-        elif kind == Kind.LISTED:
+        elif kind == OpKind.LISTED:
             read = frame.at + bytes([byte])
             after = read if any(text.startswith(read) for text in rest[0]) else None
-        elif kind == Kind.LEXEME:
+        elif kind == OpKind.LEXEME:
             after = self._lexemes[frame.op].step(frame.at, byte)
-        return [] if after is None else [(Frame(frame.op, after), below)]
+        return [] if after is None else [(StackFrame(frame.op, after), below)]
 
     def _tail(self, stack: Any) -> Tail:
         """Return the cheapest text of a stack."""

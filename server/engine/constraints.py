@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from plait.decoders.constrained.spec import ConstraintError, Tokens
+from plait.decoders.constrained.spec import AllowedTokens, ConstraintError
 from plait.kernels.grammar import UNREACHABLE, TooLarge
 from plait.server.errors import BadRequest
 from plait.server.prompt.tokenizer import load_tokenizer
@@ -48,7 +48,7 @@ class LazyConstraints:
             BadRequest: the prefill begins no text of the form, or the tokens that the request
                 leaves can't spell one.
         """
-        tokens = Tokens(frozenset(compiled.only), frozenset(compiled.without))
+        tokens = AllowedTokens(frozenset(compiled.only), frozenset(compiled.without))
         try:
             constraint = self._loader.load(compiled.key, compiled.table, tokens)
         except (ConstraintError, TooLarge) as error:

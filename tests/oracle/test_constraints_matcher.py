@@ -141,7 +141,7 @@ def test_forced_tokens_leave_only_the_spelling_open(kind: ConstraintKind, text: 
             assert all(ahead.startswith(spell([token_id])) for token_id in _legal(constraint))
             assert not constraint.is_accepting()
             assert constraint.accept_token(forced.pop(0))
-        for token_id in constraint.border_tokens():
+        for token_id in constraint.boundary_tokens():
             assert not constraint.is_accepting()
             assert constraint.accept_token(token_id)
 
@@ -154,10 +154,10 @@ def test_a_key_is_forced_up_to_where_tokens_reach_over_it() -> None:
     keys = {key: {"const": 1} for key in ("abc", "é")}
     constraint = load("json_schema", json.dumps({"properties": keys, "required": list(keys)}))
     assert list(constraint.forced_tokens()) == []  # "{" or the longer '{"'
-    assert spell(list(constraint.border_tokens())) == b"{"
+    assert spell(list(constraint.boundary_tokens())) == b"{"
     assert constraint.accept_token(BYTES_AND_PIECES.token_of[b'{"'])
     assert spell(list(constraint.forced_tokens())) == b"abc"  # '":' may go on with a blank
-    assert spell(list(constraint.border_tokens())) == b'":'
+    assert spell(list(constraint.boundary_tokens())) == b'":'
     for token_id in byte_tokens('abc":1,"'):
         assert constraint.accept_token(token_id)
     assert list(constraint.forced_tokens()) == byte_tokens("é")

@@ -10,8 +10,14 @@ import torch
 from plait.decoders.constrained import matcher
 from plait.decoders.constrained.grammar import regex
 from plait.decoders.constrained.grammar.gbnf import parse
-from plait.decoders.constrained.grammar.nodes import Chars, Choice, Grammar, Repeat, Text
-from plait.decoders.constrained.grammar.regex_parser import parse_whole
+from plait.decoders.constrained.grammar.nodes import (
+    Alternation,
+    CharClass,
+    Grammar,
+    LiteralText,
+    Repeat,
+)
+from plait.decoders.constrained.grammar.regex_parser import parse_full_match
 from plait.decoders.constrained.matcher import GrammarConstraint, LoadedGrammar, TooAmbiguous
 from plait.decoders.constrained.table import build_table, load_automaton
 from plait.kernels.grammar import DEAD
@@ -22,7 +28,9 @@ from tests.fixtures.grammar_automata import LETTERS, compiled, legal
 def test_an_automaton_begins_anew_when_it_remembers_too_much(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    table = build_table(Grammar({"root": Repeat(Choice((Text("ab"), Text("abc"))), 0, None)}))
+    table = build_table(
+        Grammar({"root": Repeat(Alternation((LiteralText("ab"), LiteralText("abc"))), 0, None)})
+    )
     loaded = LoadedGrammar(table, LETTERS)
     constraint = GrammarConstraint(loaded)
     for token_id in (6, 7, 6):
@@ -44,7 +52,7 @@ def test_an_automaton_begins_anew_when_it_remembers_too_much(
 def test_a_mask_that_is_too_much_work_keeps_a_way_to_the_end() -> None:
     """Fewer tokens, all of them legal, the same whatever was computed before."""
     text = "(" * 3 + "[a-cé]{0,400}" + "){0,400}" * 3 + "b"
-    table = build_table(Grammar({"root": regex.structure(parse_whole(text), Chars)}))
+    table = build_table(Grammar({"root": regex.structure(parse_full_match(text), CharClass)}))
     have, other = load_automaton(table, LETTERS), load_automaton(table, LETTERS)
     mask = legal(have, have.start)
     behind = walk(other, b"abc")

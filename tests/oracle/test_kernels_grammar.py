@@ -15,18 +15,18 @@ from plait.decoders.constrained.grammar import chars, dfa, regex
 from plait.decoders.constrained.grammar.check import left_recursion, prune
 from plait.decoders.constrained.grammar.nodes import (
     EMPTY,
-    Chars,
-    Choice,
+    Alternation,
+    CharClass,
     Grammar,
     Lexeme,
+    LiteralText,
     Node,
     Ref,
     Repeat,
     Seq,
-    Text,
 )
 from plait.decoders.constrained.grammar.regex import Expr
-from plait.decoders.constrained.grammar.regex_parser import parse_search, parse_whole
+from plait.decoders.constrained.grammar.regex_parser import parse_full_match, parse_search
 from plait.decoders.constrained.table import build_automaton, build_table, load_automaton
 from plait.kernels import grammar as kernels
 from plait.kernels.grammar import DEAD, Automaton, DfaParts
@@ -34,27 +34,29 @@ from plait.kernels.grammar.lexeme import Lexeme as NaiveLexeme
 from tests.fixtures.constraint_vocabularies import automaton_of, matches, walk
 from tests.fixtures.grammar_automata import LETTERS, compiled, legal, naive_of
 
-PAIRS = [parse_whole(text) for text in ("(ab)*", "a|ab|abc", "[ab]{2,5}c?", "(aa|bbb)*", "é*a")]
+PAIRS = [
+    parse_full_match(text) for text in ("(ab)*", "a|ab|abc", "[ab]{2,5}c?", "(aa|bbb)*", "é*a")
+]
 
 
 def _random_node(draw: random.Random, depth: int) -> Node:
     kind = draw.randrange(3 if depth == 0 else 8)
     if kind == 0:
-        return Text("".join(draw.choices("abcé", k=draw.randrange(3))))
+        return LiteralText("".join(draw.choices("abcé", k=draw.randrange(3))))
     if kind == 1:
-        return Chars(chars.of("".join(draw.choices("abcé", k=2))))
+        return CharClass(chars.of("".join(draw.choices("abcé", k=2))))
     if kind == 2:
-        return Ref(draw.choice(["x", "y"])) if depth else Text("c")
+        return Ref(draw.choice(["x", "y"])) if depth else LiteralText("c")
     parts = tuple(_random_node(draw, depth - 1) for _ in range(draw.randrange(1, 4)))
     if kind == 3:
         least = draw.randrange(3)
         return Repeat(parts[0], least, draw.choice([None, least + draw.randrange(4)]))
     if kind == 4:
-        expr = regex.both(draw.choice(PAIRS), regex.without(draw.choice(PAIRS)))
+        expr = regex.intersection(draw.choice(PAIRS), regex.complement(draw.choice(PAIRS)))
         least = draw.randrange(3)
         found = dfa.lexeme(expr, least, draw.choice([None, least + 2]), is_quoted=False)
         return found if isinstance(found, Lexeme) else EMPTY
-    return Seq(parts) if kind < 6 else Choice(parts)
+    return Seq(parts) if kind < 6 else Alternation(parts)
 
 
 def _random_grammars(seed: int, count: int) -> Iterator[Grammar]:
@@ -113,21 +115,21 @@ def _derive(grammar: Grammar, longest: int) -> set[str]:
         known = wider
 
 
-def _leaf_texts(node: Text | Chars | Lexeme, longest: int) -> set[str]:
-    if isinstance(node, Text):
+def _leaf_texts(node: LiteralText | CharClass | Lexeme, longest: int) -> set[str]:
+    if isinstance(node, LiteralText):
         return {node.value} if len(node.value) <= longest else set()
-    if isinstance(node, Chars):
+    if isinstance(node, CharClass):
         return {c for c in "abcé" if chars.contains(node.ranges, ord(c))}
     all_texts = ("".join(t) for n in range(longest + 1) for t in product("abcé", repeat=n))
     return {text for text in all_texts if _holds(node, text)}
 
 
 def _texts(node: Node, known: dict[str, set[str]], longest: int) -> set[str]:
-    if isinstance(node, Text | Chars | Lexeme):
+    if isinstance(node, LiteralText | CharClass | Lexeme):
         return _leaf_texts(node, longest)
     if isinstance(node, Ref):
         return known[node.name]
-    if isinstance(node, Choice):
+    if isinstance(node, Alternation):
         return set().union(*(_texts(item, known, longest) for item in node.items))
     if isinstance(node, Seq):
         return _joined([_texts(item, known, longest) for item in node.items], longest)
@@ -161,14 +163,18 @@ def _accepts(parts: DfaParts, text: bytes) -> bool:
 
 
 EXPRESSIONS = [
-    regex.both(parse_search("b"), parse_whole("[ab]{0,4}")),
-    regex.both(parse_whole("[a-z€]*"), regex.without(parse_search("ab|€"))),
-    regex.both(parse_search("a$"), regex.both(parse_search("^b"), parse_search("é"))),
-    regex.without(parse_whole("(a|b)*c{2,3}")),
-    regex.union([parse_whole("a{0,3}b"), parse_whole("a{2,7}b"), parse_whole("a{9}b")]),
-    regex.both(parse_whole(".{0,6}a.{0,6}"), parse_whole(".{0,6}b.{0,6}")),
-    parse_whole('["\\\\\n\u0001a]*'),
-    parse_whole("[\u00a0-\u0fff\U0001f600-\U0001f64f]+"),
+    regex.intersection(parse_search("b"), parse_full_match("[ab]{0,4}")),
+    regex.intersection(parse_full_match("[a-z€]*"), regex.complement(parse_search("ab|€"))),
+    regex.intersection(
+        parse_search("a$"), regex.intersection(parse_search("^b"), parse_search("é"))
+    ),
+    regex.complement(parse_full_match("(a|b)*c{2,3}")),
+    regex.union(
+        [parse_full_match("a{0,3}b"), parse_full_match("a{2,7}b"), parse_full_match("a{9}b")]
+    ),
+    regex.intersection(parse_full_match(".{0,6}a.{0,6}"), parse_full_match(".{0,6}b.{0,6}")),
+    parse_full_match('["\\\\\n\u0001a]*'),
+    parse_full_match("[\u00a0-\u0fff\U0001f600-\U0001f64f]+"),
 ]
 
 
@@ -194,13 +200,13 @@ def _quoted(text: str) -> str:
 
 
 def test_an_expression_without_texts_has_no_automaton() -> None:
-    expr = regex.both(parse_whole("a+b"), parse_whole("b*a"))
+    expr = regex.intersection(parse_full_match("a+b"), parse_full_match("b*a"))
 
     assert dfa.determinise(expr, False) is None and dfa.naive(expr, is_quoted=False) is None
 
 
 def test_what_is_too_much_work_is_refused() -> None:
-    blowing_up = regex.both(parse_whole("[ab]*a[ab]{40}"), parse_search("b"))
+    blowing_up = regex.intersection(parse_full_match("[ab]*a[ab]{40}"), parse_search("b"))
 
     with pytest.raises(regex.TooManyStates):
         dfa.determinise(blowing_up, False)
@@ -214,7 +220,7 @@ LENGTHS = ["[ab]*", "(ab)*", "(aaa|bb)+", "a?(bbbb)*", "abc|a", "(é|ab)*é"]
 def test_lengths_are_counted_in_characters(pattern: str, window: tuple[int, int | None]) -> None:
     """Legal exactly where some text of the right length goes on so: gaps and all."""
     least, most = window
-    node = dfa.lexeme(parse_whole(pattern), least, most, is_quoted=False)
+    node = dfa.lexeme(parse_full_match(pattern), least, most, is_quoted=False)
     texts = ["".join(t) for n in range(6) for t in product("abcé", repeat=n)]
     texts += ["".join(t) for n in range(6, 10) for t in product("ab", repeat=n)]
     limit = 9 if most is None else most
@@ -234,7 +240,7 @@ def test_lengths_are_counted_in_characters(pattern: str, window: tuple[int, int 
 @compiled
 @pytest.mark.parametrize("pattern", [*LENGTHS, "a{3}|b{7}|(cc)*"])
 def test_missing_characters_are_those_of_the_oracle(pattern: str) -> None:
-    parts = dfa.determinise(parse_whole(pattern), False)
+    parts = dfa.determinise(parse_full_match(pattern), False)
     assert parts is not None
     for least, most in product(range(12), [-1, *range(12)]):
         want = NaiveLexeme(parts, least, most).missing(0, 0) >= 0
@@ -266,7 +272,7 @@ def test_far_from_its_ends_a_count_does_not_matter() -> None:
 
 @pytest.mark.parametrize("make", [automaton_of, naive_of], ids=["served", "naive"])
 def test_nothing_goes_on_behind_a_dead_byte(make: Any) -> None:
-    have = make(Grammar({"root": Text("ab")}))
+    have = make(Grammar({"root": LiteralText("ab")}))
     state = have.step(have.start, ord("x"))
 
     assert state == DEAD
@@ -276,7 +282,9 @@ def test_nothing_goes_on_behind_a_dead_byte(make: Any) -> None:
 
 def test_listed_texts_that_begin_with_each_other() -> None:
     words = ["a", "ab", "abc", "b", "é"]
-    grammar = Grammar({"root": Seq((Choice(tuple(map(Text, words))), Text("c")))})
+    grammar = Grammar(
+        {"root": Seq((Alternation(tuple(map(LiteralText, words))), LiteralText("c")))}
+    )
     have = load_automaton(build_table(grammar), LETTERS)
 
     accepted = {

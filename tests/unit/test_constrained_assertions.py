@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 
 from plait.decoders.constrained.compile import lower
 from plait.decoders.constrained.grammar import regex
-from plait.decoders.constrained.grammar.regex import is_void
-from plait.decoders.constrained.grammar.regex_parser import RegexError, parse_search, parse_whole
+from plait.decoders.constrained.grammar.regex import is_empty_set
+from plait.decoders.constrained.grammar.regex_parser import (
+    RegexError,
+    parse_full_match,
+    parse_search,
+)
 from plait.decoders.constrained.spec import ConstraintKind, ConstraintLimits, ConstraintSpec
 from tests.fixtures.constraint_vocabularies import automaton_of, matches
 
@@ -49,7 +53,7 @@ def _python(pattern: str) -> re.Pattern[str]:
 @given(patterns)
 def test_what_is_found_is_what_python_finds(pattern: str) -> None:
     try:
-        found, exact = parse_search(pattern), parse_whole(pattern)
+        found, exact = parse_search(pattern), parse_full_match(pattern)
     except RegexError as error:
         assert "without end" in str(error)
         assume(False)
@@ -104,7 +108,7 @@ def test_anchors_alone_need_no_automaton(pattern: str) -> None:
 
 
 def test_contradictions_leave_nothing() -> None:
-    assert is_void(parse_search(r"^(?=a)b$"), max_states=10)
+    assert is_empty_set(parse_search(r"^(?=a)b$"), max_states=10)
 
 
 @pytest.mark.parametrize(
@@ -112,8 +116,8 @@ def test_contradictions_leave_nothing() -> None:
     [("L", "L"), ("Lu", "Lu"), ("Decimal_Number", "Nd"), ("gc=Zs", "Zs"), ("Punctuation", "P")],
 )
 def test_a_category_is_what_unicode_says(name: str, category: str) -> None:
-    inside, outside = parse_whole(rf"\p{{{name}}}"), parse_whole(rf"[^\p{{{name}}}]")
-    assert parse_whole(rf"\P{{{name}}}") is outside
+    inside, outside = parse_full_match(rf"\p{{{name}}}"), parse_full_match(rf"[^\p{{{name}}}]")
+    assert parse_full_match(rf"\P{{{name}}}") is outside
 
     for code in [*range(0x500), *range(0x2000, 0x3100, 7), 0x1D7CE, 0x20000, 0x378]:
         actual = unicodedata.category(chr(code))

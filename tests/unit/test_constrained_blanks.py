@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from plait.decoders.constrained.compile import lower
-from plait.decoders.constrained.grammar.nodes import Chars, walk
+from plait.decoders.constrained.grammar.nodes import CharClass, walk
 from plait.decoders.constrained.spec import ConstraintLimits, ConstraintSpec
 from plait.kernels.grammar import DEAD, Automaton
 from tests.fixtures.constraint_vocabularies import automaton_of, matches
@@ -124,7 +124,7 @@ def test_blanks_are_one_rule_however_deep_the_schema() -> None:
         name
         for name, rule in grammar.rules.items()
         for node in walk(rule)
-        if isinstance(node, Chars) and (0x20, 0x20) in node.ranges
+        if isinstance(node, CharClass) and (0x20, 0x20) in node.ranges
     }
 
     assert blanks == {"ws"}

@@ -21,7 +21,7 @@ import pytest
 
 from plait.decoders.constrained.compile import lower
 from plait.decoders.constrained.grammar import regex
-from plait.decoders.constrained.grammar.regex_parser import parse_whole
+from plait.decoders.constrained.grammar.regex_parser import parse_full_match
 from plait.decoders.constrained.schema import formats
 from plait.decoders.constrained.schema.formats import FORMATS, STANDARD
 from plait.decoders.constrained.spec import (
@@ -132,7 +132,7 @@ def test_each_set_is_inside_the_next(name: str) -> None:
 @cache
 def _known_valid(name: str) -> list[str]:
     known = FORMATS[name]
-    expr = parse_whole(known.valid or known.written)
+    expr = parse_full_match(known.valid or known.written)
     return [t for t in texts(expr, random.Random(name), 60) if len(t) <= (known.longest or 400)]
 
 

@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from plait.decoders.constrained.compile import lower
-from plait.decoders.constrained.grammar.residues import Remainders
+from plait.decoders.constrained.grammar.residues import RemainderAutomaton
 from plait.decoders.constrained.spec import (
     ConstraintError,
     ConstraintLimits,
@@ -97,7 +97,7 @@ def _is_within(value: Decimal, limits: dict[str, int]) -> bool:
 
 @pytest.mark.parametrize("unit", [1, 3, 8, 12, 49, 50, 64, 100, 360, 1024])
 def test_classes_of_remainders_tell_multiples(unit: int) -> None:
-    remainders = Remainders(Decimal(unit))
+    remainders = RemainderAutomaton(Decimal(unit))
 
     for value in range(0, 3 * unit + 200):
         state = remainders.start

@@ -12,8 +12,8 @@ from plait.decoders.constrained.grammar import regex
 from plait.decoders.constrained.grammar.regex import Expr
 from plait.decoders.constrained.grammar.regex_parser import (
     RegexError,
+    parse_full_match,
     parse_search,
-    parse_whole,
 )
 
 PATTERNS = [
@@ -46,7 +46,7 @@ def test_search_finds_what_python_finds(pattern: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["a|b", "^a+$", "(ab)*", "[ab]{2}"])
 def test_whole_matches_from_end_to_end(pattern: str) -> None:
-    have = parse_whole(pattern)
+    have = parse_full_match(pattern)
 
     for text in SHORT:
         assert regex.matches(have, text) == bool(re.fullmatch(pattern, text)), text
@@ -86,39 +86,43 @@ def _texts(expr: Expr) -> set[str]:
 def test_the_algebra_is_set_algebra() -> None:
     left, right = parse_search("^a"), parse_search("b$")
 
-    assert _texts(regex.both(left, right)) == _texts(left) & _texts(right)
-    assert _texts(regex.without(left)) == set(SHORT) - _texts(left)
+    assert _texts(regex.intersection(left, right)) == _texts(left) & _texts(right)
+    assert _texts(regex.complement(left)) == set(SHORT) - _texts(left)
     assert _texts(regex.union([left, right])) == _texts(left) | _texts(right)
 
 
 def test_emptiness_is_decided() -> None:
-    odd = parse_whole("a(aa)*")
-    even = parse_whole("(aa)*")
+    odd = parse_full_match("a(aa)*")
+    even = parse_full_match("(aa)*")
 
-    assert regex.is_void(regex.both(odd, even), max_states=50)
-    assert not regex.is_void(regex.both(odd, parse_whole("a{5,9}")), max_states=50)
+    assert regex.is_empty_set(regex.intersection(odd, even), max_states=50)
+    assert not regex.is_empty_set(
+        regex.intersection(odd, parse_full_match("a{5,9}")), max_states=50
+    )
     with pytest.raises(regex.TooManyStates):
-        regex.is_void(regex.both(parse_whole("a{50}"), parse_whole("a{49}")), max_states=20)
+        regex.is_empty_set(
+            regex.intersection(parse_full_match("a{50}"), parse_full_match("a{49}")), max_states=20
+        )
 
 
 @pytest.mark.parametrize(
     ("pattern", "want"), [("^a{2,5}b?$", (2, 6)), ("^(ab|c)$", (1, 2)), ("a", (1, None))]
 )
 def test_the_span_of_lengths(pattern: str, want: tuple[int, int | None]) -> None:
-    assert regex.span(parse_search(pattern)) == want
+    assert regex.length_bounds(parse_search(pattern)) == want
 
 
 @pytest.mark.parametrize("pattern", ["[ab]+", "a[ab]*b", "(ab){2}a*", "a{0,2}"])
 @pytest.mark.parametrize(("low", "high"), [(0, 2), (2, None), (1, 3), (3, 3)])
 def test_a_fitted_expression_is_the_intersection(pattern: str, low: int, high: int | None) -> None:
-    expr = parse_whole(pattern)
+    expr = parse_full_match(pattern)
     have = regex.fitted(expr, low, high)
 
     assert have is not None
-    want = regex.both(expr, regex.times(regex.ANY_CHAR, low, high))
+    want = regex.intersection(expr, regex.times(regex.ANY_CHAR, low, high))
     assert _texts(have) == _texts(want)
 
 
 @pytest.mark.parametrize("pattern", ["a*b*", "(a|bb)*", "a|bb", "abc"])
 def test_lengths_that_no_single_loop_decides_are_not_fitted(pattern: str) -> None:
-    assert regex.fitted(parse_whole(pattern), 1, 2) is None
+    assert regex.fitted(parse_full_match(pattern), 1, 2) is None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from plait.decoders.constrained.compile import lower
-from plait.decoders.constrained.grammar.regex import VOID
+from plait.decoders.constrained.grammar.regex import EMPTY_SET
 from plait.decoders.constrained.schema.facts import NUMBERS, Bound, Facts, Obstacle, meet
 from plait.decoders.constrained.spec import (
     ConstraintError,
@@ -320,7 +320,7 @@ def test_half_a_surrogate_pair_is_in_no_answer() -> None:
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Facts)])
 def test_a_conjunction_keeps_each_assertion_of_either_side(name: str) -> None:
-    said: Any = {"kinds": NUMBERS, "is_typed": True, "text": VOID, "pointer": "/a"}
+    said: Any = {"kinds": NUMBERS, "is_typed": True, "text": EMPTY_SET, "pointer": "/a"}
     said |= {"booleans": frozenset({True}), "forbidden": frozenset({"a"}), "literals": {"a": "a"}}
     said |= dict.fromkeys(("low", "high"), Bound(Decimal(1), is_open=True))
     said |= dict.fromkeys(("min_length", "max_length", "min_items", "max_items"), 3)

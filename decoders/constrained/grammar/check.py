@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping
 from plait.decoders.constrained.grammar.nodes import (
     EMPTY,
     NOTHING,
-    Chars,
-    Choice,
+    Alternation,
+    CharClass,
     Grammar,
     Lexeme,
+    LiteralText,
     Node,
     Ref,
     Repeat,
     Seq,
-    Text,
-    choice,
+    alternation,
     is_nothing,
     repeat,
     seq,
@@ -85,17 +85,17 @@ def _refs(node: Node) -> tuple[dict[str, None], bool]:
     todo = [node]
     while todo:
         node = todo.pop()
-        if type(node) is Text:
+        if type(node) is LiteralText:
             continue
         if type(node) is Ref:
             found[node.name] = None
-        elif type(node) is Seq or type(node) is Choice:
-            is_dead |= not node.items and type(node) is Choice
+        elif type(node) is Seq or type(node) is Alternation:
+            is_dead |= not node.items and type(node) is Alternation
             todo += node.items
         elif type(node) is Repeat:
             todo.append(node.item)
         else:
-            is_dead |= type(node) is Chars and not node.ranges
+            is_dead |= type(node) is CharClass and not node.ranges
     return found, is_dead
 
 
@@ -114,7 +114,7 @@ def dead_refs(node: Node, alive: Known) -> Known:
         return set() if node.name in alive else {node.name}
     if isinstance(node, Repeat):
         return dead_refs(node.item, alive) if node.least else set()
-    if isinstance(node, Choice):
+    if isinstance(node, Alternation):
         return set().union(*(dead_refs(item, alive) for item in node.items))
     if isinstance(node, Seq):
         return next((dead for item in node.items if (dead := dead_refs(item, alive))), set())
@@ -160,7 +160,7 @@ def _fixpoint(uses: Uses, holds: Callable[[str, Known], bool]) -> Known:
 
 def _is_productive(node: Node, known: Known) -> bool:
     """Tell whether some text matches, given rules that are known to."""
-    return _holds(node, known, lambda leaf: not isinstance(leaf, Chars) or bool(leaf.ranges))
+    return _holds(node, known, lambda leaf: not isinstance(leaf, CharClass) or bool(leaf.ranges))
 
 
 def _is_nullable(node: Node, known: Known) -> bool:
@@ -168,13 +168,15 @@ def _is_nullable(node: Node, known: Known) -> bool:
     return _holds(node, known, _is_leaf_nullable)
 
 
-def _is_leaf_nullable(leaf: Text | Chars | Lexeme) -> bool:
+def _is_leaf_nullable(leaf: LiteralText | CharClass | Lexeme) -> bool:
     if isinstance(leaf, Lexeme):
         return leaf.least == 0 and bool(leaf.dfa[3][0])
     return leaf == EMPTY
 
 
-def _holds(node: Node, known: Known, holds: Callable[[Text | Chars | Lexeme], bool]) -> bool:
+def _holds(
+    node: Node, known: Known, holds: Callable[[LiteralText | CharClass | Lexeme], bool]
+) -> bool:
     """Tell whether what holds of leaves and known rules holds of a node."""
     if isinstance(node, Ref):
         return node.name in known
@@ -182,7 +184,7 @@ def _holds(node: Node, known: Known, holds: Callable[[Text | Chars | Lexeme], bo
         return node.least == 0 or _holds(node.item, known, holds)
     if isinstance(node, Seq):
         return all(_holds(item, known, holds) for item in node.items)
-    if isinstance(node, Choice):
+    if isinstance(node, Alternation):
         return any(_holds(item, known, holds) for item in node.items)
     return holds(node)
 
@@ -192,11 +194,11 @@ def _cut(node: Node, alive: Known) -> Node:
         return node if node.name in alive else NOTHING
     if isinstance(node, Seq):
         return seq(*(_cut(item, alive) for item in node.items))
-    if isinstance(node, Choice):
-        return choice([kept for i in node.items if not is_nothing(kept := _cut(i, alive))])
+    if isinstance(node, Alternation):
+        return alternation([kept for i in node.items if not is_nothing(kept := _cut(i, alive))])
     if isinstance(node, Repeat):
         return repeat(_cut(node.item, alive), node.least, node.most)
-    return NOTHING if isinstance(node, Chars) and not node.ranges else node
+    return NOTHING if isinstance(node, CharClass) and not node.ranges else node
 
 
 def _first_refs(node: Node, nullable: Known) -> Known:
@@ -205,7 +207,7 @@ def _first_refs(node: Node, nullable: Known) -> Known:
         return {node.name}
     if isinstance(node, Repeat):
         return _first_refs(node.item, nullable)
-    if isinstance(node, Choice):
+    if isinstance(node, Alternation):
         return set().union(*(_first_refs(item, nullable) for item in node.items))
     found: Known = set()
     for item in node.items if isinstance(node, Seq) else ():

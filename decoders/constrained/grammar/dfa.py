@@ -11,7 +11,7 @@ import numpy as np
 from plait.decoders.constrained.grammar import chars
 from plait.decoders.constrained.grammar.json_text import PLAIN
 from plait.decoders.constrained.grammar.nodes import NOTHING, Lexeme, Node, Ranges
-from plait.decoders.constrained.grammar.regex import Expr, TooManyStates, moves
+from plait.decoders.constrained.grammar.regex import Expr, TooManyStates, transitions
 from plait.decoders.constrained.grammar.utf8 import utf8_rows
 from plait.kernels import grammar
 from plait.kernels.grammar import DfaParts
@@ -94,7 +94,7 @@ def naive(root: Expr, *, is_quoted: bool) -> DfaParts | None:
     states = {root: 0}
     found: list[dict[Expr, Ranges]] = []
     for expr in (order := [root]):
-        found.append(moves(expr))
+        found.append(transitions(expr))
         for target in found[-1]:
             if target not in states:
                 states[target] = len(states)

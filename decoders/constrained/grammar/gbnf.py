@@ -17,12 +17,12 @@ from itertools import accumulate
 from plait.decoders.constrained.grammar.chars import ANY, complement, normalise
 from plait.decoders.constrained.grammar.nodes import (
     EMPTY,
-    Chars,
+    CharClass,
     Grammar,
+    LiteralText,
     Node,
     Ref,
-    Text,
-    choice,
+    alternation,
     repeat,
     seq,
     walk,
@@ -59,7 +59,7 @@ def parse(text: str) -> Grammar:
     Raises:
         GrammarError: the text is malformed, a rule is missing or defined twice.
     """
-    reader = _Reader(text, _tokens(text))
+    reader = _GbnfParser(text, _tokens(text))
     rules: dict[str, Node] = {}
     while not reader.at_end():
         name, at = reader.rule_name()
@@ -72,7 +72,7 @@ def parse(text: str) -> Grammar:
     return Grammar(rules)
 
 
-def _check_names(rules: dict[str, Node], reader: _Reader) -> None:
+def _check_names(rules: dict[str, Node], reader: _GbnfParser) -> None:
     if "root" not in rules:
         raise GrammarError("the grammar has no rule named 'root'")
     for node in rules.values():
@@ -101,7 +101,7 @@ def _error(text: str, at: int, what: str) -> GrammarError:
 
 
 @dataclass(slots=True)
-class _Reader:
+class _GbnfParser:
     """Recursive descent over the tokens."""
 
     text: str
@@ -140,7 +140,7 @@ class _Reader:
         while self.sees("|"):
             self.index += 1
             found.append(self.row())
-        return choice(found)
+        return alternation(found)
 
     def row(self) -> Node:
         found: list[Node] = []
@@ -155,11 +155,15 @@ class _Reader:
             self.used.setdefault(token, at)
             return Ref(token)
         if kind == "text":
-            return Text("".join(map(chr, self.codes(token[1:-1], at)))) if token != '""' else EMPTY
+            return (
+                LiteralText("".join(map(chr, self.codes(token[1:-1], at))))
+                if token != '""'
+                else EMPTY
+            )
         if kind == "set":
             return self.char_set(token[1:-1], at)
         if token == ".":
-            return Chars(ANY)
+            return CharClass(ANY)
         if token == "(":
             return self.group(at)
         raise self.error(at, f"{token!r} has nothing to repeat")
@@ -228,4 +232,4 @@ class _Reader:
             pairs.append((first, last))
             index += 1
         ranges = normalise(pairs)
-        return Chars(complement(ranges) if negated else ranges)
+        return CharClass(complement(ranges) if negated else ranges)

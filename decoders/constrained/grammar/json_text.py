@@ -18,13 +18,13 @@ from plait.decoders.constrained.grammar import chars
 from plait.decoders.constrained.grammar.nodes import (
     EMPTY,
     NOTHING,
-    Chars,
+    CharClass,
+    LiteralText,
     Node,
     Ranges,
     Ref,
     Repeat,
-    Text,
-    choice,
+    alternation,
     optional,
     repeat,
     seq,
@@ -38,20 +38,20 @@ ENDLESS_LEVELS = 8  # that are indented where nesting has no end; twice as many 
 MAX_LEVELS = 16
 
 WS = Ref("ws")
-COMMA = seq(Text(","), WS)
-COLON = seq(Text(":"), WS)
+COMMA = seq(LiteralText(","), WS)
+COLON = seq(LiteralText(":"), WS)
 STRING = Ref("string")
 NUMBER = Ref("number")
 INTEGER = Ref("integer")
-BOOLEAN = choice([Text("true"), Text("false")])
-NULL = Text("null")
+BOOLEAN = alternation([LiteralText("true"), LiteralText("false")])
+NULL = LiteralText("null")
 VALUE = Ref("value")
 OBJECT = Ref("object")
 ARRAY = Ref("array")
 
-DIGIT = Chars(chars.of("0123456789"))
-DIGIT_1_9 = Chars(chars.of("123456789"))
-_HEX = Chars(chars.of("0123456789abcdefABCDEF"))
+DIGIT = CharClass(chars.of("0123456789"))
+DIGIT_1_9 = CharClass(chars.of("123456789"))
+_HEX = CharClass(chars.of("0123456789abcdefABCDEF"))
 PLAIN: Ranges = chars.complement(chars.normalise([(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)]))
 _TO_ESCAPE: Ranges = chars.complement(PLAIN)
 _SHORT_ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n"}
@@ -72,13 +72,19 @@ def _blanks(most: int, indentation: int) -> Node:
     """Return up to `most` blanks, or a line break and up to `indentation` blanks."""
     if not most:
         return EMPTY
-    line = seq(optional(Text("\r")), Text("\n"), repeat(Chars(chars.of(" \t")), 0, indentation))
-    return choice([repeat(Chars(chars.of(" \n\r\t")), 0, most), line])
+    line = seq(
+        optional(LiteralText("\r")),
+        LiteralText("\n"),
+        repeat(CharClass(chars.of(" \t")), 0, indentation),
+    )
+    return alternation([repeat(CharClass(chars.of(" \n\r\t")), 0, most), line])
 
 
 def _bracketed(left: str, inner: Node, right: str) -> Node:
     """Return brackets with the inner text or nothing; one stretch of blanks where it is missing."""
-    return seq(Text(left), WS, choice([seq(inner, WS, Text(right)), Text(right)]))
+    return seq(
+        LiteralText(left), WS, alternation([seq(inner, WS, LiteralText(right)), LiteralText(right)])
+    )
 
 
 def _more(item: Node) -> Node:
@@ -87,18 +93,20 @@ def _more(item: Node) -> Node:
 
 def _character() -> Node:
     """Return one Unicode character of a string: plain, escaped, or a whole surrogate pair."""
-    low = seq(Chars(chars.of("cdefCDEF")), _HEX, _HEX)
-    high = seq(Chars(chars.of("89abAB")), _HEX, _HEX)
-    scalar = choice(
+    low = seq(CharClass(chars.of("cdefCDEF")), _HEX, _HEX)
+    high = seq(CharClass(chars.of("89abAB")), _HEX, _HEX)
+    scalar = alternation(
         [
-            seq(Chars(chars.of("0123456789abcefABCEF")), Repeat(_HEX, 3, 3)),
-            seq(Chars(chars.of("dD")), Chars(chars.of("01234567")), _HEX, _HEX),
+            seq(CharClass(chars.of("0123456789abcefABCEF")), Repeat(_HEX, 3, 3)),
+            seq(CharClass(chars.of("dD")), CharClass(chars.of("01234567")), _HEX, _HEX),
         ]
     )
-    d = Chars(chars.of("dD"))
-    pair = seq(d, high, Text("\\u"), d, low)
-    escape = choice([Chars(chars.of('"\\/bfnrt')), seq(Text("u"), choice([scalar, pair]))])
-    return choice([Chars(PLAIN), seq(Text("\\"), escape)])
+    d = CharClass(chars.of("dD"))
+    pair = seq(d, high, LiteralText("\\u"), d, low)
+    escape = alternation(
+        [CharClass(chars.of('"\\/bfnrt')), seq(LiteralText("u"), alternation([scalar, pair]))]
+    )
+    return alternation([CharClass(PLAIN), seq(LiteralText("\\"), escape)])
 
 
 CHARACTER = _character()
@@ -106,16 +114,16 @@ CHARACTER = _character()
 
 def _integer() -> Node:
     digits = seq(DIGIT_1_9, repeat(DIGIT, 0, MAX_INTEGER_DIGITS - 1))
-    return seq(optional(Text("-")), choice([Text("0"), digits]))
+    return seq(optional(LiteralText("-")), alternation([LiteralText("0"), digits]))
 
 
 def _fraction() -> Node:
-    return seq(Text("."), repeat(DIGIT, 1, MAX_DECIMALS))
+    return seq(LiteralText("."), repeat(DIGIT, 1, MAX_DECIMALS))
 
 
 def _exponent() -> Node:
-    sign = optional(Chars(chars.of("+-")))
-    return seq(Chars(chars.of("eE")), sign, repeat(DIGIT, 1, MAX_EXPONENT_DIGITS))
+    sign = optional(CharClass(chars.of("+-")))
+    return seq(CharClass(chars.of("eE")), sign, repeat(DIGIT, 1, MAX_EXPONENT_DIGITS))
 
 
 @lru_cache(4096)  # the classes of a schema's patterns come again and again
@@ -126,12 +134,12 @@ def quoted(ranges: Ranges) -> Node:
     """
     plain = chars.intersect(ranges, PLAIN)
     escaped: list[Node] = [
-        Text(_SHORT_ESCAPES.get(chr(code), f"\\u{code:04x}"))
+        LiteralText(_SHORT_ESCAPES.get(chr(code), f"\\u{code:04x}"))
         for first, last in chars.intersect(ranges, _TO_ESCAPE)
         for code in range(first, last + 1)
     ]
-    found = [*([Chars(plain)] if plain else []), *escaped]
-    return choice(found) if found else NOTHING
+    found = [*([CharClass(plain)] if plain else []), *escaped]
+    return alternation(found) if found else NOTHING
 
 
 def literal(value: Any) -> Node:
@@ -145,7 +153,7 @@ def literal(value: Any) -> Node:
     if isinstance(value, list):
         return _fixed("[", [literal(item) for item in value], "]")
     text = json.dumps(value, ensure_ascii=False)
-    return Text(text) if text.isascii() or _is_encodable(text) else NOTHING
+    return LiteralText(text) if text.isascii() or _is_encodable(text) else NOTHING
 
 
 def _is_encodable(text: str) -> bool:
@@ -165,18 +173,18 @@ def levels_of(value: Any) -> int:
 
 
 def _fixed(left: str, items: list[Node], right: str) -> Node:
-    found: list[Node] = [Text(left), WS]
+    found: list[Node] = [LiteralText(left), WS]
     for index, item in enumerate(items):
         found += [COMMA, item] if index else [item]
-    return seq(*found, *([WS] if items else []), Text(right))
+    return seq(*found, *([WS] if items else []), LiteralText(right))
 
 
 _RULES: Mapping[str, Node] = {
-    "string": seq(Text('"'), repeat(CHARACTER, 0, None), Text('"')),
+    "string": seq(LiteralText('"'), repeat(CHARACTER, 0, None), LiteralText('"')),
     "integer": _integer(),
     "number": seq(INTEGER, optional(_fraction()), optional(_exponent())),
     "member": seq(STRING, COLON, VALUE),
     "object": _bracketed("{", seq(Ref("member"), _more(Ref("member"))), "}"),
     "array": _bracketed("[", seq(VALUE, _more(VALUE)), "]"),
-    "value": choice([OBJECT, ARRAY, STRING, NUMBER, BOOLEAN, NULL]),
+    "value": alternation([OBJECT, ARRAY, STRING, NUMBER, BOOLEAN, NULL]),
 }

@@ -18,14 +18,14 @@ Ranges = tuple[tuple[int, int], ...]  # inclusive code points, sorted, not touch
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class LiteralText:
     """Exactly this text; "" is the empty word."""
 
     value: str
 
 
 @dataclass(frozen=True, slots=True)
-class Chars:
+class CharClass:
     """One character out of the ranges."""
 
     ranges: Ranges
@@ -47,7 +47,7 @@ class Seq:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Alternation:
     """One of the items; no items: nothing matches."""
 
     items: tuple[Node, ...]
@@ -86,9 +86,9 @@ class Lexeme:
     most: int | None = None
 
 
-Node = Text | Chars | Seq | Choice | Repeat | Ref | Lexeme
-EMPTY = Text("")
-NOTHING = Choice(())
+Node = LiteralText | CharClass | Seq | Alternation | Repeat | Ref | Lexeme
+EMPTY = LiteralText("")
+NOTHING = Alternation(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +97,13 @@ class Grammar:
 
     rules: Mapping[str, Node]
     # Says why, should nothing match.
-    blame: Callable[[], Exception] | None = field(default=None, compare=False, repr=False)
+    diagnose: Callable[[], Exception] | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return "\n".join(f"{name} ::= {_show(node, 0)}" for name, node in self.rules.items())
 
 
-def _keep_hash(node: Chars | Seq | Choice | Repeat, key: object) -> int:
+def _keep_hash(node: CharClass | Seq | Alternation | Repeat, key: object) -> int:
     found = hash(key) or 1
     object.__setattr__(node, "_hash", found)
     return found
@@ -111,7 +111,7 @@ def _keep_hash(node: Chars | Seq | Choice | Repeat, key: object) -> int:
 
 def is_nothing(node: Node) -> bool:
     """Tell whether a node is NOTHING, without comparing what it holds."""
-    return type(node) is Choice and not node.items
+    return type(node) is Alternation and not node.items
 
 
 def seq(*items: Node) -> Node:
@@ -122,28 +122,30 @@ def seq(*items: Node) -> Node:
             flat.extend(item.items)
         elif is_nothing(item):
             return NOTHING
-        elif type(item) is not Text or item.value:
+        elif type(item) is not LiteralText or item.value:
             flat.append(item)
     return flat[0] if len(flat) == 1 else Seq(tuple(flat)) if flat else EMPTY
 
 
-def choice(items: Iterable[Node]) -> Node:
+def alternation(items: Iterable[Node]) -> Node:
     """Return the alternatives, flat and each once."""
     given = tuple(items)
-    if len(given) == 2 and not any(type(item) is Choice for item in given):
-        return given[0] if given[0] == given[1] else Choice(given)  # without hashes of all below
+    if len(given) == 2 and not any(type(item) is Alternation for item in given):
+        return (
+            given[0] if given[0] == given[1] else Alternation(given)
+        )  # without hashes of all below
     flat: dict[Node, None] = {}
     for item in given:
-        if type(item) is Choice:
+        if type(item) is Alternation:
             flat.update(dict.fromkeys(item.items))
         else:
             flat[item] = None
-    return next(iter(flat)) if len(flat) == 1 else Choice(tuple(flat))
+    return next(iter(flat)) if len(flat) == 1 else Alternation(tuple(flat))
 
 
 def optional(item: Node) -> Node:
     """Return the item or nothing."""
-    return EMPTY if is_nothing(item) else choice([item, EMPTY])
+    return EMPTY if is_nothing(item) else alternation([item, EMPTY])
 
 
 def repeat(item: Node, least: int, most: int | None) -> Node:
@@ -157,7 +159,7 @@ def repeat(item: Node, least: int, most: int | None) -> Node:
 
 def children(node: Node) -> tuple[Node, ...]:
     """Return the nodes right below this one."""
-    if isinstance(node, Seq | Choice):
+    if isinstance(node, Seq | Alternation):
         return node.items
     return (node.item,) if isinstance(node, Repeat) else ()
 
@@ -173,9 +175,9 @@ def walk(node: Node) -> Iterator[Node]:
 
 def _show(node: Node, level: int) -> str:
     """Write a node as GBNF; level 0: alternatives, 1: a row, 2: one factor."""
-    if isinstance(node, Text):
+    if isinstance(node, LiteralText):
         return '"' + "".join(_escape(ord(c), '"\\') for c in node.value) + '"'
-    if isinstance(node, Chars):
+    if isinstance(node, CharClass):
         return "[" + "".join(_show_range(*pair) for pair in node.ranges) + "]"
     if isinstance(node, Ref):
         return node.name

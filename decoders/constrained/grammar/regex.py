@@ -1,7 +1,7 @@
 """Regular expressions with intersection and complement, and their way into a grammar.
 
 Expressions are interned: equal ones are the same object. A plain expression becomes grammar nodes
-by its structure; one with `both` or `without` goes through its derivatives, which form a
+by its structure; one with `intersection` or `complement` goes through its derivatives, which form a
 deterministic automaton (dfa.py).
 
 Source: Brzozowski 1964, "Derivatives of regular expressions" (differences: repetition counters
@@ -21,11 +21,11 @@ from plait.decoders.constrained.grammar import chars
 from plait.decoders.constrained.grammar.nodes import (
     MAX_CODE_POINT,
     NOTHING,
-    Chars,
+    CharClass,
+    LiteralText,
     Node,
     Ranges,
-    Text,
-    choice,
+    alternation,
     repeat,
     seq,
 )
@@ -87,15 +87,15 @@ def char(ranges: Ranges) -> Expr:
     return _make("set", ranges=ranges)
 
 
-VOID = char(())
+EMPTY_SET = char(())
 EPSILON = _make("cat")
 ANY_CHAR = char(chars.ANY)
-EVERYTHING = _make("repeat", (ANY_CHAR,), times=(0, None))
+ANY_TEXT = _make("repeat", (ANY_CHAR,), times=(0, None))
 
 
 def literal(text: str) -> Expr:
     """Return the one text; nothing if it holds half of a surrogate pair, which is no character."""
-    return concat([char(((ord(c), ord(c)),)) if is_character(c) else VOID for c in text])
+    return concat([char(((ord(c), ord(c)),)) if is_character(c) else EMPTY_SET for c in text])
 
 
 def is_character(c: str) -> bool:
@@ -109,8 +109,8 @@ def concat(items: Iterable[Expr]) -> Expr:
 
 
 def _cat(head: Expr, tail: Expr) -> Expr:
-    if VOID in (head, tail):
-        return VOID
+    if EMPTY_SET in (head, tail):
+        return EMPTY_SET
     if head is EPSILON:
         return tail
     if tail is EPSILON:
@@ -125,44 +125,44 @@ def union(items: Iterable[Expr]) -> Expr:
     flat: dict[Expr, None] = {}
     for item in items:
         flat.update(dict.fromkeys(item.items if item.kind == "or" else (item,)))
-    if EVERYTHING in flat:
-        return EVERYTHING
+    if ANY_TEXT in flat:
+        return ANY_TEXT
     single = chars.normalise(pair for i in flat if i.kind == "set" for pair in i.ranges)
     rest = [item for item in flat if item.kind != "set"]
     found = sorted([*rest, *([char(single)] if single else [])], key=id)
-    return found[0] if len(found) == 1 else _make("or", tuple(found)) if found else VOID
+    return found[0] if len(found) == 1 else _make("or", tuple(found)) if found else EMPTY_SET
 
 
-def both(left: Expr, right: Expr) -> Expr:
+def intersection(left: Expr, right: Expr) -> Expr:
     """Return the texts in both."""
-    if left is right or right is EVERYTHING:
+    if left is right or right is ANY_TEXT:
         return left
-    if left is EVERYTHING:
+    if left is ANY_TEXT:
         return right
-    if VOID in (left, right):
-        return VOID
+    if EMPTY_SET in (left, right):
+        return EMPTY_SET
     if left.kind == right.kind == "set":
         return char(chars.intersect(left.ranges, right.ranges))
     return _make("and", tuple(sorted((left, right), key=id)))
 
 
-def without(expr: Expr) -> Expr:
+def complement(expr: Expr) -> Expr:
     """Return all other texts."""
     if expr.kind == "not":
         return expr.items[0]
-    if expr is VOID:
-        return EVERYTHING
-    return VOID if expr is EVERYTHING else _make("not", (expr,))
+    if expr is EMPTY_SET:
+        return ANY_TEXT
+    return EMPTY_SET if expr is ANY_TEXT else _make("not", (expr,))
 
 
 def times(item: Expr, least: int, most: int | None) -> Expr:
     """Return the item least..most times in a row."""
     if most is not None and most < least:
-        return VOID
+        return EMPTY_SET
     if most == 0 or item is EPSILON:
         return EPSILON
-    if item is VOID:
-        return EPSILON if least == 0 else VOID
+    if item is EMPTY_SET:
+        return EPSILON if least == 0 else EMPTY_SET
     return item if (least, most) == (1, 1) else _make("repeat", (item,), times=(least, most))
 
 
@@ -170,7 +170,7 @@ def times(item: Expr, least: int, most: int | None) -> Expr:
 def derivative(expr: Expr, code: int) -> Expr:
     """Return what may follow the character `code` at the start of the texts."""
     if expr.kind == "set":
-        return EPSILON if chars.contains(expr.ranges, code) else VOID
+        return EPSILON if chars.contains(expr.ranges, code) else EMPTY_SET
     if expr.kind == "cat":
         return _derive_cat(expr, code)
     if expr.kind == "repeat":
@@ -180,12 +180,12 @@ def derivative(expr: Expr, code: int) -> Expr:
     derived = [derivative(item, code) for item in expr.items]
     if expr.kind == "or":
         return union(derived)
-    return both(*derived) if expr.kind == "and" else without(derived[0])
+    return intersection(*derived) if expr.kind == "and" else complement(derived[0])
 
 
 def _derive_cat(expr: Expr, code: int) -> Expr:
     if expr is EPSILON:
-        return VOID
+        return EMPTY_SET
     head, tail = expr.items
     derived = _cat(derivative(head, code), tail)
     return union([derived, derivative(tail, code)]) if head.is_nullable else derived
@@ -198,15 +198,15 @@ def matches(expr: Expr, text: str) -> bool:
     return expr.is_nullable
 
 
-def moves(expr: Expr) -> dict[Expr, Ranges]:
+def transitions(expr: Expr) -> dict[Expr, Ranges]:
     """Return what may follow, with the characters that lead there; dead ends are left out."""
     cuts: set[int] = {0, 0xD800, 0xE000, MAX_CODE_POINT + 1}
     _collect_cuts(expr, cuts)
     bounds = sorted(cuts)
     found: dict[Expr, list[tuple[int, int]]] = {}
     for first, end in pairwise(bounds):
-        target = VOID if first == 0xD800 else derivative(expr, first)
-        if target is not VOID:
+        target = EMPTY_SET if first == 0xD800 else derivative(expr, first)
+        if target is not EMPTY_SET:
             found.setdefault(target, []).append((first, end - 1))
     return {target: chars.normalise(pairs) for target, pairs in found.items()}
 
@@ -225,7 +225,7 @@ def _collect_cuts(expr: Expr, cuts: set[int]) -> None:
             _collect_cuts(item, cuts)
 
 
-def is_void(expr: Expr, *, max_states: int) -> bool:
+def is_empty_set(expr: Expr, *, max_states: int) -> bool:
     """Tell whether the set is empty.
 
     Raises:
@@ -237,7 +237,7 @@ def is_void(expr: Expr, *, max_states: int) -> bool:
         at = todo.pop()
         if at.is_nullable:
             return False
-        fresh = [target for target in moves(at) if target not in seen]
+        fresh = [target for target in transitions(at) if target not in seen]
         seen.update(fresh)
         todo.extend(fresh)
         if len(seen) > max_states:
@@ -245,13 +245,13 @@ def is_void(expr: Expr, *, max_states: int) -> bool:
     return True
 
 
-def span(expr: Expr) -> tuple[int, int | None]:
+def length_bounds(expr: Expr) -> tuple[int, int | None]:
     """Return bounds of the texts' lengths; the upper one None: without end, or not known."""
     if expr.kind in ("and", "not"):
         return 0, None
     if expr.kind == "set":
         return 1, 1
-    spans = [span(item) for item in expr.items]
+    spans = [length_bounds(item) for item in expr.items]
     least, most = [low for low, _ in spans], [high for _, high in spans]
     if expr.kind == "or":
         return min(least), None if None in most else max(high or 0 for high in most)
@@ -267,18 +267,18 @@ def fitted(expr: Expr, low: int, high: int | None) -> Expr | None:
     None: there is no such loop, or more than that one vary; then it takes an automaton.
     """
     items = _factors(expr)
-    loops = [i for i, item in enumerate(items) if len(set(span(item))) > 1]
+    loops = [i for i, item in enumerate(items) if len(set(length_bounds(item))) > 1]
     if len(loops) != 1 or items[loops[0]].kind != "repeat":
         return None
     loop = items[loops[0]]
-    if span(loop.items[0]) != (1, 1):
+    if length_bounds(loop.items[0]) != (1, 1):
         return None
-    fixed = sum(span(item)[0] for item in items) - loop.least
+    fixed = sum(length_bounds(item)[0] for item in items) - loop.least
     least = max(loop.least, low - fixed)
     bounds = [m for m in (loop.most, None if high is None else high - fixed) if m is not None]
     most = min(bounds) if bounds else None
     if most is not None and least > most:
-        return VOID
+        return EMPTY_SET
     items[loops[0]] = times(loop.items[0], least, most)
     return concat(items)
 
@@ -292,7 +292,7 @@ def counted(expr: Expr) -> tuple[Expr, int, int | None]:
     if expr.kind == "and":
         (left, low, high), (right, least, most) = map(_counted, expr.items)
         bounds = [bound for bound in (high, most) if bound is not None]
-        return both(left, right), max(low, least), min(bounds, default=None)
+        return intersection(left, right), max(low, least), min(bounds, default=None)
     return expr, 0, None
 
 
@@ -307,7 +307,7 @@ def _adds_nothing(rest: Expr, loop: Expr) -> bool:
     """Tell whether what follows a long loop is at most one more of its characters, if anything."""
     if rest is EPSILON or loop.most is None or loop.most < LONG:
         return rest is EPSILON
-    step = rest.items[0] if rest.kind == "repeat" else VOID
+    step = rest.items[0] if rest.kind == "repeat" else EMPTY_SET
     is_one = rest.is_nullable and rest.most == 1 and step.kind == "set"
     ranges = loop.items[0].ranges
     return is_one and chars.intersect(step.ranges, ranges) == step.ranges
@@ -323,25 +323,25 @@ def _factors(expr: Expr) -> list[Expr]:
 
 def structure(expr: Expr, encode: Encode) -> Node:
     """Return the grammar node of a plain expression."""
-    assert expr.is_plain, "an expression with `both` or `without` needs `lexeme`"
+    assert expr.is_plain, "an expression with `intersection` or `complement` needs `lexeme`"
     if expr.kind == "set":
         return encode(expr.ranges) if expr.ranges else NOTHING
     if expr.kind == "cat":
         return seq(*_spelled(structure(item, encode) for item in _factors(expr)))
     parts = [structure(item, encode) for item in expr.items]
-    return repeat(parts[0], expr.least, expr.most) if expr.kind == "repeat" else choice(parts)
+    return repeat(parts[0], expr.least, expr.most) if expr.kind == "repeat" else alternation(parts)
 
 
 def _spelled(parts: Iterable[Node]) -> Iterator[Node]:
     """Yield the parts, those in a row that are one text each as one: many texts are one list."""
     text = ""
     for part in parts:
-        if isinstance(part, Text):
+        if isinstance(part, LiteralText):
             text += part.value
-        elif isinstance(part, Chars) and part.ranges[0][0] == part.ranges[-1][1]:
+        elif isinstance(part, CharClass) and part.ranges[0][0] == part.ranges[-1][1]:
             text += chr(part.ranges[0][0])
         else:
-            yield Text(text)
+            yield LiteralText(text)
             yield part
             text = ""
-    yield Text(text)
+    yield LiteralText(text)

@@ -12,22 +12,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Never
 
-from plait.decoders.constrained.grammar import assertions, chars, regex
-from plait.decoders.constrained.grammar.assertions import (
+from plait.decoders.constrained.grammar import chars, lookaround, regex
+from plait.decoders.constrained.grammar.lookaround import (
     WORD,
-    Ahead,
-    Behind,
-    Boundary,
-    Either,
-    End,
+    Concatenation,
+    Disjunction,
+    EndAnchor,
+    Lookahead,
+    Lookbehind,
     NotRegular,
-    Row,
-    Start,
-    Times,
+    Quantified,
+    StartAnchor,
     Tree,
+    WordBoundary,
 )
 from plait.decoders.constrained.grammar.nodes import Ranges
-from plait.decoders.constrained.grammar.regex import EPSILON, EVERYTHING, Expr
+from plait.decoders.constrained.grammar.regex import ANY_TEXT, EPSILON, Expr
 
 MAX_REPEAT = 100_000
 MAX_NESTING = 64
@@ -54,13 +54,13 @@ class RegexError(ValueError):
     """The expression is malformed or uses what is not supported; the message says which."""
 
 
-def parse_whole(pattern: str) -> Expr:
+def parse_full_match(pattern: str) -> Expr:
     """Return the texts that match from their first to their last character.
 
     Raises:
         RegexError: see the module's description.
     """
-    return _parse(pattern, assertions.whole)
+    return _parse(pattern, lookaround.full_match)
 
 
 def parse_search(pattern: str) -> Expr:
@@ -69,11 +69,11 @@ def parse_search(pattern: str) -> Expr:
     Raises:
         RegexError: see the module's description.
     """
-    return _parse(pattern, assertions.search)
+    return _parse(pattern, lookaround.search)
 
 
 def _parse(pattern: str, texts: Callable[[Tree], Expr]) -> Expr:
-    reader = _Reader(pattern)
+    reader = _RegexParser(pattern)
     tree = reader.alternatives()
     if not reader.at_end():
         raise reader.error("this parenthesis closes nothing")
@@ -92,7 +92,7 @@ class _LookBehind:
 
 
 @dataclass(slots=True)
-class _Reader:
+class _RegexParser:
     """Recursive descent over the characters."""
 
     text: str
@@ -127,7 +127,7 @@ class _Reader:
         plain = [tree for tree in found if isinstance(tree, Expr)]
         if len(plain) == len(found):
             return regex.union(plain)
-        return Either(tuple(found)) if len(found) > 1 else found[0]
+        return Disjunction(tuple(found)) if len(found) > 1 else found[0]
 
     def row(self) -> Tree:
         """Return one alternative; what has no assertion in it is joined to one expression."""
@@ -140,7 +140,7 @@ class _Reader:
                 found[-1] = regex.concat([found[-1], item])
             else:
                 found.append(item)
-        return found[0] if len(found) == 1 else Row(tuple(found)) if found else EPSILON
+        return found[0] if len(found) == 1 else Concatenation(tuple(found)) if found else EPSILON
 
     def refuse_behind(self) -> Never:
         what = "look-behind for more than one character is supported after ^ and plain parts only"
@@ -156,21 +156,21 @@ class _Reader:
         bounds = self.quantifier()
         if bounds is None:
             return tree
-        return regex.times(tree, *bounds) if isinstance(tree, Expr) else Times(tree, *bounds)
+        return regex.times(tree, *bounds) if isinstance(tree, Expr) else Quantified(tree, *bounds)
 
     def assertion(self) -> Tree | _LookBehind | None:
         if self.take("^"):
-            return Start()
+            return StartAnchor()
         if self.take("$"):
-            return End()
+            return EndAnchor()
         if self.take("\\b"):
-            return Boundary(is_negated=False)
+            return WordBoundary(is_negated=False)
         if self.take("\\B"):
-            return Boundary(is_negated=True)
+            return WordBoundary(is_negated=True)
         for sign, (is_behind, is_negated) in _LOOKS.items():
             if self.take("(?" + sign):
                 tree = self.group()
-                return (_LookBehind if is_behind else Ahead)(tree, is_negated)
+                return (_LookBehind if is_behind else Lookahead)(tree, is_negated)
         return None
 
     def atom(self) -> Tree:
@@ -344,13 +344,13 @@ class _Reader:
 def _looked_behind(look: _LookBehind, before: list[Tree]) -> Tree | None:
     """Return a look-behind, read into what stands before it where that begins the text."""
     if isinstance(look.tree, Expr) and look.tree.kind == "set":
-        return Behind(look.tree.ranges, look.is_negated)
-    if not isinstance(look.tree, Expr) or [type(tree) for tree in before] != [Start, Expr]:
+        return Lookbehind(look.tree.ranges, look.is_negated)
+    if not isinstance(look.tree, Expr) or [type(tree) for tree in before] != [StartAnchor, Expr]:
         return None
-    ending = regex.concat([EVERYTHING, look.tree])
+    ending = regex.concat([ANY_TEXT, look.tree])
     text = before.pop()
     assert isinstance(text, Expr)
-    return regex.both(text, regex.without(ending) if look.is_negated else ending)
+    return regex.intersection(text, regex.complement(ending) if look.is_negated else ending)
 
 
 def _is_one(ranges: Ranges) -> bool:

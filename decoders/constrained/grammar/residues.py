@@ -13,7 +13,7 @@ from math import lcm
 
 from plait.decoders.constrained.grammar import chars
 from plait.decoders.constrained.grammar.nodes import NOTHING, Lexeme, Node
-from plait.decoders.constrained.grammar.regex import Expr, TooManyStates, moves
+from plait.decoders.constrained.grammar.regex import Expr, TooManyStates, transitions
 from plait.kernels.grammar import DfaParts
 
 MAX_UNIT = 3000  # of a step, once its powers of ten are taken out
@@ -24,7 +24,7 @@ _Row = tuple[bool, tuple[int, ...]]  # whether a number may end, and the state b
 _State = tuple[int, int]  # the class of the digits before the last zeros, and how many zeros
 
 
-class Remainders:
+class RemainderAutomaton:
     """What the digits read so far leave when they are divided by a step.
 
     The step is u / 10^places or u * 10^zeros; the multiples are those of u with so many zeros
@@ -92,7 +92,7 @@ def _classes(is_wanted: Sequence[bool]) -> list[int]:
         found, count = finer, len(numbers)
 
 
-def multiples(expr: Expr, remainders: Remainders, *, max_states: int) -> Node:
+def multiples(expr: Expr, remainders: RemainderAutomaton, *, max_states: int) -> Node:
     """Return the node of an expression's numbers that are multiples, written with no more decimals
     than the step has.
 
@@ -102,7 +102,7 @@ def multiples(expr: Expr, remainders: Remainders, *, max_states: int) -> Node:
     Raises:
         TooManyStates: more than max_states would be needed.
     """
-    reader = _Reader(remainders, max_states)
+    reader = _MultiplesAutomaton(remainders, max_states)
     if reader.state(expr, remainders.start, _BEFORE_POINT) == _DEAD:
         return NOTHING
     return Lexeme(reader.parts(), 0, None)
@@ -115,10 +115,10 @@ def unit_of(step: Decimal) -> tuple[int, int]:
     return int("".join(map(str, digits))) * 10 ** max(exponent, 0), max(-exponent, 0)
 
 
-class _Reader:
+class _MultiplesAutomaton:
     """States of the automaton: what may follow, the remainder so far, the decimals so far."""
 
-    def __init__(self, remainders: Remainders, max_states: int) -> None:
+    def __init__(self, remainders: RemainderAutomaton, max_states: int) -> None:
         self._remainders = remainders
         self._room = max_states
         self._states: dict[tuple[Expr, _State, int], int] = {}
@@ -173,7 +173,7 @@ class _Reader:
         if found is None:
             found = self._steps[expr] = [
                 (char, target)
-                for target, ranges in moves(expr).items()
+                for target, ranges in transitions(expr).items()
                 for char in _ALPHABET
                 if chars.contains(ranges, ord(char))
             ]

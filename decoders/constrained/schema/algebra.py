@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from plait.decoders.constrained.grammar import regex
-from plait.decoders.constrained.grammar.regex import ANY_CHAR, EVERYTHING, VOID, Expr
+from plait.decoders.constrained.grammar.regex import ANY_CHAR, ANY_TEXT, EMPTY_SET, Expr
 from plait.decoders.constrained.schema.facts import (
     NUMBERS,
     Bound,
@@ -21,8 +21,8 @@ from plait.decoders.constrained.schema.facts import (
     Literals,
     ObjectRule,
     Obstacle,
-    Place,
-    Places,
+    SchemaRef,
+    SchemaRefs,
     decimal_of,
     is_multiple,
     json_key,
@@ -50,8 +50,8 @@ class Algebra:
 
     def __init__(
         self,
-        alternatives: Callable[[Places], tuple[Facts, ...]],
-        is_exact: Callable[[Places], bool],
+        alternatives: Callable[[SchemaRefs], tuple[Facts, ...]],
+        is_exact: Callable[[SchemaRefs], bool],
     ) -> None:
         self._alternatives = alternatives
         self._is_exact = is_exact
@@ -74,14 +74,14 @@ class Algebra:
             raise Unprovable("one of its keywords cannot be decided")
         return _ADMITS[kind](self, facts, value)
 
-    def admits_below(self, places: Places, value: Any) -> bool:
+    def admits_below(self, places: SchemaRefs, value: Any) -> bool:
         """Tell whether a value below satisfies one of the alternatives of its places."""
         found = any(self.admits(facts, value) for facts in self._alternatives(places))
         if not found and not self._is_exact(places):
             raise Unprovable("a negation inside a negation cannot be decided")
         return found
 
-    def values(self, places: Places) -> Literals | None:
+    def values(self, places: SchemaRefs) -> Literals | None:
         """Return the values that can stand below; None: they are not listed."""
         try:
             several = self._alternatives(places)
@@ -129,7 +129,7 @@ class Algebra:
             return True
         return any(self._is_nothing(facts.value(name), levels) for name in facts.required)
 
-    def _is_nothing(self, places: Places, levels: int) -> bool:
+    def _is_nothing(self, places: SchemaRefs, levels: int) -> bool:
         """Tell whether provably nothing satisfies the places below."""
         if not levels or not self._is_exact(places):
             return False
@@ -201,7 +201,7 @@ class Algebra:
             return False
         return True
 
-    def _is_negatable(self, places: Places) -> bool:
+    def _is_negatable(self, places: SchemaRefs) -> bool:
         return len(places) == 1 and not places[0].negated and self._is_exact(places)
 
     def _pieces(self, facts: Facts, unwanted: Facts, kind: Kind) -> Iterator[Facts]:
@@ -230,7 +230,7 @@ class Algebra:
         for name in dict.fromkeys(n for rule in unwanted.objects for n in rule.named):
             places = unwanted.value(name)
             if self._is_negatable(places):
-                negated = Place(places[0].pointer, negated=True)
+                negated = SchemaRef(places[0].pointer, negated=True)
                 rule = ObjectRule({name: (negated,)}, evaluates=False)
                 required = tuple(dict.fromkeys((*facts.required, name)))
                 yield replace(facts, required=required, objects=(*facts.objects, rule))
@@ -248,7 +248,7 @@ def _without_literals(facts: Facts, values: list[Any], pointer: str) -> Iterator
         yield replace(facts, booleans=facts.booleans - set(values))
     elif kind == "string":
         named = regex.union(regex.literal(value) for value in values)
-        yield replace(facts, text=regex.both(facts.text, regex.without(named)))
+        yield replace(facts, text=regex.intersection(facts.text, regex.complement(named)))
     elif kind in ("array", "object"):
         others = _not_among(values, kind, pointer)
         yield replace(facts, obstacles=(*facts.obstacles, others))
@@ -290,10 +290,10 @@ def _numbers_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
 
 def _texts_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
     for name in unwanted.formats:
-        if (others := regex.without(possible(name))) is not VOID:
-            yield replace(facts, text=regex.both(facts.text, others))
-    if unwanted.text is not EVERYTHING:
-        yield replace(facts, text=regex.both(facts.text, regex.without(unwanted.text)))
+        if (others := regex.complement(possible(name))) is not EMPTY_SET:
+            yield replace(facts, text=regex.intersection(facts.text, others))
+    if unwanted.text is not ANY_TEXT:
+        yield replace(facts, text=regex.intersection(facts.text, regex.complement(unwanted.text)))
     if unwanted.min_length:
         shorter = Facts(max_length=unwanted.min_length - 1)
         if (part := meet(facts, shorter)) is not None:
@@ -328,7 +328,7 @@ def _is_text_empty(facts: Facts) -> bool:
     if facts.max_length is not None and facts.min_length > facts.max_length:
         return True
     try:
-        return regex.is_void(text_of(facts), max_states=MAX_STATES)
+        return regex.is_empty_set(text_of(facts), max_states=MAX_STATES)
     except regex.TooManyStates:
         return False
 
@@ -337,7 +337,7 @@ def text_of(facts: Facts) -> Expr:
     """Return the texts that pattern and length allow; formats are left out."""
     if not facts.min_length and facts.max_length is None:
         return facts.text
-    return regex.both(facts.text, regex.times(ANY_CHAR, facts.min_length, facts.max_length))
+    return regex.intersection(facts.text, regex.times(ANY_CHAR, facts.min_length, facts.max_length))
 
 
 def _admits_number(_: Algebra, facts: Facts, value: Any) -> bool:
@@ -355,7 +355,7 @@ def _admits_number(_: Algebra, facts: Facts, value: Any) -> bool:
 def _admits_text(_: Algebra, facts: Facts, value: Any) -> bool:
     if len(value) < facts.min_length:
         return False
-    if facts.text is not EVERYTHING and not regex.matches(facts.text, value):
+    if facts.text is not ANY_TEXT and not regex.matches(facts.text, value):
         return False
     if facts.max_length is not None and len(value) > facts.max_length:
         return False

@@ -22,7 +22,7 @@ from plait.decoders.constrained.schema.branches import (
     once_and_all,
 )
 from plait.decoders.constrained.schema.document import Document, escape
-from plait.decoders.constrained.schema.facts import Facts, Place, Places, meet
+from plait.decoders.constrained.schema.facts import Facts, SchemaRef, SchemaRefs, meet
 from plait.decoders.constrained.schema.read import ANNOTATIONS, Schema, close, read_assertions
 from plait.decoders.constrained.spec import UnsupportedKeyword
 
@@ -34,7 +34,7 @@ MANY = 8  # alternatives from which on it pays to look for empty ones
 
 
 @dataclass(frozen=True, slots=True)
-class Branch:
+class OneOfBranch:
     """A branch of a oneOf: what it asks for, and what it takes away from the others."""
 
     wanted: Several
@@ -42,7 +42,7 @@ class Branch:
     is_narrow: bool = False  # there may be more that it accepts
 
 
-class _Busy(Exception):
+class _RecursiveRead(Exception):
     """A question about a place whose reading has not ended yet."""
 
 
@@ -52,13 +52,13 @@ class Alternatives:
     def __init__(self, document: Document) -> None:
         self._document = document
         self._algebra = Algebra(self.below, self.is_exact)
-        self._known: dict[Place, Several] = {}
-        self._narrow: set[Place] = set()  # places whose alternatives may not be all there are
+        self._known: dict[SchemaRef, Several] = {}
+        self._narrow: set[SchemaRef] = set()  # places whose alternatives may not be all there are
         self._has_narrowed = False  # while a place is being read: did anything narrow it?
-        self._open: dict[Place, int] = {}  # being read, with the order of opening
+        self._open: dict[SchemaRef, int] = {}  # being read, with the order of opening
         self._levels = 0  # of questions about what lies below, asked while reading
         self._floor = 0  # places opened before this belong to spots further up
-        self._of_places: dict[Places, Several] = {}
+        self._of_places: dict[SchemaRefs, Several] = {}
         self.conflicts: dict[str, str] = {}  # pointer -> the keyword that left no alternative
 
     @property
@@ -66,7 +66,7 @@ class Alternatives:
         """Questions about facts that may need the alternatives of what lies below them."""
         return self._algebra
 
-    def of(self, places: Places) -> Several:
+    def of(self, places: SchemaRefs) -> Several:
         """Return the alternatives of a value for which all places hold.
 
         Raises:
@@ -80,14 +80,14 @@ class Alternatives:
             self._of_places[places] = known
         return known
 
-    def _at(self, place: Place) -> Several:
+    def _at(self, place: SchemaRef) -> Several:
         known = self._known.get(place)
         if known is not None:
             self._has_narrowed |= place in self._narrow
             return known
         if place in self._open:
             if self._open[place] < self._floor:
-                raise _Busy
+                raise _RecursiveRead
             reason = "the reference leads back to itself without an object or array in between"
             raise UnsupportedKeyword(place.pointer, "$ref", reason)
         self._open[place] = len(self._open)
@@ -102,7 +102,7 @@ class Alternatives:
         self._known[place] = known
         return known
 
-    def below(self, places: Places) -> Several:
+    def below(self, places: SchemaRefs) -> Several:
         """Return the alternatives of a value further down, asked while reading this one.
 
         Raises:
@@ -115,13 +115,13 @@ class Alternatives:
         self._levels += 1
         try:
             return self.of(places)
-        except _Busy:
+        except _RecursiveRead:
             raise Unprovable("the schema is recursive here") from None
         finally:
             self._floor, self._has_narrowed = outside, narrowed
             self._levels -= 1
 
-    def is_exact(self, places: Places) -> bool:
+    def is_exact(self, places: SchemaRefs) -> bool:
         """Tell whether the alternatives of the places are all there are."""
         try:
             self.below(places)
@@ -155,29 +155,29 @@ class Alternatives:
         self._has_narrowed |= len(context) > 1
         return tuple(close(facts, schema, pointer) for facts in context)
 
-    def _negation(self, place: Place) -> Several:
+    def _negation(self, place: SchemaRef) -> Several:
         return self._not((Facts(),), place.pointer, place.pointer)
 
     def _not(self, context: Several, negated: str, pointer: str) -> Several:
         """Return the context without what a schema allows; not of not is the schema itself."""
         schema = self._document.at(negated)
         if isinstance(schema, dict) and {"not"} == set(schema) - ANNOTATIONS:
-            inner = tuple(map(unevaluating, self._at(Place(f"{negated}/not"))))
+            inner = tuple(map(unevaluating, self._at(SchemaRef(f"{negated}/not"))))
             return self._product(context, inner, pointer, "not")
-        return self._without(context, Place(negated), pointer, "not")
+        return self._without(context, SchemaRef(negated), pointer, "not")
 
     def _reference(self, context: Several, schema: Schema, pointer: str) -> Several:
         reference = schema["$ref"]
         if not isinstance(reference, str):
             raise UnsupportedKeyword(pointer, "$ref", "its value must be a string")
-        target = Place(self._document.resolve(reference, pointer))
+        target = SchemaRef(self._document.resolve(reference, pointer))
         return self._product(context, self._at(target), pointer, "$ref")
 
-    def _listed(self, schema: Schema, pointer: str, keyword: str) -> list[Place]:
+    def _listed(self, schema: Schema, pointer: str, keyword: str) -> list[SchemaRef]:
         listed = schema.get(keyword, [])
         if not isinstance(listed, list) or (keyword in schema and not listed):
             raise UnsupportedKeyword(pointer, keyword, "its value must be a list of schemas")
-        return [Place(f"{pointer}/{keyword}/{index}") for index in range(len(listed))]
+        return [SchemaRef(f"{pointer}/{keyword}/{index}") for index in range(len(listed))]
 
     def _any_of(self, context: Several, schema: Schema, pointer: str) -> Several:
         places = self._listed(schema, pointer, "anyOf")
@@ -204,7 +204,7 @@ class Alternatives:
         self._note(context, found, pointer, "oneOf")
         return _limited(found, pointer, "oneOf", max(MAX_ALTERNATIVES, len(branches)))
 
-    def _branches(self, schema: Schema, pointer: str) -> list[Branch]:
+    def _branches(self, schema: Schema, pointer: str) -> list[OneOfBranch]:
         """Return the branches of a oneOf, those that only list values as one of them."""
         found, lists = [], []
         for place in self._listed(schema, pointer, "oneOf"):
@@ -213,21 +213,21 @@ class Alternatives:
             is_narrow = place in self._narrow
             listed = literals_of(values[0], self._algebra) if len(values) == 1 else None
             if listed is None or is_narrow:
-                found.append(Branch(several, several, is_narrow))
+                found.append(OneOfBranch(several, several, is_narrow))
             else:
                 lists.append(listed)
         once, every = (of_literals(values, pointer) for values in once_and_all(lists))
-        return [*([Branch(once, every)] if lists else []), *found]
+        return [*([OneOfBranch(once, every)] if lists else []), *found]
 
     def _condition(self, context: Several, schema: Schema, pointer: str) -> Several:
         """Return what holds with the `if` and the `then`, and without the `if` but the `else`."""
-        condition = Place(f"{pointer}/if")
+        condition = SchemaRef(f"{pointer}/if")
         yes = self._product(context, self._at(condition), pointer, "if")
         if "then" in schema:
-            yes = self._product(yes, self._at(Place(f"{pointer}/then")), pointer, "then")
+            yes = self._product(yes, self._at(SchemaRef(f"{pointer}/then")), pointer, "then")
         no = self._without(context, condition, pointer, "if")
         if "else" in schema:
-            no = self._product(no, self._at(Place(f"{pointer}/else")), pointer, "else")
+            no = self._product(no, self._at(SchemaRef(f"{pointer}/else")), pointer, "else")
         return yes + no
 
     def _dependent(self, context: Several, schema: Schema, pointer: str) -> Several:
@@ -248,7 +248,9 @@ class Alternatives:
             needs = [needs]
         if isinstance(needs, list):
             return (Facts(required=(name, *map(str, needs)), pointer=at),)
-        return self._product((Facts(required=(name,)),), self._at(Place(at)), at, "dependencies")
+        return self._product(
+            (Facts(required=(name,)),), self._at(SchemaRef(at)), at, "dependencies"
+        )
 
     def _product(self, left: Several, right: Several, pointer: str, keyword: str) -> Several:
         pairs = len(left) * len(right)
@@ -261,13 +263,13 @@ class Alternatives:
             self._note(left, found, pointer, keyword)
         return _limited(found, pointer, keyword, max(MAX_ALTERNATIVES, len(left), len(right)))
 
-    def _without(self, context: Several, place: Place, pointer: str, keyword: str) -> Several:
+    def _without(self, context: Several, place: SchemaRef, pointer: str, keyword: str) -> Several:
         """Return the context without the values that are valid at a place."""
         unwanted = self._at(place)
-        branch = Branch(unwanted, unwanted, place in self._narrow)
+        branch = OneOfBranch(unwanted, unwanted, place in self._narrow)
         return self._minus(context, branch, pointer, keyword)
 
-    def _minus(self, context: Several, branch: Branch, pointer: str, keyword: str) -> Several:
+    def _minus(self, context: Several, branch: OneOfBranch, pointer: str, keyword: str) -> Several:
         """Return the context without the values of a branch."""
         if branch.is_narrow:
             reason = "it negates what is itself told apart only in part"

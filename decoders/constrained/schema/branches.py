@@ -18,7 +18,7 @@ from plait.decoders.constrained.schema.facts import (
     Facts,
     Kind,
     Literals,
-    Places,
+    SchemaRefs,
     json_key,
     kind_of,
 )
@@ -27,7 +27,7 @@ MAX_DISCRIMINATORS = 8  # names of properties that are tried
 
 Several = tuple[Facts, ...]
 Keys = frozenset[Hashable]
-Values = Callable[[Places], Literals | None]  # Algebra.values
+Values = Callable[[SchemaRefs], Literals | None]  # Algebra.values
 
 
 def literals_of(facts: Facts, algebra: Algebra) -> Literals | None:

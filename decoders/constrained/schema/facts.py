@@ -1,7 +1,7 @@
 """What a conjunction of schemas asserts about a value: the data types of the schema reader.
 
-A `Place` names a subschema of the document by its JSON pointer, or its negation.
-`Places` are subschemas that must all hold for one value. `Facts` are the assertions that
+A `SchemaRef` names a subschema of the document by its JSON pointer, or its negation.
+`SchemaRefs` are subschemas that must all hold for one value. `Facts` are the assertions that
 are left once every $ref, allOf, anyOf, oneOf, not and if has been expanded; several `Facts` are
 alternatives (a disjunction).
 """
@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any, Literal, TypeVar
 
 from plait.decoders.constrained.grammar import regex
-from plait.decoders.constrained.grammar.regex import EVERYTHING, Expr
+from plait.decoders.constrained.grammar.regex import ANY_TEXT, Expr
 
 # "fraction": numbers that are no integers. JSON schema's "number" is both.
 Kind = Literal["null", "boolean", "integer", "fraction", "string", "array", "object"]
@@ -36,14 +36,14 @@ TYPES: Mapping[str, Kinds] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SchemaRef:
     """A schema of the document, or its negation."""
 
     pointer: str
     negated: bool = False
 
 
-Places = tuple[Place, ...]  # all of them hold; () allows any value
+SchemaRefs = tuple[SchemaRef, ...]  # all of them hold; () allows any value
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +58,11 @@ class Bound:
 class ArrayRule:
     """What one schema says about the items; rest None: nothing about the further ones."""
 
-    prefix: tuple[Places, ...]
-    rest: Places | None
+    prefix: tuple[SchemaRefs, ...]
+    rest: SchemaRefs | None
     evaluates: bool = True  # for unevaluatedItems; what a negation says does not
 
-    def places(self, index: int) -> Places:
+    def places(self, index: int) -> SchemaRefs:
         """Return what holds for the item at an index."""
         return self.prefix[index] if index < len(self.prefix) else self.rest or ()
 
@@ -71,12 +71,12 @@ class ArrayRule:
 class ObjectRule:
     """What one schema says about the properties; extra None: nothing about unnamed ones."""
 
-    named: Mapping[str, Places]
-    patterns: tuple[tuple[Expr, Places], ...] = ()
-    extra: Places | None = None
+    named: Mapping[str, SchemaRefs]
+    patterns: tuple[tuple[Expr, SchemaRefs], ...] = ()
+    extra: SchemaRefs | None = None
     evaluates: bool = True  # for unevaluatedProperties; what a negation says does not
 
-    def places(self, name: str) -> Places:
+    def places(self, name: str) -> SchemaRefs:
         """Return what holds for the value of a property."""
         found = self.named.get(name, ())
         matching = [places for expr, places in self.patterns if regex.matches(expr, name)]
@@ -110,7 +110,7 @@ class Facts:
     high: Bound | None = None
     multiples: tuple[Decimal, ...] = ()
     non_multiples: tuple[Decimal, ...] = ()  # multipleOf, negated
-    text: Expr = EVERYTHING
+    text: Expr = ANY_TEXT
     formats: tuple[str, ...] = ()
     min_length: int = 0
     max_length: int | None = None
@@ -120,19 +120,19 @@ class Facts:
     objects: tuple[ObjectRule, ...] = ()
     required: tuple[str, ...] = ()
     forbidden: frozenset[str] = frozenset()
-    names: Places = ()  # propertyNames
+    names: SchemaRefs = ()  # propertyNames
     min_properties: int = 0
     max_properties: int | None = None
     obstacles: tuple[Obstacle, ...] = ()
     pointer: str = ""  # where most of it was said, for messages
 
-    def item(self, index: int) -> Places:
+    def item(self, index: int) -> SchemaRefs:
         """Return what holds for the array item at an index."""
-        return joined(*(rule.places(index) for rule in self.arrays))
+        return merged_refs(*(rule.places(index) for rule in self.arrays))
 
-    def value(self, name: str) -> Places:
+    def value(self, name: str) -> SchemaRefs:
         """Return what holds for the value of a property."""
-        return joined(*(rule.places(name) for rule in self.objects))
+        return merged_refs(*(rule.places(name) for rule in self.objects))
 
     def mentions(self) -> Kinds:
         """Return the kinds that some assertion speaks of."""
@@ -141,7 +141,7 @@ class Facts:
             said |= NUMBERS
         if self.multiples or self.non_multiples:
             said |= NUMBERS
-        if self.text is not EVERYTHING or self.formats or self.min_length:
+        if self.text is not ANY_TEXT or self.formats or self.min_length:
             said.add("string")
         if self.max_length is not None:
             said.add("string")
@@ -164,7 +164,7 @@ class Facts:
         return self.literals is None and kind not in self.mentions()
 
 
-def joined(*several: Places) -> Places:
+def merged_refs(*several: SchemaRefs) -> SchemaRefs:
     """Return all places, each once, in order."""
     if len(several) == 1:
         return several[0]
@@ -185,7 +185,7 @@ def meet(left: Facts, right: Facts) -> Facts | None:
         high=tighter(left.high, right.high, -1),
         multiples=_each_once(left.multiples, right.multiples),
         non_multiples=_each_once(left.non_multiples, right.non_multiples),
-        text=regex.both(left.text, right.text),
+        text=regex.intersection(left.text, right.text),
         formats=_each_once(left.formats, right.formats),
         min_length=max(left.min_length, right.min_length),
         max_length=_least(left.max_length, right.max_length),
@@ -195,7 +195,7 @@ def meet(left: Facts, right: Facts) -> Facts | None:
         objects=left.objects + right.objects,
         required=_each_once(left.required, right.required),
         forbidden=left.forbidden | right.forbidden,
-        names=joined(left.names, right.names),
+        names=merged_refs(left.names, right.names),
         min_properties=max(left.min_properties, right.min_properties),
         max_properties=_least(left.max_properties, right.max_properties),
         obstacles=left.obstacles + right.obstacles,

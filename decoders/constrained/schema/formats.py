@@ -14,8 +14,8 @@ from decimal import Decimal
 from functools import lru_cache
 
 from plait.decoders.constrained.grammar import regex
-from plait.decoders.constrained.grammar.regex import ANY_CHAR, EVERYTHING, Expr
-from plait.decoders.constrained.grammar.regex_parser import parse_whole
+from plait.decoders.constrained.grammar.regex import ANY_CHAR, ANY_TEXT, Expr
+from plait.decoders.constrained.grammar.regex_parser import parse_full_match
 from plait.decoders.constrained.schema.facts import NUMBERS, Bound, Facts
 from plait.decoders.constrained.schema.numbers import number_text
 
@@ -190,7 +190,7 @@ def with_formats(facts: Facts) -> Facts:
     """Return the facts with the texts and lengths that their formats leave instead of these."""
     text, longest = facts.text, facts.max_length
     for name in facts.formats:
-        text = regex.both(text, written(name))
+        text = regex.intersection(text, written(name))
         most = FORMATS[name].longest if name in FORMATS else None
         longest = min((n for n in (most, longest) if n is not None), default=None)
     return replace(facts, text=text, max_length=longest, formats=())
@@ -200,7 +200,7 @@ def with_formats(facts: Facts) -> Facts:
 def written(name: str) -> Expr:
     """Return the texts that a string of the format is made of, whatever their length."""
     if name in FORMATS:
-        return parse_whole(FORMATS[name].written)
+        return parse_full_match(FORMATS[name].written)
     if NUMBER_FORMATS[name] is None:
         return number_text(Facts(kinds=NUMBERS))
     return number_text(replace(number_bounds(name), kinds=frozenset({"integer"})))
@@ -211,9 +211,9 @@ def valid(name: str) -> Expr:
     """Return texts that certainly have the format."""
     known = FORMATS.get(name)
     if known is None:
-        return EVERYTHING
-    short = regex.both(written(name), regex.times(ANY_CHAR, 0, known.longest))
-    return short if known.valid is None else regex.union([short, parse_whole(known.valid)])
+        return ANY_TEXT
+    short = regex.intersection(written(name), regex.times(ANY_CHAR, 0, known.longest))
+    return short if known.valid is None else regex.union([short, parse_full_match(known.valid)])
 
 
 @lru_cache
@@ -221,8 +221,8 @@ def possible(name: str) -> Expr:
     """Return the texts that may have the format; all others certainly don't."""
     known = FORMATS.get(name)
     if known is None:
-        return EVERYTHING
-    return valid(name) if known.possible is None else parse_whole(known.possible)
+        return ANY_TEXT
+    return valid(name) if known.possible is None else parse_full_match(known.possible)
 
 
 def is_exact(name: str) -> bool:

@@ -21,16 +21,16 @@ from plait.decoders.constrained.grammar.json_text import COMMA, WS
 from plait.decoders.constrained.grammar.nodes import (
     EMPTY,
     NOTHING,
-    Chars,
+    CharClass,
     Grammar,
+    LiteralText,
     Node,
     Ref,
-    Text,
-    choice,
+    alternation,
     repeat,
     seq,
 )
-from plait.decoders.constrained.grammar.regex import EVERYTHING, Expr
+from plait.decoders.constrained.grammar.regex import ANY_TEXT, Expr
 from plait.decoders.constrained.schema.algebra import Unprovable, text_of
 from plait.decoders.constrained.schema.alternatives import Alternatives, enforceable, untyped
 from plait.decoders.constrained.schema.document import Document
@@ -38,8 +38,8 @@ from plait.decoders.constrained.schema.facts import (
     NUMBERS,
     Facts,
     Kind,
-    Place,
-    Places,
+    SchemaRef,
+    SchemaRefs,
     kind_of,
     meet,
 )
@@ -53,21 +53,21 @@ from plait.decoders.constrained.schema.numbers import (
     remainders_text,
 )
 from plait.decoders.constrained.schema.objects import (
-    Member,
+    DeclaredProperty,
     ObjectRules,
     declared_names,
     key_classes,
     member,
 )
 from plait.decoders.constrained.schema.read import ANNOTATIONS
-from plait.decoders.constrained.schema.unsatisfiable import Blame
+from plait.decoders.constrained.schema.unsatisfiable import UnsatisfiableDiagnosis
 from plait.decoders.constrained.spec import ConstraintError, ConstraintLimits, UnsupportedKeyword
 
 TOO_MANY_REMAINDERS = "its multiples need too many remainders; a small range makes them few"
 MAX_REFERENCES = 32  # one to the next
 MAX_COUNT = 100_000  # longest array or string that is told apart from an endless one
 
-_QUOTE = Text('"')
+_QUOTE = LiteralText('"')
 
 
 def schema_grammar(schema: Any, limits: ConstraintLimits) -> Grammar:
@@ -81,7 +81,9 @@ def schema_grammar(schema: Any, limits: ConstraintLimits) -> Grammar:
     alternatives = Alternatives(document)
     lowering = _Lowering(document, alternatives, limits)
     rules = lowering.run()
-    return Grammar(rules, Blame(rules, lowering.names, document, alternatives).error)
+    return Grammar(
+        rules, UnsatisfiableDiagnosis(rules, lowering.names, document, alternatives).error
+    )
 
 
 def longest_path(edges: Mapping[str, Set[str]], start: str) -> int | None:
@@ -104,13 +106,13 @@ def longest_path(edges: Mapping[str, Set[str]], start: str) -> int | None:
     return depth[start]
 
 
-def meant(document: Document, place: Place) -> Place:
+def meant(document: Document, place: SchemaRef) -> SchemaRef:
     """Return the place that another one refers to and says nothing else."""
     pointer = place.pointer
     for _ in range(MAX_REFERENCES):
         schema = document.at(pointer)
         if not isinstance(schema, dict) or schema.keys() - ANNOTATIONS != {"$ref"}:
-            return Place(pointer, place.negated)
+            return SchemaRef(pointer, place.negated)
         if not isinstance(schema["$ref"], str):
             break
         pointer = document.resolve(schema["$ref"], pointer)
@@ -134,21 +136,21 @@ class _Lowering:
         self._alternatives = alternatives
         self._limits = limits
         self._rules: dict[str, Node] = {}
-        self._names: dict[Places, str] = {}
-        self._todo: list[Places] = []
+        self._names: dict[SchemaRefs, str] = {}
+        self._todo: list[SchemaRefs] = []
         self._inside: dict[str, set[str]] = {}  # the values inside a value, by their rules
         self._writing = "root"
         self._is_endless = False  # some value is any JSON
         self._listed_levels = 0  # of the values of const and enum
 
     @property
-    def names(self) -> Mapping[Places, str]:
+    def names(self) -> Mapping[SchemaRefs, str]:
         """The names of the rules that stand for values, by their places."""
         return self._names
 
     def run(self) -> dict[str, Node]:
         """Return the rules of the schema, and those that all of JSON shares."""
-        root = self._value((Place(""),))
+        root = self._value((SchemaRef(""),))
         while self._todo:
             places = self._todo.pop(0)
             self._writing = self._names[places]
@@ -166,7 +168,7 @@ class _Lowering:
         if len(self._rules) > self._limits.max_rules:
             raise ConstraintError(f"it needs more than {self._limits.max_rules} grammar rules")
 
-    def _value(self, places: Places) -> Node:
+    def _value(self, places: SchemaRefs) -> Node:
         """Return the rule of a value at some places, to be written later."""
         name = self._names.get(places)
         if name is None:
@@ -179,10 +181,10 @@ class _Lowering:
         self._inside.setdefault(self._writing, set()).add(name)
         return Ref(name)
 
-    def _places(self, places: Places) -> Node:
+    def _places(self, places: SchemaRefs) -> Node:
         name = self._names[places]
         found = self._alternatives.of(places)
-        return choice([self._facts(facts, f"{name}-{i}") for i, facts in enumerate(found)])
+        return alternation([self._facts(facts, f"{name}-{i}") for i, facts in enumerate(found)])
 
     def _facts(self, facts: Facts, name: str) -> Node:
         facts = untyped(facts)
@@ -192,10 +194,10 @@ class _Lowering:
             self._is_endless = True
             return json_text.VALUE
         if (parts := enforceable(facts)) is not None:
-            return choice([self._facts(part, f"{name}-{i}") for i, part in enumerate(parts)])
+            return alternation([self._facts(part, f"{name}-{i}") for i, part in enumerate(parts)])
         kinds: list[Kind] = ["object", "array", "string", "boolean", "null"]
         found = [self._kind(facts, kind, name) for kind in kinds if kind in facts.kinds]
-        return choice([*found, self._number(facts)])
+        return alternation([*found, self._number(facts)])
 
     def _literals(self, facts: Facts) -> Node:
         found = []
@@ -208,7 +210,7 @@ class _Lowering:
             except Unprovable as error:
                 keyword = "format" if facts.formats else "enum"
                 raise UnsupportedKeyword(facts.pointer, keyword, str(error)) from None
-        return choice(found)
+        return alternation(found)
 
     def _kind(self, facts: Facts, kind: Kind, name: str) -> Node:
         if kind == "object":
@@ -218,7 +220,7 @@ class _Lowering:
         if kind == "string":
             return self._string(facts)
         if kind == "boolean":
-            return choice([json_text.literal(value) for value in sorted(facts.booleans)])
+            return alternation([json_text.literal(value) for value in sorted(facts.booleans)])
         return json_text.NULL
 
     def _number(self, facts: Facts) -> Node:
@@ -236,7 +238,7 @@ class _Lowering:
     def _multiples(self, facts: Facts) -> Node:
         """Return the numbers that are multiples of some steps, and of no other."""
         if (parts := by_kind(facts)) != [facts]:
-            return choice([self._number(part) for part in parts])
+            return alternation([self._number(part) for part in parts])
         try:
             remainders = remainders_of(facts)
             found = remainders_text(facts, remainders)
@@ -245,13 +247,13 @@ class _Lowering:
             raise UnsupportedKeyword(facts.pointer, "multipleOf", TOO_MANY_REMAINDERS) from None
 
     def _string(self, facts: Facts) -> Node:
-        if facts.text is EVERYTHING and not facts.formats:
+        if facts.text is ANY_TEXT and not facts.formats:
             if not facts.min_length and facts.max_length is None:
                 return json_text.STRING
             most = facts.max_length
             inner = _repeated(json_text.CHARACTER, facts.min_length, most, facts, "minLength")
             return seq(_QUOTE, inner, _QUOTE)
-        keyword = "format" if facts.text is EVERYTHING else "pattern"
+        keyword = "format" if facts.text is ANY_TEXT else "pattern"
         facts = with_formats(facts)
         text, low, high = regex.counted(facts.text)
         facts = meet(replace(facts, text=text), Facts(min_length=low, max_length=high)) or facts
@@ -263,7 +265,7 @@ class _Lowering:
         A length that one loop over characters decides is that loop's count, any other is counted
         beside the expression's automaton.
         """
-        least, most = regex.span(expr)
+        least, most = regex.length_bounds(expr)
         low = facts.min_length if least < facts.min_length else 0
         is_longer = most is None or (facts.max_length is not None and most > facts.max_length)
         high = facts.max_length if is_longer else None
@@ -277,7 +279,7 @@ class _Lowering:
     def _text(self, expr: Expr, facts: Facts, keyword: str, *, is_quoted: bool) -> Node:
         """Return the node of a text, quoted: as it is written inside a JSON string."""
         if expr.is_plain:
-            return regex.structure(expr, json_text.quoted if is_quoted else Chars)
+            return regex.structure(expr, json_text.quoted if is_quoted else CharClass)
         return self._lexeme(expr, (0, None), facts, keyword, is_quoted=is_quoted)
 
     def _lexeme(
@@ -297,7 +299,7 @@ class _Lowering:
 
     def _array(self, facts: Facts) -> Node:
         """Return `[item, ...]`: the listed items first, then the others, as many as allowed."""
-        end, empty = seq(WS, Text("]")), Text("]")
+        end, empty = seq(WS, LiteralText("]")), LiteralText("]")
         most = facts.max_items
         listed = max((len(rule.prefix) for rule in facts.arrays), default=0)
         # An array without listed items begins with one of the others, which has no comma.
@@ -308,10 +310,10 @@ class _Lowering:
         tail = seq(_repeated(seq(COMMA, rest), missing, room, facts, "minItems"), end)
         for index in range(listed - 1, -1, -1):
             tail = seq(COMMA if index else EMPTY, self._value(facts.item(index)), tail)
-            tail = tail if index < facts.min_items else choice([tail, end if index else empty])
+            tail = tail if index < facts.min_items else alternation([tail, end if index else empty])
         if not listed:
             tail = NOTHING if facts.min_items else empty
-        return seq(Text("["), WS, tail)
+        return seq(LiteralText("["), WS, tail)
 
     def _object(self, facts: Facts, name: str) -> Node:
         names = [key for key in declared_names(facts) if self._is_name(facts, key)]
@@ -319,7 +321,9 @@ class _Lowering:
         if not required <= set(names):
             return NOTHING
         members = [
-            Member(member(json_text.literal(key), self._value(facts.value(key))), key in required)
+            DeclaredProperty(
+                member(json_text.literal(key), self._value(facts.value(key))), key in required
+            )
             for key in names
         ]
         extra = self._extra(facts)
@@ -350,16 +354,16 @@ class _Lowering:
         found = []
         for keys in key_classes(facts, lambda places: bool(self._alternatives.of(places))):
             for allowed in self._key_texts(facts):
-                expr = regex.both(keys.keys, allowed)
+                expr = regex.intersection(keys.keys, allowed)
                 text = self._text(expr, facts, "patternProperties", is_quoted=True)
                 key = seq(_QUOTE, text, _QUOTE)
                 found.append(member(key, self._value(keys.places)))
-        return choice(found)
+        return alternation(found)
 
     def _key_texts(self, facts: Facts) -> list[Expr]:
         """Return what propertyNames allows, one text for each of its alternatives."""
         if not facts.names:
-            return [EVERYTHING]
+            return [ANY_TEXT]
         found = []
         for names in self._alternatives.of(facts.names):
             if "string" not in names.kinds:
@@ -370,6 +374,6 @@ class _Lowering:
             text = text_of(with_formats(names))
             if names.literals is not None:
                 literals = [v for v in names.literals.values() if kind_of(v) == "string"]
-                text = regex.both(text, regex.union(map(regex.literal, literals)))
+                text = regex.intersection(text, regex.union(map(regex.literal, literals)))
             found.append(text)
         return found

@@ -12,8 +12,8 @@ from math import lcm
 
 from plait.decoders.constrained.grammar import chars, regex
 from plait.decoders.constrained.grammar.json_text import MAX_DECIMALS, MAX_INTEGER_DIGITS
-from plait.decoders.constrained.grammar.regex import EPSILON, EVERYTHING, VOID, Expr
-from plait.decoders.constrained.grammar.residues import Remainders, unit_of
+from plait.decoders.constrained.grammar.regex import ANY_TEXT, EMPTY_SET, EPSILON, Expr
+from plait.decoders.constrained.grammar.residues import RemainderAutomaton, unit_of
 from plait.decoders.constrained.schema.facts import NUMBERS, Bound, Facts, tighter
 
 MAX_LISTED = 1000  # multiples that are listed one by one
@@ -72,7 +72,7 @@ def by_kind(facts: Facts) -> list[Facts]:
     return [facts] if is_same else found
 
 
-def remainders_of(facts: Facts) -> Remainders:
+def remainders_of(facts: Facts) -> RemainderAutomaton:
     """Return what tells whether a number is a multiple of all it has to be, and of no other.
 
     Raises:
@@ -85,20 +85,20 @@ def remainders_of(facts: Facts) -> Remainders:
     places = max(places for _, places in units)
     unit = lcm(*(unit * 10 ** (places - own) for unit, own in units))
     with localcontext(prec=PRECISION):
-        return Remainders(Decimal(unit).scaleb(-places), facts.non_multiples)
+        return RemainderAutomaton(Decimal(unit).scaleb(-places), facts.non_multiples)
 
 
-def remainders_text(facts: Facts, remainders: Remainders) -> Expr:
+def remainders_text(facts: Facts, remainders: RemainderAutomaton) -> Expr:
     """Return the numbers that the facts allow but for multipleOf, which remainders are to tell.
 
     The more remainders there are, the fewer digits numbers have where no bound says more.
     """
     kinds = facts.kinds if remainders.places else facts.kinds - {"fraction"}
     if not kinds:
-        return VOID
+        return EMPTY_SET
     digits = max(MIN_INTEGER_DIGITS, 3 + MAX_REMAINDERS // remainders.count)
     text = number_text(replace(facts, kinds=kinds, multiples=(), non_multiples=()))
-    return regex.both(text, _of_digits(_room(facts, digits, remainders.places)))
+    return regex.intersection(text, _of_digits(_room(facts, digits, remainders.places)))
 
 
 def _room(facts: Facts, digits: int, places: int) -> int:
@@ -115,7 +115,7 @@ def _room(facts: Facts, digits: int, places: int) -> int:
 def _of_digits(count: int) -> Expr:
     """Return numbers of so many digits before the point."""
     if count >= MAX_INTEGER_DIGITS:
-        return EVERYTHING
+        return ANY_TEXT
     sign = regex.times(regex.literal("-"), 0, 1)
     return regex.concat([sign, regex.times(_DIGIT, 1, count), _ANY_TAIL])
 
@@ -131,13 +131,13 @@ def _number_text(facts: Facts) -> Expr:
     low = tighter(_mirrored(facts.high), nonzero, 1)
     negative = _signless(low, _mirrored(facts.low), tail)
     shape = _shape(facts)
-    positive, negative = regex.both(positive, shape), regex.both(negative, shape)
+    positive, negative = regex.intersection(positive, shape), regex.intersection(negative, shape)
     return regex.union([positive, regex.concat([regex.literal("-"), negative])])
 
 
 def _shape(facts: Facts) -> Expr:
     """Return what else holds for the signless numbers."""
-    found = regex.EVERYTHING
+    found = regex.ANY_TEXT
     if "integer" not in facts.kinds:
         found = regex.concat([_INTEGERS, _FRACTION_TAIL])
         if all(_is_short(bound) for bound in (facts.low, facts.high) if bound is not None):
@@ -146,7 +146,7 @@ def _shape(facts: Facts) -> Expr:
         raise NeedsRemainders
     for multiple in facts.multiples:
         room = _of_digits(_room(facts, MAX_INTEGER_DIGITS, unit_of(multiple)[1]))
-        found = regex.both(regex.both(found, room), _multiples(multiple))
+        found = regex.intersection(regex.intersection(found, room), _multiples(multiple))
     return found
 
 
@@ -164,13 +164,13 @@ def _signless(low: Bound | None, high: Bound | None, tail: Expr) -> Expr:
     if tail is EPSILON:
         low, high = _whole(low, ROUND_CEILING, 1), _whole(high, ROUND_FLOOR, -1)
     if high is not None and (high.value < 0 or (high.is_open and high.value == 0)):
-        return VOID
+        return EMPTY_SET
     found = regex.concat([_INTEGERS, tail]) if high is None else _at_most(high, tail)
     if low is None or low.value < 0 or (low.value == 0 and not low.is_open):
         return found
     if tail is EPSILON and low.value == 1 and high is None:
         return _POSITIVE
-    return _at_least(low, tail) if high is None else regex.both(found, _at_least(low, tail))
+    return _at_least(low, tail) if high is None else regex.intersection(found, _at_least(low, tail))
 
 
 def _whole(bound: Bound | None, rounding: str, inwards: int) -> Bound | None:
@@ -189,11 +189,11 @@ def _parts(value: Decimal) -> tuple[str, str]:
 
 
 def _digits(first: int, last: int) -> Expr:
-    return regex.char(((48 + first, 48 + last),)) if first <= last else VOID
+    return regex.char(((48 + first, 48 + last),)) if first <= last else EMPTY_SET
 
 
 def _any_digits(least: int, most: int) -> Expr:
-    return regex.times(_DIGIT, least, most) if most >= least else VOID
+    return regex.times(_DIGIT, least, most) if most >= least else EMPTY_SET
 
 
 def _at_least(bound: Bound, any_tail: Expr) -> Expr:
@@ -230,7 +230,9 @@ def _tail_from(fraction: str, bound: Bound) -> Expr:
 
 def _at_most(bound: Bound, any_tail: Expr) -> Expr:
     whole, fraction = _parts(bound.value)
-    shorter = regex.concat([_NONZERO, _any_digits(0, len(whole) - 2)]) if len(whole) > 1 else VOID
+    shorter = (
+        regex.concat([_NONZERO, _any_digits(0, len(whole) - 2)]) if len(whole) > 1 else EMPTY_SET
+    )
     smaller = [
         regex.concat(
             [
@@ -241,7 +243,7 @@ def _at_most(bound: Bound, any_tail: Expr) -> Expr:
         )
         for index, digit in enumerate(whole)
     ]
-    zero = _ZERO if len(whole) > 1 else VOID
+    zero = _ZERO if len(whole) > 1 else EMPTY_SET
     under = regex.concat([regex.union([zero, shorter, *smaller]), any_tail])
     tail = _tail_to(fraction, bound) if any_tail is not EPSILON else EPSILON
     return regex.union([under, regex.concat([regex.literal(whole), tail])])
@@ -249,15 +251,15 @@ def _at_most(bound: Bound, any_tail: Expr) -> Expr:
 
 def _tail_to(fraction: str, bound: Bound) -> Expr:
     """Return the tails ".ddd" (or none) that are at most .fraction."""
-    zeros = VOID if bound.is_open else regex.times(_ZERO, 1, MAX_DECIMALS)
+    zeros = EMPTY_SET if bound.is_open else regex.times(_ZERO, 1, MAX_DECIMALS)
     if not fraction:
-        return VOID if bound.is_open else regex.union([EPSILON, regex.concat([_DOT, zeros])])
-    found = regex.union([EPSILON, zeros]) if not bound.is_open else VOID
+        return EMPTY_SET if bound.is_open else regex.union([EPSILON, regex.concat([_DOT, zeros])])
+    found = regex.union([EPSILON, zeros]) if not bound.is_open else EMPTY_SET
     for index in range(len(fraction) - 1, -1, -1):
         digit = fraction[index]
         less = regex.concat([_digits(0, int(digit) - 1), _any_digits(0, MAX_DECIMALS)])
         # Ending before the bound's own digits do is smaller, unless no digit was written at all.
-        short = EPSILON if index else VOID
+        short = EPSILON if index else EMPTY_SET
         found = regex.union([short, less, regex.concat([regex.literal(digit), found])])
     return regex.union([EPSILON, regex.concat([_DOT, found])])
 
@@ -275,7 +277,7 @@ def _multiples(multiple: Decimal) -> Expr:
     if scale % step or places > MAX_DECIMALS:
         raise NeedsRemainders
     if step == 1:
-        tail = regex.concat([_DOT, regex.times(_DIGIT, 1, places)]) if places else VOID
+        tail = regex.concat([_DOT, regex.times(_DIGIT, 1, places)]) if places else EMPTY_SET
         return regex.concat([_INTEGERS, regex.union([EPSILON, tail])])
     return _ending_in(range(0, scale, step), len(str(scale)) - 1, places)
 

@@ -15,16 +15,16 @@ from plait.decoders.constrained.grammar.json_text import COLON, COMMA, WS
 from plait.decoders.constrained.grammar.nodes import (
     EMPTY,
     NOTHING,
+    LiteralText,
     Node,
     Ref,
-    Text,
-    choice,
+    alternation,
     is_nothing,
     repeat,
     seq,
 )
 from plait.decoders.constrained.grammar.regex import Expr
-from plait.decoders.constrained.schema.facts import Facts, Places, joined
+from plait.decoders.constrained.schema.facts import Facts, SchemaRefs, merged_refs
 from plait.decoders.constrained.spec import UnsupportedKeyword
 
 MAX_PATTERNS = 6  # of patternProperties that may overlap
@@ -34,7 +34,7 @@ _NO_ESCAPES = regex.times(regex.char(json_text.PLAIN), 0, None)
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class DeclaredProperty:
     """A declared property."""
 
     node: Node
@@ -42,11 +42,11 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyClass:
+class UndeclaredKeys:
     """Undeclared keys that fall under the same schemas."""
 
     keys: Expr
-    places: Places
+    places: SchemaRefs
 
 
 def declared_names(facts: Facts) -> list[str]:
@@ -65,7 +65,7 @@ def is_closed(facts: Facts) -> bool:
     return bool(declared) and not facts.names
 
 
-def key_classes(facts: Facts, is_possible: Callable[[Places], bool]) -> list[KeyClass]:
+def key_classes(facts: Facts, is_possible: Callable[[SchemaRefs], bool]) -> list[UndeclaredKeys]:
     """Return the classes of undeclared keys.
 
     is_possible: whether any value is valid at some places; keys without one are left out.
@@ -88,9 +88,9 @@ def key_classes(facts: Facts, is_possible: Callable[[Places], bool]) -> list[Key
             continue
         keys = free = free or _free_keys(facts)  # not before it is needed: names may be many
         for pattern, sign in zip(patterns, signs, strict=True):
-            keys = regex.both(keys, pattern if sign else regex.without(pattern))
-        if keys is not regex.VOID:
-            found.append(KeyClass(keys, places))
+            keys = regex.intersection(keys, pattern if sign else regex.complement(pattern))
+        if keys is not regex.EMPTY_SET:
+            found.append(UndeclaredKeys(keys, places))
     return found
 
 
@@ -98,27 +98,29 @@ def _free_keys(facts: Facts) -> Expr:
     """Return the keys without escapes that no schema names."""
     taken = {*declared_names(facts), *facts.forbidden}
     taken |= {name for rule in facts.objects for name in rule.named}
-    return regex.both(_NO_ESCAPES, regex.without(regex.union(map(regex.literal, sorted(taken)))))
+    return regex.intersection(
+        _NO_ESCAPES, regex.complement(regex.union(map(regex.literal, sorted(taken))))
+    )
 
 
-def _places_of(facts: Facts, chosen: set[Expr]) -> Places | None:
+def _places_of(facts: Facts, chosen: set[Expr]) -> SchemaRefs | None:
     """Return what holds for the value of a key with these patterns; None: the key is closed.
 
     When no schema says a word about keys without a pattern, patternProperties name all there are.
     """
-    found: list[Places] = []
+    found: list[SchemaRefs] = []
     is_said = not any(rule.patterns for rule in facts.objects) or bool(chosen)
     for rule in facts.objects:
         matching = [places for expr, places in rule.patterns if expr in chosen]
         found += matching or ([rule.extra] if rule.extra is not None else [])
         is_said |= rule.extra is not None
-    return joined(*found) if is_said else None
+    return merged_refs(*found) if is_said else None
 
 
 def member(key: Node, value: Node) -> Node:
     """Return `key: value`, the key's node with its quotes."""
-    if isinstance(key, Text):
-        return seq(Text(key.value + ":"), WS, value)
+    if isinstance(key, LiteralText):
+        return seq(LiteralText(key.value + ":"), WS, value)
     return seq(key, COLON, value)
 
 
@@ -131,7 +133,7 @@ class ObjectRules:
 
     name: str
     pointer: str  # of the schema, for messages
-    members: Sequence[Member]
+    members: Sequence[DeclaredProperty]
     extra: Node  # one undeclared member; NOTHING: there is none
     least: int
     most: int | None
@@ -160,7 +162,7 @@ class ObjectRules:
                 body, following = self._optional(*state, limit)
                 self.define(self._rule(*state), body)
                 ahead += following
-        return seq(Text("{"), WS, start)
+        return seq(LiteralText("{"), WS, start)
 
     def _check_counts(self, limit: int) -> None:
         if limit > 1 and (limit + 2) * len(self.members) > MAX_COUNTED:
@@ -191,13 +193,13 @@ class ObjectRules:
         with_it, ahead = self._from(index + 1, min(count + 1, limit), limit)
         without, further = self._from(index + 1, count, limit)
         taken = seq(COMMA if count else EMPTY, self.members[index].node, with_it)
-        return choice([taken, without]), ahead + further
+        return alternation([taken, without]), ahead + further
 
     def _rest(self, count: int) -> Node:
         """Return the undeclared members after all declared ones, and the closing brace."""
         room = None if self.most is None else self.most - count
         missing = max(self.least - count, 0)
-        end, empty = seq(WS, Text("}")), Text("}")
+        end, empty = seq(WS, LiteralText("}")), LiteralText("}")
         if is_nothing(self.extra):
             return NOTHING if missing else end if count else empty
         more = seq(COMMA, self.extra)
@@ -206,4 +208,4 @@ class ObjectRules:
         others = None if room is None else room - 1
         some = seq(self.extra, repeat(more, max(missing - 1, 0), others), end)
         some = NOTHING if room == 0 else some
-        return some if missing else choice([some, empty])
+        return some if missing else alternation([some, empty])

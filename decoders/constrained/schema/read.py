@@ -27,8 +27,8 @@ from plait.decoders.constrained.schema.facts import (
     Kinds,
     ObjectRule,
     Obstacle,
-    Place,
-    Places,
+    SchemaRef,
+    SchemaRefs,
     decimal_of,
     keyed,
     kind_of,
@@ -123,10 +123,10 @@ def _object_of(schema: Schema, pointer: str, keyword: str) -> dict[str, Any]:
     return value
 
 
-def _places(schema: Schema, pointer: str, keyword: str) -> Places:
+def _places(schema: Schema, pointer: str, keyword: str) -> SchemaRefs:
     if not isinstance(schema[keyword], dict | bool):
         raise _malformed(pointer, keyword, "a schema")
-    return (Place(f"{pointer}/{escape(keyword)}"),)
+    return (SchemaRef(f"{pointer}/{escape(keyword)}"),)
 
 
 def _types(schema: Schema, pointer: str) -> Kinds:
@@ -201,7 +201,7 @@ def _pattern(facts: Facts, schema: Schema, pointer: str) -> Facts:
     if not isinstance(schema["pattern"], str):
         raise _malformed(pointer, "pattern", "a string")
     text = read_pattern(schema["pattern"], pointer, "pattern")
-    return replace(facts, text=regex.both(facts.text, text))
+    return replace(facts, text=regex.intersection(facts.text, text))
 
 
 def read_pattern(pattern: str, pointer: str, keyword: str) -> Expr:
@@ -242,10 +242,10 @@ def _array_rule(facts: Facts, schema: Schema, pointer: str) -> Facts:
         return facts
     lists = [k for k in ("prefixItems", "items") if isinstance(schema.get(k), list)]
     rest_keyword = "additionalItems" if "items" in lists else "items"
-    prefix: tuple[Places, ...] = ()
+    prefix: tuple[SchemaRefs, ...] = ()
     if lists:
         count = len(schema[lists[0]])
-        prefix = tuple((Place(f"{pointer}/{lists[0]}/{index}"),) for index in range(count))
+        prefix = tuple((SchemaRef(f"{pointer}/{lists[0]}/{index}"),) for index in range(count))
     rest = _places(schema, pointer, rest_keyword) if rest_keyword in schema else None
     if not prefix and rest is None:
         return facts
@@ -289,16 +289,16 @@ def _object_rule(facts: Facts, schema: Schema, pointer: str) -> Facts:
     """Read properties, patternProperties and additionalProperties, once."""
     if facts.objects:
         return facts
-    named: dict[str, Places] = {}
-    patterns: list[tuple[Expr, Places]] = []
+    named: dict[str, SchemaRefs] = {}
+    patterns: list[tuple[Expr, SchemaRefs]] = []
     if "properties" in schema:
         for name in _object_of(schema, pointer, "properties"):
-            named[name] = (Place(f"{pointer}/properties/{escape(name)}"),)
+            named[name] = (SchemaRef(f"{pointer}/properties/{escape(name)}"),)
     if "patternProperties" in schema:
         for pattern in _object_of(schema, pointer, "patternProperties"):
             at = f"{pointer}/patternProperties"
             expr = read_pattern(pattern, at, pattern)
-            patterns.append((expr, (Place(f"{at}/{escape(pattern)}"),)))
+            patterns.append((expr, (SchemaRef(f"{at}/{escape(pattern)}"),)))
     keyword = "additionalProperties"
     extra = _places(schema, pointer, keyword) if keyword in schema else None
     return replace(facts, objects=(ObjectRule(named, tuple(patterns), extra),))
@@ -342,7 +342,7 @@ def close(facts: Facts, schema: Schema, pointer: str) -> Facts:
     if "unevaluatedProperties" in schema:
         rules = [rule for rule in facts.objects if rule.evaluates]
         if all(rule.extra is None for rule in rules):
-            named: dict[str, Places] = {name: () for rule in rules for name in rule.named}
+            named: dict[str, SchemaRefs] = {name: () for rule in rules for name in rule.named}
             patterns = tuple((expr, ()) for rule in rules for expr, _ in rule.patterns)
             extra = _places(schema, pointer, "unevaluatedProperties")
             rule = ObjectRule(named, patterns, extra)

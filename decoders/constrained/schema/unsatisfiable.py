@@ -8,13 +8,13 @@ from plait.decoders.constrained.grammar.check import Known, dead_refs, productiv
 from plait.decoders.constrained.grammar.nodes import Node
 from plait.decoders.constrained.schema.alternatives import Alternatives, untyped
 from plait.decoders.constrained.schema.document import Document, Pointer
-from plait.decoders.constrained.schema.facts import Facts, Place, Places
+from plait.decoders.constrained.schema.facts import Facts, SchemaRef, SchemaRefs
 from plait.decoders.constrained.spec import ConstraintError, Unsatisfiable
 
 _IN_PLACE = ("allOf", "anyOf", "oneOf")
 
 
-class Blame:
+class UnsatisfiableDiagnosis:
     """Explains a schema whose grammar matches nothing.
 
     Args:
@@ -25,7 +25,7 @@ class Blame:
     def __init__(
         self,
         rules: Mapping[str, Node],
-        names: Mapping[Places, str],
+        names: Mapping[SchemaRefs, str],
         document: Document,
         alternatives: Alternatives,
     ) -> None:
@@ -81,7 +81,7 @@ class Blame:
         reason = f"none of its alternatives can be satisfied, because of {pointers}"
         return Unsatisfiable(self._spots[spot][0].pointer, "", reason)
 
-    def _of_spot(self, places: Places) -> Unsatisfiable:
+    def _of_spot(self, places: SchemaRefs) -> Unsatisfiable:
         several = self._alternatives.of(places)
         if several:
             facts = untyped(several[0])
@@ -93,14 +93,14 @@ class Blame:
         others = ", ".join(place.pointer or "/" for place in places[:-1])
         return Unsatisfiable(places[-1].pointer, "", f"it contradicts what {others} asks for")
 
-    def _of_place(self, place: Place) -> Unsatisfiable:
+    def _of_place(self, place: SchemaRef) -> Unsatisfiable:
         """Descend into what stands in place: $ref, allOf, and branches if none is possible."""
         seen: set[Pointer] = set()
         pointer = place.pointer
         while pointer not in seen:
             seen.add(pointer)
             inner = [
-                at for at in self._in_place(pointer) if not self._alternatives.of((Place(at),))
+                at for at in self._in_place(pointer) if not self._alternatives.of((SchemaRef(at),))
             ]
             pointer = inner[0] if inner else pointer
         if self._document.at(pointer) is False:
@@ -179,7 +179,7 @@ class Blame:
             yield "not", "neither true nor false is left"
 
 
-def _needed(facts: Facts) -> Iterator[Places]:
+def _needed(facts: Facts) -> Iterator[SchemaRefs]:
     """Yield the places of what must be there in each object or array."""
     if "object" in facts.kinds:
         yield from map(facts.value, facts.required)
@@ -189,11 +189,11 @@ def _needed(facts: Facts) -> Iterator[Places]:
 
 
 _KIND = {
-    "null": Blame._any,
-    "boolean": Blame._any,
-    "integer": Blame._number,
-    "fraction": Blame._number,
-    "string": Blame._string,
-    "array": Blame._array,
-    "object": Blame._object,
+    "null": UnsatisfiableDiagnosis._any,
+    "boolean": UnsatisfiableDiagnosis._any,
+    "integer": UnsatisfiableDiagnosis._number,
+    "fraction": UnsatisfiableDiagnosis._number,
+    "string": UnsatisfiableDiagnosis._string,
+    "array": UnsatisfiableDiagnosis._array,
+    "object": UnsatisfiableDiagnosis._object,
 }

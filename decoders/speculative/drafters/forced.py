@@ -42,7 +42,7 @@ class ForcedDrafter:
         for request in requests:
             constraint = request.constraint
             assert constraint is not None, "only constrained sequences take part"
-            forced, boundary = constraint.forced_tokens(), constraint.border_tokens()
+            forced, boundary = constraint.forced_tokens(), constraint.boundary_tokens()
             probs = [FORCED_PROB] * len(forced) + [BOUNDARY_PROB] * len(boundary)
             drafts.append(Draft([*forced, *boundary], probs))
         return drafts

@@ -14,7 +14,7 @@ from typing import Any
 
 from plait.decoders.constrained.grammar import chars, regex
 from plait.decoders.constrained.grammar.nodes import Ranges
-from plait.decoders.constrained.grammar.regex import ANY_CHAR, EPSILON, EVERYTHING, VOID, Expr
+from plait.decoders.constrained.grammar.regex import ANY_CHAR, ANY_TEXT, EMPTY_SET, EPSILON, Expr
 
 MAX_COPIES = 64  # of a repeated part with an assertion inside
 MAX_BLOCKS = 16  # classes of characters that assertions tell apart
@@ -28,24 +28,24 @@ class NotRegular(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartAnchor:
     """^"""
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class EndAnchor:
     """$"""
 
 
 @dataclass(frozen=True, slots=True)
-class Boundary:
+class WordBoundary:
     r"""\b, or \B when negated."""
 
     is_negated: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
+class Lookahead:
     """(?=tree), or (?!tree) when negated."""
 
     tree: Tree
@@ -53,7 +53,7 @@ class Ahead:
 
 
 @dataclass(frozen=True, slots=True)
-class Behind:
+class Lookbehind:
     """(?<=[...]), or (?<![...]) when negated: what the one character before is."""
 
     ranges: Ranges
@@ -61,21 +61,21 @@ class Behind:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Concatenation:
     """Trees one after the other."""
 
     items: tuple[Tree, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Either:
+class Disjunction:
     """One of the trees."""
 
     items: tuple[Tree, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
+class Quantified:
     """A tree least..most times."""
 
     tree: Tree
@@ -83,19 +83,21 @@ class Times:
     most: int | None
 
 
-Assertion = Start | End | Boundary | Ahead | Behind
-Tree = Expr | Row | Either | Times | Assertion  # an Expr has no assertion inside
+Assertion = StartAnchor | EndAnchor | WordBoundary | Lookahead | Lookbehind
+Tree = (
+    Expr | Concatenation | Disjunction | Quantified | Assertion
+)  # an Expr has no assertion inside
 Sets = tuple[Expr, ...]  # of what follows: at the start of the text, then after each block
 
 
-def whole(tree: Tree) -> Expr:
+def full_match(tree: Tree) -> Expr:
     """Return the texts that the tree matches from their first to their last character.
 
     Raises:
         NotRegular: an assertion inside a loop.
     """
     blocks = _blocks(tree)
-    return _Sets(blocks).of(tree, (EPSILON,) * (1 + len(blocks)))[0]
+    return _SuffixSets(blocks).of(tree, (EPSILON,) * (1 + len(blocks)))[0]
 
 
 def search(tree: Tree) -> Expr:
@@ -105,14 +107,12 @@ def search(tree: Tree) -> Expr:
         NotRegular: an assertion inside a loop.
     """
     blocks = _blocks(tree)
-    start, *later = _Sets(blocks).of(tree, (EVERYTHING,) * (1 + len(blocks)))
+    start, *later = _SuffixSets(blocks).of(tree, (ANY_TEXT,) * (1 + len(blocks)))
     if all(found is start for found in later):
-        return regex.concat([EVERYTHING, start])
+        return regex.concat([ANY_TEXT, start])
     if len(set(later)) == 1:
         return regex.union([start, regex.concat([_SOME, later[0]])])
-    ahead = [
-        regex.concat([EVERYTHING, regex.char(b), s]) for b, s in zip(blocks, later, strict=True)
-    ]
+    ahead = [regex.concat([ANY_TEXT, regex.char(b), s]) for b, s in zip(blocks, later, strict=True)]
     return regex.union([start, *ahead])
 
 
@@ -128,18 +128,18 @@ def _blocks(tree: Tree) -> list[Ranges]:
 
 
 def _told_apart(tree: Tree) -> Iterator[Ranges]:
-    if isinstance(tree, Behind):
+    if isinstance(tree, Lookbehind):
         yield tree.ranges
-    elif isinstance(tree, Boundary):
+    elif isinstance(tree, WordBoundary):
         yield WORD
-    elif isinstance(tree, Ahead | Times):
+    elif isinstance(tree, Lookahead | Quantified):
         yield from _told_apart(tree.tree)
-    elif isinstance(tree, Row | Either):
+    elif isinstance(tree, Concatenation | Disjunction):
         for item in tree.items:
             yield from _told_apart(item)
 
 
-class _Sets:
+class _SuffixSets:
     """Turns trees into sets, for given blocks of characters."""
 
     def __init__(self, blocks: list[Ranges]) -> None:
@@ -168,15 +168,15 @@ class _Sets:
             return (moved,) * len(after)
         return tuple(regex.union([moved, found]) for found in after)
 
-    def row(self, tree: Row, after: Sets) -> Sets:
+    def row(self, tree: Concatenation, after: Sets) -> Sets:
         for item in reversed(tree.items):
             after = self.of(item, after)
         return after
 
-    def either(self, tree: Either, after: Sets) -> Sets:
+    def either(self, tree: Disjunction, after: Sets) -> Sets:
         return _joined(*(self.of(item, after) for item in tree.items))
 
-    def times(self, tree: Times, after: Sets) -> Sets:
+    def times(self, tree: Quantified, after: Sets) -> Sets:
         if tree.most is None:
             return self._loop(tree, after)
         if tree.most > MAX_COPIES:
@@ -187,55 +187,55 @@ class _Sets:
             found = _joined(taken, after) if count > tree.least else taken
         return found
 
-    def _loop(self, tree: Times, after: Sets) -> Sets:
+    def _loop(self, tree: Quantified, after: Sets) -> Sets:
         """Return the loop `(?:(?!X)[...])*` at the end of a text: nowhere does an X begin."""
-        items = tree.tree.items if isinstance(tree.tree, Row) else ()
+        items = tree.tree.items if isinstance(tree.tree, Concatenation) else ()
         if len(items) == 2 and set(after) == {EPSILON}:
             test, step = items
-            if isinstance(test, Ahead) and test.is_negated and isinstance(step, Expr):
+            if isinstance(test, Lookahead) and test.is_negated and isinstance(step, Expr):
                 unwanted = set(self.of(test.tree, self._anything()))
                 if step.kind == "set" and len(unwanted) == 1:
-                    somewhere = regex.concat([EVERYTHING, regex.both(unwanted.pop(), _SOME)])
+                    somewhere = regex.concat([ANY_TEXT, regex.intersection(unwanted.pop(), _SOME)])
                     steps = regex.times(step, tree.least, None)
-                    return (regex.both(steps, regex.without(somewhere)),) * len(after)
+                    return (regex.intersection(steps, regex.complement(somewhere)),) * len(after)
         raise NotRegular(
             "an anchor or look-around inside a repetition without end; write it before the loop, "
             "as in ^(?!.*X)"
         )
 
-    def start(self, _: Start, after: Sets) -> Sets:
-        return (after[0], *[VOID] * len(self._blocks))
+    def start(self, _: StartAnchor, after: Sets) -> Sets:
+        return (after[0], *[EMPTY_SET] * len(self._blocks))
 
-    def end(self, _: End, after: Sets) -> Sets:
-        return tuple(EPSILON if found.is_nullable else VOID for found in after)
+    def end(self, _: EndAnchor, after: Sets) -> Sets:
+        return tuple(EPSILON if found.is_nullable else EMPTY_SET for found in after)
 
-    def ahead(self, tree: Ahead, after: Sets) -> Sets:
+    def ahead(self, tree: Lookahead, after: Sets) -> Sets:
         inner = self.of(tree.tree, self._anything())
         if tree.is_negated:
-            inner = tuple(map(regex.without, inner))
-        return tuple(map(regex.both, inner, after))
+            inner = tuple(map(regex.complement, inner))
+        return tuple(map(regex.intersection, inner, after))
 
-    def behind(self, tree: Behind, after: Sets) -> Sets:
+    def behind(self, tree: Lookbehind, after: Sets) -> Sets:
         start, *later = after
-        return (start if tree.is_negated else VOID, *self._where(tree.ranges, tree, later))
+        return (start if tree.is_negated else EMPTY_SET, *self._where(tree.ranges, tree, later))
 
-    def boundary(self, tree: Boundary, after: Sets) -> Sets:
-        word = regex.concat([regex.char(WORD), EVERYTHING])
-        other = regex.union([EPSILON, regex.concat([regex.char(_OTHER), EVERYTHING])])
+    def boundary(self, tree: WordBoundary, after: Sets) -> Sets:
+        word = regex.concat([regex.char(WORD), ANY_TEXT])
+        other = regex.union([EPSILON, regex.concat([regex.char(_OTHER), ANY_TEXT])])
         is_word = [False, *(chars.contains(WORD, block[0][0]) for block in self._blocks)]
         wants_word = [is_one == tree.is_negated for is_one in is_word]
         return tuple(
-            regex.both(word if wants else other, found)
+            regex.intersection(word if wants else other, found)
             for wants, found in zip(wants_word, after, strict=True)
         )
 
-    def _where(self, ranges: Ranges, tree: Behind, later: list[Expr]) -> Iterator[Expr]:
+    def _where(self, ranges: Ranges, tree: Lookbehind, later: list[Expr]) -> Iterator[Expr]:
         for block, found in zip(self._blocks, later, strict=True):
             is_inside = chars.contains(ranges, block[0][0])
-            yield found if is_inside != tree.is_negated else VOID
+            yield found if is_inside != tree.is_negated else EMPTY_SET
 
     def _anything(self) -> Sets:
-        return (EVERYTHING,) * (1 + len(self._blocks))
+        return (ANY_TEXT,) * (1 + len(self._blocks))
 
 
 def _joined(*several: Sets) -> Sets:
@@ -247,22 +247,22 @@ def _nonempty(expr: Expr) -> Expr:
         return expr
     if expr.kind == "repeat" and not expr.items[0].is_nullable:
         return regex.times(expr.items[0], 1, expr.most)
-    return regex.both(expr, _SOME)
+    return regex.intersection(expr, _SOME)
 
 
 def _ending_in(expr: Expr, block: Ranges) -> Expr:
     if expr.kind == "set":
         return regex.char(chars.intersect(expr.ranges, block))
-    return regex.both(expr, regex.concat([EVERYTHING, regex.char(block)]))
+    return regex.intersection(expr, regex.concat([ANY_TEXT, regex.char(block)]))
 
 
-_TURN: dict[type, Callable[[_Sets, Any, Sets], Sets]] = {
-    Row: _Sets.row,
-    Either: _Sets.either,
-    Times: _Sets.times,
-    Start: _Sets.start,
-    End: _Sets.end,
-    Boundary: _Sets.boundary,
-    Ahead: _Sets.ahead,
-    Behind: _Sets.behind,
+_TURN: dict[type, Callable[[_SuffixSets, Any, Sets], Sets]] = {
+    Concatenation: _SuffixSets.row,
+    Disjunction: _SuffixSets.either,
+    Quantified: _SuffixSets.times,
+    StartAnchor: _SuffixSets.start,
+    EndAnchor: _SuffixSets.end,
+    WordBoundary: _SuffixSets.boundary,
+    Lookahead: _SuffixSets.ahead,
+    Lookbehind: _SuffixSets.behind,
 }

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from plait.kernels.grammar import UNREACHABLE, Kind, TooLarge
+from plait.kernels.grammar import UNREACHABLE, OpKind, TooLarge
 from plait.kernels.grammar.lexeme import Lexeme
 from plait.kernels.grammar.tails import Tails
 
 MAX_CLOSING_TOKENS = 8192  # of any one operation
 
 
-class Frame(NamedTuple):
+class StackFrame(NamedTuple):
     """A place in an operation. TEXT: offset; SEQ: item; REPEAT: least and most that are left;
     LISTED: what was read; LEXEME: state and count."""
 
@@ -20,10 +20,10 @@ class Frame(NamedTuple):
     at: Any = 0
 
 
-_BEGINNINGS = {Kind.LISTED: b"", Kind.LEXEME: (0, 0)}
+_BEGINNINGS = {OpKind.LISTED: b"", OpKind.LEXEME: (0, 0)}
 
 
-class Cheapest:
+class CheapestCompletion:
     """The texts of fewest tokens, each operation's by itself: alternatives are not in context."""
 
     def __init__(
@@ -66,42 +66,42 @@ class Cheapest:
     def _candidate(self, op: int) -> tuple[int, bytes]:
         """Return the cheapest text by the costs known so far."""
         kind, *rest = self._operations[op]
-        if kind in (Kind.TEXT, Kind.SET, Kind.LISTED, Kind.LEXEME):
+        if kind in (OpKind.TEXT, OpKind.SET, OpKind.LISTED, OpKind.LEXEME):
             text = self._leaf(op, _BEGINNINGS.get(kind, 0))
             return self._cost(text), text
         cheapest = {op: self._cheapest.get(op, b"") for op in self._items(op)}
         costs = [self._costs[item] for item in self._items(op)]
-        if kind == Kind.CHOICE:
+        if kind == OpKind.CHOICE:
             best = rest[0][costs.index(min(costs))]
             return min(costs), cheapest[best]
-        if kind == Kind.REPEAT:
+        if kind == OpKind.REPEAT:
             cost = min(rest[1] * costs[0], UNREACHABLE)
             return cost, cheapest[rest[0]] * (rest[1] if cost <= MAX_CLOSING_TOKENS else 0)
         return min(sum(costs), UNREACHABLE), b"".join(cheapest[item] for item in self._items(op))
 
     def _items(self, op: int) -> list[int]:
         kind, *rest = self._operations[op]
-        return list(rest[0]) if kind in (Kind.SEQ, Kind.CHOICE) else [rest[0]]
+        return list(rest[0]) if kind in (OpKind.SEQ, OpKind.CHOICE) else [rest[0]]
 
     def _leaf(self, op: int, at: Any) -> bytes:
         """Return the cheapest text of a frame that holds no others."""
         kind, *rest = self._operations[op]
-        if kind == Kind.TEXT:
+        if kind == OpKind.TEXT:
             return bytes(rest[0][at:])
-        if kind == Kind.SET:
+        if kind == OpKind.SET:
             return bytes([next(byte for byte in self._preferred if byte in rest[0])])
-        if kind == Kind.LEXEME:
+        if kind == OpKind.LEXEME:
             return bytes(self._lexemes[op].cheapest(at, self._preferred))
         texts = [text for text in rest[0] if text.startswith(at)]
         return bytes(min(texts, key=lambda text: (self._cost(text), text))[len(at) :])
 
-    def rest(self, frame: Frame) -> bytes:
+    def rest(self, frame: StackFrame) -> bytes:
         """Return the cheapest text of what is left of an operation."""
         kind, *rest = self._operations[frame.op]
-        if kind == Kind.SEQ:
+        if kind == OpKind.SEQ:
             return b"".join(self._cheapest[item] for item in rest[0][frame.at :])
-        if kind == Kind.REPEAT:
+        if kind == OpKind.REPEAT:
             return bytes(self._cheapest[rest[0]] * frame.at[0])
-        if kind in (Kind.RULE, Kind.CHOICE):
+        if kind in (OpKind.RULE, OpKind.CHOICE):
             return self._cheapest[frame.op]
         return self._leaf(frame.op, frame.at)
