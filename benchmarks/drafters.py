@@ -25,6 +25,7 @@ from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import DecodeRequest, DraftBudget
 from plait.decoders.contract.drafter import VerificationResult
 from plait.decoders.contract.registry import Method, MethodError, methods
+from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.config import MAX_DRAFT
 from plait.decoders.speculative.context import DrafterContext
@@ -104,7 +105,8 @@ def replay(texts: Iterable[TracedText], names: Sequence[str], options: DraftersO
     for name in names:
         _check(name)
     limits = {"max_draft": options.max_draft, "always": options.always}
-    decoding = {"drafter": [{"name": name, **limits} for name in names]}
+    named = {"drafter": [{"name": name, **limits} for name in names]}
+    methods = resolve_decoding(named).methods
     costs = CostCurve(options.seconds)
     speculator = Speculator(DrafterContext(options.vocab_size), costs)
     found = Replay("+".join(names))
@@ -116,7 +118,7 @@ def replay(texts: Iterable[TracedText], names: Sequence[str], options: DraftersO
             stop_token_ids=frozenset(),
             constraint=None,
             sequence_index=0,
-            options=decoding,
+            methods=methods,
         )
         member = speculator.start(request)
         assert member is not None

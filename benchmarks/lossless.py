@@ -24,9 +24,10 @@ from msgspec.structs import replace
 from plait.decoders.constrained.compile import compile_constraint
 from plait.decoders.constrained.spec import ConstraintLimits, ConstraintSpec
 from plait.decoders.constrained.vocabulary import make_vocabulary
+from plait.decoders.contract.decoding import PromptExtras
 from plait.decoders.contract.registry import methods
+from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
-from plait.decoders.speculative.config import PREDICTION
 from plait.server.engine.build import build_engine
 from plait.server.engine.engine import Engine
 from plait.server.models.catalog import resolve
@@ -37,6 +38,7 @@ from plait.server.wire.messages import CompiledConstraint, Delta, Failed, Genera
 MODEL = "smollm2-135m-instruct"
 TOLERANCE = 1e-6  # of a logprob
 BATCH = 16
+PLAIN = resolve_decoding({"drafter": "off"})
 SIZES = (1, 4, 8, 16)
 SCHEMA = """{"type": "object", "additionalProperties": false, "required": ["name", "kind", "size"],
  "properties": {"name": {"type": "string", "maxLength": 12}, "kind": {"enum": ["animal", "plant"]},
@@ -65,6 +67,7 @@ class Difference:
     """Where an answer leaves the one without drafts."""
 
     request: GenerateRequest
+    drafter: str
     want: Answer
     have: Answer
     gap: float  # between the log-probabilities of the two tokens; 0 where the tokens agree
@@ -72,7 +75,7 @@ class Difference:
     def __str__(self) -> str:
         at = _first_difference(self.have.tokens, self.want.tokens)
         return (
-            f"{self.request.request_id} {self.request.decoding['drafter']}: token {at} is "
+            f"{self.request.request_id} {self.drafter}: token {at} is "
             f"{self.have.tokens[at : at + 1]} instead of {self.want.tokens[at : at + 1]}, "
             f"gap {self.gap:.2e}, {self.have.finish} and {self.want.finish}"
         )
@@ -130,7 +133,7 @@ def _deltas(engine: Engine, requests: Sequence[GenerateRequest]) -> Iterator[Del
 
 def plain(engine: Engine, requests: Sequence[GenerateRequest]) -> list[list[Answer]]:
     """Return the answers without drafts."""
-    return answers(engine, [replace(r, decoding={"drafter": "off"}) for r in requests], BATCH)
+    return answers(engine, [replace(r, decoding=PLAIN) for r in requests], BATCH)
 
 
 def differences(
@@ -144,12 +147,14 @@ def differences(
     drafting = [
         replace(
             request,
-            decoding={
-                "drafter": drafter
-                if drafter == "auto"
-                else {"name": drafter, "always": True, "max_draft": SIZES[i // 4 % len(SIZES)]},
-                PREDICTION: _edited(want[i][0].tokens),
-            },
+            decoding=resolve_decoding(
+                {
+                    "drafter": drafter
+                    if drafter == "auto"
+                    else {"name": drafter, "always": True, "max_draft": SIZES[i // 4 % len(SIZES)]}
+                }
+            ),
+            extras=PromptExtras(_edited(want[i][0].tokens)),
         )
         for i, request in enumerate(requests)
     ]
@@ -157,7 +162,7 @@ def differences(
     for request, ours, theirs in zip(drafting, have, want, strict=True):
         for one, other in zip(ours, theirs, strict=True):
             if not _agree(one, other):
-                yield Difference(request, other, one, _gap(engine, request, one, other))
+                yield Difference(request, drafter, other, one, _gap(engine, request, one, other))
 
 
 def _prompt(tokenizer: Tokenizer, rng: random.Random) -> list[int]:
@@ -226,7 +231,7 @@ def _gap(engine: Engine, request: GenerateRequest, one: Answer, other: Answer) -
         [*request.prompt_token_ids, *one.tokens[:at]],
         SamplingParams(temperature=0.0, logprobs=20),
         1,
-        decoding={"drafter": "off"},
+        decoding=PLAIN,
     )
     (delta,) = _deltas(engine, [look])
     assert delta.logprobs is not None

@@ -15,6 +15,7 @@ from benchmarks.decoders.presets import Setting
 from benchmarks.decoders.running import LoadedModel, MeasuredRun, run_requests
 from benchmarks.tasks.case import HELD_OUT_SEEDS, Case
 from benchmarks.tasks.catalog import judge, make_case
+from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.prompt.chat_prompt import chat_prompt
 from plait.server.prompt.tokenizer import Tokenizer
@@ -93,7 +94,8 @@ def requests_of(
     constraints: Sequence[CompiledConstraint] | None = None,
 ) -> list[GenerateRequest]:
     """Return one request per case, as the server's front end would make it."""
-    decoding = decoding_of(setting, served.tokenizer)
+    named = {**decoding_of(setting, served.tokenizer), "trace": True}
+    decoding = resolve_decoding(named, served.info.diffusion)
     return [
         GenerateRequest(
             request_id=f"{case.task}-{i}",
@@ -104,7 +106,7 @@ def requests_of(
             max_tokens=setting.max_tokens,
             stop_token_ids=sorted(served.tokenizer.eos_token_ids),
             constraint=constraints[i] if constraints else None,
-            decoding={**decoding, "trace": True},
+            decoding=decoding,
             arrived=float(i),
         )
         for i, case in enumerate(cases)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.drafter_heads.prompts import HELD_OUT, TRAINING, Material, prompt_at
+from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.engine.build import build_engine
 from plait.server.engine.engine import Engine
@@ -130,7 +131,7 @@ def request_at(tokenizer: Tokenizer, material: Material, seed: int, index: int) 
         sampling=SamplingParams(temperature=temperature, seed=seed + index),
         max_tokens=MAX_TOKENS,
         stop_token_ids=sorted(tokenizer.eos_token_ids),
-        decoding={"drafter": "off"},
+        decoding=resolve_decoding({"drafter": "off"}),
     )
 
 

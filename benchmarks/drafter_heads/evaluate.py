@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from benchmarks.drafter_heads.data import HELD_OUT_SEED, MODEL, deltas, request_at
 from benchmarks.drafter_heads.prompts import HELD_OUT
+from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.engine.build import build_engine
 from plait.server.engine.engine import Engine
@@ -49,8 +50,9 @@ def answers(
     """Return the requests' texts, one after the other, and the sums of what they took."""
     texts: list[list[int]] = []
     sums = {"tokens": 0.0, "forwards": 0.0, "rows": 0.0, "accepted": 0.0}
+    decoding = resolve_decoding({"drafter": drafter, "trace": True})
     for request in requests:
-        engine.add(replace(request, decoding={"drafter": drafter, "trace": True}))
+        engine.add(replace(request, decoding=decoding))
         tokens: list[int] = []
         for delta in deltas(engine):
             tokens += delta.token_ids

@@ -32,9 +32,10 @@ from plait.decoders.contract.decoder import (
     SequenceError,
     TokenLogprobs,
 )
+from plait.decoders.contract.decoding import AutoregressiveMethods, Methods
 from plait.decoders.contract.drafter import VerificationResult
 from plait.decoders.contract.isolation import attempt, faulty
-from plait.decoders.contract.registry import Choice, choose
+from plait.decoders.contract.registry import Choice, choose, from_spec
 from plait.decoders.contract.sampler import Sampler
 from plait.decoders.sampling.sampler import Draws
 from plait.decoders.sampling.state import SamplingState
@@ -83,7 +84,7 @@ class AutoregressiveDecoder:
                 sequence_index=request.sequence_index,
                 stop_token_ids=request.stop_token_ids,
             ),
-            sampler=self._sampler(request.options),
+            sampler=self._sampler(request.methods),
             constraint=request.constraint,
             stop_token_ids=request.stop_token_ids,
             remaining=request.max_tokens,
@@ -141,8 +142,12 @@ class AutoregressiveDecoder:
             }
         return found
 
-    def _sampler(self, options: Mapping[str, Any]) -> Sampler:
-        choice = choose(options, "sampler")
+    def _sampler(self, methods: Methods | None) -> Sampler:
+        if methods is None:
+            choice = choose({}, "sampler")
+        else:
+            assert isinstance(methods, AutoregressiveMethods), "methods for a diffusion model"
+            choice = from_spec("sampler", methods.sampler)
         assert choice is not None
         if choice not in self._samplers:
             self._samplers[choice] = choice.method.make(choice.options, naive=self._naive)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
+from plait.decoders.contract.decoding import NO_EXTRAS, Methods, PromptExtras
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -121,8 +123,9 @@ class DecodeRequest:
     stop_token_ids: frozenset[int]
     constraint: Constraint | None
     sequence_index: int  # 0..n-1: the second word of the noise key
-    options: Mapping[str, Any]
+    methods: Methods | None = None  # None: the decoder's defaults
     namespace: str = ""  # whose texts this one may be compared with: key and cache_salt, hashed
+    extras: PromptExtras = NO_EXTRAS
 
 
 class Decoder(Protocol[State]):

@@ -7,7 +7,7 @@ each entry of which names a `Method`. Ids are the papers' names in kebab-case, u
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -16,6 +16,8 @@ from itertools import chain, combinations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from plait.decoders.contract.decoding import MethodSpec
 
 Kind = Literal["sampler", "drafter", "unmasker", "search"]
 GROUP = "plait.methods"
@@ -72,6 +74,22 @@ class Choice:
 
     method: Method
     options: Options
+
+
+def to_spec(choice: Choice) -> MethodSpec:
+    """Return a choice in the form that travels."""
+    options = choice.options.model_dump(mode="json", exclude_defaults=True)
+    return MethodSpec(choice.method.name, options)
+
+
+def from_spec(kind: Kind, spec: MethodSpec) -> Choice:
+    """Return the choice that `to_spec` was given.
+
+    Raises:
+        MethodError: this process doesn't have the method.
+    """
+    method = _method(spec.name, kind, f"decoding.{kind}")
+    return Choice(method, method.options.model_validate(spec.options))
 
 
 class MethodError(ValueError):
@@ -158,17 +176,21 @@ def compose(decoding: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:
 def _choice(value: Any, kind: Kind, param: str) -> Choice:
     """Return the method that one value names, with a preset's options under its own."""
     fields = {"name": value} if isinstance(value, str) else dict(value)
-    name = fields.pop("name", None)
-    method = methods().get((kind, str(name)))
-    if method is None:
-        known = sorted(known for each, known in methods() if each == kind) or ["none yet"]
-        raise MethodError(f"There is no {kind} {name!r}; there is: {', '.join(known)}.", param)
+    method = _method(fields.pop("name", None), kind, param)
     try:
         return Choice(method, method.options.model_validate(_with_preset(method, fields, param)))
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join([param, *map(str, first["loc"])])
         raise MethodError(_option_fault(method, first), path) from error
+
+
+def _method(name: Any, kind: Kind, param: str) -> Method:
+    method = methods().get((kind, str(name)))
+    if method is None:
+        known = sorted(known for each, known in methods() if each == kind) or ["none yet"]
+        raise MethodError(f"There is no {kind} {name!r}; there is: {', '.join(known)}.", param)
+    return method
 
 
 def _option_fault(method: Method, error: Any) -> str:
@@ -190,7 +212,7 @@ def _with_preset(method: Method, fields: dict[str, Any], param: str) -> dict[str
     return {**method.presets[preset], **fields}
 
 
-def check_needs(choice: Choice, capabilities: list[str]) -> None:
+def check_needs(choice: Choice, capabilities: Collection[str]) -> None:
     """Raise MethodError, saying what for, if the worker lacks something that the method needs."""
     missing = choice.method.needs - set(capabilities)
     if missing:

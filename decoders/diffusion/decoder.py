@@ -21,6 +21,7 @@ from torch import Tensor
 
 from plait.decoders.contract.constraint import Constraint
 from plait.decoders.contract.decoder import DecodeRequest, DraftBudget, Forward, Outcome, Proposal
+from plait.decoders.contract.decoding import DiffusionMethods
 from plait.decoders.diffusion import drafts, step
 from plait.decoders.diffusion import state as states_of
 from plait.decoders.diffusion.canvas import GIVEN, Canvas
@@ -44,6 +45,7 @@ from plait.decoders.diffusion.pipeline import (
     UnmaskingPipeline,
     build_pipeline,
     check,
+    from_methods,
 )
 from plait.decoders.diffusion.protocols import CacheView, Floats, Ints, StepView
 from plait.decoders.diffusion.spec import DiffusionSpec
@@ -89,7 +91,7 @@ class DiffusionDecoder:
         Raises:
             MethodError: a method doesn't fit the weights, or lacks a file beside them.
         """
-        state = states_of.start(request, self._chain(request.options), self.spec)
+        state = states_of.start(request, self._chain(request), self.spec)
         if request.constraint is not None and state.answer:
             self._constrain(state, request.constraint)
         if state.chain.scaffold is not None and request.constraint is None:
@@ -139,8 +141,12 @@ class DiffusionDecoder:
         if not is_whole:  # else the first pass comes to the same end, as every text needs one
             state.progress = replace(state.progress, canvas=canvas)
 
-    def _chain(self, options: Mapping[str, Any]) -> UnmaskingPipeline:
-        recipe = check(options, self.spec)
+    def _chain(self, request: DecodeRequest) -> UnmaskingPipeline:
+        if request.methods is None:
+            recipe = check({}, self.spec, request.extras)
+        else:
+            assert isinstance(request.methods, DiffusionMethods), "methods for another model"
+            recipe = from_methods(request.methods)
         if recipe not in self._chains:
             self._chains[recipe] = build_pipeline(
                 recipe,

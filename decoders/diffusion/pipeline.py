@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from plait.decoders.contract.registry import Choice, MethodError, compose
+from plait.decoders.contract.decoding import NO_EXTRAS, DiffusionMethods, PromptExtras
+from plait.decoders.contract.registry import Choice, MethodError, compose, from_spec, to_spec
 from plait.decoders.diffusion.protocols import (
     CachePolicy,
     Scaffold,
@@ -24,7 +25,6 @@ from plait.decoders.diffusion.spec import Attention, DiffusionSpec
 
 AUTO = ("static", "free-dave")  # one token a step, proved several at a time
 SELECTOR = "static"  # of a list that names none
-INFILL = ("suffix_token_ids", "holes")  # keys of `decoding` that ask for text between text
 PAGE = 16  # tokens of a KV block; a block of a canvas divides it or is a multiple
 
 
@@ -63,7 +63,9 @@ class UnmaskingPipeline:
         return "shadow" in self.selector.needs
 
 
-def check(decoding: Mapping[str, Any], spec: DiffusionSpec) -> UnmaskingConfig:
+def check(
+    decoding: Mapping[str, Any], spec: DiffusionSpec, extras: PromptExtras = NO_EXTRAS
+) -> UnmaskingConfig:
     """Return what the request's `decoding` object asks of a model.
 
     `unmasker`: "off" is one token after the other (blocks of 1); "auto" is AUTO; a list composes.
@@ -73,10 +75,22 @@ def check(decoding: Mapping[str, Any], spec: DiffusionSpec) -> UnmaskingConfig:
         MethodError: an unknown method or option, a combination that can't be, or weights that were
             not trained for it.
     """
-    attention = _attention(decoding, spec)
+    attention = _attention(decoding, spec, extras.infill_field)
     recipe = UnmaskingConfig(_choices(decoding), attention, _block_size(decoding, spec, attention))
     _check_parts(recipe, spec)
     return recipe
+
+
+def to_methods(recipe: UnmaskingConfig) -> DiffusionMethods:
+    """Return a recipe in the form that travels."""
+    unmasker = tuple(to_spec(choice) for choice in recipe.choices)
+    return DiffusionMethods(unmasker, recipe.attention, recipe.block_size)
+
+
+def from_methods(methods: DiffusionMethods) -> UnmaskingConfig:
+    """Return the recipe that `to_methods` was given."""
+    choices = tuple(from_spec("unmasker", spec) for spec in methods.unmasker)
+    return UnmaskingConfig(choices, methods.attention, methods.block_size)
 
 
 def build_pipeline(
@@ -145,18 +159,17 @@ def _canvas(decoding: Mapping[str, Any]) -> Mapping[str, Any]:
     return canvas
 
 
-def _attention(decoding: Mapping[str, Any], spec: DiffusionSpec) -> Attention:
+def _attention(decoding: Mapping[str, Any], spec: DiffusionSpec, infill: str | None) -> Attention:
     asked = _canvas(decoding).get("attention")
     if asked is not None and asked not in get_args(Attention):
         raise MethodError(
             f"There is no attention {asked!r}; there is: block, full.", "decoding.canvas.attention"
         )
-    infill = next((key for key in INFILL if decoding.get(key)), None)
     if infill and (asked == "block" or not spec.serves("full")):
         raise MethodError(
             "Text between text needs full attention, which "
             + ("the request excludes." if asked == "block" else "this model was not trained for."),
-            "decoding.canvas.attention" if asked == "block" else f"decoding.{infill}",
+            "decoding.canvas.attention" if asked == "block" else infill,
         )
     attention: Attention = "full" if infill else asked or spec.attention
     if not spec.serves(attention):

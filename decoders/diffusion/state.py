@@ -81,7 +81,7 @@ def start(request: DecodeRequest, chain: UnmaskingPipeline, spec: DiffusionSpec)
     """Return the state of a new sequence."""
     prompt, ids, answer = _text(request)
     is_infill = len(ids) > answer[-1] + 1 if answer else False
-    is_infill = is_infill or bool(request.options.get("holes"))
+    is_infill = is_infill or bool(request.extras.holes)
     sampling = SamplingState(
         request.sampling,
         prompt,
@@ -137,13 +137,13 @@ def next_canvas(state: DiffusionState, spec: DiffusionSpec) -> Canvas:
 
 def _text(request: DecodeRequest) -> tuple[list[int], list[int], Sequence[int]]:
     """Return the prompt proper, all ids around the holes, and the holes' positions."""
-    prompt, options = list(request.prompt_token_ids), request.options
+    prompt, extras = list(request.prompt_token_ids), request.extras
     answer: Sequence[int] = range(len(prompt), len(prompt) + request.max_tokens)
-    if spans := options.get("holes"):
+    if spans := extras.holes:
         answer = [position for start, stop in spans for position in range(start, stop)]
         holes = set(answer)
         return [t for i, t in enumerate(prompt) if i not in holes], prompt, answer
-    if suffix := options.get("suffix_token_ids"):
+    if suffix := extras.suffix_token_ids:
         return prompt, [*prompt, *[0] * request.max_tokens, *suffix], answer
     return prompt, prompt, answer
 

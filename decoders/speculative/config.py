@@ -7,12 +7,19 @@ from typing import Any
 
 from pydantic import Field
 
-from plait.decoders.contract.registry import Choice, MethodError, Options, compose, methods
+from plait.decoders.contract.decoding import AutoregressiveMethods, Methods
+from plait.decoders.contract.registry import (
+    Choice,
+    MethodError,
+    Options,
+    compose,
+    from_spec,
+    methods,
+)
 
 DEFAULT_DRAFTERS = ("forced", "prediction", "suffix")  # "auto": each drafts only where it can
 MAX_DRAFT = 64  # draft tokens of one sequence and step, over all its drafters
 ACCEPTANCE_RULE = "acceptance rule"  # Method.part of the lossy ones
-PREDICTION = "prediction_token_ids"  # key of `decoding`: the answer that the client expects
 PREDICTED = "prediction"  # the drafter that drafts from it
 
 
@@ -61,6 +68,18 @@ def resolve_drafters(options: Mapping[str, Any]) -> tuple[Choice, ...]:
             f"{names[0]} judges the drafts of others; name a drafter beside it.", "decoding.drafter"
         )
     return choices
+
+
+def drafter_choices(chosen: Methods | None) -> tuple[Choice, ...]:
+    """Return the drafters of a request whose methods are resolved; None: those of "auto".
+
+    Raises:
+        MethodError: this process doesn't have one of them.
+    """
+    if chosen is None:
+        return resolve_drafters({})
+    assert isinstance(chosen, AutoregressiveMethods), "methods of a diffusion model"
+    return tuple(from_spec("drafter", spec) for spec in chosen.drafters)
 
 
 def default_drafters(text: str) -> tuple[Choice, ...]:

@@ -25,8 +25,8 @@ from plait.decoders.speculative.config import (
     MAX_DRAFT,
     DraftOptions,
     StoreOptions,
+    drafter_choices,
     is_acceptance_rule,
-    resolve_drafters,
 )
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.draft_budget import AcceptanceEstimates
@@ -64,7 +64,7 @@ class Speculator:
         """Return the state of one new sequence; None: no drafter takes part."""
         bindings, always, learns = [], False, False
         rule: AcceptanceRule | None = None
-        for choice in resolve_drafters(request.options):
+        for choice in drafter_choices(request.methods):
             options = choice.options
             drafter, stats = self._drafter(choice)
             if isinstance(drafter, AcceptanceRule):

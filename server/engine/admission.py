@@ -173,7 +173,8 @@ class Admission:
                 stop_token_ids=frozenset(request.stop_token_ids),
                 constraint=base.fork() if base is not None else None,
                 sequence_index=index,
-                options=request.decoding,
+                methods=request.decoding.methods,
+                extras=request.extras,
                 namespace=request.cache_salt,
             )
             state = decoder.start(start)
@@ -223,14 +224,14 @@ def _named_ids(request: GenerateRequest) -> Iterator[tuple[str, Collection[int]]
 
     A prediction may hold any: a drafter leaves out what the model can not write.
     """
-    sampling, decoding = request.sampling, request.decoding
+    sampling = request.sampling
     yield "prompt", request.prompt_token_ids
     yield "stop_token_ids", request.stop_token_ids
     yield "allowed_token_ids", sampling.allowed_token_ids
     yield "logit_bias", sampling.logit_bias.keys()
     yield "bad_words", [token for word in sampling.bad_words for token in word]
     yield "logprob_token_ids", sampling.logprob_token_ids
-    yield "suffix", decoding.get("suffix_token_ids", ())
+    yield "suffix", request.extras.suffix_token_ids
 
 
 def _wait_for_any(futures: list[Future[Constraint | None]]) -> None:

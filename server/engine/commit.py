@@ -129,7 +129,7 @@ def _predicted(outcome: Outcome) -> PredictionResult | None:
 
 def _trace_due(sequence: Sequence) -> dict[str, Any] | None:
     """Return what an ended sequence tells of its decoding: all, if asked; that it was lossy."""
-    if sequence.request.decoding.get("trace", False):
+    if sequence.request.decoding.trace:
         return trace_of(sequence)
     lossy = sequence.decoder.report(sequence.state).get("lossy")
     return {"lossy": lossy} if lossy else None

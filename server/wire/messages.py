@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from plait.decoders.contract.decoding import NO_EXTRAS, DecodingSpec, PromptExtras
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.wire.counters import EngineCounters
@@ -43,7 +44,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, tag="generate"):
     cache_salt: str = ""
     affinity: str = ""  # requests that share it go to one replica when load allows
     deadline: float | None = None
-    decoding: dict[str, Any] = {}
+    decoding: DecodingSpec = DecodingSpec()
+    extras: PromptExtras = NO_EXTRAS
     arrived: float = 0.0
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from plait.decoders.constrained.spec import ConstraintKind
 from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.decoding import PromptExtras
 from plait.decoders.diffusion.decoder import DiffusionDecoder
-from tests.fixtures.canvas_driver import Run, drive
+from tests.fixtures.canvas_driver import Run, drive, start
 from tests.fixtures.constrained_canvases import VOCAB, asked, host
 from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, GRAMMARS, load, spell
 from tests.fixtures.hash_model import HashLaw
@@ -207,9 +208,9 @@ def report(run: Run) -> Mapping[str, Any]:
 def test_what_a_constraint_can_not_do_is_a_fault_of_its_own_request() -> None:
     decoder = host(LAW, 4, full=True)
     infill = words(4, "auto")
-    infill = replace(infill, options={**infill.options, "suffix_token_ids": [1, 2]})
+    infill = replace(infill, extras=PromptExtras(suffix_token_ids=[1, 2]))
     requests = [asked(Broken(LANGUAGE, END), 4, "auto"), infill]
-    states = [decoder.start(request) for request in requests]
+    states = [start(decoder, request) for request in requests]
     assert "between" in states[1].fault
     with pytest.raises(AssertionError, match="its own end"):
         drive(decoder, LAW, requests[:1])

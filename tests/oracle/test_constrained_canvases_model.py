@@ -19,6 +19,7 @@ from benchmarks.tasks.catalog import make_case
 from plait.decoders.constrained.compile import compile_constraint
 from plait.decoders.constrained.spec import ConstraintError, ConstraintLimits, ConstraintSpec
 from plait.decoders.constrained.vocabulary import make_vocabulary
+from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.prompt.chat_prompt import chat_prompt
 from plait.server.settings import EngineSettings
@@ -62,7 +63,7 @@ def answers(
     requests = [
         structs.replace(
             question(served, i, compiled(served, schema), max_tokens, temperature),
-            decoding={**fields, "trace": True},
+            decoding=resolve_decoding({**fields, "trace": True}, served.info.diffusion),
         )
         for i, schema in enumerate(schemas)
     ]
@@ -151,7 +152,8 @@ def test_answers_are_valid_under_schemas_of_other_people(served: LoadedModel) ->
         if constraint.min_tokens > 200:
             continue
         request = question(served, number % len(CASES), constraint, constraint.min_tokens + 8)
-        decoding = {"unmasker": UNMASKERS[number % len(UNMASKERS)], "trace": True}
+        named = {"unmasker": UNMASKERS[number % len(UNMASKERS)], "trace": True}
+        decoding = resolve_decoding(named, served.info.diffusion)
         run = run_requests(served, [structs.replace(request, decoding=decoding)], 1)
         check(served, run, [schema])
         judged += 1

@@ -11,7 +11,7 @@ from plait.decoders.diffusion import decoder as hosts
 from plait.decoders.diffusion.decoder import DiffusionDecoder
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.sampling.params import SamplingParams
-from tests.fixtures.canvas_driver import Run, decode_request, drive
+from tests.fixtures.canvas_driver import Run, UnresolvedRequest, decode_request, drive
 from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, GRAMMARS, load
 from tests.fixtures.hash_model import HashLaw
 from tests.fixtures.lookaheads import naive_rulings
@@ -49,20 +49,20 @@ def decoder(*, full: bool = False) -> DiffusionDecoder:
 
 def requests(way: Any, spare: int) -> list[DecodeRequest]:
     """Return one request for each law and grammar."""
-    made = []
+    made: list[DecodeRequest] = []
     for i, fields in enumerate(LAWS):
         kind, text = GRAMMARS[i % len(GRAMMARS)]
         constraint = load(kind, text)
         params = SamplingParams(seed=i, **fields)
         made.append(
-            DecodeRequest(
+            UnresolvedRequest(
                 [i, 2, 3 * i],
                 params,
                 constraint.min_tokens() + spare,
                 frozenset({EOS}),
                 constraint,
                 i % 2,
-                {"unmasker": way},
+                options={"unmasker": way},
             )
         )
     return made
@@ -91,14 +91,14 @@ def test_a_hole_that_no_row_was_read_of_ends_the_walk(cache: Any) -> None:
         request = decode_request(
             [seed, 1], 9, {"unmasker": [cache]}, params=params, stops=frozenset({END})
         )
-        constrained = DecodeRequest(
+        constrained = UnresolvedRequest(
             request.prompt_token_ids,
             params,
             9,
             frozenset({END}),
             WordConstraint(LANGUAGE, END),
             0,
-            request.options,
+            options=request.options,
         )
         (run,) = drive(decoder(full=True), LAW, [constrained])
         assert tuple(run.answer) in LANGUAGE

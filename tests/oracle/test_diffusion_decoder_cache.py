@@ -17,6 +17,7 @@ from plait.decoders.diffusion.canvas import Canvas
 from plait.decoders.diffusion.decoder import IDLE, DiffusionDecoder
 from plait.decoders.diffusion.state import DiffusionState
 from plait.decoders.diffusion.step_input import PRECEDING_ROW
+from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.models.catalog import resolve
@@ -128,6 +129,10 @@ def test_cached_is_recomputed(model: Transformer, full: bool, block: int) -> Non
     rules = Rules(block, full, model.diffusion.shift, 0.3, frozenset({END}), model.diffusion.canvas)
     law = Recomputed(vocab=model.vocab_size, model=model, rules=rules)
     rng = random.Random(block)
+    named = {
+        "unmasker": [{"name": "threshold", "threshold": 0.3}, "free-dave"],
+        "canvas": {"attention": "full" if full else "block", "block_size": block},
+    }
     requests = [
         GenerateRequest(
             f"r{i}",
@@ -135,10 +140,7 @@ def test_cached_is_recomputed(model: Transformer, full: bool, block: int) -> Non
             SamplingParams(temperature=float(i % 2), seed=i),
             rng.randint(9, 24),
             stop_token_ids=[END],
-            decoding={
-                "unmasker": [{"name": "threshold", "threshold": 0.3}, "free-dave"],
-                "canvas": {"attention": "full" if full else "block", "block_size": block},
-            },
+            decoding=resolve_decoding(named, model.diffusion),
         )
         for i in range(4)
     ]

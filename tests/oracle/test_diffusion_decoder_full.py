@@ -12,7 +12,7 @@ from plait.decoders.contract.decoder import DraftBudget
 from plait.decoders.diffusion.decoder import DiffusionDecoder
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.sampling.params import SamplingParams
-from tests.fixtures.canvas_driver import decode_request, drive
+from tests.fixtures.canvas_driver import decode_request, drive, start
 from tests.fixtures.hash_model import HashLaw, Ints, Rules, draw, naive_text
 
 LAW = HashLaw(radius=8)
@@ -118,7 +118,7 @@ def test_a_template_fills_its_holes_in_order() -> None:
 
 def test_the_text_grows_by_canvases() -> None:
     decoder = host(canvas=9)  # rounded to whole blocks: 16
-    state = decoder.start(decode_request([1, 2, 3], 40, {"unmasker": "static"}))
+    state = start(decoder, decode_request([1, 2, 3], 40, {"unmasker": "static"}))
     (first,) = decoder.propose([state], DraftBudget(0))
     assert len(first.token_ids) == 3 + 16
     (run,) = drive(decoder, LAW, [decode_request([1, 2, 3], 40, {"unmasker": "static"})])

@@ -20,7 +20,7 @@ from plait.decoders.diffusion.protocols import STATISTICS, Floats, Selection, St
 from plait.decoders.diffusion.spec import Attention, DiffusionSpec
 from plait.decoders.sampling.params import SamplingParams
 from plait.kernels import noise
-from tests.fixtures.canvas_driver import Run, decode_request, drive
+from tests.fixtures.canvas_driver import Run, decode_request, drive, start
 from tests.fixtures.hash_model import UNSEEN, HashLaw, Ints
 
 LAW = HashLaw()
@@ -265,7 +265,7 @@ def test_what_may_be_reopened_is_not_emitted() -> None:
 
 def test_logits_that_are_no_numbers_fail_one_request() -> None:
     host = DiffusionDecoder(DiffusionSpec(LAW.mask_id, (7,), "block", BLOCK), LAW.vocab)
-    states = [host.start(decode_request(PROMPT, 9)) for _ in range(2)]
+    states = [start(host, decode_request(PROMPT, 9)) for _ in range(2)]
     proposals = host.propose(states, DraftBudget(0))
     rows = [len(p.read or ()) for p in proposals]
     logits = torch.randn(sum(rows), LAW.vocab)
@@ -280,7 +280,7 @@ def test_a_request_that_can_not_be_is_refused(unmasker: str) -> None:
     """The front end refuses most of them before; a file that is missing only the worker sees."""
     host = DiffusionDecoder(DiffusionSpec(LAW.mask_id, (7,), "block", BLOCK), LAW.vocab)
     with pytest.raises(MethodError, match=unmasker):
-        host.start(decode_request(PROMPT, 9, {"unmasker": unmasker}))
+        start(host, decode_request(PROMPT, 9, {"unmasker": unmasker}))
 
 
 def test_no_tokens_are_asked_for() -> None:

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from plait.decoders.resolve import resolve_decoding
 from plait.kernels import dispatch
+from plait.server.models.transformer import Transformer
 from plait.server.settings import WeightMode
 from plait.server.wire.messages import GenerateRequest
 from tests.fixtures.engines import ALONE, check_seed_stable, model_engine, texts, tiny
@@ -44,19 +47,20 @@ CACHED: list[Any] = [
 ]
 
 
-def canvas_requests(count: int, vocab_size: int, *, seed: int, full: bool) -> list[GenerateRequest]:
+def canvas_requests(
+    count: int, model: Transformer, *, seed: int, full: bool
+) -> list[GenerateRequest]:
     """Return requests of every kind that the model takes."""
     rng = random.Random(seed)
     made = []
-    for request in random_requests(count, vocab_size, seed=seed, max_tokens=20):
+    for request in random_requests(count, model.vocab_size, seed=seed, max_tokens=20):
         decoding: dict[str, Any] = {"unmasker": rng.choice(UNMASKERS)}
         if full and rng.random() < 0.4:
             decoding = {"unmasker": rng.choice([*UNMASKERS, *CACHED, *CACHED])}
             decoding["canvas"] = {"attention": "full"}
         elif decoding["unmasker"] != "off":
             decoding["canvas"] = {"block_size": rng.choice(SIZES)}
-        fields = {name: getattr(request, name) for name in request.__struct_fields__}
-        made.append(GenerateRequest(**{**fields, "decoding": decoding}))
+        made.append(replace(request, decoding=resolve_decoding(decoding, model.diffusion)))
     return made
 
 
@@ -66,28 +70,26 @@ def test_nothing_around_a_canvas_changes_it(tmp_path: Path, mode: WeightMode) ->
     if mode != "fp32" and not dispatch.is_available():
         pytest.skip("the torch oracles promise equal tokens in fp32 only")
     model = tiny(tmp_path, mode, model_type="sdar")
-    check_seed_stable(model, canvas_requests(10, model.vocab_size, seed=1, full=True), DISTURBANCES)
+    check_seed_stable(model, canvas_requests(10, model, seed=1, full=True), DISTURBANCES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["fp32", "bf16"])
 def test_two_hundred_canvases_are_seed_stable(tmp_path: Path, mode: WeightMode) -> None:
     model = tiny(tmp_path, mode, model_type="sdar")
-    check_seed_stable(
-        model, canvas_requests(200, model.vocab_size, seed=3, full=True), DISTURBANCES
-    )
+    check_seed_stable(model, canvas_requests(200, model, seed=3, full=True), DISTURBANCES)
 
 
 def test_models_that_predict_the_next_token_are_seed_stable(tmp_path: Path) -> None:
     model = tiny(tmp_path, "fp32", model_type="sdar", right_shift_logits=True)
     assert model.diffusion is not None
     assert model.diffusion.shift
-    requests = canvas_requests(14, model.vocab_size, seed=4, full=True)
+    requests = canvas_requests(14, model, seed=4, full=True)
     check_seed_stable(model, [r for r in requests if "wino" not in str(r.decoding)], DISTURBANCES)
 
 
 def test_oracle_kernels_are_seed_stable(tmp_path: Path) -> None:
     model = tiny(tmp_path, "fp32", model_type="sdar", naive=True)
-    requests = canvas_requests(10, model.vocab_size, seed=2, full=True)
+    requests = canvas_requests(10, model, seed=2, full=True)
     want = texts(model_engine(model, **ALONE), requests)
     assert texts(model_engine(model, max_num_seqs=16, max_step_tokens=64), requests) == want

@@ -203,7 +203,7 @@ def drafter(stores: DraftStores | None = None, **options: Any) -> AdedDrafter:
 
 def begin(made: AdedDrafter, namespace: str = "") -> AdedState:
     return made.start(
-        DecodeRequest([], SamplingParams(), 1, frozenset(), None, 0, {}, namespace=namespace)
+        DecodeRequest([], SamplingParams(), 1, frozenset(), None, 0, namespace=namespace)
     )
 
 
@@ -247,7 +247,7 @@ def test_reads_the_prompt_unless_told_not_to() -> None:
 def test_siblings_read_their_prompt_once() -> None:
     stores = DraftStores()
     made, prompt = drafter(stores), [1, 2, 3, *range(10, 40)]
-    asked = DecodeRequest(prompt, SamplingParams(), 1, frozenset(), None, 0, {})
+    asked = DecodeRequest(prompt, SamplingParams(), 1, frozenset(), None, 0)
     states = [made.start(asked) for _ in range(3)]
     for state in states:
         ask(made, state, prompt)

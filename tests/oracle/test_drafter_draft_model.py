@@ -147,7 +147,7 @@ def test_drafts_are_what_sampling_from_the_second_model_gives(num_blocks: int) -
 
 def _decode_request(prompt: list[int], index: int) -> DecodeRequest:
     sampling = SamplingParams(temperature=0.8, seed=9, frequency_penalty=0.3)
-    return DecodeRequest(prompt, sampling, 99, frozenset(), None, index, {})
+    return DecodeRequest(prompt, sampling, 99, frozenset(), None, index)
 
 
 def _oracle(prompt: list[int], index: int, context: list[int], count: int) -> list[int]:
@@ -226,7 +226,7 @@ def test_chances_tell_how_surely_a_token_leads() -> None:
     runner = DraftModelRunner(table_draft_model(TableModel(VOCAB)), read_rows=64, min_path_prob=0)
     for temperature in (0.0, 1.0):
         sampling = SamplingParams(temperature=temperature, seed=4)
-        sequence = runner.start(DecodeRequest([1, 2], sampling, 9, frozenset(), None, 0, {}))
+        sequence = runner.start(DecodeRequest([1, 2], sampling, 9, frozenset(), None, 0))
         asked = DraftRequest(sequence, [1, 2], [], 3, None)
         (draft,) = runner.draft([runner.new_job(sequence, asked, 3)])
         assert all(1 / VOCAB < acceptance_prob <= 1 for acceptance_prob in draft.acceptance_probs)

@@ -67,7 +67,7 @@ def drafter_of(context: DrafterContext, options: dict[str, Any]) -> HeadDrafter:
 def read(drafter: HeadDrafter, prompt: list[int], tokens: list[int], hidden: Tensor) -> HeadState:
     """Let a drafter see a text token after token."""
     sampling = SamplingParams(temperature=0.0)
-    state = drafter.start(DecodeRequest(prompt, sampling, 99, frozenset(), None, 0, {}))
+    state = drafter.start(DecodeRequest(prompt, sampling, 99, frozenset(), None, 0))
     text = list(prompt)
     for token, row in zip(tokens, hidden, strict=True):
         text.append(token)

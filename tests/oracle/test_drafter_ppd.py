@@ -12,6 +12,7 @@ from torch import Tensor
 
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import DecodeRequest, DraftBudget
+from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.heads.prompt_trees import ROOT, PromptTree, PromptTreeRow, trees_for
@@ -130,7 +131,8 @@ def test_the_budget_keeps_the_prompts_that_pay(context: DrafterContext, price: f
     """A row's price, in passes, is what its expected tokens must be worth; parents stay."""
     costs = CostCurve({rows: 1 + price * (rows - 1) for rows in (1, 2, 64)})
     speculator = Speculator(context, costs)
-    each = DecodeRequest([1, 2], SamplingParams(), 99, frozenset(), None, 0, {"drafter": DRAFTER})
+    methods = resolve_decoding({"drafter": DRAFTER}).methods
+    each = DecodeRequest([1, 2], SamplingParams(), 99, frozenset(), None, 0, methods)
     member = speculator.start(each)
     assert member is not None
     (tree,) = speculator.propose([member], [64], DraftBudget(drafts=64, fed=1))

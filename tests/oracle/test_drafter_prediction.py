@@ -13,9 +13,10 @@ from msgspec.structs import replace
 
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import DecodeRequest, DraftBudget
+from plait.decoders.contract.decoding import PromptExtras
 from plait.decoders.contract.drafter import DraftRequest, VerificationResult
+from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
-from plait.decoders.speculative.config import PREDICTION
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.drafters.prediction import (
     MIN_AGREED,
@@ -42,9 +43,9 @@ COSTS = {1: 1.0, 2: 1.1, 4: 1.4, 8: 2.0, 16: 3.0, 32: 5.5, 64: 11.0}
 def start(
     drafter: PredictionDrafter, prediction: Sequence[int], prompt: Sequence[int] = (1,)
 ) -> PredictionState:
-    options = {PREDICTION: list(prediction)}
-    fields = (prompt, SamplingParams(), 9, frozenset[int](), None, 0, options)
-    state = drafter.start(DecodeRequest(*fields))
+    extras = PromptExtras(list(prediction))
+    request = DecodeRequest(prompt, SamplingParams(), 9, frozenset(), None, 0, extras=extras)
+    state = drafter.start(request)
     assert state is not None
     return state
 
@@ -193,7 +194,7 @@ def with_predictions(
     requests: Sequence[GenerateRequest], predictions: Sequence[Sequence[int]], drafter: Any
 ) -> list[GenerateRequest]:
     return [
-        replace(each, decoding=each.decoding | {PREDICTION: list(prediction)})
+        replace(each, extras=PromptExtras(list(prediction)))
         for each, prediction in zip(drafted_by(requests, drafter), predictions, strict=True)
     ]
 
@@ -245,8 +246,11 @@ def test_nobody_drafts_behind_a_prediction_that_is_followed(rest: list[int]) -> 
     """What the text said last time is no reason to go on where the prediction waits for a sign, or
     ends; once the answer has left it, others may speak."""
     prompt = [*range(1, 21), *range(1, 21)]
-    options = {"drafter": ["prediction", "suffix"], PREDICTION: [1, 2, 3, 4, *rest]}
-    asked = DecodeRequest(prompt, SamplingParams(), 99, frozenset(), None, 0, options)
+    methods = resolve_decoding({"drafter": ["prediction", "suffix"]}).methods
+    extras = PromptExtras([1, 2, 3, 4, *rest])
+    asked = DecodeRequest(
+        prompt, SamplingParams(), 99, frozenset(), None, 0, methods, extras=extras
+    )
     speculator = Speculator(DrafterContext(VOCAB), CostCurve({1: 1.0, 64: 1.0}))
     member = speculator.start(asked)
     assert member is not None

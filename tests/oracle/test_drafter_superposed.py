@@ -68,7 +68,7 @@ def ask(
 ) -> DraftRequest[Any]:
     constraint = fields.pop("constraint", None)
     stops = frozenset(fields.pop("stops", ()))
-    request = DecodeRequest(text, SamplingParams(), 99, stops, constraint, 0, {}, "tenant")
+    request = DecodeRequest(text, SamplingParams(), 99, stops, constraint, 0, None, "tenant")
     return DraftRequest(made.start(request), text, (), max_tokens, constraint)
 
 

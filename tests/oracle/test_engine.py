@@ -65,7 +65,7 @@ def make(**fields: Any) -> Engine:
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 40])
 def test_each_kind_alone(host: str, length: int) -> None:
     prompt = prompts(1, seed=length)[0]
-    answer = run(make(), [request("a", prompt, length, decoding={"host": host})])["a", 0]
+    answer = run(make(), [request("a", prompt, length, affinity=host)])["a", 0]
     assert answer.tokens == oracle(host, prompt, length)
     assert answer.finish == "length"
 
@@ -91,7 +91,7 @@ def test_all_kinds_in_one_batch(settings: dict[str, Any]) -> None:
         (host, text, rng.randint(1, 40)) for host, text in zip([*HOSTS] * 2, texts, strict=True)
     ]
     requests = [
-        request(f"r{i}", text, length, decoding={"host": host}, arrived=float(i))
+        request(f"r{i}", text, length, affinity=host, arrived=float(i))
         for i, (host, text, length) in enumerate(wanted)
     ]
     engine = make(**settings)
@@ -106,7 +106,7 @@ def test_mixed_kinds_share_one_forward() -> None:
     model = TableModel()
     engine = table_engine(HOSTS, model=model)
     for host in ROWS:
-        engine.add(request(host, [1, 2, 3], 4, decoding={"host": host}))
+        engine.add(request(host, [1, 2, 3], 4, affinity=host))
     engine.step()
     assert model.num_forwards == 1
     assert model.max_rows == 4 * 3 + 0 + 3 + 4 + 4
@@ -126,7 +126,7 @@ def test_canvases_share_one_forward() -> None:
     model = TableModel()
     engine = table_engine(HOSTS, model=model)
     for host in rows:
-        engine.add(request(host, [1] * 9, 6, decoding={"host": host}))
+        engine.add(request(host, [1] * 9, 6, affinity=host))
     engine.step()
     assert model.num_forwards == 1
     assert model.max_rows == sum(rows.values())
@@ -139,7 +139,7 @@ def test_a_step_keeps_to_its_rows() -> None:
     engine = table_engine(HOSTS, model=model, settings=EngineSettings(max_step_tokens=40))
     texts = prompts(len(hosts), seed=4, longest=100)
     requests = [
-        request(f"r{i}", text, 12, decoding={"host": host}, arrived=float(i))
+        request(f"r{i}", text, 12, affinity=host, arrived=float(i))
         for i, (host, text) in enumerate(zip(hosts, texts, strict=True))
     ]
     have = run(engine, requests)
@@ -153,7 +153,7 @@ def test_a_canvas_larger_than_a_step_goes_alone() -> None:
     engine = table_engine(HOSTS, model=model, settings=EngineSettings(max_step_tokens=20))
     prompt = prompts(1, seed=6)[0] + [0] * 70
     for host in ("block-32", "in-place"):
-        engine.add(request(host, prompt, 5, decoding={"host": host}))
+        engine.add(request(host, prompt, 5, affinity=host))
     have = drain(engine)
     for host in ("block-32", "in-place"):
         assert have[host, 0].tokens == oracle(host, prompt, 5)
@@ -164,7 +164,7 @@ def test_a_canvas_larger_than_a_step_goes_alone() -> None:
 @pytest.mark.parametrize("num_blocks", [3, 4, 5])
 def test_drafts_never_stop_a_lone_sequence(host: str, num_blocks: int) -> None:
     engine = make(num_blocks=num_blocks)
-    have = run(engine, [request("a", [3] * 10, 22, decoding={"host": host})])
+    have = run(engine, [request("a", [3] * 10, 22, affinity=host)])
     assert have["a", 0].tokens == oracle(host, [3] * 10, 22)
     assert engine.stats().counters.num_preemptions == 0
 
@@ -173,7 +173,7 @@ def test_drafts_of_canvases_save_forwards() -> None:
     counts = {}
     for host in ("block-16", "branches-16"):
         model = TableModel()
-        run(table_engine(HOSTS, model=model), [request("a", [1], 63, decoding={"host": host})])
+        run(table_engine(HOSTS, model=model), [request("a", [1], 63, affinity=host)])
         counts[host] = model.num_forwards
     assert counts["block-16"] == 63
     assert counts["branches-16"] <= 27
@@ -181,8 +181,8 @@ def test_drafts_of_canvases_save_forwards() -> None:
 
 def test_what_wants_more_than_the_cache_fails_alone() -> None:
     engine = make(num_blocks=3)
-    engine.add(request("big", [1] * 20, 10, decoding={"host": "shadow-32"}))
-    engine.add(request("fine", [1] * 20, 10, decoding={"host": "block-32"}))
+    engine.add(request("big", [1] * 20, 10, affinity="shadow-32"))
+    engine.add(request("fine", [1] * 20, 10, affinity="block-32"))
     reports = [report for _ in range(20) for report in engine.step()]
     failed = [report for report in reports if isinstance(report, Failed)]
     assert [(f.request_id, f.error) for f in failed] == [("big", "ContextTooLong")]
@@ -205,7 +205,7 @@ def test_canvases_that_cannot_run_are_refused(
     hosts: dict[str, Decoder[Any]] = {**HOSTS, "block-5": BlockDecoder(5)}
     engine = table_engine(hosts, num_blocks=9)
     fields = {"max_tokens": 5, **fields}
-    engine.add(request("a", [1] * 50, decoding={"host": host}, **fields))
+    engine.add(request("a", [1] * 50, affinity=host, **fields))
     reports = engine.step()
     assert [r.error for r in reports if isinstance(r, Failed)] == [error]
     assert not engine.has_work
@@ -217,7 +217,7 @@ def test_canvases_share_prefixes_by_whole_blocks() -> None:
 
     def hits(host: str) -> float:
         before = engine.stats().counters.prefix_cache_hits
-        answers = run(engine, [request("a", prompt, 3, decoding={"host": host})])
+        answers = run(engine, [request("a", prompt, 3, affinity=host)])
         assert answers["a", 0].tokens == oracle(host, prompt, 3)
         return engine.stats().counters.prefix_cache_hits - before
 
@@ -236,7 +236,7 @@ def test_siblings_with_canvases(host: str) -> None:
     """They share the prompt's whole blocks; with none, each reads it for itself."""
     prompt = (prompts(1, seed=3)[0] + [0] * 60)[:61]
     engine = make()
-    answers = run(engine, [request("a", prompt, 5, n=4, decoding={"host": host})])
+    answers = run(engine, [request("a", prompt, 5, n=4, affinity=host)])
     assert [answers["a", i].tokens for i in range(4)] == [oracle(host, prompt, 5)] * 4
     shared = {"block-4": 60, "branches-16": 48, "in-place": 0}.get(host, 32)
     assert engine.stats().counters.prompt_tokens == 61 + 3 * (61 - shared)
@@ -244,7 +244,7 @@ def test_siblings_with_canvases(host: str) -> None:
 
 def test_canvases_are_counted() -> None:
     engine = make()
-    run(engine, [request("a", [1] * 9, 7, decoding={"host": "block-8"}), request("b", [1], 2)])
+    run(engine, [request("a", [1] * 9, 7, affinity="block-8"), request("b", [1], 2)])
     counters = engine.stats().counters
     assert counters.generation_tokens == 9
     assert counters.diffusion.committed_tokens == 7
@@ -254,7 +254,7 @@ def test_canvases_are_counted() -> None:
 
 def test_drafts_save_forwards() -> None:
     model = TableModel()
-    run(table_engine(HOSTS, model=model), [request("a", [1], 40, decoding={"host": "tree"})])
+    run(table_engine(HOSTS, model=model), [request("a", [1], 40, affinity="tree")])
     assert model.num_forwards == 14  # three tokens a forward
 
 

@@ -12,6 +12,7 @@ import torch
 from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.registry import MethodError
+from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.config import resolve_drafters
 from plait.decoders.speculative.context import DrafterContext
@@ -48,7 +49,7 @@ def answers(drafter: Any, count: int = 30, temperature: float = 1.0, **fields: A
             PROMPT,
             20,
             sampling=SamplingParams(seed=i, temperature=temperature),
-            decoding={"drafter": drafter, **fields.pop("decoding", {})},
+            decoding=resolve_decoding({"drafter": drafter, **fields.pop("decoding", {})}),
             **fields,
         )
         for i in range(count)

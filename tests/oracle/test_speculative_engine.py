@@ -21,9 +21,10 @@ from plait.decoders.contract import registry
 from plait.decoders.contract.constraint import Constraint
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.decoding import PromptExtras
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
-from plait.decoders.speculative.config import PREDICTION
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.speculator import Speculator
 from plait.server.engine.engine import Engine
@@ -87,8 +88,8 @@ def requests() -> tuple[GenerateRequest, ...]:
 def named(drafter: Any) -> list[GenerateRequest]:
     """Return the requests with a drafter, and a prediction for those that go by one."""
     expected = [4, 3, 5, 3, 4, 0, 1, 1, 3, 4, 1, 0, 3]
-    decoding = {"drafter": drafter, PREDICTION: expected}
-    return [replace(each, decoding=dict(decoding)) for each in requests()]
+    decoding, extras = resolve_decoding({"drafter": drafter}), PromptExtras(expected)
+    return [replace(each, decoding=decoding, extras=extras) for each in requests()]
 
 
 def seen(answers: dict[tuple[str, int], Answer]) -> Seen:
@@ -171,7 +172,10 @@ def test_costs_are_learnt_of_passes_whose_rows_are_all_read(
     """Rows of a prompt have no logits and no draw: they would make drafts look cheap."""
     seen: list[int] = []
     monkeypatch.setattr(CostCurve, "observe", lambda self, rows, seconds: seen.append(rows))
-    asked = [request(f"r{i}", [1] * (9 + i), 5, decoding={"drafter": "off"}) for i in range(3)]
+    asked = [
+        request(f"r{i}", [1] * (9 + i), 5, decoding=resolve_decoding({"drafter": "off"}))
+        for i in range(3)
+    ]
     run(table_engine({"plain": AutoregressiveDecoder(TableModel().vocab_size)}), asked)
     assert seen == [3, 3, 3, 3]
 
@@ -226,7 +230,7 @@ def staged(drafter: Silent, **settings: Any) -> Engine:
 
 
 def each(name: str, *, max_tokens: int = 30, **fields: Any) -> GenerateRequest:
-    decoding = {"drafter": {"name": "staged", "always": True}}
+    decoding = resolve_decoding({"drafter": {"name": "staged", "always": True}})
     return GenerateRequest(
         name, [3, 4, 5], SamplingParams(seed=1), max_tokens, decoding=decoding, **fields
     )
@@ -377,7 +381,9 @@ def test_drafts_never_make_a_sequence_wait(kind: str) -> None:
     for drafter in ("off", chosen):
         running, reports = engine(num_blocks=9, prefix_caching=False), list[Any]()
         drafts = SamplingParams(temperature=3.0, seed=4)
-        running.add(GenerateRequest("a", [3], drafts, 100, decoding={"drafter": drafter}))
+        running.add(
+            GenerateRequest("a", [3], drafts, 100, decoding=resolve_decoding({"drafter": drafter}))
+        )
         for _ in range(2):
             running.step()
         for i in range(2):

@@ -22,6 +22,7 @@ from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import DecodeRequest, DraftBudget, Forward, Proposal
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import Draws
 from plait.decoders.sampling.state import SamplingState
@@ -223,7 +224,7 @@ def decode(
         frozenset([END] if words else []),
         WordConstraint(words, END) if words else None,
         0,
-        {"drafter": named},
+        resolve_decoding({"drafter": named}).methods,
     )
     with nullcontext() if drafter is None else stage.on_stage(drafter):
         state = host.start(request)

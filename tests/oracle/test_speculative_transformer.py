@@ -10,6 +10,7 @@ import torch
 from msgspec.structs import replace
 
 from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
+from plait.decoders.resolve import resolve_decoding
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.speculator import Speculator
 from plait.kernels import dispatch
@@ -61,7 +62,9 @@ def test_drafts_change_no_token_and_no_logprob(tmp_path: Path, weights: WeightMo
     requests = random_requests(40, 12, seed=6, max_tokens=30)
 
     def seen(engine: Engine, drafter: Any) -> dict[tuple[str, int], Any]:
-        named = [replace(each, decoding={"drafter": drafter}) for each in requests]
+        named = [
+            replace(each, decoding=resolve_decoding({"drafter": drafter})) for each in requests
+        ]
         return {
             name: (answer.tokens, [e for d in answer.deltas for e in d.logprobs or ()])
             for name, answer in run(engine, named).items()

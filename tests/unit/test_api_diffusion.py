@@ -13,6 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plait.decoders.contract import registry
+from plait.decoders.contract.decoding import (
+    NO_EXTRAS,
+    DecodingSpec,
+    DiffusionMethods,
+    MethodSpec,
+    PromptExtras,
+)
 from plait.decoders.contract.registry import Method
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.server.api.requests.job import GenerationJob, RequestContext, plan_completion
@@ -32,6 +39,16 @@ SPEC = DiffusionSpec(
     block_sizes=(1, 4, 8, 16, 32),
     also_full=True,
 )
+
+DEFAULT = DiffusionMethods((MethodSpec("static"), MethodSpec("free-dave")), "block", 32)
+
+
+def decoded(*unmasker: MethodSpec, **fields: Any) -> DecodingSpec:
+    """Return the default with these fields in place of its own."""
+    methods = msgspec.structs.replace(DEFAULT, **fields)
+    if unmasker:
+        methods = msgspec.structs.replace(methods, unmasker=unmasker)
+    return DecodingSpec(methods)
 
 
 def info_of(spec: DiffusionSpec | None = SPEC, **fields: Any) -> ModelInfo:
@@ -57,20 +74,28 @@ async def refusal(info: ModelInfo | None = None, **fields: Any) -> BadRequest:
 
 
 @pytest.mark.parametrize(
-    "decoding",
+    ("decoding", "want"),
     [
-        {},
-        {"unmasker": "auto", "drafter": "auto", "search": "off"},
-        {"unmasker": "off"},
-        {"unmasker": "threshold"},
-        {"unmasker": {"name": "threshold", "threshold": 0.8}},
-        {"unmasker": ["static", "free-dave"], "canvas": {"block_size": 8}},
-        {"canvas": {"attention": "full", "block_size": 24}},
-        {"sampler": "ordinary", "trace": True},
+        ({}, decoded()),
+        ({"unmasker": "auto", "drafter": "auto", "search": "off"}, decoded()),
+        ({"unmasker": "off"}, decoded(MethodSpec("static"), block_size=1)),
+        ({"unmasker": "threshold"}, decoded(MethodSpec("threshold"))),
+        (
+            {"unmasker": {"name": "threshold", "threshold": 0.8}},
+            decoded(MethodSpec("threshold", {"threshold": 0.8})),
+        ),
+        ({"unmasker": ["static", "free-dave"], "canvas": {"block_size": 8}}, decoded(block_size=8)),
+        (
+            {"canvas": {"attention": "full", "block_size": 24}},
+            decoded(attention="full", block_size=24),
+        ),
+        ({"sampler": "ordinary", "trace": True}, DecodingSpec(DEFAULT, trace=True)),
     ],
 )
-async def test_what_can_run_reaches_the_worker_as_it_is(decoding: dict[str, Any]) -> None:
-    assert (await complete(decoding=decoding)).requests[0].decoding == decoding
+async def test_what_can_run_reaches_the_worker_resolved(
+    decoding: dict[str, Any], want: DecodingSpec
+) -> None:
+    assert (await complete(decoding=decoding)).requests[0].decoding == want
 
 
 @pytest.mark.parametrize(
@@ -96,7 +121,7 @@ async def test_a_scaffold_goes_with_structured_output() -> None:
     job = await complete(
         decoding={"unmasker": ["scaffold"]}, structured_outputs={"choice": ["yes", "no"]}
     )
-    assert job.requests[0].decoding == {"unmasker": ["scaffold"]}
+    assert job.requests[0].decoding == decoded(MethodSpec("static"), MethodSpec("scaffold"))
 
 
 async def test_a_model_without_full_attention_says_so() -> None:
@@ -173,9 +198,10 @@ async def test_a_text_takes_whole_blocks_of_the_context() -> None:
 
 async def test_a_suffix_is_text_behind_the_answer() -> None:
     request = (await complete(prompt="ab", suffix="cd", max_tokens=3, seed=1)).requests[0]
-    assert request.decoding == {"suffix_token_ids": list(b"cd")}
+    assert request.extras == PromptExtras(suffix_token_ids=list(b"cd"))
+    assert request.decoding == decoded(attention="full")
     assert (request.prompt_token_ids, request.max_tokens) == (list(b"ab"), 3)
-    assert (await complete(suffix="")).requests[0].decoding == {}
+    assert (await complete(suffix="")).requests[0].extras == NO_EXTRAS
     with pytest.raises(ContextTooLong, match="the suffix 2000 and 47 were asked"):
         await complete(prompt="ab", suffix="x" * 2000, max_tokens=47)
     assert (await complete(prompt="ab", suffix="x" * 2000, max_tokens=46)).requests
@@ -184,8 +210,8 @@ async def test_a_suffix_is_text_behind_the_answer() -> None:
 async def test_a_template_has_its_holes_among_its_tokens() -> None:
     infill = {"hole": "<hole>", "lengths": [2, 3]}
     job = await complete(prompt=["ab<hole>c<hole>", "<hole><hole>"], infill=infill)
-    have = [request.decoding for request in job.requests]
-    assert have == [{"holes": [[2, 4], [5, 8]]}, {"holes": [[0, 2], [2, 5]]}]
+    have = [request.extras.holes for request in job.requests]
+    assert have == [[(2, 4), (5, 8)], [(0, 2), (2, 5)]]
     assert [len(request.prompt_token_ids) for request in job.requests] == [8, 5]
     assert [request.max_tokens for request in job.requests] == [0, 0]
     assert [prompt.num_given for prompt in job.prompts] == [3, 0]

@@ -143,5 +143,5 @@ async def test_the_document_has_the_routes() -> None:
         document = (await client.get("/openapi.json")).json()
     for path in ("import", "clear", "save"):
         answer = document["paths"][f"/v1/draft_store/{path}"]["post"]["responses"]["200"]
-        assert answer["content"]["application/json"]["schema"]["$ref"].endswith("/DraftStore")
-    assert "DraftStore" in document["components"]["schemas"]
+        assert answer["content"]["application/json"]["schema"]["$ref"].endswith("/DraftStoreStatus")
+    assert "DraftStoreStatus" in document["components"]["schemas"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from plait.decoders.constrained.spec import ConstraintSpec
+from plait.decoders.contract.decoding import AutoregressiveMethods, DecodingSpec, MethodSpec
 from plait.server.api.requests.job import GenerationJob, RequestContext, plan_chat, plan_completion
 from plait.server.api.responses.obfuscation import STEP, padding_for
 from plait.server.api.schemas.chat import ChatRequest
@@ -100,7 +101,8 @@ async def test_every_field_arrives() -> None:
     assert sampling.logprobs == 4
     assert (request.n, request.priority, request.affinity) == (2, -5, "key")
     assert request.deadline == pytest.approx(request.arrived + 1)
-    assert request.decoding == {"trace": True, "drafter": "off"}
+    plain = AutoregressiveMethods(MethodSpec("ordinary"))
+    assert request.decoding == DecodingSpec(plain, trace=True)
     assert job.include_stop
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.decoders.contract import registry
+from plait.decoders.contract.decoding import NO_EXTRAS, AutoregressiveMethods, PromptExtras
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.server.api.requests.job import GenerationJob, RequestContext, plan_chat, plan_completion
 from plait.server.api.responses.chat import ChatResponseWriter
@@ -53,18 +54,24 @@ async def refusal(info: ModelInfo = INFO, **fields: Any) -> BadRequest:
     return caught.value
 
 
+def drafters_of(job: GenerationJob) -> list[str]:
+    methods = job.requests[0].decoding.methods
+    assert isinstance(methods, AutoregressiveMethods)
+    return [spec.name for spec in methods.drafters]
+
+
 @pytest.mark.parametrize(
     "content", ["abc", [{"type": "text", "text": "a"}, {"type": "text", "text": "bc"}]]
 )
 async def test_a_prediction_travels_as_tokens(content: Any) -> None:
     request = (await chat(n=2, **predicted(content))).requests[0]
-    assert request.decoding == {"prediction_token_ids": list(b"abc")}
-    assert (await chat(**predicted(""))).requests[0].decoding == {}
+    assert request.extras == PromptExtras(list(b"abc"))
+    assert (await chat(**predicted(""))).requests[0].extras == NO_EXTRAS
 
 
 async def test_special_tokens_in_a_prediction_are_text() -> None:
-    have = (await chat(**predicted("<|im_end|>"))).requests[0].decoding
-    assert have == {"prediction_token_ids": list(b"<|im_end|>")}
+    have = (await chat(**predicted("<|im_end|>"))).requests[0].extras
+    assert have == PromptExtras(list(b"<|im_end|>"))
 
 
 async def test_a_prediction_is_bounded() -> None:
@@ -99,16 +106,15 @@ async def test_diffusion_models_refuse_predictions_by_name() -> None:
 
 async def test_who_names_no_drafter_gets_the_servers() -> None:
     for default, want in {
-        "off": "off",
-        "n-gram": "n-gram",
+        "off": [],
+        "n-gram": ["n-gram"],
         "n-gram, forced": ["n-gram", "forced"],
     }.items():
         info = msgspec.structs.replace(INFO, drafter=default)
-        assert (await chat(info)).requests[0].decoding == {"drafter": want}
+        assert drafters_of(await chat(info)) == want
         auto = {"drafter": "auto", "trace": True}
-        assert (await chat(info, decoding=auto)).requests[0].decoding["drafter"] == want
-        own = {"drafter": "forced"}
-        assert (await chat(info, decoding=own)).requests[0].decoding == own
+        assert drafters_of(await chat(info, decoding=auto)) == want
+        assert drafters_of(await chat(info, decoding={"drafter": "forced"})) == ["forced"]
         error = await refusal(info, **predicted("x"))
         assert "by this server's default" in error.message
         assert (await chat(info, decoding={"drafter": "prediction"}, **predicted("x"))).requests

@@ -6,7 +6,9 @@ from typing import Any
 
 from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
 from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.decoding import DecodingSpec
 from plait.decoders.contract.registry import MethodError
+from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.engine.admission import Admission, Capacity
 from plait.server.errors import BadRequest
@@ -16,12 +18,13 @@ from plait.server.wire.messages import GenerateRequest
 
 class PickyDecoder(AutoregressiveDecoder):
     def start(self, request: DecodeRequest) -> Any:
-        if request.options:
+        if request.methods is not None:
             raise MethodError("learn2pd needs a filter.", "decoding.unmasker")
         return super().start(request)
 
 
-def ask(name: str, **decoding: Any) -> GenerateRequest:
+def ask(name: str, **named: Any) -> GenerateRequest:
+    decoding = resolve_decoding(named) if named else DecodingSpec()
     return GenerateRequest(name, [1, 2], SamplingParams(), 3, n=2, decoding=decoding)
 
 

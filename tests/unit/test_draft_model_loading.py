@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from plait.decoders.contract.registry import MethodError, check_needs, choose
+from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.engine.build import build_engine
 from plait.server.engine.draft_model.load import load_draft_model, parse_layers
@@ -23,7 +24,9 @@ from tests.fixtures.engines import run
 from tests.fixtures.tiny_models import write_tiny_model
 
 TEXT = [5, 17, 200, 33, 8, 120, 64]
-DRAFTED = {"drafter": {"name": "draft-model", "always": True, "min_survival": 0.0}}
+DRAFTED = resolve_decoding(
+    {"drafter": {"name": "draft-model", "always": True, "min_survival": 0.0}}
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,12 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from plait.decoders.contract.decoding import (
+    DecodingSpec,
+    DiffusionMethods,
+    MethodSpec,
+    PromptExtras,
+)
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.wire.channel import PoolChannel, SendError, WorkerChannel
 from plait.server.wire.counters import EngineCounters, SpeculationCounters
@@ -59,7 +65,12 @@ async def test_messages_arrive_as_they_were(context: zmq.asyncio.Context, tmp_pa
         max_tokens=5,
         constraint=CompiledConstraint("key", b"\x00\xff", 1),
         deadline=1.5,
-        decoding={"trace": True},
+        decoding=DecodingSpec(
+            DiffusionMethods((MethodSpec("static", {"tokens_per_step": 2}),), "block", 8),
+            MethodSpec("best-of", {"of": 4}),
+            trace=True,
+        ),
+        extras=PromptExtras([1], [2, 3], [(4, 5)]),
     )
     entry = TokenLogprob(1, -0.5, [(1, -0.5), (2, -1.0)])
     delta = Delta("r", 0, [1], [entry], "stop", prompt_logprobs=[None, entry])

@@ -13,6 +13,7 @@ from plait.decoders.contract.costs import STALE, CostCurve
 from plait.decoders.contract.decoder import DecodeRequest, DraftBudget
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Choice, Method
+from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative import speculator
 from plait.decoders.speculative.config import DraftOptions
@@ -133,10 +134,10 @@ def serving(
     """Yield the rows that each step of one sequence drafts; those of even steps are right."""
     monkeypatch.setattr(Method, "make", lambda self, options, **context: drafter)
     choice = Choice(Method("drafter", "slow", "", "", ""), DraftOptions(max_draft=1, always=always))
-    monkeypatch.setattr(speculator, "resolve_drafters", lambda options: (choice,))
+    monkeypatch.setattr(speculator, "drafter_choices", lambda methods: (choice,))
     monkeypatch.setattr(time, "perf_counter", lambda: drafter.now)
     asking = Speculator(DrafterContext(9), costs)
-    member = asking.start(DecodeRequest([3], SamplingParams(), 99, frozenset(), None, 0, {}))
+    member = asking.start(DecodeRequest([3], SamplingParams(), 99, frozenset(), None, 0))
     assert member is not None
     nothing: Any = None
     for step in count():
@@ -182,16 +183,15 @@ def test_a_curve_that_changes_its_shape_is_noticed(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_sequence_that_no_drafter_has_anything_to_go_by_has_none() -> None:
-    options = {"drafter": ["forced", "prediction"]}
-    request = DecodeRequest([1], SamplingParams(), 4, frozenset(), None, 0, options)
+    methods = resolve_decoding({"drafter": ["forced", "prediction"]}).methods
+    request = DecodeRequest([1], SamplingParams(), 4, frozenset(), None, 0, methods)
     assert Speculator(DrafterContext(10), CostCurve()).start(request) is None
 
 
 def test_clients_that_vary_options_fill_no_memory() -> None:
     speculator = Speculator(DrafterContext(10), CostCurve())
     for i in range(2 * MAX_CHOICES):
-        drafter = {"name": "suffix", "factor": 1 + i / 1000}
-        speculator.start(
-            DecodeRequest([1], SamplingParams(), 4, frozenset(), None, 0, {"drafter": drafter})
-        )
+        named = {"drafter": {"name": "suffix", "factor": 1 + i / 1000}}
+        methods = resolve_decoding(named).methods
+        speculator.start(DecodeRequest([1], SamplingParams(), 4, frozenset(), None, 0, methods))
     assert len(speculator._drafters) == MAX_CHOICES

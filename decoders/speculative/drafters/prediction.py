@@ -32,7 +32,7 @@ from pydantic import Field
 from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
-from plait.decoders.speculative.config import MAX_DRAFT, PREDICTION, DraftOptions
+from plait.decoders.speculative.config import MAX_DRAFT, DraftOptions
 from plait.decoders.speculative.context import DrafterContext
 
 MULTIPLIER = 0x9E3779B97F4A7C15
@@ -121,7 +121,7 @@ class PredictionDrafter:
 
     def start(self, request: DecodeRequest) -> PredictionState | None:
         """Return the state; sequences with the same prediction share its index."""
-        token_ids = tuple(request.options.get(PREDICTION, ()))
+        token_ids = tuple(request.extras.prediction_token_ids)
         if not token_ids:
             return None
         index = self._known.get(token_ids)

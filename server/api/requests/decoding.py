@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
-from plait.decoders.contract.registry import (
-    DEFAULTS,
-    Choice,
-    Kind,
-    MethodError,
-    check_needs,
-    choose,
-    compose,
-)
-from plait.decoders.diffusion.pipeline import check
+from plait.decoders.contract.decoding import DecodingSpec, DiffusionMethods, PromptExtras
+from plait.decoders.contract.registry import MethodError, compose
+from plait.decoders.resolve import resolve_decoding
 from plait.decoders.speculative.config import PREDICTED, parse_names, resolve_drafters
 from plait.server.api.requests.constraints import constraint_spec
 from plait.server.api.schemas.chat import ChatRequest
@@ -26,26 +18,17 @@ from plait.server.errors import BadRequest
 from plait.server.wire.messages import ModelInfo
 
 NO_LITERALS = "A scaffold is for structured output: response_format or structured_outputs."
-FIELDS = {"suffix_token_ids": "suffix", "holes": "infill"}  # keys for decoders -> request fields
 
 
-@dataclass(frozen=True, slots=True)
-class DecodingPlan:
-    """What the worker is told of decoding."""
-
-    options: dict[str, Any]
-    block_size: int  # the text takes whole blocks of so many positions
-
-
-def plan_decoding(
-    request: GenerationRequest, info: ModelInfo, prompt: Mapping[str, Any]
-) -> DecodingPlan:
+def decoding_spec(
+    request: GenerationRequest, info: ModelInfo, extras: PromptExtras
+) -> DecodingSpec:
     """Return what the request says of decoding, for the worker.
 
     Args:
         request: The request.
         info: What its model's worker can do.
-        prompt: What a prompt says beside its tokens (Prompt.options).
+        extras: What the request gives beside its prompt.
     Raises:
         BadRequest: a method or option that isn't there, that this model's worker can't run, or
             that can't be composed with the others.
@@ -55,14 +38,20 @@ def plan_decoding(
     try:
         if info.diffusion is None:
             _settle_drafter(options, info, has_prediction=prediction is not None)
-        for kind in get_args(Kind):
-            for choice in _choices(options, kind):
-                _check_choice(choice, info)
-                _check_form(choice, request)
-        return DecodingPlan(options, _block_size({**options, **prompt}, info))
+        spec = resolve_decoding(options, info.diffusion, extras, capabilities=info.capabilities)
+        if constraint_spec(request)[0] is None:
+            _check_unconstrained(options)
+        return spec
     except MethodError as error:
-        param = FIELDS.get(error.param.removeprefix("decoding."), error.param)
-        raise BadRequest(str(error), param=param, code="unsupported_parameter") from None
+        raise BadRequest(str(error), param=error.param, code="unsupported_parameter") from None
+
+
+def block_size(decoding: DecodingSpec) -> int:
+    """Return the block size of which a text fills whole blocks; 1 where it may have any length."""
+    methods = decoding.methods
+    if isinstance(methods, DiffusionMethods) and methods.attention == "block":
+        return methods.block_size
+    return 1
 
 
 def check_served(request: GenerationRequest, info: ModelInfo) -> None:
@@ -111,41 +100,9 @@ def _settle_drafter(options: dict[str, Any], info: ModelInfo, *, has_prediction:
         )
 
 
-def _choices(options: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:
-    if kind == "unmasker":
-        return compose(options, kind)
-    if kind == "drafter":
-        return compose(options, kind) and resolve_drafters(options)
-    choice = choose(options, kind)
-    return () if choice is None else (choice,)
-
-
-def _check_choice(choice: Choice, info: ModelInfo) -> None:
-    method = choice.method
-    is_own = method.kind == "unmasker" or method.name == DEFAULTS.get(method.kind)
-    if info.diffusion is not None and not is_own:
-        raise MethodError(
-            f"{method.name} is a {method.kind} of models that write one token after the other; "
-            "this is a diffusion model.",
-            f"decoding.{method.kind}",
-        )
-    check_needs(choice, info.capabilities)
-
-
-def _check_form(choice: Choice, request: GenerationRequest) -> None:
-    if choice.method.part == "scaffold" and constraint_spec(request)[0] is None:
+def _check_unconstrained(options: Mapping[str, Any]) -> None:
+    if any(choice.method.part == "scaffold" for choice in compose(options, "unmasker")):
         raise MethodError(NO_LITERALS, "decoding.unmasker")
-
-
-def _block_size(options: Mapping[str, Any], info: ModelInfo) -> int:
-    if info.diffusion is not None:
-        recipe = check(options, info.diffusion)
-        return recipe.block_size if recipe.attention == "block" else 1
-    if "canvas" in options:
-        raise MethodError(
-            "This model writes one token after the other, without a canvas.", "decoding.canvas"
-        )
-    return 1
 
 
 def _unsupported(why: str, param: str) -> BadRequest:

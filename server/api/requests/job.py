@@ -16,7 +16,7 @@ from plait.decoders.sampling.params import SamplingParams
 from plait.server.api.interfaces import PoolLike, ServedModelLike
 from plait.server.api.requests.budget import ContextBudget, max_new_tokens
 from plait.server.api.requests.constraints import ConstraintContext, compile_constraint
-from plait.server.api.requests.decoding import check_served, plan_decoding
+from plait.server.api.requests.decoding import block_size, check_served, decoding_spec
 from plait.server.api.requests.limits import check_request
 from plait.server.api.requests.messages import chat_tokens, message_text, num_chars, warnings_of
 from plait.server.api.requests.prompts import (
@@ -170,10 +170,9 @@ async def _plan(
     size += sum(map(len, request.bad_words or ()))
     work = partial(tokenise, served, limits, request)
     prompts, sampling = await caller.gate.run(tenant, size, work)
-    decoding = plan_decoding(request, info, prompts[0].options)
-    room = ContextBudget(info, decoding.block_size)
-    clamp = limits.clamp_max_tokens
-    budgets = [max_new_tokens(request, prompt, room, clamp=clamp) for prompt in prompts]
+    decoding = decoding_spec(request, info, prompts[0].extras)
+    room = ContextBudget(info, block_size(decoding))
+    budgets = [max_new_tokens(request, p, room, clamp=limits.clamp_max_tokens) for p in prompts]
     frame = ConstraintContext(
         min(budgets), prompts[0].prefill, sampling, _deadline(request, caller)
     )
@@ -190,7 +189,7 @@ async def _plan(
         cache_salt=cache_namespace(tenant, request.cache_salt or ""),
         affinity=(isinstance(request, ChatRequest) and request.prompt_cache_key) or "",
         deadline=frame.deadline,
-        decoding=decoding.options,
+        decoding=decoding,
         arrived=caller.arrived,
     )
     return GenerationJob(
@@ -216,7 +215,7 @@ def _request_of(common: GenerateRequest, i: int, prompt: Prompt, budget: int) ->
         request_id=f"{common.request_id}-{i}",
         prompt_token_ids=prompt.token_ids,
         max_tokens=budget,
-        decoding=common.decoding | prompt.options,
+        extras=prompt.extras,
     )
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from plait.decoders.speculative.config import PREDICTION
+from plait.decoders.contract.decoding import PromptExtras
 from plait.server.api.requests.sampling import check_ids
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest, Infill
@@ -41,12 +40,9 @@ class Prompt:
         return len(self.token_ids) - self.num_holes + len(self.suffix)
 
     @property
-    def options(self) -> dict[str, Any]:
-        """What a decoder is told of it beside the tokens (keys of the `decoding` object)."""
-        if self.holes:
-            return {"holes": [list(hole) for hole in self.holes]}
-        token_ids = {"suffix_token_ids": self.suffix, PREDICTION: self.prediction}
-        return {key: list(ids) for key, ids in token_ids.items() if ids}
+    def extras(self) -> PromptExtras:
+        """What the worker is told of it beside its tokens."""
+        return PromptExtras(list(self.prediction), list(self.suffix), list(self.holes))
 
 
 def predicted_ids(

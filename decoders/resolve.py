@@ -1,0 +1,90 @@
+"""From a request's `decoding` object to the methods that decode it. No torch.
+
+This is the only place where names and options of methods are read from what a client has sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, get_args
+
+from plait.decoders.contract.decoding import (
+    NO_EXTRAS,
+    AutoregressiveMethods,
+    DecodingSpec,
+    Methods,
+    PromptExtras,
+)
+from plait.decoders.contract.registry import (
+    DEFAULTS,
+    Choice,
+    Kind,
+    MethodError,
+    check_needs,
+    choose,
+    compose,
+    to_spec,
+)
+from plait.decoders.diffusion.pipeline import check, to_methods
+from plait.decoders.diffusion.spec import DiffusionSpec
+from plait.decoders.speculative.config import resolve_drafters
+
+
+def resolve_decoding(
+    decoding: Mapping[str, Any],
+    diffusion: DiffusionSpec | None = None,
+    extras: PromptExtras = NO_EXTRAS,
+    *,
+    capabilities: Collection[str] | None = None,
+) -> DecodingSpec:
+    """Return what a `decoding` object asks of a model.
+
+    Args:
+        decoding: The object: a method, or a list of them, for each kind; `canvas`; `trace`.
+        diffusion: The model's canvas, if it is a diffusion model.
+        extras: What the request gives beside its prompt: text between text needs full attention.
+        capabilities: What the worker can do (ModelInfo.capabilities); None: whatever is needed.
+    Raises:
+        MethodError: a method or option that doesn't exist, that this model or worker can't run, or
+            that can't be composed with the others; `param` is the field's path.
+    """
+    chosen: dict[Kind, tuple[Choice, ...]] = {}
+    for kind in get_args(Kind):
+        chosen[kind] = _named(decoding, kind)
+        for choice in chosen[kind]:
+            _check_model(choice, diffusion)
+            if capabilities is not None:
+                check_needs(choice, capabilities)
+    methods: Methods
+    if diffusion is not None:
+        methods = to_methods(check(decoding, diffusion, extras))
+    elif "canvas" in decoding:
+        raise MethodError(
+            "This model writes one token after the other, without a canvas.", "decoding.canvas"
+        )
+    else:
+        (sampler,) = map(to_spec, chosen["sampler"])
+        methods = AutoregressiveMethods(sampler, tuple(map(to_spec, resolve_drafters(decoding))))
+    search = next(map(to_spec, chosen["search"]), None)
+    return DecodingSpec(methods, search, bool(decoding.get("trace")))
+
+
+def _named(decoding: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:
+    """Return the methods of a kind that are named, and the default where one of them is needed."""
+    if kind == "unmasker":
+        return compose(decoding, kind)
+    if kind == "drafter":
+        return compose(decoding, kind) and resolve_drafters(decoding)
+    choice = choose(decoding, kind)
+    return () if choice is None else (choice,)
+
+
+def _check_model(choice: Choice, diffusion: DiffusionSpec | None) -> None:
+    method = choice.method
+    is_for_both = method.kind == "unmasker" or method.name == DEFAULTS.get(method.kind)
+    if diffusion is not None and not is_for_both:
+        raise MethodError(
+            f"{method.name} is a {method.kind} of models that write one token after the other; "
+            "this is a diffusion model.",
+            f"decoding.{method.kind}",
+        )
