@@ -128,12 +128,12 @@ def test_a_tree_is_cut_from_its_least_likely_end(context: DrafterContext) -> Non
 def test_memory_is_bounded_and_freed(context: DrafterContext) -> None:
     drafter = drafter_of(context, CHAIN)
     state = read(drafter, [1, 2, 3], list(range(30)), torch.randn(30, HIDDEN))
-    assert len(state.fresh) == WINDOW
+    assert len(state.new) == WINDOW
     draft(drafter, state, [], 4)
-    assert state.true is not None
-    assert len(state.true.keys) == WINDOW
+    assert state.verified is not None
+    assert len(state.verified.keys) == WINDOW
     drafter.finish(state, [])
-    assert state.true is None
+    assert state.verified is None
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_blocks": 12}], ids=str)

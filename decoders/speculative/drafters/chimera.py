@@ -1,14 +1,14 @@
-"""Chimera: a trigram encoder and one layer over its codes and the model's hidden states.
+"""Chimera: a trigram encoder, and one layer over its codes and the target's hidden states.
 
-The code of the last three tokens is quick and knows the text's end; the states know the rest. The
-layer reads both, and head k a mixture of its state and the last true one. What is computed stands
-in heads/drafting.py and nets.py.
+The code of the last three tokens is cheap and covers the end of the text; the hidden states cover
+the rest. The layer attends to both. Head k reads a mixture of the layer's state and the last
+verified state. The computation is in heads/drafter.py and heads/nets.py.
 
-Law: none of its own; verified as every draft.
-Source: Chimera, arXiv:2402.15758. What differs: the heads are mixtures in front of the model's own
-embeddings, tied to its lm_head, over a draft vocabulary (57M parameters a head otherwise); heads
-learn the model's law rather than the text's tokens; true rows are those from the prompt's last
-token on, `window` of them at most; and typical acceptance gives way to the exact verifier.
+Law: none of its own; every draft is verified.
+Source: Chimera, arXiv:2402.15758. Differs in that the heads are mixtures in front of the target's
+own lm_head, over a draft vocabulary (instead of 57M parameters a head); heads are trained on the
+target's distribution instead of the text's tokens; verified rows start at the prompt's last token
+and are at most `window`; and verification is exact instead of typical acceptance.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from plait.decoders.speculative.heads.options import HeadOptions
 METHOD = Method(
     kind="drafter",
     name="chimera",
-    summary="A trained trigram encoder and a layer over the model's hidden states.",
+    summary="A trained trigram encoder and a layer over the target's hidden states.",
     source="Chimera, arXiv:2402.15758",
     target="plait.decoders.speculative.heads.drafter:make_chimera",
     options=HeadOptions,

@@ -1,15 +1,14 @@
-"""EAGLE: a small layer goes on from the model's own hidden states, token by token.
+"""EAGLE: a small layer continues from the target's hidden states, token by token.
 
-The head pairs the state at a place with the token drawn there, and gives a state like the model's
-of the next place; the model's embeddings, tied to its lm_head, make guesses of it. Trained on
-states of its own (training-time test). What is computed stands in heads/drafting.py and nets.py.
+The head combines the hidden state of a position with the token sampled there, and predicts the
+hidden state of the next position, from which the target's lm_head gives the guesses. It is trained
+on its own outputs (training-time test). The computation is in heads/drafter.py and heads/nets.py.
 
-Law: none of its own; verified as every draft.
-Source: EAGLE-3, arXiv:2503.01840; EAGLE, arXiv:2401.15077. What differs: the states are those of
-the last layer, since the engine hands over no others; true rows are those from the prompt's last
-token on, `window` of them at most, so the prompt itself is known through the states alone; guesses
-are ranked with the noise of the draw; and the default tree is a path with a few leaves, because a
-step of the head costs a CPU a good part of a row.
+Law: none of its own; every draft is verified.
+Source: EAGLE-3, arXiv:2503.01840; EAGLE, arXiv:2401.15077. Differs in that only the states of the
+last layer are read, because the engine provides no others; verified rows start at the prompt's last
+token and are at most `window`; guesses are ranked with the noise of the draw; and the default tree
+is a path with a few leaves, because a step of the head is not much cheaper than a row on a CPU.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from plait.decoders.speculative.heads.options import HeadOptions
 METHOD = Method(
     kind="drafter",
     name="eagle",
-    summary="A trained layer that goes on from the model's hidden states.",
+    summary="A trained layer that continues from the target's hidden states.",
     source="EAGLE-3, arXiv:2503.01840",
     target="plait.decoders.speculative.heads.drafter:make_eagle",
     options=HeadOptions,

@@ -1,1 +1,1 @@
-"""Trained drafters' weights, and what is computed with them."""
+"""Trained draft heads: their weights, and the computation with them."""

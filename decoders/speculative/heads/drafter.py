@@ -1,10 +1,15 @@
-"""Heads at work: true rows are kept as they become known, and trees are grown behind the last one.
+"""Drafting with a trained head: verified rows are cached, and a tree grows behind the last one.
 
-All sequences of a step go through the head together. A tree grows by depths: of the guesses behind
-a depth's nodes, the best `beam` are gone on from, while their paths are likely enough.
+All sequences of a step go through the head together. A tree grows depth by depth: the best `beam`
+nodes of a depth are extended while their path probability is at least `confidence`.
 
-Law: none of its own; verified as every draft. Memory: keys and values of `window` true rows a
-sequence, freed when it ends. Cost: `depth` passes of a layer and a head over the draft vocabulary.
+A verified row is the target's hidden state at a position with the token sampled there. The states
+come with each pass, so a state of this drafter that is built from a text alone has no rows and
+drafts nothing before the next pass.
+
+Law: none of its own; every draft is verified. Memory: keys and values of `window` verified rows a
+sequence, freed when it ends. Cost: `depth` passes of a layer and of a head over the draft
+vocabulary.
 Source: see drafters/eagle.py and drafters/chimera.py.
 """
 
@@ -32,55 +37,55 @@ Trigram = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class VerifiedRow:
-    """A true row: what was drawn at a place, and the model's state there."""
+    """The target's hidden state at a position, with the token sampled there."""
 
-    trigram: Trigram  # the token drawn, last, and the two before it
+    trigram: Trigram  # the token sampled, last, and the two before it
     state: Tensor  # [hidden]
     position: int  # of the state
 
 
 @dataclass(slots=True)
 class HeadState:
-    """What is remembered of one sequence."""
+    """The verified rows of one sequence."""
 
-    dice: DrawParams
-    fresh: list[VerifiedRow] = field(default_factory=list)  # not projected yet
+    draws: DrawParams
+    new: list[VerifiedRow] = field(default_factory=list)  # not projected yet
     last: VerifiedRow | None = None
-    true: KeysValues | None = None  # [n, blocks, kv_heads, head_dim], n <= window
+    verified: KeysValues | None = None  # [n, keys_per_row, kv_heads, head_dim], n <= window
 
 
 @dataclass(slots=True)
 class HeadDraft:
-    """A draft in the making."""
+    """A draft that grows."""
 
     max_tokens: int
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     acceptance_probs: list[float] = field(default_factory=list)
-    paths: list[float] = field(default_factory=list)  # products of chances
+    path_probs: list[float] = field(default_factory=list)
 
     def finished(self) -> Draft:
-        """Return the likeliest tokens, parents before their children."""
-        order = sorted(range(len(self.tokens)), key=lambda i: (-self.paths[i], i))[
+        """Return the tokens with the highest path probabilities, parents before children."""
+        order = sorted(range(len(self.tokens)), key=lambda i: (-self.path_probs[i], i))[
             : self.max_tokens
         ]
-        renamed = {ROOT: ROOT} | {old: new for new, old in enumerate(order)}
+        renumbered = {ROOT: ROOT} | {old: new for new, old in enumerate(order)}
         return Draft(
             [self.tokens[i] for i in order],
             [self.acceptance_probs[i] for i in order],
-            [renamed[self.parents[i]] for i in order],
+            [renumbered[self.parents[i]] for i in order],
         )
 
 
 @dataclass(frozen=True, slots=True)
 class LeafNode:
-    """A node that is gone on from."""
+    """A node that is extended in the next step."""
 
     draft: int
-    node: int  # ROOT: the text
-    row: int  # of the step before
+    node: int  # ROOT: the end of the text
+    row: int  # of the last step
     trigram: Trigram
-    path: float  # chance
+    path_prob: float
 
 
 class HeadDrafter:
@@ -90,15 +95,18 @@ class HeadDrafter:
 
     def __init__(self, net: HeadNet, options: HeadOptions, *, naive: bool) -> None:
         self._net, self._options = net, options
-        self._columns = DraftVocabulary(net.draft_ids, naive)
+        self._vocabulary = DraftVocabulary(net.draft_ids, naive)
         self._token_ids: list[int] = net.draft_ids.tolist()
 
     def start(self, request: DecodeRequest) -> HeadState:
-        """Know nothing: the first true row comes with the first token."""
+        """Return the state without rows; the first one comes with the next pass."""
         return HeadState(DrawParams(request))
 
     def propose(self, requests: Sequence[DraftRequest[HeadState]]) -> Sequence[Draft]:
-        """Grow trees where nobody has drafted before: the head has no states behind drafts."""
+        """Return a tree for each sequence with rows and no draft prefix.
+
+        Behind a draft prefix the head has no hidden states.
+        """
         drafts = [Draft()] * len(requests)
         mine = [
             i
@@ -113,98 +121,100 @@ class HeadDrafter:
         return drafts
 
     def commit(self, state: HeadState, text: Sequence[int], result: VerificationResult) -> None:
-        """Take the states of the rows that gave tokens."""
-        assert result.hidden is not None, "the worker hands over no hidden states"
+        """Add the hidden states of the accepted rows."""
+        assert result.hidden is not None, "the worker provides no hidden states"
         first = len(text) - len(result.emitted)
         if first < 2:  # no trigram yet
             return
         rows = result.hidden[list(result.accepted_rows[: len(result.emitted)])]
         for i, row in enumerate(rows.unbind()):
             at = first + i
-            place = VerifiedRow((text[at - 2], text[at - 1], text[at]), row, at - 1)
-            state.fresh.append(place)
-            state.last = place
-        del state.fresh[: -self._net.layer.shape.window]
+            verified = VerifiedRow((text[at - 2], text[at - 1], text[at]), row, at - 1)
+            state.new.append(verified)
+            state.last = verified
+        del state.new[: -self._net.layer.shape.window]
 
     def finish(self, state: HeadState, text: Sequence[int]) -> None:
         """Free the rows."""
-        state.true, state.last = None, None
-        state.fresh.clear()
+        state.verified, state.last = None, None
+        state.new.clear()
 
-    def _grow(self, members: Sequence[HeadState], drafts: Sequence[HeadDraft]) -> None:
+    def _grow(self, states: Sequence[HeadState], drafts: Sequence[HeadDraft]) -> None:
         net = self._net
-        self._absorb(members)
-        true, hides = _padded([member.true for member in members])
-        lasts = [member.last for member in members if member.last is not None]
-        states = anchors = torch.stack([last.state for last in lasts])
+        self._project_new(states)
+        verified, mask = _padded([state.verified for state in states])
+        lasts = [state.last for state in states if state.last is not None]
+        hidden = anchors = torch.stack([last.state for last in lasts])
         tips = [LeafNode(i, ROOT, i, last.trigram, 1.0) for i, last in enumerate(lasts)]
-        own = KeysValues(*(x[:, :1, :0] for x in (true.keys[:, None], true.values[:, None])))
+        own = KeysValues(
+            *(x[:, :1, :0] for x in (verified.keys[:, None], verified.values[:, None]))
+        )
         for step in range(self._options.depth):
             owners = [tip.draft for tip in tips]
             positions = [lasts[i].position + step for i in owners]
-            x, places = net.inputs(_rows([tip.trigram for tip in tips], states, positions))
+            x, places = net.inputs(_rows([tip.trigram for tip in tips], hidden, positions))
             if step > 0:
                 own = _longer(own, net.layer.project(x, places))
-            seen = KeysValues(true.keys[owners], true.values[owners])
-            states = net.layer.forward(x, places, seen, hides[owners], own)
-            logits = net.logits(states, anchors[owners], step)
-            tips = self._spread(members, drafts, tips, logits, positions)
+            seen = KeysValues(verified.keys[owners], verified.values[owners])
+            hidden = net.layer.forward(x, places, seen, mask[owners], own)
+            logits = net.logits(hidden, anchors[owners], step)
+            tips = self._extend(states, drafts, tips, logits, positions)
             if not tips:
                 return
             rows = [tip.row for tip in tips]
-            states, own = states[rows], KeysValues(own.keys[rows], own.values[rows])
+            hidden, own = hidden[rows], KeysValues(own.keys[rows], own.values[rows])
 
-    def _absorb(self, members: Sequence[HeadState]) -> None:
-        """Project the new true rows of all sequences, and let go of the oldest ones."""
-        fresh = [place for member in members for place in member.fresh]
-        if not fresh:
+    def _project_new(self, states: Sequence[HeadState]) -> None:
+        """Cache keys and values of the new verified rows, and drop those beyond the window."""
+        new = [row for state in states for row in state.new]
+        if not new:
             return
-        found = self._net.true(
+        found = self._net.verified(
             _rows(
-                [place.trigram for place in fresh],
-                torch.stack([place.state for place in fresh]),
-                [place.position for place in fresh],
+                [row.trigram for row in new],
+                torch.stack([row.state for row in new]),
+                [row.position for row in new],
             )
         )
         done, window = 0, self._net.layer.shape.window
-        for member in members:
-            rows = slice(done, done + len(member.fresh))
+        for state in states:
+            rows = slice(done, done + len(state.new))
             done = rows.stop
-            new = (found.keys[rows], found.values[rows])
-            old = (x[:0] for x in new) if member.true is None else _both(member.true)
-            joined = (torch.cat(pair)[-window:] for pair in zip(old, new, strict=True))
-            member.true = KeysValues(*joined)
-            member.fresh.clear()
+            added = (found.keys[rows], found.values[rows])
+            old = (x[:0] for x in added) if state.verified is None else _both(state.verified)
+            joined = (torch.cat(pair)[-window:] for pair in zip(old, added, strict=True))
+            state.verified = KeysValues(*joined)
+            state.new.clear()
 
-    def _spread(
+    def _extend(
         self,
-        members: Sequence[HeadState],
+        states: Sequence[HeadState],
         drafts: Sequence[HeadDraft],
         tips: Sequence[LeafNode],
         logits: Tensor,
         positions: Sequence[int],
     ) -> list[LeafNode]:
-        """Add the guesses behind the tips to their drafts; return what to go on from."""
+        """Add the children of the tips to their drafts; return the nodes to extend next."""
         options = self._options
-        dice = [members[tip.draft].dice for tip in tips]
+        draws = [states[tip.draft].draws for tip in tips]
         width = min(options.width, logits.shape[1])
         columns, shares = rank_guesses(
-            logits, dice, [p + 2 for p in positions], width, self._columns
+            logits, draws, [p + 2 for p in positions], width, self._vocabulary
         )
         new: list[LeafNode] = []
         entries = zip(tips, columns.tolist(), shares.tolist(), strict=True)
-        for row, (tip, guesses, acceptance_probs) in enumerate(entries):
+        for row, (tip, guesses, probs) in enumerate(entries):
             draft = drafts[tip.draft]
-            for column, acceptance_prob in zip(guesses, acceptance_probs, strict=True):
-                token, path = self._token_ids[column], tip.path * acceptance_prob
+            for column, prob in zip(guesses, probs, strict=True):
+                token, path_prob = self._token_ids[column], tip.path_prob * prob
                 trigram = (tip.trigram[1], tip.trigram[2], token)
-                new.append(LeafNode(tip.draft, len(draft.tokens), row, trigram, path))
+                new.append(LeafNode(tip.draft, len(draft.tokens), row, trigram, path_prob))
                 draft.tokens.append(token)
                 draft.parents.append(tip.node)
-                draft.acceptance_probs.append(acceptance_prob)
-                draft.paths.append(path)
-        likely = [tip for tip in new if tip.path > 0 and tip.path >= options.confidence]
-        likely.sort(key=lambda tip: (tip.draft, -tip.path))
+                draft.acceptance_probs.append(prob)
+                draft.path_probs.append(path_prob)
+        likely = [tip for tip in new if tip.path_prob > 0 and tip.path_prob >= options.confidence]
+        likely.sort(key=lambda tip: (tip.draft, -tip.path_prob))
         groups = (list(group) for _, group in groupby(likely, key=lambda tip: tip.draft))
         return [tip for group in groups for tip in group[: options.beam]]
 
@@ -233,24 +243,24 @@ def _both(pair: KeysValues) -> tuple[Tensor, Tensor]:
 
 
 def _longer(own: KeysValues, new: KeysValues) -> KeysValues:
-    """Append a row's own key and value to those that lead to it, [rows, 1, steps, ...]."""
+    """Append the keys and values of rows to those of their ancestors, [rows, 1, steps, ...]."""
     return KeysValues(
         torch.cat([own.keys, new.keys[:, None, None]], dim=2),
         torch.cat([own.values, new.values[:, None, None]], dim=2),
     )
 
 
-def _padded(true: Sequence[KeysValues | None]) -> tuple[KeysValues, Tensor]:
-    """Return true rows as [sequences, n, kv_heads, head_dim], blocks in a row, and what is none."""
-    flat = [(kv.keys.flatten(0, 1), kv.values.flatten(0, 1)) for kv in true if kv is not None]
+def _padded(verified: Sequence[KeysValues | None]) -> tuple[KeysValues, Tensor]:
+    """Return verified rows as [sequences, n, kv_heads, head_dim], and where they are padding."""
+    flat = [(kv.keys.flatten(0, 1), kv.values.flatten(0, 1)) for kv in verified if kv is not None]
     longest = max(len(keys) for keys, _ in flat)
     keys, values = (
         torch.nn.utils.rnn.pad_sequence([pair[i] for pair in flat], batch_first=True)
         for i in range(2)
     )
     lengths = torch.tensor([len(pair[0]) for pair in flat], device=keys.device)
-    places = torch.arange(longest, device=keys.device)
-    return KeysValues(keys, values), places >= lengths[:, None]
+    indices = torch.arange(longest, device=keys.device)
+    return KeysValues(keys, values), indices >= lengths[:, None]
 
 
 def make_eagle(options: HeadOptions, *, context: DrafterContext) -> HeadDrafter:
@@ -264,7 +274,7 @@ def make_chimera(options: HeadOptions, *, context: DrafterContext) -> HeadDrafte
 
 
 def _make(kind: type[HeadDrafter], options: HeadOptions, context: DrafterContext) -> HeadDrafter:
-    assert context.embedding is not None, "a worker that has heads has embeddings"
+    assert context.embedding is not None, "a worker with heads has embeddings"
     path, naive = context.heads[kind.name], context.naive
     net = load_net(kind.name, path, context.embedding, options.weights, naive=naive)
     return kind(net, options, naive=naive)

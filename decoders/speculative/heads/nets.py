@@ -1,7 +1,7 @@
-"""What the heads compute: EAGLE's and Chimera's inputs to the layer, and logits of its states.
+"""EAGLE's and Chimera's networks: the inputs of the layer, and the logits of its states.
 
-A row is a place of the text: the hidden state there, and the token drawn from it with the two
-before. True rows carry the model's states; a draft's rows go on without.
+A row is a position of the text: its hidden state, the token sampled from it, and the two tokens
+before. Verified rows have the target's hidden states; draft rows have those of the head.
 
 Sources: EAGLE, arXiv:2401.15077; EAGLE-3, arXiv:2503.01840; Chimera, arXiv:2402.15758.
 """
@@ -25,79 +25,79 @@ from plait.kernels.linear import Mode, Weight, from_dense, linear
 
 @dataclass(frozen=True, slots=True)
 class HeadInputs:
-    """Places of texts, in a draft or true."""
+    """Rows of several sequences, of drafts or verified ones."""
 
-    trigrams: Tensor  # [rows, 3] int64: the token drawn there, last, and the two before it
-    states: Tensor  # [rows, hidden]: there; in a draft, what the head made of the row before
-    positions: Tensor  # [rows] of the state in the text: one before its token's
+    trigrams: Tensor  # [rows, 3] int64: the token sampled there, last, and the two before it
+    states: Tensor  # [rows, hidden]; in a draft, the head's output for the row before
+    positions: Tensor  # [rows] of the states: one before that of the token
 
 
 class HeadNet(Protocol):
-    """A head, ready to run."""
+    """A draft head."""
 
     layer: HeadLayer
-    draft_ids: Tensor  # [n] int64, rising: the tokens that it can draft
-    blocks: int  # keys that a true row has
+    draft_ids: Tensor  # [n] int64, rising: the draft vocabulary
+    keys_per_row: int  # keys and values that a verified row has
 
     def inputs(self, rows: HeadInputs) -> tuple[Tensor, Tensor]:
-        """Return what the layer reads, [rows, hidden], and at which positions."""
+        """Return the inputs of the layer [rows, hidden] and their positions [rows]."""
 
-    def true(self, rows: HeadInputs) -> KeysValues:
-        """Return the keys and values of true rows, [rows, blocks, kv_heads, head_dim]."""
+    def verified(self, rows: HeadInputs) -> KeysValues:
+        """Return keys and values [rows, keys_per_row, kv_heads, head_dim] of verified rows."""
 
     def logits(self, states: Tensor, anchors: Tensor, step: int) -> Tensor:
         """Return logits [rows, n] of the layer's states after `step` steps.
 
-        anchors: [rows, hidden] the model's state at the last true row of each.
+        anchors: [rows, hidden], the target's state at the last verified row of each sequence.
         """
 
 
 class EagleNet:
-    """One layer over pairs of a token and the state that it was drawn from."""
+    """One layer over pairs of a token and the state that it was sampled from."""
 
-    blocks = 1
+    keys_per_row = 1
 
-    def __init__(self, parts: HeadWeights) -> None:
-        self.layer, self.draft_ids = parts.layer, parts.draft_ids
-        self._parts = parts
-        self._mix = parts.weight(parts.tensors["mix"])
+    def __init__(self, weights: HeadWeights) -> None:
+        self.layer, self.draft_ids = weights.layer, weights.draft_ids
+        self._weights = weights
+        self._mix = weights.weight(weights.tensors["mix"])
 
     def inputs(self, rows: HeadInputs) -> tuple[Tensor, Tensor]:
-        """Mix token and state; a row stands where its state does."""
-        drawn = self._parts.embedding[rows.trigrams[:, 2]].float()
+        """Project token and state together; the position is that of the state."""
+        drawn = self._weights.embedding[rows.trigrams[:, 2]].float()
         pairs = torch.cat([drawn, rows.states], dim=1)
-        return self._parts.product(pairs, self._mix), rows.positions
+        return self._weights.product(pairs, self._mix), rows.positions
 
-    def true(self, rows: HeadInputs) -> KeysValues:
-        """Project the inputs."""
+    def verified(self, rows: HeadInputs) -> KeysValues:
+        """Return the keys and values of the inputs."""
         found = self.layer.project(*self.inputs(rows))
         return KeysValues(found.keys[:, None], found.values[:, None])
 
     def logits(self, states: Tensor, anchors: Tensor, step: int) -> Tensor:
-        """Read the states as the model's own."""
-        return self._parts.logits(states)
+        """Apply the target's lm_head."""
+        return self._weights.logits(states)
 
 
 class ChimeraNet:
-    """A trigram encoder, and one layer over it and the model's states."""
+    """A trigram encoder, and one layer over its codes and the target's states."""
 
-    blocks = 2
+    keys_per_row = 2
 
-    def __init__(self, parts: HeadWeights) -> None:
-        self.layer, self.draft_ids = parts.layer, parts.draft_ids
-        self._parts = parts
-        self._trigram = parts.weight(parts.tensors["trigram"])
-        self._narrow = parts.weight(parts.tensors["narrow"])
-        self._mixes = [parts.weight(mix) for mix in parts.tensors["mixes"]]
+    def __init__(self, weights: HeadWeights) -> None:
+        self.layer, self.draft_ids = weights.layer, weights.draft_ids
+        self._weights = weights
+        self._trigram = weights.weight(weights.tensors["trigram"])
+        self._narrow = weights.weight(weights.tensors["narrow"])
+        self._mixes = [weights.weight(mix) for mix in weights.tensors["mixes"]]
 
     def inputs(self, rows: HeadInputs) -> tuple[Tensor, Tensor]:
-        """Encode three tokens; the code stands where the last of them does."""
-        x = self._parts.embedding[rows.trigrams].float().flatten(1)
-        wide = x + silu(self._parts.product(x, self._trigram))
-        return self._parts.product(wide, self._narrow), rows.positions + 1
+        """Encode three tokens; the position is that of the last."""
+        x = self._weights.embedding[rows.trigrams].float().flatten(1)
+        wide = x + silu(self._weights.product(x, self._trigram))
+        return self._weights.product(wide, self._narrow), rows.positions + 1
 
-    def true(self, rows: HeadInputs) -> KeysValues:
-        """Project the model's states and the codes."""
+    def verified(self, rows: HeadInputs) -> KeysValues:
+        """Return the keys and values of the states and of the codes."""
         states = self.layer.project(rows.states, rows.positions)
         codes = self.layer.project(*self.inputs(rows))
         return KeysValues(
@@ -105,20 +105,20 @@ class ChimeraNet:
         )
 
     def logits(self, states: Tensor, anchors: Tensor, step: int) -> Tensor:
-        """Read a mixture of the last true state and the layer's, by the head of this step."""
+        """Mix the last verified state with the layer's, by the head of this step."""
         mix = self._mixes[min(step, len(self._mixes) - 1)]
-        return self._parts.logits(self._parts.product(torch.cat([anchors, states], dim=1), mix))
+        return self._weights.logits(self._weights.product(torch.cat([anchors, states], dim=1), mix))
 
 
 @dataclass(frozen=True, slots=True)
 class HeadWeights:
-    """What nets are made of."""
+    """The weights of a head, and how to apply them."""
 
     tensors: Mapping[str, Tensor]
     layer: HeadLayer
     draft_ids: Tensor
     embedding: Tensor  # [vocab, hidden] of the served model
-    head: Weight  # its rows of the draft tokens: the lm_head is tied
+    lm_head: Weight  # the rows of the draft vocabulary; tied to the embedding
     mode: Mode
     naive: bool
 
@@ -131,19 +131,19 @@ class HeadWeights:
         return linear(x, weight, naive=self.naive)
 
     def logits(self, states: Tensor) -> Tensor:
-        """Return logits of the draft tokens."""
-        return self.product(states, self.head)
+        """Return logits over the draft vocabulary."""
+        return self.product(states, self.lm_head)
 
 
 NETS: Mapping[str, Callable[[HeadWeights], HeadNet]] = {"eagle": EagleNet, "chimera": ChimeraNet}
 
 
 def load_net(name: str, path: Path, embedding: Tensor, mode: Mode, *, naive: bool) -> HeadNet:
-    """Return the head in a file; its metadata hold the layer's shape as JSON under `shape`."""
+    """Load a head; the metadata of its file have the layer's shape as JSON under `shape`."""
     with safe_open(path, framework="pt", device=str(embedding.device)) as file:
         shape = LayerShape(**json.loads(file.metadata()["shape"]))
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     draft_ids = tensors["draft_ids"].long()
-    head = from_dense(embedding[draft_ids].float(), mode, naive=naive)
+    lm_head = from_dense(embedding[draft_ids].float(), mode, naive=naive)
     layer = HeadLayer(tensors, shape, mode, naive=naive)
-    return NETS[name](HeadWeights(tensors, layer, draft_ids, embedding, head, mode, naive))
+    return NETS[name](HeadWeights(tensors, layer, draft_ids, embedding, lm_head, mode, naive))

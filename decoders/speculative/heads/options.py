@@ -1,4 +1,4 @@
-"""What a request may say of a draft head. No torch."""
+"""Options of the trained draft heads. No torch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from plait.decoders.speculative.config import DraftOptions
 
 
 class HeadOptions(DraftOptions):
-    """The shape of a head's trees."""
+    """The shape of the draft trees."""
 
-    depth: int = Field(3, ge=1, le=16, description="Steps of the head, one token further each.")
-    beam: int = Field(1, ge=1, le=16, description="Nodes of each depth that are gone on from.")
-    width: int = Field(2, ge=1, le=16, description="Guesses behind every such node.")
+    depth: int = Field(3, ge=1, le=16, description="Depth of the tree: steps of the head.")
+    beam: int = Field(1, ge=1, le=16, description="Nodes of each depth that are extended.")
+    width: int = Field(2, ge=1, le=16, description="Children of each extended node.")
     confidence: float = Field(
-        0.25, ge=0.0, lt=1.0, description="Chance of a path below which it is not gone on from."
+        0.25, ge=0.0, lt=1.0, description="Path probability below which a node is not extended."
     )
-    weights: Literal["fp32", "int8"] = Field("int8", description="Mode of the head's matrices.")
+    weights: Literal["fp32", "int8"] = Field("int8", description="Weights of the head's matrices.")

@@ -1,8 +1,9 @@
-"""PPD at work: prompts are fed, guesses are read off their rows.
+"""Drafting with PPD: prompt tokens are fed, and guesses are read from their rows.
 
-Law: none of its own; verified as every draft. Under a temperature, guesses are ranked with the
-noise of the place that they are for, which is the noise that the token will be drawn with.
-Cost: no more than its rows, and a look at m rows of logits a step.
+Law: none of its own; every draft is verified. With a temperature, guesses are ranked with the noise
+of their position, with which the token will be sampled. Cost: its rows, and m rows of logits a step
+to rank. A state that is built from a text alone has no guesses, so its first draft has only prompt
+tokens.
 Source: see drafters/ppd.py.
 """
 
@@ -25,12 +26,12 @@ from plait.decoders.speculative.drafters.ppd import PpdOptions
 from plait.decoders.speculative.heads.prompt_trees import Accuracy, tokens_per_step, trees_for
 from plait.decoders.speculative.heads.ranking import DraftVocabulary, DrawParams, rank_guesses
 
-LENGTHS = (6, 8, 12, 16)  # rows of the trees that are tried on the measured costs
+LENGTHS = (6, 8, 12, 16)  # sizes that are compared by measured cost
 
 
 @dataclass(frozen=True, slots=True)
 class GuessAccuracies:
-    """A[d][i]: how often the guess of rank i for d + 1 places ahead is right."""
+    """A[d][i]: how often the guess of rank i at distance d + 1 is right."""
 
     greedy: Accuracy
     sampled: Accuracy  # at temperature 1, under shared noise
@@ -38,21 +39,21 @@ class GuessAccuracies:
 
 @dataclass(slots=True)
 class PpdState:
-    """What the prompts behind the last accepted token said."""
+    """The guesses of the prompt tokens behind the last accepted token."""
 
-    dice: DrawParams
-    tokens: list[list[int]] = field(default_factory=list)  # [places][ranks]
+    draws: DrawParams
+    tokens: list[list[int]] = field(default_factory=list)  # [distances][ranks]
 
 
 class PpdDrafter:
-    """Feeds prompts, and reads guesses off their rows."""
+    """Feeds prompt tokens, and reads guesses from their rows."""
 
     name: ClassVar[str] = "ppd"
 
     def __init__(self, context: DrafterContext, accuracies: GuessAccuracies, length: int) -> None:
-        """Args: length is the rows of a tree."""
-        self._first = context.vocab_size  # the id of the first prompt
-        self._columns = DraftVocabulary(naive=context.naive)
+        """Args: length is the number of rows of a tree."""
+        self._first = context.vocab_size  # the id of the first prompt token
+        self._vocabulary = DraftVocabulary(naive=context.naive)
         self._width = accuracies.greedy.shape[1]
         self._trees = {
             True: trees_for(accuracies.greedy, length),
@@ -60,26 +61,26 @@ class PpdDrafter:
         }
 
     def start(self, request: DecodeRequest) -> PpdState:
-        """Begin without guesses: the first step only feeds prompts."""
+        """Return the state without guesses: the first step only feeds prompt tokens."""
         return PpdState(DrawParams(request))
 
     def propose(self, requests: Sequence[DraftRequest[PpdState]]) -> Sequence[Draft]:
-        """Return the trees of the sequences' states."""
+        """Return the tree of each sequence's state."""
         return [self._draft(request) for request in requests]
 
     def commit(self, state: PpdState, text: Sequence[int], result: VerificationResult) -> None:
-        """Read the guesses off the prompts behind the last row that was reached."""
+        """Read the guesses from the prompt tokens behind the last accepted row."""
         rows = self._prompts_behind(result.accepted_rows[-1] - 1, result)
         state.tokens = self._guesses(state, len(text), result.logits[rows]) if rows else []
 
     def finish(self, state: PpdState, text: Sequence[int]) -> None:
-        """Hold nothing."""
+        """Do nothing: there is nothing to release."""
 
     def _draft(self, request: DraftRequest[PpdState]) -> Draft:
         guesses = request.state.tokens[
             len(request.draft_prefix) :
-        ]  # what others have drafted is not guessed anew
-        tree = self._trees[request.state.dice.is_greedy][len(guesses)]
+        ]  # without the positions of the draft prefix
+        tree = self._trees[request.state.draws.is_greedy][len(guesses)]
         rows = tree.rows[: request.max_tokens]
         return Draft(
             [
@@ -91,7 +92,7 @@ class PpdDrafter:
         )
 
     def _prompts_behind(self, node: int, result: VerificationResult) -> list[int]:
-        """Return the rows of the prompts that hung on a draft token, or on the text."""
+        """Return the rows of the prompt tokens behind a node, or behind the text."""
         rows: list[int] = []
         for i, (token, parent) in enumerate(zip(result.token_ids, result.parents, strict=True)):
             if parent == node and token == self._first + len(rows):
@@ -100,16 +101,15 @@ class PpdDrafter:
         return rows
 
     def _guesses(self, state: PpdState, position: int, logits: Tensor) -> list[list[int]]:
-        """Return the best guesses for the places from `position` on."""
-        dice, places = [state.dice] * len(logits), range(position, position + len(logits))
-        found: list[list[int]] = rank_guesses(logits, dice, places, self._width, self._columns)[
-            0
-        ].tolist()
+        """Return the best guesses for the positions from `position` on."""
+        draws, positions = [state.draws] * len(logits), range(position, position + len(logits))
+        best, _ = rank_guesses(logits, draws, positions, self._width, self._vocabulary)
+        found: list[list[int]] = best.tolist()
         return found
 
 
 def best_length(accuracy: Accuracy, costs: CostCurve) -> int:
-    """Return the length whose trees give the most tokens a second to a sequence by itself."""
+    """Return the length with the most tokens a second for a single sequence."""
     seconds = costs.seconds(1 + LENGTHS[-1])
     return max(
         LENGTHS,
@@ -118,7 +118,7 @@ def best_length(accuracy: Accuracy, costs: CostCurve) -> int:
 
 
 def read_accuracies(tensors: Mapping[str, NDArray[Any]]) -> GuessAccuracies:
-    """Return A as it was measured, of a head's tensors."""
+    """Return the measured A from the tensors of a head."""
     greedy, sampled = (
         tensors[name].astype(np.float64) for name in ("accuracy", "accuracy_sampled")
     )
@@ -126,7 +126,7 @@ def read_accuracies(tensors: Mapping[str, NDArray[Any]]) -> GuessAccuracies:
 
 
 def make(options: PpdOptions, *, context: DrafterContext) -> PpdDrafter:
-    """Build the drafter from the head that fits the served weights."""
+    """Build the drafter from the head trained for the served weights."""
     accuracies = read_accuracies(load_file(context.heads["ppd"]))
     length = options.length or best_length(accuracies.greedy, context.costs)
     return PpdDrafter(context, accuracies, min(length, options.max_draft))

@@ -1,16 +1,16 @@
-"""PPD's dynamic sparse trees: which guesses to feed, and behind which of them to ask again.
+"""PPD's dynamic sparse trees: which candidates to feed, and which of them get prompt tokens.
 
-A prompt row behind a node guesses what follows should that node be the last one accepted; so rows
-compete twice, as candidates now and as prompts for the next step. State s means that s prompt rows
-hung on the node that was accepted last: guesses for s places are at hand.
+A prompt token behind a node guesses the tokens that follow if that node is the last one accepted.
+So a row can be a candidate of this step or a prompt token for the next step. In state s the last
+accepted node had s prompt tokens, so there are guesses for s positions.
 
-A[d][i] is the chance that the guess of rank i, d + 1 places ahead, is right. f(s) is the number of
-tokens that state s's candidates are expected to give: the sum of the products of A along their
-paths. Law: rows are sorted by what they are worth, and none is worth more than its parent.
+A[d][i] is the probability that the guess of rank i at distance d + 1 is right. f(s) is the expected
+number of accepted candidates in state s: the sum of the products of A along their paths. Law: rows
+are sorted by their value, and no row has a higher value than its parent.
 
-Source: PPD, arXiv:2405.18628, section 4 (dynamic sparse tree). What differs: a state without
-guesses exists, since the economy may have cut the prompts; and every prompt row carries its worth,
-so that it can.
+Source: PPD, arXiv:2405.18628, section 4 (dynamic sparse tree). Differs in that there is a state
+without guesses, because the draft budget may leave out the prompt tokens, and in that every prompt
+token has a value, so that the budget can.
 """
 
 from __future__ import annotations
@@ -23,52 +23,52 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-Accuracy = NDArray[np.float64]  # [distances, ranks]
+Accuracy = NDArray[np.float64]  # A: [distances, ranks]
 ROOT = -1
-FIRST_STATE = 10  # candidates of state 1, as published, where there is room
-PROBES = 8  # sizes tried of each further state's tree
+FIRST_STATE = 10  # candidates of state 1, as published, if the tree is large enough
+PROBES = 8  # numbers of candidates that are tried for each further state
 
 
 @dataclass(frozen=True, slots=True)
 class PromptTreeRow:
     """One row of a tree."""
 
-    parent: int  # row; ROOT: the text
-    depth: int  # a candidate's place behind the text, from 0; a prompt's number in its chain
-    rank: int  # of the candidate among the guesses for its place; -1: a prompt
-    value: float  # tokens that it is expected to give: now, or as a prompt in the next step
+    parent: int  # row; ROOT: the end of the text
+    depth: int  # of a candidate, from 0; of a prompt token, its number in the chain
+    rank: int  # of a candidate among the guesses for its position; -1: a prompt token
+    value: float  # expected accepted tokens: in this step, or by a prompt token in the next
 
     @property
     def is_prompt(self) -> bool:
-        """Whether the row is a prompt embedding."""
+        """Whether the row is a prompt token."""
         return self.rank < 0
 
 
 @dataclass(frozen=True, slots=True)
 class PromptTree:
-    """What is fed in one state, best rows first."""
+    """The rows fed in one state, by falling value."""
 
     rows: tuple[PromptTreeRow, ...]
-    accepted: float  # f: candidates that are expected to be accepted
-    moves: tuple[float, ...]  # [states] probabilities of the next state
+    accepted: float  # f: the expected number of accepted candidates
+    transitions: tuple[float, ...]  # [states] probabilities of the next state
 
     def acceptance_prob(self, row: int) -> float:
-        """Return what a row is worth as a share of its parent's worth."""
+        """Return the value of a row as a share of its parent's value."""
         parent = self.rows[row].parent
         above = 1.0 if parent == ROOT else self.rows[parent].value
         return self.rows[row].value / above if above > 0 else 0.0
 
 
 def trees_for(accuracy: Accuracy, length: int) -> tuple[PromptTree, ...]:
-    """Return the trees of states 0..distances that accept the most in the long run.
+    """Return the trees of states 0..distances with the most accepted tokens in the long run.
 
     Args:
-        accuracy: A, falling along each axis or nearly so.
-        length: rows of a tree, at most.
+        accuracy: A, which should fall along each axis.
+        length: the most rows of a tree.
     Cost: PROBES ** (distances - 1) trees are built.
     """
     distances = len(accuracy)
-    most = max((length - distances) // 2, 1)  # every candidate carries one prompt at least
+    most = max((length - distances) // 2, 1)  # every candidate has at least one prompt token
     sizes = [range(min(FIRST_STATE, most), min(FIRST_STATE, most) + 1)]
     low = min(max(length // (distances + 1), 1), most)
     step = max((most - low) // (PROBES - 1), 1)
@@ -78,16 +78,18 @@ def trees_for(accuracy: Accuracy, length: int) -> tuple[PromptTree, ...]:
 
 
 def build_trees(accuracy: Accuracy, sizes: Sequence[int], length: int) -> tuple[PromptTree, ...]:
-    """Return the trees of all states, whose candidates number 0 and then `sizes`."""
+    """Return the trees of all states; state s > 0 has sizes[s - 1] candidates, state 0 none."""
     candidates: list[list[PromptTreeRow]] = [[]]
     candidates += [best_candidates(accuracy[: s + 1], size) for s, size in enumerate(sizes)]
     gains = np.diff([sum(row.value for row in rows) for rows in candidates])
-    gains = np.minimum.accumulate(np.maximum(gains, 0.0))  # a prompt is worth no more than the last
+    gains = np.minimum.accumulate(
+        np.maximum(gains, 0.0)
+    )  # no prompt token has a higher value than the one before
     return tuple(_with_prompts(rows, gains, length) for rows in candidates)
 
 
 def best_candidates(accuracy: Accuracy, size: int) -> list[PromptTreeRow]:
-    """Return the `size` nodes whose paths are the most probable, best first."""
+    """Return the `size` candidates with the highest path probabilities, best first."""
     found: list[PromptTreeRow] = []
     offered: list[tuple[float, int, int, int]] = [(-float(accuracy[0, 0]), ROOT, 0, 0)]
     while offered and len(found) < size:
@@ -104,7 +106,7 @@ def best_candidates(accuracy: Accuracy, size: int) -> list[PromptTreeRow]:
 
 
 def last_accepted_probs(rows: Sequence[PromptTreeRow]) -> NDArray[np.float64]:
-    """Return [1 + rows]: that nothing is accepted, or this row last. They sum to 1."""
+    """Return [1 + rows]: P(nothing is accepted), then P(row i is the last accepted one)."""
     acceptance_probs = np.array([1.0, *(row.value for row in rows)])
     for row in rows:
         acceptance_probs[row.parent + 1] -= row.value
@@ -115,10 +117,10 @@ def last_accepted_probs(rows: Sequence[PromptTreeRow]) -> NDArray[np.float64]:
 def _with_prompts(
     rows: Sequence[PromptTreeRow], gains: NDArray[np.float64], length: int
 ) -> PromptTree:
-    """Hang prompts on the text and on all rows, and take the least useful away again."""
+    """Give prompt tokens to the text and to all rows, then remove the least valuable ones."""
     last = last_accepted_probs(rows)
     most = len(gains)
-    counts = [most] * len(last)  # of the text, and of each row
+    counts = [most] * len(last)  # prompt tokens of the text, and of each row
     excess = len(rows) + sum(counts) - length
     for _ in range(max(excess, 0)):
         losses = [
@@ -129,10 +131,12 @@ def _with_prompts(
         if not losses:
             break
         counts[min(losses)[1]] -= 1
-    moves = np.zeros(most + 1)
-    np.add.at(moves, counts, last)
+    transitions = np.zeros(most + 1)
+    np.add.at(transitions, counts, last)
     accepted = sum(row.value for row in rows)
-    return PromptTree(_sorted(rows, last, counts, gains), accepted, tuple(moves / moves.sum()))
+    return PromptTree(
+        _sorted(rows, last, counts, gains), accepted, tuple(transitions / transitions.sum())
+    )
 
 
 def _sorted(
@@ -141,7 +145,7 @@ def _sorted(
     counts: Sequence[int],
     gains: NDArray[np.float64],
 ) -> tuple[PromptTreeRow, ...]:
-    """Return candidates and prompts in one list, by falling value, parents first."""
+    """Return candidates and prompt tokens by falling value, parents first."""
     joined = list(rows)
     for node, (acceptance_prob, count) in enumerate(zip(last.tolist(), counts, strict=True)):
         parent = node - 1
@@ -149,22 +153,22 @@ def _sorted(
             joined.append(PromptTreeRow(parent, k, -1, acceptance_prob * float(gains[k])))
             parent = len(joined) - 1
     order = sorted(range(len(joined)), key=lambda i: (-joined[i].value, i))
-    renamed = {ROOT: ROOT} | {old: new for new, old in enumerate(order)}
+    renumbered = {ROOT: ROOT} | {old: new for new, old in enumerate(order)}
     return tuple(
-        PromptTreeRow(renamed[row.parent], row.depth, row.rank, row.value)
+        PromptTreeRow(renumbered[row.parent], row.depth, row.rank, row.value)
         for row in (joined[i] for i in order)
     )
 
 
 def stationary_distribution(trees: Sequence[PromptTree]) -> NDArray[np.float64]:
-    """Return the share of steps that each state takes in the long run."""
-    moves = np.array([tree.moves for tree in trees])
+    """Return the stationary distribution over the states."""
+    transitions = np.array([tree.transitions for tree in trees])
     states = len(trees)
-    system = np.vstack([moves.T - np.eye(states), np.ones(states)])
+    system = np.vstack([transitions.T - np.eye(states), np.ones(states)])
     shares: NDArray[np.float64] = np.linalg.lstsq(system, np.eye(states + 1)[states], rcond=None)[0]
     return shares
 
 
 def tokens_per_step(trees: Sequence[PromptTree]) -> float:
-    """Return the tokens of a step in the long run, the one drawn at its end included."""
+    """Return the mean tokens of a step, including the one sampled at its end."""
     return 1.0 + float(stationary_distribution(trees) @ [tree.accepted for tree in trees])

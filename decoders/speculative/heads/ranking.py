@@ -1,8 +1,9 @@
-"""From laws of tokens to guesses: the best ones, under the noise that the tokens are drawn with.
+"""Ranks guesses with the noise that the target will sample with.
 
-A draw is argmax of log p / T + G, with noise G that depends on request and place alone. So the best
-guess of a law q is argmax of log q / T + G, with the same noise: it agrees with the draw with
-probability (1 - TV) / (1 + TV) or more. Source: Daliri, Musco and Suresh, arXiv:2408.07978.
+The target samples argmax of log p / T + G, with noise G that depends on the request and the
+position only. So the best guess from another distribution q is argmax of log q / T + G, with the
+same noise: it is right with probability (1 - TV) / (1 + TV) or more, where TV is the total
+variation distance. Source: Daliri, Musco and Suresh, arXiv:2408.07978.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from plait.kernels import noise
 
 
 class DrawParams:
-    """How one sequence's tokens are drawn: its temperature and its noise."""
+    """How the tokens of one sequence are sampled: its temperature and its noise."""
 
     def __init__(self, request: DecodeRequest) -> None:
         self._params: SamplingParams = request.sampling
@@ -27,12 +28,12 @@ class DrawParams:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the best token of each law is taken."""
+        """Whether the most probable token is taken."""
         return self._params.temperature < GREEDY_BELOW
 
     @property
     def inverse_temperature(self) -> float:
-        """What logits are multiplied with; 1 where the best token is taken."""
+        """The factor of the logits; 1 for greedy requests."""
         return 1.0 if self.is_greedy else 1.0 / self._params.temperature
 
     def key(self, position: int) -> tuple[int, int, int]:
@@ -42,13 +43,13 @@ class DrawParams:
 
 @dataclass(frozen=True, slots=True)
 class DraftVocabulary:
-    """Which token each column of some logits is about."""
+    """The tokens that the columns of some logits stand for."""
 
-    token_ids: Tensor | None = None  # [columns] int64, rising; None: the column's number
-    naive: bool = False  # the oracles instead of the compiled kernels
+    token_ids: Tensor | None = None  # [columns] int64, rising; None: column i is token i
+    naive: bool = False  # use the reference kernels
 
     def noise_of(self, keys: Tensor, count: int) -> Tensor:
-        """Return the tokens' noise [keys, count]."""
+        """Return the noise of the columns [keys, count]."""
         if self.token_ids is None:
             return noise.gumbel(keys, count, naive=self.naive)
         return noise.gumbel(keys, int(self.token_ids[-1]) + 1, naive=self.naive)[:, self.token_ids]
@@ -56,32 +57,36 @@ class DraftVocabulary:
 
 def rank_guesses(
     logits: Tensor,
-    dice: Sequence[DrawParams],
+    draws: Sequence[DrawParams],
     positions: Sequence[int],
     k: int,
-    columns: DraftVocabulary,
+    vocabulary: DraftVocabulary,
 ) -> tuple[Tensor, Tensor]:
-    """Return the k best guesses of each row, best first, as columns, and their shares.
+    """Return the k best guesses of each row, best first, as columns, and their probabilities.
 
-    A share is the softmax of what the guesses are ranked by, noise included: how likely the guess
-    stays the best if the law is off by about as much noise again. For greedy rows it is q.
+    The probability of a guess is its share in the softmax of the noisy scores that guesses are
+    ranked by. For greedy rows it is q.
 
     Args:
         logits: [rows, columns]; not modified.
-        dice: of each row's sequence.
-        positions: in the text, of the token that each row is about.
+        draws: of the sequence of each row.
+        positions: of the guessed token of each row, in the text.
         k: at most the number of columns.
-        columns: of the logits.
+        vocabulary: of the columns.
     Returns:
         [rows, k] int64 and [rows, k] float32.
     """
     scores = logits
-    drawn = [row for row, each in enumerate(dice) if not each.is_greedy]
-    if drawn:
+    noisy = [row for row, each in enumerate(draws) if not each.is_greedy]
+    if noisy:
         device = logits.device
-        keys = torch.tensor([dice[row].key(positions[row]) for row in drawn], device=device)
-        heat = torch.tensor([dice[row].inverse_temperature for row in drawn], device=device)
+        keys = torch.tensor([draws[row].key(positions[row]) for row in noisy], device=device)
+        inverse_temperatures = torch.tensor(
+            [draws[row].inverse_temperature for row in noisy], device=device
+        )
         scores = logits.clone()
-        scores[drawn] = scores[drawn] * heat[:, None] + columns.noise_of(keys, logits.shape[1])
+        scores[noisy] = scores[noisy] * inverse_temperatures[:, None] + vocabulary.noise_of(
+            keys, logits.shape[1]
+        )
     best = scores.topk(k, dim=1)
     return best.indices, (best.values - scores.logsumexp(dim=1, keepdim=True)).exp()
