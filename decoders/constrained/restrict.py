@@ -13,7 +13,7 @@ from plait.decoders.constrained.spec import ConstraintError
 from plait.decoders.constrained.table import OperationTable
 from plait.decoders.constrained.vocabulary import Vocabulary
 from plait.kernels.grammar import UNREACHABLE, OpKind
-from plait.kernels.grammar.lexeme import Lexeme
+from plait.kernels.grammar.lexeme import LexemeAutomaton
 from plait.kernels.grammar.tails import Tails
 
 MAX_CHARACTERS = 8192  # of the shortest text of a lexeme; no closing is longer
@@ -73,7 +73,7 @@ class _Speller:
             return any(self._is_spelled(bytes([byte])) for byte in rest[0])
         if kind == OpKind.LISTED:
             return any(self._is_spelled(text) for text in rest[0])
-        lexeme = Lexeme(self._table.dfas[rest[0]], rest[1], rest[2])
+        lexeme = LexemeAutomaton(self._table.dfas[rest[0]], rest[1], rest[2])
         if not 0 <= lexeme.missing(0, 0) <= MAX_CHARACTERS:
             return False
         return self._is_spelled(lexeme.cheapest((0, 0), self._preferred))

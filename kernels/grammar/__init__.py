@@ -132,9 +132,9 @@ def make_vocabulary(spelled: Sequence[bytes]) -> Any:
     module = _load()
     if module is not None:
         return module.Vocabulary(spelled)
-    from plait.kernels.grammar.reference import Vocabulary  # noqa: PLC0415, the fallback only
+    from plait.kernels.grammar.reference import ReferenceVocabulary  # noqa: PLC0415, fallback
 
-    return Vocabulary(spelled)
+    return ReferenceVocabulary(spelled)
 
 
 def make_automaton(

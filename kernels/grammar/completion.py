@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from plait.kernels.grammar import UNREACHABLE, OpKind, TooLarge
-from plait.kernels.grammar.lexeme import Lexeme
+from plait.kernels.grammar.lexeme import LexemeAutomaton
 from plait.kernels.grammar.tails import Tails
 
 MAX_CLOSING_TOKENS = 8192  # of any one operation
@@ -29,7 +29,7 @@ class CheapestCompletion:
     def __init__(
         self,
         operations: Sequence[tuple[Any, ...]],
-        lexemes: Mapping[int, Lexeme],
+        lexemes: Mapping[int, LexemeAutomaton],
         tails: Tails,
         token_of: Mapping[bytes, int],
     ) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from plait.kernels.grammar import DEAD, DfaParts
 
 
-class Lexeme:
+class LexemeAutomaton:
     """The texts of an automaton with least..most characters (most -1: without end).
 
     States are those of the automaton, every one of which can reach an accepting one.

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from plait.kernels.grammar import DEAD, DfaParts, OpKind
 from plait.kernels.grammar.completion import CheapestCompletion, StackFrame
-from plait.kernels.grammar.lexeme import Lexeme
+from plait.kernels.grammar.lexeme import LexemeAutomaton
 from plait.kernels.grammar.tails import Tail, Tails, tokens_of
 
 MAX_FORCED = 256  # bytes of one forced text
@@ -33,7 +33,7 @@ Stack = tuple[StackFrame, Any]  # the top frame and the stack below, () at the b
 EMPTY: Any = ()
 
 
-class Vocabulary:
+class ReferenceVocabulary:
     """The tokens by their spelling; b"": never legal."""
 
     def __init__(self, spelled: Sequence[bytes]) -> None:
@@ -56,11 +56,11 @@ class ReferenceAutomaton:
         operations: Sequence[tuple[Any, ...]],
         dfas: Sequence[DfaParts],
         root: int,
-        vocabulary: Vocabulary,
+        vocabulary: ReferenceVocabulary,
     ) -> None:
         self._operations = operations
         self._lexemes = {
-            op: Lexeme(dfas[operation[1]], *operation[2:])
+            op: LexemeAutomaton(dfas[operation[1]], *operation[2:])
             for op, operation in enumerate(operations)
             if operation[0] == OpKind.LEXEME
         }

@@ -1,4 +1,4 @@
-"""The compiled grammar automaton against the naive one, and both against what texts there are."""
+"""The compiled grammar automaton against the reference, and both against what texts there are."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from plait.decoders.constrained.grammar.regex_parser import parse_full_match, pa
 from plait.decoders.constrained.table import build_automaton, build_table, load_automaton
 from plait.kernels import grammar as kernels
 from plait.kernels.grammar import DEAD, Automaton, DfaParts
-from plait.kernels.grammar.lexeme import Lexeme as NaiveLexeme
+from plait.kernels.grammar.lexeme import LexemeAutomaton
 from tests.fixtures.constraint_vocabularies import automaton_of, matches, walk
-from tests.fixtures.grammar_automata import LETTERS, compiled, legal, naive_of
+from tests.fixtures.grammar_automata import LETTERS, compiled, legal, reference_of
 
 PAIRS = [
     parse_full_match(text) for text in ("(ab)*", "a|ab|abc", "[ab]{2,5}c?", "(aa|bbb)*", "é*a")
@@ -74,7 +74,7 @@ def _random_grammars(seed: int, count: int) -> Iterator[Grammar]:
 def test_both_automata_say_the_same(seed: int) -> None:
     draw = random.Random(seed)
     for grammar in _random_grammars(seed, 60):
-        fast, slow = build_automaton(grammar, LETTERS), naive_of(grammar)
+        fast, slow = build_automaton(grammar, LETTERS), reference_of(grammar)
         for _ in range(4):
             _walk_both(fast, slow, draw)
 
@@ -94,11 +94,11 @@ def _walk_both(fast: Automaton, slow: Automaton, draw: random.Random) -> None:
         here, there = fast.advance(here, token_id), slow.advance(there, token_id)
 
 
-@pytest.mark.parametrize("make", [automaton_of, naive_of], ids=["served", "naive"])
+@pytest.mark.parametrize("make", [automaton_of, reference_of], ids=["served", "reference"])
 def test_what_is_accepted_is_what_the_grammar_derives(make: Any) -> None:
     """Against all texts up to a length, derived from the nodes themselves."""
     for grammar in _random_grammars(99, 80):
-        have = make(grammar) if make is naive_of else automaton_of(grammar, LETTERS)
+        have = make(grammar) if make is reference_of else automaton_of(grammar, LETTERS)
         want = _derive(grammar, 3)
         for letters in (text for n in range(4) for text in product("abcé", repeat=n)):
             text = "".join(letters)
@@ -182,7 +182,10 @@ EXPRESSIONS = [
 @pytest.mark.parametrize("is_quoted", [False, True])
 @pytest.mark.parametrize("expr", EXPRESSIONS, ids=range(len(EXPRESSIONS)))
 def test_expressions_and_both_their_automata_agree(expr: Expr, *, is_quoted: bool) -> None:
-    fast, slow = dfa.determinise(expr, is_quoted), dfa.naive(expr, is_quoted=is_quoted)
+    fast, slow = (
+        dfa.determinise(expr, is_quoted),
+        dfa.determinise_reference(expr, is_quoted=is_quoted),
+    )
     assert fast is not None and slow is not None
     draw = random.Random(7)
     alphabet = 'abcé€"\\\n\u0001z😀\u0100'
@@ -202,7 +205,10 @@ def _quoted(text: str) -> str:
 def test_an_expression_without_texts_has_no_automaton() -> None:
     expr = regex.intersection(parse_full_match("a+b"), parse_full_match("b*a"))
 
-    assert dfa.determinise(expr, False) is None and dfa.naive(expr, is_quoted=False) is None
+    assert (
+        dfa.determinise(expr, False) is None
+        and dfa.determinise_reference(expr, is_quoted=False) is None
+    )
 
 
 def test_what_is_too_much_work_is_refused() -> None:
@@ -243,7 +249,7 @@ def test_missing_characters_are_those_of_the_oracle(pattern: str) -> None:
     parts = dfa.determinise(parse_full_match(pattern), False)
     assert parts is not None
     for least, most in product(range(12), [-1, *range(12)]):
-        want = NaiveLexeme(parts, least, most).missing(0, 0) >= 0
+        want = LexemeAutomaton(parts, least, most).missing(0, 0) >= 0
         assert kernels.extension().is_possible(parts, least, most) == want
 
 
@@ -270,7 +276,7 @@ def test_far_from_its_ends_a_count_does_not_matter() -> None:
         assert legal(have, state) == want
 
 
-@pytest.mark.parametrize("make", [automaton_of, naive_of], ids=["served", "naive"])
+@pytest.mark.parametrize("make", [automaton_of, reference_of], ids=["served", "reference"])
 def test_nothing_goes_on_behind_a_dead_byte(make: Any) -> None:
     have = make(Grammar({"root": LiteralText("ab")}))
     state = have.step(have.start, ord("x"))

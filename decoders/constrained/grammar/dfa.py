@@ -15,7 +15,7 @@ from plait.decoders.constrained.grammar.regex import Expr, TooManyStates, transi
 from plait.decoders.constrained.grammar.utf8 import utf8_rows
 from plait.kernels import grammar
 from plait.kernels.grammar import DfaParts
-from plait.kernels.grammar.lexeme import Lexeme as NaiveLexeme
+from plait.kernels.grammar.lexeme import LexemeAutomaton
 
 MAX_STATES = 20_000  # of one expression, over characters
 MAX_STEPS = 3_000_000  # parts of expressions looked at: about half a second
@@ -44,7 +44,7 @@ def lexeme(expr: Expr, least: int, most: int | None, *, is_quoted: bool) -> Node
 
 def _is_possible(dfa: DfaParts, least: int, most: int) -> bool:
     if not grammar.available():
-        return NaiveLexeme(dfa, least, most).missing(0, 0) >= 0
+        return LexemeAutomaton(dfa, least, most).missing(0, 0) >= 0
     try:
         return bool(grammar.extension().is_possible(dfa, least, most))
     except grammar.extension().TooLargeError as error:
@@ -59,7 +59,7 @@ def determinise(expr: Expr, is_quoted: bool) -> DfaParts | None:
         TooManyStates: it is larger, or more work, than allowed.
     """
     if not grammar.available():
-        return naive(expr, is_quoted=is_quoted)
+        return determinise_reference(expr, is_quoted=is_quoted)
     try:
         found: DfaParts | None = grammar.extension().determinise(
             _rows(expr), is_quoted, MAX_STATES, MAX_STEPS
@@ -89,7 +89,7 @@ def _rows(root: Expr) -> list[tuple[int, list[int], Ranges, int, int]]:
     return rows
 
 
-def naive(root: Expr, *, is_quoted: bool) -> DfaParts | None:
+def determinise_reference(root: Expr, *, is_quoted: bool) -> DfaParts | None:
     """Return what `determinise` does: the oracle, and what serves where there was no compiler."""
     states = {root: 0}
     found: list[dict[Expr, Ranges]] = []

@@ -45,7 +45,7 @@ class WordBoundary:
 
 
 @dataclass(frozen=True, slots=True)
-class Lookahead:
+class LookaheadAssertion:
     """(?=tree), or (?!tree) when negated."""
 
     tree: Tree
@@ -53,7 +53,7 @@ class Lookahead:
 
 
 @dataclass(frozen=True, slots=True)
-class Lookbehind:
+class LookbehindAssertion:
     """(?<=[...]), or (?<![...]) when negated: what the one character before is."""
 
     ranges: Ranges
@@ -83,7 +83,7 @@ class Quantified:
     most: int | None
 
 
-Assertion = StartAnchor | EndAnchor | WordBoundary | Lookahead | Lookbehind
+Assertion = StartAnchor | EndAnchor | WordBoundary | LookaheadAssertion | LookbehindAssertion
 Tree = (
     Expr | Concatenation | Disjunction | Quantified | Assertion
 )  # an Expr has no assertion inside
@@ -128,11 +128,11 @@ def _blocks(tree: Tree) -> list[Ranges]:
 
 
 def _told_apart(tree: Tree) -> Iterator[Ranges]:
-    if isinstance(tree, Lookbehind):
+    if isinstance(tree, LookbehindAssertion):
         yield tree.ranges
     elif isinstance(tree, WordBoundary):
         yield WORD
-    elif isinstance(tree, Lookahead | Quantified):
+    elif isinstance(tree, LookaheadAssertion | Quantified):
         yield from _told_apart(tree.tree)
     elif isinstance(tree, Concatenation | Disjunction):
         for item in tree.items:
@@ -192,7 +192,7 @@ class _SuffixSets:
         items = tree.tree.items if isinstance(tree.tree, Concatenation) else ()
         if len(items) == 2 and set(after) == {EPSILON}:
             test, step = items
-            if isinstance(test, Lookahead) and test.is_negated and isinstance(step, Expr):
+            if isinstance(test, LookaheadAssertion) and test.is_negated and isinstance(step, Expr):
                 unwanted = set(self.of(test.tree, self._anything()))
                 if step.kind == "set" and len(unwanted) == 1:
                     somewhere = regex.concat([ANY_TEXT, regex.intersection(unwanted.pop(), _SOME)])
@@ -209,13 +209,13 @@ class _SuffixSets:
     def end(self, _: EndAnchor, after: Sets) -> Sets:
         return tuple(EPSILON if found.is_nullable else EMPTY_SET for found in after)
 
-    def ahead(self, tree: Lookahead, after: Sets) -> Sets:
+    def ahead(self, tree: LookaheadAssertion, after: Sets) -> Sets:
         inner = self.of(tree.tree, self._anything())
         if tree.is_negated:
             inner = tuple(map(regex.complement, inner))
         return tuple(map(regex.intersection, inner, after))
 
-    def behind(self, tree: Lookbehind, after: Sets) -> Sets:
+    def behind(self, tree: LookbehindAssertion, after: Sets) -> Sets:
         start, *later = after
         return (start if tree.is_negated else EMPTY_SET, *self._where(tree.ranges, tree, later))
 
@@ -229,7 +229,9 @@ class _SuffixSets:
             for wants, found in zip(wants_word, after, strict=True)
         )
 
-    def _where(self, ranges: Ranges, tree: Lookbehind, later: list[Expr]) -> Iterator[Expr]:
+    def _where(
+        self, ranges: Ranges, tree: LookbehindAssertion, later: list[Expr]
+    ) -> Iterator[Expr]:
         for block, found in zip(self._blocks, later, strict=True):
             is_inside = chars.contains(ranges, block[0][0])
             yield found if is_inside != tree.is_negated else EMPTY_SET
@@ -263,6 +265,6 @@ _TURN: dict[type, Callable[[_SuffixSets, Any, Sets], Sets]] = {
     StartAnchor: _SuffixSets.start,
     EndAnchor: _SuffixSets.end,
     WordBoundary: _SuffixSets.boundary,
-    Lookahead: _SuffixSets.ahead,
-    Lookbehind: _SuffixSets.behind,
+    LookaheadAssertion: _SuffixSets.ahead,
+    LookbehindAssertion: _SuffixSets.behind,
 }

@@ -18,8 +18,8 @@ from plait.decoders.constrained.grammar.lookaround import (
     Concatenation,
     Disjunction,
     EndAnchor,
-    Lookahead,
-    Lookbehind,
+    LookaheadAssertion,
+    LookbehindAssertion,
     NotRegular,
     Quantified,
     StartAnchor,
@@ -170,7 +170,7 @@ class _RegexParser:
         for sign, (is_behind, is_negated) in _LOOKS.items():
             if self.take("(?" + sign):
                 tree = self.group()
-                return (_LookBehind if is_behind else Lookahead)(tree, is_negated)
+                return (_LookBehind if is_behind else LookaheadAssertion)(tree, is_negated)
         return None
 
     def atom(self) -> Tree:
@@ -344,7 +344,7 @@ class _RegexParser:
 def _looked_behind(look: _LookBehind, before: list[Tree]) -> Tree | None:
     """Return a look-behind, read into what stands before it where that begins the text."""
     if isinstance(look.tree, Expr) and look.tree.kind == "set":
-        return Lookbehind(look.tree.ranges, look.is_negated)
+        return LookbehindAssertion(look.tree.ranges, look.is_negated)
     if not isinstance(look.tree, Expr) or [type(tree) for tree in before] != [StartAnchor, Expr]:
         return None
     ending = regex.concat([ANY_TEXT, look.tree])
