@@ -25,6 +25,7 @@ from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import DecodeRequest, DraftBudget
 from plait.decoders.contract.drafter import VerificationResult
 from plait.decoders.contract.registry import Method, MethodError, methods
+from plait.decoders.contract.text import Text
 from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.config import MAX_DRAFT
@@ -112,12 +113,11 @@ def replay(texts: Iterable[TracedText], names: Sequence[str], options: DraftersO
     found = Replay("+".join(names))
     for text in texts:
         request = DecodeRequest(
-            prompt_token_ids=text.prompt_token_ids,
+            text=Text(text.prompt_token_ids),
             sampling=SamplingParams(),
             max_tokens=len(text.token_ids),
             stop_token_ids=frozenset(),
             constraint=None,
-            sequence_index=0,
             methods=methods,
         )
         member = speculator.start(request)
@@ -145,6 +145,7 @@ def _replay_text(
         result = _verdict(tree, written[at:])
         _note_depths(found, tree, result)
         at += len(result.emitted)
+        member.text.extend(result.emitted)
         drafted, accepted = speculator.record(member, result)
         found.asking_s += time.perf_counter() - begun
         found.drafted.update(drafted)

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plait.decoders.autoregressive.commit import AutoregressiveState, bitmask_for
+from plait.decoders.autoregressive.commit import allow_all_bitmask
+from plait.decoders.autoregressive.state import AutoregressiveState
 from plait.decoders.sampling.sampler import Draws
 from plait.decoders.speculative.lossy.acceptance_rule import AcceptanceRule
 from plait.decoders.speculative.tree import DraftTree
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class DrawnRows:
     """One sequence's rows of a pass, and what was drawn there; node i owns row first + 1 + i."""
 
     draws: Draws
@@ -31,7 +32,7 @@ class Rows:
 
 
 def apply_acceptance_rule(
-    rule: AcceptanceRule, state: AutoregressiveState, tree: DraftTree, node: int, rows: Rows
+    rule: AcceptanceRule, state: AutoregressiveState, tree: DraftTree, node: int, rows: DrawnRows
 ) -> None:
     """Replace what was drawn behind a node by one of its children, if the judge lets one stand."""
     row, vocab_size = rows.of(node), rows.logits.shape[1]
@@ -51,7 +52,7 @@ def apply_acceptance_rule(
 
 
 def accept_unverified(
-    rule: AcceptanceRule, state: AutoregressiveState, tree: DraftTree, node: int, rows: Rows
+    rule: AcceptanceRule, state: AutoregressiveState, tree: DraftTree, node: int, rows: DrawnRows
 ) -> int | None:
     """Return the input beyond the vocabulary behind a node whose guess may stand, if one does.
 
@@ -62,7 +63,7 @@ def accept_unverified(
     found = next((i for i in behind if tree.token_ids[i] >= vocab_size), None)
     if found is None:
         return None
-    row, before = rows.of(found), state.sampling.output[-1]
+    row, before = rows.of(found), state.sampling.text[-1]
     logits = rows.logits[row : row + 1]
     drawn = state.sampler.sample(logits, [state.sampling], _bitmask(state, vocab_size))
     if not rule.accepts_unverified(_law(state, logits), drawn.token_ids[0], before):
@@ -82,6 +83,6 @@ def _law(state: AutoregressiveState, logits: Tensor) -> Tensor:
 def _bitmask(state: AutoregressiveState, vocab_size: int) -> Tensor | None:
     if state.constraint is None:
         return None
-    bitmask = bitmask_for(1, vocab_size)
+    bitmask = allow_all_bitmask(1, vocab_size)
     state.constraint.fill_bitmask(bitmask, 0)
     return bitmask

@@ -8,78 +8,58 @@ followed to its end. Law: if min_tokens() <= max_tokens at the start, the text e
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from plait.decoders.autoregressive.state import AutoregressiveState
 from plait.decoders.contract.constraint import Constraint
 from plait.decoders.contract.decoder import FinishReason, Outcome, SequenceError, TokenLogprobs
-from plait.decoders.contract.sampler import Sampler
 from plait.decoders.sampling.sampler import Draws
-from plait.decoders.sampling.state import SamplingState
-from plait.decoders.speculative.drafting import SpeculationState
 
 MAX_REDRAWS = 8
 
 
-class ConstraintBroken(SequenceError):
+class ConstraintContradiction(SequenceError):
     """A constraint contradicts itself."""
 
 
-class NothingLeft(SequenceError):
+class NoAllowedToken(SequenceError):
     """The request's own fields leave no token to go on with: it must be changed."""
 
     is_client_error: ClassVar[bool] = True
 
 
-NOTHING_LEFT = (
+NO_ALLOWED_TOKEN = (
     "allowed_token_ids, bad_words and min_tokens, and the form of the answer if one is asked for, "
     "together leave no token that may follow."
 )
 
 
-@dataclass(slots=True)
-class AutoregressiveState:
-    """What the host remembers of one sequence."""
-
-    sampling: SamplingState
-    sampler: Sampler
-    constraint: Constraint | None
-    stop_token_ids: frozenset[int]
-    remaining: int  # tokens that may still be emitted
-    speculation: SpeculationState | None = None
-    closing: list[int] = field(default_factory=list)  # the end that is being followed, if one is
-    log_weight: float = 0.0  # sum over tokens of the log legal mass
-    num_emitted: int = 0
-    num_steered: int = 0  # tokens redrawn or forced to end within the budget
-
-
-def commit(state: AutoregressiveState, row: int, draws: Draws, logits: Tensor) -> Outcome:
+def commit_token(state: AutoregressiveState, row: int, draws: Draws, logits: Tensor) -> Outcome:
     """Make the token drawn at a row the sequence's next one.
 
     Raises:
-        ConstraintBroken: the constraint refuses what it had allowed.
-        NothingLeft: the request bans what must follow.
+        ConstraintContradiction: the constraint refuses what it had allowed.
+        NoAllowedToken: the request bans what must follow.
     """
     if state.remaining == 0:  # max_tokens 0: only the prompt was asked about
         return Outcome(finish="length")
     token, logprobs = draws.token_ids[row], draws.logprobs[row]
-    state.log_weight += draws.log_mass[row]
     if state.constraint is not None:
-        settled = _settle(state, token, logprobs, logits[row : row + 1])
+        state.log_masses.append(draws.log_mass[row])
+        settled = _constrain_token(state, token, logprobs, logits[row : row + 1])
         if settled is None:
             return Outcome(finish="stop")
         token, logprobs = settled
     is_end = token in state.stop_token_ids
-    if not (is_end and state.constraint is not None) and state.sampling.forbids(token):
-        raise NothingLeft(NOTHING_LEFT)
+    if not (is_end and state.constraint is not None) and state.sampling.is_banned(token):
+        raise NoAllowedToken(NO_ALLOWED_TOKEN)
     if is_end:
         return Outcome(finish="stop", stop_token=token)
-    state.remaining -= 1
-    state.num_emitted += 1
-    state.sampling.append(token)
+    state.request.text.append(token)
+    state.sampling.observe(token)
     return Outcome(
         emit=(token,),
         finish=_finish(state),
@@ -87,12 +67,12 @@ def commit(state: AutoregressiveState, row: int, draws: Draws, logits: Tensor) -
     )
 
 
-def bitmask_for(rows: int, vocab_size: int) -> Tensor:
+def allow_all_bitmask(rows: int, vocab_size: int) -> Tensor:
     """Return [rows, words] int32 that allows everything."""
     return torch.full((rows, -(-vocab_size // 32)), -1, dtype=torch.int32)
 
 
-def _settle(
+def _constrain_token(
     state: AutoregressiveState, token: int, logprobs: TokenLogprobs | None, logits: Tensor
 ) -> tuple[int, TokenLogprobs | None] | None:
     """Advance the constraint by a token after which the answer can still be completed.
@@ -102,25 +82,27 @@ def _settle(
     constraint = state.constraint
     assert constraint is not None
     banned: set[int] = set()
-    while not state.closing and not _fits(state, token):
+    while not state.is_closing and not _can_finish_after(state, token):
         is_stuck = token in banned  # nothing else is left to be drawn
         banned.add(token)
         if is_stuck or len(banned) > MAX_REDRAWS:
-            state.closing = list(constraint.closing_tokens())
+            state.closing = tuple(constraint.closing_tokens())
+            state.closing_start = state.request.text.num_output
             if not state.closing:
                 return None
         else:
             draws = _redraw(state, constraint, logits, banned)
             token, logprobs = draws.token_ids[0], draws.logprobs[0]
-    if state.closing:
-        token = state.closing.pop(0)
+    if state.is_closing:
+        token = state.next_closing()
         _advance(constraint, token)
         logprobs = state.sampler.report(logits, [state.sampling], [token])[0]
+    state.num_accepted += 1
     state.num_steered += bool(banned)
     return token, logprobs
 
 
-def _fits(state: AutoregressiveState, token: int) -> bool:
+def _can_finish_after(state: AutoregressiveState, token: int) -> bool:
     """Advance the constraint by the token, unless the answer could not be completed then."""
     constraint = state.constraint
     assert constraint is not None
@@ -134,14 +116,14 @@ def _fits(state: AutoregressiveState, token: int) -> bool:
 def _redraw(
     state: AutoregressiveState, constraint: Constraint, logits: Tensor, banned: set[int]
 ) -> Draws:
-    bitmask = bitmask_for(1, logits.shape[1])
+    bitmask = allow_all_bitmask(1, logits.shape[1])
     constraint.fill_bitmask(bitmask, 0)
     return state.sampler.sample(logits, [state.sampling], bitmask, [banned])
 
 
 def _advance(constraint: Constraint, token: int) -> None:
     if not constraint.accept_token(token):
-        raise ConstraintBroken(f"the constraint refuses token {token}, which it had allowed")
+        raise ConstraintContradiction(f"the constraint refuses token {token}, which it had allowed")
 
 
 def _finish(state: AutoregressiveState) -> FinishReason | None:

@@ -20,8 +20,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from plait.decoders.autoregressive.acceptance import Rows, accept_unverified, apply_acceptance_rule
-from plait.decoders.autoregressive.commit import AutoregressiveState, bitmask_for, commit
+from plait.decoders.autoregressive.acceptance import (
+    DrawnRows,
+    accept_unverified,
+    apply_acceptance_rule,
+)
+from plait.decoders.autoregressive.commit import allow_all_bitmask, commit_token
+from plait.decoders.autoregressive.state import AutoregressiveState
 from plait.decoders.contract.constraint import Constraint
 from plait.decoders.contract.decoder import (
     DecodeRequest,
@@ -37,6 +42,7 @@ from plait.decoders.contract.drafter import VerificationResult
 from plait.decoders.contract.isolation import attempt, faulty
 from plait.decoders.contract.registry import Choice, choose, from_spec
 from plait.decoders.contract.sampler import Sampler
+from plait.decoders.contract.text import Text
 from plait.decoders.sampling.sampler import Draws
 from plait.decoders.sampling.state import SamplingState
 from plait.decoders.speculative.speculator import Speculator
@@ -47,7 +53,7 @@ NO_DRAFT = DraftTree()
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
+class VerificationRows:
     """One sequence's rows in a pass."""
 
     state: AutoregressiveState
@@ -56,7 +62,7 @@ class Walk:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the sequence."""
+        """DrawnRows of the sequence."""
         return 1 + len(self.tree)
 
 
@@ -64,7 +70,6 @@ class AutoregressiveDecoder:
     """Plain and speculative decoding of models that write token after token."""
 
     name: ClassVar[str] = "autoregressive"
-    needs: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self, vocab_size: int, *, naive: bool = False, speculator: Speculator | None = None
@@ -78,20 +83,28 @@ class AutoregressiveDecoder:
         """Return the state of one new sequence."""
         speculator = self._speculator
         return AutoregressiveState(
-            sampling=SamplingState(
-                request.sampling,
-                request.prompt_token_ids,
-                sequence_index=request.sequence_index,
-                stop_token_ids=request.stop_token_ids,
-            ),
-            sampler=self._sampler(request.methods),
-            constraint=request.constraint,
-            stop_token_ids=request.stop_token_ids,
-            remaining=request.max_tokens,
+            request,
+            SamplingState(request.sampling, request.text, request.stop_token_ids),
+            self._sampler(request.methods),
             speculation=None if speculator is None else speculator.start(request),
+            num_accepted=request.text.num_output,
         )
 
-    def block(self, state: AutoregressiveState) -> int:
+    def fork(self, state: AutoregressiveState, text: Text) -> AutoregressiveState:
+        """Return an independent state for another text, which begins as the state's own does."""
+        twin = state.fork(text)
+        if self._speculator is not None and state.speculation is not None:
+            twin.speculation = self._speculator.fork(state.speculation, twin.request)
+        return twin
+
+    def truncate(self, state: AutoregressiveState, text: Text) -> AutoregressiveState:
+        """Return the state, adapted to its text, which has been cut."""
+        state.truncate()
+        if self._speculator is not None and state.speculation is not None:
+            state.speculation = self._speculator.truncate(state.speculation, state.request)
+        return state
+
+    def attention_block_size(self, state: AutoregressiveState) -> int:
         """Read text causally."""
         return 1
 
@@ -102,7 +115,7 @@ class AutoregressiveDecoder:
         members = [state.speculation for state in states if state.speculation is not None]
         if self._speculator is None or not members:
             return [PLAIN] * len(states)
-        limits = [_limit(state) for state in states if state.speculation is not None]
+        limits = [_max_draft_tokens(state) for state in states if state.speculation is not None]
         others = len(states) - len(members)
         trees = iter(self._speculator.propose(members, limits, budget, others))
         drafts = [NO_DRAFT if state.speculation is None else next(trees) for state in states]
@@ -137,7 +150,7 @@ class AutoregressiveDecoder:
         if state.constraint is not None:
             found |= {
                 "log_weight": state.log_weight,
-                "legal_mass": exp(state.log_weight / max(state.num_emitted, 1)),
+                "legal_mass": exp(state.log_weight / max(state.request.text.num_output, 1)),
                 "steered": state.num_steered,
             }
         return found
@@ -165,7 +178,7 @@ class AutoregressiveDecoder:
         Where drawing them together fails, each is drawn alone, which gives the same tokens, and
         only those that fail alone are at fault.
         """
-        walks, logits, hidden = _lay_out(states, members, forward)
+        walks, logits, hidden = _pack_rows(states, members, forward)
         draws = attempt(lambda: self._draw(sampler, walks, logits))
         if not isinstance(draws, Exception):
             accepted: dict[int, Outcome] = {}
@@ -178,33 +191,35 @@ class AutoregressiveDecoder:
         alone = [self._accept(sampler, states, [i], forward) for i in members]
         return {i: outcome for each in alone for i, outcome in each.items()}
 
-    def _draw(self, sampler: Sampler, walks: Sequence[Walk], logits: Tensor) -> Draws:
+    def _draw(self, sampler: Sampler, walks: Sequence[VerificationRows], logits: Tensor) -> Draws:
         """Draw every row; changes no sequence."""
         ahead = _row_states(walks, self._vocab_size)
         return sampler.sample(logits, ahead, self._bitmask(walks))
 
-    def _bitmask(self, walks: Sequence[Walk]) -> Tensor | None:
+    def _bitmask(self, walks: Sequence[VerificationRows]) -> Tensor | None:
         """Return what each row's constraint allows, had the draft before it come true."""
         if all(walk.state.constraint is None for walk in walks):
             return None
-        bitmask = bitmask_for(sum(walk.num_rows for walk in walks), self._vocab_size)
+        bitmask = allow_all_bitmask(sum(walk.num_rows for walk in walks), self._vocab_size)
         for walk in walks:
             if walk.state.constraint is not None:
                 _fill_bitmask(walk.state.constraint, walk, bitmask)
         return bitmask
 
-    def _walk(self, walk: Walk, draws: Draws, logits: Tensor, hidden: Tensor | None) -> Outcome:
+    def _walk(
+        self, walk: VerificationRows, draws: Draws, logits: Tensor, hidden: Tensor | None
+    ) -> Outcome:
         state, tree = walk.state, walk.tree
         emit: list[int] = []
         logprobs: list[TokenLogprobs] = []
         node, accepted_rows, keep = ROOT, [0], list[int]()
         rule = None if state.speculation is None else state.speculation.rule
-        rows = Rows(draws, logits, walk.first)
+        rows = DrawnRows(draws, logits, walk.first)
         while True:
             if rule is not None:
                 apply_acceptance_rule(rule, state, tree, node, rows)
             try:
-                one = commit(state, walk.first + accepted_rows[-1], draws, logits)
+                one = commit_token(state, walk.first + accepted_rows[-1], draws, logits)
             except SequenceError as end:
                 return Outcome(fault=str(end), is_client_error=end.is_client_error)
             emit += one.emit
@@ -239,9 +254,9 @@ class AutoregressiveDecoder:
         return replace(outcome, drafted=drafted, accepted=accepted, sources=sources)
 
 
-def _limit(state: AutoregressiveState) -> int:
+def _max_draft_tokens(state: AutoregressiveState) -> int:
     """Return how many draft tokens are of use: the last token of a text is always drawn."""
-    return 0 if state.closing else max(state.remaining - 1, 0)
+    return 0 if state.is_closing else max(state.remaining - 1, 0)
 
 
 def _by_sampler(states: Sequence[AutoregressiveState]) -> list[tuple[Sampler, list[int]]]:
@@ -252,24 +267,24 @@ def _by_sampler(states: Sequence[AutoregressiveState]) -> list[tuple[Sampler, li
     return list(groups.values())
 
 
-def _lay_out(
+def _pack_rows(
     states: Sequence[AutoregressiveState], members: Sequence[int], forward: Forward
-) -> tuple[list[Walk], Tensor, Tensor | None]:
+) -> tuple[list[VerificationRows], Tensor, Tensor | None]:
     """Return the walks of some sequences, and the rows that they own, packed."""
-    walks: list[Walk] = []
+    walks: list[VerificationRows] = []
     rows: list[int] = []
     for i in members:
         state, first, stop = states[i], forward.offsets[i], forward.offsets[i + 1]
         tree = NO_DRAFT if state.speculation is None else state.speculation.tree
         assert stop - first == 1 + len(tree), "a sequence's rows are not those of its draft"
-        walks.append(Walk(state, tree, len(rows)))
+        walks.append(VerificationRows(state, tree, len(rows)))
         rows.extend(range(first, stop))
     if len(members) == len(states):
         return walks, forward.logits, forward.hidden
     return walks, forward.logits[rows], None if forward.hidden is None else forward.hidden[rows]
 
 
-def _row_states(walks: Sequence[Walk], vocab_size: int) -> list[SamplingState]:
+def _row_states(walks: Sequence[VerificationRows], vocab_size: int) -> list[SamplingState]:
     """Return what sampling knows at each row, had the draft before it come true."""
     found: list[SamplingState] = []
     for walk in walks:
@@ -280,25 +295,25 @@ def _row_states(walks: Sequence[Walk], vocab_size: int) -> list[SamplingState]:
     return found
 
 
-def _fill_bitmask(constraint: Constraint, walk: Walk, bitmask: Tensor) -> None:
+def _fill_bitmask(constraint: Constraint, walk: VerificationRows, bitmask: Tensor) -> None:
     """Fill the rows of one sequence; the constraint stands afterwards where it stood.
 
-    Rows behind a token that it forbids stay as they are: they are never reached.
+    DrawnRows behind a token that it forbids stay as they are: they are never reached.
     """
     constraint.fill_bitmask(bitmask, walk.first)
     path: list[int] = []  # nodes whose tokens the constraint has accepted
     try:
         for node in range(len(walk.tree)):
-            if _go_to(constraint, walk.tree, path, node):
+            if _move_constraint(constraint, walk.tree, path, node):
                 constraint.fill_bitmask(bitmask, walk.first + 1 + node)
     finally:
         constraint.rollback(len(path))
 
 
-def _go_to(constraint: Constraint, tree: DraftTree, path: list[int], node: int) -> bool:
+def _move_constraint(constraint: Constraint, tree: DraftTree, path: list[int], node: int) -> bool:
     """Move the constraint from the end of a path to a node; False if that can't be reached."""
     wanted = [*_path_to(tree, tree.parents[node]), node]
-    shared = _num_shared(path, wanted)
+    shared = _num_common(path, wanted)
     constraint.rollback(len(path) - shared)
     del path[shared:]
     for each in wanted[shared:]:
@@ -317,7 +332,7 @@ def _path_to(tree: DraftTree, node: int) -> list[int]:
     return path[::-1]
 
 
-def _num_shared(one: Sequence[int], other: Sequence[int]) -> int:
+def _num_common(one: Sequence[int], other: Sequence[int]) -> int:
     """Return the length of the longest common beginning."""
     for i, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:

@@ -15,15 +15,19 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
+import msgspec
+
 from plait.decoders.contract.decoding import NO_EXTRAS, Methods, PromptExtras
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from plait.decoders.contract.constraint import Constraint
+    from plait.decoders.contract.text import Text
     from plait.decoders.sampling.params import SamplingParams
 
-FinishReason = Literal["stop", "length"]
+# Why a text has ended; decoders say "stop" or "length", the others are the server's.
+FinishReason = Literal["stop", "length", "abort", "deadline", "error"]
 State = TypeVar("State")
 
 
@@ -48,8 +52,8 @@ class AttentionMode(IntEnum):
 class Proposal:
     """Rows fed after the pending tokens of one sequence; none of them for plain decoding.
 
-    With a block other than 1 (Decoder.block) committed tokens may be among the proposed rows: those
-    that the engine leaves pending, because they fill no block or there are no blocks.
+    With an attention block size other than 1, committed tokens may be among the proposed ones:
+    those that the engine leaves uncomputed, because they fill no block or there are no blocks.
     """
 
     token_ids: Sequence[int] = ()
@@ -63,13 +67,36 @@ class Proposal:
     read: Sequence[int] | None = None  # rows whose logits are due, rising; -1: the last pending row
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprobs:
-    """Natural-log probabilities under the model's own law, before any parameter or constraint."""
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Natural-log probabilities under the model, before any parameter or constraint.
+
+    It travels to the front end as it is.
+    """
 
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), best first
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that the request allows at a position: constraint, bans and budget are applied."""
+
+    token_id: int
+    logprob: float  # natural log, under the model, as in TokenLogprobs
+    finish: FinishReason | None = None  # why the text would end with this token, if it would
+    is_stop: bool = False  # a stop token: it ends the text and is not part of it
+
+
+@dataclass(frozen=True, slots=True)
+class SearchNeeds:
+    """What a search (decoders/contract/search.py) needs from the engine and from decoders."""
+
+    num_alternatives: int = 0  # to be told of each drawn token
+    logprobs: bool = False  # of each emitted token, whether or not the request asks for them
+    max_tokens_per_step: int | None = None  # 1: no drafts
+    is_synchronous: bool = False  # all members take one step, then the search acts
+    has_fixed_choices: bool = False  # member i is choice i and streams at once; there is no action
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +116,8 @@ class Outcome:
         default_factory=dict
     )  # those of them that are among the emitted tokens
     sources: Sequence[str] = ()  # of the first emitted tokens: who had drafted each
+    log_mass: float = 0.0  # sum over the drawn tokens: log of the mass that the constraint allows
+    alternatives: Sequence[Sequence[Alternative]] = ()  # to each drawn token, best first, if needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,54 +144,67 @@ class DraftBudget:
 
 @dataclass(frozen=True, slots=True)
 class DecodeRequest:
-    """What a decoder gets to know of a request."""
+    """What a decoder gets to know of one sequence of a request."""
 
-    prompt_token_ids: Sequence[int]
+    text: Text  # the engine's; it may have output already
     sampling: SamplingParams
-    max_tokens: int
+    max_tokens: int  # of output
     stop_token_ids: frozenset[int]
-    constraint: Constraint | None
-    sequence_index: int  # 0..n-1: the second word of the noise key
+    constraint: Constraint | None  # it has accepted the output that the text has
     methods: Methods | None = None  # None: the decoder's defaults
     namespace: str = ""  # whose texts this one may be compared with: key and cache_salt, hashed
     extras: PromptExtras = NO_EXTRAS
+    search: SearchNeeds = field(default_factory=SearchNeeds)
 
 
 class Decoder(Protocol[State]):
-    """A host: it runs sequences of one kind of model through the three beats."""
+    """Runs the sequences of one kind of model: propose, forward, accept.
+
+    Law: the state of a sequence is derived from its text. A state that is cut to n tokens behaves
+    as one that was built from the first n tokens; a fork and its origin share nothing that changes.
+    (Counts of work done, such as drafted tokens, are not derived: a fork inherits a copy.)
+    """
 
     name: ClassVar[str]
-    needs: ClassVar[frozenset[str]]  # of the worker: "tree", "hidden", "fork", "draft_model", ...
 
     def start(self, request: DecodeRequest) -> State:
-        """Return the state of one new sequence.
+        """Return the state of a sequence with this text.
 
         Raises:
-            MethodError: what the request asks for can't be had of these weights.
+            MethodError: these weights can't do what the request asks for.
         """
 
-    def block(self, state: State) -> int:
+    def fork(self, state: State, text: Text) -> State:
+        """Return an independent state for another text, which begins as the state's own does.
+
+        The new text may be shorter than the state's, and may go on with other tokens.
+        """
+
+    def truncate(self, state: State, text: Text) -> State:
+        """Return the state for the state's own text, which has been cut; `state` is used up."""
+
+    def attention_block_size(self, state: State) -> int:
         """Return how committed tokens enter the cache; it never changes for a sequence.
 
         1: one after the other, causally. b > 1: in blocks of b positions, at multiples of b, that
-        see each other whole; a rest shorter than b stays pending and is the proposal's to feed.
-        0: never; every proposal feeds what it wants to see (CONTEXT).
+        see each other whole; a rest shorter than b stays uncomputed, and proposals feed it.
+        0: never; every proposal feeds all that it wants to see (CONTEXT).
         """
 
-    def propose(self, states: Sequence[State], room: DraftBudget) -> Sequence[Proposal]:
-        """Return the rows each sequence feeds after its pending tokens.
+    def propose(self, states: Sequence[State], budget: DraftBudget) -> Sequence[Proposal]:
+        """Return the tokens that each sequence feeds after its uncomputed tokens.
 
-        What a decoder can't do without may exceed the room.
+        Tokens that a decoder can't do without may exceed the budget.
         """
 
     def accept(self, states: Sequence[State], forward: Forward) -> Sequence[Outcome]:
-        """Decide what each sequence emits and keeps."""
+        """Decide what each sequence emits and keeps; append what is emitted to its text."""
 
     def preempted(self, state: State) -> None:
-        """Take note that the sequence has lost its cache; what is pending is read again."""
+        """Note that the sequence has lost its cache: its committed tokens will be read again."""
 
     def finish(self, state: State) -> None:
-        """Let go of what the sequence held: it has ended, or nobody waits for it any more."""
+        """Release the sequence's resources: it has ended, or nobody waits for it any more."""
 
     def report(self, state: State) -> Mapping[str, Any]:
-        """Return the sequence's share of the `decoding` object (docs/api.md)."""
+        """Return the sequence's part of the `decoding` object (docs/api.md)."""

@@ -70,19 +70,37 @@ class VerificationResult:
 
 
 class Drafter(Protocol[State]):
-    """What will probably come? Nothing that it says can change a text (law 2)."""
+    """What will probably come? Nothing that it says can change a text (law 2).
+
+    Law: what a drafter remembers of a sequence is derived from its text, as with Decoder. The
+    default of `fork` and `truncate` is to build the state again; a drafter that inherits from this
+    class gets it, and overrides it where that is cheaper.
+    """
 
     name: ClassVar[str]
 
     def start(self, request: DecodeRequest) -> State | None:
-        """Return what the drafter remembers of one sequence; None: it has nothing to go by there,
-        and hears no more of it."""
+        """Return what the drafter remembers of one sequence, whose text may have output already.
+
+        None: it has nothing to draft from there, and is not asked again.
+        """
+
+    def fork(self, state: State, request: DecodeRequest) -> State | None:
+        """Return an independent state for another text, which begins as the state's own does.
+
+        The new text, request.text, may be shorter than the state's, and may go on otherwise.
+        """
+        return self.start(request)
+
+    def truncate(self, state: State, request: DecodeRequest) -> State | None:
+        """Return the state for the state's own text, which has been cut; `state` is used up."""
+        return self.start(request)
 
     def propose(self, requests: Sequence[DraftRequest[State]]) -> Sequence[Draft]:
         """Return a draft for each sequence; an empty one says that there is nothing to say."""
 
-    def commit(self, state: State, text: Sequence[int], result: VerificationResult) -> None:
-        """Take note of what a pass has emitted; the text has it already."""
+    def observe(self, state: State, text: Sequence[int], result: VerificationResult) -> None:
+        """Learn from a pass; the text has the emitted tokens already."""
 
     def finish(self, state: State, text: Sequence[int]) -> None:
-        """Let go of a sequence that has ended."""
+        """Release the resources of a sequence that has ended."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from plait.decoders.contract.constraint import Constraint
 from plait.decoders.contract.decoder import DecodeRequest, DraftBudget, Forward, Outcome, Proposal
 from plait.decoders.contract.decoding import DiffusionMethods
+from plait.decoders.contract.text import Text
 from plait.decoders.diffusion import drafts, step
 from plait.decoders.diffusion import state as states_of
 from plait.decoders.diffusion.canvas import GIVEN, Canvas
@@ -67,7 +68,6 @@ class DiffusionDecoder:
     """Runs the sequences of a masked diffusion model, each by its own methods."""
 
     name: ClassVar[str] = "diffusion"
-    needs: ClassVar[frozenset[str]] = frozenset({"canvas"})
 
     def __init__(
         self,
@@ -98,7 +98,15 @@ class DiffusionDecoder:
             state.fault = NO_LITERALS
         return state
 
-    def block(self, state: DiffusionState) -> int:
+    def fork(self, state: DiffusionState, text: Text) -> DiffusionState:
+        """Return an independent state for another text."""
+        raise NotImplementedError
+
+    def truncate(self, state: DiffusionState, text: Text) -> DiffusionState:
+        """Return the state for its text, which has been cut."""
+        raise NotImplementedError
+
+    def attention_block_size(self, state: DiffusionState) -> int:
         """Return the block size, or 0 with full attention."""
         if state.fault or not state.answer:
             return 1  # one look at the prompt, and it is over

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plait.decoders.contract.text import Text
 from plait.decoders.diffusion.protocols import TOP, Bools, Floats, Ints
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import OrdinarySampler
@@ -111,7 +112,7 @@ class PositionBias:
 
 def draw_settings(state: SamplingState) -> DrawSettings:
     """Return how a sequence draws."""
-    seed, sequence, _ = noise.key(state.params.seed, state.sequence_index, 0)
+    seed, sequence, _ = noise.key(state.text.noise.seed, state.text.noise.stream, 0)
     plain = not (state.edits or state.truncates or state.counts is not None)
     heat = 0.0 if state.greedy else state.params.temperature
     return DrawSettings(state.params, (seed, sequence), heat, plain)
@@ -139,7 +140,7 @@ def position_states(
         state = copy(base)
         state.counts = counts
         state.params = replace(base.params, logprobs=None)
-        state.output = list(text[first:position])
+        state.text = Text(text[:first], base.text.noise, text[first:position])
         made.append(state)
     return made
 

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from plait.decoders.contract.decoder import DecodeRequest, FinishReason, Outcome
+from plait.decoders.contract.text import Text
 from plait.decoders.diffusion.canvas import GIVEN, Canvas, PendingDraws
 from plait.decoders.diffusion.constraints.canvas_constraint import CanvasConstraint
 from plait.decoders.diffusion.draws import DrawSettings, draw_settings
@@ -46,7 +47,7 @@ class DiffusionState:
     sampling: SamplingState
     law: DrawSettings
     ends: frozenset[int]  # tokens that end the text; none in an infill
-    text: list[int]  # prompt and emitted tokens; of an infill, the prompt
+    text: Text  # the engine's: prompt and emitted tokens
     answer: Sequence[int]
     progress: CanvasProgress
     is_infill: bool = False
@@ -83,19 +84,16 @@ def start(request: DecodeRequest, chain: UnmaskingPipeline, spec: DiffusionSpec)
     is_infill = len(ids) > answer[-1] + 1 if answer else False
     is_infill = is_infill or bool(request.extras.holes)
     sampling = SamplingState(
-        request.sampling,
-        prompt,
-        sequence_index=request.sequence_index,
-        stop_token_ids=request.stop_token_ids,
+        request.sampling, Text(prompt, request.text.noise), request.stop_token_ids
     )
     if answer:  # positions count from the text's start, also where an infill's prompt goes on
-        sampling.prompt_token_ids = ids[: answer[0]]
+        sampling.text = Text(ids[: answer[0]], request.text.noise)
     state = DiffusionState(
         chain,
         sampling,
         draw_settings(sampling),
         frozenset() if is_infill else request.stop_token_ids,
-        list(request.prompt_token_ids),
+        request.text,
         answer,
         CanvasProgress(_nothing()),
         is_infill,
@@ -112,7 +110,7 @@ def start(request: DecodeRequest, chain: UnmaskingPipeline, spec: DiffusionSpec)
 
 def first_canvas(state: DiffusionState, spec: DiffusionSpec) -> Canvas:
     """Return the first canvas of an answer that follows its prompt."""
-    prompt, limit = state.text, state.answer[-1] + 1
+    prompt, limit = state.text.token_ids, state.answer[-1] + 1
     if state.chain.attention == "block":
         begin = len(prompt) - len(prompt) % state.chain.block_size
         return _canvas(begin, prompt[begin:], begin + state.chain.block_size, limit)
@@ -127,7 +125,7 @@ def next_canvas(state: DiffusionState, spec: DiffusionSpec) -> Canvas:
     old = state.canvas
     if state.chain.attention == "block":
         for token in own_tokens(state):
-            state.sampling.append(token)
+            state.sampling.observe(token)
         return _canvas(old.stop, [], old.stop + state.chain.block_size, old.limit)
     stop = min(old.limit, old.stop + _grown_by(state, spec))
     canvas = _canvas(0, old.ids.tolist(), stop, old.limit)
@@ -137,7 +135,7 @@ def next_canvas(state: DiffusionState, spec: DiffusionSpec) -> Canvas:
 
 def _text(request: DecodeRequest) -> tuple[list[int], list[int], Sequence[int]]:
     """Return the prompt proper, all ids around the holes, and the holes' positions."""
-    prompt, extras = list(request.prompt_token_ids), request.extras
+    prompt, extras = list(request.text.prompt), request.extras
     answer: Sequence[int] = range(len(prompt), len(prompt) + request.max_tokens)
     if spans := extras.holes:
         answer = [position for start, stop in spans for position in range(start, stop)]
@@ -210,8 +208,7 @@ def emit(state: DiffusionState) -> Outcome:
         state.steps.append(state.progress.pass_of[step - 1] if step != GIVEN else 0)
         state.num_forced += bool(canvas.forced[at])
         logprobs += [canvas.logprobs[position]] if position in canvas.logprobs else []
-        if not state.is_infill:
-            state.text.append(token)
+        state.text.append(token)
     if state.num_emitted == len(answer):
         finish = "length" if canvas.over is None else "stop"
     return Outcome(emit, finish=finish, stop_token=stop_token, logprobs=logprobs)

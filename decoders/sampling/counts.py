@@ -15,12 +15,14 @@ class TokenCounts:
     Parallel arrays, so that a penalty touches these entries of a row and no others.
     """
 
-    def __init__(self, prompt: Iterable[int] = ()) -> None:
+    def __init__(self, prompt: Iterable[int] = (), output: Iterable[int] = ()) -> None:
         self._slots: dict[int, int] = {}
         self._ids = array("q")
         self._counts = array("f")
         for token_id in prompt:
             self._slot(token_id)
+        for token_id in output:
+            self.add(token_id)
 
     def __len__(self) -> int:
         return len(self._ids)

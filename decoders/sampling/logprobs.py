@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -72,4 +72,4 @@ def with_named(row: Tensor, entry: TokenLogprobs, token_ids: Sequence[int]) -> T
     *scores, own = row[index].tolist()
     added = ((i, score - own + entry.logprob) for i, score in zip(missing, scores, strict=True))
     top = sorted((*entry.top, *added), key=lambda item: -item[1])
-    return replace(entry, top=tuple(top))
+    return msgspec.structs.replace(entry, top=tuple(top))

@@ -24,7 +24,7 @@ from plait.decoders.sampling.state import SamplingState
 from plait.kernels.noise import gumbel_argmax
 from plait.kernels.row_stats import apply_bitmask, legal_mass, truncate
 
-UNCUT = SamplingParams()
+NO_TRUNCATION = SamplingParams()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Draws:
     # allows; 0.0 for rows without a constraint. Summed over a text it is its importance weight.
 
 
-class Obey(IntEnum):
+class BanLevel(IntEnum):
     """Whose bans a draw respects. Dropped one by one for a row that they leave without a token."""
 
     NONE = 0
@@ -48,7 +48,7 @@ class Obey(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class SamplingBatch:
     """Rows to draw from; entry i of each field belongs to the same row."""
 
     index: list[int]  # rows of the logits
@@ -56,18 +56,18 @@ class Rows:
     bitmask: Tensor | None  # [rows, words] int32
     banned: list[Collection[int]]
 
-    def select(self, entries: list[int]) -> Rows:
+    def select(self, entries: list[int]) -> SamplingBatch:
         """Return these entries of it."""
         if len(entries) == len(self.index):  # callers name none twice
             return self
-        return Rows(
+        return SamplingBatch(
             [self.index[i] for i in entries],
             [self.states[i] for i in entries],
             self.bitmask[entries] if self.bitmask is not None else None,
             [self.banned[i] for i in entries],
         )
 
-    def heat(self, greedy: float, device: torch.device) -> Tensor:
+    def temperatures(self, greedy: float, device: torch.device) -> Tensor:
         """Return the temperatures [rows], `greedy` where a row is."""
         found = [greedy if state.greedy else state.params.temperature for state in self.states]
         return torch.tensor(found, device=device)
@@ -109,9 +109,9 @@ class OrdinarySampler:
             self._draw_plain(logits, plain, token_ids)
         if constrained.index:
             dead = self._draw_constrained(logits, constrained, token_ids, log_mass)
-            self._draw_special(logits, dead, Obey.NONE, token_ids, log_mass)
-        for obey in reversed(Obey):
-            special = self._draw_special(logits, special, obey, token_ids, log_mass)
+            self._draw_special(logits, dead, BanLevel.NONE, token_ids, log_mass)
+        for ban_level in reversed(BanLevel):
+            special = self._draw_special(logits, special, ban_level, token_ids, log_mass)
         return Draws(token_ids, self.report(logits, states, token_ids), log_mass)
 
     def scores(
@@ -126,7 +126,7 @@ class OrdinarySampler:
         Arguments as in `sample`; a greedy row's law is all on its best token. No bans are dropped.
         """
         rows = _rows(logits, states, bitmask, banned)
-        return self._scores(logits, rows, Obey.ALL)[0]
+        return self._scores(logits, rows, BanLevel.ALL)[0]
 
     def report(
         self, logits: Tensor, states: Sequence[SamplingState], token_ids: Sequence[int]
@@ -146,12 +146,12 @@ class OrdinarySampler:
             entries[row] = with_named(logits[row], entry, named) if named else entry
         return entries
 
-    def _draw_plain(self, logits: Tensor, rows: Rows, token_ids: list[int]) -> None:
+    def _draw_plain(self, logits: Tensor, rows: SamplingBatch, token_ids: list[int]) -> None:
         """Draw rows that have a temperature and maybe a constraint, straight from the logits."""
         tokens = gumbel_argmax(
             logits,
             rows.keys(logits.device),
-            temperatures=rows.heat(0.0, logits.device),
+            temperatures=rows.temperatures(0.0, logits.device),
             rows=_index(rows, logits),
             bitmask=rows.bitmask,
             naive=self.naive,
@@ -160,13 +160,13 @@ class OrdinarySampler:
             token_ids[row] = token_id
 
     def _draw_constrained(
-        self, logits: Tensor, rows: Rows, token_ids: list[int], log_mass: list[float]
-    ) -> Rows:
+        self, logits: Tensor, rows: SamplingBatch, token_ids: list[int], log_mass: list[float]
+    ) -> SamplingBatch:
         """Draw rows that have a constraint as well; return those without a legal token."""
         assert rows.bitmask is not None
-        heat = rows.heat(1.0, logits.device)
+        temperatures = rows.temperatures(1.0, logits.device)
         index = _index(rows, logits)
-        mass = legal_mass(logits, rows.bitmask, heat, rows=index, naive=self.naive).tolist()
+        mass = legal_mass(logits, rows.bitmask, temperatures, rows=index, naive=self.naive).tolist()
         for row, value in zip(rows.index, mass, strict=True):
             log_mass[row] = value
         self._draw_plain(logits, rows, token_ids)
@@ -175,41 +175,43 @@ class OrdinarySampler:
     def _draw_special(
         self,
         logits: Tensor,
-        rows: Rows,
-        obey: Obey,
+        rows: SamplingBatch,
+        ban_level: BanLevel,
         token_ids: list[int],
         log_mass: list[float],
-    ) -> Rows:
+    ) -> SamplingBatch:
         """Draw these rows from edited copies; return those that had no legal token."""
         if not rows.index:
             return rows
-        scores, mass = self._scores(logits, rows, obey)
+        scores, mass = self._scores(logits, rows, ban_level)
         # the temperature is in the scores already
-        heat = [0.0 if state.greedy else 1.0 for state in rows.states]
+        temperatures = [0.0 if state.greedy else 1.0 for state in rows.states]
         tokens = gumbel_argmax(
             scores,
             rows.keys(logits.device),
-            temperatures=torch.tensor(heat, device=logits.device),
+            temperatures=torch.tensor(temperatures, device=logits.device),
             naive=self.naive,
         )
         for row, token_id, value in zip(rows.index, tokens.tolist(), mass, strict=True):
             token_ids[row], log_mass[row] = token_id, value
-        if obey is Obey.NONE:
+        if ban_level is BanLevel.NONE:
             return rows.select([])
         dead = scores.gather(1, tokens[:, None])[:, 0] == -torch.inf
         return rows.select([i for i, is_dead in enumerate(dead.tolist()) if is_dead])
 
-    def _scores(self, logits: Tensor, rows: Rows, obey: Obey) -> tuple[Tensor, Sequence[float]]:
+    def _scores(
+        self, logits: Tensor, rows: SamplingBatch, ban_level: BanLevel
+    ) -> tuple[Tensor, Sequence[float]]:
         """Return the scores to draw from, in the order of SamplingParams, and the log masses."""
         scores = logits[_index(rows, logits)]
         for row, state, banned in zip(scores, rows.states, rows.banned, strict=True):
             if state.edits or banned:
-                _edit(row, state, banned, obey)
-        heat = rows.heat(1.0, logits.device)
-        scores /= heat[:, None]
-        mass: Sequence[float] = [0.0] * len(heat)
-        if rows.bitmask is not None and obey >= Obey.CONSTRAINT:
-            cold = torch.ones_like(heat)
+                _edit(row, state, banned, ban_level)
+        temperatures = rows.temperatures(1.0, logits.device)
+        scores /= temperatures[:, None]
+        mass: Sequence[float] = [0.0] * len(temperatures)
+        if rows.bitmask is not None and ban_level >= BanLevel.CONSTRAINT:
+            cold = torch.ones_like(temperatures)
             mass = legal_mass(scores, rows.bitmask, cold, naive=self.naive).tolist()
             apply_bitmask(scores, rows.bitmask, naive=self.naive)
         if any(state.truncates for state in rows.states):
@@ -217,7 +219,7 @@ class OrdinarySampler:
         return scores, mass
 
 
-def _by_needs(rows: Rows) -> tuple[Rows, Rows, Rows]:
+def _by_needs(rows: SamplingBatch) -> tuple[SamplingBatch, SamplingBatch, SamplingBatch]:
     """Return the rows that have just a temperature, those with a constraint as well, and others."""
     found: tuple[list[int], list[int], list[int]] = ([], [], [])
     flags = [False] * len(rows.index)
@@ -234,7 +236,7 @@ def _rows(
     states: Sequence[SamplingState],
     bitmask: Tensor | None,
     banned: Sequence[Collection[int]] | None,
-) -> Rows:
+) -> SamplingBatch:
     """Return all rows, with a bit for every token of the logits in the bitmask."""
     if bitmask is not None:
         missing = -(-logits.shape[1] // 32) - bitmask.shape[1]
@@ -242,18 +244,18 @@ def _rows(
             tail = torch.where(_is_constrained(bitmask), 0, -1).to(torch.int32)
             bitmask = torch.cat([bitmask, tail[:, None].expand(-1, missing)], dim=1)
     bans: list[Collection[int]] = list(banned) if banned is not None else [()] * len(states)
-    return Rows(list(range(len(states))), list(states), bitmask, bans)
+    return SamplingBatch(list(range(len(states))), list(states), bitmask, bans)
 
 
 def _is_constrained(bitmask: Tensor) -> Tensor:
     return (bitmask != -1).any(dim=1)
 
 
-def _edit(row: Tensor, state: SamplingState, banned: Collection[int], obey: Obey) -> None:
+def _edit(row: Tensor, state: SamplingState, banned: Collection[int], ban_level: BanLevel) -> None:
     """Apply bans, bias and penalties to one row of scores."""
     params = state.params
-    illegal = set(banned) if obey >= Obey.CALLER else set()
-    if obey is Obey.ALL:
+    illegal = set(banned) if ban_level >= BanLevel.CALLER else set()
+    if ban_level is BanLevel.ALL:
         illegal |= state.bans()
         if params.allowed_token_ids:
             edits.keep_only(row, params.allowed_token_ids)
@@ -266,7 +268,7 @@ def _edit(row: Tensor, state: SamplingState, banned: Collection[int], obey: Obey
 
 
 def _truncate(scores: Tensor, states: Sequence[SamplingState], *, naive: bool) -> None:
-    params = [state.params if state.truncates else UNCUT for state in states]
+    params = [state.params if state.truncates else NO_TRUNCATION for state in states]
     truncate(
         scores,
         torch.tensor([p.top_k for p in params], dtype=torch.int64, device=scores.device),
@@ -276,7 +278,7 @@ def _truncate(scores: Tensor, states: Sequence[SamplingState], *, naive: bool) -
     )
 
 
-def _index(rows: Rows, logits: Tensor) -> Tensor:
+def _index(rows: SamplingBatch, logits: Tensor) -> Tensor:
     return torch.tensor(rows.index, dtype=torch.int64, device=logits.device)
 
 

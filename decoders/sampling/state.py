@@ -1,91 +1,95 @@
-"""What sampling knows of one sequence: its parameters and the text so far."""
+"""What sampling derives from one sequence: token counts, bans, the noise key of the next draw."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from copy import copy
 
+from plait.decoders.contract.text import Text
 from plait.decoders.sampling.counts import TokenCounts
 from plait.decoders.sampling.params import GREEDY_BELOW, SamplingParams
 from plait.kernels import noise
 
 
 class SamplingState:
-    """One sequence of a request. Prompt and parameters are shared with its forks.
+    """What a sampler needs to know of one sequence; derived from the text, which it only reads.
 
-    The noise of a draw is keyed (params.seed, sequence_index, position), so a state that has seen
-    the same tokens draws the same next token, however it came to be.
+    The noise of a draw is keyed (seed, stream, position), so a state that has seen the same text
+    draws the same next token, however it came to be.
     """
 
     def __init__(
-        self,
-        params: SamplingParams,
-        prompt_token_ids: Sequence[int],
-        *,
-        stop_token_ids: Collection[int] = frozenset(),
-        sequence_index: int = 0,
+        self, params: SamplingParams, text: Text, stop_token_ids: Collection[int] = frozenset()
     ) -> None:
+        """Begin at the end of a text. Cost: O(text) with penalties, otherwise O(1)."""
         self.params = params
-        self.prompt_token_ids = prompt_token_ids
+        self.text = text
         self.stop_token_ids = frozenset(stop_token_ids)
-        self.sequence_index = sequence_index
-        self.output: list[int] = []
         self.greedy = params.temperature < GREEDY_BELOW
         self.truncates = not self.greedy and (
             params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
         )
         self._allowed = frozenset(params.allowed_token_ids)
         self._always_edits = bool(params.allowed_token_ids or params.bad_words or params.logit_bias)
-        self.counts = _counts(params, prompt_token_ids)
-        self._num_ahead = 0
+        self.counts = _counts(params, text)
+        self._ahead: tuple[int, ...] = ()  # tokens that are assumed behind the text
+        self._num_unknown = 0  # further ones, of which only their number is known
 
     @property
     def position(self) -> int:
-        """The absolute index of the token drawn next: prompt length plus outputs so far."""
-        return len(self.prompt_token_ids) + len(self.output) + self._num_ahead
+        """The index in the text of the token drawn next."""
+        return len(self.text.token_ids) + len(self._ahead) + self._num_unknown
 
     @property
     def key(self) -> tuple[int, int, int]:
         """The noise key of the next draw; a row of a keys tensor."""
-        return noise.key(self.params.seed, self.sequence_index, self.position)
+        key = self.text.noise
+        return noise.key(key.seed, key.stream, self.position)
 
     @property
     def edits(self) -> bool:
         """Whether bans, bias or penalties may change the next row."""
         return self._always_edits or self._too_short or bool(self.counts)
 
-    def append(self, token_id: int) -> None:
-        """Take note of an emitted token. Cost: O(1)."""
-        self.output.append(token_id)
+    def observe(self, token_id: int) -> None:
+        """Take note of a token that has just been appended to the text. Cost: O(1)."""
         if self.counts is not None:
             self.counts.add(token_id)
 
     def ahead(self, token_id: int | None) -> SamplingState:
-        """Return what would be known of the next draw had this token been emitted.
+        """Return what would be known of the next draw if this token followed.
 
-        Good for draws until the text grows. None: a token that nobody knows yet. Cost: O(1) where
-        the law does not look at the text, otherwise that of a fork.
+        Good for draws until the text changes. None: a token that nobody knows yet. Cost: O(1) where
+        no parameter looks at the text; with penalties O(distinct tokens).
         """
-        if token_id is not None and (self.counts is not None or self.params.bad_words):
-            twin = self.fork()
-            twin.append(token_id)
+        twin = copy(self)
+        if token_id is None or not (self.counts is not None or self.params.bad_words):
+            twin._num_unknown += 1
             return twin
-        twin = object.__new__(SamplingState)
-        twin.__dict__.update(self.__dict__)
-        twin._num_ahead += 1
+        twin._ahead = (*self._ahead, token_id)
+        if self.counts is not None:
+            twin.counts = self.counts.copy()
+            twin.counts.add(token_id)
         return twin
 
-    def fork(self, sequence_index: int | None = None) -> SamplingState:
-        """Return an independent copy, with noise of its own if given another index.
+    def fork(self, text: Text) -> SamplingState:
+        """Return the state of another text, which begins as this one's does.
 
-        Cost: O(output), and with penalties O(distinct tokens).
+        Cost: O(1), and with penalties O(distinct tokens) where the other text goes on from this
+        one's end, O(text) where it does not.
         """
-        twin = object.__new__(SamplingState)
-        twin.__dict__.update(self.__dict__)
-        twin.output = self.output.copy()
-        twin.counts = self.counts.copy() if self.counts is not None else None
-        if sequence_index is not None:
-            twin.sequence_index = sequence_index
+        twin = copy(self)
+        twin.text = text
+        if self.counts is not None:
+            shared, length = text.num_shared(self.text), len(self.text)
+            twin.counts = self.counts.copy() if shared == length else _counts(self.params, text)
+            for token_id in text.token_ids[length:] if shared == length else ():
+                twin.observe(token_id)
         return twin
+
+    def truncate(self) -> None:
+        """Take note that the text has been cut. Cost: with penalties O(text), otherwise O(1)."""
+        self.counts = _counts(self.params, self.text)
 
     def bans(self) -> set[int]:
         """Return the tokens that bad_words and min_tokens forbid next."""
@@ -95,7 +99,7 @@ class SamplingState:
                 banned.add(word[-1])
         return banned
 
-    def forbids(self, token_id: int) -> bool:
+    def is_banned(self, token_id: int) -> bool:
         """Tell whether allowed_token_ids, bad_words or min_tokens rule out this token next."""
         if self._allowed and token_id not in self._allowed:
             return True
@@ -103,22 +107,24 @@ class SamplingState:
 
     @property
     def _too_short(self) -> bool:
-        return len(self.output) + self._num_ahead < self.params.min_tokens
+        if not self.params.min_tokens:
+            return False
+        return self.position - self.text.prompt_length < self.params.min_tokens
 
     def _ends_with(self, tail: Sequence[int]) -> bool:
-        """Tell whether the text, prompt included, ends with these tokens."""
-        missing = len(tail) - len(self.output)
+        """Tell whether the text and what is assumed behind it end with these tokens."""
+        if not tail:
+            return True
+        missing = len(tail) - len(self._ahead)
         if missing <= 0:
-            return self.output[len(self.output) - len(tail) :] == list(tail)
-        if missing > len(self.prompt_token_ids):
-            return False
-        return [*self.prompt_token_ids[-missing:], *self.output] == list(tail)
+            return self._ahead[-len(tail) :] == tuple(tail)
+        return (*self.text.token_ids[-missing:], *self._ahead) == tuple(tail)
 
 
-def _counts(params: SamplingParams, prompt: Sequence[int]) -> TokenCounts | None:
+def _counts(params: SamplingParams, text: Text) -> TokenCounts | None:
     """Return the counts that the penalties in use need, if any."""
     if params.repetition_penalty != 1.0:
-        return TokenCounts(prompt)
+        return TokenCounts(text.prompt, text.output)
     if params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
-        return TokenCounts()
+        return TokenCounts((), text.output)
     return None

@@ -8,6 +8,7 @@ from typing import Any
 
 from plait.decoders.contract.constraint import Constraint
 from plait.decoders.contract.drafter import Draft, Drafter
+from plait.decoders.contract.text import Text
 from plait.decoders.speculative.draft_budget import AcceptanceEstimates, SequenceAcceptance
 from plait.decoders.speculative.drafter_stats import SequenceDrafterStats
 from plait.decoders.speculative.lossy.acceptance_rule import AcceptanceRule
@@ -30,7 +31,7 @@ class SpeculationState:
     """What the speculator remembers of one sequence."""
 
     bindings: list[DrafterBinding]
-    text: list[int]
+    text: Text  # the engine's
     constraint: Constraint | None
     stop_token_ids: frozenset[int]
     always: bool

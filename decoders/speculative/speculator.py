@@ -82,14 +82,22 @@ class Speculator:
             return None
         return SpeculationState(
             bindings,
-            list(request.prompt_token_ids),
+            request.text,
             request.constraint,
             request.stop_token_ids,
             always,
             request.namespace if learns else None,
-            len(request.prompt_token_ids),
+            request.text.prompt_length,
             rule,
         )
+
+    def fork(self, state: SpeculationState, request: DecodeRequest) -> SpeculationState | None:
+        """Return an independent state for request.text, which begins as the state's own does."""
+        return self.start(request)
+
+    def truncate(self, state: SpeculationState, request: DecodeRequest) -> SpeculationState | None:
+        """Return the state for its own text, which has been cut; `state` is used up."""
+        return self.start(request)
 
     def propose(
         self,
@@ -121,7 +129,6 @@ class Speculator:
     def record(self, state: SpeculationState, result: VerificationResult) -> tuple[Counts, Counts]:
         """Learn from a verified draft; return the drafted and the accepted tokens, by drafter."""
         tree, state.tree = state.tree, NOTHING
-        state.text.extend(result.emitted)
         counts: tuple[Counts, Counts] = {}, {}
         if len(tree):
             rows, vocab_size = result.accepted_rows, self._context.vocab_size
@@ -134,7 +141,7 @@ class Speculator:
         for binding in state.bindings:
             drafted, accepted = (count.get(binding.drafter.name, 0) for count in counts)
             binding.stats.add_gain(accepted - drafted * state.row_cost)
-            binding.drafter.commit(binding.state, state.text, result)
+            binding.drafter.observe(binding.state, state.text, result)
         return counts
 
     def finish(self, state: SpeculationState) -> None:

@@ -27,22 +27,23 @@ constexpr float kWordUnit = 0x1.fffffep-33f;  // just below 2**-32: no word beco
 constexpr uint32_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;  // Philox4x32's
 
 struct Key {
-  uint32_t seed_low, seed_high, sequence, position;
+  uint32_t seed_low, seed_high, stream_low, stream_high, position;
 };
 
 Key key_of(const int64_t* row) {
-  const auto seed = static_cast<uint64_t>(row[0]);
+  const auto seed = static_cast<uint64_t>(row[0]), stream = static_cast<uint64_t>(row[1]);
   return {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32),
-          static_cast<uint32_t>(row[1]), static_cast<uint32_t>(row[2])};
+          static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32),
+          static_cast<uint32_t>(row[2])};
 }
 
 PLAIT_INLINE uint32_t high_half(uint32_t a, uint32_t b) {
   return static_cast<uint32_t>((static_cast<uint64_t>(a) * b) >> 32);
 }
 
-// Philox4x32-10 with counter words (index, position, sequence, 0).
+// Philox4x32-10 with counter words (index, position, stream low, stream high).
 PLAIT_INLINE void philox(const Key& key, uint32_t index, uint32_t* words, int64_t stride) {
-  uint32_t c0 = index, c1 = key.position, c2 = key.sequence, c3 = 0;
+  uint32_t c0 = index, c1 = key.position, c2 = key.stream_low, c3 = key.stream_high;
   uint32_t k0 = key.seed_low, k1 = key.seed_high;
 #pragma GCC unroll 10
   for (int round = 0; round < 10; ++round) {

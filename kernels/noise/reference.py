@@ -41,8 +41,8 @@ def random_words(keys: Tensor, num_tokens: int) -> Tensor:
     """Return [b, num_tokens] int64 holding the 32 random bits of each token."""
     groups = -(-num_tokens // GROUP)
     index = torch.arange(groups * LANES, device=keys.device).expand(len(keys), -1)
-    seed, sequence, position = (column.expand_as(index) for column in keys[:, :, None].unbind(1))
-    counter = (index, position & WORD, sequence & WORD, torch.zeros_like(index))
+    seed, stream, position = (column.expand_as(index) for column in keys[:, :, None].unbind(1))
+    counter = (index, position & WORD, stream & WORD, (stream >> 32) & WORD)
     words = philox(counter, (seed & WORD, (seed >> 32) & WORD))
     grouped = torch.stack([word.view(-1, groups, LANES) for word in words], dim=2)
     return grouped.flatten(1)[:, :num_tokens]

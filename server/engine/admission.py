@@ -12,9 +12,10 @@ from plait.decoders.contract.constraint import Constraint
 from plait.decoders.contract.decoder import Decoder, DecodeRequest
 from plait.decoders.contract.isolation import FAILED, attempt
 from plait.decoders.contract.registry import MethodError
-from plait.server.engine.commit import log_fault
+from plait.decoders.contract.text import NoiseKey, Text
 from plait.server.engine.kv.block_table import BLOCK_SIZE, BlockTable
 from plait.server.engine.kv.prefix_index import hash_span, root_hash
+from plait.server.engine.reports import log_fault
 from plait.server.engine.sequence import Sequence
 from plait.server.errors import BadRequest, ContextTooLong, ServerError
 from plait.server.wire.messages import CompiledConstraint, Failed, GenerateRequest
@@ -25,7 +26,7 @@ ChooseDecoder = Callable[[GenerateRequest], Decoder[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Capacity:
+class EngineCapacity:
     """What one engine can hold."""
 
     max_model_len: int  # tokens of one sequence; fits the KV cache
@@ -37,7 +38,10 @@ class Admission:
     """Turns requests into sequences that are ready to run."""
 
     def __init__(
-        self, capacity: Capacity, choose_decoder: ChooseDecoder, load_constraint: LoadConstraint
+        self,
+        capacity: EngineCapacity,
+        choose_decoder: ChooseDecoder,
+        load_constraint: LoadConstraint,
     ) -> None:
         self._capacity = capacity
         self._choose_decoder = choose_decoder
@@ -96,7 +100,7 @@ class Admission:
             dropped = self._dropped.pop(request_id, set())
             made = attempt(partial(self._begin, request, future, dropped))
             if isinstance(made, Exception):
-                failed.append(_failed(request_id, made))
+                failed.append(_make_failed(request_id, made))
             else:
                 arrived.append(made)
         return [sequences for sequences in arrived if sequences], failed
@@ -115,7 +119,7 @@ class Admission:
             members = self._sequences(request, base, dropped)
         except MethodError as error:
             raise BadRequest(str(error), param=error.param) from error
-        misfit = self._misfit(members[0]) if members else None
+        misfit = self._check_diffusion(members[0]) if members else None
         if misfit is not None:
             for each in members:
                 each.decoder.finish(each.state)
@@ -142,9 +146,9 @@ class Admission:
                 param="max_tokens" if length < limit else "prompt",
             )
 
-    def _misfit(self, sequence: Sequence) -> ServerError | None:
+    def _check_diffusion(self, sequence: Sequence) -> ServerError | None:
         """Return why the engine can't run what a decoder with canvases has made of a request."""
-        block, request = sequence.block, sequence.request
+        block, request = sequence.attention_block_size, sequence.request
         if block == 1:
             return None
         if request.prompt_logprobs is not None:
@@ -166,29 +170,29 @@ class Admission:
         decoder = self._choose_decoder(request)
         made: list[Sequence] = []
         for index in sorted(set(range(request.n)).difference(dropped)):
+            text = Text(request.prompt_token_ids, NoiseKey(request.sampling.seed, index))
             start = DecodeRequest(
-                prompt_token_ids=request.prompt_token_ids,
+                text=text,
                 sampling=request.sampling,
                 max_tokens=request.max_tokens,
                 stop_token_ids=frozenset(request.stop_token_ids),
                 constraint=base.fork() if base is not None else None,
-                sequence_index=index,
                 methods=request.decoding.methods,
                 extras=request.extras,
                 namespace=request.cache_salt,
             )
             state = decoder.start(start)
-            block = decoder.block(state)
+            block = decoder.attention_block_size(state)
             made.append(
                 Sequence(
                     request,
+                    text,
                     index,
                     decoder,
                     state,
                     self._block_table(request, block),
                     block,
-                    leader=made[0] if made else None,
-                    tokens=list(request.prompt_token_ids),
+                    prompt_leader=made[0] if made else None,
                 )
             )
         return made
@@ -199,7 +203,7 @@ class Admission:
         return BlockTable(root, hash_span(block))
 
 
-def _failed(request_id: str, fault: Exception) -> Failed:
+def _make_failed(request_id: str, fault: Exception) -> Failed:
     """Return the report of a request that could not begin; what is no ServerError is our fault."""
     if isinstance(fault, ServerError):
         return Failed(request_id, type(fault).__name__, fault.message, fault.param, fault.code)

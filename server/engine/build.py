@@ -19,7 +19,7 @@ from plait.decoders.speculative.config import default_drafters
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.speculator import Speculator
 from plait.decoders.speculative.stores.namespaces import DraftStores
-from plait.server.engine.admission import Admission, Capacity
+from plait.server.engine.admission import Admission, EngineCapacity
 from plait.server.engine.constraints import LazyConstraints
 from plait.server.engine.draft_model.load import load_draft_model
 from plait.server.engine.draft_store.keeper import StoreKeeper
@@ -189,7 +189,7 @@ def _admission(
 ) -> Admission:
     """Return the engine's door, which gets ready for constraints on a thread of its own."""
     admission = Admission(
-        Capacity(length, model.vocab_size, model.fingerprint),
+        EngineCapacity(length, model.vocab_size, model.fingerprint),
         lambda request: decoder,
         constraints,
     )

@@ -18,19 +18,19 @@ from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import DraftBudget, Outcome, Proposal
 from plait.decoders.contract.isolation import FAILED, attempt, faulty
 from plait.server.engine.admission import Admission
-from plait.server.engine.commit import (
-    count_rows,
-    delta_of,
-    ended_by_deadline,
-    group_by_decoder,
-    is_late,
-    log_fault,
-    select_rows,
-    started,
-)
 from plait.server.engine.draft_store.keeper import StoreKeeper
+from plait.server.engine.forward_pass import ForwardPass, check_runner, run_forward_passes
 from plait.server.engine.kv.manager import KVCacheManager
-from plait.server.engine.passes import Pass, probe, run_passes
+from plait.server.engine.reports import (
+    count_rows,
+    group_by_decoder,
+    is_past_deadline,
+    log_fault,
+    make_deadline_delta,
+    make_delta,
+    make_started,
+    select_sequences,
+)
 from plait.server.engine.runner import Runner
 from plait.server.engine.scheduler import Scheduler
 from plait.server.engine.sequence import ScheduledSequence, Sequence
@@ -48,7 +48,9 @@ from plait.server.wire.messages import (
 )
 
 Report = Started | Delta | Failed
-BEYOND = "The text and what its decoder feeds with it are longer than the whole KV cache."
+KV_CACHE_TOO_SMALL = (
+    "The text and what its decoder feeds with it are longer than the whole KV cache."
+)
 
 
 class Engine:
@@ -84,7 +86,7 @@ class Engine:
             max_rows=settings.max_step_tokens,
         )
         self._live: dict[str, list[Sequence]] = {}
-        self._unproposed: list[tuple[Sequence, Exception]] = []  # whose proposals have failed
+        self._proposal_errors: list[tuple[Sequence, Exception]] = []  # whose proposals have failed
         self._counters = EngineCounters()
         self._token_trace = TokenTrace(Path(settings.token_trace)) if settings.token_trace else None
         self._step_tokens: list[int] = []
@@ -115,21 +117,21 @@ class Engine:
 
     def step(self) -> list[Report]:
         """Advance every running sequence by one forward pass; return what there is to tell."""
-        reports = self._admit() + self._expire() + self._turn_out()
+        reports = self._admit() + self._expire() + self._fail_oversized()
         slices = self._scheduler.schedule(self._propose)
-        reports += self._end_unproposed()
+        reports += self._fail_proposal_errors()
         slices = [piece for piece in slices if not piece.sequence.is_done]
         if not slices:
             return reports
-        reports += [started(s.sequence) for s in slices if not s.sequence.is_started]
-        passes, failed = run_passes(self._runner, slices)
+        reports += [make_started(s.sequence) for s in slices if not s.sequence.is_started]
+        passes, failed = run_forward_passes(self._runner, slices)
         outcomes: dict[int, Outcome] = {id(piece): faulty(cause) for piece, cause in failed}
         for each in passes:
-            outcomes |= self._accept(each)
+            outcomes |= self._accept_pass(each)
         self._step_tokens.append(sum(each.num_rows for each in passes))
         reports += [r for s in slices for r in self._commit(s, outcomes.get(id(s)))]
         if not passes:
-            probe(self._runner, self._kv.pool)
+            check_runner(self._runner, self._kv.pool)
         return reports
 
     def stats(self) -> Stats:
@@ -169,16 +171,19 @@ class Engine:
 
     def _expire(self) -> list[Report]:
         """End the sequences whose request's deadline has passed."""
-        late = [s for sequences in self._live.values() for s in sequences if is_late(s)]
+        late = [s for sequences in self._live.values() for s in sequences if is_past_deadline(s)]
         for sequence in late:
             self._remove(sequence)
-        return [ended_by_deadline(sequence) for sequence in late]
+        return [make_deadline_delta(sequence) for sequence in late]
 
-    def _turn_out(self) -> list[Report]:
+    def _fail_oversized(self) -> list[Report]:
         """Fail the requests whose decoders want more than the whole cache."""
         oversized, self._scheduler.oversized = self._scheduler.oversized, []
         return [
-            r for s in oversized if not s.is_done for r in self._fail(s, BEYOND, "ContextTooLong")
+            r
+            for s in oversized
+            if not s.is_done
+            for r in self._fail(s, KV_CACHE_TOO_SMALL, "ContextTooLong")
         ]
 
     def _propose(self, sequences: Sequences[Sequence], room: DraftBudget) -> list[Proposal]:
@@ -196,23 +201,23 @@ class Engine:
         """Return the proposal of one sequence; of one that fails alone, note the fault."""
         made = attempt(lambda: sequence.decoder.propose([sequence.state], room)[0])
         if isinstance(made, Exception):
-            self._unproposed.append((sequence, made))
+            self._proposal_errors.append((sequence, made))
             return Proposal()
         return made
 
-    def _end_unproposed(self) -> list[Report]:
-        unproposed, self._unproposed = self._unproposed, []
+    def _fail_proposal_errors(self) -> list[Report]:
+        unproposed, self._proposal_errors = self._proposal_errors, []
         failing = [(sequence, cause) for sequence, cause in unproposed if not sequence.is_done]
         return [r for s, cause in failing for r in self._fail(s, FAILED, cause=cause)]
 
-    def _accept(self, made: Pass) -> dict[int, Outcome]:
+    def _accept_pass(self, made: ForwardPass) -> dict[int, Outcome]:
         """Return the outcomes of a pass; if a decoder raises, that is the fault of all its rows."""
         begun = time.perf_counter()
         due = [piece for piece in made.slices if piece.proposal is not None]
         outcomes: dict[int, Outcome] = {}
         for decoder, members in group_by_decoder([piece.sequence for piece in due]):
             states = [due[i].sequence.state for i in members]
-            rows = select_rows(made.forward, members)
+            rows = select_sequences(made.forward, members)
             found = attempt(partial(decoder.accept, states, rows))
             if isinstance(found, Exception):
                 found = [faulty(found)] * len(members)
@@ -228,12 +233,12 @@ class Engine:
         if outcome is not None and outcome.fault:
             error = "BadRequest" if outcome.is_client_error else "Internal"
             return self._fail(piece.sequence, outcome.fault, error, cause=outcome.cause)
-        reports = attempt(partial(self._settle, piece, outcome))
+        reports = attempt(partial(self._apply_outcome, piece, outcome))
         if isinstance(reports, Exception):
             return self._fail(piece.sequence, FAILED, cause=reports)
         return reports
 
-    def _settle(self, piece: ScheduledSequence, outcome: Outcome | None) -> list[Report]:
+    def _apply_outcome(self, piece: ScheduledSequence, outcome: Outcome | None) -> list[Report]:
         """Note what was computed: cache, text, counters."""
         sequence = piece.sequence
         count_rows(self._counters, piece, outcome)
@@ -242,13 +247,12 @@ class Engine:
             return []
         self._runner.compact(piece, outcome.keep)
         sequence.forwards += 1
-        sequence.tokens.extend(outcome.emit)
         sequence.steps.extend([sequence.forwards] * len(outcome.emit))
         self._scheduler.commit(sequence, piece.start + len(outcome.keep))
         assert sequence.num_pending >= 0, "a decoder kept rows that it did not emit"
         if outcome.finish is not None:
             self._remove(sequence)
-        delta = delta_of(sequence, outcome)
+        delta = make_delta(sequence, outcome)
         return [delta] if delta is not None else []
 
     def _fail(
@@ -280,6 +284,5 @@ class Engine:
     def _trace(self, sequence: Sequence) -> None:
         """Write the text of a sequence down, if the operator wants that."""
         if self._token_trace is not None:
-            prompt, tokens = sequence.prompt_length, sequence.tokens
-            salt = sequence.request.cache_salt
-            self._token_trace.write(tokens[:prompt], tokens[prompt:], salt)
+            text, salt = sequence.text, sequence.request.cache_salt
+            self._token_trace.write([*text.prompt], text.output, salt)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import Decoder, Proposal
+from plait.decoders.contract.text import Text
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.engine.kv.block_table import BlockTable, num_blocks_for
 from plait.server.engine.runner import Runner
@@ -44,18 +45,18 @@ def _seconds(piece: ScheduledSequence, runner: Runner) -> float:
 
 
 def _slice(rows: int, context: int) -> ScheduledSequence:
-    return nobodys_slice(rows, context, list(range(num_blocks_for(context + rows))))
+    return dummy_sequence(rows, context, list(range(num_blocks_for(context + rows))))
 
 
-def nobodys_slice(rows: int, context: int, blocks: list[int]) -> ScheduledSequence:
+def dummy_sequence(rows: int, context: int, blocks: list[int]) -> ScheduledSequence:
     """Return one pending token and rows - 1 drafts behind it, in blocks that nobody uses."""
     sequence = Sequence(
         GenerateRequest("", [0], SamplingParams(), 1),
+        Text([0] * (context + 1)),
         index=0,
         decoder=cast(Decoder[Any], None),  # nobody decodes
         state=None,
         block_table=BlockTable(block_ids=blocks),
-        tokens=[0] * (context + 1),
         num_computed_tokens=context,
     )
     return ScheduledSequence(sequence, 1, Proposal([0] * (rows - 1)))

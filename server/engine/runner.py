@@ -72,7 +72,7 @@ class Runner:
         """
         if list(keep) == list(range(len(keep))):
             return
-        positions = np.arange(piece.start, piece.start + piece.num_proposed, dtype=np.int64)
+        positions = np.arange(piece.start, piece.start + piece.num_proposed_tokens, dtype=np.int64)
         slots = slot_mapping(piece.sequence.block_table.block_ids, positions)
         source = torch.from_numpy(slots[np.asarray(keep)]).to(self.device)
         target = torch.from_numpy(slots[: len(keep)]).to(self.device)
@@ -113,13 +113,13 @@ def pieces_of(piece: ScheduledSequence) -> list[AttentionSegment]:
     """
     sequence, proposal = piece.sequence, piece.proposal
     first = sequence.num_computed_tokens
-    pending = sequence.tokens[first : piece.start]
+    pending = sequence.text[first : piece.start]
     proposed = list(proposal.token_ids) if proposal else []
     if proposal is None or not proposed:
         return _pending_pieces(sequence, pending)
     if proposal.attend is AttentionMode.CONTEXT:
         return [_in_place(sequence, proposal)]
-    if proposal.attend is AttentionMode.CAUSAL and sequence.block == 1:
+    if proposal.attend is AttentionMode.CAUSAL and sequence.attention_block_size == 1:
         return [_piece(sequence, first, pending + proposed)]
     parents = [-1] * len(proposed) if proposal.parents is None else proposal.parents
     tail = _piece(sequence, piece.start, proposed, proposal.attend, parents)
@@ -144,7 +144,7 @@ def rows_read(piece: ScheduledSequence) -> Sequences[int]:
 def _pending_pieces(sequence: Sequence, tokens: list[int]) -> list[AttentionSegment]:
     if not tokens:
         return []
-    first, size = sequence.num_computed_tokens, sequence.block
+    first, size = sequence.num_computed_tokens, sequence.attention_block_size
     if size == 1:
         return [_piece(sequence, first, tokens)]
     return [
@@ -169,7 +169,9 @@ def _piece(
 
 
 def _in_place(sequence: Sequence, proposal: Proposal) -> AttentionSegment:
-    assert sequence.block == 0, "only a sequence without cached text refreshes rows in place"
+    assert sequence.attention_block_size == 0, (
+        "only a sequence without cached text refreshes rows in place"
+    )
     places = np.asarray(proposal.positions, dtype=np.int64)
     parents = [-1] * len(places)
     return AttentionSegment(

@@ -16,8 +16,8 @@ from collections.abc import Sequence as Sequences
 from plait.decoders.contract.decoder import AttentionMode, DraftBudget, Proposal
 from plait.server.engine.kv.block_table import BLOCK_SIZE, num_blocks_for
 from plait.server.engine.kv.manager import KVCacheManager
-from plait.server.engine.row_budget import plan_rows
 from plait.server.engine.sequence import ScheduledSequence, Sequence
+from plait.server.engine.token_budget import plan_tokens
 
 Propose = Callable[[Sequences[Sequence], DraftBudget], Sequences[Proposal]]
 
@@ -54,7 +54,7 @@ class Scheduler:
         sequence.is_done = True
         if sequence.is_running:
             self._running.remove(sequence)
-            self._vacate(sequence)
+            self._release_blocks(sequence)
         else:
             self._waiting = [entry for entry in self._waiting if entry[1] is not sequence]
             heapq.heapify(self._waiting)
@@ -64,8 +64,8 @@ class Scheduler:
         self._finish_loads()
         self._admit()
         ready = [s for s in self._running if not self._kv.is_loading(s.block_table)]
-        planned, budget = plan_rows(ready, self._max_rows)
-        complete = [s for s, rows in planned if rows == s.num_readable]
+        planned, budget = plan_tokens(ready, self._max_rows)
+        complete = [s for s, rows in planned if rows == s.num_prefill_tokens]
         fed = self._max_rows - budget
         room = DraftBudget(self._room(planned, budget), fed)
         proposals = dict(zip(map(id, complete), propose(complete, room), strict=True))
@@ -80,8 +80,8 @@ class Scheduler:
         Blocks that only drafts have needed go back.
         """
         sequence.num_computed_tokens = num_computed_tokens
-        self._kv.truncate(sequence.block_table, sequence.next_stop)
-        self._kv.register(sequence.block_table, sequence.tokens, num_computed_tokens)
+        self._kv.truncate(sequence.block_table, sequence.num_reserved_tokens)
+        self._kv.register(sequence.block_table, sequence.text.token_ids, num_computed_tokens)
 
     def _finish_loads(self) -> None:
         """Recompute the sequences that wait for a block whose load has failed."""
@@ -95,7 +95,7 @@ class Scheduler:
         skipped = []
         while self._waiting and len(self._running) < self._max_seqs:
             entry = heapq.heappop(self._waiting)
-            if _awaits_leader(entry[1]) or not self._share_prefix(entry[1]):
+            if _awaits_prompt(entry[1]) or not self._match_prefix(entry[1]):
                 skipped.append(entry)
             elif not self._start(entry[1]):
                 skipped.append(entry)
@@ -106,28 +106,28 @@ class Scheduler:
     def _start(self, sequence: Sequence) -> bool:
         """Run a sequence that has its cached prefix, if the rest will fit as things stand."""
         kv, table = self._kv, sequence.block_table
-        needed = num_blocks_for(sequence.next_stop) - len(table.block_ids) + 1
+        needed = num_blocks_for(sequence.num_reserved_tokens) - len(table.block_ids) + 1
         if needed + len(self._running) > kv.pool.num_available and self._running:
-            self._vacate(sequence)
+            self._release_blocks(sequence)
             return False
-        is_query = kv.pool.prefix_caching and sequence.block > 0
+        is_query = kv.pool.prefix_caching and sequence.attention_block_size > 0
         if is_query and not sequence.is_started:  # once, however long it waited
-            kv.note_query(len(sequence.tokens) - 1, sequence.num_computed_tokens)
+            kv.note_query(len(sequence.text.token_ids) - 1, sequence.num_computed_tokens)
         sequence.is_running = True
         self._running.append(sequence)
         self._running.sort(key=lambda s: s.order)
         return True
 
-    def _share_prefix(self, sequence: Sequence) -> bool:
+    def _match_prefix(self, sequence: Sequence) -> bool:
         """Give a waiting sequence the longest cached prefix; False: a lower tier is pending."""
-        leader, last = sequence.leader, sequence.num_reusable
-        if leader is not None and leader.is_running and _has_prompt(leader):
-            num_shared = min(last, sequence.num_shareable)
-            sequence.block_table = self._kv.fork(leader.block_table, num_shared)
-        elif sequence.wants_prompt_logprobs:
+        prompt_leader, last = sequence.prompt_leader, sequence.num_cacheable_tokens
+        if prompt_leader is not None and prompt_leader.is_running and _has_prompt(prompt_leader):
+            num_shared = min(last, sequence.num_shared_prompt_tokens)
+            sequence.block_table = self._kv.fork(prompt_leader.block_table, num_shared)
+        elif sequence.reports_prompt_logprobs:
             num_shared = 0
         else:
-            found = self._kv.match_prefix(sequence.block_table, sequence.tokens, last)
+            found = self._kv.match_prefix(sequence.block_table, sequence.text.token_ids, last)
             if found is None:
                 return False
             num_shared = found
@@ -144,7 +144,7 @@ class Scheduler:
         spare = self._kv.pool.num_available
         for sequence, rows in planned:
             start = sequence.num_computed_tokens
-            stop = max(start + rows, sequence.next_stop)
+            stop = max(start + rows, sequence.num_reserved_tokens)
             spare -= self._kv.num_needed(sequence.block_table, start, stop)
         return max(min(budget, spare * BLOCK_SIZE - len(planned) * (BLOCK_SIZE - 1)), 0)
 
@@ -156,7 +156,7 @@ class Scheduler:
             return False
         while sequence.is_running:
             if self._kv.reserve(sequence.block_table, sequence.num_computed_tokens, piece.stop):
-                _note_rows(piece)
+                _record_context_tokens(piece)
                 return True
             self._preempt(self._running[-1])
         return False
@@ -165,27 +165,29 @@ class Scheduler:
         self.num_preemptions += 1
         sequence.decoder.preempted(sequence.state)
         self._running.remove(sequence)
-        self._vacate(sequence)
+        self._release_blocks(sequence)
         self.add(sequence)
 
-    def _vacate(self, sequence: Sequence) -> None:
+    def _release_blocks(self, sequence: Sequence) -> None:
         self._kv.release(sequence.block_table)
         sequence.num_computed_tokens = 0
         sequence.is_running = False
 
 
-def _awaits_leader(sequence: Sequence) -> bool:
+def _awaits_prompt(sequence: Sequence) -> bool:
     """A sibling starts when the prompt that it shares is cached, or will never be."""
-    leader = sequence.leader
-    return leader is not None and not leader.is_done and not _has_prompt(leader)
+    prompt_leader = sequence.prompt_leader
+    return (
+        prompt_leader is not None and not prompt_leader.is_done and not _has_prompt(prompt_leader)
+    )
 
 
 def _has_prompt(sequence: Sequence) -> bool:
     """Tell whether all that a sibling can share is cached."""
-    return sequence.num_computed_tokens >= sequence.num_shareable
+    return sequence.num_computed_tokens >= sequence.num_shared_prompt_tokens
 
 
-def _note_rows(piece: ScheduledSequence) -> None:
+def _record_context_tokens(piece: ScheduledSequence) -> None:
     """Remember how many rows a decoder refreshes in place: it will want about as many again."""
     if piece.proposal is not None and piece.proposal.attend is AttentionMode.CONTEXT:
-        piece.sequence.num_refreshed = piece.num_proposed
+        piece.sequence.num_context_tokens = piece.num_proposed_tokens

@@ -5,69 +5,72 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from plait.decoders.contract.decoder import AttentionMode, Decoder, Proposal
+from plait.decoders.contract.decoder import AttentionMode, Decoder, Proposal, TokenLogprobs
+from plait.decoders.contract.text import Text
 from plait.server.engine.kv.block_table import BlockTable
-from plait.server.wire.messages import GenerateRequest, TokenLogprob
+from plait.server.wire.messages import GenerateRequest
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
     """One running or waiting text of a request.
 
-    tokens = prompt + emitted; the first num_computed_tokens of them have keys and values in the
-    blocks of `block_table`.
+    The first num_computed_tokens tokens of the text have keys and values in the blocks of
+    `block_table`. The decoder appends what it emits.
     """
 
     request: GenerateRequest
+    text: Text
     index: int  # 0..n-1 within the request
     decoder: Decoder[Any]
     state: Any  # the decoder's own
     block_table: BlockTable
-    block: int = 1  # how committed tokens enter the cache (Decoder.block)
-    leader: Sequence | None = None  # the sequence whose prompt cache this one may share
-    tokens: list[int] = field(default_factory=list)
+    attention_block_size: int = 1  # Decoder.attention_block_size
+    prompt_leader: Sequence | None = None  # the sequence whose prompt cache this one may share
     num_computed_tokens: int = 0
     is_running: bool = False
     is_done: bool = False
     is_started: bool = False
-    num_refreshed: int = 0  # block 0: rows that its decoder last fed in place
+    num_context_tokens: int = 0  # block 0: rows that its decoder last fed in place
     forwards: int = 0  # forward passes that gave logits
     steps: list[int] = field(default_factory=list)  # for each emitted token, its forward pass
-    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
 
     @property
     def num_pending(self) -> int:
         """Committed tokens whose keys and values aren't cached yet."""
-        return len(self.tokens) - self.num_computed_tokens
+        return len(self.text) - self.num_computed_tokens
 
     @property
-    def num_readable(self) -> int:
+    def num_prefill_tokens(self) -> int:
         """Pending tokens that the engine feeds by itself: whole blocks."""
-        return self._whole_blocks(len(self.tokens)) - self.num_computed_tokens if self.block else 0
+        if self.attention_block_size == 0:
+            return 0
+        return self._whole_blocks(len(self.text)) - self.num_computed_tokens
 
     @property
-    def num_reusable(self) -> int:
+    def num_cacheable_tokens(self) -> int:
         """Tokens that the prefix cache may give: whole blocks, and one token is left to read."""
-        return self._whole_blocks(len(self.tokens) - 1)
+        return self._whole_blocks(len(self.text) - 1)
 
     @property
-    def num_shareable(self) -> int:
+    def num_shared_prompt_tokens(self) -> int:
         """Tokens of the prompt that siblings share."""
         return self._whole_blocks(self.prompt_length - 1)
 
     @property
-    def num_canvas_rows(self) -> int:
+    def num_canvas_tokens(self) -> int:
         """Rows that its decoder can't do without, by estimate; plain decoding needs none."""
-        if self.block == 0:
-            return self.num_refreshed or self.prompt_length + self.request.max_tokens
-        return self.block if self.block > 1 else 0
+        if self.attention_block_size == 0:
+            return self.num_context_tokens or self.prompt_length + self.request.max_tokens
+        return self.attention_block_size if self.attention_block_size > 1 else 0
 
     @property
-    def next_stop(self) -> int:
+    def num_reserved_tokens(self) -> int:
         """One past the positions that the next steps write, by estimate and without drafts."""
-        if self.block == 0:
+        if self.attention_block_size == 0:
             return self.prompt_length + self.request.max_tokens
-        return self._whole_blocks(len(self.tokens)) + self.block
+        return self._whole_blocks(len(self.text)) + self.attention_block_size
 
     @property
     def prompt_length(self) -> int:
@@ -75,7 +78,7 @@ class Sequence:
         return len(self.request.prompt_token_ids)
 
     @property
-    def wants_prompt_logprobs(self) -> bool:
+    def reports_prompt_logprobs(self) -> bool:
         """Only the first sequence of a request reports on the prompt."""
         return self.index == 0 and self.request.prompt_logprobs is not None
 
@@ -86,7 +89,8 @@ class Sequence:
         return (request.priority, request.arrived, request.request_id, self.index)
 
     def _whole_blocks(self, length: int) -> int:
-        return length // self.block * self.block if self.block else 0
+        size = self.attention_block_size
+        return length // size * size if size else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +104,10 @@ class ScheduledSequence:
     @property
     def num_rows(self) -> int:
         """Rows in the forward pass."""
-        return self.num_pending + self.num_proposed
+        return self.num_pending + self.num_proposed_tokens
 
     @property
-    def num_proposed(self) -> int:
+    def num_proposed_tokens(self) -> int:
         """Rows of the proposal."""
         return len(self.proposal.token_ids) if self.proposal else 0
 
@@ -117,4 +121,4 @@ class ScheduledSequence:
         """One past the last position that is written or read."""
         if self.proposal is not None and self.proposal.attend is AttentionMode.CONTEXT:
             return self.proposal.length
-        return self.start + self.num_proposed
+        return self.start + self.num_proposed_tokens

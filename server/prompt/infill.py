@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from plait.decoders.contract.decoder import TokenLogprobs
 from plait.server.prompt.stream import TextDelta, TextStream
-from plait.server.wire.messages import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class InfillStream:
         self._hole: TextStream | None = None
 
     def push(
-        self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob] | None = None
+        self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs] | None = None
     ) -> TextDelta:
         """Take the next tokens, with their logprobs if they are to be shown."""
         pieces = [] if self._index >= 0 else [self._next_hole()]

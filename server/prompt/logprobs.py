@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+from plait.decoders.contract.decoder import TokenLogprobs
 from plait.server.prompt.detokenizer import Detokenizer
 from plait.server.prompt.tokenizer import Tokenizer
-from plait.server.wire.messages import TokenLogprob
 
 # What stands for log 0, which JSON cannot write; OpenAI's choice.
 LOWEST = -9999.0
 
 
-def chat_logprobs(tokenizer: Tokenizer, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+def chat_logprobs(tokenizer: Tokenizer, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
     """Return a chat choice's `logprobs` object."""
     content = [
         {
@@ -33,7 +33,7 @@ def chat_logprobs(tokenizer: Tokenizer, logprobs: Sequence[TokenLogprob]) -> dic
 def completion_logprobs(
     tokenizer: Tokenizer,
     token_ids: Sequence[int],
-    logprobs: Sequence[TokenLogprob | None],
+    logprobs: Sequence[TokenLogprobs | None],
     offsets: Sequence[int],
 ) -> dict[str, Any]:
     """Return a completion choice's `logprobs` object.
@@ -53,7 +53,7 @@ def completion_logprobs(
 
 
 def ranked(
-    tokenizer: Tokenizer, entry: TokenLogprob, count: int
+    tokenizer: Tokenizer, entry: TokenLogprobs, count: int
 ) -> dict[int, tuple[float, int | None, str]]:
     """Return (logprob, rank, text) of a prompt's token and of its `count` alternatives."""
     found: dict[int, tuple[float, int | None, str]] = {}
@@ -107,7 +107,7 @@ def _chat_token(tokenizer: Tokenizer, token_id: int, logprob: float) -> dict[str
     }
 
 
-def _top(tokenizer: Tokenizer, entry: TokenLogprob) -> dict[str, float]:
+def _top(tokenizer: Tokenizer, entry: TokenLogprobs) -> dict[str, float]:
     """Return the alternatives and the token itself; of equal spellings the likelier one."""
     top: dict[str, float] = {}
     for token_id, logprob in (*entry.top, (entry.token_id, entry.logprob)):

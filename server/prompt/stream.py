@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from plait.decoders.contract.decoder import TokenLogprobs
 from plait.server.prompt.detokenizer import Detokenizer
 from plait.server.prompt.stop import StopScanner, StopStrings
-from plait.server.wire.messages import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +17,14 @@ class TextDelta:
     """What may be sent now; joined over a stream it is the answer."""
 
     text: str
-    logprobs: Sequence[TokenLogprob] = ()  # of the tokens whose text is out, when there are any
+    logprobs: Sequence[TokenLogprobs] = ()  # of the tokens whose text is out, when there are any
     offsets: Sequence[int] = ()  # where in the text each of those tokens begins
 
 
 class _PendingToken(NamedTuple):
     """A token whose text is not all out; characters count from the start of the text."""
 
-    logprob: TokenLogprob
+    logprob: TokenLogprobs
     start: int
     end: int
 
@@ -56,7 +56,7 @@ class TextStream:
         return self._scanner.matched if self._scanner is not None else None
 
     def push(
-        self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob] | None = None
+        self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs] | None = None
     ) -> TextDelta:
         """Take the next tokens, with their logprobs if they are to be shown.
 
@@ -79,7 +79,7 @@ class TextStream:
             tail = self._scanner.push(tail) + self._scanner.finish()
         return self._piece(tail, last=True)
 
-    def _take(self, token_id: int, logprob: TokenLogprob | None) -> str:
+    def _take(self, token_id: int, logprob: TokenLogprobs | None) -> str:
         text = self._detokenizer.push(token_id)
         start = self._decoded
         self._decoded += len(text)

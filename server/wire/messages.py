@@ -10,12 +10,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from plait.decoders.contract.decoder import FinishReason, TokenLogprobs
 from plait.decoders.contract.decoding import NO_EXTRAS, DecodingSpec, PromptExtras
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.wire.counters import EngineCounters
-
-FinishReason = Literal["stop", "length", "abort", "deadline", "error"]
 
 
 class CompiledConstraint(msgspec.Struct, frozen=True):
@@ -73,14 +72,6 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
 Command = GenerateRequest | Abort | DraftStoreTask | Shutdown
 
 
-class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """Natural-log probabilities under the model's own law (no temperature, no constraint)."""
-
-    token_id: int
-    logprob: float
-    top: list[tuple[int, float]] = []
-
-
 class Started(msgspec.Struct, frozen=True, tag="started"):
     """The request has left the queue."""
 
@@ -102,10 +93,10 @@ class Delta(msgspec.Struct, frozen=True, tag="delta"):
     request_id: str
     index: int
     token_ids: list[int]
-    logprobs: list[TokenLogprob] | None = None
+    logprobs: list[TokenLogprobs] | None = None
     finish_reason: FinishReason | None = None
     stop_token: int | None = None
-    prompt_logprobs: list[TokenLogprob | None] | None = None  # first delta only; None for token 0
+    prompt_logprobs: list[TokenLogprobs | None] | None = None  # first delta only; None for token 0
     trace: dict[str, Any] | None = None  # last delta only, when decoding.trace asks for it
     predicted: PredictionResult | None = (
         None  # when rows were drafted from the request's prediction

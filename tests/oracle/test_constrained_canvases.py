@@ -111,7 +111,7 @@ def test_one_token_after_the_other_is_the_best_that_fits() -> None:
     for seed in range(40):
         request = words(1 + seed % 7, "off", seed=seed, temperature=0.0)
         (run,) = drive(host(LAW, 4), LAW, [request])
-        judge, text = WordConstraint(LANGUAGE, END), list(request.prompt_token_ids)
+        judge, text = WordConstraint(LANGUAGE, END), list(request.text.prompt)
         while not judge.is_terminated() and len(judge.text) < request.max_tokens:
             left = request.max_tokens - len(judge.text) - 1
             law = LAW.logits(np.array([len(text)]), np.array([*text, LAW.mask_id]))[0]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from plait.decoders.contract.decoder import DecodeRequest
+from plait.decoders.contract.text import NoiseKey, Text
 from plait.decoders.diffusion import decoder as hosts
 from plait.decoders.diffusion.decoder import DiffusionDecoder
 from plait.decoders.diffusion.spec import DiffusionSpec
@@ -56,12 +57,11 @@ def requests(way: Any, spare: int) -> list[DecodeRequest]:
         params = SamplingParams(seed=i, **fields)
         made.append(
             UnresolvedRequest(
-                [i, 2, 3 * i],
+                Text([i, 2, 3 * i], NoiseKey(i, i % 2)),
                 params,
                 constraint.min_tokens() + spare,
                 frozenset({EOS}),
                 constraint,
-                i % 2,
                 options={"unmasker": way},
             )
         )
@@ -92,12 +92,11 @@ def test_a_hole_that_no_row_was_read_of_ends_the_walk(cache: Any) -> None:
             [seed, 1], 9, {"unmasker": [cache]}, params=params, stops=frozenset({END})
         )
         constrained = UnresolvedRequest(
-            request.prompt_token_ids,
+            request.text,
             params,
             9,
             frozenset({END}),
             WordConstraint(LANGUAGE, END),
-            0,
             options=request.options,
         )
         (run,) = drive(decoder(full=True), LAW, [constrained])

@@ -78,7 +78,7 @@ def test_a_cache_feeds_fewer_rows(cache: Any) -> None:
     )
     assert plain.num_rows == 43 * len(plain.outcomes)
     assert cached.num_rows / len(cached.outcomes) < 40
-    assert decoder.block(cached.state) == 0
+    assert decoder.attention_block_size(cached.state) == 0
 
 
 def test_an_infill_fills_between_two_texts() -> None:

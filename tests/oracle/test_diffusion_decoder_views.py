@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from plait.decoders.contract.decoder import DraftBudget, Forward
 from plait.decoders.contract.registry import MethodError
+from plait.decoders.contract.text import NoiseKey, Text
 from plait.decoders.diffusion.decoder import DiffusionDecoder
 from plait.decoders.diffusion.pipeline import UnmaskingPipeline
 from plait.decoders.diffusion.protocols import STATISTICS, Floats, Selection, StepView
@@ -241,7 +242,8 @@ def test_drafts_that_come_true_have_logprobs_of_their_own() -> None:
 def test_sequences_of_one_request_have_noise_of_their_own() -> None:
     decoder = DiffusionDecoder(DiffusionSpec(LAW.mask_id, (7,), "block", BLOCK), LAW.vocab)
     request = decode_request(PROMPT, 20, params=SamplingParams(temperature=2.0, seed=1))
-    first, second = drive(decoder, LAW, [request, replace(request, sequence_index=1)])
+    other = replace(request, text=Text(PROMPT, NoiseKey(1, 1)))
+    first, second = drive(decoder, LAW, [request, other])
     assert first.answer != second.answer
 
 

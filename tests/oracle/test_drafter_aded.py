@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import compose
+from plait.decoders.contract.text import Text
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.drafters.aded import AdedDrafter, AdedState
@@ -203,7 +204,7 @@ def drafter(stores: DraftStores | None = None, **options: Any) -> AdedDrafter:
 
 def begin(made: AdedDrafter, namespace: str = "") -> AdedState:
     return made.start(
-        DecodeRequest([], SamplingParams(), 1, frozenset(), None, 0, namespace=namespace)
+        DecodeRequest(Text([]), SamplingParams(), 1, frozenset(), None, namespace=namespace)
     )
 
 
@@ -215,7 +216,7 @@ def ask(
 
 def emitted(made: AdedDrafter, state: AdedState, text: Sequence[int]) -> None:
     """Tell the drafter that a pass has emitted the last token of a text."""
-    made.commit(
+    made.observe(
         state,
         text,
         VerificationResult([], [], [0], [text[-1]], [text[-1]], torch.empty(1, 1), None),
@@ -247,7 +248,7 @@ def test_reads_the_prompt_unless_told_not_to() -> None:
 def test_siblings_read_their_prompt_once() -> None:
     stores = DraftStores()
     made, prompt = drafter(stores), [1, 2, 3, *range(10, 40)]
-    asked = DecodeRequest(prompt, SamplingParams(), 1, frozenset(), None, 0)
+    asked = DecodeRequest(Text(prompt), SamplingParams(), 1, frozenset(), None)
     states = [made.start(asked) for _ in range(3)]
     for state in states:
         ask(made, state, prompt)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import DraftRequest
+from plait.decoders.contract.text import NoiseKey, Text
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
@@ -121,7 +122,7 @@ def test_drafts_are_what_sampling_from_the_second_model_gives(num_blocks: int) -
     )
     prompts = [[rng.randrange(VOCAB) for _ in range(rng.randint(1, 30))] for _ in range(4)]
     states = [drafter.start(_decode_request(prompt, i)) for i, prompt in enumerate(prompts)]
-    texts_so_far = [list(prompt) for prompt in prompts]
+    texts_so_far = [state.sampling.text for state in states]
     drafted = 0
     for _ in range(40):
         members = sorted(rng.sample(range(4), rng.randint(1, 4)))
@@ -136,8 +137,8 @@ def test_drafts_are_what_sampling_from_the_second_model_gives(num_blocks: int) -
             assert list(draft.token_ids) == want
             drafted += len(want)
             new = [*want[: rng.randint(0, len(want))], rng.randrange(VOCAB)]
-            drafter._runner.observe(states[i], new)
             texts_so_far[i].extend(new)
+            drafter._runner.observe(states[i], new)
         model.blocks.check_integrity()
     assert drafted > 20
     for state, text in zip(states, texts_so_far, strict=True):
@@ -147,20 +148,19 @@ def test_drafts_are_what_sampling_from_the_second_model_gives(num_blocks: int) -
 
 def _decode_request(prompt: list[int], index: int) -> DecodeRequest:
     sampling = SamplingParams(temperature=0.8, seed=9, frequency_penalty=0.3)
-    return DecodeRequest(prompt, sampling, 99, frozenset(), None, index)
+    text = Text(prompt, NoiseKey(sampling.seed, index))
+    return DecodeRequest(text, sampling, 99, frozenset(), None)
 
 
 def _oracle(prompt: list[int], index: int, context: list[int], count: int) -> list[int]:
     """Draw tokens one after the other from the table law."""
     request = _decode_request(prompt, index)
-    state = SamplingState(request.sampling, prompt, sequence_index=index)
-    for token in context[len(prompt) :]:
-        state.append(token)
-    text = list(context)
+    text = Text(prompt, request.text.noise, context[len(prompt) :])
+    state = SamplingState(request.sampling, text)
     for _ in range(count):
         logits = text_logits(text, VOCAB)[None]
-        text += OrdinarySampler().sample(logits, [state]).token_ids
-        state.append(text[-1])
+        text.extend(OrdinarySampler().sample(logits, [state]).token_ids)
+        state.observe(text[-1])
     return text[len(context) :]
 
 
@@ -226,7 +226,9 @@ def test_chances_tell_how_surely_a_token_leads() -> None:
     runner = DraftModelRunner(table_draft_model(TableModel(VOCAB)), read_rows=64, min_path_prob=0)
     for temperature in (0.0, 1.0):
         sampling = SamplingParams(temperature=temperature, seed=4)
-        sequence = runner.start(DecodeRequest([1, 2], sampling, 9, frozenset(), None, 0))
+        sequence = runner.start(
+            DecodeRequest(Text([1, 2], NoiseKey(4)), sampling, 9, frozenset(), None)
+        )
         asked = DraftRequest(sequence, [1, 2], [], 3, None)
         (draft,) = runner.draft([runner.new_job(sequence, asked, 3)])
         assert all(1 / VOCAB < acceptance_prob <= 1 for acceptance_prob in draft.acceptance_probs)

@@ -13,6 +13,7 @@ from benchmarks.drafter_heads.head import Head
 from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Choice, choose
+from plait.decoders.contract.text import NoiseKey, Text
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.heads.drafter import HeadDrafter, HeadState
@@ -67,12 +68,14 @@ def drafter_of(context: DrafterContext, options: dict[str, Any]) -> HeadDrafter:
 def read(drafter: HeadDrafter, prompt: list[int], tokens: list[int], hidden: Tensor) -> HeadState:
     """Let a drafter see a text token after token."""
     sampling = SamplingParams(temperature=0.0)
-    state = drafter.start(DecodeRequest(prompt, sampling, 99, frozenset(), None, 0))
+    state = drafter.start(
+        DecodeRequest(Text(prompt, NoiseKey(sampling.seed)), sampling, 99, frozenset(), None)
+    )
     text = list(prompt)
     for token, row in zip(tokens, hidden, strict=True):
         text.append(token)
         result = VerificationResult([], [], [0], [token], [token], torch.zeros(1, VOCAB), row[None])
-        drafter.commit(state, text, result)
+        drafter.observe(state, text, result)
     return state
 
 

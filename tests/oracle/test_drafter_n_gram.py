@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest
 from plait.decoders.contract.registry import compose
+from plait.decoders.contract.text import Text
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.drafters import n_gram
@@ -32,7 +33,7 @@ def drafts(
     made: NGramDrafter, text: Sequence[int], draft_prefix: Sequence[int], max_tokens: int
 ) -> Draft:
     """Return the draft behind a text that grew token by token, and was asked about throughout."""
-    state = made.start(DecodeRequest(text[:1], SamplingParams(), 1, frozenset(), None, 0))
+    state = made.start(DecodeRequest(Text(text[:1]), SamplingParams(), 1, frozenset(), None))
     for stop in range(1, len(text)):
         made.propose([DraftRequest(state, text[:stop], [], max_tokens, None)])
     return made.propose([DraftRequest(state, text, draft_prefix, max_tokens, None)])[0]
@@ -135,7 +136,7 @@ def test_goes_on_behind_what_others_have_drafted() -> None:
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(n_gram, "WINDOW", 50)
     made = drafter(min_n=2, max_n=3)
-    state = made.start(DecodeRequest([], SamplingParams(), 1, frozenset(), None, 0))
+    state = made.start(DecodeRequest(Text([]), SamplingParams(), 1, frozenset(), None))
     text: list[int] = []
     for token in range(1_000):
         text.append(token)
@@ -158,7 +159,7 @@ def test_contradictions_are_refused(options: dict[str, Any]) -> None:
 
 def test_siblings_share_the_prompt_and_nothing_else() -> None:
     made, prompt = drafter(), [1, 2, 3, 4, 1, 2]
-    asked = DecodeRequest(prompt, SamplingParams(), 1, frozenset(), None, 0)
+    asked = DecodeRequest(Text(prompt), SamplingParams(), 1, frozenset(), None)
     states = [made.start(asked) for _ in range(4)]
     made.finish(states.pop(), prompt)
     for i, state in enumerate(states):  # the first one has copied when the second goes on

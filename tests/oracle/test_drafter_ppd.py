@@ -12,6 +12,7 @@ from torch import Tensor
 
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import DecodeRequest, DraftBudget
+from plait.decoders.contract.text import Text
 from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.context import DrafterContext
@@ -132,7 +133,7 @@ def test_the_budget_keeps_the_prompts_that_pay(context: DrafterContext, price: f
     costs = CostCurve({rows: 1 + price * (rows - 1) for rows in (1, 2, 64)})
     speculator = Speculator(context, costs)
     methods = resolve_decoding({"drafter": DRAFTER}).methods
-    each = DecodeRequest([1, 2], SamplingParams(), 99, frozenset(), None, 0, methods)
+    each = DecodeRequest(Text([1, 2]), SamplingParams(), 99, frozenset(), None, methods)
     member = speculator.start(each)
     assert member is not None
     (tree,) = speculator.propose([member], [64], DraftBudget(drafts=64, fed=1))

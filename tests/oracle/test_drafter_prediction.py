@@ -15,6 +15,7 @@ from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import DecodeRequest, DraftBudget
 from plait.decoders.contract.decoding import PromptExtras
 from plait.decoders.contract.drafter import DraftRequest, VerificationResult
+from plait.decoders.contract.text import Text
 from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.context import DrafterContext
@@ -44,7 +45,7 @@ def start(
     drafter: PredictionDrafter, prediction: Sequence[int], prompt: Sequence[int] = (1,)
 ) -> PredictionState:
     extras = PromptExtras(list(prediction))
-    request = DecodeRequest(prompt, SamplingParams(), 9, frozenset(), None, 0, extras=extras)
+    request = DecodeRequest(Text(prompt), SamplingParams(), 9, frozenset(), None, extras=extras)
     state = drafter.start(request)
     assert state is not None
     return state
@@ -65,7 +66,7 @@ def commit(
 ) -> None:
     text.extend(emitted)
     result = VerificationResult((), (), (0,), (), emitted, cast(Any, None), None)
-    drafter.commit(state, text, result)
+    drafter.observe(state, text, result)
 
 
 def naive_find(prediction: Sequence[int], tail: Sequence[int], home: int) -> tuple[int, int] | None:
@@ -249,7 +250,7 @@ def test_nobody_drafts_behind_a_prediction_that_is_followed(rest: list[int]) -> 
     methods = resolve_decoding({"drafter": ["prediction", "suffix"]}).methods
     extras = PromptExtras([1, 2, 3, 4, *rest])
     asked = DecodeRequest(
-        prompt, SamplingParams(), 99, frozenset(), None, 0, methods, extras=extras
+        Text(prompt), SamplingParams(), 99, frozenset(), None, methods, extras=extras
     )
     speculator = Speculator(DrafterContext(VOCAB), CostCurve({1: 1.0, 64: 1.0}))
     member = speculator.start(asked)

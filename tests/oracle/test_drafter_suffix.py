@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import Draft, DraftRequest
 from plait.decoders.contract.registry import compose
+from plait.decoders.contract.text import Text
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.drafters import suffix
@@ -107,7 +108,7 @@ def drafter(stores: DraftStores | None = None, **options: Any) -> SuffixDrafter:
 
 def begin(made: SuffixDrafter, namespace: str = "") -> SuffixState:
     return made.start(
-        DecodeRequest([], SamplingParams(), 1, frozenset(), None, 0, namespace=namespace)
+        DecodeRequest(Text([]), SamplingParams(), 1, frozenset(), None, namespace=namespace)
     )
 
 
@@ -198,7 +199,7 @@ def test_chances_leave_the_end_of_the_text_out() -> None:
 
 def test_siblings_share_the_prompt_and_nothing_else() -> None:
     made, prompt = drafter(), [1, 2, 3, 4, 1, 2]
-    asked = DecodeRequest(prompt, SamplingParams(), 1, frozenset(), None, 0)
+    asked = DecodeRequest(Text(prompt), SamplingParams(), 1, frozenset(), None)
     states = [made.start(asked) for _ in range(4)]
     made.finish(states.pop(), prompt)
     for i, state in enumerate(states):  # the first one has copied when the second goes on

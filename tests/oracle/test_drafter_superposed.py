@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.drafter import DraftRequest
+from plait.decoders.contract.text import Text
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.draft_model import make
@@ -68,7 +69,7 @@ def ask(
 ) -> DraftRequest[Any]:
     constraint = fields.pop("constraint", None)
     stops = frozenset(fields.pop("stops", ()))
-    request = DecodeRequest(text, SamplingParams(), 99, stops, constraint, 0, None, "tenant")
+    request = DecodeRequest(Text(text), SamplingParams(), 99, stops, constraint, None, "tenant")
     return DraftRequest(made.start(request), text, (), max_tokens, constraint)
 
 

@@ -7,9 +7,9 @@ from itertools import accumulate, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plait.decoders.contract.decoder import TokenLogprobs
 from plait.server.prompt.infill import InfillStream, InfillTemplate
 from plait.server.prompt.stream import TextDelta
-from plait.server.wire.messages import TokenLogprob
 from tests.fixtures.byte_tokenizer import EOS, byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -38,7 +38,7 @@ def run(texts: list[str], holes: list[list[int]], sizes: list[int]) -> list[Text
     pieces = []
     for start, stop in pairwise(borders):
         group = tokens[start:stop]
-        pieces.append(stream.push(group, [TokenLogprob(token, -1.0) for token in group]))
+        pieces.append(stream.push(group, [TokenLogprobs(token, -1.0) for token in group]))
     assert stream.num_tokens == len(tokens)
     return [*pieces, stream.finish()]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from plait.server.engine.admission import Admission, Capacity
+from plait.server.engine.admission import Admission, EngineCapacity
 from plait.server.engine.engine import Engine
 from plait.server.engine.kv.block_table import BLOCK_SIZE
 from plait.server.engine.kv.manager import KVCacheManager
@@ -25,7 +25,7 @@ def make(*, num_blocks: int = 12, max_num_seqs: int = 8, **tier: Any) -> tuple[E
     model = TableModel()
     runner = Runner(model, model.new_kv_cache(num_blocks), torch.device("cpu"))
     memory = MemoryTier(runner.kv, **tier)
-    capacity = Capacity((num_blocks - 1) * BLOCK_SIZE, VOCAB, "table")
+    capacity = EngineCapacity((num_blocks - 1) * BLOCK_SIZE, VOCAB, "table")
     decoder = GreedyDecoder()
     engine = Engine(
         runner,

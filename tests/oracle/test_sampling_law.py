@@ -17,6 +17,7 @@ from plait.decoders.sampling.sampler import OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
 from plait.kernels import dispatch
 from tests.fixtures.sampling_law import Situation, both_kernels, law, scores
+from tests.fixtures.sampling_states import grow, sampling_state
 
 # all numbers below are short binary fractions, so float32 makes no rounding error in the scores
 TABLES = [
@@ -59,11 +60,9 @@ def situations() -> list[Situation]:
 
 
 def state(now: Situation, sequence_index: int = 0) -> SamplingState:
-    made = SamplingState(
-        now.params, now.prompt, stop_token_ids=now.stop, sequence_index=sequence_index
-    )
+    made = sampling_state(now.params, now.prompt, stop_token_ids=now.stop, stream=sequence_index)
     for token in now.output:
-        made.append(token)
+        grow(made, token)
     return made
 
 
@@ -112,7 +111,7 @@ def test_frequencies_are_the_law(now: Situation, naive: bool) -> None:
 def test_frequencies_over_positions(temperature: float) -> None:
     draws = 5000
     now = Situation(SamplingParams(temperature=temperature, seed=3))
-    states = [SamplingState(now.params, range(length)) for length in range(draws)]
+    states = [sampling_state(now.params, range(length)) for length in range(draws)]
     logits = torch.tensor([float(x) for x in TABLES[1]]).expand(draws, -1)
     have = OrdinarySampler().sample(logits, states)
     within(Counter(have.token_ids), law(TABLES[1], now), draws)
@@ -130,7 +129,7 @@ def test_other_keys_are_independent(other: dict[str, Any]) -> None:
     def tokens(seed: int = 7, sequence_index: int = 0, prompt: range = range(0)) -> list[int]:
         params = SamplingParams(seed=seed)
         states = [
-            SamplingState(params, range(len(prompt) + i), sequence_index=sequence_index)
+            sampling_state(params, range(len(prompt) + i), stream=sequence_index)
             for i in range(draws)
         ]
         return sampler.sample(logits, states).token_ids
@@ -150,7 +149,7 @@ def mixed_batch(rows: int = 16, vocab: int = 700) -> tuple[Tensor, list[Sampling
         SamplingParams(temperature=0.9, repetition_penalty=1.3, top_k=40, logprobs=2),
         SamplingParams(frequency_penalty=0.4, logit_bias={3: 5.0}, bad_words=((1,),)),
     ]
-    states = [SamplingState(kinds[i % 5], range(i + 1), sequence_index=i % 3) for i in range(rows)]
+    states = [sampling_state(kinds[i % 5], range(i + 1), stream=i % 3) for i in range(rows)]
     words = torch.full((rows, -(-vocab // 32)), -1, dtype=torch.int32)
     words[::4] = torch.randint(
         -(2**31), 2**31, (len(words[::4]), words.shape[1]), generator=generator
@@ -177,7 +176,7 @@ def test_an_unconstrained_row_ignores_a_narrow_bitmask() -> None:
     """Tokens beyond the bitmask stay legal in its rows of ones, whatever the other rows are."""
     logits = torch.zeros(2, 40)
     logits[:, 39] = 50.0
-    states = [SamplingState(SamplingParams(top_p=0.9), ())] * 2
+    states = [sampling_state(SamplingParams(top_p=0.9), ())] * 2
     words = torch.tensor([[-1], [0b110]], dtype=torch.int32)
     have = OrdinarySampler().sample(logits, states, words).token_ids
     assert have[0] == 39
@@ -194,7 +193,7 @@ def test_plain_and_edited_rows_agree(naive: bool) -> None:
         edits = SamplingParams(temperature=temperature, seed=11, logit_bias={0: 0.0})
         have = [
             OrdinarySampler(naive=naive)
-            .sample(logits, [SamplingState(params, range(i)) for i in range(30)])
+            .sample(logits, [sampling_state(params, range(i)) for i in range(30)])
             .token_ids
             for params in (plain, edits)
         ]

@@ -64,7 +64,7 @@ def test_answers_and_passes_are_those_of_the_naive_decoder(
             LAW,
             language,
             END,
-            request.prompt_token_ids,
+            request.text.prompt,
             budget,
             block,
             threshold,

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from plait.decoders.contract.decoder import TokenLogprobs
 from plait.kernels import dispatch
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model
 from plait.server.settings import WeightMode
-from plait.server.wire.messages import TokenLogprob
 from tests.fixtures.engines import ALONE, check_seed_stable, model_engine, run, texts, tiny
 from tests.fixtures.random_requests import random_requests
 
@@ -56,7 +56,7 @@ def test_logprobs_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     )
     assert have.keys() == want.keys()
     for name, entries in want.items():
-        assert all(isinstance(entry, TokenLogprob) for entry in entries)
+        assert all(isinstance(entry, TokenLogprobs) for entry in entries)
         assert [e.token_id for e in have[name]] == [e.token_id for e in entries]
         assert [e.logprob for e in have[name]] == pytest.approx(
             [e.logprob for e in entries], abs=1e-4

@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 import pytest
 from msgspec.structs import replace
 
-from plait.decoders.autoregressive.commit import AutoregressiveState
 from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
+from plait.decoders.autoregressive.state import AutoregressiveState
 from plait.decoders.contract import registry
 from plait.decoders.contract.constraint import Constraint
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.decoding import PromptExtras
-from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.drafter import Draft, Drafter, DraftRequest, VerificationResult
 from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.context import DrafterContext
@@ -190,7 +190,7 @@ def test_drafts_are_accepted_at_all() -> None:
         assert counters.speculation.accepted_tokens["adversary"] > counters.generation_tokens / 10
 
 
-class Silent:
+class Silent(Drafter[int]):
     """Counts how often each sequence is begun, asked and ended; drafts what it is told to."""
 
     name: ClassVar[str] = "staged"
@@ -210,7 +210,7 @@ class Silent:
         self.most = max([self.most, *(ask.max_tokens for ask in requests)])
         return [Draft([0] * self._width, [1.0] * self._width) for _ in requests]
 
-    def commit(self, state: int, text: Sequence[int], result: VerificationResult) -> None:
+    def observe(self, state: int, text: Sequence[int], result: VerificationResult) -> None:
         assert not self.ended[state], "a sequence goes on that has ended"
 
     def finish(self, state: int, text: Sequence[int]) -> None:
@@ -319,7 +319,7 @@ class Watched(AutoregressiveDecoder):
         self.states.append(super().start(request))
         return self.states[-1]
 
-    def block(self, state: AutoregressiveState) -> int:
+    def attention_block_size(self, state: AutoregressiveState) -> int:
         return 5  # no block size that the engine runs
 
     def finish(self, state: AutoregressiveState) -> None:
@@ -356,7 +356,7 @@ def test_the_cache_holds_the_text(kind: str) -> None:
         for sequence in (s for members in running._live.values() for s in members):
             assert (
                 cached(running, sequence)
-                == list(enumerate(sequence.tokens))[: sequence.num_computed_tokens]
+                == list(enumerate(sequence.text))[: sequence.num_computed_tokens]
             )
             checked += sequence.num_computed_tokens
     assert checked > 1000

@@ -21,7 +21,8 @@ from torch import Tensor
 from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import DecodeRequest, DraftBudget, Forward, Proposal
-from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.drafter import Draft, Drafter, DraftRequest, VerificationResult
+from plait.decoders.contract.text import Text
 from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import Draws
@@ -116,7 +117,7 @@ def legal(weights: Sequence[float], mask: int | None, banned: Collection[int]) -
     return tuple(weight / sum(kept) for weight in kept)
 
 
-class Drafting:
+class Drafting(Drafter[list[int]]):
     """A drafter that may choose, and may know the noise."""
 
     name: ClassVar[str] = "staged"
@@ -135,7 +136,7 @@ class Drafting:
             )
         ]
 
-    def commit(self, state: list[int], text: Sequence[int], result: VerificationResult) -> None:
+    def observe(self, state: list[int], text: Sequence[int], result: VerificationResult) -> None:
         pass
 
     def finish(self, state: list[int], text: Sequence[int]) -> None:
@@ -181,7 +182,7 @@ class CoinTree(Drafting):
 class Jacobi(Drafting):
     """What the rows behind the end of the last walk have drawn."""
 
-    def commit(self, state: list[int], text: Sequence[int], result: VerificationResult) -> None:
+    def observe(self, state: list[int], text: Sequence[int], result: VerificationResult) -> None:
         state[:] = result.drawn[result.accepted_rows[-1] + 1 :]
 
     def draft(self, text: list[int], state: list[int], max_tokens: int) -> Draft:
@@ -218,12 +219,11 @@ def decode(
     host = AutoregressiveDecoder(VOCAB, speculator=Speculator(DrafterContext(VOCAB), CostCurve()))
     named = {"name": "staged", "always": True, "max_draft": 6} if drafter else "off"
     request = DecodeRequest(
-        PROMPT,
+        Text(PROMPT),
         SamplingParams(),
         length,
         frozenset([END] if words else []),
         WordConstraint(words, END) if words else None,
-        0,
         resolve_decoding({"drafter": named}).methods,
     )
     with nullcontext() if drafter is None else stage.on_stage(drafter):

@@ -14,7 +14,7 @@ from plait.decoders.resolve import resolve_decoding
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.speculator import Speculator
 from plait.kernels import dispatch
-from plait.server.engine.admission import Admission, Capacity
+from plait.server.engine.admission import Admission, EngineCapacity
 from plait.server.engine.engine import Engine
 from plait.server.engine.kv.block_table import BLOCK_SIZE
 from plait.server.engine.kv.manager import KVCacheManager
@@ -44,7 +44,7 @@ def engine_of(model: Transformer, num_blocks: int = 512) -> Engine:
         runner,
         KVCacheManager(num_blocks, runner.copy_block),
         Admission(
-            Capacity((num_blocks - 1) * BLOCK_SIZE, model.vocab_size, model.fingerprint),
+            EngineCapacity((num_blocks - 1) * BLOCK_SIZE, model.vocab_size, model.fingerprint),
             lambda request: host,
             no_constraints,
         ),

@@ -132,7 +132,7 @@ def test_an_active_set_leaves_holes_out(selector: Any) -> None:
     recap = {"name": "recap", "local": 1, "active": 1}
     runs = drive(host, LAW, requests([selector, recap]))
     for run, request in zip(runs, requests([selector, recap]), strict=True):
-        size = len(request.prompt_token_ids) + request.max_tokens
+        size = len(request.text.prompt) + request.max_tokens
         full_passes = -(-len(run.outcomes) // 2)
         assert run.num_rows <= full_passes * size + len(run.outcomes) // 2 + len(run.answer) + 1
 

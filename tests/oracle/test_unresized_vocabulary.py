@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from plait.decoders.autoregressive.commit import AutoregressiveState, bitmask_for, commit
+from plait.decoders.autoregressive.commit import allow_all_bitmask, commit_token
+from plait.decoders.autoregressive.state import AutoregressiveState
+from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import Draws, OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
@@ -30,6 +32,7 @@ from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest, ServerError
 from plait.server.settings import LimitSettings
 from tests.fixtures.engine_pool import ADDED, EnginePool, engine_pool, write_unresized_model
+from tests.fixtures.sampling_states import sampling_state
 from tests.fixtures.word_constraint import WordConstraint
 
 ROWS = 300  # of the embedding; the tokenizer knows three ids more
@@ -187,12 +190,13 @@ class Impatient(OrdinarySampler):
 
 def test_a_text_that_can_not_end_in_time_ends_all_the_same() -> None:
     """Admission lets none in; should one get there, the engine must not hang."""
-    sampling = SamplingState(SamplingParams(), [0], stop_token_ids=[5])
+    sampling = sampling_state(SamplingParams(), [0], stop_token_ids=[5])
     constraint = WordConstraint([(0, 1, 2)], 5)
     sampler = Impatient()
-    state = AutoregressiveState(sampling, sampler, constraint, frozenset([5]), remaining=1)
+    asked = DecodeRequest(sampling.text, SamplingParams(), 1, frozenset([5]), constraint)
+    state = AutoregressiveState(asked, sampling, sampler)
     logits = torch.zeros(1, 6)
-    bitmask = bitmask_for(1, 6)
+    bitmask = allow_all_bitmask(1, 6)
     constraint.fill_bitmask(bitmask, 0)
-    outcome = commit(state, 0, sampler.sample(logits, [sampling], bitmask), logits)
+    outcome = commit_token(state, 0, sampler.sample(logits, [sampling], bitmask), logits)
     assert (outcome.emit, outcome.finish) == ((0,), "length")

@@ -9,10 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
+from plait.decoders.contract.decoder import TokenLogprobs
 from plait.server.api.app import create_app
 from plait.server.settings import ApiSettings
 from plait.server.telemetry.telemetry import Telemetry
-from plait.server.wire.messages import Delta, GenerateRequest, Started, TokenLogprob
+from plait.server.wire.messages import Delta, GenerateRequest, Started
 from tests.fixtures.byte_tokenizer import END, TURN
 from tests.fixtures.running_server import QUIET
 from tests.fixtures.stub_pool import Script, StubPool
@@ -30,7 +31,7 @@ def told(*pieces: list[int], ended: bool = True, scored: bool = False) -> Script
 
     async def script(request: GenerateRequest) -> AsyncIterator[Started | Delta]:
         yield Started(request.request_id, 0, 0.0)
-        entries = [TokenLogprob(t, -0.5, [(t, -0.5), (7, -1.5)]) for t in request.prompt_token_ids]
+        entries = [TokenLogprobs(t, -0.5, ((t, -0.5), (7, -1.5))) for t in request.prompt_token_ids]
         for i, piece in enumerate(pieces):
             scores = [None, *entries[1:]] if scored and not i else None
             yield Delta(request.request_id, 0, piece, prompt_logprobs=scores)

@@ -10,7 +10,7 @@ from plait.decoders.contract.decoding import DecodingSpec
 from plait.decoders.contract.registry import MethodError
 from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
-from plait.server.engine.admission import Admission, Capacity
+from plait.server.engine.admission import Admission, EngineCapacity
 from plait.server.errors import BadRequest
 from plait.server.pool.in_flight import to_server_error
 from plait.server.wire.messages import GenerateRequest
@@ -30,7 +30,8 @@ def ask(name: str, **named: Any) -> GenerateRequest:
 
 def test_a_method_that_lacks_something_is_a_bad_request() -> None:
     decoder = PickyDecoder(10)
-    admission = Admission(Capacity(100, 10, "fp"), lambda request: decoder, lambda compiled: None)  # type: ignore[arg-type, return-value]
+    capacity = EngineCapacity(100, 10, "fp")
+    admission = Admission(capacity, lambda request: decoder, lambda compiled: None)  # type: ignore[arg-type, return-value]
     admission.add(ask("bad", unmasker="learn2pd"))
     admission.add(ask("good"))
     arrived, failed = admission.poll(wait=False)

@@ -11,8 +11,8 @@ import structlog
 from structlog.testing import LogCapture
 from torch import Tensor
 
-from plait.decoders.autoregressive.commit import AutoregressiveState
 from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
+from plait.decoders.autoregressive.state import AutoregressiveState
 from plait.decoders.contract.constraint import Constraint
 from plait.decoders.contract.decoder import DecodeRequest, DraftBudget, Forward, Outcome, Proposal
 from plait.decoders.sampling.params import SamplingParams

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plait.decoders.contract.decoder import TokenLogprobs
 from plait.server.errors import BadRequest, Internal, ServerError, Unavailable
 from plait.server.pool.in_flight import InFlightRequest, coalesce, to_server_error
 from plait.server.telemetry.metrics import Metrics
-from plait.server.wire.messages import Delta, Failed, Started, TokenLogprob
+from plait.server.wire.messages import Delta, Failed, Started
 from plait.server.workers.loop import failure
 from tests.fixtures.pools import request, tokens_of
 
@@ -20,7 +21,7 @@ STARTED = Started("r", cached_tokens=0, at=1.0)
 
 
 def delta(index: int, token: int, finish: str | None = None) -> Delta:
-    logprobs = [TokenLogprob(token, -1.0)]
+    logprobs = [TokenLogprobs(token, -1.0)]
     return Delta("r", index, [token], logprobs, finish_reason=finish)  # type: ignore[arg-type]
 
 

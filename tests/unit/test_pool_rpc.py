@@ -11,6 +11,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from plait.decoders.contract.decoder import TokenLogprobs
 from plait.decoders.contract.decoding import (
     DecodingSpec,
     DiffusionMethods,
@@ -30,7 +31,6 @@ from plait.server.wire.messages import (
     Shutdown,
     Started,
     Stats,
-    TokenLogprob,
 )
 
 COUNTERS = EngineCounters(
@@ -72,7 +72,7 @@ async def test_messages_arrive_as_they_were(context: zmq.asyncio.Context, tmp_pa
         ),
         extras=PromptExtras([1], [2, 3], [(4, 5)]),
     )
-    entry = TokenLogprob(1, -0.5, [(1, -0.5), (2, -1.0)])
+    entry = TokenLogprobs(1, -0.5, ((1, -0.5), (2, -1.0)))
     delta = Delta("r", 0, [1], [entry], "stop", prompt_logprobs=[None, entry])
     reports: list[Report] = [STATS, Batch([Started("r", 0, 1.0), delta])]
     end = PoolChannel(context, str(tmp_path / "s"))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from plait.decoders.contract.decoder import TokenLogprobs
 from plait.server.prompt.logprobs import chat_logprobs, completion_logprobs, text_offsets
 from plait.server.prompt.stop import StopStrings
 from plait.server.prompt.stream import TextDelta, TextStream
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
-from plait.server.wire.messages import TokenLogprob
 from tests.fixtures.vocabularies import (
     byte_level,
     gguf_keys,
@@ -29,15 +29,15 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return load_tokenizer(write_gguf(path, gguf_keys(byte_level(special=(END,)), "gpt-2", [END])))
 
 
-def logprobs_of(ids: list[int]) -> list[TokenLogprob]:
-    return [TokenLogprob(token_id, -float(i)) for i, token_id in enumerate(ids)]
+def logprobs_of(ids: list[int]) -> list[TokenLogprobs]:
+    return [TokenLogprobs(token_id, -float(i)) for i, token_id in enumerate(ids)]
 
 
 def test_chat_shape(tokenizer: Tokenizer) -> None:
     a, half = tokenizer.encode("a")[0], tokenizer.encode("\u00bd")[0]
     entries = [
-        TokenLogprob(a, -0.5, [(a, -0.5), (0, -1.5)]),
-        TokenLogprob(half, float("-inf")),
+        TokenLogprobs(a, -0.5, ((a, -0.5), (0, -1.5))),
+        TokenLogprobs(half, float("-inf")),
     ]
     have = chat_logprobs(tokenizer, entries)
     name = list(END.encode())
@@ -62,7 +62,7 @@ def test_chat_shape(tokenizer: Tokenizer) -> None:
 def test_completions_shape(tokenizer: Tokenizer) -> None:
     a, b = tokenizer.encode("a")[0], tokenizer.encode("b")[0]
     half = tokenizer.encode("\u00bd")[0]
-    entries = [None, TokenLogprob(half, -2.0, [(a, -1.0), (b, -1.5)])]
+    entries = [None, TokenLogprobs(half, -2.0, ((a, -1.0), (b, -1.5)))]
     assert completion_logprobs(tokenizer, [a, half], entries, [0, 1]) == {
         "tokens": ["a", "bytes:\\xc2"],
         "token_logprobs": [None, -2.0],

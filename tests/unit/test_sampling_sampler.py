@@ -11,7 +11,7 @@ import torch
 from plait.decoders.sampling.logprobs import prompt_logprobs
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import OrdinarySampler
-from plait.decoders.sampling.state import SamplingState
+from tests.fixtures.sampling_states import sampling_state
 
 VOCAB = 6
 LOGITS = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
@@ -25,7 +25,7 @@ def draw(
     stop: Collection[int] = (),
     logits: Sequence[float] = LOGITS,
 ) -> tuple[int, float]:
-    state = SamplingState(params, [0], stop_token_ids=stop)
+    state = sampling_state(params, [0], stop_token_ids=stop)
     mask = None
     if legal is not None:
         mask = torch.tensor([[sum(1 << token for token in legal)]], dtype=torch.int32)
@@ -83,18 +83,18 @@ def test_nothing_given_is_changed() -> None:
     params = SamplingParams(
         top_k=5, repetition_penalty=1.5, logit_bias={1: 2.0}, bad_words=((1,),), logprobs=2
     )
-    states = [SamplingState(params, [1, 2], sequence_index=i) for i in range(4)]
+    states = [sampling_state(params, [1, 2], stream=i) for i in range(4)]
     OrdinarySampler().sample(logits, states, mask, [[3]] * 4)
     assert torch.equal(logits, want_logits)
     assert torch.equal(mask, want_mask)
-    assert all(state.output == [] for state in states)
+    assert all(state.text.output == [] for state in states)
 
 
 def test_logprobs_are_of_the_untouched_row() -> None:
     params = SamplingParams(
         temperature=0.3, top_k=1, logit_bias={0: 100.0}, allowed_token_ids=(0, 1), logprobs=3
     )
-    state = SamplingState(params, [0])
+    state = sampling_state(params, [0])
     (entry,) = OrdinarySampler().sample(torch.tensor([LOGITS]), [state]).logprobs
     assert entry is not None
     total = torch.tensor(LOGITS).logsumexp(0).item()
@@ -108,7 +108,7 @@ def test_logprobs_are_of_the_untouched_row() -> None:
 
 def test_each_row_gets_the_logprobs_it_asked_for() -> None:
     asked = [None, 0, 4, None, 1]
-    states = [SamplingState(SamplingParams(logprobs=k), [0]) for k in asked]
+    states = [sampling_state(SamplingParams(logprobs=k), [0]) for k in asked]
     entries = OrdinarySampler().sample(torch.zeros(5, VOCAB), states).logprobs
     assert [None if entry is None else len(entry.top) for entry in entries] == asked
     assert entries[2] is not None
@@ -117,14 +117,14 @@ def test_each_row_gets_the_logprobs_it_asked_for() -> None:
 
 
 def test_more_alternatives_than_tokens_are_all_tokens() -> None:
-    state = SamplingState(SamplingParams(logprobs=20), [0])
+    state = sampling_state(SamplingParams(logprobs=20), [0])
     (entry,) = OrdinarySampler().sample(torch.tensor([LOGITS]), [state]).logprobs
     assert entry is not None
     assert len(entry.top) == VOCAB
 
 
 def test_a_report_may_be_had_of_any_token() -> None:
-    state = SamplingState(SamplingParams(logprobs=0), [0])
+    state = sampling_state(SamplingParams(logprobs=0), [0])
     (entry,) = OrdinarySampler().report(torch.zeros(1, VOCAB), [state], [4])
     assert entry is not None
     assert (entry.token_id, entry.top) == (4, ())
@@ -154,7 +154,7 @@ def test_named_tokens_are_told_of_whatever_their_rank() -> None:
         SamplingParams(logprobs=2, logprob_token_ids=(last, int(logits[0].argmax()))),
         SamplingParams(logprobs=0, logprob_token_ids=(3, 3)),
     ]
-    states = [SamplingState(each, [0]) for each in params]
+    states = [sampling_state(each, [0]) for each in params]
     first, second = OrdinarySampler().sample(logits, states).logprobs
     assert first is not None and second is not None
     assert [token for token, _ in first.top] == [*logits[0].topk(2).indices.tolist(), last]

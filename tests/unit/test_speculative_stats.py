@@ -13,6 +13,7 @@ from plait.decoders.contract.costs import STALE, CostCurve
 from plait.decoders.contract.decoder import DecodeRequest, DraftBudget
 from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Choice, Method
+from plait.decoders.contract.text import Text
 from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative import speculator
@@ -121,7 +122,7 @@ class Slow:
         self.calls += 1
         return [Draft((1,), (0.9,)) for _ in requests]
 
-    def commit(self, state: str, text: Sequence[int], result: VerificationResult) -> None:
+    def observe(self, state: str, text: Sequence[int], result: VerificationResult) -> None:
         """Learn nothing."""
 
     def finish(self, state: str, text: Sequence[int]) -> None:
@@ -137,7 +138,7 @@ def serving(
     monkeypatch.setattr(speculator, "drafter_choices", lambda methods: (choice,))
     monkeypatch.setattr(time, "perf_counter", lambda: drafter.now)
     asking = Speculator(DrafterContext(9), costs)
-    member = asking.start(DecodeRequest([3], SamplingParams(), 99, frozenset(), None, 0))
+    member = asking.start(DecodeRequest(Text([3]), SamplingParams(), 99, frozenset(), None))
     assert member is not None
     nothing: Any = None
     for step in count():
@@ -184,7 +185,7 @@ def test_a_curve_that_changes_its_shape_is_noticed(monkeypatch: pytest.MonkeyPat
 
 def test_a_sequence_that_no_drafter_has_anything_to_go_by_has_none() -> None:
     methods = resolve_decoding({"drafter": ["forced", "prediction"]}).methods
-    request = DecodeRequest([1], SamplingParams(), 4, frozenset(), None, 0, methods)
+    request = DecodeRequest(Text([1]), SamplingParams(), 4, frozenset(), None, methods)
     assert Speculator(DrafterContext(10), CostCurve()).start(request) is None
 
 
@@ -193,5 +194,5 @@ def test_clients_that_vary_options_fill_no_memory() -> None:
     for i in range(2 * MAX_CHOICES):
         named = {"drafter": {"name": "suffix", "factor": 1 + i / 1000}}
         methods = resolve_decoding(named).methods
-        speculator.start(DecodeRequest([1], SamplingParams(), 4, frozenset(), None, 0, methods))
+        speculator.start(DecodeRequest(Text([1]), SamplingParams(), 4, frozenset(), None, methods))
     assert len(speculator._drafters) == MAX_CHOICES

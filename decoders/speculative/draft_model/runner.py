@@ -96,9 +96,8 @@ class DraftModelRunner:
         """Return the state of one new sequence; its text is read at the first draft."""
         sampling = SamplingState(
             replace(request.sampling, logprobs=None),
-            request.prompt_token_ids,
-            sequence_index=request.sequence_index,
-            stop_token_ids=request.stop_token_ids,
+            request.text,
+            request.stop_token_ids,
         )
         return DraftSequence(sampling, DraftCache(request.namespace))
 
@@ -109,9 +108,11 @@ class DraftModelRunner:
 
         It holds copies, so it does not change when the text or the constraint advances.
         """
-        sampling = sequence.sampling.fork()
+        own = sequence.sampling.text
+        sampling = sequence.sampling.fork(own.with_noise(own.noise))
         for token in request.draft_prefix:
-            sampling.append(token)
+            sampling.text.append(token)
+            sampling.observe(token)
         constraint = None if request.constraint is None else request.constraint.fork()
         context = [*request.text, *request.draft_prefix]
         return DraftJob(sequence, sampling, context, len(request.text), max_tokens, constraint)
@@ -169,7 +170,7 @@ class DraftModelRunner:
     def observe(self, sequence: DraftSequence, emitted: Sequence[int]) -> None:
         """Update the sampling state with new text."""
         for token in emitted:
-            sequence.sampling.append(token)
+            sequence.sampling.observe(token)
 
     def release(self, sequence: DraftSequence) -> None:
         """Release the cache of a sequence; the text is read again if it drafts later."""
@@ -207,7 +208,8 @@ class DraftModelRunner:
                 continue
             job.tokens.append(token)
             job.acceptance_probs.append(prob)
-            job.sampling.append(token)
+            job.sampling.text.append(token)
+            job.sampling.observe(token)
             job.path_prob *= prob
             if job.path_prob < self._min_path_prob or token in job.sampling.stop_token_ids:
                 job.max_tokens = len(job.tokens)

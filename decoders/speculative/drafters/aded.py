@@ -79,15 +79,15 @@ class AdedDrafter:
     def start(self, request: DecodeRequest) -> AdedState:
         """Return the state; the prompt is read at the first draft."""
         shares = self._options.learn and self._stores.max_tokens > 0
-        is_read = shares and request.prompt_token_ids is self._latest
-        self._latest = request.prompt_token_ids
+        is_read = shares and request.text.prompt is self._latest
+        self._latest = request.text.prompt
         return AdedState(request.namespace if shares else None, TriGrams(PRIVATE_PAIRS), is_read)
 
     def propose(self, requests: Sequence[DraftRequest[AdedState]]) -> Sequence[Draft]:
         """Return the draft trees."""
         return [self._draft(request) for request in requests]
 
-    def commit(self, state: AdedState, text: Sequence[int], result: VerificationResult) -> None:
+    def observe(self, state: AdedState, text: Sequence[int], result: VerificationResult) -> None:
         """Adapt to the latest tokens."""
         options = self._options
         window = text[-options.window :]

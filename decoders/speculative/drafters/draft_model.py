@@ -74,7 +74,9 @@ class DraftModelDrafter:
             drafts[i] = draft
         return drafts
 
-    def commit(self, state: DraftSequence, text: Sequence[int], result: VerificationResult) -> None:
+    def observe(
+        self, state: DraftSequence, text: Sequence[int], result: VerificationResult
+    ) -> None:
         """Update the sampling state."""
         self._runner.observe(state, result.emitted)
 

@@ -47,7 +47,7 @@ class ForcedDrafter:
             drafts.append(Draft([*forced, *boundary], probs))
         return drafts
 
-    def commit(self, state: bool, text: Sequence[int], result: VerificationResult) -> None:
+    def observe(self, state: bool, text: Sequence[int], result: VerificationResult) -> None:
         """Do nothing: there is no state."""
 
     def finish(self, state: bool, text: Sequence[int]) -> None:

@@ -63,13 +63,13 @@ class JacobiDrafter:
 
     def start(self, request: DecodeRequest) -> JacobiState:
         """Return an empty window."""
-        return JacobiState(request.sampling.seed, request.sequence_index)
+        return JacobiState(request.text.noise.seed, request.text.noise.stream)
 
     def propose(self, requests: Sequence[DraftRequest[JacobiState]]) -> Sequence[Draft]:
         """Return the part of each window that other drafters have not filled."""
         return [self._draft(request) for request in requests]
 
-    def commit(self, state: JacobiState, text: Sequence[int], result: VerificationResult) -> None:
+    def observe(self, state: JacobiState, text: Sequence[int], result: VerificationResult) -> None:
         """Keep what was sampled behind the last accepted row.
 
         In a tree, along the first child of each node: the others are less likely.

@@ -132,13 +132,13 @@ class NGramDrafter:
 
     def start(self, request: DecodeRequest) -> NGramState:
         """Return the state; the prompt is indexed at the first draft."""
-        return NGramState(self._prompt_cache.join(request.prompt_token_ids), self._indexed([]))
+        return NGramState(self._prompt_cache.join(request.text.prompt), self._indexed([]))
 
     def propose(self, requests: Sequence[DraftRequest[NGramState]]) -> Sequence[Draft]:
         """Return what followed the last tokens at earlier occurrences."""
         return [self._draft(request) for request in requests]
 
-    def commit(self, state: NGramState, text: Sequence[int], result: VerificationResult) -> None:
+    def observe(self, state: NGramState, text: Sequence[int], result: VerificationResult) -> None:
         """Do nothing: the index is extended at the next draft."""
 
     def finish(self, state: NGramState, text: Sequence[int]) -> None:

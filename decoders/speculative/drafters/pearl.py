@@ -113,7 +113,7 @@ class PearlDrafter:
             drafts[i] = draft
         return drafts
 
-    def commit(self, state: PearlState, text: Sequence[int], result: VerificationResult) -> None:
+    def observe(self, state: PearlState, text: Sequence[int], result: VerificationResult) -> None:
         """Draft longer if the whole draft was accepted; one token if not."""
         self._runner.observe(state.sequence, result.emitted)
         if len(result.accepted_rows) <= len(result.token_ids):
@@ -193,7 +193,7 @@ class OverlappedPearlDrafter:
         self._running = self._thread.submit(self._runner.draft, jobs)
         return drafts
 
-    def commit(
+    def observe(
         self, state: OverlappedPearlState, text: Sequence[int], result: VerificationResult
     ) -> None:
         """Update the sampling state; whether drafts were accepted is seen at the next draft."""

@@ -127,13 +127,13 @@ class PredictionDrafter:
         index = self._known.get(token_ids)
         if index is None:
             index = self._known[token_ids] = PredictionIndex(token_ids, self._max_n)
-        return PredictionState(index, len(request.prompt_token_ids))
+        return PredictionState(index, request.text.prompt_length)
 
     def propose(self, requests: Sequence[DraftRequest[PredictionState]]) -> Sequence[Draft]:
         """Return the next tokens of each prediction."""
         return [self._draft(request) for request in requests]
 
-    def commit(
+    def observe(
         self, state: PredictionState, text: Sequence[int], result: VerificationResult
     ) -> None:
         """Do nothing: the cursor moves at the next draft."""

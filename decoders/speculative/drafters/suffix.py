@@ -124,13 +124,13 @@ class SuffixDrafter:
 
     def start(self, request: DecodeRequest) -> SuffixState:
         """Return the state; the prompt is indexed at the first draft."""
-        return SuffixState(request.namespace, self._prompt_cache.join(request.prompt_token_ids))
+        return SuffixState(request.namespace, self._prompt_cache.join(request.text.prompt))
 
     def propose(self, requests: Sequence[DraftRequest[SuffixState]]) -> Sequence[Draft]:
         """Return the best candidate of each sequence."""
         return [self._draft(request) for request in requests]
 
-    def commit(self, state: SuffixState, text: Sequence[int], result: VerificationResult) -> None:
+    def observe(self, state: SuffixState, text: Sequence[int], result: VerificationResult) -> None:
         """Do nothing: the automaton is extended at the next draft."""
 
     def finish(self, state: SuffixState, text: Sequence[int]) -> None:

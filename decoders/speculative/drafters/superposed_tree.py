@@ -72,7 +72,9 @@ class SuperposedTreeDrafter:
         beams = self._beam_search.search(jobs)
         return [Draft() if beam is None else beam.tree() for beam in beams]
 
-    def commit(self, state: DraftSequence, text: Sequence[int], result: VerificationResult) -> None:
+    def observe(
+        self, state: DraftSequence, text: Sequence[int], result: VerificationResult
+    ) -> None:
         """Update the sampling state."""
         self._runner.observe(state, result.emitted)
 

@@ -120,7 +120,7 @@ class HeadDrafter:
                 drafts[i] = each.finished()
         return drafts
 
-    def commit(self, state: HeadState, text: Sequence[int], result: VerificationResult) -> None:
+    def observe(self, state: HeadState, text: Sequence[int], result: VerificationResult) -> None:
         """Add the hidden states of the accepted rows."""
         assert result.hidden is not None, "the worker provides no hidden states"
         first = len(text) - len(result.emitted)

@@ -68,7 +68,7 @@ class PpdDrafter:
         """Return the tree of each sequence's state."""
         return [self._draft(request) for request in requests]
 
-    def commit(self, state: PpdState, text: Sequence[int], result: VerificationResult) -> None:
+    def observe(self, state: PpdState, text: Sequence[int], result: VerificationResult) -> None:
         """Read the guesses from the prompt tokens behind the last accepted row."""
         rows = self._prompts_behind(result.accepted_rows[-1] - 1, result)
         state.tokens = self._guesses(state, len(text), result.logits[rows]) if rows else []

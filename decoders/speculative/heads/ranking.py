@@ -24,7 +24,7 @@ class DrawParams:
 
     def __init__(self, request: DecodeRequest) -> None:
         self._params: SamplingParams = request.sampling
-        self._sequence_index = request.sequence_index
+        self._noise = request.text.noise
 
     @property
     def is_greedy(self) -> bool:
@@ -38,7 +38,7 @@ class DrawParams:
 
     def key(self, position: int) -> tuple[int, int, int]:
         """Return the noise key of the token at a position of the text."""
-        return noise.key(self._params.seed, self._sequence_index, position)
+        return noise.key(self._noise.seed, self._noise.stream, position)
 
 
 @dataclass(frozen=True, slots=True)

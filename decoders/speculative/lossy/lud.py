@@ -71,7 +71,7 @@ class LudDrafter:
             for request in requests
         ]
 
-    def commit(self, state: LudState, text: Sequence[int], result: VerificationResult) -> None:
+    def observe(self, state: LudState, text: Sequence[int], result: VerificationResult) -> None:
         """Update the averages with the guesses that were emitted."""
         accepted_rows = {row - 1 for row in result.accepted_rows}
         for node, (token, parent) in enumerate(zip(result.token_ids, result.parents, strict=True)):

@@ -85,13 +85,13 @@ class SuperposedDrafter:
                 "superposed writes texts that differ, and temperature 0 allows one; raise it.",
                 "temperature",
             )
-        return SuperposedState(request, self._prompt_cache.join(request.prompt_token_ids))
+        return SuperposedState(request, self._prompt_cache.join(request.text.prompt))
 
     def propose(self, requests: Sequence[DraftRequest[SuperposedState]]) -> Sequence[Draft]:
         """Return the rest of each sequence's completion."""
         return [self._draft(request) for request in requests]
 
-    def commit(
+    def observe(
         self, state: SuperposedState, text: Sequence[int], result: VerificationResult
     ) -> None:
         """Do nothing: the completion is fixed."""
@@ -116,9 +116,9 @@ class SuperposedDrafter:
             state.shared = None
             if texts.found is None:
                 texts.found = self._write(state.request)
-            index = state.request.sequence_index
+            index = state.request.text.noise.stream
             state.completion = texts.found[index] if index < len(texts.found) else ()
-        output = request.text[len(state.request.prompt_token_ids) :]
+        output = request.text[len(state.request.text.prompt) :]
         written = (*output, *request.draft_prefix)
         if state.completion[: len(written)] != written:
             return Draft()
@@ -129,7 +129,7 @@ class SuperposedDrafter:
         """Return the completions of a prompt, best first; none if the cache has no blocks."""
         sequence = self._runner.start(request)
         max_tokens = min(self._length, request.max_tokens)
-        behind = DraftRequest(sequence, request.prompt_token_ids, (), max_tokens, None)
+        behind = DraftRequest(sequence, request.text.prompt, (), max_tokens, None)
         job = self._runner.new_job(sequence, behind, max_tokens)
         beam, read = None, -1
         while beam is None and sequence.cache.length > read:  # a long prompt is read in chunks

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from plait.decoders.contract.decoder import TokenLogprobs
 from plait.server.api.requests.job import GenerationJob
 from plait.server.api.responses import objects
 from plait.server.api.responses.obfuscation import padding_for
@@ -17,7 +18,6 @@ from plait.server.api.responses.sse import DONE, sse_event
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.prompt.logprobs import chat_logprobs
 from plait.server.prompt.stream import TextDelta
-from plait.server.wire.messages import TokenLogprob
 
 
 class ChatResponseWriter:
@@ -42,7 +42,7 @@ class ChatResponseWriter:
         """Return the whole answer as JSON."""
         job = self._job
         texts: list[list[str]] = [[self._echo] for _ in range(job.n)]
-        logprobs: list[list[TokenLogprob]] = [[] for _ in range(job.n)]
+        logprobs: list[list[TokenLogprobs]] = [[] for _ in range(job.n)]
         tokens: list[list[int]] = [[] for _ in range(job.n)]
         reasons: dict[int, objects.ChoiceFinishReason] = {}
         async with aclosing(self._outputs.parts()) as parts:
@@ -140,5 +140,5 @@ class ChatResponseWriter:
     def _ids(self, token_ids: Sequence[int]) -> list[int] | UnsetType:
         return list(token_ids) if self._request.return_token_ids else UNSET
 
-    def _show(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    def _show(self, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
         return chat_logprobs(self._job.tokenizer, logprobs) if self._has_logprobs else None

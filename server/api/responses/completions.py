@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from plait.decoders.contract.decoder import TokenLogprobs
 from plait.server.api.requests.job import GenerationJob
 from plait.server.api.responses import objects
 from plait.server.api.responses.obfuscation import padding_for
@@ -17,7 +18,6 @@ from plait.server.api.responses.outputs import ChoiceDelta, GenerationOutput
 from plait.server.api.responses.sse import DONE, sse_event
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.prompt.logprobs import completion_logprobs, text_offsets
-from plait.server.wire.messages import TokenLogprob
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class _ChoiceText:
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    logprobs: list[TokenLogprobs | None] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     answered: list[int] = field(default_factory=list)  # token ids of the answer alone
 

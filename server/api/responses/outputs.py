@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec import UNSET, UnsetType
 
+from plait.decoders.contract.decoder import FinishReason, TokenLogprobs
 from plait.server.api.interfaces import PoolLike
 from plait.server.api.requests.job import GenerationJob
 from plait.server.api.requests.prompts import Prompt
@@ -26,7 +27,7 @@ from plait.server.errors import DeadlineExceeded, Internal, ServerError, Unavail
 from plait.server.prompt.infill import InfillStream
 from plait.server.prompt.logprobs import ranked
 from plait.server.prompt.stream import TextDelta, TextStream
-from plait.server.wire.messages import Delta, FinishReason, PredictionResult, Started, TokenLogprob
+from plait.server.wire.messages import Delta, PredictionResult, Started
 
 Event = Started | Delta
 NOTHING = TextDelta("")
@@ -62,7 +63,7 @@ class _PromptState:
     choices: list[_ChoiceState]
     has_begun: bool = False
     cached_tokens: int = 0
-    prompt_logprobs: list[TokenLogprob | None] | None = None
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
     held: list[Delta] = field(default_factory=list)  # until the prompt's logprobs are here
 
     @property
@@ -119,7 +120,7 @@ class GenerationOutput:
             facts["finish_reason"] = ",".join(self._reasons)
         return facts
 
-    def prompt_logprobs(self, prompt: int) -> Sequence[TokenLogprob | None]:
+    def prompt_logprobs(self, prompt: int) -> Sequence[TokenLogprobs | None]:
         """Return the logprobs of a prompt's tokens; known before any part with text."""
         return self._progress[prompt].prompt_logprobs or ()
 

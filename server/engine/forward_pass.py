@@ -1,8 +1,8 @@
-"""Forward passes, and who is at fault when one fails (law 7).
+"""Forward passes, and which sequence is at fault when one fails (law 7).
 
-A pass changes nothing but the keys and values of the rows that it feeds, so one that failed can be
-made again: each sequence by itself, which gives the same tokens. Those that fail alone are at
-fault. Where all of them do, the machine may be: a pass over a token of nobody's tells (`probe`).
+A pass changes nothing but the keys and values of the tokens that it feeds, so a failed pass can be
+repeated with each sequence alone, which gives the same tokens. Sequences that fail alone are at
+fault. If all of them fail, the runner itself may be broken: `check_runner` finds out.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from plait.decoders.contract.decoder import Forward
 from plait.decoders.contract.isolation import attempt
 from plait.decoders.sampling.logprobs import prompt_logprobs
 from plait.server.engine.kv.block_pool import BlockPool
-from plait.server.engine.profile import nobodys_slice
+from plait.server.engine.profile import dummy_sequence
 from plait.server.engine.runner import Runner
 from plait.server.engine.sequence import ScheduledSequence
-from plait.server.wire.messages import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class ForwardPass:
     """A forward pass over some slices, and the logits that their decoders read."""
 
     slices: Sequences[ScheduledSequence]
@@ -36,41 +35,41 @@ class Pass:
     seconds: float
 
 
-def run_passes(
+def run_forward_passes(
     runner: Runner, slices: Sequences[ScheduledSequence]
-) -> tuple[list[Pass], list[tuple[ScheduledSequence, Exception]]]:
+) -> tuple[list[ForwardPass], list[tuple[ScheduledSequence, Exception]]]:
     """Return the passes that were made, usually one, and the slices that can't be computed."""
     whole = attempt(partial(_run, runner, slices))
-    if isinstance(whole, Pass):
+    if isinstance(whole, ForwardPass):
         return [whole], []
     if len(slices) == 1:
         return [], [(slices[0], whole)]
     made, failed = [], []
     for piece in slices:
         alone = attempt(partial(_run, runner, [piece]))
-        if isinstance(alone, Pass):
+        if isinstance(alone, ForwardPass):
             made.append(alone)
         else:
             failed.append((piece, alone))
     return made, failed
 
 
-def probe(runner: Runner, pool: BlockPool) -> None:
+def check_runner(runner: Runner, pool: BlockPool) -> None:
     """Raise what the runner raises if it can't compute anything any more."""
     held = pool.allocate(1)
     if held is not None:
         try:
-            _run(runner, [nobodys_slice(1, 0, held)])
+            _run(runner, [dummy_sequence(1, 0, held)])
         finally:
             pool.release(held)
 
 
-def _run(runner: Runner, slices: Sequences[ScheduledSequence]) -> Pass:
+def _run(runner: Runner, slices: Sequences[ScheduledSequence]) -> ForwardPass:
     begun = time.perf_counter()
     hidden, offsets = runner.forward(slices)
     _collect_prompt_logprobs(runner, slices, hidden, offsets)
     forward = runner.logits(slices, hidden, offsets)
-    return Pass(slices, forward, len(hidden), time.perf_counter() - begun)
+    return ForwardPass(slices, forward, len(hidden), time.perf_counter() - begun)
 
 
 def _collect_prompt_logprobs(
@@ -83,7 +82,7 @@ def _collect_prompt_logprobs(
     """
     for piece, first in zip(slices, offsets[:-1].tolist(), strict=True):
         sequence = piece.sequence
-        if not sequence.wants_prompt_logprobs:
+        if not sequence.reports_prompt_logprobs:
             continue
         if not sequence.prompt_logprobs:
             sequence.prompt_logprobs.append(None)
@@ -96,10 +95,8 @@ def _collect_prompt_logprobs(
             + stop
             - sequence.num_computed_tokens
         ]
-        tokens = sequence.tokens[start + 1 : stop + 1]
+        tokens = sequence.text[start + 1 : stop + 1]
         found = prompt_logprobs(
             runner.model.logits(rows), tokens, sequence.request.prompt_logprobs or 0
         )
-        sequence.prompt_logprobs.extend(
-            TokenLogprob(t.token_id, t.logprob, list(t.top)) for t in found
-        )
+        sequence.prompt_logprobs.extend(found)

@@ -13,7 +13,7 @@ from plait.decoders.contract.decoder import Decoder, Forward, Outcome
 from plait.decoders.speculative.config import PREDICTED
 from plait.server.engine.sequence import ScheduledSequence, Sequence
 from plait.server.wire.counters import EngineCounters, SpeculationCounters, increment
-from plait.server.wire.messages import Delta, PredictionResult, Started, TokenLogprob
+from plait.server.wire.messages import Delta, PredictionResult, Started
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -26,7 +26,7 @@ def group_by_decoder(sequences: Sequences[Sequence]) -> list[tuple[Decoder[Any],
     return list(groups.values())
 
 
-def select_rows(forward: Forward, members: Sequences[int]) -> Forward:
+def select_sequences(forward: Forward, members: Sequences[int]) -> Forward:
     """Return the part of a packed forward that belongs to some sequences; a view if it is all."""
     offsets = forward.offsets
     if len(members) == len(offsets) - 1:
@@ -57,9 +57,9 @@ def count_rows(counters: EngineCounters, piece: ScheduledSequence, outcome: Outc
     counters.generation_tokens += len(outcome.emit)
     if outcome.drafted:
         count_drafts(counters.speculation, outcome)
-    if "canvas" in sequence.decoder.needs:
+    if sequence.attention_block_size != 1:  # a canvas
         counters.diffusion.num_forwards += 1
-        counters.diffusion.canvas_rows += piece.num_proposed
+        counters.diffusion.canvas_rows += piece.num_proposed_tokens
         counters.diffusion.committed_tokens += len(outcome.emit)
 
 
@@ -79,39 +79,38 @@ def log_fault(request_id: str, cause: Exception) -> None:
     log.error("a request failed", request_id=request_id, exc_info=cause)
 
 
-def started(sequence: Sequence) -> Started:
+def make_started(sequence: Sequence) -> Started:
     """Report that a sequence left the queue, with what the prefix cache gave."""
     sequence.is_started = True
     return Started(sequence.request.request_id, sequence.num_computed_tokens, time.monotonic())
 
 
-def is_late(sequence: Sequence) -> bool:
+def is_past_deadline(sequence: Sequence) -> bool:
     """Tell whether the request's deadline has passed."""
     deadline = sequence.request.deadline
     return deadline is not None and deadline <= time.monotonic()
 
 
-def ended_by_deadline(sequence: Sequence) -> Delta:
+def make_deadline_delta(sequence: Sequence) -> Delta:
     """Report the end of a sequence whose time is over."""
     return Delta(sequence.request.request_id, sequence.index, [], finish_reason="deadline")
 
 
-def delta_of(sequence: Sequence, outcome: Outcome) -> Delta | None:
+def make_delta(sequence: Sequence, outcome: Outcome) -> Delta | None:
     """Report what a step gave one sequence; None if there is nothing to see."""
     request = sequence.request
     if not outcome.emit and outcome.finish is None:
         return None
     is_first = len(sequence.steps) == len(outcome.emit)
-    logprobs = [TokenLogprob(t.token_id, t.logprob, list(t.top)) for t in outcome.logprobs]
     return Delta(
         request.request_id,
         sequence.index,
         list(outcome.emit),
-        logprobs=logprobs or None,
+        logprobs=list(outcome.logprobs) or None,
         finish_reason=outcome.finish,
         stop_token=outcome.stop_token,
         prompt_logprobs=sequence.prompt_logprobs
-        if is_first and sequence.wants_prompt_logprobs
+        if is_first and sequence.reports_prompt_logprobs
         else None,
         trace=_trace_due(sequence) if outcome.finish is not None else None,
         predicted=_predicted(outcome),
@@ -130,12 +129,12 @@ def _predicted(outcome: Outcome) -> PredictionResult | None:
 def _trace_due(sequence: Sequence) -> dict[str, Any] | None:
     """Return what an ended sequence tells of its decoding: all, if asked; that it was lossy."""
     if sequence.request.decoding.trace:
-        return trace_of(sequence)
+        return decoding_report(sequence)
     lossy = sequence.decoder.report(sequence.state).get("lossy")
     return {"lossy": lossy} if lossy else None
 
 
-def trace_of(sequence: Sequence) -> dict[str, Any]:
+def decoding_report(sequence: Sequence) -> dict[str, Any]:
     """Return the `decoding` object of docs/api.md for one sequence."""
     emitted = len(sequence.steps)
     return {

@@ -1,0 +1,138 @@
+"""How the sequences of one request compete: the contract of every search.
+
+A request is a group: its members are sequences, numbered from 0 in the order in which they are
+made. After each step the search hears what became of its members, and answers with actions, which
+hold before the next step. It knows tokens and numbers, neither logits nor blocks. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from plait.decoders.contract.decoder import (
+    Alternative,
+    FinishReason,
+    SearchNeeds,
+    TokenLogprobs,
+)
+
+SearchState = TypeVar("SearchState")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    """What a search gets to know of a request."""
+
+    n: int  # texts to return
+    max_tokens: int  # of one text
+    seed: int  # a search that draws keys its draws with it: the same request, the same result
+
+
+@dataclass(frozen=True, slots=True)
+class MemberOutcome:
+    """What a step made of one member."""
+
+    member: int
+    num_output: int  # tokens of its output, those just emitted among them
+    emitted: Sequence[int]  # the step's tokens
+    logprobs: Sequence[TokenLogprobs]  # of each emitted token, if SearchNeeds.logprobs
+    alternatives: Sequence[Sequence[Alternative]]  # of each drawn token (a stop token is drawn, not
+    # emitted), the best SearchNeeds.num_alternatives, best first
+    log_mass: float  # of the drawn tokens: sum of the log of what the constraint allows
+    finish: FinishReason | None  # why its text ends, if it does; it may be forked all the same
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A new member: the parent's first `num_output` tokens of output, then `token_ids`.
+
+    Its noise is its own. With `finish`, its text is complete: it is not run, and may be ranked.
+    """
+
+    parent: int
+    num_output: int
+    token_ids: Sequence[int] = ()
+    logprobs: Sequence[float] = ()  # of token_ids, as the alternatives said; empty: unknown
+    finish: FinishReason | None = None
+    stop_token: int | None = None  # that ended the text, if one did
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """The member goes on from its first `num_output` tokens of output, with the same noise."""
+
+    member: int
+    num_output: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The member is given up: it is neither run nor returned."""
+
+    member: int
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """The member waits: it keeps its text and gives its KV blocks back."""
+
+    member: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """A parked member runs again."""
+
+    member: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The search is over: rank() says what is returned."""
+
+
+Action = Fork | Truncate | Drop | Park | Resume | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A member to be returned."""
+
+    member: int
+    score: float = 0.0  # by which the search has ranked it
+    log_weight: float = 0.0  # of a sample: the log of its importance weight
+
+
+class Search(Protocol[SearchState]):
+    """How do several sequences of one request compete?
+
+    Law: given the members' texts it is deterministic; what it draws is keyed with the request's
+    seed. What is streamed stands: a fork or cut shorter than what all members share is a fault.
+    """
+
+    name: ClassVar[str]
+    needs: SearchNeeds
+
+    def start(self, request: SearchRequest) -> tuple[SearchState, int]:
+        """Return the state of one request, and how many members it begins with (0, 1, ...)."""
+
+    def step(self, state: SearchState, outcomes: Sequence[MemberOutcome]) -> Sequence[Action]:
+        """Return what to do with the members, in order.
+
+        outcomes: of the members that were advanced; with SearchNeeds.is_synchronous, of all that
+        run, one step each.
+        """
+
+    def rank(self, state: SearchState, members: Sequence[int]) -> Sequence[Ranked]:
+        """Return the members to return, best first, n at most.
+
+        Called when no member runs any more, when the search says Finish, or when a budget or the
+        request's deadline is over; then some of the members are not complete.
+
+        members: those that are there (not dropped).
+        """
+
+    def report(self, state: SearchState) -> Mapping[str, Any]:
+        """Return the search's share of the `decoding` object (docs/api.md)."""
