@@ -264,6 +264,7 @@ def test_nobody_drafts_behind_a_prediction_that_is_followed(rest: list[int]) -> 
     result = VerificationResult(
         tree.token_ids, tree.parents, range(5), drawn, emitted, nothing, None
     )
+    member.text.extend(result.emitted)
     speculator.record(member, result)
     (tree,) = speculator.propose([member], [32], DraftBudget(64, 1))
     follows, source = ([31, 32, 33], "prediction") if rest else ([6, 7, 8], "suffix")

@@ -15,6 +15,7 @@ from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
 from plait.decoders.autoregressive.state import AutoregressiveState
 from plait.decoders.contract.constraint import Constraint
 from plait.decoders.contract.decoder import DecodeRequest, DraftBudget, Forward, Outcome, Proposal
+from plait.decoders.contract.decoding import PromptExtras
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import Draws, OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
@@ -222,7 +223,7 @@ def test_an_engine_that_computes_nothing_any_more_says_so(logged: LogCapture) ->
         ({"sampling": SamplingParams(bad_words=((1, 2), (3, 99)))}, "bad_words"),
         ({"stop_token_ids": [99]}, "stop_token_ids"),
         ({"sampling": SamplingParams(logprob_token_ids=(99,))}, "logprob_token_ids"),
-        ({"decoding": {"suffix_token_ids": [-1]}}, "suffix"),
+        ({"extras": PromptExtras(suffix_token_ids=[-1])}, "suffix"),
     ],
 )
 def test_no_id_that_the_model_has_no_row_for_gets_in(fields: dict[str, Any], param: str) -> None:

@@ -149,6 +149,7 @@ def serving(
         result = VerificationResult(
             tree.token_ids, tree.parents, accepted_rows, drawn, emitted, nothing, None
         )
+        member.text.extend(result.emitted)
         asking.record(member, result)
         yield len(tree)
 
