@@ -20,9 +20,9 @@ LAYERS = ("server", "decoders", "kernels")
 SHIPPED = {".py", ".typed", ".pyi"}
 # Imported from the unpacked wheel, with nothing of the work tree on the path.
 PROBE = """
-import plait.server.cli, plait.server.engine.build, plait.kernels.dispatch
+import plait.server.cli, plait.server.engine.build, plait.kernels.extension
 assert plait.server.cli.__file__.startswith(sys.argv[1]), plait.server.cli.__file__
-assert not plait.kernels.dispatch.is_available()
+assert not plait.kernels.extension.is_available()
 """
 
 

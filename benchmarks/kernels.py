@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.kernels.decoder_stack import DecoderStack, LayerWeights, StackConfig
 from plait.kernels.linear import Mode, Weight, from_dense, linear
 from plait.kernels.paged_attention import BLOCK_SIZE, AttentionMetadata
@@ -147,9 +147,9 @@ def main() -> None:
     parser.add_argument("--isa", default="", help="instead of the best one")
     arguments = parser.parse_args()
     if arguments.isa:
-        dispatch.use_isa(arguments.isa)
+        extension.use_isa(arguments.isa)
     torch.manual_seed(0)
-    print(f"{dispatch.isa()}, {torch.get_num_threads()} threads, ms a pass (stack alone)")
+    print(f"{extension.isa()}, {torch.get_num_threads()} threads, ms a pass (stack alone)")
     print("| rows |", " | ".join(map(str, arguments.rows)), "|")
     for mode in arguments.modes:
         cells = measure(mode, arguments.rows, arguments.context, arguments.seconds)

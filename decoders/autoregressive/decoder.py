@@ -72,10 +72,10 @@ class AutoregressiveDecoder:
     name: ClassVar[str] = "autoregressive"
 
     def __init__(
-        self, vocab_size: int, *, naive: bool = False, speculator: Speculator | None = None
+        self, vocab_size: int, *, backend: bool = False, speculator: Speculator | None = None
     ) -> None:
         self._vocab_size = vocab_size
-        self._naive = naive
+        self._backend = backend
         self._speculator = speculator
         self._samplers: dict[Choice, Sampler] = {}
 
@@ -163,7 +163,7 @@ class AutoregressiveDecoder:
             choice = from_spec("sampler", methods.sampler)
         assert choice is not None
         if choice not in self._samplers:
-            self._samplers[choice] = choice.method.make(choice.options, naive=self._naive)
+            self._samplers[choice] = choice.method.make(choice.options, backend=self._backend)
         return self._samplers[choice]
 
     def _accept(

@@ -74,13 +74,13 @@ class DiffusionDecoder:
         spec: DiffusionSpec,
         vocab_size: int,
         *,
-        naive: bool = False,
+        backend: bool = False,
         folder: Path | None = None,
         delimiters: Callable[[], Collection[int]] = tuple,
     ) -> None:
         self.spec = spec
         self._vocab_size = vocab_size
-        self._naive = naive
+        self._backend = backend
         self._folder = folder
         self._delimiters = delimiters
         self._chains: dict[UnmaskingConfig, UnmaskingPipeline] = {}
@@ -159,7 +159,7 @@ class DiffusionDecoder:
             self._chains[recipe] = build_pipeline(
                 recipe,
                 self.spec,
-                naive=self._naive,
+                backend=self._backend,
                 folder=self._folder,
                 delimiters=self._delimiters,
             )
@@ -186,7 +186,7 @@ class DiffusionDecoder:
         walks = [walk for walk, at in probes if at is None]
         readings = [walk.reading for walk in walks]
         jobs = [drafts.job(walk) for walk in walks]
-        drawn = draw(logits, jobs, naive=self._naive)
+        drawn = draw(logits, jobs, backend=self._backend)
         views = [self._open(walk, each, logits) for walk, each in zip(walks, drawn, strict=True)]
         steps = self._with_scorers(walks, jobs, views, logits)
         ruled = self._rule(walks, steps)
@@ -207,7 +207,7 @@ class DiffusionDecoder:
             if walk.state.guard is not None and not walk.state.fault:
                 literals = walk.state.chain.scaffold is not None
                 cases[i] = LookaheadJob(walk.state.guard, walk.canvas, view, scores, job, literals)
-        found = constrain_draws(list(cases.values()), naive=self._naive)
+        found = constrain_draws(list(cases.values()), backend=self._backend)
         for i, ruling in zip(cases, found, strict=True):
             if isinstance(ruling, str):
                 walks[i].state.fault = ruling
@@ -237,7 +237,9 @@ class DiffusionDecoder:
         if plan.shadow is not None:
             positions, rows = plan.shadow.positions, plan.shadow.rows + walk.offset
             tokens = canvas.ids[positions - canvas.start]
-            shadow[positions - canvas.begin] = token_probs(logits, rows, tokens, naive=self._naive)
+            shadow[positions - canvas.begin] = token_probs(
+                logits, rows, tokens, backend=self._backend
+            )
         return shadow
 
     def _with_scorers(
@@ -257,7 +259,9 @@ class DiffusionDecoder:
         if not added:
             return steps
         scores, again = with_additions(logits, [(jobs[i], added[i]) for i in added])
-        for i, job, drawn in zip(added, again, draw(scores, again, naive=self._naive), strict=True):
+        for i, job, drawn in zip(
+            added, again, draw(scores, again, backend=self._backend), strict=True
+        ):
             walk, view = walks[i], views[i]
             biased = step.view_of(
                 walk.canvas,
@@ -284,7 +288,7 @@ class DiffusionDecoder:
                 asked += [(state.canvas, position, k) for position in positions.tolist()]
         tokens = [int(canvas.ids[position - canvas.start]) for canvas, position, _ in asked]
         ks = [k for _, _, k in asked]
-        entries = logprobs_of(logits, rows, tokens, ks, naive=self._naive)
+        entries = logprobs_of(logits, rows, tokens, ks, backend=self._backend)
         for (canvas, position, _), entry in zip(asked, entries, strict=True):
             canvas.logprobs[position] = entry
 

@@ -145,7 +145,7 @@ def position_states(
     return made
 
 
-def draw(logits: Tensor, jobs: Sequence[DrawJob], *, naive: bool) -> list[PositionDraws]:
+def draw(logits: Tensor, jobs: Sequence[DrawJob], *, backend: bool) -> list[PositionDraws]:
     """Draw every row of every job. Cost: a handful of calls for all jobs that are alike.
 
     Args:
@@ -155,17 +155,17 @@ def draw(logits: Tensor, jobs: Sequence[DrawJob], *, naive: bool) -> list[Positi
     """
     pieces = [job.pieces() for job in jobs]
     if any(len(cut) > 1 for cut in pieces):
-        each = iter(draw(logits, [piece for cut in pieces for piece in cut], naive=naive))
+        each = iter(draw(logits, [piece for cut in pieces for piece in cut], backend=backend))
         return [_joined([next(each) for _ in cut]) for cut in pieces]
     made: dict[int, PositionDraws] = {}
     for members in _alike(jobs):
         group = [jobs[i] for i in members]
         if group[0].is_plain:
-            drawn = _draw_plain(logits, group, naive)
+            drawn = _draw_plain(logits, group, backend)
         elif group[0].law.is_plain:
-            drawn = _draw_masked(logits, group, naive)
+            drawn = _draw_masked(logits, group, backend)
         else:
-            drawn = _draw_edited(logits, group, naive)
+            drawn = _draw_edited(logits, group, backend)
         made |= dict(zip(members, _split(drawn, group), strict=True))
     return [made[i] for i in range(len(jobs))]
 
@@ -188,21 +188,21 @@ def with_additions(
     return scores, again
 
 
-def draw_legal(logits: Tensor, jobs: Sequence[DrawJob], *, naive: bool) -> PositionDraws:
+def draw_legal(logits: Tensor, jobs: Sequence[DrawJob], *, backend: bool) -> PositionDraws:
     """Draw jobs of one row each, from what their bitmasks leave of it.
 
     logits: as in `draw`. jobs: either all laws are plain, or none is (see Job.at).
     """
     if jobs[0].law.is_plain:
-        return _draw_masked(logits, jobs, naive)
-    return _draw_edited(logits, jobs, naive)
+        return _draw_masked(logits, jobs, backend)
+    return _draw_edited(logits, jobs, backend)
 
 
-def token_probs(logits: Tensor, rows: Ints, tokens: Ints, *, naive: bool) -> Floats:
+def token_probs(logits: Tensor, rows: Ints, tokens: Ints, *, backend: bool) -> Floats:
     """Return the probability that the model's own law gives to one token of each row."""
     index = torch.from_numpy(rows).to(logits.device)
     given = torch.from_numpy(tokens).to(logits.device)
-    return _floats(row_logprobs(logits, given, 0, rows=index, naive=naive).chosen.exp())
+    return _floats(row_logprobs(logits, given, 0, rows=index, backend=backend).chosen.exp())
 
 
 def _alike(jobs: Sequence[DrawJob]) -> list[list[int]]:
@@ -214,19 +214,19 @@ def _alike(jobs: Sequence[DrawJob]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _draw_plain(logits: Tensor, jobs: Sequence[DrawJob], naive: bool) -> PositionDraws:
-    return _draw_rows(logits, np.concatenate([job.rows for job in jobs]), jobs, naive)
+def _draw_plain(logits: Tensor, jobs: Sequence[DrawJob], backend: bool) -> PositionDraws:
+    return _draw_rows(logits, np.concatenate([job.rows for job in jobs]), jobs, backend)
 
 
-def _draw_masked(logits: Tensor, jobs: Sequence[DrawJob], naive: bool) -> PositionDraws:
+def _draw_masked(logits: Tensor, jobs: Sequence[DrawJob], backend: bool) -> PositionDraws:
     """Draw single rows from copies that hold what is legal alone."""
     scores = logits[torch.from_numpy(np.concatenate([job.rows for job in jobs])).to(logits.device)]
     bitmask = torch.cat([job.bitmask for job in jobs if job.bitmask is not None])
-    apply_bitmask(scores, bitmask.to(logits.device), naive=naive)
-    return _draw_rows(scores, np.arange(len(jobs)), jobs, naive)
+    apply_bitmask(scores, bitmask.to(logits.device), backend=backend)
+    return _draw_rows(scores, np.arange(len(jobs)), jobs, backend)
 
 
-def _draw_rows(scores: Tensor, rows: Ints, jobs: Sequence[DrawJob], naive: bool) -> PositionDraws:
+def _draw_rows(scores: Tensor, rows: Ints, jobs: Sequence[DrawJob], backend: bool) -> PositionDraws:
     """Draw the jobs' positions, one after the other, from these rows."""
     sizes = [len(job.rows) for job in jobs]
     index = torch.from_numpy(rows).to(scores.device)
@@ -239,14 +239,14 @@ def _draw_rows(scores: Tensor, rows: Ints, jobs: Sequence[DrawJob], naive: bool)
         torch.from_numpy(keys).to(scores.device),
         temperatures=torch.from_numpy(heat).to(scores.device),
         rows=index,
-        naive=naive,
+        backend=backend,
     )
-    return _statistics(scores, index, tokens, jobs, naive)
+    return _statistics(scores, index, tokens, jobs, backend)
 
 
-def _draw_edited(logits: Tensor, jobs: Sequence[DrawJob], naive: bool) -> PositionDraws:
+def _draw_edited(logits: Tensor, jobs: Sequence[DrawJob], backend: bool) -> PositionDraws:
     """Draw from edited copies; the statistics are those of the copies, at temperature 1."""
-    sampler = OrdinarySampler(naive=naive)
+    sampler = OrdinarySampler(backend=backend)
     rows = np.concatenate([job.rows for job in jobs])
     scores = logits[torch.from_numpy(rows).to(logits.device)]
     states = [state for job in jobs for state in job.states]
@@ -256,7 +256,7 @@ def _draw_edited(logits: Tensor, jobs: Sequence[DrawJob], naive: bool) -> Positi
     dead = ~cold.isfinite().any(dim=1)  # rows whose bans the sampler had to drop
     cold[dead] = scores[dead]
     index = torch.arange(len(rows), device=logits.device)
-    return _statistics(cold, index, torch.tensor(tokens, device=logits.device), jobs, naive)
+    return _statistics(cold, index, torch.tensor(tokens, device=logits.device), jobs, backend)
 
 
 def _bitmask(job: DrawJob) -> Tensor:
@@ -276,12 +276,12 @@ def _cold(state: SamplingState) -> SamplingState:
 
 
 def _statistics(
-    scores: Tensor, rows: Tensor, tokens: Tensor, jobs: Sequence[DrawJob], naive: bool
+    scores: Tensor, rows: Tensor, tokens: Tensor, jobs: Sequence[DrawJob], backend: bool
 ) -> PositionDraws:
     """Return what is asked about tokens[i], drawn from scores[rows[i]]."""
     needs = jobs[0].needs
     count = max((BEST[name] for name in needs if name in BEST), default=0)
-    law = row_logprobs(scores, tokens, min(count, scores.shape[1]), rows=rows, naive=naive)
+    law = row_logprobs(scores, tokens, min(count, scores.shape[1]), rows=rows, backend=backend)
     best_ids, best = law.top_ids.cpu().numpy(), _floats(law.top.exp())
     chosen = tokens.cpu().numpy()
     return PositionDraws(
@@ -290,7 +290,7 @@ def _statistics(
         p=_floats(law.chosen.exp()),
         best_p=best[:, 0] if "block_p" in needs else None,
         p2=_runner_up(best_ids, best, chosen) if "p2" in needs else None,
-        entropy=_floats(row_stats(scores[rows], naive=naive).entropy)
+        entropy=_floats(row_stats(scores[rows], backend=backend).entropy)
         if "entropy" in needs
         else None,
         top=(best_ids, best) if "top" in needs else None,

@@ -97,7 +97,7 @@ def build_pipeline(
     recipe: UnmaskingConfig,
     spec: DiffusionSpec,
     *,
-    naive: bool = False,
+    backend: bool = False,
     folder: Path | None = None,
     delimiters: Callable[[], Collection[int]] = tuple,
 ) -> UnmaskingPipeline:
@@ -111,7 +111,7 @@ def build_pipeline(
     """
     context = {
         "spec": spec,
-        "naive": naive,
+        "naive": backend,
         "folder": folder,
         "attention": recipe.attention,
         "block_size": recipe.block_size,

@@ -13,7 +13,7 @@ from plait.kernels.row_stats import row_logprobs
 
 
 def prompt_logprobs(
-    logits: Tensor, token_ids: Sequence[int], k: int, *, naive: bool = False
+    logits: Tensor, token_ids: Sequence[int], k: int, *, backend: bool = False
 ) -> list[TokenLogprobs]:
     """Return what the model gave to each token of a text; for echo.
 
@@ -24,7 +24,7 @@ def prompt_logprobs(
         naive: use the oracles of the kernels.
     """
     rows = list(range(len(token_ids)))
-    return logprobs_of(logits, rows, token_ids, [k] * len(rows), naive=naive)
+    return logprobs_of(logits, rows, token_ids, [k] * len(rows), backend=backend)
 
 
 def logprobs_of(
@@ -33,7 +33,7 @@ def logprobs_of(
     token_ids: Sequence[int],
     ks: Sequence[int],
     *,
-    naive: bool = False,
+    backend: bool = False,
 ) -> list[TokenLogprobs]:
     """Return logprobs of token_ids[i] and of the ks[i] best tokens in logits[rows[i]]."""
     if not rows:
@@ -41,7 +41,7 @@ def logprobs_of(
     index = torch.tensor(rows, dtype=torch.int64, device=logits.device)
     tokens = torch.tensor(token_ids, dtype=torch.int64, device=logits.device)
     k = min(max(ks), logits.shape[1])
-    result = row_logprobs(logits, tokens, k, rows=index, naive=naive)
+    result = row_logprobs(logits, tokens, k, rows=index, backend=backend)
     entries = zip(
         token_ids,
         result.chosen.tolist(),

@@ -81,7 +81,7 @@ class SamplingBatch:
 class OrdinarySampler:
     """Draws every row by its own request's parameters; see SamplingParams for their order."""
 
-    naive: bool = False  # the oracles instead of the compiled kernels
+    backend: bool = False  # the oracles instead of the compiled kernels
 
     def sample(
         self,
@@ -140,7 +140,7 @@ class OrdinarySampler:
         }
         rows = list(asked)
         chosen = [token_ids[row] for row in rows]
-        found = logprobs_of(logits, rows, chosen, list(asked.values()), naive=self.naive)
+        found = logprobs_of(logits, rows, chosen, list(asked.values()), backend=self.backend)
         for row, entry in zip(rows, found, strict=True):
             named = states[row].params.logprob_token_ids
             entries[row] = with_named(logits[row], entry, named) if named else entry
@@ -154,7 +154,7 @@ class OrdinarySampler:
             temperatures=rows.temperatures(0.0, logits.device),
             rows=_index(rows, logits),
             bitmask=rows.bitmask,
-            naive=self.naive,
+            backend=self.backend,
         )
         for row, token_id in zip(rows.index, tokens.tolist(), strict=True):
             token_ids[row] = token_id
@@ -166,7 +166,9 @@ class OrdinarySampler:
         assert rows.bitmask is not None
         temperatures = rows.temperatures(1.0, logits.device)
         index = _index(rows, logits)
-        mass = legal_mass(logits, rows.bitmask, temperatures, rows=index, naive=self.naive).tolist()
+        mass = legal_mass(
+            logits, rows.bitmask, temperatures, rows=index, backend=self.backend
+        ).tolist()
         for row, value in zip(rows.index, mass, strict=True):
             log_mass[row] = value
         self._draw_plain(logits, rows, token_ids)
@@ -190,7 +192,7 @@ class OrdinarySampler:
             scores,
             rows.keys(logits.device),
             temperatures=torch.tensor(temperatures, device=logits.device),
-            naive=self.naive,
+            backend=self.backend,
         )
         for row, token_id, value in zip(rows.index, tokens.tolist(), mass, strict=True):
             token_ids[row], log_mass[row] = token_id, value
@@ -212,10 +214,10 @@ class OrdinarySampler:
         mass: Sequence[float] = [0.0] * len(temperatures)
         if rows.bitmask is not None and ban_level >= BanLevel.CONSTRAINT:
             cold = torch.ones_like(temperatures)
-            mass = legal_mass(scores, rows.bitmask, cold, naive=self.naive).tolist()
-            apply_bitmask(scores, rows.bitmask, naive=self.naive)
+            mass = legal_mass(scores, rows.bitmask, cold, backend=self.backend).tolist()
+            apply_bitmask(scores, rows.bitmask, backend=self.backend)
         if any(state.truncates for state in rows.states):
-            _truncate(scores, rows.states, naive=self.naive)
+            _truncate(scores, rows.states, backend=self.backend)
         return scores, mass
 
 
@@ -267,14 +269,14 @@ def _edit(row: Tensor, state: SamplingState, banned: Collection[int], ban_level:
         edits.penalise(row, state.counts, params)
 
 
-def _truncate(scores: Tensor, states: Sequence[SamplingState], *, naive: bool) -> None:
+def _truncate(scores: Tensor, states: Sequence[SamplingState], *, backend: bool) -> None:
     params = [state.params if state.truncates else NO_TRUNCATION for state in states]
     truncate(
         scores,
         torch.tensor([p.top_k for p in params], dtype=torch.int64, device=scores.device),
         torch.tensor([p.top_p for p in params], dtype=torch.float64, device=scores.device),
         torch.tensor([p.min_p for p in params], dtype=torch.float64, device=scores.device),
-        naive=naive,
+        backend=backend,
     )
 
 
@@ -282,6 +284,6 @@ def _index(rows: SamplingBatch, logits: Tensor) -> Tensor:
     return torch.tensor(rows.index, dtype=torch.int64, device=logits.device)
 
 
-def make_ordinary(options: Options, *, naive: bool) -> OrdinarySampler:
+def make_ordinary(options: Options, *, backend: bool) -> OrdinarySampler:
     """Build the method `ordinary` of the registry; it has no options."""
-    return OrdinarySampler(naive=naive)
+    return OrdinarySampler(backend=backend)

@@ -21,7 +21,7 @@ class DrafterContext:
     """Model facts, weights and stores that all drafters of one worker share."""
 
     vocab_size: int
-    naive: bool = False  # use the reference kernels instead of the compiled ones
+    backend: bool = False  # use the reference kernels instead of the compiled ones
     num_embeddings: int = 0  # trained inputs with ids vocab_size, vocab_size + 1, ...
     embedding: Tensor | None = None  # [vocab, hidden] of the served model; not to be modified
     heads: Mapping[str, Path] = field(default_factory=dict)  # weight files, by drafter name

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.kernels.decoder_stack import reference as _naive
 from plait.kernels.decoder_stack.layers import LayerWeights, StackConfig
 from plait.kernels.paged_attention import AttentionMetadata
@@ -60,7 +60,7 @@ class DecoderStack:
             _naive.run_layer(x, self.layers[index], self.config, own, kv, self._steps)
 
     def _compile(self) -> CompiledStack:
-        compiled: CompiledStack = dispatch.extension().CompiledStack(self.config)
+        compiled: CompiledStack = extension.extension().CompiledStack(self.config)
         for layer in self.layers:
             compiled.add_layer(layer)
         return compiled

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.kernels.kv_copy import reference as _naive
 
 __all__ = ["copy_blocks", "move_slots"]
@@ -19,17 +19,17 @@ def copy_blocks(
     kv_k: Tensor, kv_v: Tensor, src: Tensor, dst: Tensor, *, naive: bool = False
 ) -> None:
     """Copy whole blocks src [n] to dst [n]."""
-    if naive or not dispatch.is_supported(kv_k.device):
+    if naive or not extension.is_supported(kv_k.device):
         _naive.copy_blocks(kv_k, kv_v, src, dst)
     else:
-        dispatch.extension().copy_blocks(kv_k, kv_v, src, dst)
+        extension.extension().copy_blocks(kv_k, kv_v, src, dst)
 
 
 def move_slots(
     kv_k: Tensor, kv_v: Tensor, src: Tensor, dst: Tensor, *, naive: bool = False
 ) -> None:
     """Copy the tokens in slots src [n] to slots dst [n]."""
-    if naive or not dispatch.is_supported(kv_k.device):
+    if naive or not extension.is_supported(kv_k.device):
         _naive.move_slots(kv_k, kv_v, src, dst)
     else:
-        dispatch.extension().move_slots(kv_k, kv_v, src, dst)
+        extension.extension().move_slots(kv_k, kv_v, src, dst)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.kernels.linear import reference as _naive
 from plait.kernels.linear.weight import GROUP, Mode, Weight, dense, from_dense, from_groups
 
@@ -21,5 +21,5 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, *, naive: bool
     """Return x [m, k] @ weight.T + bias, [m, n] fp32."""
     if naive or weight.layout == "rows":
         return _naive.linear(x, weight, bias)
-    result: Tensor = dispatch.extension().linear(x, weight.mode, weight.n, weight.values, bias)
+    result: Tensor = extension.extension().linear(x, weight.mode, weight.n, weight.values, bias)
     return result

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.kernels.linear.packing import pack_weight, unpack_weight
 
 Mode = Literal["fp32", "bf16", "int8", "int4", "int4wide"]
@@ -134,7 +134,7 @@ def _as_half(values: Tensor) -> Tensor:
 
 
 def _place(weight: Weight, naive: bool) -> Weight:
-    if naive or not dispatch.is_supported(weight.values.device):
+    if naive or not extension.is_supported(weight.values.device):
         return weight
     values = pack_weight(weight.mode, weight.values, weight.scale, weight.minimum)
     return Weight(weight.mode, weight.n, weight.k, "panels", values)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.kernels.noise import reference as _naive
 
 
@@ -44,7 +44,7 @@ def gumbel(keys: Tensor, num_tokens: int, *, naive: bool = False) -> Tensor:
         [b, num_tokens] float32 on the device of keys.
     Cost: 1 (AVX-512) to 4 ns (AVX2) a value and core compiled.
     """
-    if naive or not dispatch.is_supported(keys.device):
+    if naive or not extension.is_supported(keys.device):
         return _naive.gumbel(keys, num_tokens)
     noise: Tensor = torch.ops.plait_noise.gumbel(keys, num_tokens)
     return noise
@@ -77,7 +77,7 @@ def gumbel_argmax(
     Cost: compiled, one pass over the scores, and noise for the groups of 64 tokens that may win: at
         temperature 1 some 0.1 ms a row and core for 49,152 tokens that a model has scored (AVX2).
     """
-    if naive or not dispatch.is_supported(scores.device):
+    if naive or not extension.is_supported(scores.device):
         return _naive.gumbel_argmax(scores, keys, temperatures, rows, bitmask)
     tokens: Tensor = torch.ops.plait_noise.gumbel_argmax(scores, keys, temperatures, rows, bitmask)
     return tokens

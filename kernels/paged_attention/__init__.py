@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.kernels.paged_attention import reference as _naive
 from plait.kernels.paged_attention.metadata import (
     BLOCK_SIZE,
@@ -54,7 +54,9 @@ def paged_attention(
     window: int = 0,
 ) -> Tensor:
     """Return what each row reads from the cache, [rows, heads, head_dim] fp32."""
-    if not dispatch.is_supported(q.device):
+    if not extension.is_supported(q.device):
         return _naive.paged_attention(q, k_layer, v_layer, metadata, scale=scale, window=window)
-    out: Tensor = dispatch.extension().paged_attention(q, k_layer, v_layer, metadata, scale, window)
+    out: Tensor = extension.extension().paged_attention(
+        q, k_layer, v_layer, metadata, scale, window
+    )
     return out

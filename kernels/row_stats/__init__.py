@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.kernels.row_stats import reference as _naive
 
 
@@ -44,7 +44,7 @@ def row_stats(scores: Tensor, *, entropy: bool = True, naive: bool = False) -> R
     """
     run = (
         _naive.row_stats
-        if naive or not dispatch.is_supported(scores.device)
+        if naive or not extension.is_supported(scores.device)
         else torch.ops.plait_row_stats.row_stats
     )
     top_ids, top_scores, stats = run(scores, entropy)
@@ -75,7 +75,7 @@ def legal_mass(
     """
     run = (
         _naive.legal_mass
-        if naive or not dispatch.is_supported(scores.device)
+        if naive or not extension.is_supported(scores.device)
         else torch.ops.plait_row_stats.legal_mass
     )
     mass: Tensor = run(scores, bitmask, temperatures, rows)
@@ -96,7 +96,7 @@ def row_logprobs(
     """
     run = (
         _naive.logprobs
-        if naive or not dispatch.is_supported(scores.device)
+        if naive or not extension.is_supported(scores.device)
         else torch.ops.plait_row_stats.logprobs
     )
     return RowLogprobs(*run(scores, token_ids, k, rows))
@@ -104,7 +104,7 @@ def row_logprobs(
 
 def apply_bitmask(scores: Tensor, bitmask: Tensor, *, naive: bool = False) -> None:
     """Set the scores of illegal tokens to -inf, in place; bitmask as in `legal_mass`."""
-    if naive or not dispatch.is_supported(scores.device):
+    if naive or not extension.is_supported(scores.device):
         _naive.apply_bitmask(scores, bitmask)
     else:
         torch.ops.plait_row_stats.apply_bitmask_(scores, bitmask)
@@ -130,7 +130,7 @@ def truncate(
     Cost: O(vocab) a row and a sort of the tokens near the cut, no full sort.
     """
     reach = (-min_p.log()).to(torch.float32)
-    if naive or not dispatch.is_supported(scores.device):
+    if naive or not extension.is_supported(scores.device):
         _naive.truncate(scores, top_k, top_p, reach)
     else:
         torch.ops.plait_row_stats.truncate_(scores, top_k, top_p, reach)

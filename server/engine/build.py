@@ -78,7 +78,7 @@ def build_engine(
     keeper = _keeper(settings, model, files)
     context = DrafterContext(
         model.vocab_size,
-        naive=settings.naive_kernels,
+        backend=settings.naive_kernels,
         num_embeddings=add_inputs(model, heads),
         embedding=model.embedding,
         heads=heads,
@@ -114,7 +114,7 @@ def _load(settings: EngineSettings, files: ModelFiles, tell: Callable[[str], Non
         weights=settings.weights,
         device=settings.device,
         threads=settings.threads,
-        naive=settings.naive_kernels,
+        backend=settings.naive_kernels,
         tell=tell,
     )
     tell("cache and first passes")
@@ -212,14 +212,14 @@ def _decoder(
     model: Transformer, files: ModelFiles, context: DrafterContext
 ) -> AutoregressiveDecoder | DiffusionDecoder:
     """Return the host of the model's kind."""
-    naive = context.naive
+    backend = context.backend
     if model.diffusion is None:
         speculator = Speculator(context, context.costs)
-        return AutoregressiveDecoder(model.vocab_size, naive=naive, speculator=speculator)
+        return AutoregressiveDecoder(model.vocab_size, backend=backend, speculator=speculator)
     return DiffusionDecoder(
         model.diffusion,
         model.vocab_size,
-        naive=naive,
+        backend=backend,
         folder=files.path if files.kind == "hf" else None,
         delimiters=lambda: _line_breaks(files),
     )

@@ -50,7 +50,7 @@ def load_model(
     weights: WeightMode = "auto",
     device: str = "cpu",
     threads: int = 0,
-    naive: bool = False,
+    backend: bool = False,
     tell: Callable[[str], None] = lambda stage: None,
 ) -> Transformer:
     """Load a model into memory.
@@ -73,7 +73,7 @@ def load_model(
         )
         check_complete(checkpoint)
         shapes = parameter_shapes(checkpoint.spec)
-        parts = _Packer(checkpoint, shapes, weights, place, naive).pack(tell)
+        parts = _Packer(checkpoint, shapes, weights, place, backend).pack(tell)
     mode = weights if weights != "auto" else _main_mode(parts)
     return Transformer(
         checkpoint.spec,
@@ -81,7 +81,7 @@ def load_model(
         mode=mode,
         fingerprint=fingerprint(files, mode),
         diffusion=checkpoint.diffusion,
-        naive=naive,
+        backend=backend,
     )
 
 
@@ -113,7 +113,7 @@ class _Packer:
     shapes: Mapping[str, tuple[int, ...]]  # that the description calls for, by name
     mode: WeightMode
     device: torch.device
-    naive: bool
+    backend: bool
 
     def pack(self, tell: Callable[[str], None]) -> ModelWeights:
         spec = self.checkpoint.spec
@@ -212,7 +212,7 @@ class _Packer:
                 return self._groups(stored)
             stored = DenseTensor(stored.dense(), stored.mode)
         target = stored.keep if mode == "auto" else mode
-        return from_dense(stored.values.to(self.device), target, naive=self.naive)
+        return from_dense(stored.values.to(self.device), target, backend=self.backend)
 
     def _read(self, name: str) -> DenseTensor | QuantizedTensor:
         stored = self.checkpoint.read(name)
@@ -232,4 +232,4 @@ class _Packer:
     def _groups(self, stored: QuantizedTensor) -> Weight:
         minimum = None if stored.minimum is None else stored.minimum.to(self.device)
         scale = stored.scale.to(self.device)
-        return from_groups(stored.q.to(self.device), scale, minimum, naive=self.naive)
+        return from_groups(stored.q.to(self.device), scale, minimum, backend=self.backend)

@@ -57,7 +57,7 @@ class Transformer:
         mode: Mode,
         fingerprint: str,
         diffusion: DiffusionSpec | None = None,
-        naive: bool = False,
+        backend: bool = False,
     ) -> None:
         self.spec = spec
         self.diffusion = diffusion  # how it fills holes; None: it writes token after token
@@ -66,7 +66,7 @@ class Transformer:
         self.device = weights.embedding.device
         self.max_positions = weights.cos.shape[0]
         self._weights = weights
-        self._naive = naive
+        self._backend = backend
         self._stack = DecoderStack(weights.layers, _stack_config(spec, weights))
         self._inputs: Tensor | None = None  # [n, hidden] fp32, beyond the vocabulary
 
@@ -94,7 +94,7 @@ class Transformer:
             mode=self.mode,
             fingerprint=self.fingerprint,
             diffusion=self.diffusion,
-            naive=self._naive,
+            backend=self._backend,
         )
 
     def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
@@ -126,7 +126,7 @@ class Transformer:
 
         A diffusion model's mask token, which stands where a token is missing, gets -inf.
         """
-        logits = linear(hidden, self._weights.lm_head, naive=self._naive)
+        logits = linear(hidden, self._weights.lm_head, backend=self._backend)
         if self.diffusion is not None:
             logits[:, self.diffusion.mask_id] = -math.inf
         return logits
@@ -169,7 +169,7 @@ class Transformer:
     def _run(self, x: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
         """Run inputs [rows, hidden] fp32, which are overwritten, through the model."""
         self._stack.forward(x, metadata, kv.k, kv.v)
-        return rms_norm(x, self._weights.final_norm, self.spec.norm_eps, naive=self._naive)
+        return rms_norm(x, self._weights.final_norm, self.spec.norm_eps, backend=self._backend)
 
     def _embed(self, token_ids: Tensor) -> Tensor:
         """Return [rows, hidden] fp32."""

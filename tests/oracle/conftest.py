@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from plait.kernels import dispatch
+from plait.kernels import extension
 
 
-@pytest.fixture(params=dispatch.isas())
+@pytest.fixture(params=extension.isas())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Compute with each instruction set that the processor has; the best one again afterwards."""
-    best = dispatch.isa()
-    dispatch.use_isa(request.param)
+    best = extension.isa()
+    extension.use_isa(request.param)
     yield request.param
-    dispatch.use_isa(best)
+    extension.use_isa(best)

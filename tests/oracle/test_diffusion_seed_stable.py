@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from plait.decoders.resolve import resolve_decoding
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.server.models.transformer import Transformer
 from plait.server.settings import WeightMode
 from plait.server.wire.messages import GenerateRequest
@@ -67,7 +67,7 @@ def canvas_requests(
 @pytest.mark.parametrize("mode", ["fp32", "bf16", "int8", "int4"])
 def test_nothing_around_a_canvas_changes_it(tmp_path: Path, mode: WeightMode) -> None:
     """Compiled kernels owe equal bits in every weight mode."""
-    if mode != "fp32" and not dispatch.is_available():
+    if mode != "fp32" and not extension.is_available():
         pytest.skip("the torch oracles promise equal tokens in fp32 only")
     model = tiny(tmp_path, mode, model_type="sdar")
     check_seed_stable(model, canvas_requests(10, model, seed=1, full=True), DISTURBANCES)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.kernels.paged_attention import (
     BLOCK_SIZE,
     BRANCHES,
@@ -41,7 +41,7 @@ MIXED: list[Kind] = [
 ]
 HEADS = [(1, 1), (3, 1), (9, 3), (8, 2), (30, 1), (4, 4)]
 
-pytestmark = pytest.mark.skipif(not dispatch.is_available(), reason="no compiled kernels")
+pytestmark = pytest.mark.skipif(not extension.is_available(), reason="no compiled kernels")
 
 
 def _setting(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.kernels.elementwise import rms_norm, rope, write_kv
 from plait.kernels.kv_copy import copy_blocks, move_slots
 from plait.kernels.paged_attention import BLOCK_SIZE
@@ -75,7 +75,7 @@ def test_slots_move_even_where_they_overlap(dtype: torch.dtype, naive: bool) -> 
     assert torch.equal(v.permute(1, 3, 0, 2, 4).flatten(0, 1), flat_v)
 
 
-@pytest.mark.skipif(not dispatch.is_available(), reason="no compiled kernels")
+@pytest.mark.skipif(not extension.is_available(), reason="no compiled kernels")
 def test_places_outside_the_cache_are_refused() -> None:
     k, v = torch.zeros(1, 2, 1, 8, BLOCK_SIZE), torch.zeros(1, 2, 1, BLOCK_SIZE, 8)
     with pytest.raises(IndexError, match="no place 2"):

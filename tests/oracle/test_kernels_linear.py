@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.kernels.linear import Mode, dense, from_dense, from_groups, linear
 from plait.kernels.linear.reference import rounded
 
@@ -14,7 +14,7 @@ MODES: tuple[Mode, ...] = ("fp32", "bf16", "int8", "int4", "int4wide")
 SHAPES = [(576, 576), (70, 100), (31, 33), (1, 1), (96, 1536)]
 ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 33, 100, 129]
 
-compiled = pytest.mark.skipif(not dispatch.is_available(), reason="no compiled kernels")
+compiled = pytest.mark.skipif(not extension.is_available(), reason="no compiled kernels")
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:

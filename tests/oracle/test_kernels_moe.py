@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.kernels.linear import Mode, dense, from_dense
 from plait.kernels.moe import ExpertRouting, ExpertWeights, experts
 from plait.kernels.moe.routed import silu_mul
@@ -64,7 +64,7 @@ def test_the_bias_chooses_but_takes_no_share() -> None:
     torch.testing.assert_close(experts(x, only), want, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.skipif(not dispatch.is_available(), reason="no compiled kernels")
+@pytest.mark.skipif(not extension.is_available(), reason="no compiled kernels")
 @pytest.mark.parametrize("mode", ["fp32", "bf16", "int8"])
 def test_a_row_has_the_same_bits_in_every_batch(mode: Mode) -> None:
     weights = make_weights(ROUTINGS["groups"], mode)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.kernels.decoder_stack import DecoderStack, LayerWeights, StackConfig
 from plait.kernels.linear import Mode, Weight, from_dense
 from plait.kernels.paged_attention import (
@@ -49,7 +49,7 @@ TOLERANCE: dict[Modes, float] = {
 }
 EACH: tuple[Mode, ...] = ("fp32", "bf16", "int8", "int4", "bf16", "int4wide", "int8")  # of "mixed"
 
-pytestmark = pytest.mark.skipif(not dispatch.is_available(), reason="no compiled kernels")
+pytestmark = pytest.mark.skipif(not extension.is_available(), reason="no compiled kernels")
 
 
 @dataclass(frozen=True, slots=True)

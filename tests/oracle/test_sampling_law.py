@@ -15,7 +15,7 @@ from torch import Tensor
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
-from plait.kernels import dispatch
+from plait.kernels import extension
 from tests.fixtures.sampling_law import Situation, both_kernels, law, scores
 from tests.fixtures.sampling_states import grow, sampling_state
 
@@ -200,7 +200,7 @@ def test_plain_and_edited_rows_agree(naive: bool) -> None:
         assert have[0] == have[1]
 
 
-@pytest.mark.skipif(not dispatch.is_available(), reason="no compiled kernels")
+@pytest.mark.skipif(not extension.is_available(), reason="no compiled kernels")
 def test_compiled_draws_are_the_oracles() -> None:
     logits, states, words = mixed_batch(vocab=5001)
     have = OrdinarySampler().sample(logits, states, words)

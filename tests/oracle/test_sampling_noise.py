@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from plait.kernels import dispatch, noise
+from plait.kernels import extension, noise
 from plait.kernels.noise import elementary
 from plait.kernels.noise import reference as oracle
 from plait.kernels.row_stats import apply_bitmask
 from tests.fixtures.sampling_law import both_kernels
 
 BASE = (12345, 0, 40)
-compiled = pytest.mark.skipif(not dispatch.is_available(), reason="no compiled kernels")
+compiled = pytest.mark.skipif(not extension.is_available(), reason="no compiled kernels")
 
 
 def keys(*rows: tuple[int, int, int]) -> Tensor:

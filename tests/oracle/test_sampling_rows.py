@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.kernels.row_stats import (
     apply_bitmask,
     legal_mass,
@@ -20,7 +20,7 @@ from plait.kernels.row_stats import (
 from tests.fixtures.sampling_law import both_kernels
 
 SHAPES = [(1, 2), (1, 5), (3, 33), (2, 1000), (2, 4096), (2, 5000)]
-compiled = pytest.mark.skipif(not dispatch.is_available(), reason="no compiled kernels")
+compiled = pytest.mark.skipif(not extension.is_available(), reason="no compiled kernels")
 
 
 def rows(shape: tuple[int, int], kind: str) -> Tensor:

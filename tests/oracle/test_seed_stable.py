@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from plait.decoders.contract.decoder import TokenLogprobs
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model
 from plait.server.settings import WeightMode
@@ -30,7 +30,7 @@ DISTURBANCES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("mode", ["fp32", "bf16", "int8", "int4"])
 def test_nothing_around_a_request_changes_it(tmp_path: Path, mode: WeightMode) -> None:
     """200 requests, four disturbances; compiled kernels owe equal bits in every weight mode."""
-    if mode != "fp32" and not dispatch.is_available():
+    if mode != "fp32" and not extension.is_available():
         pytest.skip("the torch oracles promise equal tokens in fp32 only")
     model = tiny(tmp_path, mode)
     requests = random_requests(200, model.vocab_size, seed=1)
@@ -70,7 +70,7 @@ def test_default_model_is_seed_stable(mode: WeightMode) -> None:
 
     50 of them, since real weights are slow; the tiny models of the same code get 200.
     """
-    if not dispatch.is_available():
+    if not extension.is_available():
         pytest.skip("needs the compiled kernels to end in time")
     model = load_model(resolve("smollm2-135m-instruct"), weights=mode)
     requests = random_requests(50, model.vocab_size, seed=4, longest=20, max_tokens=4)

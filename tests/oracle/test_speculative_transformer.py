@@ -13,7 +13,7 @@ from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
 from plait.decoders.resolve import resolve_decoding
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.speculator import Speculator
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.server.engine.admission import Admission, EngineCapacity
 from plait.server.engine.engine import Engine
 from plait.server.engine.kv.block_table import BLOCK_SIZE
@@ -56,7 +56,7 @@ def engine_of(model: Transformer, num_blocks: int = 512) -> Engine:
 @pytest.mark.parametrize("weights", ["fp32", "bf16", "int8", "int4"])
 def test_drafts_change_no_token_and_no_logprob(tmp_path: Path, weights: WeightMode) -> None:
     """Prompts of a few tokens of 300, so that looking things up finds something."""
-    if not dispatch.is_available():
+    if not extension.is_available():
         pytest.skip("the torch oracles sum in another order for other numbers of rows")
     model = load_model(resolve(str(write_tiny_model(tmp_path))), weights=weights)
     requests = random_requests(40, 12, seed=6, max_tokens=30)

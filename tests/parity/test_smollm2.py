@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.kernels.paged_attention import FULL, TREE
 from plait.server.models.catalog import ModelFiles
 from plait.server.models.load import load_model
@@ -107,7 +107,7 @@ def test_chunked_prefill_equals_whole(
 ) -> None:
     ids = token_ids[:70]
     have, want = logits_of(smollm2, ids, chunk=chunk), logits_of(smollm2, ids)
-    if dispatch.is_available():
+    if extension.is_available():
         assert torch.equal(have, want)
     else:
         torch.testing.assert_close(have, want, atol=1e-3, rtol=0)
@@ -171,7 +171,7 @@ def test_kinds_of_segments_share_one_pass(smollm2: Transformer, token_ids: list[
 
     have = feed(smollm2, prepared(), *pieces)
     want = torch.cat([feed(smollm2, prepared(), piece) for piece in pieces])
-    if dispatch.is_available():
+    if extension.is_available():
         assert torch.equal(have, want)
     else:
         torch.testing.assert_close(have, want, atol=1e-3, rtol=0)

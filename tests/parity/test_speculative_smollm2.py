@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.lossless import MODEL, differences, plain, random_requests, served
-from plait.kernels import dispatch
+from plait.kernels import extension
 from plait.server.engine.build import build_engine
 from plait.server.models.catalog import ModelFiles
 from plait.server.settings import EngineSettings, WeightMode
@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.parity,
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(not dispatch.is_available(), reason="the oracles are too slow"),
+    pytest.mark.skipif(not extension.is_available(), reason="the oracles are too slow"),
 ]
 
 

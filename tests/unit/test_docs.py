@@ -42,7 +42,7 @@ QUOTED = {
     "is more than the memory there is": "server/engine/build.py",
     "has no worker right now": "server/pool/replica_group.py",
     "Give a valid API key: Authorization: Bearer.": "server/api/auth.py",
-    "compiled CPU kernels are missing, the slow ones serve": "kernels/dispatch.py",
+    "compiled CPU kernels are missing, the slow ones serve": "kernels/extension.py",
     "the kernels are not compiled, slower ones will serve": "setup.py",
     "PLAIT_PORT is a Kubernetes service link": "server/options.py",
 }

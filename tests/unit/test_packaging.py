@@ -142,7 +142,7 @@ GOOD = {
     "pyproject.toml": PYPROJECT,
     "server/__init__.py": "import zmq.asyncio\n",
     "server/api/__init__.py": "import json\nfrom plait.kernels import dispatch\n",
-    "kernels/dispatch.py": "import torch\n",
+    "kernels/extension.py": "import torch\n",
 }
 
 
@@ -175,12 +175,12 @@ def test_a_missing_init_is_seen(tmp_path: Path) -> None:
 
 
 def test_an_undeclared_import_is_seen(tmp_path: Path) -> None:
-    root = plant(tmp_path, GOOD | {"kernels/dispatch.py": "def f():\n    import numpy as np\n"})
-    assert undeclared_imports(root) == ["kernels/dispatch.py:2: numpy"]
+    root = plant(tmp_path, GOOD | {"kernels/extension.py": "def f():\n    import numpy as np\n"})
+    assert undeclared_imports(root) == ["kernels/extension.py:2: numpy"]
 
 
 def test_an_unused_dependency_is_seen(tmp_path: Path) -> None:
-    root = plant(tmp_path, GOOD | {"kernels/dispatch.py": ""})
+    root = plant(tmp_path, GOOD | {"kernels/extension.py": ""})
     assert unused_dependencies(root) == {"torch"}
 
 

@@ -79,7 +79,9 @@ class _RunningLookahead:
         return int(np.searchsorted(self.case.job.positions, self.first + index))
 
 
-def constrain_draws(cases: Sequence[LookaheadJob], *, naive: bool) -> list[ConstrainedDraws | str]:
+def constrain_draws(
+    cases: Sequence[LookaheadJob], *, backend: bool
+) -> list[ConstrainedDraws | str]:
     """Return the ruling of each case, or what is wrong with its constraint.
 
     Cost: one draw for all cases each time that some walk is refused a token.
@@ -87,8 +89,8 @@ def constrain_draws(cases: Sequence[LookaheadJob], *, naive: bool) -> list[Const
     begun = [_begin(case) for case in cases]
     while asking := [each for each in begun if each.asked is not None]:
         for alike in _alike(asking):
-            _draw_again(alike, naive)
-    prices = _prices(begun, naive)
+            _draw_again(alike, backend)
+    prices = _prices(begun, backend)
     return [each.fault or _ruling(each, p) for each, p in zip(begun, prices, strict=True)]
 
 
@@ -108,11 +110,11 @@ def _alike(cases: Sequence[_RunningLookahead]) -> list[list[_RunningLookahead]]:
     return list(groups.values())
 
 
-def _draw_again(cases: Sequence[_RunningLookahead], naive: bool) -> None:
+def _draw_again(cases: Sequence[_RunningLookahead], backend: bool) -> None:
     """Let each walk go on with a token that is legal for all it knows."""
     asked = [(each, each.asked) for each in cases if each.asked is not None]
     jobs = [each.case.job.at(each.row(refused.index), refused.legal) for each, refused in asked]
-    drawn = draw_legal(cases[0].case.scores, jobs, naive=naive)
+    drawn = draw_legal(cases[0].case.scores, jobs, backend=backend)
     again = zip(asked, drawn.tokens.tolist(), drawn.p.tolist(), strict=True)
     for (each, refused), token, p in again:
         is_first = each.first + refused.index == each.case.view.holes[0]
@@ -120,7 +122,7 @@ def _draw_again(cases: Sequence[_RunningLookahead], naive: bool) -> None:
         each.go_on(token)
 
 
-def _prices(cases: Sequence[_RunningLookahead], naive: bool) -> list[Floats]:
+def _prices(cases: Sequence[_RunningLookahead], backend: bool) -> list[Floats]:
     """Return the probabilities of the walks' tokens at the views' holes."""
     prices = [each.case.view.p.copy() for each in cases]
     asked: dict[int, list[tuple[int, int, int, int]]] = {}  # by scores: case, hole, row, token
@@ -135,7 +137,7 @@ def _prices(cases: Sequence[_RunningLookahead], naive: bool) -> list[Floats]:
                 prices[i][hole] = p
     for key, entries in asked.items():
         _, _, rows, tokens = (np.array(column, np.int64) for column in zip(*entries, strict=True))
-        found = token_probs(scores[key], rows, tokens, naive=naive)
+        found = token_probs(scores[key], rows, tokens, backend=backend)
         for (i, hole, _, _), p in zip(entries, found.tolist(), strict=True):
             prices[i][hole] = p
     return prices

@@ -70,5 +70,5 @@ def _runner(
         model,
         read_rows=options.read_rows,
         min_path_prob=min_path_prob,
-        naive=context.naive,
+        backend=context.backend,
     )

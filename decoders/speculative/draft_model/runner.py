@@ -75,7 +75,7 @@ class DraftModelRunner:
     """Samples drafts from a draft model."""
 
     def __init__(
-        self, model: DraftModel, *, read_rows: int, min_path_prob: float, naive: bool = False
+        self, model: DraftModel, *, read_rows: int, min_path_prob: float, backend: bool = False
     ) -> None:
         """Initialise.
 
@@ -89,8 +89,8 @@ class DraftModelRunner:
         self._model = model
         self._read_rows = read_rows
         self._min_path_prob = min_path_prob
-        self._naive = naive
-        self._sampler = OrdinarySampler(naive=naive)
+        self._backend = backend
+        self._sampler = OrdinarySampler(backend=backend)
 
     def start(self, request: DecodeRequest) -> DraftSequence:
         """Return the state of one new sequence; its text is read at the first draft."""
@@ -229,8 +229,8 @@ class DraftModelRunner:
         noisy = [row for row, state in enumerate(states) if not state.greedy]
         if noisy:
             keys = torch.tensor([states[row].key for row in noisy], device=logits.device)
-            scores[noisy] += gumbel(keys, logits.shape[1], naive=self._naive)
-        stats = row_stats(scores, entropy=False, naive=self._naive)
+            scores[noisy] += gumbel(keys, logits.shape[1], backend=self._backend)
+        stats = row_stats(scores, entropy=False, backend=self._backend)
         probs: list[float] = (stats.top_scores[:, 0] - stats.logsumexp).exp().tolist()
         return probs
 

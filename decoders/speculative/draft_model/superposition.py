@@ -151,7 +151,7 @@ class SuperposedBeamSearch:
         assert context.draft_model is not None, "a draft model is needed"
         self._model = context.draft_model
         self._stores = context.stores
-        self._naive = context.naive
+        self._backend = context.backend
         self._runner = runner
         self._config = config
 
@@ -185,7 +185,7 @@ class SuperposedBeamSearch:
         """Return the most probable tokens of each row; of equals the lower ids."""
         top = min(self._config.top, logits.shape[1])
         chosen = logits.new_zeros(len(logits), dtype=torch.int64)  # required, unused
-        found = row_logprobs(logits, chosen, top, naive=self._naive)
+        found = row_logprobs(logits, chosen, top, backend=self._backend)
         tempered = (found.top / self._config.temperature).log_softmax(dim=1)
         columns = (found.top_ids.tolist(), tempered.tolist(), found.top.exp().tolist())
         return [TopTokens(*row) for row in zip(*columns, strict=True)]

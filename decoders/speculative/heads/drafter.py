@@ -93,9 +93,9 @@ class HeadDrafter:
 
     name: ClassVar[str]
 
-    def __init__(self, net: HeadNet, options: HeadOptions, *, naive: bool) -> None:
+    def __init__(self, net: HeadNet, options: HeadOptions, *, backend: bool) -> None:
         self._net, self._options = net, options
-        self._vocabulary = DraftVocabulary(net.draft_ids, naive)
+        self._vocabulary = DraftVocabulary(net.draft_ids, backend)
         self._token_ids: list[int] = net.draft_ids.tolist()
 
     def start(self, request: DecodeRequest) -> HeadState:
@@ -275,6 +275,6 @@ def make_chimera(options: HeadOptions, *, context: DrafterContext) -> HeadDrafte
 
 def _make(kind: type[HeadDrafter], options: HeadOptions, context: DrafterContext) -> HeadDrafter:
     assert context.embedding is not None, "a worker with heads has embeddings"
-    path, naive = context.heads[kind.name], context.naive
-    net = load_net(kind.name, path, context.embedding, options.weights, naive=naive)
-    return kind(net, options, naive=naive)
+    path, backend = context.heads[kind.name], context.backend
+    net = load_net(kind.name, path, context.embedding, options.weights, backend=backend)
+    return kind(net, options, backend=backend)

@@ -49,13 +49,14 @@ class HeadLayer:
     """A decoder layer, ready to run."""
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], shape: LayerShape, mode: Mode, *, naive: bool = False
+        self, tensors: Mapping[str, Tensor], shape: LayerShape, mode: Mode, *, backend: bool = False
     ) -> None:
         """Args: tensors are fp32, by the names of MATRICES and NORMS behind PREFIX."""
         self.shape = shape
-        self._naive = naive
+        self._backend = backend
         self._weights: dict[str, Weight] = {
-            name: from_dense(tensors[PREFIX + name].float(), mode, naive=naive) for name in MATRICES
+            name: from_dense(tensors[PREFIX + name].float(), mode, backend=backend)
+            for name in MATRICES
         }
         self._norms = {name: tensors[PREFIX + name].float() for name in NORMS}
         exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim
@@ -102,10 +103,10 @@ class HeadLayer:
         return self._normed(x + self._linear(wide, "down_proj"), "final")
 
     def _normed(self, x: Tensor, name: str) -> Tensor:
-        return rms_norm(x, self._norms[name], self.shape.norm_eps, naive=self._naive)
+        return rms_norm(x, self._norms[name], self.shape.norm_eps, backend=self._backend)
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        return linear(x, self._weights[name], naive=self._naive)
+        return linear(x, self._weights[name], backend=self._backend)
 
     def _rotated(self, x: Tensor, positions: Tensor) -> Tensor:
         last = self.shape.max_positions - 1  # tokens beyond it are never sampled

@@ -46,13 +46,15 @@ class DraftVocabulary:
     """The tokens that the columns of some logits stand for."""
 
     token_ids: Tensor | None = None  # [columns] int64, rising; None: column i is token i
-    naive: bool = False  # use the reference kernels
+    backend: bool = False  # use the reference kernels
 
     def noise_of(self, keys: Tensor, count: int) -> Tensor:
         """Return the noise of the columns [keys, count]."""
         if self.token_ids is None:
-            return noise.gumbel(keys, count, naive=self.naive)
-        return noise.gumbel(keys, int(self.token_ids[-1]) + 1, naive=self.naive)[:, self.token_ids]
+            return noise.gumbel(keys, count, backend=self.backend)
+        return noise.gumbel(keys, int(self.token_ids[-1]) + 1, backend=self.backend)[
+            :, self.token_ids
+        ]
 
 
 def rank_guesses(

@@ -118,5 +118,5 @@ def _load(settings: EngineSettings, files: ModelFiles) -> Transformer:
         weights=settings.draft_weights,
         device=settings.device,
         threads=settings.threads,
-        naive=settings.naive_kernels,
+        backend=settings.naive_kernels,
     )
