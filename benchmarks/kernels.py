@@ -19,7 +19,9 @@ from torch import Tensor
 
 from plait.kernels import extension
 from plait.kernels.decoder_stack import DecoderStack, LayerWeights, StackConfig
-from plait.kernels.linear import Mode, Weight, from_dense, linear
+from plait.kernels.dispatch import cpu_backend
+from plait.kernels.kv_cache import KVCache
+from plait.kernels.linear import Mode, Weight, from_dense
 from plait.kernels.paged_attention import BLOCK_SIZE, AttentionMetadata
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB = 30, 576, 9, 3, 64, 1536, 49152
@@ -31,21 +33,22 @@ class Bench:
 
     stack: DecoderStack
     head: Weight
-    k_cache: Tensor
-    v_cache: Tensor
+    kv: KVCache
 
     def forward(self, x: Tensor, metadata: AttentionMetadata) -> Tensor:
         """Run all layers and the output matrix; logits of at most 64 rows, as a server asks."""
         x = x.clone()  # the stack works in place
-        self.stack.forward(x, metadata, self.k_cache, self.v_cache)
-        return linear(x[:64], self.head)
+        self.stack.forward(x, metadata, self.kv)
+        return cpu_backend().linear(x[:64], self.head)
 
 
 def build(mode: Mode, head_mode: Mode, num_blocks: int) -> Bench:
     """Make a model with all linears in `mode`."""
 
+    backend = cpu_backend()
+
     def weight(n: int, k: int) -> Weight:
-        return from_dense(torch.randn(n, k) * k**-0.5, mode)
+        return backend.pack(from_dense(torch.randn(n, k) * k**-0.5, mode))
 
     def layer() -> LayerWeights:
         return LayerWeights(
@@ -72,12 +75,12 @@ def build(mode: Mode, head_mode: Mode, num_blocks: int) -> Bench:
         cos=angles.cos(),
         sin=angles.sin(),
     )
-    stack = DecoderStack([layer() for _ in range(LAYERS)], config)
-    head = from_dense(torch.randn(VOCAB, HIDDEN) * HIDDEN**-0.5, head_mode)
+    stack = backend.decoder_stack([layer() for _ in range(LAYERS)], config)
+    head = backend.pack(from_dense(torch.randn(VOCAB, HIDDEN) * HIDDEN**-0.5, head_mode))
     dtype = torch.float32 if mode == "fp32" else torch.bfloat16
     k_cache = torch.zeros(LAYERS, num_blocks, KV_HEADS, HEAD_DIM, BLOCK_SIZE, dtype=dtype)
     v_cache = torch.zeros(LAYERS, num_blocks, KV_HEADS, BLOCK_SIZE, HEAD_DIM, dtype=dtype)
-    return Bench(stack, head, k_cache, v_cache)
+    return Bench(stack, head, KVCache(k_cache, v_cache))
 
 
 def decode_rows(rows: int, context: int) -> AttentionMetadata:
@@ -132,7 +135,7 @@ def measure(mode: Mode, rows: Sequence[int], context: int, seconds: float) -> li
         metadata = prompt_rows(count) if count > 64 else decode_rows(count, context)
         x = torch.randn(count, HIDDEN)
         whole = fastest(partial(bench.forward, x, metadata), seconds)
-        head = fastest(partial(linear, x[:64], bench.head), seconds / 4)
+        head = fastest(partial(cpu_backend().linear, x[:64], bench.head), seconds / 4)
         cells.append(f"{whole:.1f} ({whole - head:.1f})")
     return cells
 

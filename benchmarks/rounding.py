@@ -4,7 +4,7 @@
 
 The compiled kernels against the same weights with inputs as they are: the KL divergence of the
 laws of the next token, and the loss. Rounding to other grids can be set in reference.rounded, with
---naive.
+--reference.
 """
 
 from __future__ import annotations
@@ -37,14 +37,16 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--tokens", type=int, default=2000)
-    parser.add_argument("--naive", action="store_true", help="the oracle instead of the kernels")
+    parser.add_argument(
+        "--reference", action="store_true", help="the oracle instead of the kernels"
+    )
     args = parser.parse_args()
     files = resolve(args.model)
     tokens = load_tokenizer(files).encode(TEXT.read_text(), special=False)[: args.tokens]
     chunks = [tokens[i : i + CHUNK] for i in range(0, len(tokens), CHUNK)]
-    have = laws_of(Reader(files, weights=args.weights, naive=args.naive), chunks)
+    have = laws_of(Reader(files, weights=args.weights, reference=args.reference), chunks)
     reference.rounded = lambda x, mode: x
-    want = laws_of(Reader(files, weights=args.weights, naive=True), chunks)
+    want = laws_of(Reader(files, weights=args.weights, reference=True), chunks)
     divergence = (want.exp() * (want - have)).sum(-1)
     following = torch.tensor([*tokens[1:], tokens[0]])[:, None]
     losses = [-laws.gather(1, following).mean().item() for laws in (have, want)]

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plait.decoders.contract.decoder import AttentionMode
+from plait.kernels.kv_cache import KVCache
 from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.engine.build import build_engine
 from plait.server.engine.runner import RunnableModel
 from plait.server.models.catalog import ModelFiles, resolve
 from plait.server.models.spec import ModelSpec
-from plait.server.models.transformer import KVCache, Transformer
+from plait.server.models.transformer import Transformer
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
 from plait.server.settings import EngineSettings
 from plait.server.wire.messages import Delta, Failed, GenerateRequest, ModelInfo, Started

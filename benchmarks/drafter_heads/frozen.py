@@ -47,9 +47,9 @@ class Reader:
         *,
         longest: int = 1024,
         weights: WeightMode = "auto",
-        naive: bool = False,
+        reference: bool = False,
     ) -> None:
-        self.model = load_model(files, weights=weights, naive=naive)
+        self.model = load_model(files, weights=weights, reference=reference)
         self._blocks = -(-longest // BLOCK_SIZE)
         self._kv = self.model.new_kv_cache(self._blocks)
 

@@ -20,7 +20,7 @@ from benchmarks.drafter_heads.features import Answer
 from benchmarks.drafter_heads.frozen import FrozenRows, Reader
 from benchmarks.drafter_heads.head import Head
 from benchmarks.drafter_heads.train_ppd import LONGEST, PROMPTS, anchors_of, is_long
-from plait.kernels.noise import gumbel
+from plait.kernels.dispatch import cpu_backend
 
 RANKS = 10
 SEED = 77  # of the noise
@@ -80,4 +80,4 @@ def head_accuracy(
 def noise_of(places: Tensor, text: int, vocab: int) -> Tensor:
     """Return the noise of some places of a text, [*places, vocab]."""
     keys = [(SEED + text, 0, place) for place in places.flatten().tolist()]
-    return gumbel(torch.tensor(keys), vocab).view(*places.shape, vocab)
+    return cpu_backend().gumbel(torch.tensor(keys), vocab).view(*places.shape, vocab)

@@ -47,6 +47,8 @@ from plait.decoders.sampling.sampler import Draws
 from plait.decoders.sampling.state import SamplingState
 from plait.decoders.speculative.speculator import Speculator
 from plait.decoders.speculative.tree import ROOT, DraftTree
+from plait.kernels.backend import KernelBackend
+from plait.kernels.dispatch import cpu_backend
 
 PLAIN = Proposal()
 NO_DRAFT = DraftTree()
@@ -72,10 +74,14 @@ class AutoregressiveDecoder:
     name: ClassVar[str] = "autoregressive"
 
     def __init__(
-        self, vocab_size: int, *, backend: bool = False, speculator: Speculator | None = None
+        self,
+        vocab_size: int,
+        *,
+        backend: KernelBackend | None = None,
+        speculator: Speculator | None = None,
     ) -> None:
         self._vocab_size = vocab_size
-        self._backend = backend
+        self._backend = backend or cpu_backend()
         self._speculator = speculator
         self._samplers: dict[Choice, Sampler] = {}
 

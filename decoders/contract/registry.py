@@ -60,7 +60,7 @@ class Method:
     def make(self, options: Options, **context: Any) -> Any:
         """Import the method's code and build it.
 
-        Samplers get naive=: whether to compute with the oracles instead of the compiled kernels.
+        Samplers get backend=: the kernels of the model's device.
         Unmaskers get what the host that builds them says (decoders/diffusion/pipeline.py), drafters
         workshop= (decoders/speculative/context.py).
         """

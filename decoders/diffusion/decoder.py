@@ -59,6 +59,8 @@ from plait.decoders.diffusion.step_input import (
     leave_one_out_input,
 )
 from plait.decoders.sampling.logprobs import logprobs_of
+from plait.kernels.backend import KernelBackend
+from plait.kernels.dispatch import cpu_backend
 
 NO_LITERALS = "A scaffold is for answers that a constraint gives a form."
 IDLE = StepInput(Proposal(), (), ())
@@ -74,13 +76,13 @@ class DiffusionDecoder:
         spec: DiffusionSpec,
         vocab_size: int,
         *,
-        backend: bool = False,
+        backend: KernelBackend | None = None,
         folder: Path | None = None,
         delimiters: Callable[[], Collection[int]] = tuple,
     ) -> None:
         self.spec = spec
         self._vocab_size = vocab_size
-        self._backend = backend
+        self._backend = backend or cpu_backend()
         self._folder = folder
         self._delimiters = delimiters
         self._chains: dict[UnmaskingConfig, UnmaskingPipeline] = {}
@@ -159,7 +161,6 @@ class DiffusionDecoder:
             self._chains[recipe] = build_pipeline(
                 recipe,
                 self.spec,
-                backend=self._backend,
                 folder=self._folder,
                 delimiters=self._delimiters,
             )

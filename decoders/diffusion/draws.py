@@ -22,8 +22,7 @@ from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
 from plait.kernels import noise
-from plait.kernels.noise import gumbel_argmax
-from plait.kernels.row_stats import apply_bitmask, row_logprobs, row_stats
+from plait.kernels.backend import KernelBackend
 
 BEST = {"block_p": 1, "p2": 2, "top": TOP}  # best tokens of a row that a statistic is made of
 
@@ -145,13 +144,13 @@ def position_states(
     return made
 
 
-def draw(logits: Tensor, jobs: Sequence[DrawJob], *, backend: bool) -> list[PositionDraws]:
+def draw(logits: Tensor, jobs: Sequence[DrawJob], *, backend: KernelBackend) -> list[PositionDraws]:
     """Draw every row of every job. Cost: a handful of calls for all jobs that are alike.
 
     Args:
         logits: [rows, vocab] float32; not modified.
         jobs: what to read.
-        naive: use the oracles of the kernels.
+        backend: of the device that the logits are on.
     """
     pieces = [job.pieces() for job in jobs]
     if any(len(cut) > 1 for cut in pieces):
@@ -188,7 +187,7 @@ def with_additions(
     return scores, again
 
 
-def draw_legal(logits: Tensor, jobs: Sequence[DrawJob], *, backend: bool) -> PositionDraws:
+def draw_legal(logits: Tensor, jobs: Sequence[DrawJob], *, backend: KernelBackend) -> PositionDraws:
     """Draw jobs of one row each, from what their bitmasks leave of it.
 
     logits: as in `draw`. jobs: either all laws are plain, or none is (see Job.at).
@@ -198,11 +197,11 @@ def draw_legal(logits: Tensor, jobs: Sequence[DrawJob], *, backend: bool) -> Pos
     return _draw_edited(logits, jobs, backend)
 
 
-def token_probs(logits: Tensor, rows: Ints, tokens: Ints, *, backend: bool) -> Floats:
+def token_probs(logits: Tensor, rows: Ints, tokens: Ints, *, backend: KernelBackend) -> Floats:
     """Return the probability that the model's own law gives to one token of each row."""
     index = torch.from_numpy(rows).to(logits.device)
     given = torch.from_numpy(tokens).to(logits.device)
-    return _floats(row_logprobs(logits, given, 0, rows=index, backend=backend).chosen.exp())
+    return _floats(backend.row_logprobs(logits, given, 0, rows=index).chosen.exp())
 
 
 def _alike(jobs: Sequence[DrawJob]) -> list[list[int]]:
@@ -214,19 +213,21 @@ def _alike(jobs: Sequence[DrawJob]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _draw_plain(logits: Tensor, jobs: Sequence[DrawJob], backend: bool) -> PositionDraws:
+def _draw_plain(logits: Tensor, jobs: Sequence[DrawJob], backend: KernelBackend) -> PositionDraws:
     return _draw_rows(logits, np.concatenate([job.rows for job in jobs]), jobs, backend)
 
 
-def _draw_masked(logits: Tensor, jobs: Sequence[DrawJob], backend: bool) -> PositionDraws:
+def _draw_masked(logits: Tensor, jobs: Sequence[DrawJob], backend: KernelBackend) -> PositionDraws:
     """Draw single rows from copies that hold what is legal alone."""
     scores = logits[torch.from_numpy(np.concatenate([job.rows for job in jobs])).to(logits.device)]
     bitmask = torch.cat([job.bitmask for job in jobs if job.bitmask is not None])
-    apply_bitmask(scores, bitmask.to(logits.device), backend=backend)
+    backend.apply_bitmask(scores, bitmask.to(logits.device))
     return _draw_rows(scores, np.arange(len(jobs)), jobs, backend)
 
 
-def _draw_rows(scores: Tensor, rows: Ints, jobs: Sequence[DrawJob], backend: bool) -> PositionDraws:
+def _draw_rows(
+    scores: Tensor, rows: Ints, jobs: Sequence[DrawJob], backend: KernelBackend
+) -> PositionDraws:
     """Draw the jobs' positions, one after the other, from these rows."""
     sizes = [len(job.rows) for job in jobs]
     index = torch.from_numpy(rows).to(scores.device)
@@ -234,17 +235,16 @@ def _draw_rows(scores: Tensor, rows: Ints, jobs: Sequence[DrawJob], backend: boo
     keys[:, :2] = np.repeat([job.law.key for job in jobs], sizes, axis=0)
     keys[:, 2] = np.concatenate([job.positions for job in jobs])
     heat = np.repeat(np.array([job.law.heat for job in jobs], np.float32), sizes)
-    tokens = gumbel_argmax(
+    tokens = backend.gumbel_argmax(
         scores,
         torch.from_numpy(keys).to(scores.device),
         temperatures=torch.from_numpy(heat).to(scores.device),
         rows=index,
-        backend=backend,
     )
     return _statistics(scores, index, tokens, jobs, backend)
 
 
-def _draw_edited(logits: Tensor, jobs: Sequence[DrawJob], backend: bool) -> PositionDraws:
+def _draw_edited(logits: Tensor, jobs: Sequence[DrawJob], backend: KernelBackend) -> PositionDraws:
     """Draw from edited copies; the statistics are those of the copies, at temperature 1."""
     sampler = OrdinarySampler(backend=backend)
     rows = np.concatenate([job.rows for job in jobs])
@@ -276,12 +276,12 @@ def _cold(state: SamplingState) -> SamplingState:
 
 
 def _statistics(
-    scores: Tensor, rows: Tensor, tokens: Tensor, jobs: Sequence[DrawJob], backend: bool
+    scores: Tensor, rows: Tensor, tokens: Tensor, jobs: Sequence[DrawJob], backend: KernelBackend
 ) -> PositionDraws:
     """Return what is asked about tokens[i], drawn from scores[rows[i]]."""
     needs = jobs[0].needs
     count = max((BEST[name] for name in needs if name in BEST), default=0)
-    law = row_logprobs(scores, tokens, min(count, scores.shape[1]), rows=rows, backend=backend)
+    law = backend.row_logprobs(scores, tokens, min(count, scores.shape[1]), rows=rows)
     best_ids, best = law.top_ids.cpu().numpy(), _floats(law.top.exp())
     chosen = tokens.cpu().numpy()
     return PositionDraws(
@@ -290,9 +290,7 @@ def _statistics(
         p=_floats(law.chosen.exp()),
         best_p=best[:, 0] if "block_p" in needs else None,
         p2=_runner_up(best_ids, best, chosen) if "p2" in needs else None,
-        entropy=_floats(row_stats(scores[rows], backend=backend).entropy)
-        if "entropy" in needs
-        else None,
+        entropy=_floats(backend.row_stats(scores[rows]).entropy) if "entropy" in needs else None,
         top=(best_ids, best) if "top" in needs else None,
     )
 

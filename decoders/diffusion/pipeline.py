@@ -97,21 +97,19 @@ def build_pipeline(
     recipe: UnmaskingConfig,
     spec: DiffusionSpec,
     *,
-    backend: bool = False,
     folder: Path | None = None,
     delimiters: Callable[[], Collection[int]] = tuple,
 ) -> UnmaskingPipeline:
     """Make the methods of a recipe.
 
-    Each is made with the keywords spec, naive, folder (of the weights, if they came in one),
+    Each is made with the keywords spec, folder (of the weights, if they came in one),
     attention and block_size; windows also with delimiters (tokens whose text holds a line break).
 
     Raises:
         MethodError: a method lacks what it needs, such as a file beside the weights.
     """
-    context = {
+    context: dict[str, Any] = {
         "spec": spec,
-        "naive": backend,
         "folder": folder,
         "attention": recipe.attention,
         "block_size": recipe.block_size,

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from plait.decoders.contract.decoder import TokenLogprobs
-from plait.kernels.row_stats import row_logprobs
+from plait.kernels.backend import KernelBackend
 
 
 def prompt_logprobs(
-    logits: Tensor, token_ids: Sequence[int], k: int, *, backend: bool = False
+    logits: Tensor, token_ids: Sequence[int], k: int, *, backend: KernelBackend
 ) -> list[TokenLogprobs]:
     """Return what the model gave to each token of a text; for echo.
 
@@ -21,7 +21,7 @@ def prompt_logprobs(
         logits: [rows, vocab] float32; row i predicts token_ids[i]; not modified.
         token_ids: the tokens that did follow, one per row.
         k: alternatives to report, best first.
-        naive: use the oracles of the kernels.
+        backend: of the device that the logits are on.
     """
     rows = list(range(len(token_ids)))
     return logprobs_of(logits, rows, token_ids, [k] * len(rows), backend=backend)
@@ -33,7 +33,7 @@ def logprobs_of(
     token_ids: Sequence[int],
     ks: Sequence[int],
     *,
-    backend: bool = False,
+    backend: KernelBackend,
 ) -> list[TokenLogprobs]:
     """Return logprobs of token_ids[i] and of the ks[i] best tokens in logits[rows[i]]."""
     if not rows:
@@ -41,7 +41,7 @@ def logprobs_of(
     index = torch.tensor(rows, dtype=torch.int64, device=logits.device)
     tokens = torch.tensor(token_ids, dtype=torch.int64, device=logits.device)
     k = min(max(ks), logits.shape[1])
-    result = row_logprobs(logits, tokens, k, rows=index, backend=backend)
+    result = backend.row_logprobs(logits, tokens, k, rows=index)
     entries = zip(
         token_ids,
         result.chosen.tolist(),

@@ -8,7 +8,7 @@ the same state and logits give the same token in any batch. Exact up to float32 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from math import inf
 
@@ -21,8 +21,8 @@ from plait.decoders.sampling import edits
 from plait.decoders.sampling.logprobs import logprobs_of, with_named
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.state import SamplingState
-from plait.kernels.noise import gumbel_argmax
-from plait.kernels.row_stats import apply_bitmask, legal_mass, truncate
+from plait.kernels.backend import KernelBackend
+from plait.kernels.dispatch import cpu_backend
 
 NO_TRUNCATION = SamplingParams()
 
@@ -81,7 +81,7 @@ class SamplingBatch:
 class OrdinarySampler:
     """Draws every row by its own request's parameters; see SamplingParams for their order."""
 
-    backend: bool = False  # the oracles instead of the compiled kernels
+    backend: KernelBackend = field(default_factory=cpu_backend)  # of the logits' device
 
     def sample(
         self,
@@ -148,13 +148,12 @@ class OrdinarySampler:
 
     def _draw_plain(self, logits: Tensor, rows: SamplingBatch, token_ids: list[int]) -> None:
         """Draw rows that have a temperature and maybe a constraint, straight from the logits."""
-        tokens = gumbel_argmax(
+        tokens = self.backend.gumbel_argmax(
             logits,
             rows.keys(logits.device),
             temperatures=rows.temperatures(0.0, logits.device),
             rows=_index(rows, logits),
             bitmask=rows.bitmask,
-            backend=self.backend,
         )
         for row, token_id in zip(rows.index, tokens.tolist(), strict=True):
             token_ids[row] = token_id
@@ -166,9 +165,7 @@ class OrdinarySampler:
         assert rows.bitmask is not None
         temperatures = rows.temperatures(1.0, logits.device)
         index = _index(rows, logits)
-        mass = legal_mass(
-            logits, rows.bitmask, temperatures, rows=index, backend=self.backend
-        ).tolist()
+        mass = self.backend.legal_mass(logits, rows.bitmask, temperatures, rows=index).tolist()
         for row, value in zip(rows.index, mass, strict=True):
             log_mass[row] = value
         self._draw_plain(logits, rows, token_ids)
@@ -188,11 +185,10 @@ class OrdinarySampler:
         scores, mass = self._scores(logits, rows, ban_level)
         # the temperature is in the scores already
         temperatures = [0.0 if state.greedy else 1.0 for state in rows.states]
-        tokens = gumbel_argmax(
+        tokens = self.backend.gumbel_argmax(
             scores,
             rows.keys(logits.device),
             temperatures=torch.tensor(temperatures, device=logits.device),
-            backend=self.backend,
         )
         for row, token_id, value in zip(rows.index, tokens.tolist(), mass, strict=True):
             token_ids[row], log_mass[row] = token_id, value
@@ -214,10 +210,10 @@ class OrdinarySampler:
         mass: Sequence[float] = [0.0] * len(temperatures)
         if rows.bitmask is not None and ban_level >= BanLevel.CONSTRAINT:
             cold = torch.ones_like(temperatures)
-            mass = legal_mass(scores, rows.bitmask, cold, backend=self.backend).tolist()
-            apply_bitmask(scores, rows.bitmask, backend=self.backend)
+            mass = self.backend.legal_mass(scores, rows.bitmask, cold).tolist()
+            self.backend.apply_bitmask(scores, rows.bitmask)
         if any(state.truncates for state in rows.states):
-            _truncate(scores, rows.states, backend=self.backend)
+            _truncate(scores, rows.states, self.backend)
         return scores, mass
 
 
@@ -269,14 +265,13 @@ def _edit(row: Tensor, state: SamplingState, banned: Collection[int], ban_level:
         edits.penalise(row, state.counts, params)
 
 
-def _truncate(scores: Tensor, states: Sequence[SamplingState], *, backend: bool) -> None:
+def _truncate(scores: Tensor, states: Sequence[SamplingState], backend: KernelBackend) -> None:
     params = [state.params if state.truncates else NO_TRUNCATION for state in states]
-    truncate(
+    backend.apply_top_k_top_p(
         scores,
         torch.tensor([p.top_k for p in params], dtype=torch.int64, device=scores.device),
         torch.tensor([p.top_p for p in params], dtype=torch.float64, device=scores.device),
         torch.tensor([p.min_p for p in params], dtype=torch.float64, device=scores.device),
-        backend=backend,
     )
 
 
@@ -284,6 +279,6 @@ def _index(rows: SamplingBatch, logits: Tensor) -> Tensor:
     return torch.tensor(rows.index, dtype=torch.int64, device=logits.device)
 
 
-def make_ordinary(options: Options, *, backend: bool) -> OrdinarySampler:
+def make_ordinary(options: Options, *, backend: KernelBackend) -> OrdinarySampler:
     """Build the method `ordinary` of the registry; it has no options."""
     return OrdinarySampler(backend=backend)

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.speculative.stores.namespaces import DraftStores
+from plait.kernels.dispatch import cpu_backend
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from plait.decoders.speculative.draft_model.protocol import DraftModel
+    from plait.kernels.backend import KernelBackend
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class DrafterContext:
     """Model facts, weights and stores that all drafters of one worker share."""
 
     vocab_size: int
-    backend: bool = False  # use the reference kernels instead of the compiled ones
+    backend: KernelBackend = field(default_factory=cpu_backend)  # of the model's device
     num_embeddings: int = 0  # trained inputs with ids vocab_size, vocab_size + 1, ...
     embedding: Tensor | None = None  # [vocab, hidden] of the served model; not to be modified
     heads: Mapping[str, Path] = field(default_factory=dict)  # weight files, by drafter name

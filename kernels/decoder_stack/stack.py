@@ -1,4 +1,4 @@
-"""The decoder stack: prepared once, then called for every forward pass."""
+"""The decoder layers of a model: prepared once, then called for every forward pass."""
 
 from __future__ import annotations
 
@@ -8,59 +8,68 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from plait.kernels import extension
-from plait.kernels.decoder_stack import reference as _naive
 from plait.kernels.decoder_stack.layers import LayerWeights, StackConfig
+from plait.kernels.decoder_stack.reference import run_layer
+from plait.kernels.kv_cache import KVCache
 from plait.kernels.paged_attention import AttentionMetadata
 
 if TYPE_CHECKING:
-    from plait.kernels._cpu import CompiledStack
-
-_WEIGHTS = ("q", "k", "v", "o", "gate", "up", "down")
+    from plait.kernels.backend import KernelBackend
 
 
 class DecoderStack:
-    """The layers of one model, ready to run.
+    """The layers of one model, run one by one with the operations of a backend."""
 
-    The compiled path is taken when every weight is in panels. It runs all layers in one parallel
-    region and keeps its scratch memory from call to call; layers with experts go through their
-    kernels one by one. One call at a time.
-    """
-
-    def __init__(self, layers: Sequence[LayerWeights], config: StackConfig) -> None:
+    def __init__(
+        self, layers: Sequence[LayerWeights], config: StackConfig, backend: KernelBackend
+    ) -> None:
         self.layers = tuple(layers)
         self.config = config
-        panels = all(getattr(x, n).layout == "panels" for x in self.layers for n in _WEIGHTS)
-        self._steps = _naive.COMPILED if panels else _naive.ORACLES
-        whole = panels and not any(layer.experts for layer in self.layers)
-        self._compiled = self._compile() if whole else None
+        self._backend = backend
 
     def forward(
         self,
         x: Tensor,
         metadata: AttentionMetadata,
-        k_cache: Tensor,
-        v_cache: Tensor,
+        kv: KVCache,
         first_layer: int = 0,
         last_layer: int | None = None,
     ) -> None:
         """Run x [rows, hidden] fp32 through layers first_layer .. last_layer - 1, in place.
 
-        k_cache [layers, num_blocks, kv_heads, head_dim, 16] and v_cache [layers, num_blocks,
-        kv_heads, 16, head_dim], fp32 or bf16: the rows' keys and values are written at their
-        slots, then read with the rest. Law: on the compiled path every row has the same bits
-        whatever the other rows are, and however a prompt is cut into calls.
+        The rows' keys and values are written into the cache at their slots, then read with the
+        rest. Law: on the compiled path every row has the same bits whatever the other rows are, and
+        however a prompt is cut into calls.
         """
-        last_layer = len(self.layers) if last_layer is None else last_layer
-        if self._compiled is not None:
-            self._compiled.forward(x, metadata, k_cache, v_cache, first_layer, last_layer)
-            return
-        for index in range(first_layer, last_layer):
-            kv = k_cache[index], v_cache[index]
+        for index in range(first_layer, len(self.layers) if last_layer is None else last_layer):
+            kv_layer = kv.k[index], kv.v[index]
             own = metadata.at_layer(index)
-            _naive.run_layer(x, self.layers[index], self.config, own, kv, self._steps)
+            run_layer(x, self.layers[index], self.config, own, kv_layer, self._backend)
 
-    def _compile(self) -> CompiledStack:
-        compiled: CompiledStack = extension.extension().CompiledStack(self.config)
-        for layer in self.layers:
-            compiled.add_layer(layer)
-        return compiled
+
+class CompiledDecoderStack(DecoderStack):
+    """The layers of one model in one call of C++; every weight is packed, no layer has experts.
+
+    It runs all layers in one parallel region and keeps its scratch memory from call to call. One
+    call at a time.
+    """
+
+    def __init__(
+        self, layers: Sequence[LayerWeights], config: StackConfig, backend: KernelBackend
+    ) -> None:
+        super().__init__(layers, config, backend)
+        self._compiled = extension.load().CompiledStack(config)
+        for layer in layers:
+            self._compiled.add_layer(layer)
+
+    def forward(
+        self,
+        x: Tensor,
+        metadata: AttentionMetadata,
+        kv: KVCache,
+        first_layer: int = 0,
+        last_layer: int | None = None,
+    ) -> None:
+        """See DecoderStack."""
+        last_layer = len(self.layers) if last_layer is None else last_layer
+        self._compiled.forward(x, metadata, kv.k, kv.v, first_layer, last_layer)

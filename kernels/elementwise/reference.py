@@ -1,4 +1,4 @@
-"""What stands between the matrix products of a layer, in torch."""
+"""Reference RMS norm, rotary positions, SwiGLU and KV write, in plain torch."""
 
 from __future__ import annotations
 

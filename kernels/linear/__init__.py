@@ -8,18 +8,13 @@ result has the same bits whatever the other rows are and however many.
 
 from __future__ import annotations
 
-from torch import Tensor
+from plait.kernels.linear.weight import (
+    GROUP_SIZE,
+    Mode,
+    Weight,
+    dequantize,
+    from_dense,
+    from_quantized,
+)
 
-from plait.kernels import extension
-from plait.kernels.linear import reference as _naive
-from plait.kernels.linear.weight import GROUP, Mode, Weight, dense, from_dense, from_groups
-
-__all__ = ["GROUP", "Mode", "Weight", "dense", "from_dense", "from_groups", "linear"]
-
-
-def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, *, naive: bool = False) -> Tensor:
-    """Return x [m, k] @ weight.T + bias, [m, n] fp32."""
-    if naive or weight.layout == "rows":
-        return _naive.linear(x, weight, bias)
-    result: Tensor = extension.extension().linear(x, weight.mode, weight.n, weight.values, bias)
-    return result
+__all__ = ["GROUP_SIZE", "Mode", "Weight", "dequantize", "from_dense", "from_quantized"]

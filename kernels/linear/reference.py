@@ -1,4 +1,4 @@
-"""The oracle of the linear kernels, and what serves on other devices."""
+"""Reference matrix products, in plain torch."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from plait.kernels.linear.weight import GROUP, Mode, Weight, dense
+from plait.kernels.linear.weight import GROUP_SIZE, Mode, Weight, dequantize
 
 _LEAST = 1e-30  # groups of smaller inputs are zero: their step has no finite inverse
 
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    """Return x [m, k] @ dense(weight).T + bias, [m, n] fp32.
+    """Return x [m, k] @ dequantize(weight).T + bias, [m, n] fp32.
 
     x is rounded first, see `rounded`. Cost: the dense weight is made anew every time.
     """
-    y = rounded(x, weight.mode) @ dense(weight).T
+    y = rounded(x, weight.mode) @ dequantize(weight).T
     return y if bias is None else y + bias
 
 
@@ -31,7 +31,7 @@ def rounded(x: Tensor, mode: Mode) -> Tensor:
         return x
     if mode == "bf16":
         return x.bfloat16().float()
-    groups = pad(x, (0, -x.shape[1] % GROUP)).view(x.shape[0], -1, 4, GROUP // 4)
+    groups = pad(x, (0, -x.shape[1] % GROUP_SIZE)).view(x.shape[0], -1, 4, GROUP_SIZE // 4)
     top = groups.abs().amax((-1, -2), keepdim=True)
     most = 32767.0 if mode == "int8" else 127.0 * 63.0
     step, scale = top / most, _over(most, top)

@@ -1,7 +1,7 @@
 """The weight of a linear layer, in one of five modes and one of two layouts.
 
 Layout "rows" is what torch code reads: values [n, k], and for the integer modes scale and minimum
-[n, k / 32]. Layout "panels" is what the C++ kernels stream, see panels.py. A quantised value is
+[n, k / 32]. Layout "panels" is what the C++ kernels read, see packing.py. A quantized value is
 `q * scale + minimum` with one scale and one minimum for 32 neighbours along k; both are fp16
 numbers, as in GGUF, so that Q4_0, Q4_1 and Q8_0 are held exactly. int4wide holds them in fp32, for
 groups that are quantised already and need it, as those of Q4_K (products of 11 bits and 6).
@@ -16,16 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from plait.kernels import extension
-from plait.kernels.linear.packing import pack_weight, unpack_weight
+from plait.kernels.linear.packing import unpack_weight
 
 Mode = Literal["fp32", "bf16", "int8", "int4", "int4wide"]
-GROUP = 32
+GROUP_SIZE = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A matrix [n, k]; y = x @ dense(weight).T."""
+    """A matrix [n, k]; y = x @ dequantize(weight).T."""
 
     mode: Mode
     n: int
@@ -42,27 +41,24 @@ class Weight:
         return sum(part.nbytes for part in parts if part is not None)
 
 
-def from_dense(dense: Tensor, mode: Mode, *, naive: bool = False) -> Weight:
-    """Store a dense matrix [n, k] of any float type, rounding or quantising it to `mode`.
+def from_dense(dense: Tensor, mode: Mode) -> Weight:
+    """Return a dense matrix [n, k] of any float type in layout "rows", rounded or quantized.
 
     int4 is asymmetric (minimum and maximum of a group are hit), int8 symmetric.
-
-    Args:
-        naive: keep layout "rows" even where the compiled kernels serve.
     """
     n, k = dense.shape
     if mode == "fp32":
-        return _place(Weight(mode, n, k, "rows", dense.float().contiguous()), naive)
+        return Weight(mode, n, k, "rows", dense.float().contiguous())
     if mode == "bf16":
-        return _place(Weight(mode, n, k, "rows", dense.bfloat16().contiguous()), naive)
-    groups = pad(dense.float(), (0, -k % GROUP)).view(n, -1, GROUP)
+        return Weight(mode, n, k, "rows", dense.bfloat16().contiguous())
+    groups = pad(dense.float(), (0, -k % GROUP_SIZE)).view(n, -1, GROUP_SIZE)
     kind = torch.float32 if mode == "int4wide" else torch.float16
-    q, scale, minimum = _quantise_int8(groups) if mode == "int8" else _quantise_int4(groups, kind)
-    return _place(Weight(mode, n, k, "rows", q.view(n, -1), scale, minimum), naive)
+    q, scale, minimum = _quantize_int8(groups) if mode == "int8" else _quantize_int4(groups, kind)
+    return Weight(mode, n, k, "rows", q.view(n, -1), scale, minimum)
 
 
-def from_groups(q: Tensor, scale: Tensor, minimum: Tensor | None, *, naive: bool = False) -> Weight:
-    """Store groups that are quantised already; exact.
+def from_quantized(q: Tensor, scale: Tensor, minimum: Tensor | None) -> Weight:
+    """Return groups that are quantized already in layout "rows"; exact.
 
     Args:
         q: [n, k], k a multiple of 32; uint8 of 0..15 (int4) or int8 (int8).
@@ -74,39 +70,39 @@ def from_groups(q: Tensor, scale: Tensor, minimum: Tensor | None, *, naive: bool
     """
     n, k = q.shape
     mode: Mode = "int8" if q.dtype == torch.int8 else "int4"
-    if k % GROUP or scale.shape != (n, k // GROUP):
+    if k % GROUP_SIZE or scale.shape != (n, k // GROUP_SIZE):
         raise ValueError(f"q {tuple(q.shape)} and scale {tuple(scale.shape)} are no groups of 32")
     if (minimum is None) != (mode == "int8"):
         raise ValueError(f"{mode} groups have {'no ' if mode == 'int8' else 'a '}minimum")
     if minimum is None:
-        return _place(Weight(mode, n, k, "rows", q.contiguous(), _as_half(scale)), naive)
+        return Weight(mode, n, k, "rows", q.contiguous(), _as_half(scale))
     if not (_is_half(scale) and _is_half(minimum)):
         wide = scale.float().contiguous(), minimum.float().contiguous()
-        return _place(Weight("int4wide", n, k, "rows", q.contiguous(), *wide), naive)
+        return Weight("int4wide", n, k, "rows", q.contiguous(), *wide)
     halves = _as_half(scale), _as_half(minimum)
-    return _place(Weight(mode, n, k, "rows", q.contiguous(), *halves), naive)
+    return Weight(mode, n, k, "rows", q.contiguous(), *halves)
 
 
-def dense(weight: Weight) -> Tensor:
+def dequantize(weight: Weight) -> Tensor:
     """Return the matrix [n, k] fp32 that the weight stands for."""
     if weight.layout == "panels":
         weight = _rows(weight)
     values = weight.values.float()
     if weight.scale is None:
         return values
-    groups = values.view(weight.n, -1, GROUP) * weight.scale.float().unsqueeze(-1)
+    groups = values.view(weight.n, -1, GROUP_SIZE) * weight.scale.float().unsqueeze(-1)
     if weight.minimum is not None:
         groups += weight.minimum.float().unsqueeze(-1)
     return groups.view(weight.n, -1)[:, : weight.k]
 
 
-def _quantise_int8(groups: Tensor) -> tuple[Tensor, Tensor, None]:
+def _quantize_int8(groups: Tensor) -> tuple[Tensor, Tensor, None]:
     scale = (groups.abs().amax(-1) / 127).clamp(max=_HALF_MAX).half()
     q = (groups * _inverse(scale)).round_().clamp_(-127, 127).to(torch.int8)
     return q, scale, None
 
 
-def _quantise_int4(groups: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _quantize_int4(groups: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     low, high = torch.aminmax(groups, dim=-1)
     minimum = low.clamp(-_HALF_MAX, _HALF_MAX).to(kind)
     scale = ((high - minimum.float()) / 15).clamp(0, _HALF_MAX).to(kind)
@@ -131,13 +127,6 @@ def _as_half(values: Tensor) -> Tensor:
     if not _is_half(values):
         raise ValueError("scales of int8 groups must be fp16 numbers")
     return values.half().contiguous()
-
-
-def _place(weight: Weight, naive: bool) -> Weight:
-    if naive or not extension.is_supported(weight.values.device):
-        return weight
-    values = pack_weight(weight.mode, weight.values, weight.scale, weight.minimum)
-    return Weight(weight.mode, weight.n, weight.k, "panels", values)
 
 
 def _rows(weight: Weight) -> Weight:

@@ -11,15 +11,6 @@ Source: DeepSeek-V3, arXiv:2412.19437, section 2.1.2; LLaDA2.0, arXiv:2512.15745
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from plait.kernels.moe import reference as _naive
-from plait.kernels.moe import routed as _routed
 from plait.kernels.moe.weights import ExpertRouting, ExpertWeights
 
-__all__ = ["ExpertRouting", "ExpertWeights", "experts"]
-
-
-def experts(x: Tensor, weights: ExpertWeights, *, naive: bool = False) -> Tensor:
-    """Return the sum of the chosen experts' outputs times their shares."""
-    return _naive.experts(x, weights) if naive else _routed.experts(x, weights)
+__all__ = ["ExpertRouting", "ExpertWeights"]

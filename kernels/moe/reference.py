@@ -1,4 +1,4 @@
-"""The oracle of routed experts: every expert on every row, most of them times zero."""
+"""Reference routed experts: every expert on every row, most of them times zero."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from plait.kernels.linear.reference import linear
 from plait.kernels.moe.weights import ExpertRouting, ExpertWeights
 
 
-def experts(x: Tensor, weights: ExpertWeights) -> Tensor:
+def routed_experts(x: Tensor, weights: ExpertWeights) -> Tensor:
     """Return the sum of the chosen experts' outputs times their shares, [rows, hidden] fp32."""
     shares = _shares(linear(x, weights.router).sigmoid(), weights.bias, weights.routing)
     total = torch.zeros_like(x)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from plait.kernels.linear import linear
+from plait.kernels.linear import Weight
 from plait.kernels.moe.weights import ExpertRouting, ExpertWeights
 from plait.kernels.noise.elementary import exp
 
+Linear = Callable[[Tensor, Weight], Tensor]
 
-def experts(x: Tensor, weights: ExpertWeights) -> Tensor:
+
+def routed_experts(x: Tensor, weights: ExpertWeights, linear: Linear) -> Tensor:
     """Return the sum of the chosen experts' outputs times their shares, [rows, hidden] fp32.
 
     Shares are added in the order of the experts, whatever the other rows chose.
@@ -19,7 +23,7 @@ def experts(x: Tensor, weights: ExpertWeights) -> Tensor:
     total = torch.zeros_like(x)
     for index in sorted(set(chosen.flatten().tolist())):
         rows, slot = (chosen == index).nonzero(as_tuple=True)
-        answer = _expert(x[rows], weights, index)
+        answer = _expert(x[rows], weights, index, linear)
         total[rows] += answer * shares[rows, slot].unsqueeze(1)
     return total
 
@@ -29,7 +33,7 @@ def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     return gate * _sigmoid(gate) * up
 
 
-def _expert(x: Tensor, weights: ExpertWeights, index: int) -> Tensor:
+def _expert(x: Tensor, weights: ExpertWeights, index: int, linear: Linear) -> Tensor:
     gate, up = linear(x, weights.gate[index]), linear(x, weights.up[index])
     return linear(silu_mul(gate, up), weights.down[index])
 

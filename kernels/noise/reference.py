@@ -1,4 +1,4 @@
-"""The noise in plain torch: oracle of the C++ kernel, path of CUDA and compiler-less installs.
+"""Reference noise and draws, in plain torch.
 
 Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox4x32-10);
 Gumbel-max as in Maddison et al. 2014, arXiv:1411.0030.
@@ -49,7 +49,14 @@ def random_words(keys: Tensor, num_tokens: int) -> Tensor:
 
 
 def gumbel(keys: Tensor, num_tokens: int) -> Tensor:
-    """See plait.kernels.noise.gumbel."""
+    """Return standard Gumbel noise; every value lies in [-2.9, 22.9].
+
+    Args:
+        keys: [b, 3] int64, see `key`.
+        num_tokens: tokens of the vocabulary, >= 1.
+    Returns:
+        [b, num_tokens] float32 on the device of keys.
+    """
     uniform = (random_words(keys, num_tokens).to(torch.float32) + 0.5) * WORD_UNIT
     # -log(1 - u), not -log(u): the noise that wins comes from small u, where floats are dense
     exponential = -elementary.log1m(uniform)
@@ -59,11 +66,25 @@ def gumbel(keys: Tensor, num_tokens: int) -> Tensor:
 def gumbel_argmax(
     scores: Tensor,
     keys: Tensor,
-    temperatures: Tensor | None,
-    rows: Tensor | None,
-    bitmask: Tensor | None,
+    temperatures: Tensor | None = None,
+    rows: Tensor | None = None,
+    bitmask: Tensor | None = None,
 ) -> Tensor:
-    """See plait.kernels.noise.gumbel_argmax."""
+    """Return the token that wins under scores / temperature + noise, the lowest id among equals.
+
+    A temperature of 0 means neither: argmax. Scores of -inf and NaN never win, nor do illegal
+    tokens; a row of nothing else gives token 0.
+
+    Args:
+        scores: [n, vocab] float32, rows contiguous; not modified.
+        keys: [b, 3] int64, see `key`.
+        temperatures: [b] float32, >= 0; None means 1 everywhere.
+        rows: [b] int64, the row of scores that draw i reads; None means row i (n = b).
+        bitmask: [b, words] int32, bit t % 32 of word t // 32 says that token t is legal; a token
+            without a bit is illegal.
+    Returns:
+        [b] int64 token ids.
+    """
     values = scores if rows is None else scores[rows]
     if bitmask is not None:
         values = values.masked_fill(~legal_tokens(bitmask, scores.shape[1]), -torch.inf)

@@ -1,4 +1,4 @@
-"""The oracle of paged attention, and what serves on other devices."""
+"""Reference paged attention, in plain torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def paged_attention(
     metadata: AttentionMetadata,
     *,
     scale: float,
-    window: int,
+    window: int = 0,
 ) -> Tensor:
     """Return softmax(scale * q k) v over the keys that each row sees, [rows, heads, head_dim] fp32.
 

@@ -73,12 +73,12 @@ def build_engine(
     _check_drafter(settings.drafter, capabilities)
     num_blocks, length = _capacity(settings, model)
     kv = model.new_kv_cache(num_blocks)
-    runner = Runner(watch(model) if watch else model, kv, torch.device(settings.device))
+    runner = Runner(watch(model) if watch else model, kv, model.backend)
     costs = _costs(runner, model, num_blocks)
     keeper = _keeper(settings, model, files)
     context = DrafterContext(
         model.vocab_size,
-        backend=settings.naive_kernels,
+        backend=model.backend,
         num_embeddings=add_inputs(model, heads),
         embedding=model.embedding,
         heads=heads,
@@ -114,7 +114,7 @@ def _load(settings: EngineSettings, files: ModelFiles, tell: Callable[[str], Non
         weights=settings.weights,
         device=settings.device,
         threads=settings.threads,
-        backend=settings.naive_kernels,
+        reference=settings.naive_kernels,
         tell=tell,
     )
     tell("cache and first passes")

@@ -97,6 +97,9 @@ def _collect_prompt_logprobs(
         ]
         tokens = sequence.text[start + 1 : stop + 1]
         found = prompt_logprobs(
-            runner.model.logits(rows), tokens, sequence.request.prompt_logprobs or 0
+            runner.model.logits(rows),
+            tokens,
+            sequence.request.prompt_logprobs or 0,
+            backend=runner.backend,
         )
         sequence.prompt_logprobs.extend(found)

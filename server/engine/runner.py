@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plait.decoders.contract.decoder import AttentionMode, Forward, Proposal
-from plait.kernels.kv_copy import copy_blocks, move_slots
+from plait.kernels.backend import KernelBackend
+from plait.kernels.kv_cache import KVCache
 from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.engine.kv.block_table import num_blocks_for, slot_mapping
 from plait.server.engine.sequence import ScheduledSequence, Sequence
-from plait.server.models.transformer import KVCache
 
 
 class RunnableModel(Protocol):
@@ -55,15 +55,15 @@ class AttentionSegment:
 class Runner:
     """Owns the KV cache of one model and runs steps over it."""
 
-    def __init__(self, model: RunnableModel, kv: KVCache, device: torch.device) -> None:
+    def __init__(self, model: RunnableModel, kv: KVCache, backend: KernelBackend) -> None:
         self.model = model
         self.kv = kv
-        self.device = device
+        self.backend = backend
 
     def copy_block(self, source: int, destination: int) -> None:
         """Copy one KV block (copy-on-write)."""
-        pair = torch.tensor([[source], [destination]], dtype=torch.int64, device=self.device)
-        copy_blocks(self.kv.k, self.kv.v, pair[0], pair[1])
+        pair = self.backend.tensor([[source], [destination]], torch.int64)
+        self.backend.copy_blocks(self.kv, pair[0], pair[1])
 
     def compact(self, piece: ScheduledSequence, keep: Sequences[int]) -> None:
         """Move the kept rows of a proposal to where the text continues.
@@ -74,19 +74,19 @@ class Runner:
             return
         positions = np.arange(piece.start, piece.start + piece.num_proposed_tokens, dtype=np.int64)
         slots = slot_mapping(piece.sequence.block_table.block_ids, positions)
-        source = torch.from_numpy(slots[np.asarray(keep)]).to(self.device)
-        target = torch.from_numpy(slots[: len(keep)]).to(self.device)
-        move_slots(self.kv.k, self.kv.v, source, target)
+        source = self.backend.tensor(slots[np.asarray(keep)], torch.int64)
+        target = self.backend.tensor(slots[: len(keep)], torch.int64)
+        self.backend.move_slots(self.kv, source, target)
 
     def forward(self, slices: Sequences[ScheduledSequence]) -> tuple[Tensor, NDArray[np.int64]]:
         """Run the model; return hidden states [rows, hidden] and row offsets [slices + 1]."""
         pieces = [piece for each in slices for piece in pieces_of(each)]
         offsets = _offsets([each.num_rows for each in slices])
         if not pieces:
-            return torch.empty(0, 0, device=self.device), offsets
+            return torch.empty(0, 0, device=self.backend.device), offsets
         token_ids = [token for piece in pieces for token in piece.token_ids]
-        ids = torch.tensor(token_ids, dtype=torch.int64, device=self.device)
-        return self.model.forward(ids, segments_of(pieces, self.device), self.kv), offsets
+        ids = torch.tensor(token_ids, dtype=torch.int64, device=self.backend.device)
+        return self.model.forward(ids, segments_of(pieces, self.backend.device), self.kv), offsets
 
     def logits(
         self, slices: Sequences[ScheduledSequence], hidden: Tensor, offsets: NDArray[np.int64]
@@ -99,8 +99,10 @@ class Runner:
                 rows.extend(first + row for row in rows_read(each))
                 starts.append(len(rows))
         if not rows:
-            return Forward(torch.empty(0, self.model.vocab_size, device=self.device), starts)
-        index = torch.tensor(rows, dtype=torch.int64, device=self.device)
+            return Forward(
+                torch.empty(0, self.model.vocab_size, device=self.backend.device), starts
+            )
+        index = torch.tensor(rows, dtype=torch.int64, device=self.backend.device)
         read = hidden[index]
         return Forward(self.model.logits(read), starts, read)
 

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from plait.kernels.backend import KernelBackend
 from plait.kernels.decoder_stack import LayerWeights
-from plait.kernels.linear import Mode, Weight, from_dense, from_groups
+from plait.kernels.dispatch import choose_backend
+from plait.kernels.linear import Mode, Weight, from_dense, from_quantized
 from plait.kernels.moe import ExpertRouting, ExpertWeights
 from plait.server.models.catalog import BadModel, ModelFiles, naming
 from plait.server.models.checkpoint import (
@@ -50,7 +52,7 @@ def load_model(
     weights: WeightMode = "auto",
     device: str = "cpu",
     threads: int = 0,
-    backend: bool = False,
+    reference: bool = False,
     tell: Callable[[str], None] = lambda stage: None,
 ) -> Transformer:
     """Load a model into memory.
@@ -58,7 +60,7 @@ def load_model(
     Args:
         weights: the mode of the linear layers; see the module.
         threads: of the whole process's torch and kernels; 0 leaves them as they are.
-        naive: torch oracles instead of the compiled kernels.
+        reference: use the reference kernels instead of the compiled ones.
         tell: takes how far it is, in words, layer by layer.
     Raises:
         BadModel: the files are damaged, incomplete or describe what plait cannot compute; or the
@@ -66,14 +68,14 @@ def load_model(
     """
     if threads:
         torch.set_num_threads(threads)
-    place = _device(device)
+    backend = choose_backend(_device(device), reference=reference)
     with naming(files.path):
         checkpoint: Checkpoint = (
             GgufCheckpoint(files.path) if files.kind == "gguf" else HfCheckpoint(files.path)
         )
         check_complete(checkpoint)
         shapes = parameter_shapes(checkpoint.spec)
-        parts = _Packer(checkpoint, shapes, weights, place, backend).pack(tell)
+        parts = _WeightLoader(checkpoint, shapes, weights, backend).load(tell)
     mode = weights if weights != "auto" else _main_mode(parts)
     return Transformer(
         checkpoint.spec,
@@ -106,16 +108,15 @@ def _main_mode(parts: ModelWeights) -> Mode:
 
 
 @dataclass(frozen=True, slots=True)
-class _Packer:
-    """Turns tensors of a checkpoint into what the kernels take."""
+class _WeightLoader:
+    """Turns the tensors of a checkpoint into the weights that a backend reads."""
 
     checkpoint: Checkpoint
     shapes: Mapping[str, tuple[int, ...]]  # that the description calls for, by name
     mode: WeightMode
-    device: torch.device
-    backend: bool
+    backend: KernelBackend
 
-    def pack(self, tell: Callable[[str], None]) -> ModelWeights:
+    def load(self, tell: Callable[[str], None]) -> ModelWeights:
         spec = self.checkpoint.spec
         layers = []
         for index in range(spec.layers):
@@ -128,8 +129,8 @@ class _Packer:
             layers=layers,
             final_norm=self._vector(FINAL_NORM),
             lm_head=self._head(),
-            cos=cos.to(self.device),
-            sin=sin.to(self.device),
+            cos=cos.to(self.backend.device),
+            sin=sin.to(self.backend.device),
         )
 
     def _layer(self, index: int) -> LayerWeights:
@@ -180,13 +181,13 @@ class _Packer:
         )
 
     def _vector(self, name: str) -> Tensor:
-        return self._read(name).dense().to(self.device).float()
+        return self._read(name).dense().to(self.backend.device).float()
 
     def _optional(self, name: str) -> Tensor | None:
         return self._vector(name) if name in self.shapes else None
 
     def _embedding(self) -> Tensor:
-        values = self._read(EMBEDDING).dense().to(self.device)
+        values = self._read(EMBEDDING).dense().to(self.backend.device)
         return values.float() if self.mode == "fp32" else values.bfloat16()
 
     def _head(self) -> Weight:
@@ -212,7 +213,7 @@ class _Packer:
                 return self._groups(stored)
             stored = DenseTensor(stored.dense(), stored.mode)
         target = stored.keep if mode == "auto" else mode
-        return from_dense(stored.values.to(self.device), target, backend=self.backend)
+        return self.backend.pack(from_dense(stored.values.to(self.backend.device), target))
 
     def _read(self, name: str) -> DenseTensor | QuantizedTensor:
         stored = self.checkpoint.read(name)
@@ -230,6 +231,6 @@ class _Packer:
         return stored
 
     def _groups(self, stored: QuantizedTensor) -> Weight:
-        minimum = None if stored.minimum is None else stored.minimum.to(self.device)
-        scale = stored.scale.to(self.device)
-        return from_groups(stored.q.to(self.device), scale, minimum, backend=self.backend)
+        minimum = None if stored.minimum is None else stored.minimum.to(self.backend.device)
+        scale = stored.scale.to(self.backend.device)
+        return self.backend.pack(from_quantized(stored.q.to(self.backend.device), scale, minimum))

@@ -6,7 +6,6 @@ It holds no request state. What a row sees is written in the segments of the cal
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,20 +13,13 @@ import torch
 from torch import Tensor
 
 from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.kernels.decoder_stack import DecoderStack, LayerWeights, StackConfig
-from plait.kernels.elementwise import rms_norm
-from plait.kernels.linear import Mode, Weight, linear
-from plait.kernels.paged_attention import BLOCK_SIZE, AttentionMetadata
+from plait.kernels.backend import KernelBackend
+from plait.kernels.decoder_stack import LayerWeights, StackConfig
+from plait.kernels.kv_cache import KVCache, KVCacheShape
+from plait.kernels.linear import Mode, Weight
+from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.models.catalog import BadModel
 from plait.server.models.spec import ModelSpec
-
-
-@dataclass(frozen=True, slots=True)
-class KVCache:
-    """Keys and values of all layers, in blocks of 16 tokens; fp32 in fp32 mode, else bf16."""
-
-    k: Tensor  # [layers, num_blocks, kv_heads, head_dim, 16]
-    v: Tensor  # [layers, num_blocks, kv_heads, 16, head_dim]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +45,20 @@ class Transformer:
         self,
         spec: ModelSpec,
         weights: ModelWeights,
+        backend: KernelBackend,
         *,
         mode: Mode,
         fingerprint: str,
         diffusion: DiffusionSpec | None = None,
-        backend: bool = False,
     ) -> None:
         self.spec = spec
         self.diffusion = diffusion  # how it fills holes; None: it writes token after token
         self.mode = mode  # of most linear layers; outside fp32 the cache is bf16
         self.fingerprint = fingerprint
-        self.device = weights.embedding.device
         self.max_positions = weights.cos.shape[0]
         self._weights = weights
-        self._backend = backend
-        self._stack = DecoderStack(weights.layers, _stack_config(spec, weights))
+        self.backend = backend
+        self._stack = backend.decoder_stack(weights.layers, _stack_config(spec, weights))
         self._inputs: Tensor | None = None  # [n, hidden] fp32, beyond the vocabulary
 
     def extend(self, inputs: Tensor) -> None:
@@ -78,7 +69,7 @@ class Transformer:
         """
         if inputs.dim() != 2 or inputs.shape[1] != self.spec.hidden:
             raise ValueError(f"inputs are {tuple(inputs.shape)}, not [n, {self.spec.hidden}]")
-        self._inputs = inputs.to(self.device, torch.float32)
+        self._inputs = inputs.to(self.backend.device, torch.float32)
 
     def with_layers(self, kept: Sequence[int]) -> Transformer:
         """Return the model without the other layers; it shares this one's memory."""
@@ -91,10 +82,10 @@ class Transformer:
                 rotary=tuple(spec.rotary[layer] for layer in kept),
             ),
             replace(weights, layers=[weights.layers[layer] for layer in kept]),
+            self.backend,
             mode=self.mode,
             fingerprint=self.fingerprint,
             diffusion=self.diffusion,
-            backend=self._backend,
         )
 
     def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
@@ -126,7 +117,7 @@ class Transformer:
 
         A diffusion model's mask token, which stands where a token is missing, gets -inf.
         """
-        logits = linear(hidden, self._weights.lm_head, backend=self._backend)
+        logits = self.backend.linear(hidden, self._weights.lm_head)
         if self.diffusion is not None:
             logits[:, self.diffusion.mask_id] = -math.inf
         return logits
@@ -137,15 +128,13 @@ class Transformer:
         Raises:
             BadModel: there is no such amount of memory.
         """
-        spec = self.spec
-        outer = (spec.layers, num_blocks, spec.kv_heads)
         try:
-            keys = self._zeros(*outer, spec.head_dim, BLOCK_SIZE)
-            return KVCache(keys, self._zeros(*outer, BLOCK_SIZE, spec.head_dim))
+            return self.backend.new_kv_cache(self._kv_cache_shape, num_blocks)
         except (OSError, OverflowError, RuntimeError, MemoryError) as error:
             raise BadModel(
                 f"a KV cache of {num_blocks * self.kv_block_bytes} bytes can't be had on "
-                f"{self.device}: give fewer kv_cache_bytes or draft_kv_cache_bytes ({error})"
+                f"{self.backend.device}: give fewer kv_cache_bytes or draft_kv_cache_bytes "
+                f"({error})"
             ) from error
 
     @property
@@ -161,15 +150,12 @@ class Transformer:
     @property
     def kv_block_bytes(self) -> int:
         """Bytes of one cache block over all layers, keys and values."""
-        spec = self.spec
-        return (
-            2 * spec.layers * spec.kv_heads * spec.head_dim * BLOCK_SIZE * self._kv_dtype.itemsize
-        )
+        return self._kv_cache_shape.block_bytes
 
     def _run(self, x: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
         """Run inputs [rows, hidden] fp32, which are overwritten, through the model."""
-        self._stack.forward(x, metadata, kv.k, kv.v)
-        return rms_norm(x, self._weights.final_norm, self.spec.norm_eps, backend=self._backend)
+        self._stack.forward(x, metadata, kv)
+        return self.backend.rms_norm(x, self._weights.final_norm, self.spec.norm_eps)
 
     def _embed(self, token_ids: Tensor) -> Tensor:
         """Return [rows, hidden] fp32."""
@@ -181,26 +167,10 @@ class Transformer:
         return x
 
     @property
-    def _kv_dtype(self) -> torch.dtype:
-        return torch.float32 if self.mode == "fp32" else torch.bfloat16
-
-    def _zeros(self, *shape: int) -> Tensor:
-        if self.device.type != "cpu":
-            return torch.zeros(shape, dtype=self._kv_dtype, device=self.device)
-        return untouched_zeros(shape, self._kv_dtype)
-
-
-def untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return zeros in memory that the system hands out page by page, when it is first written.
-
-    torch.zeros would write, and so take, all of it.
-
-    Raises:
-        OSError: the system does not promise that much.
-    """
-    size = math.prod(shape) * dtype.itemsize
-    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(pages, dtype=dtype).view(shape)
+    def _kv_cache_shape(self) -> KVCacheShape:
+        spec = self.spec
+        dtype = torch.float32 if self.mode == "fp32" else torch.bfloat16
+        return KVCacheShape(spec.layers, spec.kv_heads, spec.head_dim, dtype)
 
 
 def _stack_config(spec: ModelSpec, weights: ModelWeights) -> StackConfig:

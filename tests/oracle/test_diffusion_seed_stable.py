@@ -89,7 +89,7 @@ def test_models_that_predict_the_next_token_are_seed_stable(tmp_path: Path) -> N
 
 
 def test_oracle_kernels_are_seed_stable(tmp_path: Path) -> None:
-    model = tiny(tmp_path, "fp32", model_type="sdar", naive=True)
+    model = tiny(tmp_path, "fp32", model_type="sdar", reference=True)
     requests = canvas_requests(10, model, seed=2, full=True)
     want = texts(model_engine(model, **ALONE), requests)
     assert texts(model_engine(model, max_num_seqs=16, max_step_tokens=64), requests) == want

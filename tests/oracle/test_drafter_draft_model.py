@@ -22,6 +22,7 @@ from plait.decoders.speculative.drafters.draft_model import DraftModelDrafter, D
 from plait.server.engine.draft_model.cached import CachedDraftModel
 from plait.server.engine.engine import Engine
 from plait.server.wire.messages import CompiledConstraint
+from tests.fixtures.backends import COMPILED
 from tests.fixtures.draft_models import (
     BUSY,
     Blurred,
@@ -118,7 +119,8 @@ def test_drafts_are_what_sampling_from_the_second_model_gives(num_blocks: int) -
     model = Checking(VOCAB, num_blocks)
     options = DraftModelOptions(max_draft=6, always=True, min_survival=0, read_rows=16)
     drafter = DraftModelDrafter(
-        options, DraftModelRunner(model, read_rows=options.read_rows, min_path_prob=0, naive=False)
+        options,
+        DraftModelRunner(model, read_rows=options.read_rows, min_path_prob=0, backend=COMPILED),
     )
     prompts = [[rng.randrange(VOCAB) for _ in range(rng.randint(1, 30))] for _ in range(4)]
     states = [drafter.start(_decode_request(prompt, i)) for i, prompt in enumerate(prompts)]
@@ -223,7 +225,9 @@ def test_a_sequence_without_room_goes_on_without_drafts() -> None:
 
 def test_chances_tell_how_surely_a_token_leads() -> None:
     """Greedy: its probability; else its share once the noise is added, so above 1 / vocab."""
-    runner = DraftModelRunner(table_draft_model(TableModel(VOCAB)), read_rows=64, min_path_prob=0)
+    runner = DraftModelRunner(
+        table_draft_model(TableModel(VOCAB)), read_rows=64, min_path_prob=0, backend=COMPILED
+    )
     for temperature in (0.0, 1.0):
         sampling = SamplingParams(temperature=temperature, seed=4)
         sequence = runner.start(

@@ -17,8 +17,8 @@ from plait.decoders.contract.text import NoiseKey, Text
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.heads.drafter import HeadDrafter, HeadState
+from plait.kernels.kv_cache import KVCache
 from plait.kernels.paged_attention import AttentionMetadata
-from plait.server.models.transformer import KVCache
 from tests.fixtures.drafting import drafted_by, speculating, texts
 from tests.fixtures.engines import run
 from tests.fixtures.random_requests import random_requests

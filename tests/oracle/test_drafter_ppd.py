@@ -18,8 +18,8 @@ from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.heads.prompt_trees import ROOT, PromptTree, PromptTreeRow, trees_for
 from plait.decoders.speculative.speculator import Speculator
+from plait.kernels.kv_cache import KVCache
 from plait.kernels.paged_attention import AttentionMetadata
-from plait.server.models.transformer import KVCache
 from tests.fixtures.drafting import drafted_by, speculating, texts
 from tests.fixtures.engines import request, run
 from tests.fixtures.random_requests import random_requests

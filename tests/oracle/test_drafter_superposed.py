@@ -202,7 +202,7 @@ def test_a_constraint_cuts_every_branch() -> None:
 def test_an_input_is_the_weighted_sum_of_embeddings(tmp_path: Path) -> None:
     """As the model takes an input of its own, Model.extend; a token alone is itself, to the bit."""
     files = resolve(str(write_tiny_model(tmp_path / "tiny")))
-    model = load_model(files, weights="fp32", device="cpu", threads=1, naive=False)
+    model = load_model(files, weights="fp32", device="cpu", threads=1)
     tokens, weights, text = [7, 40, 3], [0.5, 0.3, 0.2], [5, 17, 200]
     mixed = torch.tensor(weights) @ model.embedding[tokens].float()
     model.extend(mixed[None])

@@ -18,9 +18,9 @@ from plait.kernels.paged_attention import (
     SHADOW,
     TREE,
     AttentionMetadata,
-    paged_attention,
 )
 from plait.kernels.paged_attention.reference import paged_attention as oracle
+from tests.fixtures.backends import COMPILED
 from tests.fixtures.ragged import Geometry, Kind, make_segments, one_layer
 
 MIXED: list[Kind] = [
@@ -63,7 +63,7 @@ def test_mixed_segments_agree_with_the_oracle(
     q, keys, values, metadata = _setting(MIXED, Geometry(heads, kv_heads, head_dim, dtype))
     scale = head_dim**-0.5
     for window in (0, 1, 20):
-        have = paged_attention(q, keys, values, metadata, scale=scale, window=window)
+        have = COMPILED.paged_attention(q, (keys, values), metadata, scale=scale, window=window)
         want = oracle(q, keys, values, metadata, scale=scale, window=window)
         torch.testing.assert_close(have, want, rtol=1e-4, atol=2e-5)
 
@@ -76,14 +76,14 @@ def test_every_context_agrees_with_the_oracle(isa: str, rows: int) -> None:
     kinds += [(context, 2 * rows, SHADOW) for context in contexts]
     kinds += [(context + rows, rows, CONTEXT) for context in contexts]
     q, keys, values, metadata = _setting(kinds, Geometry(3, 1, 8))
-    have = paged_attention(q, keys, values, metadata, scale=0.5)
+    have = COMPILED.paged_attention(q, (keys, values), metadata, scale=0.5)
     want = oracle(q, keys, values, metadata, scale=0.5, window=0)
     torch.testing.assert_close(have, want, rtol=1e-4, atol=2e-5)
 
 
 def test_large_scores_do_not_overflow(isa: str) -> None:
     q, keys, values, metadata = _setting([(70, 9, CAUSAL)], Geometry(2, 1, 16))
-    have = paged_attention(q * 1e3, keys, values, metadata, scale=10.0)
+    have = COMPILED.paged_attention(q * 1e3, (keys, values), metadata, scale=10.0)
     want = oracle(q * 1e3, keys, values, metadata, scale=10.0, window=0)
     torch.testing.assert_close(have, want, rtol=1e-4, atol=2e-5)
 
@@ -92,7 +92,7 @@ def test_large_scores_do_not_overflow(isa: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_chunks_give_the_bits_of_the_whole(isa: str, dtype: torch.dtype, window: int) -> None:
     q, keys, values, whole = _setting([(0, 150, CAUSAL)], Geometry(6, 2, 32, dtype))
-    want = paged_attention(q, keys, values, whole, scale=0.2, window=window)
+    want = COMPILED.paged_attention(q, (keys, values), whole, scale=0.2, window=window)
     for cuts in ([1] * 150, [16] * 9 + [6], [64, 64, 22], [7, 100, 43]):
         starts = torch.tensor([0, *cuts], dtype=torch.int32).cumsum(0, dtype=torch.int32)
         chunked = replace(
@@ -102,7 +102,7 @@ def test_chunks_give_the_bits_of_the_whole(isa: str, dtype: torch.dtype, window:
             block_tables=whole.block_tables.expand(len(cuts), -1).contiguous(),
             attention_modes=torch.zeros(len(cuts), dtype=torch.int32),
         )
-        have = paged_attention(q, keys, values, chunked, scale=0.2, window=window)
+        have = COMPILED.paged_attention(q, (keys, values), chunked, scale=0.2, window=window)
         assert torch.equal(have, want)
 
 
@@ -122,10 +122,12 @@ def _alone(metadata: AttentionMetadata, index: int) -> tuple[slice, AttentionMet
 
 def test_segments_do_not_depend_on_the_batch(isa: str) -> None:
     q, keys, values, metadata = _setting(MIXED, Geometry(9, 3, 64, torch.bfloat16))
-    want = paged_attention(q, keys, values, metadata, scale=0.125)
+    want = COMPILED.paged_attention(q, (keys, values), metadata, scale=0.125)
     for index in range(len(MIXED)):
         rows, alone = _alone(metadata, index)
-        assert torch.equal(paged_attention(q[rows], keys, values, alone, scale=0.125), want[rows])
+        assert torch.equal(
+            COMPILED.paged_attention(q[rows], (keys, values), alone, scale=0.125), want[rows]
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -137,11 +139,11 @@ def test_a_branch_has_the_bits_of_a_segment_of_its_own(
     geometry = Geometry(6, 2, 40, dtype)
     q, keys, values, metadata = _setting([(context, rows, BRANCHES)], geometry)
     for window in (0, 20):
-        have = paged_attention(q, keys, values, metadata, scale=0.2, window=window)
+        have = COMPILED.paged_attention(q, (keys, values), metadata, scale=0.2, window=window)
         for branch in range(3):
             mine = torch.nonzero(metadata.parents == branch)[:, 0]
-            alone = _moved(metadata, mine, keys, values)
-            want = paged_attention(q[mine], *alone, scale=0.2, window=window)
+            k, v, alone = _moved(metadata, mine, keys, values)
+            want = COMPILED.paged_attention(q[mine], (k, v), alone, scale=0.2, window=window)
             assert torch.equal(have[mine], want)
 
 
@@ -157,14 +159,14 @@ def test_a_tree_row_has_the_bits_of_its_path_alone(
     q, keys, values, metadata = _setting([(context, rows, TREE)], geometry)
     chain = torch.full((1,), CAUSAL, dtype=torch.int32)
     for window in (0, 20):
-        have = paged_attention(q, keys, values, metadata, scale=0.2, window=window)
+        have = COMPILED.paged_attention(q, (keys, values), metadata, scale=0.2, window=window)
         for row in range(rows):
             path = [row]
             while (parent := int(metadata.parents[path[0]])) >= 0:
                 path.insert(0, parent)
             k, v, alone = _moved(metadata, torch.tensor(path), keys, values)
             alone = replace(alone, attention_modes=chain)
-            want = paged_attention(q[path], k, v, alone, scale=0.2, window=window)
+            want = COMPILED.paged_attention(q[path], (k, v), alone, scale=0.2, window=window)
             assert torch.equal(have[row], want[-1])
 
 
@@ -201,7 +203,7 @@ def test_bad_segments_are_refused() -> None:
     q, keys, values, metadata = _setting([(20, 3, TREE)], Geometry(1, 1, 16))
 
     def call(**changes: Tensor) -> None:
-        paged_attention(q, keys, values, replace(metadata, **changes), scale=1.0)
+        COMPILED.paged_attention(q, (keys, values), replace(metadata, **changes), scale=1.0)
 
     with pytest.raises(IndexError, match="no block 99"):
         call(block_tables=torch.full_like(metadata.block_tables, 99))

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from plait.kernels import extension
-from plait.kernels.elementwise import rms_norm, rope, write_kv
-from plait.kernels.kv_copy import copy_blocks, move_slots
+from plait.kernels.elementwise.reference import rope, write_kv
+from plait.kernels.kv_cache import KVCache
 from plait.kernels.paged_attention import BLOCK_SIZE
+from tests.fixtures.backends import COMPILED, REFERENCE, KernelBackend, both_backends
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -17,8 +18,8 @@ DTYPES = [torch.float32, torch.bfloat16]
 def test_norm_agrees_with_torch(isa: str, n: int) -> None:
     x, gain = torch.randn(5, n), torch.randn(n)
     want = torch.nn.functional.rms_norm(x, (n,), gain, 1e-5)
-    torch.testing.assert_close(rms_norm(x, gain, 1e-5), want)
-    torch.testing.assert_close(rms_norm(x, gain, 1e-5, naive=True), want)
+    torch.testing.assert_close(COMPILED.rms_norm(x, gain, 1e-5), want)
+    torch.testing.assert_close(REFERENCE.rms_norm(x, gain, 1e-5), want)
 
 
 def test_rotation_is_that_of_complex_numbers() -> None:
@@ -45,23 +46,23 @@ def test_tokens_are_found_where_they_were_written(dtype: torch.dtype) -> None:
     assert int(k_layer.ne(0).sum()) == int(v_layer.ne(0).sum()) == k.numel()
 
 
-@pytest.mark.parametrize("naive", [True, False])
+@both_backends
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_blocks_are_copied_in_every_layer(dtype: torch.dtype, naive: bool) -> None:
+def test_blocks_are_copied_in_every_layer(dtype: torch.dtype, backend: KernelBackend) -> None:
     k, v = (
         torch.randn(3, 6, 2, 8, BLOCK_SIZE).to(dtype),
         torch.randn(3, 6, 2, BLOCK_SIZE, 8).to(dtype),
     )
     want_k, want_v = k.clone(), v.clone()
     want_k[:, [1, 2, 5]], want_v[:, [1, 2, 5]] = k[:, [0, 1, 2]], v[:, [0, 1, 2]]
-    copy_blocks(k, v, torch.tensor([0, 1, 2]), torch.tensor([1, 2, 5]), naive=naive)
+    backend.copy_blocks(KVCache(k, v), torch.tensor([0, 1, 2]), torch.tensor([1, 2, 5]))
     assert torch.equal(k, want_k)
     assert torch.equal(v, want_v)
 
 
-@pytest.mark.parametrize("naive", [True, False])
+@both_backends
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_slots_move_even_where_they_overlap(dtype: torch.dtype, naive: bool) -> None:
+def test_slots_move_even_where_they_overlap(dtype: torch.dtype, backend: KernelBackend) -> None:
     k, v = (
         torch.randn(3, 6, 2, 8, BLOCK_SIZE).to(dtype),
         torch.randn(3, 6, 2, BLOCK_SIZE, 8).to(dtype),
@@ -70,7 +71,7 @@ def test_slots_move_even_where_they_overlap(dtype: torch.dtype, naive: bool) -> 
     flat_k = k.permute(1, 4, 0, 2, 3).flatten(0, 1).clone()  # [slot, layer, head, dim]
     flat_v = v.permute(1, 3, 0, 2, 4).flatten(0, 1).clone()
     flat_k[dst], flat_v[dst] = flat_k[src], flat_v[src]
-    move_slots(k, v, torch.tensor(src), torch.tensor(dst), naive=naive)
+    backend.move_slots(KVCache(k, v), torch.tensor(src), torch.tensor(dst))
     assert torch.equal(k.permute(1, 4, 0, 2, 3).flatten(0, 1), flat_k)
     assert torch.equal(v.permute(1, 3, 0, 2, 4).flatten(0, 1), flat_v)
 
@@ -79,8 +80,8 @@ def test_slots_move_even_where_they_overlap(dtype: torch.dtype, naive: bool) -> 
 def test_places_outside_the_cache_are_refused() -> None:
     k, v = torch.zeros(1, 2, 1, 8, BLOCK_SIZE), torch.zeros(1, 2, 1, BLOCK_SIZE, 8)
     with pytest.raises(IndexError, match="no place 2"):
-        copy_blocks(k, v, torch.tensor([0]), torch.tensor([2]))
+        COMPILED.copy_blocks(KVCache(k, v), torch.tensor([0]), torch.tensor([2]))
     with pytest.raises(IndexError, match="no place -1"):
-        move_slots(k, v, torch.tensor([-1]), torch.tensor([2]))
+        COMPILED.move_slots(KVCache(k, v), torch.tensor([-1]), torch.tensor([2]))
     with pytest.raises(ValueError, match=r"\[n\]"):
-        move_slots(k, v, torch.tensor([1, 2]), torch.tensor([2]))
+        COMPILED.move_slots(KVCache(k, v), torch.tensor([1, 2]), torch.tensor([2]))

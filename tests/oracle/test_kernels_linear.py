@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from plait.kernels import extension
-from plait.kernels.linear import Mode, dense, from_dense, from_groups, linear
+from plait.kernels.linear import Mode, dequantize, from_dense, from_quantized
 from plait.kernels.linear.reference import rounded
+from tests.fixtures.backends import COMPILED, REFERENCE, KernelBackend, both_backends
 
 MODES: tuple[Mode, ...] = ("fp32", "bf16", "int8", "int4", "int4wide")
 SHAPES = [(576, 576), (70, 100), (31, 33), (1, 1), (96, 1536)]
@@ -27,25 +28,26 @@ def _groups(n: int, k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]
     return q, _random(n, k // 32).half().float(), _random(n, k // 32, seed=1).half().float()
 
 
-@pytest.mark.parametrize("naive", [True, False])
+@both_backends
 @pytest.mark.parametrize(("n", "k"), [(70, 96), (32, 32), (1, 64)])
-def test_groups_are_held_exactly(n: int, k: int, naive: bool) -> None:
+def test_groups_are_held_exactly(n: int, k: int, backend: KernelBackend) -> None:
     q, scale, minimum = _groups(n, k, torch.uint8)
     want = q.view(n, -1, 32) * scale.unsqueeze(-1) + minimum.unsqueeze(-1)
-    have = dense(from_groups(q, scale, minimum, naive=naive))
+    have = dequantize(backend.pack(from_quantized(q, scale, minimum)))
     assert torch.equal(have, want.view(n, k))
     q, scale, _ = _groups(n, k, torch.int8)
     want = q.view(n, -1, 32) * scale.unsqueeze(-1)
-    assert torch.equal(dense(from_groups(q, scale, None, naive=naive)), want.view(n, k))
+    assert torch.equal(dequantize(backend.pack(from_quantized(q, scale, None))), want.view(n, k))
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("n", "k"), SHAPES)
 def test_both_layouts_hold_the_same(mode: Mode, n: int, k: int) -> None:
     matrix = _random(n, k)
-    rows, panels = from_dense(matrix, mode, naive=True), from_dense(matrix, mode)
+    rows = from_dense(matrix, mode)
+    panels = COMPILED.pack(rows)
     assert rows.layout == "rows"
-    assert torch.equal(dense(panels), dense(rows))
+    assert torch.equal(dequantize(panels), dequantize(rows))
 
 
 @pytest.mark.parametrize(("mode", "steps"), [("int8", 254), ("int4", 15)])
@@ -55,7 +57,7 @@ def test_quantising_errs_by_half_a_step(mode: Mode, steps: int) -> None:
     spread = groups.amax(-1) - groups.amin(-1)
     if mode == "int8":
         spread = 2 * groups.abs().amax(-1)
-    error = (dense(from_dense(matrix, mode)).view_as(groups) - groups).abs().amax(-1)
+    error = (dequantize(from_dense(matrix, mode)).view_as(groups) - groups).abs().amax(-1)
     half = matrix.abs().amax() * 2**-10  # scale and minimum are rounded to fp16
     assert torch.all(error <= spread / steps / 2 + half)
 
@@ -63,39 +65,39 @@ def test_quantising_errs_by_half_a_step(mode: Mode, steps: int) -> None:
 def test_constant_groups_survive_quantising() -> None:
     matrix = torch.full((3, 64), 0.5)
     for mode in ("int8", "int4"):
-        torch.testing.assert_close(dense(from_dense(matrix, mode)), matrix, rtol=1e-3, atol=0)
-    assert torch.equal(dense(from_dense(torch.zeros(3, 64), "int4")), torch.zeros(3, 64))
+        torch.testing.assert_close(dequantize(from_dense(matrix, mode)), matrix, rtol=1e-3, atol=0)
+    assert torch.equal(dequantize(from_dense(torch.zeros(3, 64), "int4")), torch.zeros(3, 64))
 
 
 def test_groups_that_do_not_fit_are_refused() -> None:
     q, scale, minimum = _groups(4, 64, torch.uint8)
     with pytest.raises(ValueError, match="no groups of 32"):
-        from_groups(q, scale[:, :1], minimum)
+        from_quantized(q, scale[:, :1], minimum)
     with pytest.raises(ValueError, match="int4 groups have a minimum"):
-        from_groups(q, scale, None)
+        from_quantized(q, scale, None)
     signed, halves, _ = _groups(4, 64, torch.int8)
     with pytest.raises(ValueError, match="fp16 numbers"):
-        from_groups(signed, halves + 1e-6, None)
+        from_quantized(signed, halves + 1e-6, None)
 
 
 def test_groups_keep_scales_of_more_than_16_bits() -> None:
     q, scale, minimum = _groups(40, 64, torch.uint8)
     exact = q.view(40, 2, 32) * (scale + 1e-6)[..., None] + minimum[..., None]
-    weight = from_groups(q, scale + 1e-6, minimum)
+    weight = from_quantized(q, scale + 1e-6, minimum)
 
     assert weight.mode == "int4wide"
-    assert torch.equal(dense(weight), exact.view(40, 64))
+    assert torch.equal(dequantize(weight), exact.view(40, 64))
 
 
 @compiled
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("n", "k"), SHAPES)
 def test_products_agree_with_torch(isa: str, mode: Mode, n: int, k: int) -> None:
-    weight, bias = from_dense(_random(n, k), mode), _random(n, seed=1)
+    weight, bias = COMPILED.pack(from_dense(_random(n, k), mode)), _random(n, seed=1)
     for rows in ROWS:
         x = _random(rows, k, seed=rows)
-        have, want = linear(x, weight, bias), linear(x, weight, bias, naive=True)
-        scale = (x.abs() @ dense(weight).abs().T).amax()  # of the terms that are summed
+        have, want = COMPILED.linear(x, weight, bias), REFERENCE.linear(x, weight, bias)
+        scale = (x.abs() @ dequantize(weight).abs().T).amax()  # of the terms that are summed
         assert float((have - want).abs().amax() / scale) < 1e-6
 
 
@@ -103,22 +105,22 @@ def test_products_agree_with_torch(isa: str, mode: Mode, n: int, k: int) -> None
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("n", "k"), [(576, 576), (70, 100)])
 def test_a_row_does_not_depend_on_the_others(isa: str, mode: Mode, n: int, k: int) -> None:
-    weight, x = from_dense(_random(n, k), mode), _random(300, k)
-    whole = linear(x, weight)
+    weight, x = COMPILED.pack(from_dense(_random(n, k), mode)), _random(300, k)
+    whole = COMPILED.linear(x, weight)
     for rows in ROWS:
-        assert torch.equal(linear(x[7 : 7 + rows], weight), whole[7 : 7 + rows])
+        assert torch.equal(COMPILED.linear(x[7 : 7 + rows], weight), whole[7 : 7 + rows])
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(linear(x[order], weight), whole[order])
+    assert torch.equal(COMPILED.linear(x[order], weight), whole[order])
 
 
 @compiled
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_poisoned_row_stays_alone(isa: str, mode: Mode, poison: float) -> None:
-    weight, x = from_dense(_random(40, 64), mode), _random(9, 64)
-    clean = linear(x, weight)
+    weight, x = COMPILED.pack(from_dense(_random(40, 64), mode)), _random(9, 64)
+    clean = COMPILED.linear(x, weight)
     x[4, 37] = poison
-    have = linear(x, weight)
+    have = COMPILED.linear(x, weight)
     assert not torch.any(have[4].isfinite())
     assert torch.equal(have[[0, 1, 2, 3, 5, 6, 7, 8]], clean[[0, 1, 2, 3, 5, 6, 7, 8]])
 
@@ -144,12 +146,12 @@ def test_integers_are_summed_exactly(isa: str, dtype: torch.dtype) -> None:
     q = torch.randint(low, high, (40, 64), dtype=dtype)
     q[0] = low if is_word else high - 1
     minimum = None if is_word else torch.zeros(40, 2)
-    weight = from_groups(q, torch.ones(40, 2), minimum)
+    weight = COMPILED.pack(from_quantized(q, torch.ones(40, 2), minimum))
     x = torch.randint(-32767, 32768, (9, 64)) if is_word else _with_factors(9, 64)
     most = 32767 if is_word else 127 * 63  # so a step is 1
     x[:, [0, 32]] = most
     x[0], x[1] = most, -most
-    have = linear(x.float(), weight)
+    have = COMPILED.linear(x.float(), weight)
     for row, sums in zip(have, x.view(9, 1, 2, 32) * q.view(1, 40, 2, 32).long(), strict=True):
         assert torch.equal(row, sums.sum(-1).float().sum(-1))
 
@@ -166,31 +168,31 @@ def _with_factors(rows: int, k: int) -> Tensor:
 @compiled
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_inputs_without_a_step_are_zero(isa: str, mode: Mode) -> None:
-    weight = from_dense(_random(40, 64), mode)
+    weight = COMPILED.pack(from_dense(_random(40, 64), mode))
     x = torch.zeros(3, 64)
     x[1] = 1e-38
-    assert torch.equal(linear(x, weight), torch.zeros(3, 40))
-    assert torch.equal(linear(x, weight, naive=True), torch.zeros(3, 40))
+    assert torch.equal(COMPILED.linear(x, weight), torch.zeros(3, 40))
+    assert torch.equal(REFERENCE.linear(x, weight), torch.zeros(3, 40))
 
 
 @compiled
 def test_threads_do_not_change_bits() -> None:
-    weight, x = from_dense(_random(1000, 576), "int4"), _random(20, 576)
+    weight, x = COMPILED.pack(from_dense(_random(1000, 576), "int4")), _random(20, 576)
     threads = torch.get_num_threads()
-    want = linear(x, weight)
+    want = COMPILED.linear(x, weight)
     try:
         for count in (1, 2, 3, 5):
             torch.set_num_threads(count)
-            assert torch.equal(linear(x, weight), want)
+            assert torch.equal(COMPILED.linear(x, weight), want)
     finally:
         torch.set_num_threads(threads)
 
 
 @compiled
 def test_wrong_shapes_are_refused() -> None:
-    weight = from_dense(_random(40, 64), "bf16")
+    weight = COMPILED.pack(from_dense(_random(40, 64), "bf16"))
     with pytest.raises(ValueError, match="do not hold"):
-        linear(_random(2, 32), weight)
+        COMPILED.linear(_random(2, 32), weight)
     with pytest.raises(ValueError, match="x must be"):
-        linear(_random(2, 64).double(), weight)
-    assert linear(_random(0, 64), weight).shape == (0, 40)
+        COMPILED.linear(_random(2, 64).double(), weight)
+    assert COMPILED.linear(_random(0, 64), weight).shape == (0, 40)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from plait.kernels import extension
-from plait.kernels.linear import Mode, dense, from_dense
-from plait.kernels.moe import ExpertRouting, ExpertWeights, experts
+from plait.kernels.linear import Mode, dequantize, from_dense
+from plait.kernels.moe import ExpertRouting, ExpertWeights
 from plait.kernels.moe.routed import silu_mul
+from tests.fixtures.backends import COMPILED, REFERENCE, KernelBackend
 
 HIDDEN, FFN, EXPERTS = 40, 24, 12
 ROUTINGS = {
@@ -25,9 +26,9 @@ ROUTINGS = {
 
 
 def make_weights(
-    routing: ExpertRouting, mode: Mode = "fp32", *, naive: bool = False
+    routing: ExpertRouting, mode: Mode = "fp32", backend: KernelBackend = COMPILED
 ) -> ExpertWeights:
-    """Return random weights; the same ones for naive and not."""
+    """Return random weights; the same ones for every backend."""
     generator = torch.Generator().manual_seed(5)
 
     def random(n: int, k: int) -> Tensor:
@@ -35,11 +36,11 @@ def make_weights(
 
     return ExpertWeights(
         routing=routing,
-        router=from_dense(random(EXPERTS, HIDDEN), "fp32", naive=naive),
+        router=backend.pack(from_dense(random(EXPERTS, HIDDEN), "fp32")),
         bias=random(1, EXPERTS)[0],
-        gate=[from_dense(random(FFN, HIDDEN), mode, naive=naive) for _ in range(EXPERTS)],
-        up=[from_dense(random(FFN, HIDDEN), mode, naive=naive) for _ in range(EXPERTS)],
-        down=[from_dense(random(HIDDEN, FFN), mode, naive=naive) for _ in range(EXPERTS)],
+        gate=[backend.pack(from_dense(random(FFN, HIDDEN), mode)) for _ in range(EXPERTS)],
+        up=[backend.pack(from_dense(random(FFN, HIDDEN), mode)) for _ in range(EXPERTS)],
+        down=[backend.pack(from_dense(random(HIDDEN, FFN), mode)) for _ in range(EXPERTS)],
     )
 
 
@@ -47,8 +48,8 @@ def make_weights(
 @pytest.mark.parametrize("mode", ["fp32", "bf16"])
 def test_agreement_with_the_oracle(name: str, mode: Mode) -> None:
     x = torch.randn(37, HIDDEN, generator=torch.Generator().manual_seed(1))
-    want = experts(x, make_weights(ROUTINGS[name], mode, naive=True), naive=True)
-    have = experts(x, make_weights(ROUTINGS[name], mode))
+    want = REFERENCE.routed_experts(x, make_weights(ROUTINGS[name], mode, REFERENCE))
+    have = COMPILED.routed_experts(x, make_weights(ROUTINGS[name], mode))
     tolerance = 1e-5 if mode == "fp32" else 2e-2
     torch.testing.assert_close(have, want, atol=tolerance, rtol=tolerance)
 
@@ -59,9 +60,9 @@ def test_the_bias_chooses_but_takes_no_share() -> None:
     bias[7] = 5.0
     only = replace(weights, bias=bias)
     x = torch.randn(9, HIDDEN, generator=torch.Generator().manual_seed(2))
-    gate, up, down = (dense(w[7]) for w in (only.gate, only.up, only.down))
+    gate, up, down = (dequantize(w[7]) for w in (only.gate, only.up, only.down))
     want = (torch.nn.functional.silu(x @ gate.T) * (x @ up.T)) @ down.T
-    torch.testing.assert_close(experts(x, only), want, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(COMPILED.routed_experts(x, only), want, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.skipif(not extension.is_available(), reason="no compiled kernels")
@@ -69,9 +70,9 @@ def test_the_bias_chooses_but_takes_no_share() -> None:
 def test_a_row_has_the_same_bits_in_every_batch(mode: Mode) -> None:
     weights = make_weights(ROUTINGS["groups"], mode)
     x = torch.randn(50, HIDDEN, generator=torch.Generator().manual_seed(3)) * 3
-    whole = experts(x, weights)
+    whole = COMPILED.routed_experts(x, weights)
     for rows in ([0], [49, 3], list(range(7, 24)), list(range(49, -1, -1))):
-        assert torch.equal(experts(x[rows], weights), whole[rows])
+        assert torch.equal(COMPILED.routed_experts(x[rows], weights), whole[rows])
 
 
 def test_the_steady_silu_is_silu() -> None:

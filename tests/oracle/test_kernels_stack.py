@@ -12,6 +12,7 @@ from torch import Tensor
 
 from plait.kernels import extension
 from plait.kernels.decoder_stack import DecoderStack, LayerWeights, StackConfig
+from plait.kernels.kv_cache import KVCache
 from plait.kernels.linear import Mode, Weight, from_dense
 from plait.kernels.paged_attention import (
     BLOCK_SIZE,
@@ -23,6 +24,7 @@ from plait.kernels.paged_attention import (
     TREE,
     AttentionMetadata,
 )
+from tests.fixtures.backends import COMPILED, REFERENCE, KernelBackend, both_backends
 from tests.fixtures.ragged import Geometry, Kind, causal, make_segments, one_layer
 
 MIXED: list[Kind] = [
@@ -78,11 +80,11 @@ FAMILIES = {
 }
 
 
-def _layer(family: Family, mode: Modes, naive: bool) -> LayerWeights:
+def _layer(family: Family, mode: Modes, backend: KernelBackend) -> LayerWeights:
     modes = cycle(EACH) if mode == "mixed" else repeat(mode)
 
     def weight(n: int, k: int) -> Weight:
-        return from_dense(torch.randn(n, k) * k**-0.5, next(modes), naive=naive)
+        return backend.pack(from_dense(torch.randn(n, k) * k**-0.5, next(modes)))
 
     def vector(n: int, wanted: bool = True, mean: float = 0.0) -> Tensor | None:
         values = torch.randn(n) * 0.2 + mean
@@ -111,8 +113,8 @@ def _layer(family: Family, mode: Modes, naive: bool) -> LayerWeights:
     )
 
 
-def make_stack(family: Family, mode: Modes, *, naive: bool) -> DecoderStack:
-    """Return a random stack; the same one for naive and not."""
+def make_stack(family: Family, mode: Modes, backend: KernelBackend) -> DecoderStack:
+    """Return a random stack; the same one for every backend."""
     torch.manual_seed(1)
     angles = torch.arange(200).outer(100.0 ** -torch.arange(0, 1, 1 / family.rotary_half))
     config = StackConfig(
@@ -126,22 +128,20 @@ def make_stack(family: Family, mode: Modes, *, naive: bool) -> DecoderStack:
         cos=angles.cos(),
         sin=angles.sin(),
     )
-    return DecoderStack([_layer(family, mode, naive) for _ in range(LAYERS)], config)
+    return backend.decoder_stack([_layer(family, mode, backend) for _ in range(LAYERS)], config)
 
 
-def _cache(metadata: AttentionMetadata, family: Family, mode: Modes) -> tuple[Tensor, Tensor]:
+def _cache(metadata: AttentionMetadata, family: Family, mode: Modes) -> KVCache:
     dtype = torch.float32 if mode == "fp32" else torch.bfloat16
     geometry = Geometry(family.heads, family.kv_heads, family.head_dim, dtype)
     layers = [one_layer(metadata, geometry, own_rows=False) for _ in range(LAYERS)]
     keys, values = zip(*layers, strict=True)
-    return torch.stack(keys), torch.stack(values)
+    return KVCache(torch.stack(keys), torch.stack(values))
 
 
-def _run(
-    stack: DecoderStack, x: Tensor, metadata: AttentionMetadata, cache: tuple[Tensor, Tensor]
-) -> Tensor:
+def _run(stack: DecoderStack, x: Tensor, metadata: AttentionMetadata, cache: KVCache) -> Tensor:
     x = x.clone()
-    stack.forward(x, metadata, *cache)
+    stack.forward(x, metadata, cache)
     return x
 
 
@@ -151,23 +151,23 @@ def test_families_agree_with_the_oracle(isa: str, name: str, mode: Modes) -> Non
     family = FAMILIES[name]
     torch.manual_seed(0)
     metadata = make_segments(MIXED)
-    k_cache, v_cache = _cache(metadata, family, mode)
-    fast_k, fast_v = k_cache.clone(), v_cache.clone()
+    kv = _cache(metadata, family, mode)
+    fast = KVCache(kv.k.clone(), kv.v.clone())
     x = torch.randn(int(metadata.cu_seqlens_q[-1]), family.hidden)
-    want = _run(make_stack(family, mode, naive=True), x, metadata, (k_cache, v_cache))
-    have = _run(make_stack(family, mode, naive=False), x, metadata, (fast_k, fast_v))
+    want = _run(make_stack(family, mode, REFERENCE), x, metadata, kv)
+    have = _run(make_stack(family, mode, COMPILED), x, metadata, fast)
     limit = TOLERANCE[mode]
     assert float((have - want).abs().amax() / want.abs().amax()) < limit
-    for fast, slow in ((fast_k, k_cache), (fast_v, v_cache)):
-        error = (fast.float() - slow.float()).abs().nan_to_num_(0).amax()
+    for quick, slow in ((fast.k, kv.k), (fast.v, kv.v)):
+        error = (quick.float() - slow.float()).abs().nan_to_num_(0).amax()
         assert float(error / slow.nan_to_num(0).abs().amax()) < limit
-        assert torch.equal(fast.isnan(), slow.isnan())
+        assert torch.equal(quick.isnan(), slow.isnan())
 
 
 @pytest.mark.parametrize("mode", list(TOLERANCE))
 def test_a_prompt_in_pieces_gives_the_bits_of_the_whole(isa: str, mode: Modes) -> None:
     family = FAMILIES["llama"]
-    stack = make_stack(family, mode, naive=False)
+    stack = make_stack(family, mode, COMPILED)
     torch.manual_seed(0)
     whole = make_segments(causal(50))
     x = torch.randn(50, family.hidden)
@@ -193,7 +193,7 @@ def test_a_prompt_in_pieces_gives_the_bits_of_the_whole(isa: str, mode: Modes) -
 @pytest.mark.parametrize("mode", list(TOLERANCE))
 def test_a_sequence_does_not_depend_on_the_batch(isa: str, mode: Modes) -> None:
     family = FAMILIES["qwen3"]
-    stack = make_stack(family, mode, naive=False)
+    stack = make_stack(family, mode, COMPILED)
     torch.manual_seed(0)
     metadata = make_segments(causal(3, 9, 20, 1, 40))
     x = torch.randn(73, family.hidden)
@@ -208,12 +208,12 @@ def test_a_sequence_does_not_depend_on_the_batch(isa: str, mode: Modes) -> None:
 @pytest.mark.parametrize("mode", list(TOLERANCE))
 def test_a_branch_has_the_bits_of_a_canvas_of_its_own(isa: str, mode: Modes) -> None:
     family = FAMILIES["qwen3"]
-    stack = make_stack(family, mode, naive=False)
+    stack = make_stack(family, mode, COMPILED)
     torch.manual_seed(0)
     metadata = make_segments([(21, 40, BRANCHES)])
     x = torch.randn(40, family.hidden)
     cache = _cache(metadata, family, mode)
-    together = _run(stack, x, metadata, (cache[0].clone(), cache[1].clone()))
+    together = _run(stack, x, metadata, KVCache(cache.k.clone(), cache.v.clone()))
     for branch in range(3):
         rows = torch.nonzero(metadata.parents == branch)[:, 0]
         alone = AttentionMetadata(
@@ -225,13 +225,13 @@ def test_a_branch_has_the_bits_of_a_canvas_of_its_own(isa: str, mode: Modes) -> 
             positions=metadata.positions[rows],
             slot_mapping=metadata.slot_mapping[: len(rows)],
         )
-        have = _run(stack, x[rows], alone, (cache[0].clone(), cache[1].clone()))
+        have = _run(stack, x[rows], alone, KVCache(cache.k.clone(), cache.v.clone()))
         assert torch.equal(have, together[rows])
 
 
 def test_scratch_of_an_earlier_pass_is_never_read(isa: str) -> None:
     family = FAMILIES["llama"]
-    stack = make_stack(family, "int4", naive=False)
+    stack = make_stack(family, "int4", COMPILED)
     torch.manual_seed(0)
     metadata = make_segments(MIXED)
     cache = _cache(metadata, family, "int4")
@@ -244,45 +244,45 @@ def test_scratch_of_an_earlier_pass_is_never_read(isa: str) -> None:
 
 def test_layers_can_run_one_by_one(isa: str) -> None:
     family = FAMILIES["llama"]
-    stack = make_stack(family, "bf16", naive=False)
+    stack = make_stack(family, "bf16", COMPILED)
     torch.manual_seed(0)
     metadata = make_segments(causal(10))
     x, cache = torch.randn(10, family.hidden), _cache(metadata, family, "bf16")
     want = _run(stack, x, metadata, cache)
     for layer in range(LAYERS):
-        stack.forward(x, metadata, *cache, first_layer=layer, last_layer=layer + 1)
+        stack.forward(x, metadata, cache, first_layer=layer, last_layer=layer + 1)
     assert torch.equal(x, want)
 
 
-@pytest.mark.parametrize("naive", [False, True])
-def test_layers_with_block_tables_of_their_own_give_the_same_bits(isa: str, naive: bool) -> None:
+@both_backends
+def test_layers_with_block_tables_of_their_own_give_the_same_bits(
+    isa: str, backend: KernelBackend
+) -> None:
     family = FAMILIES["qwen3"]
-    stack = make_stack(family, "bf16", naive=naive)
+    stack = make_stack(family, "bf16", backend)
     torch.manual_seed(0)
     shared = make_segments(MIXED)
-    k_cache, v_cache = _cache(shared, family, "bf16")
+    kv = _cache(shared, family, "bf16")
     x = torch.randn(int(shared.cu_seqlens_q[-1]), family.hidden)
-    moved = torch.stack([torch.randperm(k_cache.shape[1]) for _ in range(LAYERS)])
-    own_k, own_v = torch.empty_like(k_cache), torch.empty_like(v_cache)
+    moved = torch.stack([torch.randperm(kv.k.shape[1]) for _ in range(LAYERS)])
+    own_kv = KVCache(torch.empty_like(kv.k), torch.empty_like(kv.v))
     for layer, places in enumerate(moved):
-        own_k[layer, places], own_v[layer, places] = k_cache[layer], v_cache[layer]
+        own_kv.k[layer, places], own_kv.v[layer, places] = kv.k[layer], kv.v[layer]
     tables, slots = shared.block_tables, shared.slot_mapping
     own = replace(
         shared,
         block_tables=torch.where(tables < 0, tables, moved[:, tables.clamp(min=0)].int()),
         slot_mapping=moved[:, slots // BLOCK_SIZE] * BLOCK_SIZE + slots % BLOCK_SIZE,
     )
-    assert torch.equal(
-        _run(stack, x, own, (own_k, own_v)), _run(stack, x, shared, (k_cache, v_cache))
-    )
+    assert torch.equal(_run(stack, x, own, own_kv), _run(stack, x, shared, kv))
     for layer, places in enumerate(moved):
-        have, want = own_k[layer, places], k_cache[layer]
+        have, want = own_kv.k[layer, places], kv.k[layer]
         assert torch.equal(have.nan_to_num(7), want.nan_to_num(7))
 
 
 def test_block_tables_of_other_layers_are_refused() -> None:
     family = FAMILIES["llama"]
-    stack = make_stack(family, "bf16", naive=False)
+    stack = make_stack(family, "bf16", COMPILED)
     metadata = make_segments(causal(4))
     tables = metadata.block_tables.expand(LAYERS + 1, -1, -1).contiguous()
     with pytest.raises(ValueError, match=f"of {LAYERS + 1} layers, not {LAYERS}"):
@@ -296,18 +296,18 @@ def test_block_tables_of_other_layers_are_refused() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     family = FAMILIES["llama"]
-    stack = make_stack(family, "bf16", naive=False)
+    stack = make_stack(family, "bf16", COMPILED)
     metadata = make_segments(causal(4))
-    k_cache, v_cache = _cache(metadata, family, "bf16")
+    kv = _cache(metadata, family, "bf16")
     x = torch.zeros(4, family.hidden)
     with pytest.raises(ValueError, match="not of this model"):
-        stack.forward(x, metadata, k_cache[:2], v_cache[:2])
+        stack.forward(x, metadata, KVCache(kv.k[:2], kv.v[:2]))
     with pytest.raises(ValueError, match="hidden size"):
-        stack.forward(x[:, :8].contiguous(), metadata, k_cache, v_cache)
+        stack.forward(x[:, :8].contiguous(), metadata, kv)
     with pytest.raises(ValueError, match="must have 3 entries"):
-        stack.forward(x[:3], metadata, k_cache, v_cache)
+        stack.forward(x[:3], metadata, kv)
     with pytest.raises(IndexError, match="rotary tables end"):
         far = replace(metadata, positions=metadata.positions + 1000)
-        stack.forward(x, far, k_cache, v_cache)
+        stack.forward(x, far, kv)
     with pytest.raises(IndexError, match="no layers"):
-        stack.forward(x, metadata, k_cache, v_cache, 0, 9)
+        stack.forward(x, metadata, kv, 0, 9)

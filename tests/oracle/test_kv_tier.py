@@ -6,8 +6,8 @@ import random
 from typing import Any
 
 import pytest
-import torch
 
+from plait.kernels.dispatch import cpu_backend
 from plait.server.engine.admission import Admission, EngineCapacity
 from plait.server.engine.engine import Engine
 from plait.server.engine.kv.block_table import BLOCK_SIZE
@@ -23,7 +23,7 @@ from tests.fixtures.table_model import TableModel
 
 def make(*, num_blocks: int = 12, max_num_seqs: int = 8, **tier: Any) -> tuple[Engine, MemoryTier]:
     model = TableModel()
-    runner = Runner(model, model.new_kv_cache(num_blocks), torch.device("cpu"))
+    runner = Runner(model, model.new_kv_cache(num_blocks), cpu_backend())
     memory = MemoryTier(runner.kv, **tier)
     capacity = EngineCapacity((num_blocks - 1) * BLOCK_SIZE, VOCAB, "table")
     decoder = GreedyDecoder()

@@ -16,7 +16,8 @@ from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
 from plait.kernels import extension
-from tests.fixtures.sampling_law import Situation, both_kernels, law, scores
+from tests.fixtures.backends import REFERENCE, KernelBackend, both_backends
+from tests.fixtures.sampling_law import Situation, law, scores
 from tests.fixtures.sampling_states import grow, sampling_state
 
 # all numbers below are short binary fractions, so float32 makes no rounding error in the scores
@@ -81,12 +82,12 @@ def within(have: Counter[int], want: list[float], draws: int) -> None:
             assert abs(have[token] / draws - mass) <= 4.0 * error + 1e-12
 
 
-@both_kernels
+@both_backends
 @pytest.mark.parametrize("table", TABLES)
-def test_scores_are_the_definitions(table: list[Fraction], naive: bool) -> None:
+def test_scores_are_the_definitions(table: list[Fraction], backend: KernelBackend) -> None:
     grid = situations()
     logits = torch.tensor([float(x) for x in table]).expand(len(grid), -1)
-    have = OrdinarySampler(naive=naive).scores(
+    have = OrdinarySampler(backend).scores(
         logits, [state(now) for now in grid], bitmask(grid), [now.banned for now in grid]
     )
     for now, row in zip(grid, have.tolist(), strict=True):
@@ -94,14 +95,14 @@ def test_scores_are_the_definitions(table: list[Fraction], naive: bool) -> None:
         assert row == want, now
 
 
-@both_kernels
+@both_backends
 @pytest.mark.parametrize("now", situations()[::17])
-def test_frequencies_are_the_law(now: Situation, naive: bool) -> None:
+def test_frequencies_are_the_law(now: Situation, backend: KernelBackend) -> None:
     draws = 1000
     states = [state(now, sequence_index) for sequence_index in range(draws)]
     table = TABLES[0]
     logits = torch.tensor([float(x) for x in table]).expand(draws, -1)
-    have = OrdinarySampler(naive=naive).sample(
+    have = OrdinarySampler(backend).sample(
         logits, states, bitmask([now] * draws), [now.banned] * draws
     )
     within(Counter(have.token_ids), law(table, now), draws)
@@ -157,10 +158,10 @@ def mixed_batch(rows: int = 16, vocab: int = 700) -> tuple[Tensor, list[Sampling
     return logits, states, words
 
 
-@both_kernels
-def test_a_draw_ignores_the_batch(naive: bool) -> None:
+@both_backends
+def test_a_draw_ignores_the_batch(backend: KernelBackend) -> None:
     logits, states, words = mixed_batch()
-    sampler = OrdinarySampler(naive=naive)
+    sampler = OrdinarySampler(backend)
     together = sampler.sample(logits, states, words)
     for row, single in enumerate(states):
         alone = sampler.sample(logits[row : row + 1], [single], words[row : row + 1])
@@ -183,8 +184,8 @@ def test_an_unconstrained_row_ignores_a_narrow_bitmask() -> None:
     assert have[1] in (1, 2)
 
 
-@both_kernels
-def test_plain_and_edited_rows_agree(naive: bool) -> None:
+@both_backends
+def test_plain_and_edited_rows_agree(backend: KernelBackend) -> None:
     """The path for rows that need nothing but a temperature is only a shorter way to the same."""
     generator = torch.Generator().manual_seed(9)
     logits = torch.randn(30, 3000, generator=generator) * 5.0
@@ -192,7 +193,7 @@ def test_plain_and_edited_rows_agree(naive: bool) -> None:
         plain = SamplingParams(temperature=temperature, seed=11)
         edits = SamplingParams(temperature=temperature, seed=11, logit_bias={0: 0.0})
         have = [
-            OrdinarySampler(naive=naive)
+            OrdinarySampler(backend)
             .sample(logits, [sampling_state(params, range(i)) for i in range(30)])
             .token_ids
             for params in (plain, edits)
@@ -204,17 +205,17 @@ def test_plain_and_edited_rows_agree(naive: bool) -> None:
 def test_compiled_draws_are_the_oracles() -> None:
     logits, states, words = mixed_batch(vocab=5001)
     have = OrdinarySampler().sample(logits, states, words)
-    want = OrdinarySampler(naive=True).sample(logits, states, words)
+    want = OrdinarySampler(REFERENCE).sample(logits, states, words)
     assert have.token_ids == want.token_ids
     assert have.log_mass == pytest.approx(want.log_mass, abs=1e-5)
 
 
-@both_kernels
-def test_log_mass_is_the_legal_share(naive: bool) -> None:
+@both_backends
+def test_log_mass_is_the_legal_share(backend: KernelBackend) -> None:
     table = TABLES[0]
     now = Situation(SamplingParams(temperature=0.5, top_k=1), legal=(1, 3, 4))
     logits = torch.tensor([[float(x) for x in table]])
-    have = OrdinarySampler(naive=naive).sample(logits, [state(now)], bitmask([now])).log_mass[0]
+    have = OrdinarySampler(backend).sample(logits, [state(now)], bitmask([now])).log_mass[0]
     weights = [exp(2.0 * float(x)) for x in table]
     want = log(sum(weights[t] for t in (1, 3, 4)) / sum(weights))
     assert have == pytest.approx(want, abs=1e-5)

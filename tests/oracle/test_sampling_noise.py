@@ -11,8 +11,7 @@ from torch import Tensor
 from plait.kernels import extension, noise
 from plait.kernels.noise import elementary
 from plait.kernels.noise import reference as oracle
-from plait.kernels.row_stats import apply_bitmask
-from tests.fixtures.sampling_law import both_kernels
+from tests.fixtures.backends import COMPILED, REFERENCE, KernelBackend, both_backends
 
 BASE = (12345, 0, 40)
 compiled = pytest.mark.skipif(not extension.is_available(), reason="no compiled kernels")
@@ -64,14 +63,14 @@ def test_exp_and_log_are_accurate() -> None:
 @pytest.mark.parametrize("num_tokens", [1, 15, 64, 100, 1023, 1024, 9001])
 def test_compiled_noise_has_the_oracles_bits(num_tokens: int) -> None:
     rows = keys(BASE, (2**64 - 1, 3, 0), (2**63, 2**32 - 1, 2**31))
-    have = noise.gumbel(rows, num_tokens)
-    assert torch.equal(have, noise.gumbel(rows, num_tokens, naive=True))
+    have = COMPILED.gumbel(rows, num_tokens)
+    assert torch.equal(have, REFERENCE.gumbel(rows, num_tokens))
 
 
-@both_kernels
-def test_noise_follows_the_gumbel_law(naive: bool) -> None:
+@both_backends
+def test_noise_follows_the_gumbel_law(backend: KernelBackend) -> None:
     """Bins of equal mass hold equal counts (4 standard errors); the extremes stay in range."""
-    have = noise.gumbel(keys(*((5, 1, i) for i in range(64))), 4096, naive=naive)
+    have = backend.gumbel(keys(*((5, 1, i) for i in range(64))), 4096)
     uniform = (-(-have.double()).exp()).exp()
     bins, draws = 64, have.numel()
     counts = torch.histc(uniform, bins, 0.0, 1.0)
@@ -93,7 +92,7 @@ def test_the_range_holds_for_the_extreme_words() -> None:
     assert -2.9 < have[1].item() < -2.7
 
 
-@both_kernels
+@both_backends
 @pytest.mark.parametrize(
     "other",
     [
@@ -104,48 +103,52 @@ def test_the_range_holds_for_the_extreme_words() -> None:
     ],
     ids=["seed low", "seed high", "sequence", "position"],
 )
-def test_neighbouring_keys_are_uncorrelated(other: tuple[int, int, int], naive: bool) -> None:
-    a, b = noise.gumbel(keys(BASE, other), 40000, naive=naive).double()
+def test_neighbouring_keys_are_uncorrelated(
+    other: tuple[int, int, int], backend: KernelBackend
+) -> None:
+    a, b = backend.gumbel(keys(BASE, other), 40000).double()
     correlation = torch.corrcoef(torch.stack([a, b]))[0, 1].item()
     assert abs(correlation) < 4.0 / sqrt(len(a))
     assert int((a == b).sum()) < 4
 
 
-@both_kernels
+@both_backends
 @pytest.mark.parametrize("lag", [1, 16, 64])
-def test_neighbouring_tokens_are_uncorrelated(lag: int, naive: bool) -> None:
-    (row,) = noise.gumbel(keys(BASE), 40000, naive=naive).double()
+def test_neighbouring_tokens_are_uncorrelated(lag: int, backend: KernelBackend) -> None:
+    (row,) = backend.gumbel(keys(BASE), 40000).double()
     correlation = torch.corrcoef(torch.stack([row[:-lag], row[lag:]]))[0, 1].item()
     assert abs(correlation) < 4.0 / sqrt(len(row) - lag)
 
 
-@both_kernels
-def test_noise_ignores_batch_and_vocabulary(naive: bool) -> None:
+@both_backends
+def test_noise_ignores_batch_and_vocabulary(backend: KernelBackend) -> None:
     rows = [(i % 3, i % 2, i) for i in range(9)]
-    together = noise.gumbel(keys(*rows), 5000, naive=naive)
+    together = backend.gumbel(keys(*rows), 5000)
     for i, row in enumerate(rows):
-        assert torch.equal(noise.gumbel(keys(row), 777, naive=naive)[0], together[i, :777])
+        assert torch.equal(backend.gumbel(keys(row), 777)[0], together[i, :777])
 
 
-@both_kernels
+@both_backends
 @pytest.mark.parametrize("vocab", [1, 70, 1024, 20000])
-def test_fused_draw_is_the_argmax_of_the_sum(vocab: int, naive: bool) -> None:
+def test_fused_draw_is_the_argmax_of_the_sum(vocab: int, backend: KernelBackend) -> None:
     generator = torch.Generator().manual_seed(vocab)
     scores = torch.randn(5, vocab, generator=generator) * 4.0
     scores[1] = scores[1].round()
     scores[2, vocab // 7 :] = -inf
     heat = torch.tensor([0.0, 0.0, 0.7, 1.0, 1.9])
     rows = keys(*((2, 0, i) for i in range(5)))
-    perturbed = scores / heat.clamp(min=1e-9)[:, None] + noise.gumbel(rows, vocab, naive=naive)
+    perturbed = scores / heat.clamp(min=1e-9)[:, None] + backend.gumbel(rows, vocab)
     perturbed[:2] = scores[:2]
-    have = noise.gumbel_argmax(scores, rows, temperatures=heat, naive=naive)
+    have = backend.gumbel_argmax(scores, rows, temperatures=heat)
     for row, token in zip(perturbed, have.tolist(), strict=True):
         assert token == int((row == row.max()).nonzero()[0])
 
 
-@both_kernels
+@both_backends
 @pytest.mark.parametrize("vocab", [3, 70, 5000])
-def test_a_bitmask_is_minus_infinity_where_it_has_no_bit(vocab: int, naive: bool) -> None:
+def test_a_bitmask_is_minus_infinity_where_it_has_no_bit(
+    vocab: int, backend: KernelBackend
+) -> None:
     generator = torch.Generator().manual_seed(vocab)
     scores = torch.randn(6, vocab, generator=generator) * 4.0
     heat = torch.tensor([0.0, 0.3, 0.7, 1.0, 0.0, 1.9])
@@ -157,9 +160,9 @@ def test_a_bitmask_is_minus_infinity_where_it_has_no_bit(vocab: int, naive: bool
         legal[2, -1] = 2
         legal[3] = 0
         masked = scores.clone()
-        apply_bitmask(masked, legal, naive=naive)
-        want = noise.gumbel_argmax(masked, rows, temperatures=heat, naive=naive)
-        have = noise.gumbel_argmax(scores, rows, temperatures=heat, bitmask=legal, naive=naive)
+        backend.apply_bitmask(masked, legal)
+        want = backend.gumbel_argmax(masked, rows, temperatures=heat)
+        have = backend.gumbel_argmax(scores, rows, temperatures=heat, bitmask=legal)
         assert have.tolist() == want.tolist()
         assert have[2:4].tolist() == [32 * (count - 1) + 1, 0]
 
@@ -188,43 +191,43 @@ def assert_draws_agree(scores: Tensor, temperatures: tuple[float, ...]) -> None:
     for temperature in temperatures:
         heat = torch.full((len(scores),), temperature)
         have, want = (
-            noise.gumbel_argmax(scores, rows, temperatures=heat, naive=naive)
-            for naive in (False, True)
+            backend.gumbel_argmax(scores, rows, temperatures=heat)
+            for backend in (COMPILED, REFERENCE)
         )
         assert have.tolist() == want.tolist()
 
 
-@both_kernels
-def test_illegal_scores_never_win(naive: bool) -> None:
+@both_backends
+def test_illegal_scores_never_win(backend: KernelBackend) -> None:
     scores = torch.tensor(
         [[-inf, nan, -1e30, nan], [-inf, -inf, nan, nan], [nan, -5.0, -5.0, -inf]]
     )
     rows = keys(*((0, 0, i) for i in range(3)))
     for heat in (0.0, 1.0):
         temperatures = torch.full((3,), heat)
-        have = noise.gumbel_argmax(scores, rows, temperatures=temperatures, naive=naive).tolist()
+        have = backend.gumbel_argmax(scores, rows, temperatures=temperatures).tolist()
         assert have[:2] == [2, 0]
         assert have[2] in ({1} if heat == 0.0 else {1, 2})
 
 
-@both_kernels
-def test_draws_read_the_rows_named(naive: bool) -> None:
+@both_backends
+def test_draws_read_the_rows_named(backend: KernelBackend) -> None:
     scores = torch.randn(6, 500, generator=torch.Generator().manual_seed(1))
     index = torch.tensor([5, 0, 5])
     rows = keys((1, 0, 0), (1, 0, 1), (1, 1, 0))
-    have = noise.gumbel_argmax(scores, rows, rows=index, naive=naive)
-    assert torch.equal(have, noise.gumbel_argmax(scores[index], rows, naive=naive))
+    have = backend.gumbel_argmax(scores, rows, rows=index)
+    assert torch.equal(have, backend.gumbel_argmax(scores[index], rows))
     # a view of wider rows is read where it lies
     wide = torch.cat([scores, scores], dim=1)[:, :500]
-    assert torch.equal(have, noise.gumbel_argmax(wide, rows, rows=index, naive=naive))
+    assert torch.equal(have, backend.gumbel_argmax(wide, rows, rows=index))
 
 
 @compiled
 def test_bad_arguments_are_refused() -> None:
     scores, rows = torch.zeros(2, 8), keys((0, 0, 0), (0, 0, 1))
     with pytest.raises(RuntimeError, match="no such row"):
-        noise.gumbel_argmax(scores, rows, rows=torch.tensor([0, 2]))
+        COMPILED.gumbel_argmax(scores, rows, rows=torch.tensor([0, 2]))
     with pytest.raises(RuntimeError, match="float32"):
-        noise.gumbel_argmax(scores.double(), rows)
+        COMPILED.gumbel_argmax(scores.double(), rows)
     with pytest.raises(RuntimeError, match=r"2 rows of scores for 1 results"):
-        noise.gumbel_argmax(scores, rows[:1])
+        COMPILED.gumbel_argmax(scores, rows[:1])

@@ -38,7 +38,7 @@ def test_nothing_around_a_request_changes_it(tmp_path: Path, mode: WeightMode) -
 
 
 def test_oracle_kernels_are_seed_stable(tmp_path: Path) -> None:
-    model = tiny(tmp_path, "fp32", naive=True)
+    model = tiny(tmp_path, "fp32", reference=True)
     requests = random_requests(40, model.vocab_size, seed=2)
     want = texts(model_engine(model, **ALONE), requests)
     assert texts(model_engine(model, max_num_seqs=16, max_step_tokens=16), requests) == want

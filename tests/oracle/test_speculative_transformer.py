@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from msgspec.structs import replace
 
 from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
@@ -14,6 +13,7 @@ from plait.decoders.resolve import resolve_decoding
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.speculator import Speculator
 from plait.kernels import extension
+from plait.kernels.dispatch import cpu_backend
 from plait.server.engine.admission import Admission, EngineCapacity
 from plait.server.engine.engine import Engine
 from plait.server.engine.kv.block_table import BLOCK_SIZE
@@ -39,7 +39,7 @@ DRAFTERS: tuple[dict[str, Any], ...] = (
 def engine_of(model: Transformer, num_blocks: int = 512) -> Engine:
     context = DrafterContext(model.vocab_size)
     host = AutoregressiveDecoder(model.vocab_size, speculator=Speculator(context, context.costs))
-    runner = Runner(model, model.new_kv_cache(num_blocks), torch.device("cpu"))
+    runner = Runner(model, model.new_kv_cache(num_blocks), cpu_backend())
     return Engine(
         runner,
         KVCacheManager(num_blocks, runner.copy_block),

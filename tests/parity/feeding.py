@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from plait.kernels.kv_cache import KVCache
 from plait.kernels.paged_attention import BLOCK_SIZE, CAUSAL, TREE, AttentionMetadata
-from plait.server.models.transformer import KVCache, Transformer
+from plait.server.models.transformer import Transformer
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from plait.kernels.kv_cache import KVCache
 from plait.kernels.paged_attention import BLOCK_SIZE, FULL
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model
-from plait.server.models.transformer import KVCache, Transformer
+from plait.server.models.transformer import Transformer
 from tests.fixtures.diffusion_layouts import MASK
 from tests.fixtures.tiny_models import write_tiny_model
 from tests.parity.feeding import Piece, feed
@@ -96,7 +97,7 @@ def test_neighbours_change_no_bits(pair: Pair) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_naive_kernels_agree(tmp_path: Path, family: str) -> None:
     folder = write_tiny_model(tmp_path, model_type=family)
-    model = load_model(resolve(str(folder)), weights="fp32", naive=True)
+    model = load_model(resolve(str(folder)), weights="fp32", reference=True)
     plain = PlainModel(folder)
     whole = feed(model, model.new_kv_cache(3), Piece(HOLES, range(3), 0, FULL))
     same(whole, plain.logits(HOLES, all_see_all(LENGTH)))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from plait.kernels.linear import dense
+from plait.kernels.linear import dequantize
 from plait.server.models.catalog import resolve
 from plait.server.models.hf.config import spec_from_config
 from plait.server.models.load import load_model
@@ -68,7 +68,7 @@ def test_auto_keeps_the_precision_of_the_file(tmp_path: Path, kind: str) -> None
     want = round_trip(weights, KINDS[kind])["model.layers.1.mlp.down_proj.weight"]
     have = model._weights.layers[1].down
     assert have.mode == mode
-    assert float((dense(have) - want).abs().max() / want.abs().max()) <= bound
+    assert float((dequantize(have) - want).abs().max() / want.abs().max()) <= bound
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from plait.kernels import extension
+from plait.kernels.kv_cache import KVCache
 from plait.kernels.paged_attention import FULL, TREE
 from plait.server.models.catalog import ModelFiles
 from plait.server.models.load import load_model
-from plait.server.models.transformer import KVCache, Transformer
+from plait.server.models.transformer import Transformer
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
 from tests.parity.feeding import Piece, feed, greedy, logits_of
 

@@ -273,7 +273,7 @@ def test_every_method_is_described_and_buildable(method: Any) -> None:
     for preset in method.presets:
         compose({"unmasker": {"name": method.name, "preset": preset}}, "unmasker")
     if method.name not in NEEDS_A_FILE:
-        built = method.make(method.options(), spec=None, naive=False, folder=None)
+        built = method.make(method.options(), spec=None, folder=None)
         assert getattr(built, "needs", frozenset()) <= STATISTICS
 
 

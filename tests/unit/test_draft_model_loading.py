@@ -71,6 +71,7 @@ def test_a_model_of_some_layers_is_the_one_that_has_no_others(target: Path, tmp_
     want = Transformer(
         other.spec,
         _weights_of(whole, (1, 3)),
+        whole.backend,
         mode="fp32",
         fingerprint="",
     )

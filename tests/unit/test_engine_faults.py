@@ -19,10 +19,10 @@ from plait.decoders.contract.decoding import PromptExtras
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import Draws, OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
+from plait.kernels.kv_cache import KVCache
 from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.engine.engine import Engine
 from plait.server.errors import BadRequest
-from plait.server.models.transformer import KVCache
 from plait.server.settings import EngineSettings
 from plait.server.wire.messages import CompiledConstraint, Delta, Failed, GenerateRequest
 from tests.fixtures.engines import request, table_engine

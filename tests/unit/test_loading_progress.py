@@ -29,7 +29,7 @@ class Terminal(io.StringIO):
 def test_the_loader_tells_every_layer(tmp_path: Path) -> None:
     files = write_whole_folder(tmp_path, num_hidden_layers=3)
     told: list[str] = []
-    load_model(files, naive=True, tell=told.append)
+    load_model(files, reference=True, tell=told.append)
     assert told == ["layer 1 of 3", "layer 2 of 3", "layer 3 of 3", "embedding and head"]
 
 

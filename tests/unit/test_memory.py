@@ -9,10 +9,10 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
+from plait.kernels.kv_cache import lazy_zeros
 from plait.server.engine.build import build_engine, default_cache_bytes
 from plait.server.memory import SystemMemory, system_memory
 from plait.server.models.catalog import BadModel
-from plait.server.models.transformer import untouched_zeros
 from plait.server.settings import EngineSettings
 from tests.fixtures.source_tree import plant
 from tests.fixtures.tiny_models import write_tiny_model
@@ -113,7 +113,7 @@ def resident_bytes() -> int:
 
 def test_a_cache_takes_memory_when_it_is_written() -> None:
     before = resident_bytes()
-    cache = untouched_zeros((4, 2**25), torch.bfloat16)
+    cache = lazy_zeros((4, 2**25), torch.bfloat16)
     assert resident_bytes() - before < 16 * MIB
     cache[2, : 2**24] = 1.0
     assert 16 * MIB < resident_bytes() - before < 128 * MIB

@@ -266,7 +266,7 @@ def test_numbers_that_are_none_are_refused_when_loaded(tmp_path: Path, value: fl
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = value
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(BadModel, match=r"layers\.1\.mlp\.up_proj\.weight holds numbers") as told:
-        load_model(files, naive=True)
+        load_model(files, reference=True)
     assert str(tmp_path) in str(told.value)
 
 
@@ -278,7 +278,7 @@ def test_a_scale_that_is_no_number_is_refused_when_loaded(tmp_path: Path, kind: 
     data[at : at + 2] = np.float16("nan").tobytes()
     files.path.write_bytes(data)
     with pytest.raises(BadModel, match="NaN or infinite"):
-        load_model(files, naive=True)
+        load_model(files, reference=True)
 
 
 def test_nothing_is_loaded_to_find_out(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def open_all(files: ModelFiles) -> None:
     """Do what the front end and a worker do with a model's files."""
     inspect(files)
     open_tokenizer(files)
-    model = load_model(files, naive=True)
+    model = load_model(files, reference=True)
     add_inputs(model, find_heads(files))
 
 
@@ -92,7 +92,7 @@ def test_a_spoiled_head_beside_a_model(tmp_path: Path) -> None:
     save_file({"embeddings": torch.ones(3, 64)}, path, {"weights": belongs_to(files)})
     whole = path.read_bytes()
     assert judge(path, files.path) is None
-    model = load_model(files, naive=True)
+    model = load_model(files, reference=True)
     refused = 0
     for data in spoiled(whole, random.Random("ppd")):
         path.write_bytes(data)

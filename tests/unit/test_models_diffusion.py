@@ -158,10 +158,10 @@ def load(folder: Path) -> Transformer:
     return load_model(resolve(str(folder)), weights="fp32")
 
 
-@pytest.mark.parametrize("naive", [False, True])
-def test_the_mask_token_is_never_an_answer(tmp_path: Path, naive: bool) -> None:
+@pytest.mark.parametrize("reference", [False, True])
+def test_the_mask_token_is_never_an_answer(tmp_path: Path, reference: bool) -> None:
     folder = write_tiny_model(tmp_path, model_type="Dream", mask_token_id=7)
-    model = load_model(resolve(str(folder)), naive=naive)
+    model = load_model(resolve(str(folder)), reference=reference)
     logits = model.logits(torch.randn(3, 64))
     assert torch.isneginf(logits).nonzero().tolist() == [[0, 7], [1, 7], [2, 7]]
 

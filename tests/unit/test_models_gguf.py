@@ -12,7 +12,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
 
-from plait.kernels.linear import dense, from_dense, from_groups
+from plait.kernels.linear import dequantize, from_dense, from_quantized
 from plait.server.models.catalog import BadModel
 from plait.server.models.checkpoint import DenseTensor, QuantizedTensor
 from plait.server.models.gguf import GgufCheckpoint, spec_from_metadata
@@ -52,8 +52,8 @@ def test_packed_groups_hold_the_same_values(kind: Type) -> None:
     rows = random_blocks(kind)
     stored = unpack(rows, kind)
     assert isinstance(stored, QuantizedTensor)
-    weight = from_groups(stored.q, stored.scale, stored.minimum)
-    assert torch.equal(dense(weight), torch.from_numpy(gguf.quants.dequantize(rows, kind)))
+    weight = from_quantized(stored.q, stored.scale, stored.minimum)
+    assert torch.equal(dequantize(weight), torch.from_numpy(gguf.quants.dequantize(rows, kind)))
     assert (weight.mode == "int4wide") == (kind is Type.Q4_K)
 
 
@@ -64,7 +64,7 @@ def test_types_without_groups_of_their_own_are_held_to_eight_bits(kind: Type) ->
     stored = unpack(rows, kind)
     assert isinstance(stored, DenseTensor)
     groups = want.view(ROWS, -1, 32)
-    have = dense(from_dense(stored.values, stored.keep)).view_as(groups)
+    have = dequantize(from_dense(stored.values, stored.keep)).view_as(groups)
     # Half a step of 127 to the greatest, and what rounding the step to 16 bits adds.
     bound = groups.abs().amax(-1, keepdim=True) / 127 * (0.5 + 127 / 2048) + 2**-20
     assert ((have - groups).abs() <= bound).all()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from plait.kernels.linear import dense
+from plait.kernels.linear import dequantize
 from plait.server.models.catalog import BadModel, resolve
 from plait.server.models.fingerprint import fingerprint
 from plait.server.models.load import load_model
@@ -48,7 +48,7 @@ def test_modes(tmp_path: Path, weights: Any, mode: str, cache: torch.dtype) -> N
     assert model.mode == mode
     assert model.new_kv_cache(1).k.dtype == cache
     want = load_file(tmp_path / "model.safetensors")["model.layers.1.mlp.down_proj.weight"]
-    have = dense(model._weights.layers[1].down)
+    have = dequantize(model._weights.layers[1].down)
     step = {"fp32": 0.0, "bf16": 2**-8, "int8": 0.005, "int4": 0.07}[mode]
     assert float((have - want).abs().max() / want.abs().max()) <= step
 
@@ -69,7 +69,7 @@ def test_sharded_weights_are_the_same_model(tmp_path: Path) -> None:
     index.write_text(json.dumps({"weight_map": weight_map}))
     have, want = load(sharded)._weights, load(whole)._weights
     assert torch.equal(have.embedding, want.embedding)
-    assert torch.equal(dense(have.layers[1].down), dense(want.layers[1].down))
+    assert torch.equal(dequantize(have.layers[1].down), dequantize(want.layers[1].down))
     (sharded / "part-1.safetensors").unlink()
     with pytest.raises(BadModel, match=r"lacks part-1\.safetensors"):
         load(sharded)
@@ -147,7 +147,7 @@ def test_fingerprints_tell_weights_and_modes_apart(tmp_path: Path) -> None:
 def test_a_naive_model_agrees(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path)
     hidden = torch.randn(3, 64)
-    have, want = load(folder, naive=True).logits(hidden), load(folder).logits(hidden)
+    have, want = load(folder, reference=True).logits(hidden), load(folder).logits(hidden)
     torch.testing.assert_close(have, want, atol=1e-4, rtol=1e-4)
 
 

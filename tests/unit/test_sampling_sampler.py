@@ -11,6 +11,7 @@ import torch
 from plait.decoders.sampling.logprobs import prompt_logprobs
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import OrdinarySampler
+from tests.fixtures.backends import COMPILED
 from tests.fixtures.sampling_states import sampling_state
 
 VOCAB = 6
@@ -133,12 +134,12 @@ def test_a_report_may_be_had_of_any_token() -> None:
 
 def test_prompt_logprobs_are_row_by_row() -> None:
     logits = torch.tensor([LOGITS, LOGITS[::-1]])
-    have = prompt_logprobs(logits, [5, 5], 1)
+    have = prompt_logprobs(logits, [5, 5], 1, backend=COMPILED)
     total = torch.tensor(LOGITS).logsumexp(0).item()
     assert [entry.logprob for entry in have] == pytest.approx([5.0 - total, -total], abs=1e-5)
     assert [entry.top[0][0] for entry in have] == [5, 0]
     assert all(isfinite(entry.top[0][1]) for entry in have)
-    assert prompt_logprobs(torch.zeros(0, VOCAB), [], 3) == []
+    assert prompt_logprobs(torch.zeros(0, VOCAB), [], 3, backend=COMPILED) == []
 
 
 def test_an_empty_batch_is_nothing() -> None:

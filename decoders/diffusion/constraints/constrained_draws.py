@@ -25,6 +25,7 @@ from plait.decoders.diffusion.constraints.prefix_matcher import (
 )
 from plait.decoders.diffusion.draws import DrawJob, draw_legal, token_probs
 from plait.decoders.diffusion.protocols import Floats, StepView
+from plait.kernels.backend import KernelBackend
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class _RunningLookahead:
 
 
 def constrain_draws(
-    cases: Sequence[LookaheadJob], *, backend: bool
+    cases: Sequence[LookaheadJob], *, backend: KernelBackend
 ) -> list[ConstrainedDraws | str]:
     """Return the ruling of each case, or what is wrong with its constraint.
 
@@ -110,7 +111,7 @@ def _alike(cases: Sequence[_RunningLookahead]) -> list[list[_RunningLookahead]]:
     return list(groups.values())
 
 
-def _draw_again(cases: Sequence[_RunningLookahead], backend: bool) -> None:
+def _draw_again(cases: Sequence[_RunningLookahead], backend: KernelBackend) -> None:
     """Let each walk go on with a token that is legal for all it knows."""
     asked = [(each, each.asked) for each in cases if each.asked is not None]
     jobs = [each.case.job.at(each.row(refused.index), refused.legal) for each, refused in asked]
@@ -122,7 +123,7 @@ def _draw_again(cases: Sequence[_RunningLookahead], backend: bool) -> None:
         each.go_on(token)
 
 
-def _prices(cases: Sequence[_RunningLookahead], backend: bool) -> list[Floats]:
+def _prices(cases: Sequence[_RunningLookahead], backend: KernelBackend) -> list[Floats]:
     """Return the probabilities of the walks' tokens at the views' holes."""
     prices = [each.case.view.p.copy() for each in cases]
     asked: dict[int, list[tuple[int, int, int, int]]] = {}  # by scores: case, hole, row, token

@@ -26,8 +26,7 @@ from plait.decoders.contract.drafter import Draft, DraftRequest
 from plait.decoders.sampling.sampler import OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
 from plait.decoders.speculative.draft_model.protocol import DraftCache, DraftModel
-from plait.kernels.noise import gumbel
-from plait.kernels.row_stats import row_stats
+from plait.kernels.backend import KernelBackend
 
 RATE = 0.1  # weight of a new observation in the moving average
 
@@ -75,7 +74,12 @@ class DraftModelRunner:
     """Samples drafts from a draft model."""
 
     def __init__(
-        self, model: DraftModel, *, read_rows: int, min_path_prob: float, backend: bool = False
+        self,
+        model: DraftModel,
+        *,
+        read_rows: int,
+        min_path_prob: float,
+        backend: KernelBackend,
     ) -> None:
         """Initialise.
 
@@ -83,7 +87,7 @@ class DraftModelRunner:
             model: the draft model.
             read_rows: most tokens of texts that one step reads.
             min_path_prob: a draft ends where its path probability falls below.
-            naive: use the reference kernels.
+            backend: of the draft model's device.
         """
         self.seconds = 0.0  # of sampling one position, as a moving average
         self._model = model
@@ -229,8 +233,8 @@ class DraftModelRunner:
         noisy = [row for row, state in enumerate(states) if not state.greedy]
         if noisy:
             keys = torch.tensor([states[row].key for row in noisy], device=logits.device)
-            scores[noisy] += gumbel(keys, logits.shape[1], backend=self._backend)
-        stats = row_stats(scores, entropy=False, backend=self._backend)
+            scores[noisy] += self._backend.gumbel(keys, logits.shape[1])
+        stats = self._backend.row_stats(scores, entropy=False)
         probs: list[float] = (stats.top_scores[:, 0] - stats.logsumexp).exp().tolist()
         return probs
 

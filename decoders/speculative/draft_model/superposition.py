@@ -28,7 +28,6 @@ from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.draft_model.runner import DraftJob, DraftModelRunner
 from plait.decoders.speculative.stores.suffixes import SuffixIndex, suffix_index
 from plait.decoders.speculative.tree import ROOT, DraftTree
-from plait.kernels.row_stats import row_logprobs
 
 N_GRAM_WEIGHTS = (0.01, 0.04, 0.15, 0.18, 0.12)  # of n-grams with a context of 1, 2, ... tokens
 UNSEEN_PENALTY = 200.0  # nats lost where no n-gram has any of the best tokens
@@ -185,7 +184,7 @@ class SuperposedBeamSearch:
         """Return the most probable tokens of each row; of equals the lower ids."""
         top = min(self._config.top, logits.shape[1])
         chosen = logits.new_zeros(len(logits), dtype=torch.int64)  # required, unused
-        found = row_logprobs(logits, chosen, top, backend=self._backend)
+        found = self._backend.row_logprobs(logits, chosen, top)
         tempered = (found.top / self._config.temperature).log_softmax(dim=1)
         columns = (found.top_ids.tolist(), tempered.tolist(), found.top.exp().tolist())
         return [TopTokens(*row) for row in zip(*columns, strict=True)]

@@ -31,6 +31,7 @@ from plait.decoders.speculative.heads.nets import HeadInputs, HeadNet, load_net
 from plait.decoders.speculative.heads.options import HeadOptions
 from plait.decoders.speculative.heads.ranking import DraftVocabulary, DrawParams, rank_guesses
 from plait.decoders.speculative.tree import ROOT
+from plait.kernels.backend import KernelBackend
 
 Trigram = tuple[int, int, int]
 
@@ -93,9 +94,9 @@ class HeadDrafter:
 
     name: ClassVar[str]
 
-    def __init__(self, net: HeadNet, options: HeadOptions, *, backend: bool) -> None:
+    def __init__(self, net: HeadNet, options: HeadOptions, backend: KernelBackend) -> None:
         self._net, self._options = net, options
-        self._vocabulary = DraftVocabulary(net.draft_ids, backend)
+        self._vocabulary = DraftVocabulary(backend, net.draft_ids)
         self._token_ids: list[int] = net.draft_ids.tolist()
 
     def start(self, request: DecodeRequest) -> HeadState:
@@ -276,5 +277,5 @@ def make_chimera(options: HeadOptions, *, context: DrafterContext) -> HeadDrafte
 def _make(kind: type[HeadDrafter], options: HeadOptions, context: DrafterContext) -> HeadDrafter:
     assert context.embedding is not None, "a worker with heads has embeddings"
     path, backend = context.heads[kind.name], context.backend
-    net = load_net(kind.name, path, context.embedding, options.weights, backend=backend)
-    return kind(net, options, backend=backend)
+    net = load_net(kind.name, path, context.embedding, options.weights, backend)
+    return kind(net, options, backend)

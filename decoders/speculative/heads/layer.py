@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from plait.kernels.elementwise import rms_norm, rope
-from plait.kernels.linear import Mode, Weight, from_dense, linear
+from plait.kernels.backend import KernelBackend
+from plait.kernels.elementwise.reference import rope
+from plait.kernels.linear import Mode, Weight, from_dense
 
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 NORMS = ("input_layernorm", "post_attention_layernorm", "final")
@@ -49,13 +50,13 @@ class HeadLayer:
     """A decoder layer, ready to run."""
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], shape: LayerShape, mode: Mode, *, backend: bool = False
+        self, tensors: Mapping[str, Tensor], shape: LayerShape, mode: Mode, backend: KernelBackend
     ) -> None:
         """Args: tensors are fp32, by the names of MATRICES and NORMS behind PREFIX."""
         self.shape = shape
         self._backend = backend
         self._weights: dict[str, Weight] = {
-            name: from_dense(tensors[PREFIX + name].float(), mode, backend=backend)
+            name: backend.pack(from_dense(tensors[PREFIX + name].float(), mode))
             for name in MATRICES
         }
         self._norms = {name: tensors[PREFIX + name].float() for name in NORMS}
@@ -103,10 +104,10 @@ class HeadLayer:
         return self._normed(x + self._linear(wide, "down_proj"), "final")
 
     def _normed(self, x: Tensor, name: str) -> Tensor:
-        return rms_norm(x, self._norms[name], self.shape.norm_eps, backend=self._backend)
+        return self._backend.rms_norm(x, self._norms[name], self.shape.norm_eps)
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        return linear(x, self._weights[name], backend=self._backend)
+        return self._backend.linear(x, self._weights[name])
 
     def _rotated(self, x: Tensor, positions: Tensor) -> Tensor:
         last = self.shape.max_positions - 1  # tokens beyond it are never sampled

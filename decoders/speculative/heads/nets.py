@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from plait.decoders.speculative.heads.layer import HeadLayer, KeysValues, LayerShape
-from plait.kernels.linear import Mode, Weight, from_dense, linear
+from plait.kernels.backend import KernelBackend
+from plait.kernels.linear import Mode, Weight, from_dense
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +121,15 @@ class HeadWeights:
     embedding: Tensor  # [vocab, hidden] of the served model
     lm_head: Weight  # the rows of the draft vocabulary; tied to the embedding
     mode: Mode
-    backend: bool
+    backend: KernelBackend
 
     def weight(self, values: Tensor) -> Weight:
         """Pack a matrix."""
-        return from_dense(values.float(), self.mode, backend=self.backend)
+        return self.backend.pack(from_dense(values.float(), self.mode))
 
     def product(self, x: Tensor, weight: Weight) -> Tensor:
         """Return x @ weight.T."""
-        return linear(x, weight, backend=self.backend)
+        return self.backend.linear(x, weight)
 
     def logits(self, states: Tensor) -> Tensor:
         """Return logits over the draft vocabulary."""
@@ -138,12 +139,14 @@ class HeadWeights:
 NETS: Mapping[str, Callable[[HeadWeights], HeadNet]] = {"eagle": EagleNet, "chimera": ChimeraNet}
 
 
-def load_net(name: str, path: Path, embedding: Tensor, mode: Mode, *, backend: bool) -> HeadNet:
+def load_net(
+    name: str, path: Path, embedding: Tensor, mode: Mode, backend: KernelBackend
+) -> HeadNet:
     """Load a head; the metadata of its file have the layer's shape as JSON under `shape`."""
     with safe_open(path, framework="pt", device=str(embedding.device)) as file:
         shape = LayerShape(**json.loads(file.metadata()["shape"]))
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     draft_ids = tensors["draft_ids"].long()
-    lm_head = from_dense(embedding[draft_ids].float(), mode, backend=backend)
-    layer = HeadLayer(tensors, shape, mode, backend=backend)
+    lm_head = backend.pack(from_dense(embedding[draft_ids].float(), mode))
+    layer = HeadLayer(tensors, shape, mode, backend)
     return NETS[name](HeadWeights(tensors, layer, draft_ids, embedding, lm_head, mode, backend))

@@ -53,7 +53,7 @@ class PpdDrafter:
     def __init__(self, context: DrafterContext, accuracies: GuessAccuracies, length: int) -> None:
         """Args: length is the number of rows of a tree."""
         self._first = context.vocab_size  # the id of the first prompt token
-        self._vocabulary = DraftVocabulary(backend=context.backend)
+        self._vocabulary = DraftVocabulary(context.backend)
         self._width = accuracies.greedy.shape[1]
         self._trees = {
             True: trees_for(accuracies.greedy, length),

@@ -17,6 +17,7 @@ from torch import Tensor
 from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.sampling.params import GREEDY_BELOW, SamplingParams
 from plait.kernels import noise
+from plait.kernels.backend import KernelBackend
 
 
 class DrawParams:
@@ -45,16 +46,14 @@ class DrawParams:
 class DraftVocabulary:
     """The tokens that the columns of some logits stand for."""
 
+    backend: KernelBackend
     token_ids: Tensor | None = None  # [columns] int64, rising; None: column i is token i
-    backend: bool = False  # use the reference kernels
 
     def noise_of(self, keys: Tensor, count: int) -> Tensor:
         """Return the noise of the columns [keys, count]."""
         if self.token_ids is None:
-            return noise.gumbel(keys, count, backend=self.backend)
-        return noise.gumbel(keys, int(self.token_ids[-1]) + 1, backend=self.backend)[
-            :, self.token_ids
-        ]
+            return self.backend.gumbel(keys, count)
+        return self.backend.gumbel(keys, int(self.token_ids[-1]) + 1)[:, self.token_ids]
 
 
 def rank_guesses(

@@ -12,12 +12,12 @@ from torch.nn.functional import pad
 
 from plait.decoders.contract.decoder import AttentionMode
 from plait.decoders.speculative.draft_model.protocol import DraftCache
+from plait.kernels.kv_cache import KVCache
 from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.engine.kv.block_pool import BlockPool
 from plait.server.engine.kv.block_table import BLOCK_SIZE, num_blocks_for
 from plait.server.engine.kv.prefix_index import extend_block_hashes, root_hash
 from plait.server.engine.runner import AttentionSegment, RunnableModel, segments_of
-from plait.server.models.transformer import KVCache
 
 
 class SuperposableModel(RunnableModel, Protocol):

@@ -118,5 +118,5 @@ def _load(settings: EngineSettings, files: ModelFiles) -> Transformer:
         weights=settings.draft_weights,
         device=settings.device,
         threads=settings.threads,
-        backend=settings.naive_kernels,
+        reference=settings.naive_kernels,
     )
