@@ -288,6 +288,7 @@ class ModelEntry(EngineOptions):
 
     model: str
     served_name: str = ""
+    worker_kind: str = _ENGINE.worker_kind
 
 
 class TelemetryOptions(BaseModel):

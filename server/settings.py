@@ -85,6 +85,7 @@ class EngineSettings:
 
     model: str = "smollm2-135m-instruct"  # built-in name, GGUF file or Hugging Face folder
     served_name: str = ""  # empty: the built-in name, or the file's stem
+    worker_kind: str = "native"  # what runs the model: see server/workers
     device: str = "cpu"
     weights: WeightMode = "auto"
     threads: int = 0  # 0: as many as the machine has cores

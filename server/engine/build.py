@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 log = structlog.stdlib.get_logger(__name__)
 
 DEFAULT_CACHE_BYTES = 2**30
-CAPABILITIES = ["constraint", "fork", "prefix_cache", "block_rows", "several_rows"]
 
 
 def build_engine(
@@ -244,10 +243,11 @@ def _check_drafter(drafter: str, capabilities: list[str]) -> None:
 
 
 def _capabilities(diffusion: DiffusionSpec | None, *, has_draft_model: bool) -> list[str]:
-    """Return what methods may need of a worker, and this one has."""
+    """Return the optional features of this worker, as wire.messages.ModelInfo lists them."""
     if diffusion is None:
-        return [*CAPABILITIES, "tree", "prompt_logprobs", *["draft_model"] * has_draft_model]
-    found = [*CAPABILITIES, "canvas"]
+        optional = ["draft_model"] * has_draft_model
+        return ["tree", "prompt_logprobs", "draft_store", *optional]
+    found = ["canvas"]
     if diffusion.serves("full"):
         found.append("full_attention")
     if not diffusion.shift:  # a row must predict its own position to have a shadow

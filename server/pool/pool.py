@@ -1,12 +1,12 @@
-"""The pool: all workers of all models, seen from the front end as one thing that generates."""
+"""The pool: the workers of all models behind one interface for the front end."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import count
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
@@ -18,8 +18,10 @@ from plait.server.errors import BadRequest, DeadlineExceeded, NotFound, ServerEr
 from plait.server.models.catalog import BadModel, ModelFiles, resolve
 from plait.server.models.inspect import open_model
 from plait.server.pool.compile_service.compiler import CompileService, CompileStats
+from plait.server.pool.connected_worker import ConnectedWorker
 from plait.server.pool.in_flight import InFlightRequest
-from plait.server.pool.process import NATIVE_WORKER_COMMAND, ProcessWorker
+from plait.server.pool.launcher import Launcher
+from plait.server.pool.process import NATIVE_WORKER_COMMAND, ProcessLauncher
 from plait.server.pool.replica import Replica
 from plait.server.pool.replica_group import Readiness, ReplicaGroup, ServedModel
 from plait.server.pool.supervisor import supervise
@@ -45,7 +47,7 @@ from plait.server.wire.messages import (
 if TYPE_CHECKING:
     from plait.decoders.constrained.spec import ConstraintSpec
 
-# The worker ends late requests by itself; the pool steps in when it has not done so by then.
+# A worker ends late requests itself; the pool does so where the worker has not after this time.
 DEADLINE_GRACE_S = 0.5
 
 
@@ -56,7 +58,7 @@ class ConstraintCompiler(Protocol):
         """Get ready to compile for these models."""
 
     async def compile(self, model: str, spec: ConstraintSpec, tenant: str) -> CompiledConstraint:
-        """Compile in the tenant's turn; BadRequest says what the text's author must change."""
+        """Compile a constraint; tenants take turns. BadRequest says what its author must change."""
 
     def stats(self) -> CompileStats:
         """Return its counters."""
@@ -71,29 +73,32 @@ def _make_compiler(settings: Settings) -> ConstraintCompiler:
 
 @dataclass(frozen=True, slots=True)
 class PoolDependencies:
-    """What a pool is put together from; tests bring their own."""
+    """What a pool is built from; tests replace parts of it."""
 
-    worker_command: Sequence[str] = NATIVE_WORKER_COMMAND
+    # By worker kind; each is called with a folder for sockets that only this user can enter.
+    launchers: Mapping[str, Callable[[Path], Launcher]] = field(
+        default_factory=lambda: {"native": partial(ProcessLauncher, NATIVE_WORKER_COMMAND)}
+    )
     resolve: Callable[[str], ModelFiles] = resolve
     open_model: Callable[[ModelFiles, EngineSettings], Tokenizer] = open_model
     make_compiler: Callable[[Settings], ConstraintCompiler] = _make_compiler
 
 
 class Pool:
-    """Starts, watches and routes to the workers. Everything happens on one event loop."""
+    """Starts and supervises workers, and routes requests to them. Used on one event loop."""
 
     def __init__(
-        self, settings: Settings, telemetry: Telemetry, parts: PoolDependencies | None = None
+        self, settings: Settings, telemetry: Telemetry, dependencies: PoolDependencies | None = None
     ) -> None:
         self._settings = settings
         self._telemetry = telemetry
-        self._parts = parts or PoolDependencies()
+        self._dependencies = dependencies or PoolDependencies()
         self._groups: dict[str, ReplicaGroup] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
-        self._compiler = self._parts.make_compiler(settings)
+        self._compiler = self._dependencies.make_compiler(settings)
         self._created = int(time.time())
         self._is_draining = False
-        self._serial = count()
+        self._launchers: dict[str, Launcher] = {}
         self._idle = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []  # one supervisor per replica, in their order
         self._starting_compiler: asyncio.Task[None] | None = None
@@ -107,14 +112,17 @@ class Pool:
 
         Raises:
             BadModel: there is no such model, it can't be served, or two have one name.
-            OSError: there is no folder for the workers' sockets.
+            OSError: no folder for the workers' sockets can be made.
         """
-        engines = self._named_engines()
-        # Before a worker takes seconds to find out the same.
-        opening = (asyncio.to_thread(self._parts.open_model, *each) for each in engines)
+        engines = _named_engines(self._settings.engines, self._dependencies)
+        # A bad model is found here at once, not by a worker after seconds.
+        opening = (asyncio.to_thread(self._dependencies.open_model, *each) for each in engines)
         tokenizers = await asyncio.gather(*opening)
         self._folder = open_run_folder()
         self._context = zmq.asyncio.Context()
+        self._launchers = {
+            kind: make(self._folder.path) for kind, make in self._dependencies.launchers.items()
+        }
         for files, engine in engines:
             self._groups[files.name] = self._start_group(files, engine)
         registry = self._telemetry.metrics.registry
@@ -124,12 +132,12 @@ class Pool:
         self._starting_compiler = asyncio.create_task(self._compiler.start(self._tokenizers))
 
     def publish(self, host: str, port: int) -> None:
-        """Write down for health checks where the server listens; raise OSError if that can't be."""
+        """Publish the server's address for health checks; raise OSError if that fails."""
         assert self._folder is not None, "start() comes first"
         self._folder.publish(host, port)
 
     async def wait_ready(self) -> None:
-        """Return once every worker has loaded, and the grammar compiler.
+        """Return once all workers and the grammar compiler have loaded.
 
         Raises:
             WorkerGone: one could not load its model; the message is fit for the operator.
@@ -142,7 +150,7 @@ class Pool:
         )
 
     async def drain(self, limit_s: float) -> None:
-        """Take no more requests, wait for those that run, end the rest after limit_s."""
+        """Refuse new requests, wait for those in flight, and fail the rest after limit_s."""
         self._is_draining = True
         self._note_idle()
         try:
@@ -150,11 +158,11 @@ class Pool:
                 await self._idle.wait()
         except TimeoutError:
             for replica in self._replicas():
-                for call in list(replica.calls.values()):
-                    replica.give_up(call, Unavailable("The server is shutting down."))
+                for in_flight in list(replica.requests.values()):
+                    replica.fail_request(in_flight, Unavailable("The server is shutting down."))
 
     async def close(self) -> None:
-        """Stop the workers, kindly first, and remove every trace of them."""
+        """Stop the workers, gracefully first, and free all that was held for them."""
         self._is_draining = True
         tasks = [*self._tasks, *filter(None, [self._starting_compiler])]
         for task in tasks:
@@ -174,7 +182,7 @@ class Pool:
         ]
 
     def ready(self) -> Readiness:
-        """Tell whether new work is welcome: every model up with room, and no drain under way."""
+        """Return whether new requests are accepted: each model has a worker with room, no drain."""
         if self._is_draining:
             return Readiness(False, "draining")
         states = [group.readiness() for group in self._groups.values()]
@@ -186,14 +194,14 @@ class Pool:
         return Readiness(bool(states) and not faults, "; ".join(faults or notes))
 
     def alive(self) -> bool:
-        """Tell whether every worker is still looked after; a dead worker alone is no reason."""
+        """Return whether every replica is supervised; its worker may be restarting."""
         return not any(task.done() for task in self._tasks)
 
     async def compile(self, model: str, spec: ConstraintSpec, tenant: str) -> CompiledConstraint:
-        """Compile a constraint for a model's tokenizer, when it is the tenant's turn.
+        """Compile a constraint for a model's tokenizer; tenants take turns.
 
         Raises:
-            BadRequest: the text can't be enforced as it says; the message tells where.
+            BadRequest: the constraint can't be enforced; the message says where.
             NotFound: there is no such model.
             Overloaded, Unavailable: it may be possible later.
         """
@@ -217,31 +225,31 @@ class Pool:
     ) -> AsyncGenerator[Started | Delta, None]:
         """Run a request; yield its events. Closing the generator early aborts the request.
 
-        The deltas of a sequence that wait for a slow reader come joined into one.
+        Deltas of one sequence that wait for a slow reader are merged into one.
 
         Raises:
             NotFound, Overloaded, Unavailable: before the first event.
             Unavailable: the worker died. DeadlineExceeded: the request's deadline has passed.
         """
         request = self._with_deadline(request)
-        replica, call = self._admit(model, request)
-        timer = self._watch_deadline(replica, call)
+        replica, in_flight = self._admit(model, request)
+        timer = self._watch_deadline(replica, in_flight)
         try:
-            while events := await call.take():
+            while events := await in_flight.take():
                 for event in events:
                     yield event
         finally:
             if timer is not None:
                 timer.cancel()
-            replica.close(call)
+            replica.close(in_flight)
             self._note_idle()
-            self._telemetry.tracing.generation(_generation(model, call))
+            self._telemetry.tracing.generation(_generation(model, in_flight))
 
     async def draft_store(self, model: str, task: DraftStoreTask) -> Sequence[DraftStoreReport]:
-        """Let every worker of a model do something to its draft store; return their reports.
+        """Have every worker of a model do a task of its draft store; return their reports.
 
         Raises:
-            NotFound: there is no such model. Unavailable: not every worker could be asked.
+            NotFound: there is no such model. Unavailable: not every worker answered.
             BadRequest: the workers can't do it.
         """
         group = self._group(model)
@@ -250,43 +258,31 @@ class Pool:
         return await group.draft_store(task)
 
     def abort(self, request_id: str, index: int | None = None) -> None:
-        """Stop one sequence (None: all) of a request; unknown ids are fine."""
+        """Abort one sequence (None: all) of a request; unknown ids are ignored."""
         for replica in self._replicas():
-            if (call := replica.calls.get(request_id)) is not None:
-                replica.abort(call, index)
-
-    def _named_engines(self) -> list[tuple[ModelFiles, EngineSettings]]:
-        named: dict[str, tuple[ModelFiles, EngineSettings]] = {}
-        for engine in self._settings.engines:
-            files = self._parts.resolve(engine.model)
-            name = engine.served_name or files.name
-            if name in named:
-                raise BadModel(f"two models would be served as {name!r}: give one another name")
-            named[name] = replace(files, name=name), replace(engine, served_name=name)
-        return list(named.values())
+            if (in_flight := replica.requests.get(request_id)) is not None:
+                replica.abort(in_flight, index)
 
     def _start_group(self, files: ModelFiles, engine: EngineSettings) -> ReplicaGroup:
         metrics = self._telemetry.metrics
         indices = range(self._settings.pool.replicas)
         replicas = [Replica(files.name, i, metrics.engine(files.name, str(i))) for i in indices]
         for replica in replicas:
-            spawn = self._spawner(_with_own_store(engine, replica.index))
-            self._tasks.append(asyncio.create_task(supervise(replica, spawn, self._settings.pool)))
+            make_worker = self._worker_factory(_with_own_store(engine, replica.index))
+            supervising = supervise(replica, make_worker, self._settings.pool)
+            self._tasks.append(asyncio.create_task(supervising))
         return ReplicaGroup(files, replicas, self._settings.pool.max_queue)
 
-    def _spawner(self, engine: EngineSettings) -> Callable[[], Worker]:
-        def spawn() -> Worker:
-            assert self._folder is not None and self._context is not None, "start() comes first"
-            boot = WorkerConfig(
-                # A fresh name each time: a socket serves one worker and never a second.
-                socket=str(self._folder.path / f"{next(self._serial)}.sock"),
-                engine=engine,
-                telemetry=self._settings.telemetry,
-            )
-            load_s = self._settings.pool.ready_timeout_s
-            return ProcessWorker(self._parts.worker_command, boot, self._context, load_s)
-
-        return spawn
+    def _worker_factory(self, engine: EngineSettings) -> Callable[[], Worker]:
+        """Return what makes a replica's first worker, and each that replaces a lost one."""
+        assert self._context is not None, "start() comes first"
+        return partial(
+            ConnectedWorker,
+            self._launchers[engine.worker_kind],
+            WorkerConfig(engine=engine, telemetry=self._settings.telemetry),
+            self._context,
+            self._settings.pool.ready_timeout_s,
+        )
 
     def _replicas(self) -> Iterator[Replica]:
         return (replica for group in self._groups.values() for replica in group.replicas)
@@ -317,22 +313,41 @@ class Pool:
         return msgspec.structs.replace(request, deadline=time.monotonic() + seconds)
 
     def _watch_deadline(
-        self, replica: Replica, call: InFlightRequest
+        self, replica: Replica, in_flight: InFlightRequest
     ) -> asyncio.TimerHandle | None:
-        if call.request.deadline is None:
+        if in_flight.request.deadline is None:
             return None
-        left_s = call.request.deadline - time.monotonic() + DEADLINE_GRACE_S
+        left_s = in_flight.request.deadline - time.monotonic() + DEADLINE_GRACE_S
         error = DeadlineExceeded("The request's deadline has passed.")
         loop = asyncio.get_running_loop()
-        return loop.call_later(max(left_s, 0.0), replica.give_up, call, error)
+        return loop.call_later(max(left_s, 0.0), replica.fail_request, in_flight, error)
 
     def _note_idle(self) -> None:
-        if not any(replica.calls for replica in self._replicas()):
+        if not any(replica.requests for replica in self._replicas()):
             self._idle.set()
 
 
+def _named_engines(
+    engines: Sequence[EngineSettings], dependencies: PoolDependencies
+) -> list[tuple[ModelFiles, EngineSettings]]:
+    """Return the files and settings of each model, with the name that it is served by."""
+    named: dict[str, tuple[ModelFiles, EngineSettings]] = {}
+    for engine in engines:
+        files = dependencies.resolve(engine.model)
+        name = engine.served_name or files.name
+        if name in named:
+            raise BadModel(f"two models would be served as {name!r}: give one another name")
+        if engine.worker_kind not in dependencies.launchers:
+            raise BadModel(
+                f"{name}: worker_kind {engine.worker_kind!r} would need a launcher and a worker of "
+                f"that kind; there is: {', '.join(dependencies.launchers)}"
+            )
+        named[name] = replace(files, name=name), replace(engine, served_name=name)
+    return list(named.values())
+
+
 def _with_own_store(engine: EngineSettings, index: int) -> EngineSettings:
-    """Return the settings of one replica: each keeps a file of its own in the folder of drafts."""
+    """Return the settings of one replica: each has a file of its own in the draft store folder."""
     if not engine.draft_store:
         return engine
     file = f"{quote(engine.served_name, safe='')}.{index}.drafts"
@@ -340,7 +355,7 @@ def _with_own_store(engine: EngineSettings, index: int) -> EngineSettings:
 
 
 async def _loaded(supervising: asyncio.Task[None], replica: Replica) -> None:
-    """Wait until a replica has loaded once; raise what its supervisor gave up with."""
+    """Wait until a replica has loaded once; raise the error that its supervisor ended with."""
     loaded = asyncio.create_task(replica.loaded.wait())
     try:
         await asyncio.wait({supervising, loaded}, return_when=asyncio.FIRST_COMPLETED)
@@ -350,8 +365,8 @@ async def _loaded(supervising: asyncio.Task[None], replica: Replica) -> None:
         loaded.cancel()
 
 
-def _generation(model: str, call: InFlightRequest) -> GenerationSpan:
-    request = call.request
+def _generation(model: str, in_flight: InFlightRequest) -> GenerationSpan:
+    request = in_flight.request
     return GenerationSpan(
         model=model,
         request_id=request.request_id,
@@ -360,10 +375,10 @@ def _generation(model: str, call: InFlightRequest) -> GenerationSpan:
         temperature=request.sampling.temperature,
         top_p=request.sampling.top_p,
         input_tokens=len(request.prompt_token_ids),
-        output_tokens=call.num_tokens,
-        finish_reasons=call.finish_reasons,
-        arrived=call.arrived,
-        started=call.started,
-        first_token=call.first_token,
+        output_tokens=in_flight.num_tokens,
+        finish_reasons=in_flight.finish_reasons,
+        arrived=in_flight.arrived,
+        started=in_flight.started,
+        first_token=in_flight.first_token,
         ended=time.monotonic(),
     )

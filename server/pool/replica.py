@@ -1,4 +1,4 @@
-"""One place for a worker: the requests it runs, and what it has last told about itself."""
+"""One replica of a model: its current worker, the requests in flight, and the latest statistics."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ RATE_WINDOW = 64  # finished requests that the throughput is estimated from
 
 
 class Replica:
-    """Outlives its workers: one may die and the next take its place."""
+    """Outlives its workers: when one is lost, the next takes its place."""
 
     def __init__(self, model: str, index: int, metrics: EngineMetrics) -> None:
         self.model = model
         self.index = index
         self.metrics = metrics
-        self.calls: dict[str, InFlightRequest] = {}
-        self._asked: dict[str, asyncio.Future[DraftStoreReport]] = {}
-        self.info: ModelInfo | None = None  # the last one: kept while a worker restarts
-        self.loaded = asyncio.Event()  # set for good when the first worker has loaded
+        self.requests: dict[str, InFlightRequest] = {}
+        self._pending_tasks: dict[str, asyncio.Future[DraftStoreReport]] = {}
+        self.info: ModelInfo | None = None  # of the latest worker; kept while it restarts
+        self.loaded = asyncio.Event()  # set when the first worker has loaded, never cleared
         self.num_reports = 0
         self.down_reason = "loading"
         self._worker: Worker | None = None
@@ -49,91 +49,91 @@ class Replica:
 
     @property
     def is_up(self) -> bool:
-        """Whether a loaded worker is there."""
+        """Whether a loaded worker is attached."""
         return self._worker is not None
 
-    def is_loading(self, stage: str) -> None:
-        """Note how far a worker is with loading."""
+    def set_loading_stage(self, stage: str) -> None:
+        """Remember how far a worker is with loading."""
         self.down_reason = f"loading, {stage}"
 
-    def up(self, worker: Worker, info: ModelInfo) -> None:
-        """Take a worker that has loaded."""
+    def attach(self, worker: Worker, info: ModelInfo) -> None:
+        """Take a worker that has loaded; from now on it gets requests."""
         self._worker = worker
         self.info = info
         self.loaded.set()
 
-    def down(self, reason: str) -> None:
-        """Let go of a worker that is ending, and fail what it ran; twice is as good as once."""
+    def detach(self, reason: str) -> None:
+        """Give up a worker that is ending, and fail its requests; a second time does nothing."""
         self._worker = None
         self.down_reason = reason
         if self._stats is not None:
             self._past_counters = add_counters(self._past_counters, self._stats.counters)
             self._stats = None
-        for call in self.calls.values():
-            call.fail(Unavailable("The worker that ran this request has ended. Please retry."))
-        for answer in self._asked.values():
-            if not answer.done():
-                answer.set_exception(Unavailable("The worker has ended. Please retry."))
+        for in_flight in self.requests.values():
+            in_flight.fail(Unavailable("The worker that ran this request has ended. Please retry."))
+        for report_due in self._pending_tasks.values():
+            if not report_due.done():
+                report_due.set_exception(Unavailable("The worker has ended. Please retry."))
 
     def open(self, request: GenerateRequest) -> InFlightRequest:
         """Send a request to the worker."""
         assert self._worker is not None, "routing gives work to live replicas only"
-        assert request.request_id not in self.calls, "request ids are unique"
-        call = InFlightRequest(request, self.metrics)
-        self.calls[request.request_id] = call
+        assert request.request_id not in self.requests, "request ids are unique"
+        in_flight = InFlightRequest(request, self.metrics)
+        self.requests[request.request_id] = in_flight
         self.metrics.admitted(
             prompt_tokens=len(request.prompt_token_ids),
             n=request.n,
             max_tokens=request.max_tokens,
         )
         self._worker.send(request)
-        return call
+        return in_flight
 
-    def close(self, call: InFlightRequest) -> None:
-        """Forget a request; the worker is told if it still runs."""
-        del self.calls[call.request.request_id]
-        if not call.is_over:
-            self.abort(call, None)
-        elif call.failure is None:
+    def close(self, in_flight: InFlightRequest) -> None:
+        """Forget a request; it is aborted if it still runs."""
+        del self.requests[in_flight.request.request_id]
+        if not in_flight.is_over:
+            self.abort(in_flight, None)
+        elif in_flight.failure is None:
             self._finished.append(time.monotonic())
 
-    def abort(self, call: InFlightRequest, index: int | None) -> None:
-        """Stop one sequence of a request, or all of them."""
-        call.stop(index)
-        self._tell(Abort(call.request.request_id, index))
+    def abort(self, in_flight: InFlightRequest, index: int | None) -> None:
+        """Abort one sequence of a request, or all of them."""
+        in_flight.stop(index)
+        self._send_abort(Abort(in_flight.request.request_id, index))
 
-    def give_up(self, call: InFlightRequest, error: ServerError) -> None:
-        """End a request with an error, on both sides."""
-        if not call.is_over:
-            call.fail(error)
-            self._tell(Abort(call.request.request_id))
+    def fail_request(self, in_flight: InFlightRequest, error: ServerError) -> None:
+        """End a request with an error, in the pool and in the worker."""
+        if not in_flight.is_over:
+            in_flight.fail(error)
+            self._send_abort(Abort(in_flight.request.request_id))
 
-    async def ask(self, task: DraftStoreTask, limit_s: float) -> DraftStoreReport:
-        """Let the worker do something to its draft stores; return what has become of it.
+    async def run_draft_store_task(self, task: DraftStoreTask, limit_s: float) -> DraftStoreReport:
+        """Have the worker do a task of its draft stores; return its report.
 
         Raises:
             Unavailable: no worker is up, or it ended, or did not answer within limit_s.
         """
         if self._worker is None:
             raise Unavailable(f"The model {self.model!r} has no worker: {self.down_reason}.")
-        answer: asyncio.Future[DraftStoreReport] = asyncio.get_running_loop().create_future()
-        self._asked[task.task_id] = answer
+        report_due: asyncio.Future[DraftStoreReport] = asyncio.get_running_loop().create_future()
+        self._pending_tasks[task.task_id] = report_due
         self._worker.send(task)
         try:
             async with asyncio.timeout(limit_s):
-                return await answer
+                return await report_due
         except TimeoutError:
             raise Unavailable("The worker did not answer in time. Please retry.") from None
         finally:
-            del self._asked[task.task_id]
+            del self._pending_tasks[task.task_id]
 
     def deliver(self, report: Stats | Batch | DraftStoreReport) -> None:
-        """Hand a worker's report to whom it concerns."""
+        """Pass a worker's report to the requests or the task that wait for it."""
         self.num_reports += 1
         if isinstance(report, DraftStoreReport):
-            answer = self._asked.get(report.task_id)
-            if answer is not None and not answer.done():
-                answer.set_result(report)
+            report_due = self._pending_tasks.get(report.task_id)
+            if report_due is not None and not report_due.done():
+                report_due.set_result(report)
             return
         if isinstance(report, Stats):
             self._stats = report
@@ -142,25 +142,25 @@ class Replica:
         for event in report.reports:
             if isinstance(event, Failed):
                 self._fail(event)
-            elif (call := self.calls.get(event.request_id)) is not None:
-                call.put(event)
+            elif (in_flight := self.requests.get(event.request_id)) is not None:
+                in_flight.put(event)
 
     def _fail(self, failed: Failed) -> None:
-        """Fail one request, or with an empty id all: the engine itself has failed and will end."""
+        """Fail one request; an empty id stands for all: the engine has failed, the worker ends."""
         if failed.request_id:
-            if (call := self.calls.get(failed.request_id)) is not None:
-                call.fail(to_server_error(failed))
+            if (in_flight := self.requests.get(failed.request_id)) is not None:
+                in_flight.fail(to_server_error(failed))
             return
-        for call in self.calls.values():
-            call.fail(to_server_error(failed))
-        self.down("the engine has failed")
+        for in_flight in self.requests.values():
+            in_flight.fail(to_server_error(failed))
+        self.detach("the engine has failed")
 
-    def _tell(self, abort: Abort) -> None:
+    def _send_abort(self, abort: Abort) -> None:
         if self._worker is not None:
             self._worker.send(abort)
 
     def retry_after_s(self) -> int:
-        """Estimate how long it takes to serve what waits now, from the latest throughput."""
+        """Estimate how long the requests that wait now will take, from the latest throughput."""
         if len(self._finished) < 2 or self._stats is None:
             return RETRY_UNKNOWN_S
         span = max(time.monotonic() - self._finished[0], 1e-3)
@@ -168,7 +168,7 @@ class Replica:
         return min(max(math.ceil(seconds), RETRY_MIN_S), RETRY_MAX_S)
 
     def snapshot(self) -> EngineSnapshot:
-        """Return what metrics tell of this replica; counters never fall, restarts or not."""
+        """Return this replica's gauges and counters; counters don't fall when a worker restarts."""
         stats = self._stats
         past = self._past_counters
         totals = past if stats is None else add_counters(past, stats.counters)

@@ -1,4 +1,4 @@
-"""The replicas of one served model, and who among them gets a request."""
+"""The replicas of one served model, and which of them gets a request."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from plait.server.prompt.tokenizer import Tokenizer
 
 RETRY_WHILE_DOWN_S = 5
-ANSWER_S = 20.0  # for a task of the draft store: a step, and a file to be written
+TASK_TIMEOUT_S = 20.0  # for a draft store task: it waits for a step, and may write a file
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether new work is welcome; `reason` says what is wrong, or degraded."""
+    """Whether new requests are accepted; `reason` says what is wrong or degraded."""
 
     ok: bool
     reason: str = ""
@@ -36,7 +36,7 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One model by its served name; info is None until a worker has loaded it."""
+    """A model under the name it is served by; info is None until a worker has loaded it."""
 
     name: str
     created: int  # unix seconds
@@ -55,11 +55,11 @@ class ReplicaGroup:
 
     @property
     def info(self) -> ModelInfo | None:
-        """What a worker has told of the model, None before the first has loaded."""
+        """The model as a worker describes it; None before the first has loaded."""
         return next((r.info for r in self.replicas if r.info is not None), None)
 
     def route(self, request: GenerateRequest) -> Replica:
-        """Return the replica that shall run a request.
+        """Return the replica that runs a request.
 
         Raises:
             Unavailable: no worker is up.
@@ -71,7 +71,7 @@ class ReplicaGroup:
                 f"The model {self.files.name!r} has no worker right now: {self._why_down()}.",
                 retry_after_s=RETRY_WHILE_DOWN_S,
             )
-        open_ = [replica for replica in up if len(replica.calls) < self.max_queue]
+        open_ = [replica for replica in up if len(replica.requests) < self.max_queue]
         if not open_:
             wait_s = min(replica.retry_after_s() for replica in up)
             raise Overloaded(
@@ -81,11 +81,11 @@ class ReplicaGroup:
         return open_[0] if len(self.replicas) == 1 else self._choose(open_, request)
 
     async def draft_store(self, task: DraftStoreTask) -> list[DraftStoreReport]:
-        """Let every replica do a task; return their reports.
+        """Have every replica do a task; return their reports.
 
         Raises:
-            Unavailable: not all of them are up, or one did not answer. What the others have done
-                stands; doing it again does no harm.
+            Unavailable: not all of them are up, or one did not answer. The others have done the
+                task; it may be repeated.
             ServerError: a worker refused.
         """
         if not all(replica.is_up for replica in self.replicas):
@@ -93,7 +93,9 @@ class ReplicaGroup:
                 f"Not all workers of {self.files.name!r} are up: {self._why_down()}.",
                 retry_after_s=RETRY_WHILE_DOWN_S,
             )
-        reports = await asyncio.gather(*(each.ask(task, ANSWER_S) for each in self.replicas))
+        reports = await asyncio.gather(
+            *(each.run_draft_store_task(task, TASK_TIMEOUT_S) for each in self.replicas)
+        )
         failed = next((each.failed for each in reports if each.failed is not None), None)
         if failed is not None:
             raise to_server_error(failed)
@@ -101,20 +103,20 @@ class ReplicaGroup:
 
     def _choose(self, replicas: Sequence[Replica], request: GenerateRequest) -> Replica:
         prefixes = list(prefix_hashes(request.prompt_token_ids, request.cache_salt))
-        if request.affinity:  # the weakest hint, hence in the place of the shortest prefix
+        if request.affinity:  # the weakest hint: it takes the place of the shortest prefix
             prefixes.insert(0, hash((request.cache_salt, request.affinity)))
-        loads = {replica.index: len(replica.calls) for replica in replicas}
+        loads = {replica.index: len(replica.requests) for replica in replicas}
         index = choose_replica(loads, self.prefixes.longest(prefixes))
         self.prefixes.remember(prefixes, index)
         return self.replicas[index]
 
     def readiness(self) -> Readiness:
-        """Tell whether a worker is up and has room; a missing replica only shows in the reason."""
+        """Return whether a worker has room; a missing replica shows in the reason only."""
         name = self.files.name
         up = [replica for replica in self.replicas if replica.is_up]
         if not up:
             return Readiness(False, f"{name}: {self._why_down()}")
-        if all(len(replica.calls) >= self.max_queue for replica in up):
+        if all(len(replica.requests) >= self.max_queue for replica in up):
             return Readiness(False, f"{name}: the queue is full")
         if len(up) < len(self.replicas):
             return Readiness(True, f"{name}: {len(up)} of {len(self.replicas)} workers are up")

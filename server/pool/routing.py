@@ -1,6 +1,6 @@
-"""Which replica gets a request: the one that knows most of its prompt, unless it is far busier.
+"""Prefix-aware routing: prefer the replica that knows most of a prompt, unless it is too busy.
 
-A hint only. The map is bounded, forgets, and may be wrong; a wrong guess costs prefill, no answer.
+The map is a bounded hint and may be wrong; a wrong choice costs prefill time only.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 
 PREFIX_BLOCK = 64  # tokens: four blocks of the KV cache
 MAX_PREFIXES = 65_536  # blocks remembered per model, some 10 MB
-MAX_IMBALANCE = 8  # requests by which a known prefix may outweigh the load
+MAX_IMBALANCE = 8  # requests that the preferred replica may have more than the least loaded one
 
 
 class PrefixMap:
-    """Remembers which replica has last seen each prefix, in blocks of tokens."""
+    """Maps each prefix (in blocks of tokens) to the replica that saw it last; an LRU map."""
 
     def __init__(self, max_prefixes: int = MAX_PREFIXES) -> None:
         self._replicas: OrderedDict[int, int] = OrderedDict()
@@ -31,7 +31,7 @@ class PrefixMap:
         return None
 
     def remember(self, prefixes: Sequence[int], replica: int) -> None:
-        """Note that this replica now holds these prefixes; the oldest are forgotten."""
+        """Record that a replica holds these prefixes; the least recent ones are evicted."""
         for prefix in prefixes:
             self._replicas[prefix] = replica
             self._replicas.move_to_end(prefix)
@@ -40,9 +40,9 @@ class PrefixMap:
 
 
 def prefix_hashes(token_ids: Sequence[int], salt: str) -> Iterator[int]:
-    """Yield one hash per full block of the prompt, each over all before it, and over the salt.
+    """Yield one hash per full block of the prompt, over the salt and all tokens up to its end.
 
-    Python's own hash will do: a collision, even a wilful one, misroutes and nothing else.
+    Python's own hash is enough: a collision, even a deliberate one, only misroutes a request.
     """
     chain = hash(salt)
     for start in range(0, len(token_ids) - PREFIX_BLOCK + 1, PREFIX_BLOCK):
@@ -53,8 +53,8 @@ def prefix_hashes(token_ids: Sequence[int], salt: str) -> Iterator[int]:
 def choose_replica(
     loads: dict[int, int], preferred: int | None, max_imbalance: int = MAX_IMBALANCE
 ) -> int:
-    """Return a key of `loads` (requests in flight per replica): the preferred one if it is there
-    and at most max_imbalance busier than the least loaded, else the least loaded."""
+    """Return the replica to use: the preferred one if it is in `loads` (requests in flight per
+    replica) and at most max_imbalance above the least loaded one, else the least loaded one."""
     least = min(loads, key=lambda replica: (loads[replica], replica))
     if preferred in loads and loads[preferred] - loads[least] <= max_imbalance:
         return preferred

@@ -1,4 +1,4 @@
-"""Keeps a replica's worker alive: starts it, listens to its heart, starts it again."""
+"""Keeps a replica's worker running: starts it, monitors its heartbeat, restarts it."""
 
 from __future__ import annotations
 
@@ -13,28 +13,32 @@ from plait.server.pool.replica import Replica
 from plait.server.pool.worker import Worker, WorkerGone
 from plait.server.settings import PoolSettings
 
-STOP_GRACE_S = 2.0  # for a worker that is told to stop
-HEALTHY_S = 60.0  # a worker that lived this long has earned a fast restart
-BEATS = 4  # looks at the heart per heartbeat_timeout_s
-IDLE_SHARE = 0.01  # of a core: who uses less waits for something, who waits for the core gets more
+STOP_GRACE_S = 2.0  # for a worker to stop by itself
+HEALTHY_S = 60.0  # a worker that ran this long is restarted without a longer pause
+CHECKS_PER_TIMEOUT = 4  # of the heartbeat, per heartbeat_timeout_s
+IDLE_SHARE = 0.01  # of a core: a worker that uses less is blocked, not merely slowed down
 
 log = structlog.stdlib.get_logger(__name__)
 
 
-async def supervise(replica: Replica, spawn: Callable[[], Worker], settings: PoolSettings) -> None:
+async def supervise(
+    replica: Replica, make_worker: Callable[[], Worker], settings: PoolSettings
+) -> None:
     """Run workers, one after the other, until cancelled.
 
+    A lost worker is replaced after a pause, which doubles with each failure, from restart_backoff_s
+    to restart_backoff_max_s.
+
     Raises:
-        WorkerGone: the very first could not load its model. Later failures are tried again, after
-            pauses that double from restart_backoff_s to restart_backoff_max_s.
+        WorkerGone: the first worker could not load its model.
     """
     pause = settings.restart_backoff_s
     while True:
-        born = time.monotonic()
-        gone = await _live_once(replica, spawn(), settings)
+        started_at = time.monotonic()
+        gone = await _run_worker(replica, make_worker(), settings)
         if replica.info is None:
             raise gone
-        if time.monotonic() - born > HEALTHY_S:
+        if time.monotonic() - started_at > HEALTHY_S:
             pause = settings.restart_backoff_s
         log.error(
             "worker lost",
@@ -48,12 +52,12 @@ async def supervise(replica: Replica, spawn: Callable[[], Worker], settings: Poo
         pause = min(2 * pause, settings.restart_backoff_max_s)
 
 
-async def _live_once(replica: Replica, worker: Worker, settings: PoolSettings) -> WorkerGone:
-    """Run one worker until it is gone; return why. When cancelled, stop it kindly."""
+async def _run_worker(replica: Replica, worker: Worker, settings: PoolSettings) -> WorkerGone:
+    """Run one worker until it is lost; return why. When cancelled, stop it gracefully."""
     grace_s = STOP_GRACE_S
     try:
-        info = await worker.start(replica.is_loading)
-        replica.up(worker, info)
+        info = await worker.start(replica.set_loading_stage)
+        replica.attach(worker, info)
         log.info(
             "worker ready",
             model=replica.model,
@@ -63,52 +67,53 @@ async def _live_once(replica: Replica, worker: Worker, settings: PoolSettings) -
             kv_cache_tokens=info.num_blocks * info.block_size,
             seconds_to_load=round(info.seconds_to_load, 2),
         )
-        await _listen(replica, worker, settings.heartbeat_timeout_s)
+        await _receive_reports(replica, worker, settings.heartbeat_timeout_s)
     except WorkerGone as gone:
         grace_s = 0.0
-        replica.down(str(gone))
+        replica.detach(str(gone))
         return gone
     finally:
-        replica.down(replica.down_reason)
+        replica.detach(replica.down_reason)
         await worker.close(grace_s)
 
 
-async def _listen(replica: Replica, worker: Worker, timeout_s: float) -> NoReturn:
-    heart = asyncio.create_task(_kill_when_silent(replica, worker, timeout_s))
+async def _receive_reports(replica: Replica, worker: Worker, timeout_s: float) -> NoReturn:
+    monitor = asyncio.create_task(_monitor_heartbeat(replica, worker, timeout_s))
     try:
         while True:
             replica.deliver(await worker.receive())
     except WorkerGone:
-        if heart.done():
+        if monitor.done():
             message = f"no heartbeat for {timeout_s:g} s: killed"
             raise WorkerGone("hang", message) from None
         raise
     finally:
-        heart.cancel()
+        monitor.cancel()
 
 
-async def _kill_when_silent(replica: Replica, worker: Worker, timeout_s: float) -> None:
-    """Wait until the worker hangs, then fail the requests and kill the worker.
+async def _monitor_heartbeat(replica: Replica, worker: Worker, timeout_s: float) -> None:
+    """Return once the worker hangs, after failing its requests and killing it.
 
-    It hangs when no report has come for timeout_s, and it has either used as much CPU time since
-    the last one or uses none: a worker that a busy machine lets run only now and then is let alone.
+    It hangs if no report has come for timeout_s, and since the last report it has either used
+    timeout_s of CPU time or uses none now. So a worker that merely gets little CPU time on a busy
+    machine is not killed.
 
-    It counts its own looks, not the clock: when this process stood still (suspended, swapped out),
-    the reports are waiting in the socket and get read before the next look.
+    Checks are counted, not time: if this process itself was suspended or swapped out, the worker's
+    reports wait in the socket and are read before the next check.
     """
-    look_s = timeout_s / BEATS
+    check_s = timeout_s / CHECKS_PER_TIMEOUT
     missed, cpu = 0, worker.cpu_seconds() or 0.0
     cpu_at_report = cpu
     while True:
         seen, cpu_before = replica.num_reports, cpu
-        await asyncio.sleep(look_s)
+        await asyncio.sleep(check_s)
         cpu = worker.cpu_seconds() or 0.0
         if replica.num_reports != seen:
             missed, cpu_at_report = 0, cpu
             continue
         missed += 1
-        is_idle = cpu - cpu_before <= IDLE_SHARE * look_s
-        if missed >= BEATS and (is_idle or cpu - cpu_at_report >= timeout_s):
+        is_idle = cpu - cpu_before <= IDLE_SHARE * check_s
+        if missed >= CHECKS_PER_TIMEOUT and (is_idle or cpu - cpu_at_report >= timeout_s):
             break
-    replica.down("the worker hangs")
+    replica.detach("the worker hangs")
     worker.kill()

@@ -1,4 +1,4 @@
-"""What the pool needs of a worker, whatever runs inside it."""
+"""The interface of a worker, as the pool sees it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BAD_MODEL = "bad_model"  # the reason when the operator has to change something
 
 
 class WorkerGone(Exception):
-    """The worker has ended or was given up; `reason` is one of a few words, for metrics."""
+    """The worker has ended or was killed; `reason` is one of a few words, for metrics."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -22,33 +22,33 @@ class WorkerGone(Exception):
 
 
 class WorkerConfig(msgspec.Struct, frozen=True):
-    """What a worker process is told at its start: one line of JSON on its standard input."""
+    """What a worker is told at its start; a process reads it as a line of JSON from its input."""
 
-    socket: str
     engine: EngineSettings
     telemetry: TelemetrySettings
+    address: str = ""  # of the pool's socket for this worker: see wire/address.py
 
 
 class Worker(Protocol):
-    """One engine, somewhere. It lives once: start, receive until it is gone, close."""
+    """One engine, somewhere. Used once: start, receive until it is gone, close."""
 
-    async def start(self, tell: Callable[[str], None]) -> ModelInfo:
+    async def start(self, on_progress: Callable[[str], None]) -> ModelInfo:
         """Start it and return what it serves once everything is loaded.
 
         Args:
-            tell: Takes how far loading is, in words.
+            on_progress: Is called with how far loading is, in words.
         Raises:
             WorkerGone: it could not load its model; the message is fit for the operator.
         """
 
     def send(self, command: Command) -> None:
-        """Send a command; one that can't be sent is dropped, since the worker is ending."""
+        """Send a command; it is dropped if that is impossible, since the worker is ending then."""
 
     async def receive(self) -> Stats | Batch | DraftStoreReport:
         """Return the next report.
 
         Raises:
-            WorkerGone: it has ended, and everything it said before has been returned.
+            WorkerGone: it has ended, and all its reports have been returned.
         """
 
     def cpu_seconds(self) -> float | None:
@@ -58,4 +58,4 @@ class Worker(Protocol):
         """End it at once; receive() raises soon after."""
 
     async def close(self, grace_s: float) -> None:
-        """Ask it to stop, wait for grace_s, kill it; everything it held is freed."""
+        """Ask it to stop, kill it after grace_s, and free all resources held for it."""

@@ -25,6 +25,7 @@ from plait.server.models.catalog import BadModel
 from plait.server.pool.worker import WorkerConfig
 from plait.server.settings import EngineSettings
 from plait.server.telemetry.logs import configure_logging
+from plait.server.wire.address import parse_address
 from plait.server.wire.channel import WorkerChannel
 from plait.server.wire.messages import (
     Abort,
@@ -150,15 +151,15 @@ def failure(request_id: str, error: ServerError) -> Failed:
 
 
 def main(make_engine: EngineFactory) -> int:
-    """Read the boot line, load, serve; return the exit code."""
+    """Read the configuration from standard input, load, serve; return the exit code."""
     faulthandler.enable()
-    boot = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerConfig)
+    config = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerConfig)
     _die_with_parent()
-    configure_logging(boot.telemetry)
-    bind_contextvars(worker=boot.engine.served_name)
-    with WorkerChannel(boot.socket) as end:
+    configure_logging(config.telemetry)
+    bind_contextvars(worker=config.engine.served_name)
+    with WorkerChannel(parse_address(config.address)) as end:
         try:
-            engine, info = make_engine(boot.engine, lambda stage: end.send(Loading(stage)))
+            engine, info = make_engine(config.engine, lambda stage: end.send(Loading(stage)))
         except BadModel as error:
             end.send(Batch([Failed(request_id="", error="BadModel", message=str(error))]))
             return EXIT_BAD_MODEL

@@ -83,6 +83,7 @@ def test_without_options_the_settings_are_the_documented_ones(served: list[Setti
 def test_every_setting_has_an_option_with_its_default_and_a_help() -> None:
     options = ServeOptions.model_fields
     wanted = leaves(Settings()) | leaves(EngineSettings())
+    del wanted["worker_kind"]  # of one model: in the configuration's list of engines only
     renamed = {"api_keys": "api_key", "model": "models"}
     for name, default in wanted.items():
         option = options[renamed.get(name, name)]
@@ -114,7 +115,7 @@ def test_every_option_reaches_its_setting(served: list[Settings]) -> None:
     arguments: list[str] = []
     for name, default in plain.items():
         flag = f"--{name.replace('_', '-')}"
-        if name in ("api_keys", "cors_origins", "model"):
+        if name in ("api_keys", "cors_origins", "model", "worker_kind"):
             continue
         if isinstance(default, bool):
             want[name] = not default
@@ -307,3 +308,12 @@ def test_a_port_in_use_raises_and_a_free_one_is_found() -> None:
 
 def test_the_age_of_this_process_is_plausible() -> None:
     assert 0 < seconds_since_start() < 24 * 3600
+
+
+def test_a_model_of_the_configuration_names_the_kind_of_its_workers(
+    served: list[Settings], tmp_path: Path
+) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("engines: [{model: a}, {model: b, worker_kind: other}]\n")
+    settings = serve(served, "--config", str(config))
+    assert [engine.worker_kind for engine in settings.engines] == ["native", "other"]

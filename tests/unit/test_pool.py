@@ -58,7 +58,7 @@ async def drain_stream(stream: Events) -> None:
 
 def in_flight(running: Running) -> int:
     groups = running.pool._groups.values()
-    return sum(len(replica.calls) for group in groups for replica in group.replicas)
+    return sum(len(replica.requests) for group in groups for replica in group.replicas)
 
 
 async def test_a_request_gets_its_tokens_and_leaves_nothing_behind() -> None:
@@ -229,7 +229,7 @@ async def test_replicas_share_the_load_and_stand_in_for_each_other() -> None:
     async with running_pool(pool=settings) as running:
         streams = [await begin(running.pool) for _ in range(4)]
         group = running.pool._groups["m"]
-        assert [len(replica.calls) for replica in group.replicas] == [2, 2]
+        assert [len(replica.requests) for replica in group.replicas] == [2, 2]
         for stream in streams:
             await stream.aclose()
         os.kill(await worker_pid(running.pool), signal.SIGKILL)

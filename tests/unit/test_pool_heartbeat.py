@@ -8,12 +8,12 @@ from typing import cast
 import pytest
 
 from plait.server.pool.replica import Replica
-from plait.server.pool.supervisor import BEATS, _kill_when_silent
+from plait.server.pool.supervisor import CHECKS_PER_TIMEOUT, _monitor_heartbeat
 from plait.server.pool.worker import Worker
 from plait.server.telemetry.telemetry import Telemetry
 
 TIMEOUT_S = 0.04
-LOOK_S = TIMEOUT_S / BEATS
+LOOK_S = TIMEOUT_S / CHECKS_PER_TIMEOUT
 
 
 class SilentWorker:
@@ -41,11 +41,13 @@ def _replica() -> Replica:
 @pytest.mark.parametrize(
     ("cpu_s", "want"),
     [
-        pytest.param(lambda look: 5.0, BEATS, id="waits for ever"),
-        pytest.param(lambda look: None, BEATS, id="nobody knows"),
-        pytest.param(lambda look: 5.0 + look * LOOK_S, BEATS, id="loops for ever"),
-        pytest.param(lambda look: 5.0 + look * LOOK_S * 8, BEATS, id="on eight cores"),
-        pytest.param(lambda look: 5.0 + look * LOOK_S / 4, 4 * BEATS, id="loops on a quarter"),
+        pytest.param(lambda look: 5.0, CHECKS_PER_TIMEOUT, id="waits for ever"),
+        pytest.param(lambda look: None, CHECKS_PER_TIMEOUT, id="nobody knows"),
+        pytest.param(lambda look: 5.0 + look * LOOK_S, CHECKS_PER_TIMEOUT, id="loops for ever"),
+        pytest.param(lambda look: 5.0 + look * LOOK_S * 8, CHECKS_PER_TIMEOUT, id="on eight cores"),
+        pytest.param(
+            lambda look: 5.0 + look * LOOK_S / 4, 4 * CHECKS_PER_TIMEOUT, id="loops on a quarter"
+        ),
         pytest.param(lambda look: 5.0 + min(look, 9) * LOOK_S / 4, 10, id="ran, then waits"),
     ],
 )
@@ -53,7 +55,7 @@ async def test_a_silent_worker_is_killed_once_it_had_its_time(
     cpu_s: Callable[[int], float | None], want: int
 ) -> None:
     worker, replica = SilentWorker(cpu_s), _replica()
-    await _kill_when_silent(replica, cast(Worker, worker), TIMEOUT_S)
+    await _monitor_heartbeat(replica, cast(Worker, worker), TIMEOUT_S)
     assert worker.is_killed
     assert worker.num_looks == pytest.approx(want, abs=1), "a look more by rounding"
     assert replica.down_reason == "the worker hangs"
@@ -63,9 +65,9 @@ async def test_a_report_begins_the_count_anew() -> None:
     worker, replica = SilentWorker(lambda look: look * LOOK_S), _replica()
 
     def report(look: int) -> None:
-        if look == BEATS - 1:
+        if look == CHECKS_PER_TIMEOUT - 1:
             replica.num_reports += 1
 
     worker.on_look = report
-    await _kill_when_silent(replica, cast(Worker, worker), TIMEOUT_S)
-    assert worker.num_looks == pytest.approx(2 * BEATS - 1, abs=1)
+    await _monitor_heartbeat(replica, cast(Worker, worker), TIMEOUT_S)
+    assert worker.num_looks == pytest.approx(2 * CHECKS_PER_TIMEOUT - 1, abs=1)

@@ -1,0 +1,48 @@
+"""How workers of some kind are started somewhere: the pool's view of processes and machines."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from plait.server.pool.worker import WorkerConfig
+from plait.server.wire.address import Address
+
+
+class LaunchedWorker(Protocol):
+    """A started worker, seen from outside: whether it runs, and how to end it.
+
+    What it says and is told goes through its address (wire/channel.py), whatever it runs in.
+    """
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+
+    async def wait(self) -> str:
+        """Return when it has ended: how, in words fit for the operator."""
+
+    def cpu_seconds(self) -> float | None:
+        """Return the CPU time that it has used so far; None where that is not known."""
+
+    def kill(self) -> None:
+        """End it at once; wait() returns soon after. Harmless if it has ended."""
+
+    async def close(self) -> None:
+        """Wait until it has ended, and free everything that was held for it."""
+
+
+class Launcher(Protocol):
+    """Starts workers of one kind; the pool keeps one for each kind that it serves."""
+
+    def new_address(self) -> Address:
+        """Return an address that the pool can bind and that the next worker can reach.
+
+        A fresh one each time: a socket serves one worker and never a second.
+        """
+
+    async def start(self, config: WorkerConfig) -> LaunchedWorker:
+        """Start a worker, which connects to config.address; do not wait until it has loaded.
+
+        Raises:
+            OSError: it could not be started; the message is fit for the operator.
+        """
