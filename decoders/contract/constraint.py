@@ -9,17 +9,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Constraint(Protocol):
-    """Which tokens may come next. The verbs are those of the matcher libraries."""
+class ConstraintView(Protocol):
+    """Which tokens may come next, to read; `fork` gives a copy that may be advanced."""
 
     def fill_bitmask(self, bitmask: Tensor, row: int) -> bool:
         """Write the legal set as bits of int32 words; False if every token is legal."""
-
-    def accept_token(self, token_id: int) -> bool:
-        """Advance; False (and unchanged) if the token is illegal."""
-
-    def rollback(self, num_tokens: int) -> None:
-        """Take back the last accepted tokens."""
 
     def fork(self) -> Constraint:
         """Return an independent copy."""
@@ -31,13 +25,23 @@ class Constraint(Protocol):
         """Tell whether nothing but the end can follow."""
 
     def min_tokens(self) -> int:
-        """Return how many tokens complete the text from here (a bound from above, reachable)."""
+        """Return how many tokens complete the text from here (an upper bound that is reachable)."""
 
     def closing_tokens(self) -> Sequence[int]:
         """Return min_tokens() tokens that complete the text from here."""
 
     def forced_tokens(self) -> Sequence[int]:
-        """Return tokens of the text that must follow, none of which an alternative reaches over."""
+        """Return tokens of the bytes that must follow; no alternative crosses the end of them."""
 
     def boundary_tokens(self) -> Sequence[int]:
-        """Return the tokens of the rest of that text, over whose end alternatives reach."""
+        """Return tokens of the rest of these bytes; alternatives may cross their end."""
+
+
+class Constraint(ConstraintView, Protocol):
+    """Which tokens may come next. The verbs are those of the matcher libraries."""
+
+    def accept_token(self, token_id: int) -> bool:
+        """Advance; False (and unchanged) if the token is illegal."""
+
+    def rollback(self, num_tokens: int) -> None:
+        """Take back the last accepted tokens."""

@@ -1,4 +1,7 @@
-"""What will probably come: the contract of every drafter. No torch at import time."""
+"""Drafts of the tokens that will probably follow: the contract of every drafter.
+
+No torch at import time.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol
 
-from plait.decoders.contract.constraint import Constraint
+from plait.decoders.contract.constraint import ConstraintView
 from plait.decoders.contract.decoder import DecodeRequest, State
 
 if TYPE_CHECKING:
@@ -17,15 +20,15 @@ if TYPE_CHECKING:
 class Draft:
     """Tokens that will probably follow, as a chain or as a tree.
 
-    A chance is the probability that the token is what the request's law draws, given that those
-    before it were. A drafter that can't tell says 1: what its drafts are worth is learnt.
+    An acceptance probability is the probability that the target samples this token, given that it
+    sampled those before it. A drafter that can't tell states 1: its acceptance is learnt.
     """
 
     token_ids: Sequence[int] = ()
     acceptance_probs: Sequence[float] = ()
-    parents: Sequence[int] | None = None  # index of the token before each, below its own, -1: none
-    # is; None: a chain
-    can_extend: bool = True  # False: the drafter has more to say when this has come true, and until
+    parents: Sequence[int] | None = None  # index of each token's parent, below its own; -1: none;
+    # None for all: a chain
+    can_extend: bool = True  # False: no other drafter may extend this draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +37,19 @@ class DraftRequest(Generic[State]):
 
     state: State
     text: Sequence[int]  # prompt and output, not to be modified
-    draft_prefix: Sequence[int]  # drafted tokens behind it: the draft goes on from there
-    max_tokens: int  # tokens that are of use, >= 1
-    constraint: Constraint | None  # as it stands behind `ahead`; whoever moves it, moves it back
+    draft_prefix: Sequence[int]  # tokens that others have drafted; the draft follows them
+    max_tokens: int  # of the draft, >= 1
+    constraint: ConstraintView | None  # at the end of draft_prefix
 
 
 @dataclass(frozen=True, slots=True)
 class VerificationResult:
-    """What a pass said about one sequence's rows; row 0 follows the text, row i + 1 draft token i.
+    """What a pass gave for one sequence; row 0 follows the text, row i + 1 draft token i."""
 
-    The rows that were reached are those whose every token before was the one that was drawn.
-    """
-
-    token_ids: Sequence[int]  # [k] drafted
+    token_ids: Sequence[int]  # [k] of the draft
     parents: Sequence[int]  # [k]
-    accepted_rows: Sequence[int]  # rows, in text order; at least row 0
-    drawn: Sequence[int]  # [k + 1] what each row's law draws if it was reached
+    accepted_rows: Sequence[int]  # row 0, then the rows of the accepted tokens, in text order
+    drawn: Sequence[int]  # [k + 1] the token sampled at each row
     emitted: Sequence[int]  # tokens
     pass_logits: Tensor  # [rows of the pass, vocab]
     pass_hidden: Tensor | None  # [rows of the pass, hidden]
@@ -57,7 +57,7 @@ class VerificationResult:
 
     @property
     def logits(self) -> Tensor:
-        """[k + 1, vocab]. Cut out when asked for: most drafters don't look, and it takes time."""
+        """[k + 1, vocab]; a view that is made on request, because most drafters don't need it."""
         return self._own(self.pass_logits)
 
     @property
@@ -70,7 +70,7 @@ class VerificationResult:
 
 
 class Drafter(Protocol[State]):
-    """What will probably come? Nothing that it says can change a text (law 2).
+    """Drafts tokens that will probably follow. Drafts never change a text (law 2).
 
     Law: what a drafter remembers of a sequence is derived from its text, as with Decoder. The
     default of `fork` and `truncate` is to build the state again; a drafter that inherits from this
@@ -94,10 +94,11 @@ class Drafter(Protocol[State]):
 
     def truncate(self, state: State, request: DecodeRequest) -> State | None:
         """Return the state for the state's own text, which has been cut; `state` is used up."""
+        self.finish(state, request.text)
         return self.start(request)
 
     def propose(self, requests: Sequence[DraftRequest[State]]) -> Sequence[Draft]:
-        """Return a draft for each sequence; an empty one says that there is nothing to say."""
+        """Return a draft for each sequence; it may be empty."""
 
     def observe(self, state: State, text: Sequence[int], result: VerificationResult) -> None:
         """Learn from a pass; the text has the emitted tokens already."""

@@ -11,6 +11,7 @@ Law: none; which drafters are called changes no text. Cost: O(1) a step and draf
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 RATE = 0.1  # weight of a new observation in the moving averages
@@ -52,6 +53,10 @@ class SequenceDrafterStats:
         self._tokens = stats.tokens
         self._steps_skipped = 0
         self._is_pending = False  # called, and the pass that verifies the draft is due
+
+    def copy(self) -> SequenceDrafterStats:
+        """Return an independent copy."""
+        return copy(self)
 
     def is_worth_calling(self, seconds: float) -> bool:
         """Tell whether to call the drafter in this step.

@@ -36,7 +36,6 @@ class SpeculationState:
     stop_token_ids: frozenset[int]
     always: bool
     learns_in: str | None = None  # namespace whose later sequences learn from this one's output
-    num_prompt_tokens: int = 0
     rule: AcceptanceRule | None = None  # the lossy acceptance rule that the request names
     acceptance: SequenceAcceptance = field(default_factory=SequenceAcceptance)
     tree: DraftTree = field(default_factory=DraftTree)  # the draft that this step feeds

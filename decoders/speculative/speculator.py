@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from plait.decoders.contract.costs import CostCurve
@@ -87,17 +88,40 @@ class Speculator:
             request.stop_token_ids,
             always,
             request.namespace if learns else None,
-            request.text.prompt_length,
             rule,
         )
 
     def fork(self, state: SpeculationState, request: DecodeRequest) -> SpeculationState | None:
-        """Return an independent state for request.text, which begins as the state's own does."""
-        return self.start(request)
+        """Return an independent state for request.text, which begins as the state's own does.
 
-    def truncate(self, state: SpeculationState, request: DecodeRequest) -> SpeculationState | None:
+        Statistics and counts are copied: they are not derived from the text. A fork adds nothing to
+        the draft stores, where it would repeat what its parent adds.
+        """
+        bindings = []
+        for binding in state.bindings:
+            forked = binding.drafter.fork(binding.state, request)
+            if forked is not None:
+                stats = binding.stats.copy()
+                bindings.append(replace(binding, state=forked, stats=stats))
+        return replace(
+            state,
+            bindings=bindings,
+            text=request.text,
+            constraint=request.constraint,
+            learns_in=None,
+            acceptance=state.acceptance.copy(),
+            tree=NOTHING,
+            drafted=state.drafted.copy(),
+            accepted=state.accepted.copy(),
+        )
+
+    def truncate(self, state: SpeculationState, request: DecodeRequest) -> SpeculationState:
         """Return the state for its own text, which has been cut; `state` is used up."""
-        return self.start(request)
+        for binding in state.bindings:
+            binding.state = binding.drafter.truncate(binding.state, request)
+        state.bindings = [each for each in state.bindings if each.state is not None]
+        state.constraint, state.tree = request.constraint, NOTHING
+        return state
 
     def propose(
         self,
@@ -149,7 +173,7 @@ class Speculator:
         for binding in state.bindings:
             binding.drafter.finish(binding.state, state.text)
         if state.learns_in is not None:
-            self._context.stores.add(state.learns_in, state.text[state.num_prompt_tokens :])
+            self._context.stores.add(state.learns_in, state.text.output)
 
     def _begin_drafts(
         self,

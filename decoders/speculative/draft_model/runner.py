@@ -50,8 +50,7 @@ class DraftJob:
     """What to draft for one sequence in one step."""
 
     sequence: DraftSequence
-    sampling: SamplingState  # after the context and the tokens sampled so far
-    context: Sequence[int]  # the text, then the tokens that other drafters have drafted
+    sampling: SamplingState  # over a copy of the text, the draft prefix, and what is sampled
     num_text: int  # tokens of the context that are text
     max_tokens: int
     constraint: Constraint | None  # the job's own, advanced like `sampling`
@@ -59,10 +58,20 @@ class DraftJob:
     acceptance_probs: list[float] = field(default_factory=list)
     path_prob: float = 1.0
 
+    def extend(self, token: int) -> None:
+        """Add one token to the context."""
+        self.sampling.text.append(token)
+        self.sampling.observe(token)
+
     @property
     def is_open(self) -> bool:
         """Whether another token is wanted."""
         return len(self.tokens) < self.max_tokens
+
+    @property
+    def context(self) -> Sequence[int]:
+        """The text, what other drafters have drafted behind it, and what is sampled so far."""
+        return self.sampling.text.token_ids
 
     @property
     def num_missing(self) -> int:
@@ -112,14 +121,17 @@ class DraftModelRunner:
 
         It holds copies, so it does not change when the text or the constraint advances.
         """
-        own = sequence.sampling.text
-        sampling = sequence.sampling.fork(own.with_noise(own.noise))
+        text = sequence.sampling.text
+        job = DraftJob(
+            sequence,
+            sequence.sampling.fork(text.with_noise(text.noise)),
+            len(text),
+            max_tokens,
+            None if request.constraint is None else request.constraint.fork(),
+        )
         for token in request.draft_prefix:
-            sampling.text.append(token)
-            sampling.observe(token)
-        constraint = None if request.constraint is None else request.constraint.fork()
-        context = [*request.text, *request.draft_prefix]
-        return DraftJob(sequence, sampling, context, len(request.text), max_tokens, constraint)
+            job.extend(token)
+        return job
 
     def draft(self, jobs: Sequence[DraftJob]) -> list[Draft]:
         """Return a draft for each job.
@@ -212,8 +224,7 @@ class DraftModelRunner:
                 continue
             job.tokens.append(token)
             job.acceptance_probs.append(prob)
-            job.sampling.text.append(token)
-            job.sampling.observe(token)
+            job.extend(token)
             job.path_prob *= prob
             if job.path_prob < self._min_path_prob or token in job.sampling.stop_token_ids:
                 job.max_tokens = len(job.tokens)

@@ -22,7 +22,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from plait.decoders.contract.constraint import Constraint
+from plait.decoders.contract.constraint import ConstraintView
 from plait.decoders.contract.drafter import Draft
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.draft_model.runner import DraftJob, DraftModelRunner
@@ -190,7 +190,7 @@ class SuperposedBeamSearch:
         return [TopTokens(*row) for row in zip(*columns, strict=True)]
 
 
-def _num_legal(constraint: Constraint | None, token_ids: Sequence[int]) -> int:
+def _num_legal(constraint: ConstraintView | None, token_ids: Sequence[int]) -> int:
     """Return how many of the tokens, from the first on, a constraint allows."""
     if constraint is None:
         return len(token_ids)

@@ -16,14 +16,14 @@ generated; the preset `paper` restores the last two.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from plait.decoders.contract.decoder import DecodeRequest
-from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.drafter import Draft, Drafter, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import StoreOptions
 from plait.decoders.speculative.context import DrafterContext
@@ -65,7 +65,7 @@ class AdedState:
     is_read: bool  # the prompt was read, by this or another sequence of the request
 
 
-class AdedDrafter:
+class AdedDrafter(Drafter[AdedState]):
     """Looks up the last two tokens and, from there, the pairs that may follow."""
 
     name: ClassVar[str] = "aded"
@@ -82,6 +82,14 @@ class AdedDrafter:
         is_read = shares and request.text.prompt is self._latest
         self._latest = request.text.prompt
         return AdedState(request.namespace if shares else None, TriGrams(PRIVATE_PAIRS), is_read)
+
+    def fork(self, state: AdedState, request: DecodeRequest) -> AdedState:
+        """Share the namespace's store; a sequence's own store is built again from the text."""
+        return self.start(request) if state.namespace is None else replace(state)
+
+    def truncate(self, state: AdedState, request: DecodeRequest) -> AdedState:
+        """Leave the namespace's store as it is; build a sequence's own store again."""
+        return self.start(request) if state.namespace is None else state
 
     def propose(self, requests: Sequence[DraftRequest[AdedState]]) -> Sequence[Draft]:
         """Return the draft trees."""

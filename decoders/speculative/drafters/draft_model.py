@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from plait.decoders.contract.decoder import DecodeRequest
-from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.drafter import Draft, Drafter, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import MAX_DRAFT, DraftOptions
 
@@ -49,7 +49,7 @@ class DraftModelOptions(DraftModelReadOptions):
     )
 
 
-class DraftModelDrafter:
+class DraftModelDrafter(Drafter["DraftSequence"]):
     """Drafts chains with the draft model."""
 
     name: ClassVar[str] = "draft-model"

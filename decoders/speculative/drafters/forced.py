@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from plait.decoders.contract.decoder import DecodeRequest
-from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.drafter import Draft, Drafter, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import DraftOptions
 from plait.decoders.speculative.context import DrafterContext
@@ -27,7 +27,7 @@ FORCED_PROB = 0.9  # before anything is known of how a model spells
 BOUNDARY_PROB = 0.6
 
 
-class ForcedDrafter:
+class ForcedDrafter(Drafter[bool]):
     """Drafts what the constraint forces; keeps no state."""
 
     name: ClassVar[str] = "forced"

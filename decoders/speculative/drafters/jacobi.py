@@ -24,7 +24,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from plait.decoders.contract.decoder import DecodeRequest
-from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.drafter import Draft, Drafter, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import DraftOptions
 from plait.decoders.speculative.context import DrafterContext
@@ -51,7 +51,7 @@ class JacobiState:
     is_stable: list[bool] = field(default_factory=list)  # was fed and sampled again
 
 
-class JacobiDrafter:
+class JacobiDrafter(Drafter[JacobiState]):
     """Drafts what the last pass sampled behind its first rejected token."""
 
     name: ClassVar[str] = "jacobi"

@@ -22,8 +22,9 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from plait.decoders.contract.decoder import DecodeRequest
-from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.drafter import Draft, Drafter, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
+from plait.decoders.contract.text import Text
 from plait.decoders.speculative.config import DraftOptions
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.match_prob import match_prob
@@ -70,7 +71,7 @@ class NGramIndex:
         self._sizes = sizes
         self._latest = latest
         self._base = 0  # the first token that is indexed
-        self._length = 0  # tokens of the text, up to the last that is indexed
+        self.num_tokens = 0  # tokens of the text, up to the last that is indexed
         self.tables: list[NGramTable] = []
         self._start(0)
 
@@ -78,7 +79,7 @@ class NGramIndex:
         """Index the n-grams that end before the text's last token, and so have a next token."""
         if len(text) - self._base > 2 * WINDOW:
             self._start(len(text) - WINDOW)
-        first, base = self._length, self._base
+        first, base = self.num_tokens, self._base
         for table in self.tables:
             size, ends, before = table.size, table.ends, table.before
             before.extend([NOWHERE] * (min(base + size, len(text)) - base - len(before)))
@@ -88,12 +89,12 @@ class NGramIndex:
                 before.append(earlier)
                 if self._latest or earlier == NOWHERE:
                     ends[n_gram] = stop
-        self._length = max(len(text), first)
+        self.num_tokens = max(len(text), first)
 
     def copy(self) -> NGramIndex:
         """Return an independent copy."""
         made = NGramIndex(self._sizes, latest=self._latest)
-        made._base, made._length = self._base, self._length
+        made._base, made.num_tokens = self._base, self.num_tokens
         made.tables = [NGramTable(t.size, t.ends.copy(), t.before.copy()) for t in self.tables]
         return made
 
@@ -109,18 +110,23 @@ class NGramIndex:
     def _start(self, base: int) -> None:
         """Empty the index; it covers the text from token `base` on."""
         self.tables = [NGramTable(size, {}, []) for size in self._sizes]
-        self._base = self._length = base
+        self._base = self.num_tokens = base
 
 
 @dataclass(slots=True)
 class NGramState:
     """The index of one sequence's text."""
 
+    text: Text
     shared: PromptCacheEntry[NGramIndex] | None  # the prompt's index, until the first draft
     index: NGramIndex
 
+    def covers(self, length: int) -> bool:
+        """Tell whether the index holds nothing behind the first `length` tokens of the text."""
+        return self.shared is None and self.index.num_tokens <= length
 
-class NGramDrafter:
+
+class NGramDrafter(Drafter[NGramState]):
     """Looks up the end of each text in the text itself."""
 
     name: ClassVar[str] = "n-gram"
@@ -132,7 +138,21 @@ class NGramDrafter:
 
     def start(self, request: DecodeRequest) -> NGramState:
         """Return the state; the prompt is indexed at the first draft."""
-        return NGramState(self._prompt_cache.join(request.text.prompt), self._indexed([]))
+        text = request.text
+        return NGramState(text, self._prompt_cache.join(text.prompt), self._indexed([]))
+
+    def fork(self, state: NGramState, request: DecodeRequest) -> NGramState:
+        """Copy the index if the texts agree as far as it goes. Cost: O(indexed n-grams)."""
+        if not state.covers(state.text.num_shared(request.text)):
+            return self.start(request)
+        return NGramState(request.text, None, state.index.copy())
+
+    def truncate(self, state: NGramState, request: DecodeRequest) -> NGramState:
+        """Keep the index if the text was cut behind it."""
+        if state.covers(len(request.text)):
+            return state
+        self.finish(state, request.text)
+        return self.start(request)
 
     def propose(self, requests: Sequence[DraftRequest[NGramState]]) -> Sequence[Draft]:
         """Return what followed the last tokens at earlier occurrences."""

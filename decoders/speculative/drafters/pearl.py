@@ -27,7 +27,7 @@ from pydantic import Field
 
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import DecodeRequest
-from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.drafter import Draft, Drafter, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import MAX_DRAFT
 from plait.decoders.speculative.drafters.draft_model import DraftModelOptions
@@ -86,7 +86,7 @@ class PearlState:
     length: int = 1  # pre-verify
 
 
-class PearlDrafter:
+class PearlDrafter(Drafter[PearlState]):
     """Draft, then verify, with the schedule's length."""
 
     name: ClassVar[str] = "pearl"
@@ -151,7 +151,7 @@ class OverlappedPearlState:
         self.acceptance_probs = [*[1.0] * missing, *in_flight.acceptance_probs]
 
 
-class OverlappedPearlDrafter:
+class OverlappedPearlDrafter(Drafter[OverlappedPearlState]):
     """Draft while the target verifies."""
 
     name: ClassVar[str] = "pearl"

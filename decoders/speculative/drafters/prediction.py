@@ -21,7 +21,7 @@ Source: OpenAI's predicted outputs, which specify the field and what is counted,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 from weakref import WeakValueDictionary
 
@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from plait.decoders.contract.decoder import DecodeRequest
-from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.drafter import Draft, Drafter, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
+from plait.decoders.contract.text import Text
 from plait.decoders.speculative.config import MAX_DRAFT, DraftOptions
 from plait.decoders.speculative.context import DrafterContext
 
@@ -105,12 +106,13 @@ class PredictionCursor:
 class PredictionState:
     """State of one sequence."""
 
+    text: Text
     index: PredictionIndex | None  # None once the sequence has ended
     read: int  # tokens of the text that the cursor covers
     cursor: PredictionCursor = PredictionCursor()
 
 
-class PredictionDrafter:
+class PredictionDrafter(Drafter[PredictionState]):
     """Follows each output through its own prediction."""
 
     name: ClassVar[str] = "prediction"
@@ -127,7 +129,19 @@ class PredictionDrafter:
         index = self._known.get(token_ids)
         if index is None:
             index = self._known[token_ids] = PredictionIndex(token_ids, self._max_n)
-        return PredictionState(index, request.text.prompt_length)
+        return PredictionState(request.text, index, request.text.prompt_length)
+
+    def fork(self, state: PredictionState, request: DecodeRequest) -> PredictionState:
+        """Copy the cursor if the texts agree as far as it has read, or read again."""
+        if state.text.num_shared(request.text) < state.read:
+            return PredictionState(request.text, state.index, request.text.prompt_length)
+        return replace(state, text=request.text)
+
+    def truncate(self, state: PredictionState, request: DecodeRequest) -> PredictionState:
+        """Keep the cursor if the text was cut behind it, or read again."""
+        if len(request.text) < state.read:
+            return PredictionState(request.text, state.index, request.text.prompt_length)
+        return state
 
     def propose(self, requests: Sequence[DraftRequest[PredictionState]]) -> Sequence[Draft]:
         """Return the next tokens of each prediction."""

@@ -19,7 +19,7 @@ the namespace keeps instead of one request.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from itertools import count as counter
 from typing import ClassVar
@@ -27,8 +27,9 @@ from typing import ClassVar
 from pydantic import Field
 
 from plait.decoders.contract.decoder import DecodeRequest
-from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.drafter import Draft, Drafter, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
+from plait.decoders.contract.text import Text
 from plait.decoders.speculative.config import StoreOptions
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.match_prob import match_prob
@@ -85,11 +86,16 @@ class SuffixCursor:
 class SuffixState:
     """The suffix automaton of one sequence's text, and its matches in earlier texts."""
 
+    text: Text
     namespace: str
     shared: PromptCacheEntry[SuffixAutomaton] | None  # the prompt's, until the first draft
     automaton: SuffixAutomaton = field(default_factory=lambda: SuffixAutomaton(MAX_DEPTH))
     read: int = 0  # tokens of the text that the automaton covers
     cursors: list[SuffixCursor] = field(default_factory=list)
+
+    def covers(self, length: int) -> bool:
+        """Tell whether nothing behind the first `length` tokens of the text was read."""
+        return self.shared is None and self.read <= length
 
 
 @dataclass(slots=True)
@@ -112,7 +118,7 @@ class SuffixMatch:
     is_end: bool  # one of its occurrences is the end of the automaton's own text
 
 
-class SuffixDrafter:
+class SuffixDrafter(Drafter[SuffixState]):
     """Follows the suffixes of each text in the text itself and in earlier texts."""
 
     name: ClassVar[str] = "suffix"
@@ -124,7 +130,22 @@ class SuffixDrafter:
 
     def start(self, request: DecodeRequest) -> SuffixState:
         """Return the state; the prompt is indexed at the first draft."""
-        return SuffixState(request.namespace, self._prompt_cache.join(request.text.prompt))
+        text = request.text
+        return SuffixState(text, request.namespace, self._prompt_cache.join(text.prompt))
+
+    def fork(self, state: SuffixState, request: DecodeRequest) -> SuffixState:
+        """Copy the automaton if the texts agree as far as it goes. Cost: O(its states)."""
+        if not state.covers(state.text.num_shared(request.text)):
+            return self.start(request)
+        cursors = [replace(cursor) for cursor in state.cursors]
+        return replace(state, text=request.text, automaton=state.automaton.copy(), cursors=cursors)
+
+    def truncate(self, state: SuffixState, request: DecodeRequest) -> SuffixState:
+        """Keep the automaton if the text was cut behind it."""
+        if state.covers(len(request.text)):
+            return state
+        self.finish(state, request.text)
+        return self.start(request)
 
     def propose(self, requests: Sequence[DraftRequest[SuffixState]]) -> Sequence[Draft]:
         """Return the best candidate of each sequence."""

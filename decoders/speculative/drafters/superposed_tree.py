@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from plait.decoders.contract.decoder import DecodeRequest
-from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.drafter import Draft, Drafter, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import MAX_DRAFT, StoreOptions
 from plait.decoders.speculative.drafters.draft_model import DraftModelReadOptions
@@ -47,7 +47,7 @@ class SuperposedTreeOptions(SuperpositionOptions):
     length: int = Field(6, ge=1, le=20, description="Most tokens of a branch.")
 
 
-class SuperposedTreeDrafter:
+class SuperposedTreeDrafter(Drafter["DraftSequence"]):
     """Drafts trees with the draft model."""
 
     name: ClassVar[str] = "superposed-tree"

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from plait.decoders.contract.decoder import DecodeRequest
-from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.drafter import Draft, Drafter, DraftRequest, VerificationResult
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.heads.layer import KeysValues
 from plait.decoders.speculative.heads.nets import HeadInputs, HeadNet, load_net
@@ -89,7 +89,7 @@ class LeafNode:
     path_prob: float
 
 
-class HeadDrafter:
+class HeadDrafter(Drafter[HeadState]):
     """Drafts with a trained head."""
 
     name: ClassVar[str]

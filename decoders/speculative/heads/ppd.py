@@ -20,7 +20,7 @@ from torch import Tensor
 
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import DecodeRequest
-from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.drafter import Draft, Drafter, DraftRequest, VerificationResult
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.drafters.ppd import PpdOptions
 from plait.decoders.speculative.heads.prompt_trees import Accuracy, tokens_per_step, trees_for
@@ -45,7 +45,7 @@ class PpdState:
     tokens: list[list[int]] = field(default_factory=list)  # [distances][ranks]
 
 
-class PpdDrafter:
+class PpdDrafter(Drafter[PpdState]):
     """Feeds prompt tokens, and reads guesses from their rows."""
 
     name: ClassVar[str] = "ppd"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from plait.decoders.contract.decoder import DecodeRequest
-from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.drafter import Draft, Drafter, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method
 from plait.decoders.speculative.config import ACCEPTANCE_RULE, DraftOptions
 from plait.decoders.speculative.context import DrafterContext
@@ -47,7 +47,7 @@ class LudState:
     emitted_share: list[float] = field(default_factory=list)
 
 
-class LudDrafter:
+class LudDrafter(Drafter[LudState]):
     """Feeds the look-ahead inputs, and decides which guesses are emitted."""
 
     name: ClassVar[str] = "lud"

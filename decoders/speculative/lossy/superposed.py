@@ -15,14 +15,15 @@ Source: Shen et al. 2024, Superposed Decoding, arXiv:2405.18400; see also superp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from plait.decoders.contract.decoder import DecodeRequest
-from plait.decoders.contract.drafter import Draft, DraftRequest, VerificationResult
+from plait.decoders.contract.drafter import Draft, Drafter, DraftRequest, VerificationResult
 from plait.decoders.contract.registry import Method, MethodError
+from plait.decoders.contract.text import Text
 from plait.decoders.sampling.params import GREEDY_BELOW
 from plait.decoders.speculative.config import ACCEPTANCE_RULE
 from plait.decoders.speculative.drafters.superposed_tree import PRESETS, SuperpositionOptions
@@ -59,7 +60,7 @@ class SuperposedState:
     completion: tuple[int, ...] = ()
 
 
-class SuperposedDrafter:
+class SuperposedDrafter(Drafter[SuperposedState]):
     """Writes all completions of a request at once, and accepts them unchanged."""
 
     name: ClassVar[str] = "superposed"
@@ -118,7 +119,7 @@ class SuperposedDrafter:
                 texts.found = self._write(state.request)
             index = state.request.text.noise.stream
             state.completion = texts.found[index] if index < len(texts.found) else ()
-        output = request.text[len(state.request.text.prompt) :]
+        output = request.text[state.request.text.prompt_length :]
         written = (*output, *request.draft_prefix)
         if state.completion[: len(written)] != written:
             return Draft()
@@ -127,9 +128,10 @@ class SuperposedDrafter:
 
     def _write(self, request: DecodeRequest) -> list[tuple[int, ...]]:
         """Return the completions of a prompt, best first; none if the cache has no blocks."""
-        sequence = self._runner.start(request)
+        text = Text(request.text.prompt, request.text.noise)
+        sequence = self._runner.start(replace(request, text=text))
         max_tokens = min(self._length, request.max_tokens)
-        behind = DraftRequest(sequence, request.text.prompt, (), max_tokens, None)
+        behind = DraftRequest(sequence, text, (), max_tokens, None)
         job = self._runner.new_job(sequence, behind, max_tokens)
         beam, read = None, -1
         while beam is None and sequence.cache.length > read:  # a long prompt is read in chunks
