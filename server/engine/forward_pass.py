@@ -12,16 +12,15 @@ from collections.abc import Sequence as Sequences
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from plait.decoders.contract.decoder import Forward
 from plait.decoders.contract.isolation import attempt
 from plait.decoders.sampling.logprobs import prompt_logprobs
+from plait.server.engine.forward_batch import build_forward_batch
 from plait.server.engine.kv.block_pool import BlockPool
-from plait.server.engine.profile import dummy_sequence
-from plait.server.engine.runner import Runner
+from plait.server.engine.profile import dummy_batch
+from plait.server.engine.runner import Runner, scheduled_input
 from plait.server.engine.sequence import ScheduledSequence
 
 
@@ -59,28 +58,30 @@ def check_runner(runner: Runner, pool: BlockPool) -> None:
     held = pool.allocate(1)
     if held is not None:
         try:
-            _run(runner, [dummy_sequence(1, 0, held)])
+            batch = dummy_batch(runner.backend, 1, 0, held)
+            runner.logits(batch, runner.forward(batch))
         finally:
             pool.release(held)
 
 
 def _run(runner: Runner, slices: Sequences[ScheduledSequence]) -> ForwardPass:
     begun = time.perf_counter()
-    hidden, offsets = runner.forward(slices)
-    _collect_prompt_logprobs(runner, slices, hidden, offsets)
-    forward = runner.logits(slices, hidden, offsets)
+    batch = build_forward_batch([scheduled_input(each) for each in slices], runner.backend)
+    hidden = runner.forward(batch)
+    _collect_prompt_logprobs(runner, slices, hidden, batch.row_offsets)
+    forward = runner.logits(batch, hidden)
     return ForwardPass(slices, forward, len(hidden), time.perf_counter() - begun)
 
 
 def _collect_prompt_logprobs(
-    runner: Runner, slices: Sequences[ScheduledSequence], hidden: Tensor, offsets: NDArray[np.int64]
+    runner: Runner, slices: Sequences[ScheduledSequence], hidden: Tensor, offsets: Sequences[int]
 ) -> None:
     """Append to each sequence that asked what this pass's rows say of the prompt's next tokens.
 
     The first token has no law of its own: its entry is None. A chunk that is computed again after
     a preemption adds nothing.
     """
-    for piece, first in zip(slices, offsets[:-1].tolist(), strict=True):
+    for piece, first in zip(slices, offsets[:-1], strict=True):
         sequence = piece.sequence
         if not sequence.reports_prompt_logprobs:
             continue

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, cast
+from collections.abc import Sequence
 
 from plait.decoders.contract.costs import CostCurve
-from plait.decoders.contract.decoder import Decoder, Proposal
-from plait.decoders.contract.text import Text
-from plait.decoders.sampling.params import SamplingParams
-from plait.server.engine.kv.block_table import BlockTable, num_blocks_for
+from plait.kernels.backend import KernelBackend
+from plait.server.engine.forward_batch import (
+    ForwardBatch,
+    SequenceInput,
+    build_forward_batch,
+    causal_segment,
+)
+from plait.server.engine.kv.block_table import num_blocks_for
 from plait.server.engine.runner import Runner
-from plait.server.engine.sequence import ScheduledSequence, Sequence
-from plait.server.wire.messages import GenerateRequest
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # rows
 CONTEXT = 64  # tokens that the rows see; what stands in the cache doesn't matter
@@ -23,9 +25,11 @@ ROUNDS = 5  # the fastest counts: what disturbs a pass only adds
 def measure(runner: Runner, max_tokens: int) -> CostCurve:
     """Return the curve of a runner whose cache nobody uses yet. Cost: some fifty passes.
 
-    max_tokens: of one sequence, as far as the model and the cache go.
+    All sizes take turns, so that a machine that gets slower meanwhile does so for all of them.
 
-    All sizes take turns, so that a machine that turns slower meanwhile does so for all of them.
+    Args:
+        runner: of a model whose KV cache is empty.
+        max_tokens: of one sequence, as far as the model and the cache go.
     """
     context = min(CONTEXT, max_tokens - SIZES[-1])
     if context < 1:
@@ -33,30 +37,21 @@ def measure(runner: Runner, max_tokens: int) -> CostCurve:
     found = dict.fromkeys(SIZES, math.inf)
     for _ in range(ROUNDS):
         for rows in SIZES:
-            found[rows] = min(found[rows], _seconds(_slice(rows, context), runner))
+            found[rows] = min(found[rows], _seconds(runner, rows, context))
     return CostCurve(found)
 
 
-def _seconds(piece: ScheduledSequence, runner: Runner) -> float:
+def dummy_batch(
+    backend: KernelBackend, rows: int, context: int, block_ids: Sequence[int]
+) -> ForwardBatch:
+    """Return a batch of one sequence, in blocks that nobody uses; all its logits are read."""
+    segment = causal_segment([0] * rows, context, block_ids)
+    return build_forward_batch([SequenceInput([segment], range(rows))], backend)
+
+
+def _seconds(runner: Runner, rows: int, context: int) -> float:
     begun = time.perf_counter()
-    hidden, offsets = runner.forward([piece])
-    runner.logits([piece], hidden, offsets)
+    blocks = range(num_blocks_for(context + rows))
+    batch = dummy_batch(runner.backend, rows, context, blocks)
+    runner.logits(batch, runner.forward(batch))
     return time.perf_counter() - begun
-
-
-def _slice(rows: int, context: int) -> ScheduledSequence:
-    return dummy_sequence(rows, context, list(range(num_blocks_for(context + rows))))
-
-
-def dummy_sequence(rows: int, context: int, blocks: list[int]) -> ScheduledSequence:
-    """Return one pending token and rows - 1 drafts behind it, in blocks that nobody uses."""
-    sequence = Sequence(
-        GenerateRequest("", [0], SamplingParams(), 1),
-        Text([0] * (context + 1)),
-        index=0,
-        decoder=cast(Decoder[Any], None),  # nobody decodes
-        state=None,
-        block_table=BlockTable(block_ids=blocks),
-        num_computed_tokens=context,
-    )
-    return ScheduledSequence(sequence, 1, Proposal([0] * (rows - 1)))

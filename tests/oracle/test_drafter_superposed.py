@@ -26,6 +26,7 @@ from plait.decoders.speculative.drafters.superposed_tree import (
     SuperposedTreeOptions,
 )
 from plait.decoders.speculative.stores.suffixes import SuffixIndex
+from plait.kernels.dispatch import cpu_backend
 from plait.server.engine.draft_model.cached import CachedDraftModel
 from plait.server.models.catalog import resolve
 from plait.server.models.load import load_model
@@ -218,7 +219,7 @@ def _after(model: Any, text: list[int], tokens: list[int], weights: list[float])
         model.new_kv_cache(4),
         vocab_size=model.vocab_size,
         max_positions=model.max_positions,
-        device=torch.device("cpu"),
+        backend=cpu_backend(),
     )
     cache = DraftCache()
     assert drafts.reserve(cache, len(text) + 1)

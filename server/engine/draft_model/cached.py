@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from plait.decoders.contract.decoder import AttentionMode
 from plait.decoders.speculative.draft_model.protocol import DraftCache
+from plait.kernels.backend import KernelBackend
 from plait.kernels.kv_cache import KVCache
 from plait.kernels.paged_attention import AttentionMetadata
+from plait.server.engine.forward_batch import (
+    ForwardBatch,
+    SequenceInput,
+    build_forward_batch,
+    causal_segment,
+)
 from plait.server.engine.kv.block_pool import BlockPool
 from plait.server.engine.kv.block_table import BLOCK_SIZE, num_blocks_for
 from plait.server.engine.kv.prefix_index import extend_block_hashes, root_hash
-from plait.server.engine.runner import AttentionSegment, RunnableModel, segments_of
+from plait.server.engine.runner import RunnableModel
 
 
 class SuperposableModel(RunnableModel, Protocol):
@@ -45,7 +50,7 @@ class CachedDraftModel:
         *,
         vocab_size: int,
         max_positions: int,
-        device: torch.device,
+        backend: KernelBackend,
     ) -> None:
         """Args: vocab_size is the target's; logits beyond it are cut, missing ones -inf."""
         self.blocks = BlockPool(kv.k.shape[1])
@@ -53,7 +58,7 @@ class CachedDraftModel:
         self._kv = kv
         self._vocab_size = vocab_size
         self._max_positions = max_positions
-        self._device = device
+        self._backend = backend
 
     def match_prefix(self, cache: DraftCache, text: Sequence[int]) -> None:
         """Fill an empty cache with the known blocks of a prefix of the text, never all of it."""
@@ -84,48 +89,35 @@ class CachedDraftModel:
 
     def extend(self, feeds: Sequence[tuple[DraftCache, Sequence[int]]]) -> Tensor:
         """Feed tokens at the end of each cache; return [feeds, vocab] float32 logits."""
-        segments = self._segments([(cache, len(tokens)) for cache, tokens in feeds])
-        ids = self._tensor([token for _, tokens in feeds for token in tokens], torch.int64)
-        hidden = self.model.forward(ids, segments, self._kv)
-        lengths = [len(tokens) for _, tokens in feeds]
-        last = torch.from_numpy(np.cumsum(lengths) - 1).to(self._device)
-        return self._logits(hidden[last])
+        batch = self._append(feeds)
+        hidden = self.model.forward(batch.token_ids, batch.metadata, self._kv)
+        return self._logits(hidden[batch.logits_index])
 
     def superpose(
         self, feeds: Sequence[tuple[DraftCache, Sequence[int], Sequence[float]]]
     ) -> Tensor:
         """Feed one weighted sum of embeddings at the end of each; return [feeds, vocab] logits."""
-        segments = self._segments([(cache, 1) for cache, _, _ in feeds])
-        ids = self._tensor([tokens for _, tokens, _ in feeds], torch.int64)
-        weights = self._tensor([weights for _, _, weights in feeds], torch.float32)
-        return self._logits(self.model.superpose(ids, weights, segments, self._kv))
+        batch = self._append([(cache, tokens[:1]) for cache, tokens, _ in feeds])
+        ids = self._backend.tensor([tokens for _, tokens, _ in feeds], torch.int64)
+        weights = self._backend.tensor([weights for _, _, weights in feeds], torch.float32)
+        return self._logits(self.model.superpose(ids, weights, batch.metadata, self._kv))
 
     def release(self, cache: DraftCache) -> None:
         """Release all blocks of a cache."""
         self.blocks.release(cache.blocks)
         cache.blocks, cache.length, cache.hashes = [], 0, []
 
-    def _segments(self, feeds: Sequence[tuple[DraftCache, int]]) -> AttentionMetadata:
-        """Append rows to each cache; return their attention metadata."""
-        segments = [_segment(cache, count) for cache, count in feeds]
-        for cache, count in feeds:
-            cache.length += count
-        return segments_of(segments, self._device)
+    def _append(self, feeds: Sequence[tuple[DraftCache, Sequence[int]]]) -> ForwardBatch:
+        """Append rows to each cache; return the batch that computes them and reads the last."""
+        inputs = [
+            SequenceInput([causal_segment(tokens, cache.length, cache.blocks)], [len(tokens) - 1])
+            for cache, tokens in feeds
+        ]
+        for cache, tokens in feeds:
+            cache.length += len(tokens)
+        return build_forward_batch(inputs, self._backend)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits = self.model.logits(hidden)
         missing = self._vocab_size - logits.shape[1]
         return pad(logits, (0, missing), value=-torch.inf) if missing else logits
-
-    def _tensor(self, values: Sequence[Any], dtype: torch.dtype) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=self._device)
-
-
-def _segment(cache: DraftCache, count: int) -> AttentionSegment:
-    """Return `count` rows at the end of a cache; their token ids are placeholders here."""
-    start = cache.length
-    positions = np.arange(start, start + count, dtype=np.int64)
-    rows = [-1] * count
-    return AttentionSegment(
-        rows, start, AttentionMode.CAUSAL, rows, positions, positions, cache.blocks
-    )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import torch
-
 from plait.server.engine.draft_model.cached import CachedDraftModel
 from plait.server.engine.kv.block_table import BLOCK_SIZE
 from plait.server.models.catalog import BadModel, ModelFiles, resolve
@@ -58,7 +56,7 @@ def load_draft_model(
         model.new_kv_cache(num_blocks),
         vocab_size=target.vocab_size,
         max_positions=model.max_positions,
-        device=torch.device(settings.device),
+        backend=model.backend,
     )
 
 
