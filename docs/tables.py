@@ -17,8 +17,8 @@ from pydantic.fields import FieldInfo
 from plait.decoders.constrained.schema.formats import FORMATS, NUMBER_FORMATS, STANDARD
 from plait.decoders.contract.registry import methods
 from plait.decoders.speculative.config import DEFAULT_DRAFTERS, DraftOptions
+from plait.server.api.schemas.base import Unsupported
 from plait.server.api.schemas.chat import ChatRequest
-from plait.server.api.schemas.common import Unsupported
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.models.gguf import ARCHITECTURES
 from plait.server.models.hf.families import FAMILIES

@@ -1,4 +1,4 @@
-"""The outermost layer: an id on every answer, a line in the access log, a count in the metrics."""
+"""The outermost middleware: request ids, the access log and the HTTP metrics."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from plait.server.api.request_state import GENERATION, failure_of
 from plait.server.telemetry.logs import log_access, request_scope
 from plait.server.telemetry.telemetry import Telemetry
 
-CLIENT_LEFT = 499  # before the answer had ended
-MAX_MESSAGE = 300  # characters of an error's
+CLIENT_LEFT = 499  # the client disconnected before the response had ended
+MAX_MESSAGE = 300  # characters of an error message
 _CLIENTS_OWN_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 class AccessMiddleware:
-    """Gives every request an id, and tells of it once its answer has ended.
+    """Gives every request an id, and logs and counts it when its response has ended.
 
-    A client's own X-Request-Id is returned and logged if it is harmless, and used for nothing else.
+    A client's own X-Request-Id is returned and logged if it is harmless; it has no other use.
     """
 
     def __init__(self, app: ASGIApp, *, telemetry: Telemetry) -> None:
@@ -37,7 +37,7 @@ class AccessMiddleware:
         began = time.monotonic()
         request_id = _request_id(Headers(scope=scope))
         scope.setdefault("state", {})["request_id"] = request_id
-        status = 500  # of a fault that nothing answers
+        status = 500  # unless a response starts
         has_ended = False
 
         async def stamped(message: Message) -> None:
@@ -78,18 +78,18 @@ class AccessMiddleware:
 
 
 def _outcome(status: int) -> str:
-    """Return what has become of a request, streams that broke included."""
+    """Return the outcome of a request; the status is the error's where a stream has failed."""
     if status == CLIENT_LEFT:
         return "client_left"
     return "ok" if status < 400 else "refused" if status < 500 else "failed"
 
 
 def _facts(scope: Scope) -> dict[str, Any]:
-    """Return what there is to say of an error, and of a generation."""
+    """Return the log fields of the generation and of the error, where there is one."""
     facts: dict[str, Any] = {}
     outputs = scope["state"].get(GENERATION)
     if outputs is not None:
-        facts |= outputs.facts()
+        facts |= outputs.log_fields()
     failure = failure_of(scope)
     if failure is not None:
         named = {"code": failure.code, "param": failure.param}

@@ -1,4 +1,4 @@
-"""The application: routes, and the layers around them."""
+"""The ASGI application: routes and middleware."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from plait.server.telemetry.telemetry import Telemetry
 
 
 def create_app(settings: ApiSettings, pool: PoolLike, telemetry: Telemetry) -> FastAPI:
-    """Return the ASGI application over a pool, which is started and closed by the caller."""
+    """Return the ASGI application of a pool; the caller starts and closes the pool."""
     app = FastAPI(
         title="plait",
         version=version("plait"),
         docs_url=None,  # FastAPI's page loads scripts from elsewhere
         redoc_url=None,
-        middleware=_layers(settings, telemetry),
+        middleware=_middleware(settings, telemetry),
         redirect_slashes=False,
     )
     app.state.settings = settings
     app.state.pool = pool
-    app.state.gate = TokenizationExecutor()
+    app.state.tokenization = TokenizationExecutor()
     app.state.telemetry = telemetry
     for routes in (generate, models, tokens, draft_store, operations, pages):
         app.include_router(routes.router)
@@ -42,15 +42,15 @@ def create_app(settings: ApiSettings, pool: PoolLike, telemetry: Telemetry) -> F
     return app
 
 
-def _layers(settings: ApiSettings, telemetry: Telemetry) -> list[Middleware]:
-    """Return the layers, outermost first. Preflight requests carry no key, so CORS is before it."""
-    layers = [
+def _middleware(settings: ApiSettings, telemetry: Telemetry) -> list[Middleware]:
+    """Return the middleware, outermost first. CORS is before auth: preflights have no key."""
+    middleware = [
         Middleware(AccessMiddleware, telemetry=telemetry),
         Middleware(PathMiddleware),
         Middleware(telemetry.tracing.wrap),
     ]
     if settings.cors_origins:
-        layers.append(
+        middleware.append(
             Middleware(
                 CORSMiddleware,
                 allow_origins=settings.cors_origins,
@@ -62,4 +62,4 @@ def _layers(settings: ApiSettings, telemetry: Telemetry) -> list[Middleware]:
     auth = Middleware(
         AuthMiddleware, api_keys=settings.api_keys, protect_metrics=settings.protect_metrics
     )
-    return [*layers, auth]
+    return [*middleware, auth]

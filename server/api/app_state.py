@@ -1,4 +1,4 @@
-"""What create_app hands to the routes, typed."""
+"""Typed access to the application's state, which create_app sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from plait.server.telemetry.telemetry import Telemetry
 
 
 def pool_of(request: Request) -> PoolLike:
-    """Return the pool that serves this application."""
+    """Return the application's pool."""
     pool: PoolLike = request.app.state.pool
     return pool
 
@@ -23,9 +23,9 @@ def settings_of(request: Request) -> ApiSettings:
 
 
 def tokenization_of(request: Request) -> TokenizationExecutor:
-    """Return the way to the application's tokenizers."""
-    gate: TokenizationExecutor = request.app.state.gate
-    return gate
+    """Return the application's executor of tokenization."""
+    tokenization: TokenizationExecutor = request.app.state.tokenization
+    return tokenization
 
 
 def telemetry_of(request: Request) -> Telemetry:

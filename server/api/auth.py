@@ -1,4 +1,4 @@
-"""Who may ask: API keys, compared in constant time; everything is closed that isn't named open."""
+"""API keys, compared in constant time. Every path needs one, except those named here."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ OPEN_PATHS = frozenset({"/health", "/ready"})
 
 
 class AuthMiddleware:
-    """Lets a request pass that bears one of the keys, and notes whose it is.
+    """Rejects requests without a valid API key, and stores the tenant of the others.
 
-    scope["state"]["tenant"] becomes a name made of the key's hash, "" where no keys are set.
+    scope["state"]["tenant"] becomes a name made of the key's hash; "" where no keys are set.
     """
 
     def __init__(self, app: ASGIApp, *, api_keys: Sequence[str], protect_metrics: bool) -> None:
@@ -45,7 +45,7 @@ class AuthMiddleware:
         if scheme.lower() != "bearer":
             return None
         candidate = _digest(key.strip().encode("latin-1"))
-        # Every key is compared, so that the time tells nothing about which one matched.
+        # All keys are compared, so that the time reveals nothing about which one matched.
         matches = [hmac.compare_digest(candidate, digest) for digest in self._digests]
         return candidate.hex()[:16] if any(matches) else None
 

@@ -1,4 +1,4 @@
-"""Work that lives no longer than the client that asked for it."""
+"""Cancel work when the client that asked for it disconnects."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ T = TypeVar("T")
 
 
 class ClientDisconnected(Exception):
-    """The client closed the connection before its answer was complete."""
+    """The client closed the connection before its response was complete."""
 
 
 async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Return the result of `work`, which is cancelled as soon as the client disconnects.
 
-    The request's body must have been read. On return nothing started here runs any more.
+    The request's body must have been read. On return, no task that was started here still runs.
 
     Raises:
-        ClientDisconnected: the client was faster.
+        ClientDisconnected: the client disconnected first.
     """
     task = asyncio.create_task(work)
     gone = asyncio.create_task(_disconnected(receive))

@@ -1,4 +1,4 @@
-"""What the HTTP layer needs of a pool: `plait.server.pool.pool.Pool` is one, tests have stubs."""
+"""What the HTTP layer needs of a pool; implemented by `server.pool.pool.Pool` and by test stubs."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 
 class ServedModelLike(Protocol):
-    """One model by its served name; info is None until its worker has loaded."""
+    """A served model; info is None until a worker has loaded it."""
 
     @property
     def name(self) -> str:
-        """What requests call it."""
+        """The name that requests use."""
 
     @property
     def created(self) -> int:
-        """Since when it is served, in unix seconds."""
+        """Unix time in seconds since which it is served."""
 
     @property
     def info(self) -> ModelInfo | None:
-        """What its worker told of it."""
+        """What its workers serve and can do."""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -41,28 +41,28 @@ class ServedModelLike(Protocol):
 
 
 class ReadinessLike(Protocol):
-    """Whether new work is taken, and if not, why."""
+    """Whether new requests are accepted, and if not, why."""
 
     @property
     def ok(self) -> bool:
-        """Whether new work is taken."""
+        """Whether new requests are accepted."""
 
     @property
     def reason(self) -> str:
-        """What is wrong, or degraded."""
+        """What is wrong or degraded."""
 
 
 class PoolLike(Protocol):
-    """Workers, seen from the front end. Errors are those of `plait.server.errors`."""
+    """The workers, as the front end uses them. Raises the errors of `plait.server.errors`."""
 
     def models(self) -> Sequence[ServedModelLike]:
         """Return the served models, loaded or not."""
 
     def ready(self) -> ReadinessLike:
-        """Tell whether all workers are up, the queue has room, and no drain is under way."""
+        """Return whether all workers are up, the queue has room, and no drain is under way."""
 
     def alive(self) -> bool:
-        """Tell whether the pool itself runs."""
+        """Return whether the pool itself runs."""
 
     async def compile(self, model: str, spec: ConstraintSpec, tenant: str) -> CompiledConstraint:
         """Compile a constraint; BadRequest names the keyword and its JSON pointer."""
@@ -70,10 +70,10 @@ class PoolLike(Protocol):
     def generate(
         self, model: str, request: GenerateRequest
     ) -> AsyncGenerator[Started | Delta, None]:
-        """Stream a request's events; closing the generator aborts what still runs."""
+        """Yield a request's events; closing the generator aborts the request."""
 
     async def draft_store(self, model: str, task: DraftStoreTask) -> Sequence[DraftStoreReport]:
-        """Let every worker of a model do something to its draft store; return their reports."""
+        """Run a task on the draft store of each worker of a model; return their reports."""
 
     def abort(self, request_id: str, index: int | None = None) -> None:
-        """Stop one sequence (None: all) of a request; unknown ids are fine."""
+        """Stop one sequence (None: all) of a request; unknown ids are ignored."""

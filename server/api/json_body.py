@@ -1,6 +1,6 @@
-"""Request bodies: bounded, JSON by content type, and parsed without leniency.
+"""Request bodies: limited in size, JSON by content type, and parsed strictly.
 
-A body that two parsers may read differently is refused: duplicate keys, NaN and Infinity, numbers
+A body that two parsers may read differently is rejected: duplicate keys, NaN and Infinity, numbers
 beyond a double, unpaired surrogates, nesting beyond the limit, bytes that aren't UTF-8.
 """
 
@@ -35,8 +35,8 @@ def parse_json(body: bytes, limits: LimitSettings) -> Any:
 
     Raises:
         BadRequest: the text isn't such JSON; the message says where, and never quotes the text.
-    Cost: linear in the body for each level of nesting, at C speed; the event loop waits for it,
-    which is why the number of values has a limit too.
+    Cost: linear in the body for each level of nesting, at C speed. It blocks the event loop, so the
+    number of values is limited as well.
     """
     _check_size(body, limits)
     try:
@@ -53,9 +53,9 @@ def parse_json(body: bytes, limits: LimitSettings) -> Any:
 
 
 def _check_size(body: bytes, limits: LimitSettings) -> None:
-    """Count values by the commas and brackets between strings, and levels by deleting them.
+    """Check the number of values and the depth by the commas and brackets outside of strings.
 
-    Each round deletes the innermost pairs of brackets; what is left at last is nested too deep.
+    Each round deletes the innermost pairs of brackets; brackets that are left are nested too deep.
     """
     marks = _STRING.sub(b"", body).translate(_TO_SQUARE, _NOT_MARKS)
     if len(marks) > limits.max_json_values:
@@ -80,7 +80,7 @@ def _finite(text: str) -> float:
 
 
 def _integer(text: str) -> int:
-    # Also keeps the quadratic conversion of long numerals from costing anything.
+    # The conversion of long numerals takes quadratic time.
     if len(text) > 40:
         raise ValueError("a number is too large")
     return int(text)
@@ -127,10 +127,10 @@ class _JsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
-    """A route that reads bodies as this module says, under app.state.settings' limits."""
+    """A route that reads bodies by the rules of this module, within the limits of the settings."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wrap FastAPI's handler: it finds the body read and parsed."""
+        """Return FastAPI's handler, called with a request whose body is read and parsed."""
         handler = super().get_route_handler()
         if self.body_field is None:
             return handler
@@ -153,7 +153,7 @@ def _check_content_type(request: Request) -> None:
 
 
 async def _read_body(request: Request, settings: ApiSettings) -> bytes:
-    """Return the whole body; stop reading at the limit, and at the timeout of a slow sender."""
+    """Return the whole body; raise an error at the size limit and at the read timeout."""
     limit = settings.limits.max_body_bytes
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limit:

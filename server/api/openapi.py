@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI writes the requests, this adds the answers, which are msgspec's."""
+"""The OpenAPI document: FastAPI describes the requests; this adds the responses (msgspec)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _content(media_type: str, model: type) -> dict[str, Any]:
 
 
 _ERROR = _content("application/json", ErrorBody)
-# Naming the whole classes keeps FastAPI from adding its own 422, which this server never sends.
+# With all of 4XX named, FastAPI does not add its own 422, which this server never sends.
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"description": "The request must be changed, or sent later.", "content": _ERROR},
     "5XX": {"description": "The server can't do it now.", "content": _ERROR},
@@ -28,7 +28,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def response_docs(model: type, *, stream: type | None = None) -> dict[int | str, dict[str, Any]]:
-    """Return a route's `responses`: its answer, the events of its stream, and the errors."""
+    """Return a route's `responses`: the response object, the stream's events, and the errors."""
     content = _content("application/json", model)
     if stream is not None:
         _described[stream.__name__] = stream

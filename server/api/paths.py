@@ -1,4 +1,4 @@
-"""Paths and methods as routes have them: one slash between names, none behind them, no HEAD."""
+"""Normalize paths and methods: single slashes, no slash at the end, HEAD becomes GET."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document in few words: every route with its fields, every object that fields hold."""
+"""The reference page's content, from the OpenAPI document: routes and objects with their fields."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class OperationReference:
     method: str
     path: str
     summary: str
-    body: str  # the name of the object that is sent, "" for none
-    fields: tuple[FieldReference, ...]  # of that object, or of the query
+    body: str  # the name of the request object; "" for none
+    fields: tuple[FieldReference, ...]  # of the body, or of the query
 
 
 def operations(document: Json) -> list[OperationReference]:
@@ -45,7 +45,7 @@ def operations(document: Json) -> list[OperationReference]:
 
 
 def objects(document: Json, *, but: Collection[str]) -> dict[str, tuple[FieldReference, ...]]:
-    """Return the fields of every object of an OpenAPI document but those of these names."""
+    """Return the fields of the objects of an OpenAPI document, except the objects in `but`."""
     return {
         name: tuple(_fields(schema))
         for name, schema in document["components"]["schemas"].items()
@@ -78,7 +78,7 @@ def _name(schema: Json) -> str:
 
 
 def _values(schema: Json) -> str:
-    """Say in a few words what a schema admits."""
+    """Return a short description of the values that a schema admits."""
     if "$ref" in schema:
         return _name(schema)
     if "enum" in schema or "const" in schema:

@@ -1,8 +1,7 @@
 """From chat messages to a prompt.
 
-Messages are normalised first, so that a template meets what templates are written for: a role
-and a string. Rendering blocks for milliseconds, for RENDER_SECONDS at worst: call it from a
-thread.
+Messages are normalized first to what chat templates expect: a role and a string. Rendering blocks
+for milliseconds, at worst for RENDER_SECONDS: call it from a thread.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"}
 OPTIONAL = ("name", "reasoning_content")  # of a message
 KNOWN_ROLES = frozenset({"system", "user", "assistant"})
 
-# Ends the message that is to be continued, while the template puts its own words behind it.
+# Marks the end of the message to be continued; the template writes its own text behind it.
 CONTINUE_HERE = "\ufdd1"
-KEPT = " "  # behind that mark, as transformers has it: gone where the template trims messages
+KEPT = " "  # behind that mark, as in transformers: it is missing if the template trims messages
 
 Message = dict[str, str]
 
@@ -51,10 +50,10 @@ def chat_prompt(
     kwargs: Mapping[str, Any] | None = None,
     check: Callable[[str], None] = lambda text: None,
 ) -> list[int]:
-    """Return the token ids of a conversation; `check` may refuse its text before it is tokenised.
+    """Return the token ids of a conversation. `check` may reject the text before it is tokenized.
 
-    Unlike encode(render_chat(...), special=True), special tokens written in a message stay text:
-    nobody can open another role's turn. For other messages the two agree; a test checks it.
+    Unlike encode(render_chat(...), special=True), special tokens in a message stay text: nobody can
+    forge another role's turn. For other messages the two agree; a test checks it.
 
     Raises:
         BadRequest: as render_chat.
@@ -82,19 +81,19 @@ def render_chat(
     continue_final_message: bool = False,
     kwargs: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return a conversation as the model's chat template writes it.
+    """Return a conversation as the model's chat template renders it.
 
     Args:
-        tokenizer: Brings the template; nothing else does.
+        tokenizer: Has the chat template.
         messages: OpenAI's: role, content (a string, text parts, or null) and perhaps a name and
-            reasoning_content, which are left out if the template writes none.
-        add_generation_prompt: End with the opening of the assistant's turn.
-        continue_final_message: End within the last message instead, so that the model goes on
-            with it.
+            reasoning_content, which are omitted if the template does not render them.
+        add_generation_prompt: End with the start of the assistant's turn.
+        continue_final_message: End within the last message instead, so that the model continues
+            it.
         kwargs: The request's chat_template_kwargs.
     Raises:
-        BadRequest: the model has no template, the template refuses the messages or exceeds its
-            limits, or an option is not one that it reads; `param` names the culprit.
+        BadRequest: the model has no template, the template rejects the messages or exceeds its
+            limits, or it does not read an option; `param` names the field.
     """
     return _render(
         tokenizer,
@@ -106,12 +105,12 @@ def render_chat(
 
 
 def template_variables(tokenizer: Tokenizer) -> frozenset[str]:
-    """Return which chat_template_kwargs this model honours."""
+    """Return the chat_template_kwargs that the model's template reads."""
     return _template(tokenizer).variables & ALLOWED_KWARGS
 
 
 def ignored_fields(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the paths of what messages have and this model's template does not write."""
+    """Return the paths of message fields that the model's template does not render."""
     unread = [key for key in OPTIONAL if key not in _template(tokenizer).mentions]
     return [
         f"messages[{i}].{key}"
@@ -122,16 +121,16 @@ def ignored_fields(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) 
 
 
 def ignored_kwargs(tokenizer: Tokenizer, kwargs: Mapping[str, Any]) -> list[str]:
-    """Return the paths of chat_template_kwargs of other families, which this one does not read."""
+    """Return the paths of chat_template_kwargs that the model's template does not read."""
     variables = _template(tokenizer).variables
     return [f"chat_template_kwargs.{key}" for key in kwargs if key not in variables]
 
 
 def normalize(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Return the messages with roles that templates know and plain strings as content.
+    """Return the messages with roles that templates know and strings as content.
 
-    developer becomes system, OpenAI's newer word for the same. Text parts are joined by line
-    breaks, as vLLM does. Null content is empty.
+    The role developer, OpenAI's newer name of system, becomes system. Text parts are joined by
+    line breaks, as in vLLM. Null content becomes "".
 
     Raises:
         BadRequest: there is no message, or a part is not text.
@@ -233,7 +232,7 @@ def _check_kwargs(template: ChatTemplate, kwargs: Mapping[str, Any]) -> None:
 
 
 def _known_to(template: ChatTemplate, message: Message) -> Message:
-    """Return a message without what the template does not write."""
+    """Return a message without the fields that the template does not render."""
     unread = [key for key in OPTIONAL if key not in template.mentions]
     return {key: value for key, value in message.items() if key not in unread}
 
@@ -241,7 +240,7 @@ def _known_to(template: ChatTemplate, message: Message) -> Message:
 def _check_roles(
     template: ChatTemplate, variables: Mapping[str, Any], conversation: list[Message]
 ) -> None:
-    """Raise BadRequest for a role of the client's own whose messages the template passes over."""
+    """Raise BadRequest for a custom role whose messages the template does not render."""
     own = [i for i, message in enumerate(conversation) if message["role"] not in KNOWN_ROLES]
     if not own:
         return
@@ -264,7 +263,7 @@ def _left_open(message: Message) -> Message:
 
 
 def _cut(text: str, message: Message) -> str:
-    """Return the text up to the end of the message, whose last blanks the template may trim."""
+    """Return the text up to the end of the message, whose trailing spaces may be trimmed."""
     before, mark, behind = text.rpartition(CONTINUE_HERE)
     if not mark:
         raise BadRequest(

@@ -1,10 +1,9 @@
 """Compile a model's chat template and render it within a bounded time and size.
 
-A template is a program out of the model's files; a request never brings one. It runs in Jinja's
-immutable sandbox. Every turn of a loop, every call and every piece of output looks at the clock,
-so rendering ends by itself within the limit and needs no thread or process to be killed. What is
-left to the sandbox is one single expression that asks for a lot of memory: only a hostile model
-file can hold one, and whoever chose the file chose its weights too.
+A template is a program from the model's files; requests never contain one. It runs in Jinja's
+immutable sandbox. Each loop iteration, call and output checks the clock, so rendering ends within
+the limit without a thread or process to kill. Not prevented is a single expression that allocates
+much memory: only a hostile model file can contain one, and its weights are as hostile.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ _deadline: ContextVar[float] = ContextVar("deadline")
 
 
 class RenderLimitError(TemplateError):
-    """The template ran for too long, or wrote too much."""
+    """The template ran for too long, or its output is too long."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
-    """A compiled template and what it reads."""
+    """A compiled template, and the names that occur in it."""
 
     template: Template
-    variables: frozenset[str]  # names that the caller may set
-    mentions: frozenset[str]  # every attribute, key and string constant written in it
+    variables: frozenset[str]  # variables that it reads
+    mentions: frozenset[str]  # all attributes, keys and string constants in it
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """Return the text.
@@ -48,7 +47,7 @@ class ChatTemplate:
         Raises:
             RenderLimitError: RENDER_SECONDS or RENDER_CHARS are exceeded.
             TemplateError: the template refuses its input.
-        A template fed with what it does not expect may raise any of UNEXPECTED too.
+        A template may also raise any of UNEXPECTED for input that it does not expect.
         """
         token = _deadline.set(time.monotonic() + RENDER_SECONDS)
         try:
@@ -57,7 +56,7 @@ class ChatTemplate:
             _deadline.reset(token)
 
 
-# What Python raises for an expression that does not suit its operands.
+# Python's errors for an expression whose operands do not fit.
 UNEXPECTED = (
     TypeError,
     ValueError,
@@ -114,7 +113,7 @@ def _mentions(tree: nodes.Template) -> set[str]:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Jinja as chat templates expect it: the dialect that transformers settled."""
+    """Jinja as chat templates expect it: the dialect that transformers defined."""
 
     intercepted_binops = frozenset({"*", "**"})
 
@@ -129,7 +128,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.globals["strftime_now"] = _strftime_now
 
     def tick(self) -> None:
-        """Look at the clock: called at every turn of a loop."""
+        """Check the clock; called in each loop iteration."""
         _check_clock()
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -137,7 +136,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().call(context, obj, *args, **kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Refuse the two operators that make much out of little."""
+        """Refuse the two operators that make large values from small ones."""
         if operator == "**" or _repeated(left, right) > RENDER_CHARS:
             raise RenderLimitError(f"{operator!r} would make too large a value")
         return super().call_binop(context, operator, left, right)
@@ -152,7 +151,7 @@ def _repeated(left: Any, right: Any) -> int:
 
 
 class _Generation(Extension):
-    """{% generation %}: marks the assistant's words for training; to us its body is all."""
+    """{% generation %} marks the assistant's text for training; only its body matters here."""
 
     tags = {"generation"}  # noqa: RUF012 - declared as a plain set upstream
 
@@ -168,7 +167,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Write JSON as it is: Jinja's own filter escapes it for HTML."""
+    """Return plain JSON; Jinja's own filter escapes it for HTML."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,

@@ -1,4 +1,4 @@
-"""Token ids to text, piece by piece."""
+"""Incremental detokenization."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ _UTF8 = codecs.getincrementaldecoder("utf-8")
 
 
 class Detokenizer:
-    """Decodes one sequence's tokens as they come.
+    """Decodes one sequence's tokens incrementally.
 
-    A character is released once its last byte is there, and never split; at most three bytes
-    are held. Law: the pieces and the last one of `finish`, joined, are what decoding all bytes
-    together gives, with errors="replace". Special tokens add nothing.
-    Cost: O(bytes of the token), whatever came before.
+    A character is returned when its last byte has arrived; at most three bytes are withheld. Law:
+    all returned texts, joined, equal decoding all bytes at once with errors="replace". Special
+    tokens have no text. Cost: O(bytes of the token), independent of the text before it.
     """
 
     def __init__(self, token_bytes: Sequence[bytes]) -> None:
@@ -28,9 +27,9 @@ class Detokenizer:
 
     @property
     def has_partial_character(self) -> bool:
-        """Whether bytes are held that may become a character; they will make at least one."""
+        """Whether bytes of an incomplete character are withheld."""
         return bool(self._decoder.getstate()[0])
 
     def finish(self) -> str:
-        """Return what an unfinished character at the end comes to: U+FFFD, or nothing."""
+        """Return U+FFFD if the text ends within a character, else nothing."""
         return self._decoder.decode(b"", final=True)

@@ -1,8 +1,8 @@
-"""A tokenizer out of a GGUF file's metadata, without the files it was once converted from.
+"""Build a tokenizer from a GGUF file's metadata, without the original tokenizer files.
 
-GGUF keeps tokens, token types, merges or scores, and the name of the pre-tokenizer; the regular
-expression behind a name is known only to those who read it. The names here are the families that
-we serve; any other is refused by name, because a wrong split degrades every answer in silence.
+GGUF has tokens, token types, merges or scores, and only the name of the pre-tokenizer, not its
+regular expression. The names below are those of the supported model families. Any other name is
+refused, because wrong pre-tokenization silently degrades every output.
 Sources: the GGUF specification; each family's own tokenizer.json; Sennrich et al. 2016 (BPE);
 Kudo and Richardson 2018 (SentencePiece). tests/parity checks against transformers.
 """
@@ -42,7 +42,7 @@ TEKKEN = (
 GPT_2 = "gpt-2"  # the expression that ByteLevel itself carries
 GPT_2_DIGITS = "gpt-2, one digit at a time"
 
-# tokenizer.ggml.pre -> how text is cut before merging
+# tokenizer.ggml.pre -> how text is split before merging
 PRE_TOKENIZERS = {
     "gpt-2": GPT_2,
     "smollm": GPT_2_DIGITS,
@@ -54,11 +54,11 @@ PRE_TOKENIZERS = {
     "deepseek-r1-qwen": QWEN_2,
     "tekken": TEKKEN,
 }
-IGNORE_MERGES = frozenset({LLAMA_3, TEKKEN})  # a word that is a token is never merged together
+IGNORE_MERGES = frozenset({LLAMA_3, TEKKEN})  # a word that is a token is not built by merges
 NFC = frozenset({QWEN_2})
-ADDS_BOS = frozenset({LLAMA_3, TEKKEN})  # where add_bos_token is not said, as in llama.cpp
+ADDS_BOS = frozenset({LLAMA_3, TEKKEN})  # where add_bos_token is absent, as in llama.cpp
 
-# Ends of a text that converters do not always name; those that llama.cpp ends at, too.
+# End tokens that converters do not always declare; llama.cpp has the same list.
 END_NAMES = """
     <|im_end|> <|eot_id|> <|eom_id|> <end_of_turn> <|end|> <|endoftext|> <|end_of_text|>
     <EOT> _<EOT> [EOT] [EOS] </s> <eos> <end_of_utterance> <turn|>
@@ -66,7 +66,7 @@ END_NAMES = """
     <|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> <|file_sep|>
 """
 ENDS = frozenset(END_NAMES.split())
-# llama.cpp's ids of a SentencePiece vocabulary that does not say which they are.
+# llama.cpp's ids for a SentencePiece vocabulary that does not declare them.
 SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}
 
 
@@ -86,7 +86,7 @@ ADDED = SPECIAL | {TokenType.USER_DEFINED}
 
 
 def read_gguf_tokenizer(files: ModelFiles, *, sampling: bool = False) -> TokenizerData:
-    """Build the tokenizer of a GGUF file, with the sampling it recommends if that is wanted.
+    """Return the tokenizer of a GGUF file; `sampling`: also its sampling defaults.
 
     Raises:
         BadModel: the file is damaged, or its vocabulary's kind or pre-tokenizer is not known.
@@ -171,7 +171,7 @@ def _tokenizer_data(section: _TokenizerMetadata, chat_template: str | None) -> T
 
 
 def _token_bytes(section: _TokenizerMetadata, spelled: list[bytes]) -> list[bytes]:
-    """Return what each token adds to a text: nothing, its own text if added, or as spelled."""
+    """Return each token's bytes in a text: none if special, its text if added, or `spelled`."""
     own = {TokenType.USER_DEFINED: str.encode, **dict.fromkeys(SPECIAL, lambda text: b"")}
     return [
         own[TokenType(kind)](token) if kind in ADDED else text
@@ -245,8 +245,8 @@ def _sentencepiece(section: _TokenizerMetadata) -> tokenizers.Tokenizer:
 def merges_by_score(scores: Mapping[str, float]) -> list[tuple[str, str]]:
     """Return the merges of a SentencePiece BPE vocabulary, best first.
 
-    SentencePiece always merges the neighbours whose union scores highest, so every way to cut a
-    token into two tokens is a merge that ranks as the token does.
+    SentencePiece merges the adjacent tokens whose union scores highest, so every split of a token
+    into two tokens is a merge with the rank of the token.
     """
 
     def cuts(token: str) -> Iterator[tuple[str, str]]:

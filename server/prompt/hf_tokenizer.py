@@ -1,6 +1,6 @@
-"""A tokenizer out of a Hugging Face folder: tokenizer.json and the small files around it.
+"""Read a tokenizer from a Hugging Face folder: tokenizer.json and the config files beside it.
 
-Only the fast format is read. No code of the folder runs.
+Only the fast format is supported. No code of the folder runs.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token",
 
 
 def read_hf_tokenizer(files: ModelFiles, *, sampling: bool = False) -> TokenizerData:
-    """Read the tokenizer of a Hugging Face folder, with the sampling it recommends if wanted.
+    """Return the tokenizer of a Hugging Face folder; `sampling`: also its sampling defaults.
 
     Raises:
-        BadModel: a file is missing or damaged, or the vocabulary is of a kind not known here.
+        BadModel: a file is missing or damaged, or the vocabulary is of an unknown kind.
     """
     folder = files.path
     backend = _backend(folder / "tokenizer.json")
@@ -65,7 +65,7 @@ def _backend(path: Path) -> tokenizers.Tokenizer:
         backend = tokenizers.Tokenizer.from_buffer(path.read_bytes())
     except (*MALFORMED, OSError) as error:  # from_file raises a bare Exception for these faults
         raise BadModel(f"{path} is not a tokenizer: {error}") from error
-    backend.no_truncation()  # both may be left over from training
+    backend.no_truncation()  # both may be set from training
     backend.no_padding()
     return backend
 
@@ -94,7 +94,7 @@ def _token_id(backend: tokenizers.Tokenizer, token: str | None) -> int | None:
 
 
 def _prefix(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
-    """Return what the post-processor puts in front; what it puts behind would end the text."""
+    """Return the token ids that the post-processor adds in front; those behind end the text."""
     plain = backend.encode("a", add_special_tokens=False).ids
     full = backend.encode("a").ids
     for i in range(len(full) - len(plain) + 1):
@@ -104,9 +104,9 @@ def _prefix(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
 
 
 def _spell(backend: tokenizers.Tokenizer, size: int) -> tuple[list[bytes], bool]:
-    """Return every token's bytes, and whether decoding drops a space at the start.
+    """Return every token's bytes, and whether decoding removes a space at the start.
 
-    The decoder is asked, not its description: there are several for each kind.
+    The decoder is tested, not its description, which has several forms for each kind.
     """
     tokens = [backend.id_to_token(i) or "" for i in range(size)]
     if backend.decoder is None:
@@ -119,7 +119,7 @@ def _spell(backend: tokenizers.Tokenizer, size: int) -> tuple[list[bytes], bool]
 
 
 def _end_tokens(folder: Path, config: dict[str, Any], eos: int | None) -> frozenset[int]:
-    """Return every id that ends a text; generation_config.json knows best."""
+    """Return the ids of all end tokens; generation_config.json takes precedence."""
     generation = read_json(folder / "generation_config.json").get("eos_token_id")
     declared = generation if generation is not None else _text_config(config).get("eos_token_id")
     ids = declared if isinstance(declared, list) else [declared]
@@ -143,7 +143,7 @@ def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
             raise BadModel(f"{path} can't be read as UTF-8 text: {error}") from error
     with naming(folder / "tokenizer_config.json"):
         template = settings.get("chat_template")
-        if isinstance(template, list):  # several by name; the others serve tools and retrieval
+        if isinstance(template, list):  # several by name; the others are for tools and retrieval
             named = {entry["name"]: entry["template"] for entry in template}
             template = named.get("default")
         if template is not None and not isinstance(template, str):

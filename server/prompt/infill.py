@@ -1,4 +1,4 @@
-"""One sequence's way from the tokens of a template's holes to the filled template."""
+"""From the token ids of an infill template's holes to the filled text, incrementally."""
 
 from __future__ import annotations
 
@@ -11,61 +11,61 @@ from plait.server.prompt.stream import TextDelta, TextStream
 
 @dataclass(frozen=True, slots=True)
 class InfillTemplate:
-    """A text with holes: texts[0], the first hole, texts[1], the next hole, ..., the last text."""
+    """A text with holes: texts[0], hole 0, texts[1], hole 1, ..., texts[-1]."""
 
     texts: tuple[str, ...]
     lengths: tuple[int, ...]  # tokens of each hole; one fewer than texts
 
 
 class InfillStream:
-    """Detokenises each hole by itself and puts the template's own text between them.
+    """Detokenizes each hole separately and inserts the template's text between them.
 
-    Law: the pieces, joined, are the template with the k-th hole replaced by what its own tokens
-    decode to. Special tokens, such as the end tokens that fill up a hole, add nothing.
+    Law: the deltas, joined, are the template with hole k replaced by the text of its own tokens.
+    Special tokens, such as the end tokens that fill up a hole, have no text.
     """
 
-    stop: None = None  # no string ends it
+    stop: None = None  # stop strings do not apply
 
     def __init__(self, token_bytes: Sequence[bytes], template: InfillTemplate) -> None:
         self.num_tokens = 0  # pushed
         self._token_bytes = token_bytes
         self._template = template
         self._num_chars = 0  # released
-        self._index = -1  # of the hole that is being filled
+        self._index = -1  # of the current hole
         self._hole: TextStream | None = None
 
     def push(
         self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs] | None = None
     ) -> TextDelta:
-        """Take the next tokens, with their logprobs if they are to be shown."""
-        pieces = [] if self._index >= 0 else [self._next_hole()]
+        """Add tokens, with their logprobs if requested; return the new text."""
+        deltas = [] if self._index >= 0 else [self._next_hole()]
         for i, token_id in enumerate(token_ids):
             assert self._hole is not None, "more tokens than holes"
             base = self._num_chars - self._hole.num_chars
-            piece = self._hole.push([token_id], logprobs[i : i + 1] if logprobs else None)
-            pieces.append(self._of_hole(piece, base))
+            delta = self._hole.push([token_id], logprobs[i : i + 1] if logprobs else None)
+            deltas.append(self._of_hole(delta, base))
             self.num_tokens += 1
             if self._hole.num_tokens == self._template.lengths[self._index]:
-                pieces += [self._of_hole(self._hole.finish(), base), self._next_hole()]
-        return _joined(pieces)
+                deltas += [self._of_hole(self._hole.finish(), base), self._next_hole()]
+        return _joined(deltas)
 
     def finish(self) -> TextDelta:
-        """Return the rest; nothing, unless the sequence has ended before its last hole did."""
-        pieces = []
+        """Return the rest of the template, if the sequence has ended before its last hole."""
+        deltas = []
         while self._index < len(self._template.lengths):
             if self._hole is not None:
                 base = self._num_chars - self._hole.num_chars
-                pieces.append(self._of_hole(self._hole.finish(), base))
-            pieces.append(self._next_hole())
-        return _joined(pieces)
+                deltas.append(self._of_hole(self._hole.finish(), base))
+            deltas.append(self._next_hole())
+        return _joined(deltas)
 
-    def _of_hole(self, piece: TextDelta, base: int) -> TextDelta:
-        """Return a piece of a hole that begins after `base` characters."""
-        self._num_chars += len(piece.text)
-        return TextDelta(piece.text, piece.logprobs, [base + offset for offset in piece.offsets])
+    def _of_hole(self, delta: TextDelta, base: int) -> TextDelta:
+        """Return new text of a hole that begins after `base` characters."""
+        self._num_chars += len(delta.text)
+        return TextDelta(delta.text, delta.logprobs, [base + offset for offset in delta.offsets])
 
     def _next_hole(self) -> TextDelta:
-        """Go on to the next hole; return the text before it."""
+        """Start the next hole; return the template's text before it."""
         self._index += 1
         is_last = self._index == len(self._template.lengths)
         self._hole = None if is_last else TextStream(self._token_bytes)
@@ -74,9 +74,9 @@ class InfillStream:
         return TextDelta(text)
 
 
-def _joined(pieces: Sequence[TextDelta]) -> TextDelta:
+def _joined(deltas: Sequence[TextDelta]) -> TextDelta:
     return TextDelta(
-        "".join(piece.text for piece in pieces),
-        [entry for piece in pieces for entry in piece.logprobs],
-        [offset for piece in pieces for offset in piece.offsets],
+        "".join(delta.text for delta in deltas),
+        [entry for delta in deltas for entry in delta.logprobs],
+        [offset for delta in deltas for offset in delta.offsets],
     )

@@ -1,8 +1,8 @@
-"""Stop strings over a stream of text.
+"""Stop strings in streamed text.
 
-A stop string ends the text where it first becomes complete; of two that become complete with the
-same character the longer wins. This depends neither on how the text is cut into pieces nor on
-anything after it, so nothing has to be generated to find out.
+A stop string ends the text where its first match is complete; of two that are complete at the same
+character, the longer counts. The result depends neither on how the text is split nor on what
+follows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class _TrieNode:
     depth: int  # its length
     stop: str | None = None  # the longest stop string that ends here
     next: dict[str, int] = field(default_factory=dict)
-    fallback: int = 0  # the longest proper suffix that is a prefix, too
+    fallback: int = 0  # node of its longest proper suffix that is a prefix of a stop string
 
 
 class StopStrings:
@@ -48,7 +48,7 @@ class StopStrings:
         self.nodes[at].stop = string
 
     def _link(self) -> None:
-        """Set the fallbacks, short prefixes first, because longer ones build on them."""
+        """Set the fallbacks, shorter prefixes first, as longer ones depend on them."""
         queue = deque(self.nodes[0].next.values())
         while queue:
             node = self.nodes[queue.popleft()]
@@ -61,7 +61,7 @@ class StopStrings:
     def step(self, at: int, char: str) -> int:
         """Return the node of the longest prefix that ends with this character.
 
-        Cost: amortised O(1), for every fallback undoes one step forward.
+        Cost: amortized O(1), as each fallback undoes an earlier step.
         """
         nodes = self.nodes
         while at and char not in nodes[at].next:
@@ -70,10 +70,10 @@ class StopStrings:
 
 
 class StopScanner:
-    """Looks for stop strings in one sequence's text and holds back what may become one.
+    """Finds stop strings in one sequence's text and withholds text that may begin one.
 
-    Laws: what was released is a prefix of the text before the stop string, and short of it by
-    no more than the longest suffix that is a prefix of a stop string.
+    Laws: the released text is a prefix of the text before the stop string. What is withheld is the
+    longest suffix that is a prefix of a stop string.
     """
 
     def __init__(self, strings: StopStrings, *, include: bool = False) -> None:
@@ -81,12 +81,12 @@ class StopScanner:
         self._strings = strings
         self._include = include
         self._at = 0
-        self._held = ""
+        self._withheld = ""
 
     def push(self, text: str) -> str:
-        """Return the text that is certain now; all of it stands before any stop string.
+        """Add text; return the text that can be released, all of it before any stop string.
 
-        After a match nothing more comes, and nothing is held.
+        After a match, nothing is released and nothing is withheld.
         """
         if self.matched is not None:
             return ""
@@ -96,19 +96,19 @@ class StopScanner:
             at = self._strings.step(at, char)
             stop = nodes[at].stop
             if stop is not None:
-                return self._end(self._held + text[: i + 1], stop)
+                return self._end(self._withheld + text[: i + 1], stop)
         self._at = at
-        return self._release(self._held + text, nodes[at].depth)
+        return self._release(self._withheld + text, nodes[at].depth)
 
     def finish(self) -> str:
-        """Return what was held back: the text has ended and no stop string can follow."""
-        return self._release(self._held, 0)
+        """Return the withheld text, when the text has ended without a stop string."""
+        return self._release(self._withheld, 0)
 
-    def _release(self, text: str, held: int) -> str:
-        certain = len(text) - held
-        self._held = text[certain:]
+    def _release(self, text: str, withheld: int) -> str:
+        certain = len(text) - withheld
+        self._withheld = text[certain:]
         return text[:certain]
 
     def _end(self, text: str, stop: str) -> str:
-        self.matched, self._held = stop, ""
+        self.matched, self._withheld = stop, ""
         return text if self._include else text[: len(text) - len(stop)]

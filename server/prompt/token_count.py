@@ -1,9 +1,9 @@
-"""How few tokens a text can have, without tokenising it: what is sure to be too long costs nothing.
+"""A lower bound of a text's token count without tokenizing, to reject long texts cheaply.
 
-A token spells at most so many bytes, so a text has at least bytes / longest tokens. What comes
-before the tokens can shrink a text: normalisers by a known factor, added tokens by the blanks that
-they take in. Bytes that a vocabulary lacks (SmolLM2's has no 0x04) vanish. Where other text can be
-dropped, nothing is promised.
+A token has a maximum number of bytes, so a text has at least bytes / maximum tokens. Three things
+can shrink a text before that: normalizers (by a known factor), added tokens (they absorb spaces),
+and bytes that the vocabulary lacks (SmolLM2's has no 0x04), which are dropped. Where other text can
+be dropped, the bound is 0.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import tokenizers
 
 from plait.server.prompt.tokenizer_data import byte_level_alphabet
 
-# Bytes before normalisation for one byte behind it, at most; tests try every character.
+# Most bytes before normalization for one byte after it; tests try every character.
 SHRINKS = {"NFC": 3, "NFD": 3, "NFKC": 4, "NFKD": 4, "Prepend": 1}
 NOT_IN_UTF8 = bytes([0xC0, 0xC1, *range(0xF5, 0x100)])
-KEEPING = frozenset({"ByteLevel", "Digits", "Metaspace"})  # pre-tokenizers that drop nothing
+LOSSLESS = frozenset({"ByteLevel", "Digits", "Metaspace"})  # pre-tokenizers that drop nothing
 
 
 @dataclass(frozen=True, slots=True)
 class TokenCountBound:
-    """What is known of one tokenizer."""
+    """The bound of one tokenizer."""
 
-    bytes_per_token: int | None  # None: nothing
-    dropped: bytes = b""  # bytes that no token spells; they vanish
-    drops_blanks: bool = False  # some added token takes in the blanks around it
+    bytes_per_token: int | None  # at most; None: no bound
+    dropped: bytes = b""  # bytes that no token has; they are dropped
+    drops_blanks: bool = False  # an added token absorbs the spaces around it
 
     def min_token_count(self, text: str) -> int:
-        """Return a number of tokens that the text has at least. Cost: that of encoding to UTF-8."""
+        """Return a lower bound of the text's token count. Cost: that of encoding to UTF-8."""
         if self.bytes_per_token is None:
             return 0
         if self.drops_blanks:
@@ -47,14 +47,14 @@ class TokenCountBound:
 def token_count_bound(
     backend: tokenizers.Tokenizer, token_bytes: Sequence[bytes]
 ) -> TokenCountBound:
-    """Return the bound of a tokenizer whose tokens spell these bytes."""
+    """Return the bound of a tokenizer whose tokens have these bytes."""
     description = json.loads(backend.to_str())
     normalizer = description["normalizer"]
     shrink = _shrink(normalizer)
     dropped = _unspelled(description)
     if shrink is None or dropped is None or not _keeps_text(description["pre_tokenizer"]):
         return TokenCountBound(None)
-    if dropped and normalizer is not None:  # it may make such bytes out of others
+    if dropped and normalizer is not None:  # it may turn other bytes into these
         return TokenCountBound(None)
     added = list(backend.get_added_tokens_decoder().values())
     spelled = (*token_bytes, *(token.content.encode() for token in added))
@@ -95,11 +95,11 @@ def _keeps_text(pre_tokenizer: Mapping[str, Any] | None) -> bool:
         return all(_keeps_text(each) for each in pre_tokenizer["pretokenizers"])
     if kind in ("Split", "Punctuation"):
         return bool(pre_tokenizer["behavior"] != "Removed")
-    return kind in KEEPING
+    return kind in LOSSLESS
 
 
 def _unspelled(description: Mapping[str, Any]) -> bytes | None:
-    """Return the bytes that the vocabulary can't spell; None: whole characters may be unknown."""
+    """Return the bytes that the vocabulary lacks; None: whole characters may be dropped."""
     model = description["model"]
     vocabulary = model.get("vocab")
     if not isinstance(vocabulary, dict):

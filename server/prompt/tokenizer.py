@@ -17,7 +17,7 @@ from plait.server.prompt.hf_tokenizer import read_hf_tokenizer
 from plait.server.prompt.token_count import token_count_bound
 from plait.server.prompt.tokenizer_data import TokenizerData
 
-# A quoted special token is QUOTE and one letter of plane 16, both free for private agreement.
+# A quoted special token is QUOTE and one character of plane 16; Unicode assigns neither.
 QUOTE = "\ufdd0"
 FIRST_LETTER = 0x100000
 
@@ -26,10 +26,10 @@ def load_tokenizer(files: ModelFiles, *, sampling: bool = False) -> Tokenizer:
     """Return the tokenizer of a model.
 
     Args:
-        files: The model's.
-        sampling: Read the sampling that its makers recommend, too.
+        files: The model's files.
+        sampling: Also read the sampling defaults that the model recommends.
     Raises:
-        BadModel: the files are damaged, or of a kind that is not known.
+        BadModel: the files are damaged or of an unknown kind.
     """
     with naming(files.path):
         read = read_gguf_tokenizer if files.kind == "gguf" else read_hf_tokenizer
@@ -39,21 +39,20 @@ def load_tokenizer(files: ModelFiles, *, sampling: bool = False) -> Tokenizer:
 class Tokenizer:
     """One model's tokenizer. Immutable and safe to share between threads.
 
-    Laws: encode(text) never holds a special token but the model's own prefix; decode(encode(text))
-    is text wherever the vocabulary normalises nothing; encode(quote(text), special=True) holds no
-    special token.
+    Laws: encode(text) has no special token except the model's own prefix; decode(encode(text)) is
+    text, unless the tokenizer normalizes; encode(quote(text), special=True) has no special token.
     """
 
     vocab_size: int
     eos_token_ids: frozenset[int]
     bos_token_id: int | None
     special_token_ids: frozenset[int]
-    token_bytes: Sequence[bytes]  # [vocab_size] what each token adds to the text; b"" if special
+    token_bytes: Sequence[bytes]  # [vocab_size] each token's bytes in a text; b"" if special
     chat_template: str | None
-    named_tokens: Mapping[str, str]  # what templates may write: "bos_token": "<s>", ...
-    prefix: tuple[int, ...]  # what the model wants in front of a text: bos, or nothing
-    strips_space: bool  # decode drops the space that encode puts in front (SentencePiece)
-    sampling: SamplingDefaults  # what the model's makers recommend
+    named_tokens: Mapping[str, str]  # variables of templates: "bos_token": "<s>", ...
+    prefix: tuple[int, ...]  # token ids that a text begins with: bos, or none
+    strips_space: bool  # decode removes the space that encode adds in front (SentencePiece)
+    sampling: SamplingDefaults  # the model's recommendation
 
     def __init__(self, vocabulary: TokenizerData) -> None:
         added = vocabulary.backend.get_added_tokens_decoder()
@@ -78,17 +77,17 @@ class Tokenizer:
         """Return the token ids of a text.
 
         Args:
-            text: Any text that UTF-8 can write.
-            special: Parse the special tokens written in the text (rendered templates). Otherwise
-                they are text like any other, as a user's prompt must be.
-            prefix: Put in front what the model wants there (bos); None: unless special.
+            text: Any text that UTF-8 can encode.
+            special: Parse special tokens that are written in the text (rendered templates).
+                Otherwise they are ordinary text, as in a user's prompt.
+            prefix: Add the model's prefix (bos); None: unless special.
         Raises:
             BadRequest: the text holds half of a surrogate pair.
         """
         backend = self._parsing if special else self._plain
-        try:  # in a batch, because for one the library keeps the interpreter from all other threads
+        try:  # as a batch: for a single text the library holds the GIL
             ids: list[int] = backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        except TypeError as error:  # what the library makes of a string that is not Unicode
+        except TypeError as error:  # of the library, for a string that is not Unicode
             raise BadRequest("the text holds a lone surrogate, which is not Unicode") from error
         if special:
             ids = self._unquote(ids)
@@ -96,10 +95,10 @@ class Tokenizer:
         return [*self.prefix, *ids] if wants_prefix else ids
 
     def encode_inside(self, text: str, *, special: bool = False) -> list[int]:
-        """Return the token ids of text within a longer one: no prefix, no space of its own.
+        """Return the token ids of a text within a longer one: without prefix or added space.
 
         Args:
-            text: Any text that UTF-8 can write.
+            text: Any text that UTF-8 can encode.
             special: As for `encode`.
         Raises:
             BadRequest: the text holds half of a surrogate pair.
@@ -111,13 +110,13 @@ class Tokenizer:
         return self.encode(text, special=special, prefix=False)
 
     def min_token_count(self, text: str) -> int:
-        """Return a number of tokens that the text has at least. Cost: that of encoding to UTF-8."""
+        """Return a lower bound of the text's token count. Cost: that of encoding to UTF-8."""
         return self._bound.min_token_count(text)
 
     def decode(self, token_ids: Sequence[int], *, special: bool = False) -> str:
-        """Return the text of token ids; with `special`, special tokens are written out.
+        """Return the text of token ids; with `special`, including special tokens.
 
-        Bytes that are not UTF-8 become U+FFFD. Ids outside the vocabulary are an IndexError.
+        Bytes that are not UTF-8 become U+FFFD. Raises IndexError for ids outside of the vocabulary.
         """
         written = self._special if special else {}
         parts = [written[i].encode() if i in written else self.token_bytes[i] for i in token_ids]
@@ -127,18 +126,18 @@ class Tokenizer:
         return data.decode("utf-8", errors="replace")
 
     def piece(self, token_id: int) -> str:
-        """Return a token as the vocabulary writes it (`Ġis`, `▁is`); "" where it has none."""
+        """Return a token's string in the vocabulary (`Ġis`, `▁is`); "" if there is none."""
         return self._plain.id_to_token(token_id) or ""
 
     @cached_property
     def written_bytes(self) -> Sequence[bytes]:
-        """What each token adds to a text in which special tokens are written out."""
+        """[vocab_size] each token's bytes in a text that includes special tokens."""
         return [self.token_name(i) for i in range(self.vocab_size)]
 
     def token_name(self, token_id: int) -> bytes:
-        """Return the bytes to show for a token: its own, or a special token's name.
+        """Return the bytes to display for a token: its own, or a special token's name.
 
-        A row of the model's output that the tokenizer knows nothing of has none.
+        Padding rows of the model's output have none.
         """
         name = self._special.get(token_id)
         if name is not None:
@@ -146,20 +145,21 @@ class Tokenizer:
         return self.token_bytes[token_id] if token_id < len(self.token_bytes) else b""
 
     def quote(self, text: str) -> str:
-        """Return the text so that encode(special=True) reads no special token out of it.
+        """Return the text in a form in which encode(special=True) finds no special token.
 
-        Strings from outside are quoted before a template puts them between its own special
-        tokens, so that nobody can write another role's turn. The text is cut there: what follows
-        is encoded by itself, in older SentencePiece vocabularies with a space in front.
+        Users' strings are quoted before a template puts them between its own special tokens, so
+        that nobody can forge another role's turn. A quoted token splits the text: what follows is
+        tokenized separately, in older SentencePiece vocabularies with a space in front.
         """
-        if not any(special in text for special in self._quotes):  # as a rule, and ten times faster
+        if not any(special in text for special in self._quotes):  # the usual case, 10 times faster
             return text
         return self._quotable.sub(lambda found: self._quotes[found[0]], text)
 
     def _add_quotes(self) -> tuple[dict[str, str], dict[int, list[int]]]:
-        """Give every special token a quoted form, itself an added token of the parsing backend.
+        """Add a quoted form of every special token to the parsing backend, as an added token.
 
-        Returns the quoted form of each text, and the ids that a quoted form's id stands for.
+        Returns the quoted form of each special token's text, and the plain token ids that each
+        quoted form's id stands for.
         """
         texts = [*self._special.values(), QUOTE]
         quotes = {text: f"{QUOTE}{chr(FIRST_LETTER + i)}" for i, text in enumerate(texts)}
@@ -182,7 +182,7 @@ class Tokenizer:
 
 
 def _ignoring_special(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Return a second face of the same model that reads special tokens as plain text."""
+    """Return a tokenizer of the same model that treats special tokens as plain text."""
     plain = tokenizers.Tokenizer(backend.model)
     if backend.normalizer is not None:
         plain.normalizer = backend.normalizer

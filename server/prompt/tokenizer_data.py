@@ -1,4 +1,4 @@
-"""What a tokenizer is made of, however the model's files write it down, and its tokens' bytes."""
+"""The data of a tokenizer, independent of the file format, and the bytes of its tokens."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import tokenizers
 from plait.server.models.hf.generation import SamplingDefaults
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
-SPACE = "\u2581"  # SentencePiece writes a space as this sign
+SPACE = "\u2581"  # SentencePiece's character for a space
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerData:
-    """One model's tokenizer; `backend` does the encoding, the rest is what it cannot tell."""
+    """One model's tokenizer: `backend` encodes, the other fields are what it doesn't know."""
 
     backend: tokenizers.Tokenizer  # with every special token added
-    size: int  # rows of the model's output; ids beyond the backend's mean nothing
+    size: int  # rows of the output layer; ids beyond the backend's are padding
     token_bytes: list[bytes]  # [size]; b"" for special tokens and padding rows
-    prefix: tuple[int, ...]  # what the model wants in front of plain text: bos, or nothing
+    prefix: tuple[int, ...]  # token ids that plain text begins with: bos, or none
     bos_token_id: int | None
     eos_token_ids: frozenset[int]
     chat_template: str | None
     named_tokens: Mapping[str, str] = field(default_factory=dict)  # "bos_token": "<s>", ...
-    strips_space: bool = False  # the encoding starts with a space that is not in the text
-    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)  # of silent requests
+    strips_space: bool = False  # encoding adds a space in front, which decoding removes
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)  # where none is named
 
 
 def byte_level_alphabet() -> dict[str, int]:
-    """Return which byte each printable stand-in of a byte-level vocabulary means.
+    """Return the byte that each character of a byte-level vocabulary stands for.
 
     Source: Radford et al. 2019 (GPT-2): bytes that print stand for themselves, the others
     follow from U+0100 on, in order.
@@ -45,7 +45,7 @@ def byte_level_alphabet() -> dict[str, int]:
 def byte_level_bytes(tokens: Iterable[str]) -> list[bytes]:
     """Return the bytes of each token of a byte-level vocabulary.
 
-    A token with a character outside the alphabet (an added token) stands for its own text.
+    A token with a character outside of the alphabet (an added token) stands for its own text.
     """
     alphabet = byte_level_alphabet()
 

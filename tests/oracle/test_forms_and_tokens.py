@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.server.api.requests.job import GenerationJob, RequestContext, plan_chat, plan_completion
+from plait.server.api.requests.chat import lower_chat
+from plait.server.api.requests.completions import lower_completion
+from plait.server.api.requests.job import GenerationJob, RequestContext
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest
@@ -47,7 +49,7 @@ async def _tokens(pool: EnginePool, job: GenerationJob) -> list[int]:
 def complete(pool: EnginePool, **fields: Any) -> list[int]:
     async def run() -> list[int]:
         request = CompletionRequest.model_validate({"prompt": "a", "max_tokens": 60} | fields)
-        job = await plan_completion(pool, LIMITS, request, RequestContext("", time.monotonic()))
+        job = await lower_completion(pool, LIMITS, request, RequestContext("", time.monotonic()))
         return await _tokens(pool, job)
 
     return asyncio.run(run())
@@ -71,7 +73,7 @@ def go_on(pool: EnginePool, prefill: str, schema: dict[str, Any], **fields: Any)
             "max_tokens": 60,
         }
         request = ChatRequest.model_validate(body | fields)
-        job = await plan_chat(pool, LIMITS, request, RequestContext("", time.monotonic()))
+        job = await lower_chat(pool, LIMITS, request, RequestContext("", time.monotonic()))
         return await _tokens(pool, job)
 
     return pool.tokenizer.decode(asyncio.run(run()))

@@ -23,7 +23,9 @@ from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import Draws, OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
-from plait.server.api.requests.job import RequestContext, plan_chat, plan_completion
+from plait.server.api.requests.chat import lower_chat
+from plait.server.api.requests.completions import lower_completion
+from plait.server.api.requests.job import RequestContext
 from plait.server.api.responses.chat import ChatResponseWriter
 from plait.server.api.responses.completions import CompletionResponseWriter
 from plait.server.api.responses.outputs import GenerationOutput
@@ -91,11 +93,11 @@ async def _answer(pool: EnginePool, body: dict[str, Any]) -> bytes:
     caller = RequestContext("", time.monotonic())
     if "messages" in body:
         chat = ChatRequest.model_validate(body)
-        job = await plan_chat(pool, LIMITS, chat, caller)
-        return await ChatResponseWriter(job, chat, GenerationOutput(pool, job)).whole()
+        job = await lower_chat(pool, LIMITS, chat, caller)
+        return await ChatResponseWriter(job, chat, GenerationOutput(pool, job)).body()
     completion = CompletionRequest.model_validate(body)
-    job = await plan_completion(pool, LIMITS, completion, caller)
-    return await CompletionResponseWriter(job, completion, GenerationOutput(pool, job)).whole()
+    job = await lower_completion(pool, LIMITS, completion, caller)
+    return await CompletionResponseWriter(job, completion, GenerationOutput(pool, job)).body()
 
 
 def _text(answer: bytes) -> bytes:

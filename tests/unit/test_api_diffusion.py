@@ -22,7 +22,8 @@ from plait.decoders.contract.decoding import (
 )
 from plait.decoders.contract.registry import Method
 from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.server.api.requests.job import GenerationJob, RequestContext, plan_completion
+from plait.server.api.requests.completions import lower_completion
+from plait.server.api.requests.job import GenerationJob, RequestContext
 from plait.server.api.routes.models import model_of
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest, ContextTooLong
@@ -64,7 +65,7 @@ async def complete(info: ModelInfo | None = None, **fields: Any) -> GenerationJo
     body = {"model": "stub", "prompt": "hi"} | fields
     request = CompletionRequest.model_validate(body)
     caller = RequestContext("", time.monotonic())
-    return await plan_completion(pool_of(info or info_of()), LimitSettings(), request, caller)
+    return await lower_completion(pool_of(info or info_of()), LimitSettings(), request, caller)
 
 
 async def refusal(info: ModelInfo | None = None, **fields: Any) -> BadRequest:

@@ -11,10 +11,11 @@ import pytest
 from jsonschema_rs import validator_for
 from pydantic import BaseModel, ValidationError
 
+from plait.server.api.schemas.base import Unsupported
 from plait.server.api.schemas.chat import ChatRequest
-from plait.server.api.schemas.common import StructuredOutputs, Unsupported
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.api.schemas.draft_store import ImportRequest
+from plait.server.api.schemas.response_format import StructuredOutputs
 from plait.server.api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 from tests.fixtures.running_server import stub_app
 from tests.fixtures.stub_pool import INFO, StubModel, StubPool
@@ -136,8 +137,7 @@ def test_these_ask_for_nothing(name: str, value: Any) -> None:
         ("tool_choice", "required"),
         ("tool_choice", {"type": "function", "function": {"name": "f"}}),
         ("parallel_tool_calls", 1),
-        ("use_beam_search", 0),
-        ("length_penalty", True),
+        ("early_stopping", True),
         ("truncate_prompt_tokens", 5),
     ],
 )

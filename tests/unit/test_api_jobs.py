@@ -11,7 +11,9 @@ import pytest
 
 from plait.decoders.constrained.spec import ConstraintSpec
 from plait.decoders.contract.decoding import AutoregressiveMethods, DecodingSpec, MethodSpec
-from plait.server.api.requests.job import GenerationJob, RequestContext, plan_chat, plan_completion
+from plait.server.api.requests.chat import lower_chat
+from plait.server.api.requests.completions import lower_completion
+from plait.server.api.requests.job import GenerationJob, RequestContext
 from plait.server.api.responses.obfuscation import STEP, padding_for
 from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
@@ -37,14 +39,14 @@ async def chat(
 ) -> GenerationJob:
     body = {"model": "stub", "messages": [{"role": "user", "content": "hi"}]} | fields
     caller = RequestContext(tenant, time.monotonic())
-    return await plan_chat(pool or StubPool(), limits, ChatRequest.model_validate(body), caller)
+    return await lower_chat(pool or StubPool(), limits, ChatRequest.model_validate(body), caller)
 
 
 async def complete(pool: StubPool | None = None, **fields: Any) -> GenerationJob:
     body = {"model": "stub", "prompt": "hi"} | fields
     caller = RequestContext("", time.monotonic())
     request = CompletionRequest.model_validate(body)
-    return await plan_completion(pool or StubPool(), LIMITS, request, caller)
+    return await lower_completion(pool or StubPool(), LIMITS, request, caller)
 
 
 async def test_defaults_are_openais() -> None:

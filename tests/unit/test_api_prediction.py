@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from plait.decoders.contract import registry
 from plait.decoders.contract.decoding import NO_EXTRAS, AutoregressiveMethods, PromptExtras
 from plait.decoders.diffusion.spec import DiffusionSpec
-from plait.server.api.requests.job import GenerationJob, RequestContext, plan_chat, plan_completion
+from plait.server.api.requests.chat import lower_chat
+from plait.server.api.requests.completions import lower_completion
+from plait.server.api.requests.job import GenerationJob, RequestContext
 from plait.server.api.responses.chat import ChatResponseWriter
 from plait.server.api.responses.outputs import GenerationOutput
 from plait.server.api.schemas.chat import ChatRequest
@@ -45,7 +47,7 @@ async def chat(
 ) -> GenerationJob:
     request = ChatRequest.model_validate(ASKED | fields)
     pool = pool or StubPool(served=[StubModel(info=info)])
-    return await plan_chat(pool, LIMITS, request, RequestContext("", time.monotonic()))
+    return await lower_chat(pool, LIMITS, request, RequestContext("", time.monotonic()))
 
 
 async def refusal(info: ModelInfo = INFO, **fields: Any) -> BadRequest:
@@ -96,7 +98,7 @@ async def test_its_drafter_needs_a_prediction(drafter: Any) -> None:
     asked = {"model": "stub", "prompt": "x", "decoding": {"drafter": drafter}}
     request = CompletionRequest.model_validate(asked)
     with pytest.raises(BadRequest, match="a chat request's field"):
-        await plan_completion(StubPool(), LIMITS, request, RequestContext("", time.monotonic()))
+        await lower_completion(StubPool(), LIMITS, request, RequestContext("", time.monotonic()))
 
 
 async def test_diffusion_models_refuse_predictions_by_name() -> None:
@@ -201,7 +203,7 @@ async def counts(stop: str | None = None, n: int = 1) -> tuple[int, int, int]:
     job = await chat(pool=pool, **fields, **predicted("x"))
     outputs = GenerationOutput(pool, job)
     request = ChatRequest.model_validate(ASKED | fields)
-    await ChatResponseWriter(job, request, outputs).whole()
+    await ChatResponseWriter(job, request, outputs).body()
     usage = outputs.usage()
     details = usage.completion_tokens_details
     return (

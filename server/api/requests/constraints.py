@@ -1,4 +1,4 @@
-"""What an answer must look like: response_format or structured_outputs, within a budget."""
+"""Structured output: response_format or structured_outputs, compiled and checked."""
 
 from __future__ import annotations
 
@@ -14,35 +14,39 @@ from plait.decoders.constrained.spec import ConstraintSpec
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.api.interfaces import PoolLike
 from plait.server.api.json_body import parse_json
-from plait.server.api.schemas.chat import ChatRequest, JsonSchemaFormat, TextFormat
-from plait.server.api.schemas.common import GenerationRequest, StructuredOutputs
+from plait.server.api.schemas.generation import GenerationRequest
+from plait.server.api.schemas.response_format import (
+    JsonSchemaFormat,
+    StructuredOutputs,
+    TextFormat,
+)
 from plait.server.errors import BadRequest, DeadlineExceeded
 from plait.server.settings import LimitSettings
 from plait.server.wire.messages import CompiledConstraint
 
-# Of a schema that is given as a string; the compile service has the real limits.
+# Of a schema in a string; the compile service applies the real limits.
 SCHEMA_LIMITS = LimitSettings(max_json_depth=256)
 
 
 @dataclass(frozen=True, slots=True)
 class ConstraintContext:
-    """What a constraint has to fit into."""
+    """What else of a request a constraint depends on."""
 
-    budget: int  # tokens of the answer
-    prefill: str | None  # what the text begins with; None: nobody can tell
+    max_tokens: int  # of the output
+    prefill: str | None  # text that the output continues; None: the chat template changed it
     sampling: SamplingParams
     deadline: float | None  # of the request, as time.monotonic()
 
 
 async def compile_constraint(
-    pool: PoolLike, model: str, request: GenerationRequest, frame: ConstraintContext, tenant: str
+    pool: PoolLike, model: str, request: GenerationRequest, bounds: ConstraintContext, tenant: str
 ) -> CompiledConstraint | None:
-    """Return the request's constraint, ready for the model's workers; None if any text will do.
+    """Return the request's compiled constraint; None if it has none.
 
     Raises:
-        BadRequest: it is contradictory, can't be enforced, or can't be met within the budget.
-        Overloaded, Unavailable: it may be compiled later; those of one tenant wait for each other.
-        DeadlineExceeded: the request's own deadline came first.
+        BadRequest: it contradicts itself, can't be enforced, or needs more than max_tokens.
+        Overloaded, Unavailable: the compile service has no capacity now.
+        DeadlineExceeded: the request's deadline passed first.
     """
     spec, param = constraint_spec(request)
     if spec is None:
@@ -51,31 +55,31 @@ async def compile_constraint(
         if getattr(request, name):
             raise BadRequest(f"{name} and {param} exclude each other.", param=name)
     try:
-        async with asyncio.timeout(_left_s(frame.deadline)):
+        async with asyncio.timeout(_left_s(bounds.deadline)):
             compiled = await pool.compile(model, spec, tenant)
     except TimeoutError:
         raise DeadlineExceeded("The request's deadline has passed.") from None
     except BadRequest as error:
         message = f"{param}: {error.message}"
         raise BadRequest(message, param=param, code=error.code) from None
-    if frame.prefill is None:
+    if bounds.prefill is None:
         raise BadRequest(
             "The model's chat template changes the last message, so no form can begin with it: "
             f"continue_final_message and {param} exclude each other here.",
             param="continue_final_message",
         )
-    if compiled.min_tokens > frame.budget and not frame.prefill:  # else the worker can tell
+    if compiled.min_tokens > bounds.max_tokens and not bounds.prefill:  # else only the worker knows
         raise BadRequest(
             f"The shortest answer that {param} allows has {compiled.min_tokens} tokens, but "
-            f"max_tokens is {frame.budget}.",
+            f"max_tokens is {bounds.max_tokens}.",
             param=param,
             code="constraint_exceeds_max_tokens",
         )
     return msgspec.structs.replace(
         compiled,
-        prefill=frame.prefill,
-        only=list(frame.sampling.allowed_token_ids),
-        without=[word[0] for word in frame.sampling.bad_words if len(word) == 1],
+        prefill=bounds.prefill,
+        only=list(bounds.sampling.allowed_token_ids),
+        without=[word[0] for word in bounds.sampling.bad_words if len(word) == 1],
     )
 
 
@@ -84,18 +88,18 @@ def _left_s(deadline: float | None) -> float | None:
 
 
 def constraint_spec(request: GenerationRequest) -> tuple[ConstraintSpec | None, str]:
-    """Return the constraint and the field that holds it, by its whole path."""
+    """Return the constraint, if there is one, and the path of the field that holds it."""
     chosen = request.structured_outputs
-    answer_format = request.response_format if isinstance(request, ChatRequest) else None
-    if answer_format is None or isinstance(answer_format, TextFormat):
+    output_format = request.output_format
+    if output_format is None or isinstance(output_format, TextFormat):
         return _structured(chosen) if chosen else (None, "structured_outputs")
     if chosen is not None:
         raise BadRequest(
             "response_format and structured_outputs exclude each other.", param="structured_outputs"
         )
-    if not isinstance(answer_format, JsonSchemaFormat):
+    if not isinstance(output_format, JsonSchemaFormat):
         return ConstraintSpec("json_object", ""), "response_format"
-    schema = answer_format.json_schema
+    schema = output_format.json_schema
     spec = ConstraintSpec("json_schema", _write(schema.schema_ or {}), bool(schema.strict))
     return spec, "response_format.json_schema.schema"
 

@@ -1,8 +1,8 @@
-"""From a request's messages to tokens: what templates get of them, and how long they may be."""
+"""From chat messages to token ids, by way of the model's chat template."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from plait.server.api.schemas.chat import AssistantMessage, ChatRequest, Message
@@ -16,68 +16,72 @@ from plait.server.prompt.chat_prompt import (
 )
 from plait.server.prompt.tokenizer import Tokenizer
 
-# How templates are told so that have a switch for it; one that has none writes no thoughts anyway.
+# The variables by which chat templates switch thinking off; each template reads at most a few.
 NO_THOUGHTS = {"enable_thinking": False, "thinking": False, "reasoning_effort": "none"}
 
 
 def chat_tokens(
-    request: ChatRequest | TokenizeRequest, tokenizer: Tokenizer, check: Callable[[str], None]
+    request: ChatRequest | TokenizeRequest,
+    kwargs: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    check: Callable[[str], None],
 ) -> tuple[list[int], str | None]:
-    """Return the tokens of a conversation, and the text of an answer that it ends with.
+    """Return the token ids of a conversation, and the text that the output continues.
 
-    That is "" unless the last message is continued, and None if the template has changed it. For
-    threads, as rendering may take a while.
+    The text is "" unless the last message is continued, and None if the template has changed that
+    message. Rendering may take a while: call this from a thread.
 
     Args:
-        request: Its messages, and how the template is to write them.
+        request: Its messages, and where the prompt ends.
+        kwargs: What the template gets beside the messages.
         tokenizer: The model's.
-        check: Refuses what is sure to be too long, before it is tokenised.
+        check: Raises BadRequest for a rendered text that is certainly too long to tokenize.
     Raises:
-        BadRequest: the template can't write the messages, or `check` has refused them.
+        BadRequest: the template can't render the messages, or `check` refuses the text.
     """
     continues = bool(request.continue_final_message)
     opens = request.add_generation_prompt
     messages = request.messages or []
     prefill: str | None = ""
 
-    def look(text: str) -> None:
+    def inspect(text: str) -> None:
         nonlocal prefill
         check(text)
         if continues:
             said = message_text(messages[-1])
-            prefill = _written(said, text, tokenizer)
+            prefill = _rendered(said, text, tokenizer)
 
     token_ids = chat_prompt(
         tokenizer,
         [_template_message(message) for message in messages],
         add_generation_prompt=not continues if opens is None else opens,
         continue_final_message=continues,
-        kwargs=_kwargs(request, tokenizer),
-        check=look,
+        kwargs=kwargs,
+        check=inspect,
     )
     return token_ids, prefill
 
 
-def _written(said: str, text: str, tokenizer: Tokenizer) -> str | None:
-    """Return the end of a rendered text that is the last message; templates may trim it."""
+def _rendered(said: str, text: str, tokenizer: Tokenizer) -> str | None:
+    """Return the last message as a rendered text ends with it; templates may trim spaces."""
     spellings = (said, said.rstrip(), said.lstrip(), said.strip())
     return next((each for each in spellings if text.endswith(tokenizer.quote(each))), None)
 
 
 def warnings_of(request: ChatRequest, tokenizer: Tokenizer) -> list[str]:
-    """Return the paths of what is taken and changes nothing with this model."""
+    """Return the paths of fields that the model's chat template ignores."""
     messages = [_template_message(message) for message in request.messages]
     unread = ignored_kwargs(tokenizer, request.chat_template_kwargs or {})
     return ignored_fields(tokenizer, messages) + unread
 
 
 def message_text(message: Message) -> str:
-    """Return what a message says, its parts joined."""
+    """Return the text of a message, its parts joined."""
     return normalize([_template_message(message)])[0]["content"]
 
 
 def num_chars(messages: Sequence[Message]) -> int:
-    """Return the length of what is said in a conversation."""
+    """Return the number of characters of a conversation, thoughts included."""
     thoughts = (_thought(message) for message in messages if isinstance(message, AssistantMessage))
     return sum(_length(message.content) for message in messages) + sum(map(len, thoughts))
 
@@ -86,10 +90,10 @@ def _thought(message: AssistantMessage) -> str:
     return message.reasoning_content or message.reasoning or ""
 
 
-def _kwargs(request: ChatRequest | TokenizeRequest, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return what the template is told; with reasoning_effort "none" also not to think."""
+def template_kwargs(request: ChatRequest, tokenizer: Tokenizer) -> Mapping[str, Any]:
+    """Return chat_template_kwargs; with reasoning_effort "none", also those that end thinking."""
     given = request.chat_template_kwargs or {}
-    if not isinstance(request, ChatRequest) or request.reasoning_effort is None:
+    if request.reasoning_effort is None:
         return given
     read = template_variables(tokenizer)
     return {name: value for name, value in NO_THOUGHTS.items() if name in read} | given

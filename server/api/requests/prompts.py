@@ -1,4 +1,4 @@
-"""Prompts as tokens: plain ones, those with a text behind the answer, templates with holes."""
+"""Prompts as token ids: plain, with a suffix, or an infill template with holes."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from plait.server.prompt.infill import InfillTemplate
 from plait.server.prompt.tokenizer import Tokenizer
 from plait.server.settings import LimitSettings
 
-FILLER = 0  # stands at the positions of holes, where no token is read
+PLACEHOLDER = 0  # token id at the positions of holes; it is never read
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt as tokens, and as the text that `echo` repeats."""
+    """A prompt as token ids, and as the text that `echo` repeats."""
 
     token_ids: list[int]
     text: str
-    suffix: tuple[int, ...] = ()  # token ids behind the answer
-    template: InfillTemplate | None = None  # whose holes lie among the token ids
+    suffix: tuple[int, ...] = ()  # token ids behind the output
+    template: InfillTemplate | None = None  # infill: its holes are among the token ids
     holes: tuple[tuple[int, int], ...] = ()  # [start, stop) of each
-    prediction: tuple[int, ...] = ()  # token ids of the answer that the client expects
-    prefill: str | None = ""  # text of the answer that it ends with; None: nobody can tell
-    num_hidden: int = 0  # tokens in front that the text does not show (bos)
+    prediction: tuple[int, ...] = ()  # token ids of the output that the client expects
+    prefill: str | None = ""  # end of the prompt that belongs to the output; None: unknown
+    num_hidden: int = 0  # tokens at the start that the text does not show (bos)
 
     @property
     def num_holes(self) -> int:
-        """Tokens of the holes."""
+        """Positions of the holes."""
         return sum(stop - start for start, stop in self.holes)
 
     @property
     def num_given(self) -> int:
-        """Tokens that are read and not answered."""
+        """Prompt tokens: those given by the client, not generated."""
         return len(self.token_ids) - self.num_holes + len(self.suffix)
 
     @property
     def extras(self) -> PromptExtras:
-        """What the worker is told of it beside its tokens."""
+        """What the worker gets beside the token ids."""
         return PromptExtras(list(self.prediction), list(self.suffix), list(self.holes))
 
 
 def predicted_ids(
     request: ChatRequest, tokenizer: Tokenizer, vocab_size: int, limits: LimitSettings
 ) -> tuple[int, ...]:
-    """Return the tokens of a chat request's prediction, as they stand behind a line break.
+    """Return the token ids of a chat request's prediction, tokenized as after a line break.
 
-    A model that begins its answers otherwise spells the first word differently; the drafter finds
-    its way after that.
+    A model that starts its output differently may tokenize the first word differently; the drafter
+    finds the place after that word.
 
     Raises:
         BadRequest: it is longer than the operator allows, or not Unicode.
@@ -69,7 +69,9 @@ def predicted_ids(
             f"{'' if token_ids else 'at least '}{count}.",
             param="prediction.content",
         )
-    return tuple(token_id for token_id in token_ids if token_id < vocab_size)  # others never come
+    return tuple(
+        token_id for token_id in token_ids if token_id < vocab_size
+    )  # the model has no others
 
 
 def completion_prompts(
@@ -80,7 +82,7 @@ def completion_prompts(
     Args:
         request: The request.
         tokenizer: Its model's.
-        context: Most tokens of a text; what is sure to be longer is refused before it is made.
+        context: Longest text in tokens; one that is certainly longer is refused untokenized.
     Raises:
         BadRequest: a token id outside of the vocabulary, or a template whose holes don't match.
     """
@@ -99,7 +101,7 @@ def completion_prompts(
 
 
 def check_length(text: str, tokenizer: Tokenizer, context: int, *, param: str) -> None:
-    """Raise ContextTooLong if a text is sure to have more tokens than the context, untokenised."""
+    """Raise ContextTooLong if a text certainly has more tokens than the context; cheap."""
     fewest = tokenizer.min_token_count(text)
     if fewest > context:
         raise ContextTooLong(
@@ -123,7 +125,7 @@ def _prompt(
 
 
 def _template_prompt(text: str, infill: Infill, tokenizer: Tokenizer) -> Prompt:
-    """Encode what stands between the holes, each piece by itself."""
+    """Tokenize each text between the holes separately."""
     texts = text.split(infill.hole)
     if len(texts) != len(infill.lengths) + 1:
         raise BadRequest(
@@ -135,7 +137,7 @@ def _template_prompt(text: str, infill: Infill, tokenizer: Tokenizer) -> Prompt:
     starts = []
     for length, piece in zip(infill.lengths, texts[1:], strict=True):
         starts.append(len(ids))
-        ids += [FILLER] * length + tokenizer.encode_inside(piece, special=True)
+        ids += [PLACEHOLDER] * length + tokenizer.encode_inside(piece, special=True)
     holes = tuple(
         (start, start + length) for start, length in zip(starts, infill.lengths, strict=True)
     )

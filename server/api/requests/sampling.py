@@ -1,4 +1,4 @@
-"""From request fields to SamplingParams: defaults, seeds, ids checked against the vocabulary."""
+"""From request fields to SamplingParams: defaults, seeds, token ids within the vocabulary."""
 
 from __future__ import annotations
 
@@ -6,29 +6,27 @@ import secrets
 from collections.abc import Iterable
 
 from plait.decoders.sampling.params import SamplingParams
-from plait.server.api.schemas.chat import ChatRequest
-from plait.server.api.schemas.common import GenerationRequest
-from plait.server.api.schemas.completions import CompletionRequest
+from plait.server.api.schemas.generation import GenerationRequest
 from plait.server.errors import BadRequest
 from plait.server.prompt.tokenizer import Tokenizer
 from plait.server.settings import LimitSettings
 from plait.server.wire.messages import ModelInfo
 
-SEED_BITS = 53  # of a drawn seed: a JSON number that every client reads back exactly
+SEED_BITS = 53  # of a random seed: every JSON reader holds such a number exactly
 
 
 def sampling_params(
-    request: ChatRequest | CompletionRequest,
+    request: GenerationRequest,
     tokenizer: Tokenizer,
     vocab_size: int,
     limits: LimitSettings,
 ) -> SamplingParams:
-    """Return the request's sampling law; a seed is drawn if it has none.
+    """Return the request's sampling parameters, with a random seed if it names none.
 
     Args:
         request: The request.
         tokenizer: Its model's.
-        vocab_size: Ids below it are the model's own (num_ids).
+        vocab_size: Token ids below it are the model's (shared_vocab_size).
         limits: The operator's.
     Raises:
         BadRequest: a token id outside of the vocabulary, or bad_words of too many tokens.
@@ -37,15 +35,15 @@ def sampling_params(
     check_ids(named, vocab_size, param="logprob_token_ids")
     allowed = request.allowed_token_ids or []
     check_ids(allowed, vocab_size, param="allowed_token_ids")
-    usual = tokenizer.sampling
-    top_k = usual.top_k if request.top_k is None else request.top_k
-    is_greedy = request.top_p == 0  # the smallest set of tokens is the likeliest one
+    defaults = tokenizer.sampling
+    top_k = defaults.top_k if request.top_k is None else request.top_k
+    is_greedy = request.top_p == 0  # the smallest nucleus: the likeliest token
     return SamplingParams(
-        temperature=0.0 if is_greedy else _default(request.temperature, usual.temperature),
+        temperature=0.0 if is_greedy else _default(request.temperature, defaults.temperature),
         top_k=0 if top_k < 0 else top_k,
-        top_p=1.0 if is_greedy else _default(request.top_p, usual.top_p),
-        min_p=_default(request.min_p, usual.min_p),
-        repetition_penalty=_default(request.repetition_penalty, usual.repetition_penalty),
+        top_p=1.0 if is_greedy else _default(request.top_p, defaults.top_p),
+        min_p=_default(request.min_p, defaults.min_p),
+        repetition_penalty=_default(request.repetition_penalty, defaults.repetition_penalty),
         presence_penalty=_default(request.presence_penalty, 0.0),
         frequency_penalty=_default(request.frequency_penalty, 0.0),
         logit_bias=_logit_bias(request.logit_bias or {}, vocab_size),
@@ -61,7 +59,7 @@ def sampling_params(
 def resolve_seed(request: GenerationRequest) -> int:
     """Return the seed as an unsigned 64-bit number; negative ones count from 2^64 down.
 
-    -1 asks for one that is drawn, as at vLLM and llama.cpp.
+    -1 asks for a random one, as in vLLM and llama.cpp.
     """
     if request.seed in (None, -1):
         return secrets.randbits(SEED_BITS)
@@ -76,8 +74,8 @@ def resolve_logprobs(num_logprobs: int | None, limits: LimitSettings) -> int | N
 def shared_vocab_size(tokenizer: Tokenizer, info: ModelInfo) -> int:
     """Return how many token ids both the tokenizer and the model know.
 
-    They need not agree: output rows are padded, and who adds a token to the tokenizer may forget
-    the embedding, which has no row for it then.
+    They may differ: the output layer may be padded, and a token may have been added to the
+    tokenizer without a row in the embedding.
     """
     return min(tokenizer.vocab_size, info.vocab_size)
 
@@ -108,7 +106,7 @@ def _logit_bias(bias: dict[str, float], vocab_size: int) -> dict[int, float]:
 def _bad_words(
     words: list[str], tokenizer: Tokenizer, vocab_size: int, limits: LimitSettings
 ) -> tuple[tuple[int, ...], ...]:
-    """Return each word's tokens, at the start of a text and after a space (as vLLM does)."""
+    """Return the token ids of each word at the start of a text and after a space, as vLLM does."""
     fewest = sum(map(tokenizer.min_token_count, words))
     if fewest > limits.max_bad_word_tokens:
         raise _too_many_bad_words(limits)

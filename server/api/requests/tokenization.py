@@ -1,8 +1,8 @@
-"""Where text becomes tokens: on threads, and no client at the cost of another.
+"""Runs tokenization on threads, so that no client slows down another.
 
-Small texts go straight to a thread. Of large ones each API key has one at a time, and all together
-leave half of the cores to others. A client that leaves gives its place up when the work has ended,
-not before: threads can't be stopped.
+Small texts go to a thread at once. Of large texts, each API key has one at a time, and all keys
+together use at most half of the cores. When a client disconnects, its place stays taken until the
+work has ended, because threads can't be stopped.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 Result = TypeVar("Result")
-SMALL_TEXT_CHARS = 2**15  # characters: some 40 ms
+SMALL_TEXT_CHARS = 2**15  # tokenized in some 40 ms
 
 
 class TokenizationExecutor:
-    """Lets work on text through to the threads. One per application."""
+    """Runs work on texts on threads, with limits. One per application."""
 
     def __init__(self, max_large: int | None = None) -> None:
         self._large = asyncio.Semaphore(max_large or max((os.cpu_count() or 1) // 2, 1))
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def run(self, tenant: str, size: int, work: Callable[[], Result]) -> Result:
-        """Return what the work on a text of `size` characters returns, or raise what it raises."""
+        """Run the work on a text of `size` characters on a thread; return its result."""
         if size <= SMALL_TEXT_CHARS:
             return await asyncio.to_thread(work)
         lock = self._locks.setdefault(tenant, asyncio.Lock())
@@ -38,7 +38,7 @@ class TokenizationExecutor:
         return await asyncio.shield(task)
 
     async def _keep(self, places: AsyncExitStack, work: Callable[[], Result]) -> Result:
-        """Do the work, then give the places back."""
+        """Run the work, then release the places."""
         async with places:
             try:
                 return await asyncio.to_thread(work)
@@ -47,7 +47,7 @@ class TokenizationExecutor:
 
 
 def _return_memory() -> None:
-    """Give what was freed back to the system: glibc keeps it, some 100 bytes for each of text."""
+    """Return freed memory to the system: glibc keeps some 100 bytes for each byte of text."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

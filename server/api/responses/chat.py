@@ -1,4 +1,4 @@
-"""The answers of /v1/chat/completions: whole, or as a stream of chunks."""
+"""Responses of /v1/chat/completions: one object, or a stream of chunks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from plait.server.prompt.stream import TextDelta
 
 
 class ChatResponseWriter:
-    """Words one job's outputs as OpenAI's chat does."""
+    """Writes the outputs of one job as OpenAI's chat completion objects."""
 
     def __init__(self, job: GenerationJob, request: ChatRequest, outputs: GenerationOutput) -> None:
         self._job = job
@@ -38,20 +38,20 @@ class ChatResponseWriter:
             usage=None if request.includes_usage else UNSET,
         )
 
-    async def whole(self) -> bytes:
-        """Return the whole answer as JSON."""
+    async def body(self) -> bytes:
+        """Return the whole response as JSON."""
         job = self._job
         texts: list[list[str]] = [[self._echo] for _ in range(job.n)]
         logprobs: list[list[TokenLogprobs]] = [[] for _ in range(job.n)]
         tokens: list[list[int]] = [[] for _ in range(job.n)]
         reasons: dict[int, objects.ChoiceFinishReason] = {}
-        async with aclosing(self._outputs.parts()) as parts:
-            async for part in parts:
-                texts[part.index].append(part.piece.text)
-                logprobs[part.index].extend(part.piece.logprobs)
-                tokens[part.index].extend(part.token_ids)
-                if part.finish is not None:
-                    reasons[part.index] = part.finish
+        async with aclosing(self._outputs.deltas()) as deltas:
+            async for delta in deltas:
+                texts[delta.index].append(delta.content.text)
+                logprobs[delta.index].extend(delta.content.logprobs)
+                tokens[delta.index].extend(delta.token_ids)
+                if delta.finish is not None:
+                    reasons[delta.index] = delta.finish
         choices = [
             objects.ChatChoice(
                 i,
@@ -80,40 +80,40 @@ class ChatResponseWriter:
         )
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """Yield the answer as server-sent events, ready to be sent."""
-        async with aclosing(self._outputs.parts()) as parts:
-            async for part in parts:
-                yield self._events_of(part)
+        """Yield the response as server-sent events."""
+        async with aclosing(self._outputs.deltas()) as deltas:
+            async for delta in deltas:
+                yield self._events_of(delta)
         yield self._last_events()
 
-    def _events_of(self, part: ChoiceDelta) -> bytes:
-        if part.is_first:
+    def _events_of(self, delta: ChoiceDelta) -> bytes:
+        if delta.is_first:
             role = objects.ChatDelta(role="assistant", content="", refusal=None)
             first = self._chunk(
-                objects.ChatChunkChoice(part.index, role),
+                objects.ChatChunkChoice(delta.index, role),
                 seed=self._job.seed,
                 prompt_token_ids=self._ids(self._job.prompts[0].token_ids),
             )
-            echo = ChoiceDelta(part.index, TextDelta(self._echo))
+            echo = ChoiceDelta(delta.index, TextDelta(self._echo))
             return first + (self._content(echo) if self._echo else b"")
-        events, token_ids = b"", part.token_ids
-        if part.piece.text or part.piece.logprobs:
-            events, token_ids = self._content(part), ()
-        if part.finish is not None:
+        events, token_ids = b"", delta.token_ids
+        if delta.content.text or delta.content.logprobs:
+            events, token_ids = self._content(delta), ()
+        if delta.finish is not None:
             ids = self._ids(token_ids)
             last = objects.ChatChunkChoice(
-                part.index, objects.ChatDelta(), part.finish, token_ids=ids
+                delta.index, objects.ChatDelta(), delta.finish, token_ids=ids
             )
             events += self._chunk(last)
         return events
 
-    def _content(self, part: ChoiceDelta) -> bytes:
-        text = part.piece.text
+    def _content(self, delta: ChoiceDelta) -> bytes:
+        text = delta.content.text
         choice = objects.ChatChunkChoice(
-            part.index,
+            delta.index,
             objects.ChatDelta(content=text),
-            logprobs=self._show(part.piece.logprobs),
-            token_ids=self._ids(part.token_ids),
+            logprobs=self._show(delta.content.logprobs),
+            token_ids=self._ids(delta.token_ids),
         )
         if self._request.includes_obfuscation:
             return self._chunk(choice, obfuscation=padding_for(text))

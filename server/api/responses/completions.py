@@ -1,4 +1,4 @@
-"""The answers of /v1/completions: whole, or as a stream of pieces of the same shape."""
+"""Responses of /v1/completions: one object, or a stream of objects of the same shape."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from plait.server.prompt.logprobs import completion_logprobs, text_offsets
 
 @dataclass(slots=True)
 class _ChoiceText:
-    """A piece of a choice with its tokens' logprobs, or all of it."""
+    """New text of a choice with its tokens and their logprobs, or all of its text."""
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs | None] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
-    answered: list[int] = field(default_factory=list)  # token ids of the answer alone
+    output_ids: list[int] = field(default_factory=list)  # without those of an echoed prompt
 
     def add(self, other: _ChoiceText) -> None:
         self.text += other.text
         self.token_ids += other.token_ids
         self.logprobs += other.logprobs
         self.offsets += other.offsets
-        self.answered += other.answered
+        self.output_ids += other.output_ids
 
 
 class CompletionResponseWriter:
-    """Words one job's outputs as OpenAI's completions do."""
+    """Writes the outputs of one job as OpenAI's completion objects."""
 
     def __init__(
         self, job: GenerationJob, request: CompletionRequest, outputs: GenerationOutput
@@ -56,16 +56,16 @@ class CompletionResponseWriter:
             choices=[],
         )
 
-    async def whole(self) -> bytes:
-        """Return the whole answer as JSON."""
+    async def body(self) -> bytes:
+        """Return the whole response as JSON."""
         count = self._job.n * len(self._job.prompts)
         texts = [_ChoiceText() for _ in range(count)]
         reasons: dict[int, objects.ChoiceFinishReason] = {}
-        async with aclosing(self._outputs.parts()) as parts:
-            async for part in parts:
-                texts[part.index].add(self._text_of(part))
-                if part.finish is not None:
-                    reasons[part.index] = part.finish
+        async with aclosing(self._outputs.deltas()) as deltas:
+            async for delta in deltas:
+                texts[delta.index].add(self._text_of(delta))
+                if delta.finish is not None:
+                    reasons[delta.index] = delta.finish
         choices = [self._choice(i, text, reasons[i], is_first=True) for i, text in enumerate(texts)]
         decoding = self._outputs.decoding()
         return objects.encode(
@@ -79,19 +79,19 @@ class CompletionResponseWriter:
         )
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """Yield the answer as server-sent events, ready to be sent."""
-        async with aclosing(self._outputs.parts()) as parts:
-            async for part in parts:
-                if not part.is_first:
-                    yield self._event_of(part)
+        """Yield the response as server-sent events."""
+        async with aclosing(self._outputs.deltas()) as deltas:
+            async for delta in deltas:
+                if not delta.is_first:
+                    yield self._event_of(delta)
         yield self._last_events()
 
-    def _event_of(self, part: ChoiceDelta) -> bytes:
-        is_start = part.index not in self._has_echoed
-        text = self._text_of(part)
+    def _event_of(self, delta: ChoiceDelta) -> bytes:
+        is_start = delta.index not in self._has_echoed
+        text = self._text_of(delta)
         usage = self._outputs.usage() if self._request.counts_usage else None
         return self._event(
-            choices=[self._choice(part.index, text, part.finish, is_first=is_start)],
+            choices=[self._choice(delta.index, text, delta.finish, is_first=is_start)],
             usage=usage if self._request.includes_usage else UNSET,
             seed=self._job.seed if is_start else UNSET,
             obfuscation=padding_for(text.text) if self._request.includes_obfuscation else UNSET,
@@ -113,7 +113,7 @@ class CompletionResponseWriter:
             text.text,
             finish,
             self._show(text),
-            text.answered if has_ids else UNSET,
+            text.output_ids if has_ids else UNSET,
             list(self._job.prompts[prompt].token_ids) if has_ids and is_first else UNSET,
             self._outputs.ranked_prompt(prompt, scored),
         )
@@ -131,27 +131,27 @@ class CompletionResponseWriter:
     def _event(self, **fields: Any) -> bytes:
         return sse_event(objects.encode(msgspec.structs.replace(self._empty, **fields)))
 
-    def _text_of(self, part: ChoiceDelta) -> _ChoiceText:
-        """Return a part as it is shown: after its prompt, if that is echoed."""
-        if part.is_first:
+    def _text_of(self, delta: ChoiceDelta) -> _ChoiceText:
+        """Return the new text of a choice, with its prompt in front if that is echoed."""
+        if delta.is_first:
             return _ChoiceText()
         shown = _ChoiceText()
         shift = 0
         if self._request.echo:
-            prompt = part.index // self._job.n
+            prompt = delta.index // self._job.n
             shift = len(self._job.prompts[prompt].text)
-            if part.index not in self._has_echoed:
+            if delta.index not in self._has_echoed:
                 shown.add(self._prompt_text(prompt))
-        self._has_echoed.add(part.index)
-        piece = part.piece
-        offsets = [offset + shift for offset in piece.offsets]
+        self._has_echoed.add(delta.index)
+        new = delta.content
+        offsets = [offset + shift for offset in new.offsets]
         shown.add(
             _ChoiceText(
-                piece.text,
-                [e.token_id for e in piece.logprobs],
-                [*piece.logprobs],
+                new.text,
+                [entry.token_id for entry in new.logprobs],
+                [*new.logprobs],
                 offsets,
-                list(part.token_ids),
+                list(delta.token_ids),
             )
         )
         return shown

@@ -1,7 +1,7 @@
-"""The answers of chat and completions, as OpenAI shapes them, and as cheap to encode as can be.
+"""OpenAI's response objects of chat, completions and models, as structs that encode fast.
 
-Extensions beside OpenAI's fields: `seed` (what to send to get the same tokens again) and
-`decoding` (counts, when decoding.trace asks for them).
+Extensions: `seed` (send it to get the same tokens again) and `decoding` (the counts that
+decoding.trace requests).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ ChoiceFinishReason = Literal["stop", "length"]
 
 
 class RankedLogprob(Struct, frozen=True):
-    """What the model gave to a token of a prompt, as vLLM has it."""
+    """The logprob of a prompt token, in vLLM's shape."""
 
     logprob: float
-    rank: int | None  # 1 is the likeliest token; null where it is behind the alternatives
+    rank: int | None  # 1 is the likeliest token; null if it is not among the alternatives
     decoded_token: str
 
 
@@ -28,14 +28,14 @@ PromptLogprobs = list[dict[int, RankedLogprob] | None]  # null for the first tok
 
 
 class PromptTokensDetails(Struct, frozen=True):
-    """What the prompt cost."""
+    """Details of the prompt tokens."""
 
     cached_tokens: int
     audio_tokens: int = 0
 
 
 class CompletionTokensDetails(Struct, frozen=True):
-    """What the answer is made of."""
+    """Details of the generated tokens."""
 
     reasoning_tokens: int = 0
     audio_tokens: int = 0
@@ -44,7 +44,7 @@ class CompletionTokensDetails(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True):
-    """Tokens; those of the answers include the token that ended each."""
+    """Token counts; completion_tokens includes the stop token of each choice."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -54,7 +54,7 @@ class Usage(Struct, frozen=True):
 
 
 class ChatMessage(Struct, frozen=True):
-    """What the model says."""
+    """The message that was generated."""
 
     content: str
     role: Literal["assistant"] = "assistant"
@@ -62,7 +62,7 @@ class ChatMessage(Struct, frozen=True):
 
 
 class ChatChoice(Struct, frozen=True):
-    """One answer."""
+    """One output."""
 
     index: int
     message: ChatMessage
@@ -72,7 +72,7 @@ class ChatChoice(Struct, frozen=True):
 
 
 class ChatCompletion(Struct, frozen=True):
-    """The answers of a chat request."""
+    """The outputs of a chat request."""
 
     id: str
     created: int
@@ -90,7 +90,7 @@ class ChatCompletion(Struct, frozen=True):
 
 
 class ChatDelta(Struct, frozen=True):
-    """What a chunk adds to a message."""
+    """What a chunk appends to a message."""
 
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
@@ -98,7 +98,7 @@ class ChatDelta(Struct, frozen=True):
 
 
 class ChatChunkChoice(Struct, frozen=True):
-    """A piece of one answer."""
+    """New text of one choice."""
 
     index: int
     delta: ChatDelta
@@ -118,26 +118,26 @@ class ChatCompletionChunk(Struct, frozen=True):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     service_tier: Literal["default"] = "default"
     usage: Usage | UnsetType | None = UNSET
-    seed: int | UnsetType = UNSET  # in the first chunk of each answer
-    prompt_token_ids: list[int] | UnsetType = UNSET  # there, too
+    seed: int | UnsetType = UNSET  # in the first chunk of each choice
+    prompt_token_ids: list[int] | UnsetType = UNSET  # likewise
     obfuscation: str | UnsetType = UNSET
     decoding: dict[str, Any] | UnsetType = UNSET
 
 
 class CompletionChoice(Struct, frozen=True):
-    """One answer, or a piece of one: finish_reason is null until the last."""
+    """One output, or new text of one: finish_reason is null until the last event."""
 
     index: int
     text: str
     finish_reason: ChoiceFinishReason | None = None
     logprobs: dict[str, Any] | None = None
     token_ids: list[int] | UnsetType = UNSET
-    prompt_token_ids: list[int] | UnsetType = UNSET  # of a stream: in the first event of an answer
+    prompt_token_ids: list[int] | UnsetType = UNSET  # of a stream: in the first event of a choice
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
 class Completion(Struct, frozen=True):
-    """The answers of a completions request, or one event of their stream."""
+    """The outputs of a completions request, or one event of their stream."""
 
     id: str
     created: int
@@ -160,7 +160,7 @@ class ModelObject(Struct, frozen=True):
     object: Literal["model"] = "model"
     owned_by: str = "plait"
     diffusion: DiffusionSpec | UnsetType = UNSET  # of a diffusion model
-    sampling: dict[str, float] | UnsetType = UNSET  # what a silent request gets, if not OpenAI's
+    sampling: dict[str, float] | UnsetType = UNSET  # the model's defaults, if not OpenAI's
 
 
 class ModelList(Struct, frozen=True):

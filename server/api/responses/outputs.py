@@ -1,12 +1,12 @@
-"""From the pool's events to the text of each choice, and to the totals of the whole job."""
+"""From the pool's events to the text of each choice and the usage of the whole job."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from plait.decoders.contract.decoder import FinishReason, TokenLogprobs
 from plait.server.api.interfaces import PoolLike
+from plait.server.api.requests.decoding import client_field
 from plait.server.api.requests.job import GenerationJob
 from plait.server.api.requests.prompts import Prompt
 from plait.server.api.responses import objects
@@ -23,23 +24,23 @@ from plait.server.api.responses.objects import (
     PromptTokensDetails,
     Usage,
 )
-from plait.server.errors import DeadlineExceeded, Internal, ServerError, Unavailable
+from plait.server.errors import BadRequest, DeadlineExceeded, Internal, ServerError, Unavailable
 from plait.server.prompt.infill import InfillStream
 from plait.server.prompt.logprobs import ranked
 from plait.server.prompt.stream import TextDelta, TextStream
 from plait.server.wire.messages import Delta, PredictionResult, Started
 
 Event = Started | Delta
-NOTHING = TextDelta("")
+NO_TEXT = TextDelta("")
 
 
 @dataclass(frozen=True, slots=True)
 class ChoiceDelta:
-    """What is new of one choice. Its first part says only that it has begun."""
+    """What is new in one choice. Its first delta says only that it has started."""
 
     index: int
-    piece: TextDelta = NOTHING
-    token_ids: Sequence[int] = ()  # taken since the last part, the one that ended the text included
+    content: TextDelta = NO_TEXT
+    token_ids: Sequence[int] = ()  # generated since the last delta, a stop token included
     finish: ChoiceFinishReason | None = None
     is_first: bool = False
 
@@ -48,23 +49,23 @@ class ChoiceDelta:
 class _ChoiceState:
     stream: TextStream | InfillStream
     is_done: bool = False
-    fresh: list[int] = field(default_factory=list)  # tokens that no part has told of
+    new_token_ids: list[int] = field(default_factory=list)  # that no delta has reported
 
-    def take_fresh(self) -> list[int]:
-        """Return the tokens that no part has told of, once."""
-        fresh, self.fresh = self.fresh, []
-        return fresh
+    def take_new_token_ids(self) -> list[int]:
+        """Return the tokens that no delta has reported, and count them as reported."""
+        taken, self.new_token_ids = self.new_token_ids, []
+        return taken
 
 
 @dataclass(slots=True)
 class _PromptState:
-    """One prompt's answers."""
+    """The outputs of one prompt."""
 
     choices: list[_ChoiceState]
-    has_begun: bool = False
+    has_started: bool = False
     cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprobs | None] | None = None
-    held: list[Delta] = field(default_factory=list)  # until the prompt's logprobs are here
+    waiting: list[Delta] = field(default_factory=list)  # for the prompt's logprobs
 
     @property
     def is_done(self) -> bool:
@@ -72,29 +73,29 @@ class _PromptState:
 
 
 class GenerationOutput:
-    """Runs a job once; the totals are right when `parts` has ended."""
+    """Runs a job once. Usage and log fields are complete when `deltas` has ended."""
 
     def __init__(self, pool: PoolLike, job: GenerationJob) -> None:
-        self.traces: dict[int, dict[str, Any]] = {}  # by choice; none if a stop string ended it
+        self.traces: dict[int, dict[str, Any]] = {}  # by choice; absent if a stop string ended it
         self._pool = pool
         self._job = job
         self._ended_by_token = 0
-        self._first_token = 0.0  # time.monotonic()
+        self._first_token_at = 0.0  # time.monotonic()
         self._reasons: list[
             ChoiceFinishReason
         ] = []  # of the choices, in the order in which they ended
-        self._accepted, self._rejected = 0, 0  # rows drafted from the request's prediction
-        self._progress = [
+        self._accepted, self._rejected = 0, 0  # draft tokens from the request's prediction
+        self._prompts = [
             _PromptState([_ChoiceState(self._stream_of(prompt)) for _ in range(job.n)])
             for prompt in job.prompts
         ]
 
     def usage(self) -> Usage:
-        """Return what was read and written so far."""
+        """Return the tokens that were read and generated so far."""
         prompt = sum(prompt.num_given for prompt in self._job.prompts)
-        streams = [choice.stream for each in self._progress for choice in each.choices]
+        streams = [choice.stream for each in self._prompts for choice in each.choices]
         completion = sum(stream.num_tokens for stream in streams) + self._ended_by_token
-        cached = sum(each.cached_tokens for each in self._progress)
+        cached = sum(each.cached_tokens for each in self._prompts)
         return Usage(
             prompt_tokens=prompt,
             completion_tokens=completion,
@@ -106,26 +107,26 @@ class GenerationOutput:
             ),
         )
 
-    def facts(self) -> dict[str, Any]:
-        """Return what the access log tells of a generation."""
+    def log_fields(self) -> dict[str, Any]:
+        """Return the generation's fields of the access log."""
         usage, arrived = self.usage(), self._job.requests[0].arrived
-        facts: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "model": self._job.model,
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
         }
-        if self._first_token:
-            facts["ttft"] = round(self._first_token - arrived, 4)
+        if self._first_token_at:
+            fields["ttft"] = round(self._first_token_at - arrived, 4)
         if self._reasons:
-            facts["finish_reason"] = ",".join(self._reasons)
-        return facts
+            fields["finish_reason"] = ",".join(self._reasons)
+        return fields
 
     def prompt_logprobs(self, prompt: int) -> Sequence[TokenLogprobs | None]:
-        """Return the logprobs of a prompt's tokens; known before any part with text."""
-        return self._progress[prompt].prompt_logprobs or ()
+        """Return the logprobs of a prompt's tokens; known before any delta with text."""
+        return self._prompts[prompt].prompt_logprobs or ()
 
     def ranked_prompt(self, prompt: int, count: int | None) -> objects.PromptLogprobs | UnsetType:
-        """Return the logprobs of a prompt's tokens as vLLM has them, if they were asked for."""
+        """Return the logprobs of a prompt's tokens in vLLM's shape; UNSET unless requested."""
         if count is None:
             return UNSET
         tokenizer = self._job.tokenizer
@@ -137,26 +138,29 @@ class GenerationOutput:
         ]
 
     def decoding(self) -> dict[str, Any] | None:
-        """Return the traces that were asked for: one choice's own, or a list of several."""
+        """Return the requested traces: a single choice's own, or a list of several."""
         if not self.traces:
             return None
-        if len(self._progress) * self._job.n == 1:
+        if len(self._prompts) * self._job.n == 1:
             return self.traces[0]
         return {"choices": [{"index": i, **self.traces[i]} for i in sorted(self.traces)]}
 
-    async def parts(self) -> AsyncGenerator[ChoiceDelta, None]:
-        """Generate, and yield what is new; closing this early aborts what still runs.
+    async def deltas(self) -> AsyncGenerator[ChoiceDelta, None]:
+        """Generate, and yield what is new; closing this early aborts the rest.
 
         Raises:
-            ServerError: the pool refuses the job, or can't finish it.
+            ServerError: the pool refuses the job or can't finish it. A BadRequest names the field
+                that the client used.
         """
         streams = [self._pool.generate(self._job.model, r) for r in self._job.requests]
-        merged = _alone(streams[0]) if len(streams) == 1 else _merged(streams)
+        fields = self._job.fields
+        single = len(streams) == 1
+        merged = _single(streams[0], fields) if single else _merged(streams, fields)
         async with aclosing(merged) as events:
             async for prompt, event in events:
-                for part in self._take(prompt, event):
-                    yield part
-                if all(progress.is_done for progress in self._progress):
+                for delta in self._take(prompt, event):
+                    yield delta
+                if all(state.is_done for state in self._prompts):
                     return
         raise Internal("The answer ended early.")
 
@@ -167,39 +171,39 @@ class GenerationOutput:
         return TextStream(job.token_bytes, job.stop, include_stop=job.include_stop)
 
     def _take(self, prompt: int, event: Event) -> Iterator[ChoiceDelta]:
-        progress = self._progress[prompt]
-        if not progress.has_begun:
-            progress.has_begun = True
+        state = self._prompts[prompt]
+        if not state.has_started:
+            state.has_started = True
             first = prompt * self._job.n
             yield from (ChoiceDelta(first + i, is_first=True) for i in range(self._job.n))
         if isinstance(event, Started):
-            progress.cached_tokens = progress.cached_tokens or event.cached_tokens
+            state.cached_tokens = state.cached_tokens or event.cached_tokens
             return
         if event.prompt_logprobs is not None:
-            progress.prompt_logprobs = event.prompt_logprobs
-        progress.held.append(event)
-        if self._job.requests[prompt].prompt_logprobs is None or progress.prompt_logprobs:
-            ready, progress.held = progress.held, []
+            state.prompt_logprobs = event.prompt_logprobs
+        state.waiting.append(event)
+        if self._job.requests[prompt].prompt_logprobs is None or state.prompt_logprobs:
+            ready, state.waiting = state.waiting, []
             for delta in ready:
                 yield from self._advance(prompt, delta)
 
     def _advance(self, prompt: int, delta: Delta) -> Iterator[ChoiceDelta]:
-        choice = self._progress[prompt].choices[delta.index]
+        choice = self._prompts[prompt].choices[delta.index]
         if choice.is_done:
             return
         _check_reason(delta.finish_reason)
         index = prompt * self._job.n + delta.index
-        if delta.token_ids and not self._first_token:
-            self._first_token = time.monotonic()
+        if delta.token_ids and not self._first_token_at:
+            self._first_token_at = time.monotonic()
         before = choice.stream.num_tokens
-        piece = choice.stream.push(delta.token_ids, delta.logprobs)
+        text = choice.stream.push(delta.token_ids, delta.logprobs)
         if delta.predicted is not None:
             is_cut = choice.stream.stop is not None
             self._count(delta.predicted, choice.stream.num_tokens - before if is_cut else None)
-        choice.fresh += delta.token_ids[: choice.stream.num_tokens - before]
+        choice.new_token_ids += delta.token_ids[: choice.stream.num_tokens - before]
         finish = self._end(choice, delta)
-        if piece.text or piece.logprobs:
-            yield ChoiceDelta(index, piece, choice.take_fresh())
+        if text.text or text.logprobs:
+            yield ChoiceDelta(index, text, choice.take_new_token_ids())
         if finish is None:
             return
         choice.is_done = True
@@ -207,17 +211,17 @@ class GenerationOutput:
         if delta.trace is not None:
             self.traces[index] = delta.trace
         if delta.stop_token is not None and choice.stream.stop is None:
-            choice.fresh.append(delta.stop_token)
-        yield ChoiceDelta(index, choice.stream.finish(), choice.take_fresh(), finish)
+            choice.new_token_ids.append(delta.stop_token)
+        yield ChoiceDelta(index, choice.stream.finish(), choice.take_new_token_ids(), finish)
 
     def _count(self, predicted: PredictionResult, taken: int | None) -> None:
-        """Count what was predicted; of a delta with a stop string, what is not behind it."""
+        """Count draft tokens of the prediction; only those before a stop string, at `taken`."""
         limit = math.inf if taken is None else taken
         self._accepted += sum(place < limit for place in predicted.accepted)
         self._rejected += sum(rows for place, rows in predicted.rejected if place < limit)
 
     def _end(self, choice: _ChoiceState, delta: Delta) -> ChoiceFinishReason | None:
-        """Return why a choice ends with this delta, if it does; tell a worker that can't know."""
+        """Return why a choice ends with this delta, if it does; abort after a stop string."""
         if choice.stream.stop is not None:
             if delta.finish_reason is None:
                 self._pool.abort(delta.request_id, delta.index)
@@ -229,7 +233,7 @@ class GenerationOutput:
 
 
 def _check_reason(reason: FinishReason | None) -> None:
-    """Raise for an end that isn't the answer's own; clients know only stop and length."""
+    """Raise for an end that OpenAI has no finish_reason for."""
     errors: dict[FinishReason | None, ServerError] = {
         "deadline": DeadlineExceeded("The request's deadline has passed."),
         "abort": Unavailable("The request was aborted."),
@@ -239,10 +243,20 @@ def _check_reason(reason: FinishReason | None) -> None:
         raise errors[reason]
 
 
+@contextmanager
+def _naming_client_fields(fields: Mapping[str, str]) -> Iterator[None]:
+    """Let a BadRequest name the field that the client used."""
+    try:
+        yield
+    except BadRequest as error:
+        error.param = client_field(fields, error.param)
+        raise
+
+
 async def _merged(
-    streams: Sequence[AsyncGenerator[Event, None]],
+    streams: Sequence[AsyncGenerator[Event, None]], fields: Mapping[str, str]
 ) -> AsyncGenerator[tuple[int, Event], None]:
-    """Yield the events of all streams as they come, with the stream's number.
+    """Yield the events of all streams as they arrive, each with its stream's number.
 
     The first error ends them all; so does closing this.
     """
@@ -250,7 +264,8 @@ async def _merged(
     try:
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            ended = sorted((waiting.pop(task), task.result()) for task in done)
+            with _naming_client_fields(fields):
+                ended = sorted((waiting.pop(task), task.result()) for task in done)
             for i, event in [(i, event) for i, event in ended if event is not None]:
                 waiting[asyncio.ensure_future(anext(streams[i], None))] = i
                 yield i, event
@@ -262,8 +277,11 @@ async def _merged(
             await each.aclose()
 
 
-async def _alone(stream: AsyncGenerator[Event, None]) -> AsyncGenerator[tuple[int, Event], None]:
+async def _single(
+    stream: AsyncGenerator[Event, None], fields: Mapping[str, str]
+) -> AsyncGenerator[tuple[int, Event], None]:
     """Yield what `_merged` would, without a task per event."""
     async with aclosing(stream):
-        async for event in stream:
-            yield 0, event
+        with _naming_client_fields(fields):
+            async for event in stream:
+                yield 0, event

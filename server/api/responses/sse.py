@@ -1,4 +1,4 @@
-"""Server-sent events: frames on their way to a client that may be slow, gone, or behind a proxy."""
+"""Server-sent events, sent to a client that may be slow, gone, or behind a proxy."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ DONE = b"data: [DONE]\n\n"
 
 
 def sse_event(data: bytes) -> bytes:
-    """Return one event; `data` is JSON on one line."""
+    """Return one event; `data` is JSON without line breaks."""
     return b"data: " + data + b"\n\n"
 
 
 class EventStreamResponse(Response):
-    """Sends frames as they come, comments while none come, and stops when nobody reads.
+    """Sends events as they arrive, comments in the pauses, and stops when the client stops reading.
 
-    The status line waits for the first frame: an error raised before it is an ordinary HTTP error.
-    A stream that stays silent for sse_comment_s begins with a comment instead, because proxies and
-    clients give up on connections without bytes. A client that leaves or doesn't read for
-    write_timeout_s ends the stream; `events` is closed in any case, which aborts the generation.
+    The status line waits for the first event: an error raised before it is an ordinary HTTP error.
+    If there is none within sse_comment_s, the stream begins with a comment, because proxies and
+    clients close connections on which nothing arrives. A client that disconnects or does not read
+    for write_timeout_s ends the stream. `events` is closed in any case: the generation is aborted.
     """
 
     media_type = "text/event-stream"
@@ -48,7 +48,7 @@ class EventStreamResponse(Response):
         fixed = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(None, headers={**fixed, **headers})
         del self.headers["content-length"]
-        self._frames = events
+        self._events = events
         self._settings = settings
         self._metrics = metrics
         self._has_started = False
@@ -56,7 +56,7 @@ class EventStreamResponse(Response):
         self._last_sent = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the frames (ASGI)."""
+        """Send the events (ASGI)."""
         try:
             with self._metrics.sse_clients.track_inprogress():
                 await cancel_on_disconnect(receive, self._run(send))
@@ -66,10 +66,10 @@ class EventStreamResponse(Response):
             if not self._has_started:
                 raise
         finally:
-            await self._frames.aclose()
+            await self._events.aclose()
 
     async def _run(self, send: Send) -> None:
-        first = asyncio.ensure_future(anext(self._frames))
+        first = asyncio.ensure_future(anext(self._events))
         try:
             await asyncio.wait({first}, timeout=self._settings.sse_comment_s or None)
             if first.done():
@@ -88,7 +88,7 @@ class EventStreamResponse(Response):
         comments = asyncio.ensure_future(self._comment(send))
         try:
             await self._write(send, await first)
-            async for data in self._frames:
+            async for data in self._events:
                 await self._write(send, data)
         except ServerError as error:
             self._failure = error

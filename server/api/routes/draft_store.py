@@ -1,4 +1,4 @@
-"""/v1/draft_store: what drafters go by, in the caller's own namespace."""
+"""/v1/draft_store: the texts that drafters draft from, in the caller's own namespace."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ router = APIRouter(route_class=JsonRoute, tags=["drafts"])
 
 
 class DraftStoreStatus(msgspec.Struct, frozen=True):
-    """A draft store as it is now; each of the model's workers has one."""
+    """The state of a draft store; each of the model's workers has one."""
 
     model: str
     workers: int
-    tokens: int  # kept in the namespace, by the worker that has fewest
+    tokens: int  # in the namespace, of the worker that has the fewest
     max_tokens: int  # that a namespace may keep
-    affected: int = 0  # tokens imported, cleared or saved, by the worker that had fewest
+    affected: int = 0  # tokens imported, cleared or saved, of the worker with the fewest
     object: Literal["draft_store"] = "draft_store"
 
 
@@ -96,7 +96,7 @@ async def _do(request: Request, served: ServedModelLike, task: DraftStoreTask) -
 
 
 def _served(request: Request, name: str | None) -> ServedModelLike:
-    """Return a served model that drafts from stores; raise ServerError if it doesn't."""
+    """Return a served model that has draft stores; raise ServerError for others."""
     served = find_model(pool_of(request), name)
     if require_info(served).diffusion is not None:
         raise BadRequest("A diffusion model has no draft store.", param="model")
@@ -111,7 +111,7 @@ def _namespace(request: Request, salt: str | None) -> str:
 
 
 def _token_ids(body: ImportRequest, served: ServedModelLike, limit: int) -> list[list[int]]:
-    """Return the texts in tokens, spelt as in the middle of an answer."""
+    """Return the texts as token ids, tokenized as within an output."""
     tokenizer = served.tokenizer
     vocab_size = shared_vocab_size(tokenizer, require_info(served))
     found: list[list[int]] = []

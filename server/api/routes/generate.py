@@ -13,7 +13,9 @@ from plait.server.api.disconnect import cancel_on_disconnect
 from plait.server.api.json_body import JsonRoute
 from plait.server.api.openapi import response_docs
 from plait.server.api.request_state import GENERATION
-from plait.server.api.requests.job import GenerationJob, RequestContext, plan_chat, plan_completion
+from plait.server.api.requests.chat import lower_chat
+from plait.server.api.requests.completions import lower_completion
+from plait.server.api.requests.job import GenerationJob, RequestContext
 from plait.server.api.responses.chat import ChatResponseWriter
 from plait.server.api.responses.completions import CompletionResponseWriter
 from plait.server.api.responses.objects import ChatCompletion, ChatCompletionChunk, Completion
@@ -24,7 +26,7 @@ from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.telemetry.logs import log_prompt
 
 router = APIRouter(route_class=JsonRoute, tags=["generation"])
-MAX_WARNINGS = 8  # named in a header
+MAX_WARNINGS = 8  # that the header names
 
 
 @router.post(
@@ -34,12 +36,12 @@ MAX_WARNINGS = 8  # named in a header
 )
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """Continue a conversation."""
-    pool, caller = pool_of(request), _caller(request)
-    plan = plan_chat(pool, settings_of(request).limits, body, caller)
-    job = await cancel_on_disconnect(request.receive, plan)
+    limits = settings_of(request).limits
+    lowering = lower_chat(pool_of(request), limits, body, _context(request))
+    job = await cancel_on_disconnect(request.receive, lowering)
     _note(request, job, user=body.user, safety_identifier=body.safety_identifier)
-    answer = ChatResponseWriter(job, body, _outputs(request, job))
-    return await _respond(request, job, answer, stream=bool(body.stream))
+    writer = ChatResponseWriter(job, body, _outputs(request, job))
+    return await _respond(request, job, writer, stream=bool(body.stream))
 
 
 @router.post(
@@ -49,31 +51,31 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
 )
 async def completions(body: CompletionRequest, request: Request) -> Response:
     """Continue one or several texts."""
-    pool, caller = pool_of(request), _caller(request)
-    plan = plan_completion(pool, settings_of(request).limits, body, caller)
-    job = await cancel_on_disconnect(request.receive, plan)
+    limits = settings_of(request).limits
+    lowering = lower_completion(pool_of(request), limits, body, _context(request))
+    job = await cancel_on_disconnect(request.receive, lowering)
     _note(request, job, user=body.user)
-    answer = CompletionResponseWriter(job, body, _outputs(request, job))
-    return await _respond(request, job, answer, stream=bool(body.stream))
+    writer = CompletionResponseWriter(job, body, _outputs(request, job))
+    return await _respond(request, job, writer, stream=bool(body.stream))
 
 
 async def _respond(
     request: Request,
     job: GenerationJob,
-    answer: ChatResponseWriter | CompletionResponseWriter,
+    writer: ChatResponseWriter | CompletionResponseWriter,
     *,
     stream: bool,
 ) -> Response:
     headers = {"x-plait-seed": str(job.seed), **_warning(job)}
     if stream:
         metrics = telemetry_of(request).metrics
-        return EventStreamResponse(answer.events(), settings_of(request), metrics, headers=headers)
-    whole = await cancel_on_disconnect(request.receive, answer.whole())
-    return Response(whole, media_type="application/json", headers=headers)
+        return EventStreamResponse(writer.events(), settings_of(request), metrics, headers=headers)
+    body = await cancel_on_disconnect(request.receive, writer.body())
+    return Response(body, media_type="application/json", headers=headers)
 
 
 def _warning(job: GenerationJob) -> dict[str, str]:
-    """Return the header that tells of what was taken and changes nothing."""
+    """Return the header that names fields which the chat template ignores."""
     if not job.warnings:
         return {}
     more = ", ..." if len(job.warnings) > MAX_WARNINGS else ""
@@ -82,7 +84,7 @@ def _warning(job: GenerationJob) -> dict[str, str]:
 
 
 def _note(request: Request, job: GenerationJob, **identifiers: str | None) -> None:
-    """Put who asked on every log line of this request, and the prompts into the log if wanted."""
+    """Bind the client's identifiers to this request's log lines; log its prompts if enabled."""
     bind_contextvars(job=job.id, **{key: who for key, who in identifiers.items() if who})
     settings = telemetry_of(request).settings
     if settings.log_prompts:
@@ -91,11 +93,11 @@ def _note(request: Request, job: GenerationJob, **identifiers: str | None) -> No
 
 
 def _outputs(request: Request, job: GenerationJob) -> GenerationOutput:
-    """Return what runs the job; the access log looks at it in the end."""
+    """Return the job's output, and store it for the access log."""
     outputs = GenerationOutput(pool_of(request), job)
     setattr(request.state, GENERATION, outputs)
     return outputs
 
 
-def _caller(request: Request) -> RequestContext:
+def _context(request: Request) -> RequestContext:
     return RequestContext(tenant_of(request), time.monotonic(), tokenization_of(request))

@@ -20,7 +20,7 @@ async def list_models(request: Request) -> Response:
     return _json(objects.ModelList([model_of(served) for served in pool_of(request).models()]))
 
 
-# A path, because names of Hugging Face models hold a slash.
+# A path parameter, because names of Hugging Face models contain a slash.
 @router.get(
     "/v1/models/{model_id:path}", response_model=None, responses=response_docs(objects.ModelObject)
 )
@@ -30,7 +30,7 @@ async def retrieve_model(model_id: str, request: Request) -> Response:
 
 
 def model_of(served: ServedModelLike) -> objects.ModelObject:
-    """Return how a served model is listed."""
+    """Return the object of a served model."""
     info, sampling = served.info, served.tokenizer.sampling.stated() or UNSET
     if info is None:
         return objects.ModelObject(served.name, served.created, None, sampling=sampling)

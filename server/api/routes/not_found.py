@@ -1,4 +1,4 @@
-"""Routes that are not there: what clients of other servers ask for, and where they find it here."""
+"""Errors for unknown routes: what to use here in place of other servers' routes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NO_MODEL = "This server has models that write text, and no others"
 _CHAT_ONLY = f"Send the conversation to POST {CHAT}"
 _TEXT_ONLY = "This server reads and writes text only"
 _NO_STORE = "This server keeps no answers, files or jobs"
-# Beginnings of paths, without /v1, of OpenAI's and other servers' interfaces.
+# By the beginning of the path, without /v1: routes of OpenAI and of other servers.
 ELSEWHERE: Mapping[str, str] = {
     "/responses": f"This server has no Responses API. {_CHAT_ONLY}",
     "/conversations": f"This server has no Responses API. {_CHAT_ONLY}",
@@ -56,14 +56,14 @@ ELSEWHERE: Mapping[str, str] = {
 
 
 def no_such_route(path: str, routes: Mapping[str, Sequence[str]]) -> NotFound:
-    """Return the error for a path; routes: the methods of each path that is there."""
+    """Return the error for an unknown path. `routes` has the methods of each known path."""
     known = ", ".join(f"{'/'.join(methods)} {route}" for route, methods in routes.items())
     hint = _meant(path, routes) or _elsewhere(path)
     return NotFound(f"There is no such route. {hint}The routes are: {known}.")
 
 
 def _meant(path: str, routes: Mapping[str, Sequence[str]]) -> str:
-    """Return which route is meant by a path whose beginning is a base URL's fault."""
+    """Return the route that a path means if its client has a wrong base URL."""
     whole = [route for route in routes if route.count("/") > 1]
     for route in sorted(whole, key=len, reverse=True):
         if path.endswith((route, route.removeprefix("/v1"))) and "{" not in route:
@@ -72,7 +72,7 @@ def _meant(path: str, routes: Mapping[str, Sequence[str]]) -> str:
 
 
 def _elsewhere(path: str) -> str:
-    """Return why a route of other servers is not here."""
+    """Return what to use in place of a route of another server."""
     rest = path.removeprefix("/v1")
     for beginning, why in ELSEWHERE.items():
         if rest == beginning or rest.startswith(f"{beginning}/"):

@@ -1,4 +1,4 @@
-"""For those who run the server: /health, /ready, /metrics, /version."""
+"""Routes for operators: /health, /ready, /metrics, /version."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ router = APIRouter(tags=["operations"])
 
 
 class HealthStatus(msgspec.Struct, frozen=True):
-    """All is well; `reason` tells what is degraded."""
+    """The server works; `reason` says what is degraded."""
 
     status: Literal["ok"] = "ok"
     reason: str = ""

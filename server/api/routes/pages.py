@@ -1,4 +1,4 @@
-"""Pages for people: what this is, and a reference. Nothing of them is loaded from elsewhere."""
+"""HTML pages: an overview and the API reference. They load nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAGES = ("index.html", "reference.html", "style.html")
 
 
 class ServerIndex(msgspec.Struct, frozen=True):
-    """What this is, for programs."""
+    """The overview as JSON."""
 
     name: str
     version: str

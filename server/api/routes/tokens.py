@@ -48,7 +48,7 @@ async def detokenize(body: DetokenizeRequest, request: Request) -> DetokenizeRes
 
 
 def _tokenized(body: TokenizeRequest, served: ServedModelLike, limit: int) -> bytes:
-    """Return the answer as JSON."""
+    """Return the response as JSON."""
     tokens = _tokens(body, served.tokenizer, limit)
     strings = [served.tokenizer.piece(token) for token in tokens]
     return msgspec.json.encode(
@@ -67,7 +67,7 @@ def _tokens(body: TokenizeRequest, tokenizer: Tokenizer, limit: int) -> list[int
         raise BadRequest("Give either a prompt or messages.", param="prompt")
     if body.prompt is None:
         check = partial(_check_size, limit=limit, param="messages")
-        return chat_tokens(body, tokenizer, check)[0]
+        return chat_tokens(body, body.chat_template_kwargs or {}, tokenizer, check)[0]
     given = [name for name in chat_only if getattr(body, name) is not None]
     if given:
         raise BadRequest(f"{given[0]} needs messages.", param=given[0])

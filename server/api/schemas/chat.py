@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
 from pydantic_core import PydanticCustomError
 
-from plait.server.api.schemas.common import (
+from plait.server.api.schemas.base import (
     INTEGRAL,
     FailFastList,
-    GenerationRequest,
     Logprobs,
     Metadata,
     ShortString,
     StrictModel,
     Unsupported,
 )
+from plait.server.api.schemas.generation import GenerationRequest
+from plait.server.api.schemas.response_format import ResponseFormat
 
 _TOOLS = "tools are not implemented yet"
 _THINKING = "templates that know of thinking take it from chat_template_kwargs"
@@ -24,7 +25,7 @@ _TEXT = "this server reads and writes text"
 _CACHED = "known prefixes are cached without being asked; leave it out"
 _ROLES_OF_TOOLS = ("tool", "function")
 _OPENAI_ROLES = ("system", "developer", "user", "assistant", *_ROLES_OF_TOOLS)
-# Of fields of one of these names: what OpenAI or others have, and why it is not here.
+# By field name: values that OpenAI or others have, and why they are not supported.
 UNSUPPORTED_VALUES: dict[str, dict[str, str]] = {
     "type": {
         **dict.fromkeys(("image_url", "image", "input_image", "image_embeds"), _TEXT),
@@ -40,7 +41,7 @@ UNSUPPORTED_VALUES: dict[str, dict[str, str]] = {
 
 
 class TextPart(StrictModel):
-    """A piece of text in a message."""
+    """A text part of a message."""
 
     type: Literal["text"]
     text: str
@@ -48,7 +49,7 @@ class TextPart(StrictModel):
 
 
 class RefusalPart(StrictModel):
-    """A piece of an assistant's earlier refusal; read as text."""
+    """An assistant's earlier refusal; read as text."""
 
     type: Literal["refusal"]
     refusal: str
@@ -58,7 +59,7 @@ AssistantPart = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
 
 
 class MessageBase(StrictModel):
-    """What messages of every role may have."""
+    """The fields of messages of every role."""
 
     name: ShortString | None = Field(
         None, description="Left out where the template writes no names."
@@ -67,21 +68,21 @@ class MessageBase(StrictModel):
 
 
 class InstructionMessage(MessageBase):
-    """What the developer says."""
+    """A message of the developer."""
 
     role: Literal["system", "developer"]
     content: str | Annotated[FailFastList[TextPart], Field(min_length=1)]
 
 
 class UserMessage(MessageBase):
-    """What the user says."""
+    """A message of the user."""
 
     role: Literal["user"]
     content: str | Annotated[FailFastList[TextPart], Field(min_length=1)]
 
 
 class AssistantMessage(MessageBase):
-    """What the model said; a message of an earlier answer can be sent back as it came."""
+    """A message of the model; a message of an earlier response can be sent back unchanged."""
 
     role: Literal["assistant"]
     content: str | Annotated[FailFastList[AssistantPart], Field(min_length=1)] | None = None
@@ -107,7 +108,7 @@ def _is_custom(role: str) -> str:
 
 
 class CustomMessage(MessageBase):
-    """What somebody else says, under a role that the model's template takes."""
+    """A message of another role that the model's chat template renders."""
 
     role: Annotated[
         str,
@@ -119,11 +120,11 @@ class CustomMessage(MessageBase):
 
 
 def role(message: Any) -> str | None:
-    """Return the tag of a message, None if it has no role.
+    """Return the union tag of a message, None if it has no role.
 
-    Reports of a missing role give this function's name as the field's.
+    pydantic reports a missing role under this function's name.
     """
-    is_read = isinstance(message, dict)  # else a message that is to be written
+    is_read = isinstance(message, dict)  # else a message that is serialized
     given = message.get("role") if is_read else getattr(message, "role", "")
     return None if given is None else _KINDS.get(str(given), "custom")
 
@@ -143,61 +144,25 @@ Message = Annotated[
 ]
 
 
-class TextFormat(StrictModel):
-    """Any text."""
-
-    type: Literal["text"]
-
-
-class JsonObjectFormat(StrictModel):
-    """Any JSON object."""
-
-    type: Literal["json_object"]
-
-
-class JsonSchema(StrictModel):
-    """A schema by name."""
-
-    name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-    description: str | None = None
-    schema_: dict[str, Any] | None = Field(
-        None, alias="schema", description="JSON Schema 2020-12; {} if absent."
-    )
-    strict: bool | None = Field(
-        None,
-        description="The schema is enforced either way. true also refuses schemas outside "
-        "OpenAI's strict subset (all properties required, additionalProperties false).",
-    )
-
-
-class JsonSchemaFormat(StrictModel):
-    """JSON that fits a schema."""
-
-    type: Literal["json_schema"]
-    json_schema: JsonSchema
-
-
-ResponseFormat = Annotated[
-    TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")
-]
-
-
 class Prediction(StrictModel):
-    """What the answer will probably be; it comes faster where it is, and is the same either way."""
+    """The expected output. It makes matching output faster and changes no token."""
 
     type: Literal["content"]
     content: str | Annotated[FailFastList[TextPart], Field(min_length=1)]
 
     @property
     def text(self) -> str:
-        """The predicted answer."""
+        """The expected output."""
         if isinstance(self.content, str):
             return self.content
         return "".join(part.text for part in self.content)
 
 
 class ChatRequest(GenerationRequest):
-    """A conversation to be continued."""
+    """A conversation to continue."""
+
+    id_prefix: ClassVar[str] = "chatcmpl"
+    prompt_field: ClassVar[str] = "messages"
 
     messages: Annotated[FailFastList[Message], Field(min_length=1, max_length=4096)]
     max_completion_tokens: Annotated[int, Field(ge=-1, lt=2**31), INTEGRAL] | None = Field(
@@ -242,6 +207,26 @@ class ChatRequest(GenerationRequest):
     web_search_options: Annotated[Any, Unsupported("no search is done")] = None
 
     @property
+    def max_tokens_field(self) -> str:
+        """The field that says how many tokens to generate at most."""
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+
+    @property
+    def output_format(self) -> ResponseFormat | None:
+        """What the output must look like, beside structured_outputs."""
+        return self.response_format
+
+    @property
+    def predicted_text(self) -> str | None:
+        """The output that the client expects."""
+        return None if self.prediction is None else self.prediction.text
+
+    @property
+    def affinity(self) -> str:
+        """Requests that share it are sent to the same replica when load allows."""
+        return self.prompt_cache_key or ""
+
+    @property
     def num_logprobs(self) -> int | None:
-        """Alternatives reported per token; None for no logprobs at all."""
+        """Alternatives reported per output token; None for no logprobs at all."""
         return (self.top_logprobs or 0) if self.logprobs else None

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from plait.server.api.schemas.common import (
+from plait.server.api.schemas.base import (
     FailFastList,
-    GenerationRequest,
     Logprobs,
     PositiveInt,
     StrictModel,
     TokenId,
 )
+from plait.server.api.schemas.generation import GenerationRequest, RequestedSearch
 
 TokenIds = Annotated[FailFastList[TokenId], Field(min_length=1)]
 Texts = Annotated[FailFastList[str], Field(min_length=1)]
@@ -32,14 +32,20 @@ class Infill(StrictModel):
 
 
 class CompletionRequest(GenerationRequest):
-    """Texts to be continued. Prompts in a list are answered as if each had come alone."""
+    """Texts to continue. Each prompt of a list is completed by itself."""
+
+    id_prefix: ClassVar[str] = "cmpl"
+    prompt_field: ClassVar[str] = "prompt"
+    default_max_tokens: ClassVar[int | None] = 16  # OpenAI's default
 
     prompt: str | Texts | TokenIds | TokenIdLists
     echo: bool | None = Field(None, description="Begin each answer with its prompt.")
     logprobs: Logprobs | None = Field(
         None, description="Alternatives per token; -1: as many as the server gives."
     )
-    best_of: PositiveInt | None = Field(None, description="Must equal n.")
+    best_of: PositiveInt | None = Field(
+        None, description="Sample so many and return the n likeliest; not with stream. At least n."
+    )
     suffix: str | None = Field(
         None,
         description="Text behind the answer. Only for diffusion models, with full attention.",
@@ -48,7 +54,7 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def prompts(self) -> list[str | list[int]]:
-        """The prompts, one by one."""
+        """The prompts as a list."""
         match self.prompt:
             case str() | [int(), *_]:
                 return [self.prompt]  # type: ignore[list-item]
@@ -56,6 +62,18 @@ class CompletionRequest(GenerationRequest):
                 return list(several)  # type: ignore[arg-type]
 
     @property
+    def search(self) -> RequestedSearch | None:
+        """The search that fields beside `decoding` ask for."""
+        if self.best_of in (None, self.n or 1):
+            return super().search
+        return RequestedSearch("best_of", {"name": "best-of", "num_samples": self.best_of})
+
+    @property
     def num_logprobs(self) -> int | None:
-        """Alternatives reported per token; None for no logprobs at all."""
+        """Alternatives reported per output token; None for no logprobs at all."""
         return self.logprobs
+
+    @property
+    def num_echo_logprobs(self) -> int | None:
+        """Alternatives reported per token of an echoed prompt; None for no logprobs of it."""
+        return self.logprobs if self.echo else None

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from plait.server.api.schemas.common import FailFastList, ModelName, StrictModel, TokenId
+from plait.server.api.schemas.base import FailFastList, ModelName, StrictModel, TokenId
 
 Salt = Annotated[str, StringConstraints(min_length=1)]
 NonEmptyText = Annotated[str, StringConstraints(min_length=1)]
@@ -14,7 +14,7 @@ NonEmptyTokens = Annotated[FailFastList[TokenId], Field(min_length=1)]
 
 
 class DraftStoreRequest(StrictModel):
-    """Which draft store is meant."""
+    """The draft store that a request is about."""
 
     model: ModelName | None = Field(None, description="May be left out if one model is served.")
     cache_salt: Salt | None = Field(
@@ -23,7 +23,7 @@ class DraftStoreRequest(StrictModel):
 
 
 class ImportRequest(DraftStoreRequest):
-    """Texts that drafters are to go by: what answers will probably repeat."""
+    """Texts to draft from: what outputs will probably repeat."""
 
     texts: Annotated[FailFastList[NonEmptyText | NonEmptyTokens], Field(min_length=1)] = Field(
         description="Each as text or as token ids."
@@ -31,7 +31,7 @@ class ImportRequest(DraftStoreRequest):
 
 
 class ClearRequest(DraftStoreRequest):
-    """A store that is to forget everything."""
+    """A draft store to be emptied."""
 
     everywhere: bool | None = Field(
         None, description="The stores of all salts; only where the server has no API keys."
@@ -39,6 +39,6 @@ class ClearRequest(DraftStoreRequest):
 
 
 class SaveRequest(StrictModel):
-    """A model whose stores are to be written to the server's disk."""
+    """A model whose draft stores are to be written to disk."""
 
     model: ModelName | None = Field(None, description="May be left out if one model is served.")

@@ -1,4 +1,4 @@
-"""Requests and answers of /tokenize and /detokenize, in vLLM's shapes."""
+"""Requests and responses of /tokenize and /detokenize, in vLLM's shapes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Annotated, Any
 import msgspec
 from pydantic import Field
 
-from plait.server.api.schemas.chat import Message
-from plait.server.api.schemas.common import (
+from plait.server.api.schemas.base import (
     FailFastList,
     ModelName,
     StrictModel,
     TokenId,
     exactly_one_of,
 )
+from plait.server.api.schemas.chat import Message
 
 
 class TokenizeRequest(StrictModel):

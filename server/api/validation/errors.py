@@ -1,4 +1,4 @@
-"""From pydantic's reports to one error: the field as the client wrote it, a short text, a code."""
+"""From pydantic's errors to one BadRequest: the client's field, a short message, a code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plait.server.errors import BadRequest
 MAX_CHARS = 500  # of a message about a value the client sent
 MAX_PARAM_CHARS = 200
 MAX_NAMED = 8  # unknown fields that are named together
-_MAX_REPORTS = 64  # of pydantic's that are looked at
+_MAX_REPORTS = 64  # of pydantic's errors that are read
 _UNKNOWN = "extra_forbidden"
 _MISSING = ("missing", "union_tag_not_found")
 _NOT_AN_OBJECT = ("dict_type", "model_type", "model_attributes_type")
@@ -27,7 +27,7 @@ _CODES = {
 
 @dataclass(frozen=True, slots=True)
 class _Report:
-    """One thing that is wrong."""
+    """One validation error."""
 
     location: Location
     type: str
@@ -40,11 +40,11 @@ class _Report:
 
 
 def invalid_request(kind: Any, errors: Sequence[Any]) -> BadRequest:
-    """Return the error for a body, or a query, that its type refuses: about its first bad field.
+    """Return the error for a body or query that doesn't validate; it is about its first bad field.
 
-    A union reports each of its branches: the report that reaches deepest into the field counts,
-    and those about the same place are joined. Fields that are not there are named together, and
-    come before those that are missing in their place.
+    A union reports an error for each branch: the one deepest within the field is taken, and those
+    at the same place are joined. Unknown fields are named together, before the fields that are
+    missing and were probably meant.
     """
     reports = [_report(kind, error) for error in errors[:_MAX_REPORTS]]
     meant = {report.hint.points_to for report in reports}
@@ -75,7 +75,7 @@ def _report(kind: Any, error: Any) -> _Report:
 
 
 def _plain(error: Any) -> str:
-    """Return what pydantic says, without words of Python's."""
+    """Return pydantic's message without Python's type names."""
     kind, context = error["type"], error.get("ctx", {})
     if kind in _NOT_AN_OBJECT:
         return "Input should be an object"
@@ -87,7 +87,7 @@ def _plain(error: Any) -> str:
 
 
 def _of_tag(report: _Report, context: Any) -> _Report:
-    """Return a report about the field that chooses a union's branch, not about the union."""
+    """Return the report moved from a union to the field that selects its branch."""
     path = (*report.path, context["discriminator"].strip("'()"))
     expected = context.get("expected_tags")
     text = "Field required" if expected is None else f"Input should be one of {expected}"
@@ -95,7 +95,7 @@ def _of_tag(report: _Report, context: Any) -> _Report:
 
 
 def _with_reason(report: _Report, error: Any) -> _Report:
-    """Say why a value that OpenAI has is not taken here."""
+    """Add the reason if the value is one of OpenAI's that is not supported."""
     value = error.get("ctx", {}).get("tag", error["input"])
     reasons = UNSUPPORTED_VALUES.get(report.location.name, {})
     if not isinstance(value, str) or value not in reasons:
@@ -118,7 +118,7 @@ def _text(first: _Report, reports: Sequence[_Report]) -> str:
 
 
 def _named(report: _Report, known: Hint) -> str:
-    """Return an unknown field's path, and its hint if that is not known already."""
+    """Return an unknown field's path, and its hint unless that equals the known one."""
     name = _clip(dotted(report.path), MAX_PARAM_CHARS // 2)
     hint = "" if report.hint == known else report.hint.text.rstrip(".")
     return f"{name} ({hint})" if hint else name

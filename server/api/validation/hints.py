@@ -1,7 +1,7 @@
-"""What to write in place of a field that is not there.
+"""Hints for unknown fields: what the client probably meant.
 
-Only names of the very object are guessed at: the same word elsewhere may mean something else. What
-another object has is said to belong there.
+Spelling is only compared within the same object, as the same word may mean something else in
+another. A field that another object has is said to belong there.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from plait.server.api.schemas.base import Unsupported
 from plait.server.api.schemas.chat import ChatRequest
-from plait.server.api.schemas.common import Unsupported
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 from plait.server.api.validation.locations import (
@@ -33,7 +33,7 @@ ROUTES: dict[type[BaseModel], str] = {
     TokenizeRequest: "/tokenize",
     DetokenizeRequest: "/detokenize",
 }
-# Other servers' words for a field of the request; the first that the request has is meant.
+# Other servers' names of request fields; of several fields, the first that the request has counts.
 RENAMED: dict[str, tuple[str, ...]] = {
     "ebnf": ("structured_outputs.grammar",),
     "enable_thinking": ("chat_template_kwargs.enable_thinking",),
@@ -69,7 +69,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "timeout": ("deadline_ms",),
     "top_logprobs": ("logprobs",),
 }
-# Or what to do in place of it, by the path of the field.
+# Or what to do instead, by the path of the field.
 SAID: dict[str, str] = {
     "do_sample": "temperature=0 does not draw, any other temperature does.",
     "extra_body": "The openai client for Python merges it into the body; write its fields there.",
@@ -84,7 +84,7 @@ SAID: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """A sentence, and the path that it names."""
+    """A sentence, and the path that it suggests."""
 
     text: str = ""
     points_to: Path = ()
@@ -94,7 +94,7 @@ NO_HINT = Hint()
 
 
 def hint_for(unknown: Location) -> Hint:
-    """Return what is probably meant by a field that is not there."""
+    """Return a hint for an unknown field."""
     if not unknown.owners or not unknown.owners[-1]:
         return NO_HINT
     return (
@@ -120,7 +120,7 @@ def _renamed(unknown: Location) -> Hint | None:
 
 
 def _deeper(unknown: Location) -> Hint | None:
-    """Look for the name in the objects that are fields of this one."""
+    """Search for the name in the objects within this one."""
     found = {
         (name, is_list)
         for name, field in _fields(unknown).items()

@@ -20,7 +20,7 @@ Models = tuple[type[BaseModel], ...]
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A path into a request, and which models each of its steps is a field of."""
+    """A path into a request, and the models of which each step is a field."""
 
     path: Path
     owners: tuple[Models, ...]  # of each step; () for an item of a list or a value of a map

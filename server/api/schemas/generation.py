@@ -1,102 +1,35 @@
-"""The request fields that chat and completions share, and the rules for fields that are refused.
-
-Every field is honoured or refused (law 4): an unknown one is an error, one of OpenAI's that isn't
-supported yet says so by name, unless its value asks for nothing. Types are strict: "1" is no
-number, true is no 1; but 16.0 is a whole number, as JSON Schema has it. null means "not given"
-throughout, as it does at OpenAI. Limits that the operator sets (n, stop, logprobs, ...) are
-checked in api/jobs/limits.py, ids against the vocabulary in api/jobs/sampling.py.
-"""
+"""The request fields that chat and completions share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    StringConstraints,
+from pydantic import Field, StringConstraints
+
+from plait.server.api.schemas.base import (
+    INT64,
+    INTEGRAL,
+    FailFastList,
+    Logprobs,
+    ModelName,
+    NonNegativeInt,
+    PositiveInt,
+    ShortString,
+    StopString,
+    StrictModel,
+    TokenBias,
+    TokenId,
+    Unsupported,
 )
-from pydantic_core import PydanticCustomError, core_schema
+from plait.server.api.schemas.response_format import ResponseFormat, StructuredOutputs
 
-INT64 = 2**63
-_BEAMS = "there is no beam search"
-
-
-class StrictModel(BaseModel):
-    """A model without unknown fields, coercions or infinities."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def exactly_one_of(*names: str) -> ConfigDict:
-    """Return the configuration of a model whose JSON schema says that one of these is given.
-
-    The model itself only knows that each of them may be absent; who reads it checks.
-    """
-    given: list[Any] = [
-        {"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in names
-    ]
-    return ConfigDict(json_schema_extra={"oneOf": given})
-
-
-@dataclass(frozen=True, slots=True)
-class Unsupported:
-    """Marks a field of OpenAI's that is refused, with the reason why.
-
-    null passes, and so do the values in `unless`: they ask for nothing that isn't done anyway.
-    """
-
-    why: str
-    unless: tuple[Any, ...] = ()
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(self._check)
-
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {"enum": [None, *self.unless], "description": f"Not supported: {self.why}."}
-
-    def _check(self, value: Any) -> Any:
-        accepted = (None, *self.unless)
-        if any(type(value) is type(other) and value == other for other in accepted):
-            return value
-        raise PydanticCustomError(
-            "unsupported_parameter", "This is not supported: {why}", {"why": self.why}
-        )
-
-
-def _integral(value: Any) -> Any:
-    return int(value) if type(value) is float and value.is_integer() else value
-
-
-# The bounds of a whole number belong beside this mark, within its Annotated: pydantic writes those
-# of a Field() outside of it into the JSON schema as "ge" and "lt", which mean nothing there.
-INTEGRAL = BeforeValidator(_integral)
-NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31), INTEGRAL]
-PositiveInt = Annotated[int, Field(ge=1, lt=2**31), INTEGRAL]
-Logprobs = Annotated[int, Field(ge=-1, lt=2**31), INTEGRAL]  # -1: as many as the operator allows
-# A list stops at its first bad item: millions of reports would cost minutes (each item has one).
-T = TypeVar("T")
-FailFastList = Annotated[list[T], Field(fail_fast=True)]
-TokenId = NonNegativeInt
-StopString = Annotated[str, StringConstraints(min_length=1)]
-ModelName = Annotated[str, StringConstraints(min_length=1, max_length=512)]
-ShortString = Annotated[str, StringConstraints(max_length=512)]
-MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-TokenBias = Annotated[float, Field(ge=-100, le=100)]
-Metadata = Annotated[dict[MetadataKey, ShortString], Field(max_length=16)]
+_EARLY_STOPPING = "a beam search ends when no beam can overtake what it has found"
 
 
 class StreamOptions(StrictModel):
-    """How a stream looks; only with stream=true."""
+    """Options of a stream; only with stream=true."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = Field(
@@ -109,23 +42,12 @@ class StreamOptions(StrictModel):
     )
 
 
-class StructuredOutputs(StrictModel):
-    """What the answer must match; exactly one of the four (vLLM's names)."""
-
-    model_config = exactly_one_of("json", "regex", "choice", "grammar")
-
-    json_: dict[str, Any] | str | None = Field(None, alias="json", description="A JSON schema.")
-    regex: str | None = None
-    choice: Annotated[FailFastList[str], Field(min_length=1)] | None = None
-    grammar: str | None = Field(None, description="EBNF; the first rule is `root`.")
-
-
 Method = str | dict[str, Any]  # an id, or an object with the id as `name` and the options
 Methods = Annotated[FailFastList[Method], Field(min_length=1, max_length=16)]
 
 
 class CanvasOptions(StrictModel):
-    """How a diffusion model sees its holes; its own way where nothing is said."""
+    """How a diffusion model attends to and fills its canvas; the model's defaults if absent."""
 
     attention: Literal["block", "full"] | None = Field(
         None,
@@ -137,7 +59,7 @@ class CanvasOptions(StrictModel):
 
 
 class DecodingOptions(StrictModel):
-    """How tokens are found; which methods there are is in docs/architecture.md."""
+    """The decoding methods; docs/architecture.md lists them."""
 
     sampler: Method | None = None
     drafter: Method | Methods | None = Field(
@@ -152,7 +74,7 @@ class DecodingOptions(StrictModel):
 
 
 class SamplingFields(StrictModel):
-    """The law of the next token."""
+    """How the next token is sampled."""
 
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1, description="0: the likeliest token only.")
@@ -174,7 +96,7 @@ class SamplingFields(StrictModel):
 
 
 class StoppingFields(StrictModel):
-    """When an answer is complete."""
+    """When an output is complete."""
 
     max_tokens: Annotated[int, Field(ge=-1, lt=2**31), INTEGRAL] | None = Field(
         None, description="-1: what the context leaves, the default on chat; completions: 16."
@@ -190,7 +112,7 @@ class StoppingFields(StrictModel):
 
 
 class RoutingFields(StrictModel):
-    """Who asks, and how urgent it is."""
+    """Model, user, priority and cache namespace of a request."""
 
     model: ModelName | None = Field(None, description="May be left out if one model is served.")
     user: ShortString | None = Field(None, description="Noted in the access log.")
@@ -203,34 +125,49 @@ class RoutingFields(StrictModel):
 
 
 class CompatibilityFields(StrictModel):
-    """Fields of vLLM's and llama.cpp's that clients send with their defaults."""
+    """Fields of vLLM and llama.cpp that clients send with their default values."""
 
     cache_prompt: Annotated[
         Any, Unsupported("--prefix-caching decides, and cache_salt sets prefixes apart", (True,))
     ] = None
     documents: Annotated[Any, Unsupported("put them into a message", ([],))] = None
-    early_stopping: Annotated[Any, Unsupported(_BEAMS, (False,))] = None
+    early_stopping: Annotated[Any, Unsupported(_EARLY_STOPPING, (False,))] = None
     include_reasoning: Annotated[
         Any, Unsupported("thoughts are not told apart from the text", (True,))
     ] = None
-    length_penalty: Annotated[Any, Unsupported(_BEAMS, (1, 1.0))] = None
     mirostat: Annotated[Any, Unsupported("top_p, top_k and min_p truncate", (0,))] = None
     spaces_between_special_tokens: Annotated[
         Any, Unsupported("special tokens are written without spaces of the server's own", (True,))
     ] = None
     truncate_prompt_tokens: Annotated[Any, Unsupported("a prompt is never cut")] = None
     typical_p: Annotated[Any, Unsupported("top_p, top_k and min_p truncate", (1, 1.0))] = None
-    use_beam_search: Annotated[Any, Unsupported(_BEAMS, (False,))] = None
+
+
+class RequestedSearch(NamedTuple):
+    """A search that a field of another server asks for."""
+
+    field: str
+    method: Mapping[str, Any]  # as decoding.search would name it
 
 
 class GenerationRequest(SamplingFields, StoppingFields, RoutingFields, CompatibilityFields):
     """All that chat and completions share."""
+
+    id_prefix: ClassVar[str]  # of the response's id
+    prompt_field: ClassVar[str]  # the field that holds what is continued
+    default_max_tokens: ClassVar[int | None] = None  # None: what the context leaves
 
     n: PositiveInt | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     structured_outputs: StructuredOutputs | None = None
     decoding: DecodingOptions | None = None
+    use_beam_search: bool | None = Field(
+        None, description="Return the n best texts that a beam search of n beams finds."
+    )
+    length_penalty: float | None = Field(
+        None, ge=-10, le=10, description="Exponent of the length. Needs use_beam_search."
+    )
     return_token_ids: bool | None = Field(
         None, description="Add `token_ids` of the answers and `prompt_token_ids`."
     )
@@ -245,6 +182,45 @@ class GenerationRequest(SamplingFields, StoppingFields, RoutingFields, Compatibi
         description="Alternatives for each token of the prompt; not with stream. -1: as many "
         "as the server gives.",
     )
+
+    @property
+    def max_tokens_field(self) -> str:
+        """The field that says how many tokens to generate at most."""
+        return "max_tokens"
+
+    @property
+    def output_format(self) -> ResponseFormat | None:
+        """What the output must look like, beside structured_outputs."""
+        return None
+
+    @property
+    def predicted_text(self) -> str | None:
+        """The output that the client expects."""
+        return None
+
+    @property
+    def affinity(self) -> str:
+        """Requests that share it are sent to the same replica when load allows."""
+        return ""
+
+    @property
+    def search(self) -> RequestedSearch | None:
+        """The search that fields beside `decoding` ask for."""
+        if not self.use_beam_search:
+            return None
+        penalty = 1.0 if self.length_penalty is None else self.length_penalty
+        method = {"name": "beam", "beam_width": self.n or 1, "length_penalty": penalty}
+        return RequestedSearch("use_beam_search", method)
+
+    @property
+    @abstractmethod
+    def num_logprobs(self) -> int | None:
+        """Alternatives reported per output token; None for no logprobs at all."""
+
+    @property
+    def num_echo_logprobs(self) -> int | None:
+        """Alternatives reported per token of an echoed prompt; None for no logprobs of it."""
+        return None
 
     @property
     def stops(self) -> list[str]:
