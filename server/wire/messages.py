@@ -1,7 +1,7 @@
-"""What travels between the pool and a worker process, msgspec-encoded over a ZeroMQ ipc socket.
+"""The messages between the pool and a worker: the pool sends `Command`s, the worker `Report`s.
 
-Nouns only. The pool sends `Command`s, the worker answers with `Report`s; both unions are tagged.
-Times are seconds; instants are time.monotonic(), which all processes of one machine share.
+Both are tagged unions. Times are in seconds. An instant (`arrived`, `deadline`, `Started.at`) is
+time.monotonic() of the process that holds the message; codec.py sends it as a duration.
 """
 
 from __future__ import annotations
@@ -18,55 +18,55 @@ from plait.server.wire.counters import EngineCounters
 
 
 class CompiledConstraint(msgspec.Struct, frozen=True):
-    """A grammar that the compile service has accepted; see decoders/constrained."""
+    """A constraint that the compile service has accepted; see decoders/constrained."""
 
     key: str  # content hash: kind, text, options, tokenizer
-    table: bytes  # what its automaton is made of; opaque here
+    table: bytes  # from which its automaton is built; opaque here
     min_tokens: int  # tokens of the shortest complete answer
-    prefill: str = ""  # what the text begins with; the answer goes on behind it
-    only: list[int] = []  # tokens that it may be written with (allowed_token_ids); empty: all
-    without: list[int] = []  # tokens that it may not be written with
+    prefill: str = ""  # how the text begins; the answer continues it
+    only: list[int] = []  # allowed tokens (allowed_token_ids); empty: all
+    without: list[int] = []  # banned tokens
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, tag="generate"):
-    """One prompt with n sequences. request_id is made by the front end and unique."""
+    """One prompt with n sequences. The front end makes request_id, which is unique."""
 
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
-    max_tokens: int  # behind the prompt; 0 for a template, whose holes are within it
+    max_tokens: int  # after the prompt; 0 for a template, whose masked positions are in it
     n: int = 1
     stop_token_ids: list[int] = []
     constraint: CompiledConstraint | None = None
     prompt_logprobs: int | None = None  # completions with echo and logprobs
-    priority: int = 0  # lower first, as vLLM has it
+    priority: int = 0  # lower first, as in vLLM
     cache_salt: str = ""
-    affinity: str = ""  # requests that share it go to one replica when load allows
-    deadline: float | None = None
+    affinity: str = ""  # requests with the same value go to one replica if load allows
+    deadline: float | None = None  # an instant
     decoding: DecodingSpec = DecodingSpec()
     extras: PromptExtras = NO_EXTRAS
-    arrived: float = 0.0
+    arrived: float = 0.0  # an instant
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
-    """The client has left, or a stop string was found in sequence `index` (None: all)."""
+    """End sequence `index` (None: all): the client has left, or a stop string was found."""
 
     request_id: str
     index: int | None = None
 
 
 class DraftStoreTask(msgspec.Struct, frozen=True, tag="draft_store_task"):
-    """Something to be done to a namespace's draft store; answered by a DraftStoreReport."""
+    """A task for the draft store of a namespace; a DraftStoreReport answers it."""
 
     task_id: str
-    action: Literal["look", "import", "clear", "save"]  # save: all namespaces
+    action: Literal["inspect", "import", "clear", "save"]  # save: all namespaces
     namespace: str = ""  # as GenerateRequest.cache_salt
     texts: list[list[int]] = []  # to import
     everywhere: bool = False  # clear all namespaces
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
-    """Stop at once; the pool has drained before."""
+    """End the process now; the pool has drained before."""
 
 
 Command = GenerateRequest | Abort | DraftStoreTask | Shutdown
@@ -76,15 +76,17 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     """The request has left the queue."""
 
     request_id: str
-    cached_tokens: int
-    at: float
+    cached_tokens: int  # of the prompt, found in the prefix cache
+    at: float  # an instant
 
 
 class PredictionResult(msgspec.Struct, frozen=True, array_like=True):
-    """Rows drafted from a request's prediction; places are indices of the delta's tokens."""
+    """Tokens drafted from a request's prediction; positions are indices of the delta's tokens."""
 
-    accepted: list[int]  # places of tokens that had been drafted
-    rejected: list[tuple[int, int]]  # place of the token that came instead, and how many rows
+    accepted: list[int]  # positions of accepted tokens
+    rejected: list[
+        tuple[int, int]
+    ]  # position of the token emitted instead, number of rejected ones
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta"):
@@ -98,15 +100,13 @@ class Delta(msgspec.Struct, frozen=True, tag="delta"):
     stop_token: int | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None  # first delta only; None for token 0
     trace: dict[str, Any] | None = None  # last delta only, when decoding.trace asks for it
-    predicted: PredictionResult | None = (
-        None  # when rows were drafted from the request's prediction
-    )
+    predicted: PredictionResult | None = None  # None: the prediction drafted nothing here
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """The request as a whole failed; `error` names a class of server/errors.py."""
+    """The whole request failed; `error` names a class of server/errors.py."""
 
-    request_id: str  # empty: whatever this worker runs; then it ends
+    request_id: str  # empty: all requests of this worker, which ends
     error: str
     message: str
     param: str | None = None
@@ -114,7 +114,12 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 class ModelInfo(msgspec.Struct, frozen=True, tag="ready"):
-    """First report of a worker: what it serves and what it can do."""
+    """First report of a worker that has loaded: the model, and what the worker can do.
+
+    Capabilities are optional features that some method or route needs: "tree", "canvas",
+    "full_attention", "shadow", "prompt_logprobs", "draft_model", "draft_store", and the drafter
+    heads by name. A method that needs one is refused by name where it is missing.
+    """
 
     model: str
     max_model_len: int
@@ -125,12 +130,12 @@ class ModelInfo(msgspec.Struct, frozen=True, tag="ready"):
     fingerprint: str  # of weights, mode and version: OpenAI's system_fingerprint
     capabilities: list[str]
     seconds_to_load: float
-    diffusion: DiffusionSpec | None = None  # of a model that fills holes
+    diffusion: DiffusionSpec | None = None  # of a diffusion language model
     drafter: str = "auto"  # of requests that name none (EngineSettings.drafter)
 
 
 class Loading(msgspec.Struct, frozen=True, tag="loading"):
-    """How far a worker is with loading; sent before ModelInfo, now and then."""
+    """Progress of loading; sent before ModelInfo."""
 
     stage: str  # in words: "layer 3 of 30"
 
@@ -153,12 +158,12 @@ class Batch(msgspec.Struct, frozen=True, tag="batch"):
 
 
 class DraftStoreReport(msgspec.Struct, frozen=True, tag="draft_store"):
-    """What has become of a DraftStoreTask."""
+    """The result of a DraftStoreTask."""
 
     task_id: str
-    affected: int = 0  # tokens that were imported, cleared, or saved of the namespace
-    tokens: int = 0  # that the namespace has now
-    max_tokens: int = 0  # that it may have
+    affected: int = 0  # tokens of the namespace that were imported, cleared or saved
+    tokens: int = 0  # in the namespace now
+    max_tokens: int = 0  # of a namespace
     failed: Failed | None = None
 
 

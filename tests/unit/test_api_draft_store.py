@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from plait.server.api.app import create_app
 from plait.server.settings import ApiSettings, LimitSettings
 from plait.server.telemetry.telemetry import Telemetry
 from tests.fixtures.running_server import QUIET
-from tests.fixtures.stub_pool import StubModel, StubPool
+from tests.fixtures.stub_pool import INFO, StubModel, StubPool
 
 KEYS = ("sk-one", "sk-two")
 
@@ -145,3 +146,20 @@ async def test_the_document_has_the_routes() -> None:
         answer = document["paths"][f"/v1/draft_store/{path}"]["post"]["responses"]["200"]
         assert answer["content"]["application/json"]["schema"]["$ref"].endswith("/DraftStoreStatus")
     assert "DraftStoreStatus" in document["components"]["schemas"]
+
+
+async def test_workers_without_draft_stores_are_told_by_name() -> None:
+    info = msgspec.structs.replace(INFO, capabilities=["prompt_logprobs"])
+    pool = StubPool(served=[StubModel(info=info)])
+    async with client_of(pool) as client:
+        for have in (
+            await client.get("/v1/draft_store"),
+            await client.post("/v1/draft_store/import", json={"texts": ["hello"]}),
+            await client.post("/v1/draft_store/clear", json={}),
+            await client.post("/v1/draft_store/save", json={}),
+        ):
+            assert have.status_code == 404
+            error = have.json()["error"]
+            assert (error["param"], error["type"]) == ("model", "invalid_request_error")
+            assert error["message"] == "The workers of 'stub' have no draft store."
+    assert pool.tasks == []

@@ -196,9 +196,9 @@ def test_a_keeper_does_what_it_is_asked_for() -> None:
     assert done == DraftStoreReport("t", affected=7, tokens=7, max_tokens=2**16)
     space = made.stores.find("a")
     assert space is not None and all(text.is_imported for text in space.texts())
-    assert made.handle(DraftStoreTask("t", "look", "b")).tokens == 0
+    assert made.handle(DraftStoreTask("t", "inspect", "b")).tokens == 0
     assert made.handle(DraftStoreTask("t", "clear", "b")).affected == 0
-    assert made.handle(DraftStoreTask("t", "look", "a")).tokens == 7
+    assert made.handle(DraftStoreTask("t", "inspect", "a")).tokens == 7
     assert made.handle(DraftStoreTask("t", "clear", everywhere=True)).affected == 7
     assert made.counters().tokens_added == 7
 

@@ -16,14 +16,14 @@ from tests.fixtures import scripted_worker as script
 from tests.fixtures.pools import collect, request, running_pool, tokens_of
 
 IMPORT = DraftStoreTask("t1", "import", "a", [[1, 2, 3], [4, 5, 6]])
-LOOK = DraftStoreTask("t2", "look", "a")
+LOOK = DraftStoreTask("t2", "inspect", "a")
 
 
 async def test_every_worker_does_it() -> None:
     async with running_pool(pool=PoolSettings(replicas=2)) as running:
         reports = await running.pool.draft_store("m", IMPORT)
         assert [(each.affected, each.tokens) for each in reports] == [(6, 6)] * 2
-        many = (DraftStoreTask(f"look{i}", "look", "a") for i in range(20))
+        many = (DraftStoreTask(f"look{i}", "inspect", "a") for i in range(20))
         looked = await asyncio.gather(*(running.pool.draft_store("m", each) for each in many))
         assert {each.tokens for reports in looked for each in reports} == {6}
 

@@ -22,7 +22,7 @@ from plait.server.api.schemas.draft_store import (
     ImportRequest,
     SaveRequest,
 )
-from plait.server.errors import BadRequest
+from plait.server.errors import BadRequest, NotFound
 from plait.server.wire.messages import DraftStoreTask
 
 router = APIRouter(route_class=JsonRoute, tags=["drafts"])
@@ -42,7 +42,7 @@ class DraftStoreStatus(msgspec.Struct, frozen=True):
 @router.get("/v1/draft_store", response_model=None, responses=response_docs(DraftStoreStatus))
 async def look(query: Annotated[DraftStoreRequest, Query()], request: Request) -> Response:
     """Tell how much is kept in the caller's draft store."""
-    task = DraftStoreTask(_new_id(), "look", _namespace(request, query.cache_salt))
+    task = DraftStoreTask(_new_id(), "inspect", _namespace(request, query.cache_salt))
     return await _do(request, _served(request, query.model), task)
 
 
@@ -98,8 +98,11 @@ async def _do(request: Request, served: ServedModelLike, task: DraftStoreTask) -
 def _served(request: Request, name: str | None) -> ServedModelLike:
     """Return a served model that has draft stores; raise ServerError for others."""
     served = find_model(pool_of(request), name)
-    if require_info(served).diffusion is not None:
+    info = require_info(served)
+    if info.diffusion is not None:
         raise BadRequest("A diffusion model has no draft store.", param="model")
+    if "draft_store" not in info.capabilities:
+        raise NotFound(f"The workers of {served.name!r} have no draft store.", param="model")
     return served
 
 

@@ -1,4 +1,4 @@
-"""What the compile service remembers: what compiled, and for a while what was refused."""
+"""The compile service's cache: compiled constraints, and for a while refusals."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from plait.server.pool.compile_service.messages import CompileJob
 from plait.server.wire.messages import CompiledConstraint
 
 MAX_REFUSALS = 1024
-REFUSAL_S = 60.0  # a refusal is forgotten after this time: limits may have been bad luck
+REFUSAL_S = 60.0  # a refusal expires: the job may have hit a limit by bad luck
 
 
 class CompileCache:
-    """Results of jobs; the least recently used go first."""
+    """An LRU cache of the results of jobs, bounded in bytes."""
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_bytes = max_bytes
@@ -24,7 +24,7 @@ class CompileCache:
         self.num_bytes = 0
 
     def find(self, job: CompileJob) -> CompiledConstraint | str | None:
-        """Return what a job has given: a constraint, or the message of its refusal."""
+        """Return a job's result: the constraint, or the message of its refusal; None: unknown."""
         if job in self._done:
             self._done.move_to_end(job)
             return self._done[job]
@@ -32,7 +32,7 @@ class CompileCache:
         return message if self._clock() < until else None
 
     def keep(self, job: CompileJob, done: CompiledConstraint) -> None:
-        """Remember a constraint."""
+        """Store a constraint."""
         self._refused.pop(job, None)
         self._done[job] = done
         self.num_bytes += _size(job, done)
@@ -40,7 +40,7 @@ class CompileCache:
             self.num_bytes -= _size(*self._done.popitem(last=False))
 
     def keep_refusal(self, job: CompileJob, message: str) -> None:
-        """Remember a refusal."""
+        """Store a refusal."""
         self._refused[job] = (message, self._clock() + REFUSAL_S)
         self._refused.move_to_end(job)
         if len(self._refused) > MAX_REFUSALS:

@@ -1,4 +1,4 @@
-"""The service's end of its fork server: each job is done in a process of its own."""
+"""The compile service's client of its fork server: each job runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from plait.server.pool.compile_service.messages import (
 from plait.server.pool.process import child_environment
 
 COMMAND = (sys.executable, "-P", "-m", "plait.server.pool.compile_service.fork_server")
-START_LIMIT_S = 600.0  # of wall clock, for half a second of CPU
+START_LIMIT_S = 600.0  # of wall clock; loading takes half a second of CPU time
 CLOSE_LIMIT_S = 5.0
 
 _answers: msgspec.msgpack.Decoder[CompileResult] = msgspec.msgpack.Decoder(CompileResult)
@@ -36,15 +36,15 @@ _reports: msgspec.msgpack.Decoder[FromServer] = msgspec.msgpack.Decoder(FromServ
 
 
 class ForkServerGone(Exception):
-    """The fork server has died, and with it all that it had forked."""
+    """The fork server has died, and all its children with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobOutcome:
-    """What became of a job's process."""
+    """How a job's process ended."""
 
-    answer: CompileResult | None  # None: it ended without one
-    returncode: int  # as messages.Ended has it
+    answer: CompileResult | None  # None: it ended without a result
+    returncode: int  # see messages.JobEnded
     cpu_s: float
 
 
@@ -66,9 +66,9 @@ class ForkServerClient:
 
     @classmethod
     async def start(
-        cls, boot: ForkServerConfig, command: Sequence[str] = COMMAND
+        cls, config: ForkServerConfig, command: Sequence[str] = COMMAND
     ) -> ForkServerClient:
-        """Start a process; return when it can fork.
+        """Start a fork server; return when it can fork.
 
         Raises:
             ForkServerGone: it died instead. TimeoutError, OSError: it could not be started.
@@ -83,7 +83,7 @@ class ForkServerClient:
         server = cls(process, ours, await asyncio.open_connection(sock=ours))
         try:
             async with asyncio.timeout(START_LIMIT_S):
-                await server._introduce(boot)
+                await server._introduce(config)
         except BaseException:
             await server.close()
             raise
@@ -95,10 +95,10 @@ class ForkServerClient:
         return self._process.pid
 
     async def run(self, job: CompileJob, cpu_s: float, niceness: int = 0) -> JobOutcome:
-        """Let a process of its own do a job, with so much CPU time; cancelling kills it.
+        """Run a job in a process of its own, with cpu_s of CPU time; cancelling kills it.
 
         Raises:
-            ForkServerGone: the job has not been done, for reasons that are not its own.
+            ForkServerGone: the fork server died; the job was not the reason.
         """
         job_id = next(self._serial)
         ended: asyncio.Future[JobEnded] = asyncio.get_running_loop().create_future()
@@ -120,7 +120,7 @@ class ForkServerClient:
         finally:
             del self._running[job_id]
             if ended.done() and not ended.cancelled():
-                ended.exception()  # seen, also where the answer's own end came first
+                ended.exception()  # mark it as retrieved, also if the result never came
         return JobOutcome(answer, end.returncode, end.cpu_s)
 
     async def wait_gone(self) -> None:
@@ -128,8 +128,8 @@ class ForkServerClient:
         await self._process.wait()
 
     async def close(self) -> None:
-        """End the process and all that it has forked; return when they are gone."""
-        self._writer.close()  # the process ends its children, and then itself
+        """End the fork server and its children; return when they have ended."""
+        self._writer.close()  # then the process ends its children and itself
         try:
             async with asyncio.timeout(CLOSE_LIMIT_S):
                 await self._process.wait()
@@ -140,9 +140,9 @@ class ForkServerClient:
         if self._listening is not None:
             await self._listening
 
-    async def _introduce(self, boot: ForkServerConfig) -> None:
-        self._writer.write(frame(boot))
-        with suppress(OSError):  # read says that it is gone
+    async def _introduce(self, config: ForkServerConfig) -> None:
+        self._writer.write(frame(config))
+        with suppress(OSError):  # the read below notices that it is gone
             await self._writer.drain()
         body = await _read(self._reader)
         if body is None or not isinstance(_reports.decode(body), ForkServerReady):
@@ -150,7 +150,7 @@ class ForkServerClient:
         self._listening = asyncio.create_task(self._listen())
 
     async def _listen(self) -> None:
-        """Deal out how processes have ended, until there is nobody to tell."""
+        """Pass on how processes ended, until the fork server closes the socket."""
         while (body := await _read(self._reader)) is not None:
             ended = _reports.decode(body)
             assert isinstance(ended, JobEnded), "Ready comes once"
@@ -163,10 +163,10 @@ class ForkServerClient:
         self._writer.close()
 
     def _send(self, message: StartJob | KillJob, *sockets: socket.socket) -> None:
-        """Send a short command with its file descriptors; the stream's buffer is empty by now."""
+        """Send a short command with its file descriptors; the stream's own buffer is empty here."""
         try:
             socket.send_fds(self._control, [frame(message)], [each.fileno() for each in sockets])
-        except OSError as error:  # also a full pipe: then it does not read any more
+        except OSError as error:  # includes a full pipe: the fork server no longer reads
             raise ForkServerGone from error
 
 
@@ -176,16 +176,16 @@ async def _spawn(command: Sequence[str], control: socket.socket) -> asyncio.subp
         stdin=control.fileno(),
         stdout=asyncio.subprocess.DEVNULL,
         env=child_environment(os.environ, 1),
-        start_new_session=True,  # the terminal's Ctrl-C is not for it
+        start_new_session=True,  # so that the terminal's Ctrl-C does not reach it
     )
 
 
 async def _ask(link: socket.socket, job: CompileJob) -> CompileResult | None:
-    """Send a job on its socket; return the answer, None if there is none."""
+    """Send a job on its socket; return the result, None if the process ended without one."""
     reader, writer = await asyncio.open_connection(sock=link)
     try:
         writer.write(frame(job))
-        with suppress(OSError):  # whoever died without reading answers nothing
+        with suppress(OSError):  # a process that died without reading sends no result
             await writer.drain()
         body = await _read(reader)
         return None if body is None else _answers.decode(body)
@@ -194,7 +194,7 @@ async def _ask(link: socket.socket, job: CompileJob) -> CompileResult | None:
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes | None:
-    """Return the next message's body, None at the end of the stream."""
+    """Return the body of the next message, None at the end of the stream."""
     try:
         header = await reader.readexactly(HEADER_BYTES)
         return await reader.readexactly(int.from_bytes(header, "little"))

@@ -1,8 +1,8 @@
-"""The compile service: constraints become grammars in processes that may be killed.
+"""The compile service: constraints are compiled in processes that can be killed.
 
-A fork server holds the vocabularies; each compile is a fork of it, with a limit of CPU time and of
-memory, so that a hostile grammar costs its own process only, and killing it costs milliseconds.
-What compiled, and what was refused, is remembered. No torch here.
+A fork server holds the vocabularies; each compile is a fork of it with limits of CPU time and
+memory, so a hostile grammar costs only its own process, and killing that takes milliseconds.
+Results and refusals are cached. No torch here.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ from plait.server.pool.compile_service.messages import (
 from plait.server.settings import CompileSettings, LimitSettings
 from plait.server.wire.messages import CompiledConstraint
 
-# Of CPU: a compile that needs more starts again behind others, so that most never wait for it.
+# CPU time: a compile that needs more is queued again as a long one, so that others need not wait.
 FIRST_TRY_S = 0.25
-# Where cores are few, generation goes first, and first tries go before long compiles.
+# On few cores, generation has precedence, and first tries precede long compiles.
 TRY_NICENESS, LONG_NICENESS = 5, 10
-MAX_WAITING = 256  # compiles in line; beyond, clients are told to come back
-RETRY_AFTER_S = 5  # where this machine was the reason
-# How a process ends for no fault of its job's: by the kernel, where the machine's memory ends, by a
-# person, or by a fault of ours.
+MAX_WAITING = 256  # queued compiles; beyond, requests are refused with 429
+RETRY_AFTER_S = 5  # after a failure that the machine caused
+# Exit codes that the job did not cause: the kernel was out of memory, somebody killed the process,
+# or we have a bug.
 KILLED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGSEGV, -signal.SIGBUS, NOT_STARTED)
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 class TokenTable(Protocol):
-    """What the service needs of a tokenizer."""
+    """The part of a tokenizer that the service uses."""
 
     @property
     def token_bytes(self) -> Sequence[bytes]:
-        """What each token adds to a text."""
+        """The bytes of each token."""
 
     @property
     def eos_token_ids(self) -> Collection[int]:
@@ -68,14 +68,14 @@ class TokenTable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CompileStats:
-    """What the service has done so far, counters that only grow, and what it does now."""
+    """Counters of the service, which only grow, and gauges of the present state."""
 
     compiled: int = 0
     cache_hits: int = 0
     refused: int = 0
     timeouts: int = 0
-    crashes: int = 0  # processes that died of a constraint, or of memory
-    unfinished: int = 0  # given up because of this machine
+    crashes: int = 0  # processes that died because of a constraint
+    unfinished: int = 0  # not compiled in time because of the machine
     seconds: float = 0.0  # CPU time of all processes
     cached_bytes: int = 0
     waiting: int = 0
@@ -84,10 +84,10 @@ class CompileStats:
 
 @dataclass(slots=True, eq=False)
 class _PendingCompile:
-    """A compile that somebody waits for."""
+    """A compile that is queued or running, with the requests that wait for it."""
 
     job: CompileJob
-    tenant: str  # who asked first
+    tenant: str  # of the first request
     result: asyncio.Future[CompiledConstraint]
     tenants: set[str] = field(default_factory=set)
     num_waiters: int = 0
@@ -97,11 +97,11 @@ class _PendingCompile:
     def fail(self, error: ServerError) -> None:
         if not self.result.done():
             self.result.set_exception(error)
-            self.result.exception()  # whoever waits has it; nobody may be waiting any more
+            self.result.exception()  # mark it as retrieved: perhaps nobody waits any more
 
 
 class CompileService:
-    """Compiles constraints for the models it was started with. Used on one event loop."""
+    """Compiles constraints for a fixed set of models. Used on one event loop."""
 
     def __init__(
         self,
@@ -117,13 +117,13 @@ class CompileService:
             max_whitespace=settings.max_whitespace,
         )
         self._num_slots = max(2, settings.processes or (os.cpu_count() or 1) // 4)
-        self._boot = ForkServerConfig([], self._limits, settings.memory_bytes)
+        self._config = ForkServerConfig([], self._limits, settings.memory_bytes)
         self._server: ForkServerClient | None = None  # None while it starts again
         self._queue: FairQueue[_PendingCompile] = FairQueue(MAX_WAITING)
         self._pending: dict[CompileJob, _PendingCompile] = {}
         self._running: dict[asyncio.Task[None], _PendingCompile] = {}
         self._starting: asyncio.Task[None] | None = None
-        self._memory = CompileCache(settings.cache_bytes)
+        self._cache = CompileCache(settings.cache_bytes)
         self._stats = CompileStats()
 
     async def start(self, tokenizers: Mapping[str, TokenTable]) -> None:
@@ -136,9 +136,9 @@ class CompileService:
             ModelVocabulary(name, list(table.token_bytes), sorted(table.eos_token_ids))
             for name, table in tokenizers.items()
         ]
-        self._boot = ForkServerConfig(vocabularies, self._limits, self._settings.memory_bytes)
+        self._config = ForkServerConfig(vocabularies, self._limits, self._settings.memory_bytes)
         try:
-            self._server = await ForkServerClient.start(self._boot, self._command)
+            self._server = await ForkServerClient.start(self._config, self._command)
         except (ForkServerGone, TimeoutError, OSError) as error:
             raise Unavailable("the grammar compiler could not be started") from error
 
@@ -148,18 +148,18 @@ class CompileService:
         """Return the compiled constraint; equal requests are compiled once.
 
         Args:
-            tenant: whose request it is; tenants take turns.
+            tenant: Whose request it is; tenants take turns.
         Raises:
-            BadRequest: it is malformed, unsupported, or too much work; the message says which, and
-                the API layer names the field that asked for it.
+            BadRequest: it is malformed, unsupported, or too much work; the message says which. The
+                API layer adds the name of the request's field.
             NotFound: the model is unknown.
-            Overloaded: too many compiles are in line.
-            Unavailable: this machine did not get it done; it may do so later.
+            Overloaded: too many compiles are queued.
+            Unavailable: the machine did not finish it in time; it may do so later.
         """
-        if model not in {known.name for known in self._boot.models}:
+        if model not in {known.name for known in self._config.models}:
             raise NotFound(f"no model {model!r}", param="model", code="model_not_found")
         job = self._make_job(model, spec)
-        if (known := self._memory.find(job)) is not None:
+        if (known := self._cache.find(job)) is not None:
             self._count(cache_hits=1)
             if isinstance(known, str):
                 raise BadRequest(known)
@@ -179,13 +179,13 @@ class CompileService:
         """Return the counters."""
         return replace(
             self._stats,
-            cached_bytes=self._memory.num_bytes,
+            cached_bytes=self._cache.num_bytes,
             waiting=len(self._queue),
             running=len(self._running),
         )
 
     async def close(self) -> None:
-        """End all processes and what they were doing."""
+        """End all processes and their jobs."""
         server, self._server = self._server, None
         tasks = [*self._running, *filter(None, [self._starting])]
         for task in tasks:
@@ -205,7 +205,7 @@ class CompileService:
             raise BadRequest(str(error)) from None
 
     def _join(self, job: CompileJob, tenant: str) -> _PendingCompile:
-        """Return a job's compile, in the tenant's line unless it runs already."""
+        """Return the pending compile of a job; it is queued for the tenant unless it is running."""
         pending = self._pending.get(job)
         if pending is None or pending.result.done():
             pending = _PendingCompile(job, tenant, asyncio.get_running_loop().create_future())
@@ -222,7 +222,7 @@ class CompileService:
         return pending
 
     async def _wait(self, pending: _PendingCompile) -> CompiledConstraint:
-        """Return the result; a compile that nobody waits for any more leaves its line."""
+        """Return the result; a compile that nobody waits for any more leaves the queue."""
         pending.num_waiters += 1
         try:
             async with asyncio.timeout(self._settings.timeout_s):
@@ -238,7 +238,7 @@ class CompileService:
             del self._pending[pending.job]
 
     def _pump(self) -> None:
-        """Start what may start."""
+        """Start queued compiles while slots are free."""
         while self._server is not None and len(self._running) < self._num_slots:
             num_long = sum(pending.is_long for pending in self._running.values())
             if (turn := self._queue.take(self._num_slots, num_long)) is None:
@@ -268,20 +268,22 @@ class CompileService:
             self._retry(pending)
         else:
             self._count(seconds=outcome.cpu_s)
-            self._settle(pending, outcome, is_last=budget_s >= deadline_s)
+            self._handle_outcome(pending, outcome, is_last=budget_s >= deadline_s)
 
-    def _settle(self, pending: _PendingCompile, outcome: JobOutcome, *, is_last: bool) -> None:
-        """Say what became of a job, or put it in line again."""
+    def _handle_outcome(
+        self, pending: _PendingCompile, outcome: JobOutcome, *, is_last: bool
+    ) -> None:
+        """Set the result of a compile, or queue it again."""
         answer, code = outcome.answer, outcome.returncode
         if isinstance(answer, CompileRefused):
             self._refuse(pending, answer.message)
         elif answer is not None:
             self._count(compiled=1)
-            self._memory.keep(pending.job, answer.constraint)
+            self._cache.keep(pending.job, answer.constraint)
             pending.result.set_result(answer.constraint)
         elif code == -signal.SIGPROF and not is_last:
             pending.is_long = True
-            self._line_up_again(pending)
+            self._queue_again(pending)
         elif code == -signal.SIGPROF:
             self._count(timeouts=1)
             self._queue.note_offence(pending.tenant)
@@ -297,14 +299,14 @@ class CompileService:
             self._refuse(pending, f"it does not compile within {memory}")
 
     def _retry(self, pending: _PendingCompile) -> None:
-        """Do a job once more that was interrupted through no fault of its own."""
+        """Queue a compile once more that was interrupted for reasons of ours."""
         if pending.is_retry:
             pending.fail(Unavailable("it was interrupted twice"))
         else:
             pending.is_retry = True
-            self._line_up_again(pending)
+            self._queue_again(pending)
 
-    def _line_up_again(self, pending: _PendingCompile) -> None:
+    def _queue_again(self, pending: _PendingCompile) -> None:
         if pending.num_waiters == 0:
             pending.fail(Unavailable("nobody waits for it"))
         else:
@@ -312,19 +314,19 @@ class CompileService:
                 self._queue.put_back(tenant, pending, is_long=pending.is_long)
 
     def _replace(self, server: ForkServerClient) -> None:
-        """Start another fork server for one that has died, unless that is under way."""
+        """Start another fork server in place of a dead one, unless one is starting already."""
         if self._server is server:
             log.error("grammar compiler lost, starting another", pid=server.pid)
             self._server = None
             self._starting = asyncio.create_task(self._start_again(server))
 
     async def _start_again(self, dead: ForkServerClient) -> None:
-        """Start a fork server, again and again with growing pauses while that fails."""
+        """Start a fork server; if that fails, try again after a pause, which doubles."""
         await dead.close()
         pause_s = 1.0
         while self._server is None:
             try:
-                self._server = await ForkServerClient.start(self._boot, self._command)
+                self._server = await ForkServerClient.start(self._config, self._command)
             except (ForkServerGone, TimeoutError, OSError):
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, 60.0)
@@ -332,7 +334,7 @@ class CompileService:
 
     def _refuse(self, pending: _PendingCompile, message: str) -> None:
         self._count(refused=1)
-        self._memory.keep_refusal(pending.job, message)
+        self._cache.keep_refusal(pending.job, message)
         pending.fail(BadRequest(message))
 
     def _count(self, **more: float) -> None:

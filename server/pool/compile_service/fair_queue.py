@@ -1,7 +1,7 @@
-"""Whose compile comes next: tenants take turns, and first tries do not wait for long compiles.
+"""The queue of compiles: tenants take turns, and first tries do not wait for long compiles.
 
-A first try has a small CPU budget; what needs more comes back as a long compile. So nobody waits
-for somebody else's long compile to end, except with a long compile of their own.
+A first try has a small CPU budget; a compile that needs more is queued again as a long one. So only
+long compiles ever wait for another tenant's long compile.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
 
-OFFENCE_S = 60.0  # for how long it counts that a tenant's compile went over a limit
-MAX_TENANTS = 4096  # whose last turn is remembered
+OFFENCE_S = 60.0  # for how long a compile that exceeded a limit counts against its tenant
+MAX_TENANTS = 4096  # for which the last turn is remembered
 
 
 @dataclass(slots=True)
 class _TenantQueue(Generic[Item]):
-    """What one tenant waits for, in order of arrival (the values mean nothing)."""
+    """One tenant's waiting compiles, in order of arrival; an ordered set (all values are None)."""
 
     tries: OrderedDict[Item, None] = field(default_factory=OrderedDict)
     long: OrderedDict[Item, None] = field(default_factory=OrderedDict)
@@ -33,11 +33,11 @@ class _TenantQueue(Generic[Item]):
 
 
 class FairQueue(Generic[Item]):
-    """What waits to be compiled. Bounded; each call costs as much as there are tenants in line.
+    """A bounded queue. Cost of each call: linear in the number of waiting tenants.
 
-    Laws: of two tenants that wait for the same kind of turn, the one that has gone over fewer
-    limits lately is served first, and among equals the one that was served less recently; within a
-    tenant the order is that of arrival. While both kinds wait, each has at least one slot.
+    Laws: of two tenants that wait for the same kind of compile, the one with fewer recent offences
+    is served first, and among equals the one that was served less recently; within a tenant the
+    order is that of arrival. While both kinds wait, each has at least one slot.
     """
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -49,18 +49,18 @@ class FairQueue(Generic[Item]):
         self._offences: dict[str, deque[float]] = {}
 
     def __len__(self) -> int:
-        """Count what waits; what several tenants wait for counts for each."""
+        """The number of waiting compiles; one that several tenants wait for counts for each."""
         return sum(map(len, self._waiting.values()))
 
     def __contains__(self, item: Item) -> bool:
-        """Tell whether some tenant waits for it."""
+        """Whether some tenant waits for it."""
         return any(item in lines.tries or item in lines.long for lines in self._waiting.values())
 
     def add(self, tenant: str, item: Item) -> Item | None:
-        """Put a first try in line; return what has left for it and is now in nobody's line.
+        """Queue a first try; return the item that it displaced and that nobody waits for now.
 
-        When the queue is full, the youngest of the tenant with most in line leaves: the item itself
-        where no other tenant has more.
+        When the queue is full, the newest item of the tenant with the longest queue leaves: the
+        added item itself if no other tenant has a longer queue.
         """
         own = self._waiting.get(tenant, _TenantQueue())
         if len(self) >= self._limit and item not in own.tries:
@@ -75,9 +75,9 @@ class FairQueue(Generic[Item]):
         return left
 
     def put_back(self, tenant: str, item: Item, *, is_long: bool) -> None:
-        """Put what has had a turn in line again: a first try before others, a long compile last.
+        """Queue an item again that had a turn: a first try in front, a long compile at the end.
 
-        The limit does not count here; there are no more such items than there were slots.
+        The limit does not apply; there are at most as many such items as slots.
         """
         line = self._lines(tenant).of(is_long)
         line[item] = None
@@ -85,18 +85,18 @@ class FairQueue(Generic[Item]):
             line.move_to_end(item, last=False)
 
     def discard(self, item: Item) -> None:
-        """Take an item out of every line."""
+        """Remove an item from every tenant's queue."""
         for lines in self._waiting.values():
             lines.tries.pop(item, None)
             lines.long.pop(item, None)
         self._waiting = {tenant: lines for tenant, lines in self._waiting.items() if lines}
 
     def take(self, num_slots: int, num_long: int) -> tuple[Item, bool] | None:
-        """Return what comes next and whether it is a long compile; None: nothing may start.
+        """Return the next item and whether it is a long compile; None: nothing may start.
 
         Args:
             num_slots: processes that may run at once, at least 2.
-            num_long: long compiles that run now.
+            num_long: long compiles that are running.
         """
         if num_long == 0 and (item := self._pop(is_long=True)) is not None:
             return item, True
@@ -107,7 +107,7 @@ class FairQueue(Generic[Item]):
         return None
 
     def note_offence(self, tenant: str) -> None:
-        """Note that a compile of this tenant's has gone over its limit of time or memory."""
+        """Record that a compile of this tenant exceeded its limit of time or memory."""
         self._offences.setdefault(tenant, deque()).append(self._clock() + OFFENCE_S)
 
     def _pop(self, *, is_long: bool) -> Item | None:

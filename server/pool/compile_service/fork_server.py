@@ -1,8 +1,8 @@
-"""The compile service's fork server, and what its children do: one job each.
+"""The fork server of the compile service; each child process that it forks does one job.
 
-Started by server/pool/compile_service/client.py; standard input is the control socket, and its end
-is the end of this process and its children. Vocabularies and libraries are loaded once; a child is
-a fork that costs milliseconds. This process has one thread and does nothing but fork and wait.
+Started by client.py; standard input is the control socket, and when that closes, this process and
+its children end. Vocabularies and libraries are loaded once, so a fork costs milliseconds. The fork
+server has one thread and only forks and waits.
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ from plait.server.pool.compile_service.messages import (
 )
 from plait.server.wire.messages import CompiledConstraint
 
-OOM_SCORE = 500  # where the machine's memory ends, a compile goes before the server does
+OOM_SCORE = 500  # when memory runs out, the kernel kills a compile before it kills the server
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 _commands: msgspec.msgpack.Decoder[ToServer] = msgspec.msgpack.Decoder(ToServer)
 
 
 class JobCompiler:
-    """The vocabularies of the served models, and the limits."""
+    """Compiles one job; holds the vocabularies of the served models and the limits."""
 
-    def __init__(self, boot: ForkServerConfig) -> None:
-        self._limits = boot.limits
-        self._vocabularies = {model.name: _prepare(model) for model in boot.models}
+    def __init__(self, config: ForkServerConfig) -> None:
+        self._limits = config.limits
+        self._vocabularies = {model.name: _prepare(model) for model in config.models}
         self._fingerprints = {
             name: vocabulary_fingerprint(v.token_bytes, v.eos_token_ids)
             for name, v in self._vocabularies.items()
         }
 
     def run(self, job: CompileJob) -> CompileDone | CompileRefused:
-        """Compile one constraint. Cost: without bound; the kernel kills it at the deadline."""
+        """Compile one constraint. Time is unbounded; the kernel ends the process at its deadline."""
         try:
             done = compile_constraint(job.spec, self._vocabularies[job.model], self._limits)
         except ConstraintError as error:
@@ -86,7 +86,7 @@ def _prepare(model: ModelVocabulary) -> Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class ForkedJob:
-    """What a fork is for."""
+    """What a forked child has to do."""
 
     link: int  # file descriptor of the job's socket
     cpu_s: float
@@ -96,23 +96,25 @@ class ForkedJob:
 
 @dataclass(frozen=True, slots=True)
 class JobProcess:
-    """A fork, seen from the fork server."""
+    """A child, as the fork server sees it."""
 
     job_id: int
     pid: int
 
 
 class ForkServer:
-    """Forks a child for each Start, and says how each has ended."""
+    """Forks a child for each StartJob, and reports how each ended."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._children: dict[int, JobProcess] = {}  # by the file descriptor that tells of the end
+        self._children: dict[
+            int, JobProcess
+        ] = {}  # by pidfd, which becomes readable when the child ends
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
 
     def serve(self) -> ForkedJob | None:
-        """Return twice and more: in each child its task, and None once the control socket ends."""
+        """Return in each child its job, and None in this process once the control socket closes."""
         while True:
             for descriptor, _ in self._poll.poll():
                 if descriptor in self._children:
@@ -124,11 +126,11 @@ class ForkServer:
                     return None
                 if isinstance(command, KillJob):
                     self._kill(command.job_id)
-                elif isinstance(command, StartJob) and (task := self._fork(command, link)):
-                    return task
+                elif isinstance(command, StartJob) and (forked := self._fork(command, link)):
+                    return forked
 
     def _fork(self, start: StartJob, link: int) -> ForkedJob | None:
-        """Return the task in the child, None in this process."""
+        """Return the job in the child, None in this process."""
         parent = os.getpid()
         try:
             pid = os.fork()
@@ -156,7 +158,7 @@ class ForkServer:
         self._tell(JobEnded(child.job_id, code, used.ru_utime + used.ru_stime))
 
     def _kill(self, job_id: int) -> None:
-        """Kill a job's child, if it still runs: nobody else reaps it, so its id is its own."""
+        """Kill a job's child if it runs; only this process reaps it, so the id is not reused."""
         for child in self._children.values():
             if child.job_id == job_id:
                 os.kill(child.pid, signal.SIGKILL)
@@ -168,12 +170,12 @@ class ForkServer:
             os.waitpid(child.pid, 0)
 
     def _tell(self, message: JobEnded) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # the next read says so
+        with suppress(BrokenPipeError, ConnectionResetError):  # the next read notices
             self._control.sendall(frame(message))
 
 
 def _receive(control: socket.socket) -> tuple[ToServer | None, int]:
-    """Return a command and the file descriptor that came with it, or -1; None: no more come."""
+    """Return a command (None: the socket has closed) and its file descriptor (-1: none)."""
     header, descriptors = _read(control, HEADER_BYTES)
     if not header:
         return None, -1
@@ -182,7 +184,7 @@ def _receive(control: socket.socket) -> tuple[ToServer | None, int]:
 
 
 def _read(link: socket.socket, size: int) -> tuple[bytes, list[int]]:
-    """Return so many bytes, with descriptors between them, or nothing if the socket ends before."""
+    """Return exactly `size` bytes and the descriptors with them; b"" if the socket closes first."""
     data, descriptors = bytearray(), []
     while len(data) < size:
         piece, more, _, _ = socket.recv_fds(link, size - len(data), 1)
@@ -194,59 +196,59 @@ def _read(link: socket.socket, size: int) -> tuple[bytes, list[int]]:
 
 
 def cap_memory(extra_bytes: int) -> None:
-    """Limit the address space to what the process has now and extra_bytes more."""
+    """Limit the address space to its present size plus extra_bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + extra_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def die_with_parent(parent: int) -> None:
-    """Let the kernel kill this process when its parent ends, however that ends."""
+    """Have the kernel kill this process when its parent ends, for whatever reason."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
-def run_job(task: ForkedJob, compiler: JobCompiler, memory_bytes: int) -> NoReturn:
-    """Read the job, compile it, answer, and end.
+def run_job(forked: ForkedJob, compiler: JobCompiler, memory_bytes: int) -> NoReturn:
+    """Read the job, compile it, send the result, and end.
 
-    The deadline is a timer of this process's own CPU time, user and system: the kernel ends the
-    process with SIGPROF, whatever library it is in, and a busy machine does not shorten it.
+    The deadline is a timer of this process's CPU time (user and system): the kernel ends the
+    process with SIGPROF, in whatever library it is. Load on the machine does not shorten it.
     """
-    die_with_parent(task.parent)
-    os.nice(task.niceness)
+    die_with_parent(forked.parent)
+    os.nice(forked.niceness)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
     cap_memory(memory_bytes)
-    signal.setitimer(signal.ITIMER_PROF, task.cpu_s)
-    with socket.socket(fileno=task.link) as link:
+    signal.setitimer(signal.ITIMER_PROF, forked.cpu_s)
+    with socket.socket(fileno=forked.link) as link:
         header, _ = _read(link, HEADER_BYTES)
         if header:
             body, _ = _read(link, int.from_bytes(header, "little"))
             answer = frame(compiler.run(msgspec.msgpack.decode(body, type=CompileJob)))
-            with suppress(BrokenPipeError, ConnectionResetError):  # nobody wants it any more
+            with suppress(BrokenPipeError, ConnectionResetError):  # the service has given up
                 link.sendall(answer)
     os._exit(0)
 
 
 def main(make_compiler: Callable[[ForkServerConfig], JobCompiler] = JobCompiler) -> None:
-    """Serve until the control socket ends."""
+    """Serve until the control socket closes."""
     control = socket.socket(fileno=sys.stdin.fileno())
-    boot, _ = _receive(control)
-    if not isinstance(boot, ForkServerConfig):
+    config, _ = _receive(control)
+    if not isinstance(config, ForkServerConfig):
         return
-    compiler = make_compiler(boot)
-    memory_bytes = boot.memory_bytes
-    del boot
+    compiler = make_compiler(config)
+    memory_bytes = config.memory_bytes
+    del config
     try:
         control.sendall(frame(ForkServerReady()))
-    except (BrokenPipeError, ConnectionResetError):  # the server was stopped while this loaded
+    except (BrokenPipeError, ConnectionResetError):  # the server has stopped meanwhile
         return
     gc.collect()
-    gc.freeze()  # or a child's first collection would copy every page
-    task = ForkServer(control).serve()
-    if task is not None:
-        run_job(task, compiler, memory_bytes)
+    gc.freeze()  # otherwise a child's first collection would touch, and so copy, every page
+    forked = ForkServer(control).serve()
+    if forked is not None:
+        run_job(forked, compiler, memory_bytes)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What travels between the compile service, its fork server and the processes that compile.
+"""The messages between the compile service, its fork server and the processes that compile.
 
-Length-prefixed MessagePack on Unix stream sockets. The control socket carries Boot and Ready, then
-Start (with one end of the job's own socket as ancillary data), Kill and Ended; the job's socket
-carries the Job there and Done or Refused back.
+Length-prefixed MessagePack on Unix stream sockets. The control socket carries ForkServerConfig and
+ForkServerReady, then StartJob (with one end of the job's own socket as ancillary data), KillJob and
+JobEnded. The job's socket carries the CompileJob to the process and the CompileResult back.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ NOT_STARTED = 256  # Ended.returncode where no process could be made; no process
 
 
 class ModelVocabulary(msgspec.Struct, frozen=True):
-    """What a model's tokens add to a text."""
+    """The tokens of one model, as bytes."""
 
     name: str
     token_bytes: list[bytes]
     eos_token_ids: list[int]
 
 
-class ForkServerConfig(msgspec.Struct, frozen=True, tag="boot"):
+class ForkServerConfig(msgspec.Struct, frozen=True, tag="config"):
     """The fork server's first message."""
 
     models: list[ModelVocabulary]
@@ -33,19 +33,19 @@ class ForkServerConfig(msgspec.Struct, frozen=True, tag="boot"):
 
 
 class ForkServerReady(msgspec.Struct, frozen=True, tag="ready"):
-    """The fork server's answer to Boot."""
+    """The fork server has loaded everything and can fork."""
 
 
 class StartJob(msgspec.Struct, frozen=True, tag="start"):
-    """Fork a process for a job, which it reads from the socket that comes along."""
+    """Fork a process, which reads its job from the socket that comes with this message."""
 
     job_id: int
-    cpu_s: float  # the process is killed once it has used so much
+    cpu_s: float  # CPU time after which the process is killed
     niceness: int = 0
 
 
 class KillJob(msgspec.Struct, frozen=True, tag="kill"):
-    """End a job's process."""
+    """Kill a job's process."""
 
     job_id: int
 
@@ -54,12 +54,12 @@ class JobEnded(msgspec.Struct, frozen=True, tag="ended"):
     """A job's process has ended."""
 
     job_id: int
-    returncode: int  # negative: the signal that killed it; NOT_STARTED: there was none
+    returncode: int  # negative: the signal that killed it; NOT_STARTED: it could not be forked
     cpu_s: float
 
 
 class CompileJob(msgspec.Struct, frozen=True):
-    """Compile this for that model."""
+    """A constraint to be compiled for a model."""
 
     model: str
     spec: ConstraintSpec
@@ -72,7 +72,7 @@ class CompileDone(msgspec.Struct, frozen=True, tag="done"):
 
 
 class CompileRefused(msgspec.Struct, frozen=True, tag="refused"):
-    """The constraint's author must change it."""
+    """The constraint can't be compiled; its author has to change it."""
 
     message: str
 
@@ -85,6 +85,6 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def frame(message: msgspec.Struct) -> bytes:
-    """Return a message as it stands on a socket."""
+    """Return a message with its length before it."""
     body = _encoder.encode(message)
     return len(body).to_bytes(HEADER_BYTES, "little") + body
