@@ -65,7 +65,7 @@ class JobCompiler:
         }
 
     def run(self, job: CompileJob) -> CompileDone | CompileRefused:
-        """Compile one constraint. Time is unbounded; the kernel ends the process at its deadline."""
+        """Compile one constraint, until the kernel ends the process at its deadline."""
         try:
             done = compile_constraint(job.spec, self._vocabularies[job.model], self._limits)
         except ConstraintError as error:
