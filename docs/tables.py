@@ -23,7 +23,7 @@ from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.models.gguf import ARCHITECTURES
 from plait.server.models.hf.families import FAMILIES
 from plait.server.options import ServeOptions
-from plait.server.parser import readable
+from plait.server.parser import format_size
 from plait.server.prompt.gguf_tokenizer import PRE_TOKENIZERS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -291,7 +291,7 @@ def _default(field: FieldInfo) -> str:
     if default in (None, "", []):
         return "none"
     if isinstance(default, ByteSize):
-        return f"`{readable(default)}`"
+        return f"`{format_size(default)}`"
     return f"`{default if isinstance(default, str) else json.dumps(default)}`"
 
 

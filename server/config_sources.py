@@ -1,7 +1,7 @@
-"""Where options come from beside the command line, read strictly: a YAML file, the environment.
+"""Strict readers of the other sources of options: a YAML file and the environment.
 
-What a lenient reader would drop in silence is refused: a key given twice, a file that holds no
-mapping, a variable that looks like an option and is none.
+They refuse what lenient readers ignore: a key that is given twice, a file without a mapping, a
+variable that looks like an option but is none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import yaml
 from pydantic_settings import BaseSettings, YamlConfigSettingsSource
 
 ENV_PREFIX = "PLAIT_"
-# What Kubernetes adds to every container for a service called plait or plait-*.
+# Variables that Kubernetes adds to containers for a service called plait or plait-*.
 _SERVICE_LINK = re.compile(
     r"PLAIT_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
@@ -24,7 +24,7 @@ _SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
 
 
 class YamlFile(YamlConfigSettingsSource):
-    """A YAML file with options."""
+    """A YAML file of options."""
 
     def _read_file(self, file_path: Any) -> dict[str, Any]:
         return read_yaml(Path(file_path))
@@ -54,7 +54,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-    except _KeyTwice as error:
+    except _RepeatedKey as error:
         raise ValueError(f"{path}: {_in_one_line(error)}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {_in_one_line(error)}") from error
@@ -72,12 +72,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-class _KeyTwice(yaml.MarkedYAMLError):
+class _RepeatedKey(yaml.MarkedYAMLError):
     """A mapping has two values for one key."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that a mapping has already: the library would let the last one win."""
+    """Refuses a repeated key of a mapping; the library would use the last value."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         if isinstance(node, yaml.MappingNode):
@@ -90,7 +90,7 @@ class _Loader(yaml.SafeLoader):
             name = (key.tag, str(key.value))
             if name in seen:
                 problem = f"the key {key.value!r} is given twice"
-                raise _KeyTwice(problem=problem, problem_mark=key.start_mark)
+                raise _RepeatedKey(problem=problem, problem_mark=key.start_mark)
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 seen.add(name)
 
@@ -120,7 +120,7 @@ def _hint(name: str, known: list[str]) -> str:
 
 
 def refuse_unknown_variables(environment: Mapping[str, str], options: Iterable[str]) -> None:
-    """Refuse a variable of our prefix that is no option; Kubernetes' service links are let pass.
+    """Refuse a variable with our prefix that is no option; Kubernetes' service links are ignored.
 
     Raises:
         ValueError: naming the variable, and the nearest option.

@@ -1,7 +1,7 @@
-"""Asks the server that runs on this machine whether it is ready: `python -m plait.server.health`.
+"""Health check for containers: `python -m plait.server.health` asks whether the server is ready.
 
-For the health checks of containers, where host and port may come from the command line, the
-environment or a file. Standard library only: it is run every few seconds.
+It finds the address by itself, since host and port may come from the command line, the environment
+or a file. Standard library only: it runs every few seconds.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from http.client import HTTPConnection, HTTPException
 from plait.server.run_folder import running_addresses
 
 TIMEOUT_S = 4.0
-# What listens on every address answers on the loopback one.
+# A server that listens on all addresses is asked on the loopback one.
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
 
 
 def check(host: str, port: int) -> str:
-    """Return why a server is not ready; an empty text: it is."""
-    # Not through a proxy, whatever the environment says.
+    """Return why a server is not ready; an empty text if it is ready."""
+    # http.client uses no proxy, whatever the environment says.
     connection = HTTPConnection(LOOPBACK.get(host, host), port, timeout=TIMEOUT_S)
     try:
         connection.request("GET", "/ready")
@@ -32,7 +32,7 @@ def check(host: str, port: int) -> str:
 
 
 def main() -> int:
-    """Return the exit code: 0 if a server of this user runs here and every one of them is ready."""
+    """Return the exit code: 0 if this user runs servers here and all of them are ready."""
     addresses = running_addresses()
     faults = [fault for address in addresses if (fault := check(*address))]
     if not addresses:

@@ -1,4 +1,4 @@
-"""uvicorn, run from within: our signals, our logs, and limits on the head of a request."""
+"""uvicorn as a library: with our signal handling and logs, and limits on request heads."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from plait.server.telemetry.tracing import App
 
 MAX_HEAD_BYTES = 64 * 2**10  # request line and headers
 MAX_HEADERS = 128
-CLOSE_GRACE_S = 3  # for answers that are being written when the server stops
+CLOSE_GRACE_S = 3  # for responses that are being written when the server stops
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """HTTP/1.1 whose request heads are bounded in bytes, in number and in time.
+    """HTTP/1.1 with limits on request heads: their bytes, number of headers, and time.
 
-    The parser itself would gather a header of any size, for any time (CVE-2025-48956 and the slow
-    loris). Bodies are the application's to bound.
+    The parser itself would buffer a header of any size, for any time (CVE-2025-48956, slow loris).
+    The application limits the bodies.
     """
 
     read_timeout_s: ClassVar[float]
@@ -36,35 +36,35 @@ class LimitedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock of the first head."""
+        """Start the timeout of the first head."""
         super().connection_made(transport)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the timeout."""
         self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come; refuse a head that has grown too large."""
+        """Parse received bytes; refuse a head that has become too large."""
         if self._is_in_head and self._timer is None:
             self._await_head()
         was_in_head, num_heads = self._is_in_head, self._num_heads
         super().data_received(data)
-        # A read that ends a head may hold body bytes, too; it is no larger than one buffer anyway.
+        # A read that completes a head may contain body bytes; it is at most one buffer long anyway.
         if was_in_head and self._num_heads == num_heads:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.send_400_response("The request's headers are too large.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header, unless there are too many."""
+        """Add a header, unless there are too many."""
         if len(self.headers) >= MAX_HEADERS:
             raise ValueError("too many headers")  # the parser turns it into a 400
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Stop the clock: the application bounds the body."""
+        """Stop the timeout: the application limits the body."""
         self._is_in_head = False
         self._num_heads += 1
         self._head_bytes = 0
@@ -72,7 +72,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Expect another head."""
+        """Prepare for the next head of the connection."""
         self._is_in_head = True
         super().on_message_complete()
 
@@ -108,14 +108,14 @@ class HttpServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone: serve.py listens to them."""
+        """Install no signal handlers: serve.py has its own."""
         yield
 
-    async def answer(self, listener: socket.socket) -> None:
+    async def run_on(self, listener: socket.socket) -> None:
         """Serve the listening socket until stop()."""
         await self.serve(sockets=[listener])
 
     def stop(self, *, at_once: bool) -> None:
-        """Close the listener and idle connections; give busy ones CLOSE_GRACE_S, or nothing."""
+        """Close the listener and idle connections; busy ones get CLOSE_GRACE_S unless at_once."""
         self.should_exit = True
         self.force_exit = at_once

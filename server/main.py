@@ -1,4 +1,4 @@
-"""The entry point of the command `plait`: Ctrl-C never ends it with a traceback."""
+"""The entry point of the command `plait`; Ctrl-C ends it without a traceback."""
 
 from __future__ import annotations
 

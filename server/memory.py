@@ -1,4 +1,4 @@
-"""How much memory there is: the machine's, as far as its control groups let us have it."""
+"""The memory available to this process: the machine's, limited by its control groups."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_UNLIMITED = 2**60  # version 1 writes "no limit" as a number about this size
+_UNLIMITED = 2**60  # control groups v1 write "no limit" as a number of about this size
 
 
 @dataclass(frozen=True, slots=True)
 class SystemMemory:
-    """Bytes: all that there is, and what is free or can be freed now."""
+    """Bytes: in total, and free or reclaimable now."""
 
     total: int
     available: int
 
 
 def system_memory(root: Path = Path("/")) -> SystemMemory | None:
-    """Return this process's memory; None where the system does not say.
+    """Return the memory that this process can use; None where the system does not say.
 
     Args:
-        root: above `proc` and `sys`.
+        root: The folder that contains `proc` and `sys`.
     """
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
@@ -37,7 +37,7 @@ def system_memory(root: Path = Path("/")) -> SystemMemory | None:
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Yield (limit, used) of each control group around this process; page cache isn't used."""
+    """Yield (limit, used) of each control group of this process; page cache counts as unused."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -52,20 +52,20 @@ def _limits(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _group_limits(mount: Path, path: str, limit: str, used: str) -> Iterator[tuple[int, int]]:
-    """Yield what a group and those above it say; in a container its own group is the root."""
+    """Yield (limit, used) of a group and its ancestors; in a container, its group is the root."""
     inner = Path(path.lstrip("/"))
     for group in (inner, *inner.parents):
         try:
             most = int((mount / group / limit).read_text())
             now = int((mount / group / used).read_text()) - _page_cache(mount / group)
-        except (OSError, ValueError):  # no such group from here; or "max"
+        except (OSError, ValueError):  # the group is not visible from here, or the limit is "max"
             continue
         if most < _UNLIMITED:
             yield most, now
 
 
 def _page_cache(group: Path) -> int:
-    """Return the bytes of files that the kernel would give up first."""
+    """Return the bytes of inactive page cache, which the kernel reclaims first."""
     text = (group / "memory.stat").read_text()
     fields = dict(line.split() for line in text.splitlines())
     return int(fields.get("total_inactive_file", fields.get("inactive_file", 0)))

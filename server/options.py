@@ -1,7 +1,7 @@
 """The options of `plait serve`, with their ranges and their help.
 
-An option is a field of settings.py under its own name (those of the compile service: `compile_*`);
-defaults come from there. cli.py fills this model and turns it into Settings, once.
+Each option is a field of settings.py with the same name (those of the compile service begin with
+`compile_`) and the same default. cli.py fills this model and turns it into Settings once.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ _DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
 Layer = TypeVar("Layer")
 
 
-def split(value: object) -> object:
+def split_commas(value: object) -> object:
     """Return the parts of a comma-separated text; YAML brings lists already."""
     return [part for part in value.split(",") if part] if isinstance(value, str) else value
 
 
 def _not_a_link(value: object) -> object:
-    """Refuse what Kubernetes puts into PLAIT_PORT beside a service called plait."""
+    """Refuse the value that Kubernetes gives PLAIT_PORT beside a service called plait."""
     if isinstance(value, str) and value.startswith("tcp://"):
         raise ValueError("PLAIT_PORT is a Kubernetes service link: set enableServiceLinks: false")
     return value
 
 
 def _known_drafters(value: str) -> str:
-    default_drafters(value)  # what it raises says what there is
+    default_drafters(value)  # its error lists the known drafters
     return value
 
 
@@ -67,8 +67,8 @@ def _known_device(value: str) -> str:
     return value
 
 
-Texts = Annotated[list[str], NoDecode, BeforeValidator(split)]
-# Upper bounds: beyond them no machine goes, and numbers would not fit what they are handed to.
+Texts = Annotated[list[str], NoDecode, BeforeValidator(split_commas)]
+# The upper bounds exceed any machine; larger numbers would overflow where they are used.
 Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 SecondsOrOff = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -321,7 +321,7 @@ class ServeOptions(  # one column of help, in this order from the last base to t
         env_prefix=ENV_PREFIX, extra="forbid", protected_namespaces=()
     )
 
-    models: Annotated[CliPositionalArg[list[str]], NoDecode, BeforeValidator(split)] = Field(
+    models: Annotated[CliPositionalArg[list[str]], NoDecode, BeforeValidator(split_commas)] = Field(
         [],
         description="A built-in name, a GGUF file or a Hugging Face folder; "
         f"none: {_ENGINE.model}.",
@@ -357,14 +357,14 @@ class ServeOptions(  # one column of help, in this order from the last base to t
         """
         values = {name: getattr(self, name) for name in type(self).model_fields}
         compile_values = {name.removeprefix("compile_"): value for name, value in values.items()}
-        compiling = layer(CompileSettings, compile_values)
-        limits = layer(LimitSettings, values)
+        compiling = settings_from(CompileSettings, compile_values)
+        limits = settings_from(LimitSettings, values)
         keys = {"api_keys": self._keys(), "cors_origins": tuple(self.cors_origins)}
         return Settings(
-            api=layer(ApiSettings, {**values, **keys, "limits": limits}),
-            pool=layer(PoolSettings, {**values, "compile": compiling}),
+            api=settings_from(ApiSettings, {**values, **keys, "limits": limits}),
+            pool=settings_from(PoolSettings, {**values, "compile": compiling}),
             engines=self._engines(values),
-            telemetry=layer(TelemetrySettings, values),
+            telemetry=settings_from(TelemetrySettings, values),
         )
 
     def _keys(self) -> tuple[str, ...]:
@@ -383,10 +383,10 @@ class ServeOptions(  # one column of help, in this order from the last base to t
             if len(entries) > 1:
                 raise ValueError("served_name: there are several models; name them in a YAML file")
             entries[0]["served_name"] = self.served_name
-        return tuple(layer(EngineSettings, {**common, **entry}) for entry in entries)
+        return tuple(settings_from(EngineSettings, {**common, **entry}) for entry in entries)
 
 
-def layer(kind: type[Layer], values: Mapping[str, Any]) -> Layer:
+def settings_from(kind: type[Layer], values: Mapping[str, Any]) -> Layer:
     """Return a settings object from those of the values that are its fields."""
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     plain = {name: _plain(value) for name, value in values.items() if name in names}

@@ -12,13 +12,13 @@ from pydantic_settings import BaseSettings, CliSettingsSource
 
 from plait.server.options import ServeOptions
 
-SERVE = "serve."  # what the options of `plait serve` are kept under
+SERVE = "serve."  # prefix of the options of `plait serve`
 METAVARS = {"ByteSize": "SIZE", "list[str]": "LIST", "Path": "PATH", "str": "TEXT"}
 METAVARS |= {"int": "N", "float": "SECONDS"}  # every float is a time
 
 
 def make_source(command: type[BaseSettings]) -> CliSettingsSource[Any]:
-    """Return the source of a command's settings: its command line."""
+    """Return the settings source that parses a command line."""
     name = str(command.model_config["cli_prog_name"])
     parser = ArgumentParser(name, description=command.__doc__, allow_abbrev=False)
     parser.add_argument(
@@ -35,30 +35,30 @@ def make_source(command: type[BaseSettings]) -> CliSettingsSource[Any]:
     )
 
 
-def readable(size: ByteSize) -> str:
-    """Return a size as one would write it: 1GiB, 1.5MiB."""
+def format_size(size: ByteSize) -> str:
+    """Return a size as a person writes it: 1GiB, 1.5MiB."""
     return size.human_readable(separator="").replace(".0", "") if size else "0"
 
 
 def readable_default(field: FieldInfo) -> str:
-    """Return an option's default as one would write it; an empty text if there is none."""
+    """Return an option's default as a person writes it; an empty text if there is none."""
     default = field.get_default(call_default_factory=True, validated_data={})
     if default in (None, "", []):
         return ""
     if isinstance(default, bool):
         return "on" if default else "off"
-    return readable(default) if isinstance(default, ByteSize) else f"{default}"
+    return format_size(default) if isinstance(default, ByteSize) else f"{default}"
 
 
-def group_of(name: str) -> str:
-    """Return the heading that an option of `plait serve` stands under."""
+def option_group(name: str) -> str:
+    """Return the heading of an option in the help of `plait serve`."""
     bases = (base for base in ServeOptions.__mro__ if issubclass(base, BaseModel))
     layer = next(base for base in bases if name in base.__annotations__)
     return (layer.__doc__ or "").split("\n")[0].rstrip(".") if layer is not ServeOptions else ""
 
 
 def _add_argument(parser: ArgumentParser, *names: str, **options: Any) -> Action:
-    """Add an argument as the settings library wants it, but those of `plait serve` readably."""
+    """Add an argument; those of `plait serve` with a readable help text, in groups."""
     _, _, name = options.get("dest", names[0]).partition(SERVE)
     if name not in ServeOptions.model_fields or options["help"] == SUPPRESS:
         return parser.add_argument(*names, **options)
@@ -69,7 +69,7 @@ def _add_argument(parser: ArgumentParser, *names: str, **options: Any) -> Action
     options["help"] = shown.replace("%", "%%")
     if (metavar := options.get("metavar")) in METAVARS:
         options["metavar"] = METAVARS[metavar]
-    return _group(parser, group_of(name)).add_argument(*names, **options)
+    return _group(parser, option_group(name)).add_argument(*names, **options)
 
 
 def _group(parser: ArgumentParser, title: str) -> ArgumentParser | _ArgumentGroup:

@@ -1,6 +1,6 @@
-"""The folder of a running server: its workers' sockets, its address, and a lock that says it lives.
+"""The run-time folder of a server: its workers' sockets, its address, and a lock while it runs.
 
-Standard library only: health.py reads it, and must be quick.
+Standard library only: health.py imports it and has to start fast.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ LOCK, ADDRESS = "lock", "address"
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """A folder that only this user can enter. Its lock is this process's until it ends."""
+    """A folder that only this user can enter; this process holds its lock until it ends."""
 
     path: Path
     lock: int
 
     def publish(self, host: str, port: int) -> None:
-        """Write down where the server listens; raise OSError if that can't be."""
+        """Write the server's address to a file; raise OSError if that fails."""
         draft = self.path / f"{ADDRESS}.new"
         draft.write_text(json.dumps([host, port]))
         draft.rename(self.path / ADDRESS)
@@ -38,16 +38,16 @@ class RunFolder:
 
 
 def open_run_folder() -> RunFolder:
-    """Return a new folder for this process's sockets, and remove those that dead ones left.
+    """Return a new folder for this process, and remove the folders of dead processes.
 
     Raises:
         OSError: no folder for temporary files can be written.
     """
     for stale in _folders(locked=False):
         shutil.rmtree(stale, ignore_errors=True)
-    # mkdtemp makes it 0700: whoever can open the sockets can feed a worker.
+    # mkdtemp makes it 0700: whoever can open the sockets can send commands to a worker.
     path = Path(tempfile.mkdtemp(prefix=PREFIX))
-    # Held before it has its name: nobody ever sees the lock of a living process free.
+    # Locked before it gets its name: nobody ever sees an unlocked file of a running process.
     draft = path / f"{LOCK}.new"
     lock = os.open(draft, os.O_WRONLY | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -61,14 +61,14 @@ def running_addresses() -> list[tuple[str, int]]:
     for folder in _folders(locked=True):
         try:
             host, port = json.loads((folder / ADDRESS).read_text())
-        except FileNotFoundError:  # it has only just been started
+        except FileNotFoundError:  # it has just started
             continue
         found.append((str(host), int(port)))
     return found
 
 
 def _folders(*, locked: bool) -> Iterator[Path]:
-    """Yield this user's folders whose process lives, or those whose process is dead."""
+    """Yield this user's folders whose process runs (locked) or is dead (not locked)."""
     for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
         if lock.parent.is_symlink() or lock.parent.lstat().st_uid != os.geteuid():
             continue
@@ -77,13 +77,13 @@ def _folders(*, locked: bool) -> Iterator[Path]:
 
 
 def _is_locked(lock: Path) -> bool | None:
-    """Tell whether a process holds the lock; None: its folder has just gone."""
+    """Return whether a process holds the lock; None: its folder was removed meanwhile."""
     try:
         handle = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # others may ask, too
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # others may ask at once
     except BlockingIOError:
         return True
     finally:

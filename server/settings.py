@@ -1,6 +1,6 @@
-"""Every setting of the server, frozen, built once by the CLI and handed down.
+"""All settings of the server: frozen dataclasses that the command line builds once.
 
-One class a layer; the defaults here are the documented ones. Sizes in bytes, times in seconds.
+One class per layer, with the documented defaults. Sizes in bytes, times in seconds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class LimitSettings:
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """The HTTP face."""
+    """The HTTP server."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -67,7 +67,7 @@ class CompileSettings:
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """Workers and the way to them."""
+    """The workers and their requests."""
 
     replicas: int = 1
     max_queue: int = 256  # requests waiting or running, per worker
@@ -81,7 +81,7 @@ class PoolSettings:
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """One engine; travels to the worker process."""
+    """One engine; sent to the worker."""
 
     model: str = "smollm2-135m-instruct"  # built-in name, GGUF file or Hugging Face folder
     served_name: str = ""  # empty: the built-in name, or the file's stem
@@ -120,7 +120,7 @@ class TelemetrySettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All of it."""
+    """All settings."""
 
     api: ApiSettings = field(default_factory=ApiSettings)
     pool: PoolSettings = field(default_factory=PoolSettings)

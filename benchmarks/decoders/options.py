@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import CliPositionalArg
 
 from benchmarks.command_line import Command, command_config
-from plait.server.options import Count, EngineOptions, Texts, layer, split
+from plait.server.options import Count, EngineOptions, Texts, settings_from, split_commas
 from plait.server.settings import EngineSettings
 
 Part = Literal["serving", "json"]
@@ -18,7 +18,7 @@ PARTS: tuple[Part, ...] = ("serving", "json")
 
 def _without_empty(value: object) -> object:
     """Return the parts of a comma-separated text; an empty one has none."""
-    parts = split(value)
+    parts = split_commas(value)
     return [part for part in parts if part != ""] if isinstance(parts, list) else parts
 
 
@@ -41,7 +41,7 @@ class DecodersOptions(EngineOptions, Command):
         "them.",
     )
     tasks: Texts = Field([], description="Tasks by name; none: all of them.")
-    templates: Annotated[list[int], BeforeValidator(split)] = Field(
+    templates: Annotated[list[int], BeforeValidator(split_commas)] = Field(
         [0, 1, 2], description="Wordings of each task; training has not seen the last one."
     )
     samples: Count = Field(25, description="Cases of each task, over all wordings.")
@@ -59,4 +59,4 @@ class DecodersOptions(EngineOptions, Command):
     def engine(self, model: str) -> EngineSettings:
         """Return the engine settings for a model."""
         values = {name: getattr(self, name) for name in EngineOptions.model_fields}
-        return layer(EngineSettings, {**values, "model": model})
+        return settings_from(EngineSettings, {**values, "model": model})

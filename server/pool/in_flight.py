@@ -1,4 +1,4 @@
-"""One request in flight: its events on their way to the client, and the times of its life."""
+"""A request in flight: its events on their way to the client, and its timestamps for metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from plait.server.wire.messages import Delta, Failed, GenerateRequest, Predictio
 
 @dataclass(slots=True)
 class _SequenceProgress:
-    """One open sequence, in seconds of time.monotonic()."""
+    """Times of one unfinished sequence, in seconds of time.monotonic()."""
 
     first_token: float = 0.0
     last_token: float = 0.0
@@ -24,10 +24,10 @@ class _SequenceProgress:
 
 
 class InFlightRequest:
-    """The pool's side of a request; everything happens on the event loop.
+    """The pool's side of a request. Used on one event loop.
 
-    Events wait here until the client takes them, and a client that lags gets the waiting deltas of
-    a sequence as one. Their number is bounded by the request's own n and max_tokens.
+    Events are queued here until the client takes them; a slow client gets the queued deltas of a
+    sequence merged into one. Their number is bounded by the request's n and max_tokens.
     """
 
     def __init__(self, request: GenerateRequest, metrics: EngineMetrics) -> None:
@@ -41,52 +41,52 @@ class InFlightRequest:
         self._open = {index: _SequenceProgress() for index in range(request.n)}
         self._waiting: deque[Started | Delta] = deque()
         self.failure: ServerError | None = None
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     @property
     def is_over(self) -> bool:
-        """Whether the worker has nothing more to say about this request."""
+        """Whether all sequences have ended."""
         return not self._open
 
     def put(self, event: Started | Delta) -> None:
-        """Take an event from the worker; those of a sequence that has ended are dropped."""
+        """Queue an event from the worker; events of a sequence that has ended are dropped."""
         if isinstance(event, Started):
             if self.started or self.is_over:
                 return
             self.started = event.at
             self._metrics.started(event.at - self.arrived)
         elif event.index in self._open:
-            self._note(event)
+            self._observe(event)
         else:
             return
         self._waiting.append(event)
-        self._news.set()
+        self._changed.set()
 
     def fail(self, error: ServerError) -> None:
-        """End the request; the client gets the error after the events that already wait."""
+        """End the request; the client gets the error after the queued events."""
         if self.is_over:
             return
         self.failure = error
         self._end_all("deadline" if isinstance(error, errors.DeadlineExceeded) else "error")
 
     def stop(self, index: int | None) -> None:
-        """End one sequence (its text has met a stop string) or all (the client has left)."""
+        """End one sequence (a stop string was found) or all (the client has left)."""
         if index is None:
             self._waiting.clear()
             self._end_all("abort")
         elif index in self._open:
             self._end(index, "stop")
-            self._news.set()
+            self._changed.set()
 
     async def take(self) -> list[Started | Delta]:
-        """Wait for events and return them all; none means that the request is over.
+        """Return all queued events, after waiting for a first one; empty: the request is over.
 
         Raises:
-            ServerError: what ended the request, once its last events have been taken.
+            ServerError: the error that ended the request, after its last events have been taken.
         """
         while not self._waiting and not self.is_over:
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
         if self._waiting:
             waiting, self._waiting = self._waiting, deque()
             return coalesce(waiting)
@@ -94,7 +94,7 @@ class InFlightRequest:
             raise self.failure
         return []
 
-    def _note(self, delta: Delta) -> None:
+    def _observe(self, delta: Delta) -> None:
         progress = self._open[delta.index]
         if delta.token_ids:
             now = time.monotonic()
@@ -127,13 +127,13 @@ class InFlightRequest:
     def _end_all(self, reason: str) -> None:
         for index in list(self._open):
             self._end(index, reason)
-        self._news.set()
+        self._changed.set()
 
 
 def coalesce(events: Iterable[Started | Delta]) -> list[Started | Delta]:
-    """Return the events with the deltas of each sequence joined into its first one.
+    """Return the events with the deltas of each sequence merged at the place of the first one.
 
-    Law: what the deltas of a sequence say together stays the same, and so does its order.
+    Law: the tokens of each sequence, and everything else its deltas say, stay the same.
     """
     merged: list[Started | Delta] = []
     deltas: dict[int, list[Delta]] = {}
@@ -148,11 +148,11 @@ def coalesce(events: Iterable[Started | Delta]) -> list[Started | Delta]:
             merged.append(event)
     for index, several in deltas.items():
         if len(several) > 1:
-            merged[place[index]] = _join(several)
+            merged[place[index]] = _merge(several)
     return merged
 
 
-def _join(deltas: list[Delta]) -> Delta:
+def _merge(deltas: list[Delta]) -> Delta:
     first, last = deltas[0], deltas[-1]
     has_logprobs = any(delta.logprobs is not None for delta in deltas)
     return Delta(
@@ -164,12 +164,12 @@ def _join(deltas: list[Delta]) -> Delta:
         stop_token=last.stop_token,
         prompt_logprobs=first.prompt_logprobs,
         trace=last.trace,
-        predicted=_joined(deltas),
+        predicted=_merge_predictions(deltas),
     )
 
 
-def _joined(deltas: Iterable[Delta]) -> PredictionResult | None:
-    """Return what was predicted in several deltas, with places in their joined tokens."""
+def _merge_predictions(deltas: Iterable[Delta]) -> PredictionResult | None:
+    """Return the prediction results of several deltas, with positions in the merged tokens."""
     accepted: list[int] = []
     rejected: list[tuple[int, int]] = []
     start = 0
@@ -182,7 +182,7 @@ def _joined(deltas: Iterable[Delta]) -> PredictionResult | None:
 
 
 def to_server_error(failed: Failed) -> ServerError:
-    """Return the error that a worker's report names."""
+    """Return the error that a worker's report stands for."""
     kind = getattr(errors, failed.error, None)
     if isinstance(kind, type) and issubclass(kind, ServerError):
         return kind(failed.message, param=failed.param, code=failed.code)

@@ -1,4 +1,4 @@
-"""Turns what the workers report into metrics at the moment they are read."""
+"""Prometheus collectors that read the workers' latest reports when metrics are scraped."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ GRAMMAR_GAUGES = {
 
 @dataclass(frozen=True, slots=True)
 class EngineSnapshot:
-    """One worker as it last reported itself."""
+    """The latest report of one replica."""
 
     model: str
     engine: str
@@ -132,7 +132,7 @@ class EngineCollector(Collector):
         self._snapshots = snapshots
 
     def describe(self) -> Iterable[Metric]:
-        """Name nothing in advance, so that registering collects nothing."""
+        """Return nothing: otherwise registering would collect once."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
@@ -218,7 +218,7 @@ class GrammarCollector(Collector):
         self._stats = stats
 
     def describe(self) -> Iterable[Metric]:
-        """Name nothing in advance, so that registering collects nothing."""
+        """Return nothing: otherwise registering would collect once."""
         return ()
 
     def collect(self) -> Iterator[Metric]:

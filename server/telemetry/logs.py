@@ -1,7 +1,7 @@
-"""Structured logs: one line an event, JSON or console, every line with its request id.
+"""Structured logs: one line per event, JSON or console, each line with its request id.
 
-Nothing that a client sent reaches a log unescaped, and prompts and answers reach it only when
-`log_prompts` says so. stdlib loggers (uvicorn's, asyncio's, warnings) go through the same pipe.
+Text from clients is escaped; prompts are logged only if `log_prompts` is set. Loggers of the
+standard library (uvicorn's, asyncio's, warnings) use the same handler.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FOREIGN = ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio")
 
 
 def configure_logging(settings: TelemetrySettings, stream: TextIO | None = None) -> None:
-    """Send structlog's and the standard library's loggers to `stream` (default: stderr)."""
+    """Send the output of structlog and of the standard library to `stream` (default: stderr)."""
     is_json = settings.log_format == "json"
     stamp = TimeStamper(fmt="iso", utc=True) if is_json else TimeStamper(fmt="%H:%M:%S", utc=False)
     before: list[Processor] = [merge_contextvars, add_log_level, stamp, escape_controls]
@@ -46,28 +46,28 @@ def configure_logging(settings: TelemetrySettings, stream: TextIO | None = None)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(LEVELS[settings.log_level], logging.INFO))
-    _quieten_foreign_loggers()
+    _silence_library_loggers()
     logging.captureWarnings(True)
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Counts the lines that can't be written; the library would add a traceback for each."""
+    """Counts lines that can't be written, where the library would print a traceback for each."""
 
-    lost: Callable[[], None] | None = None
+    on_lost: Callable[[], None] | None = None
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Count a line that the stream does not take; what else goes wrong is a fault to show."""
+        """Count a line that can't be written; other errors are shown, since they are bugs."""
         if not isinstance(sys.exc_info()[1], OSError | ValueError):  # ValueError: it is closed
             super().handleError(record)
-        elif self.lost is not None:
-            self.lost()
+        elif self.on_lost is not None:
+            self.on_lost()
 
 
-def count_lost_lines(lost: Callable[[], None]) -> None:
-    """Have a function called for each line of the log that can't be written."""
+def count_lost_lines(on_lost: Callable[[], None]) -> None:
+    """Call a function for each log line that can't be written."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Handler):
-            handler.lost = lost
+            handler.on_lost = on_lost
 
 
 def _renderers(is_json: bool, stream: TextIO | None) -> list[Processor]:
@@ -78,7 +78,7 @@ def _renderers(is_json: bool, stream: TextIO | None) -> list[Processor]:
     return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
 
 
-def _quieten_foreign_loggers() -> None:
+def _silence_library_loggers() -> None:
     for name in _FOREIGN:
         logger = logging.getLogger(name)
         logger.handlers = []
@@ -90,7 +90,7 @@ def _quieten_foreign_loggers() -> None:
 def escape_controls(
     logger: Any, method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """Write control characters of all texts as escapes, so that no text can forge a line."""
+    """Escape control characters in all texts, so that no text can forge a log line."""
     for key, value in event.items():
         if isinstance(value, str) and not value.isprintable():
             event[key] = "".join(
@@ -101,21 +101,21 @@ def escape_controls(
 
 
 def request_scope(request_id: str) -> AbstractContextManager[None]:
-    """Return a context in which every line of this task carries the request id."""
+    """Return a context in which each log line of this task carries the request id."""
     return bound_contextvars(request_id=request_id)
 
 
 def log_access(*, path: str, status: int, **facts: Any) -> None:
-    """Write the access line of one answer; `path` without the query string.
+    """Write the access line of one response; `path` has no query string.
 
-    Answers to probes that find all well are of interest to nobody: they are debug lines.
+    Successful health checks and scrapes are logged at level debug.
     """
     is_noise = path in PROBES and status == 200
     (_access.debug if is_noise else _access.info)("request", path=path, status=status, **facts)
 
 
 def log_prompt(settings: TelemetrySettings, request_id: str, prompt: str) -> None:
-    """Write a prompt if the operator has asked for it, else nothing."""
+    """Log a prompt if the operator has enabled it."""
     if settings.log_prompts:
         _prompts.info("prompt", request_id=request_id, prompt=prompt)
 

@@ -1,9 +1,9 @@
 """Every metric of the server, in a registry of its own.
 
-vLLM's names, labels and buckets for what both servers have, so that its dashboards, autoscalers and
-routers work unchanged; `plait_` for the rest. prometheus-client appends `_total` to counters.
-Label values come from fixed sets only (models, engines, route templates, reasons): nothing a client
-sends becomes a label.
+vLLM's names, labels and buckets where both servers have a metric, so that its dashboards,
+autoscalers and routers work unchanged; the others begin with `plait_`. prometheus-client appends
+`_total` to counters. Label values come from fixed sets (models, engines, route templates, reasons),
+never from a client.
 
 Source: the metric names and buckets of vLLM 0.32, v1/metrics/loggers.
 """
@@ -46,13 +46,13 @@ def token_buckets(largest: int) -> list[float]:
     return [float(step) for step in steps if step <= largest]
 
 
-# The models' lengths are not known before their workers have loaded; one series fits them all.
+# One series for all models: their lengths are not known until their workers have loaded.
 TOKEN_BUCKETS = token_buckets(1_000_000)
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceTimes:
-    """The life of one sequence, in seconds of time.monotonic()."""
+    """Timestamps of one sequence, in seconds of time.monotonic()."""
 
     arrived: float
     started: float
@@ -62,7 +62,7 @@ class SequenceTimes:
 
 
 class Metrics:
-    """The metric families; `engine()` binds those of one worker."""
+    """All metric families; `engine()` returns those of one replica."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -162,22 +162,22 @@ class Metrics:
         self.sse_clients = Gauge("plait_sse_clients", "Streams now open.", registry=registry)
 
     def engine(self, model_name: str, engine: str) -> EngineMetrics:
-        """Return the request metrics of one worker, bound to its labels."""
+        """Return the request metrics of one replica, bound to its labels."""
         return EngineMetrics(self, model_name, engine)
 
     def observe_http(self, *, route: str, method: str, status: int, seconds: float) -> None:
-        """Count one HTTP answer. `route` is a template ("/v1/models/{model_id}"), never a path."""
+        """Count a HTTP response. `route` is a template ("/v1/models/{model_id}"), never a path."""
         method = method if method in METHODS else "OTHER"
         self.http_requests.labels(route, method, str(status)).inc()
         self.http_seconds.labels(route, method).observe(seconds)
 
     def render(self) -> tuple[bytes, str]:
-        """Return the exposition text and its content type."""
+        """Return the metrics in Prometheus' text format, and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
 
 class EngineMetrics:
-    """The request metrics of one worker. Cost: a few microseconds an observation."""
+    """The request metrics of one replica. Cost: a few microseconds per observation."""
 
     def __init__(self, metrics: Metrics, model_name: str, engine: str) -> None:
         labels = (model_name, engine)
@@ -199,25 +199,25 @@ class EngineMetrics:
         self._iteration_tokens = metrics.iteration_tokens.labels(*labels)
 
     def admitted(self, *, prompt_tokens: int, n: int, max_tokens: int) -> None:
-        """Note what a request asks for."""
+        """Observe what a request asks for."""
         self._prompt_tokens.observe(prompt_tokens)
         self._params_n.observe(n)
         self._params_max_tokens.observe(max_tokens)
 
     def started(self, queue_s: float) -> None:
-        """Note that a request has left the queue."""
+        """Observe that a request left the queue."""
         self._queue.observe(queue_s)
 
     def first_token(self, since_arrival_s: float) -> None:
-        """Note the first output of a sequence."""
+        """Observe the first output of a sequence."""
         self._ttft.observe(since_arrival_s)
 
     def next_tokens(self, since_last_s: float) -> None:
-        """Note a later output of a sequence; one output may hold several tokens."""
+        """Observe a later output of a sequence, of one token or several."""
         self._itl.observe(since_last_s)
 
     def finished(self, reason: str, times: SequenceTimes) -> None:
-        """Note the end of a sequence; one without a token only counts."""
+        """Observe the end of a sequence; one without tokens is only counted."""
         self._success.labels(*self._labels, reason).inc()
         if not times.tokens:
             return
@@ -230,10 +230,10 @@ class EngineMetrics:
             self._tpot.observe((times.last_token - times.first_token) / (times.tokens - 1))
 
     def steps(self, rows: Sequence[int]) -> None:
-        """Note the rows of the engine's latest steps."""
+        """Observe the number of query tokens of the engine's latest steps."""
         for count in rows:
             self._iteration_tokens.observe(count)
 
     def restarted(self, reason: str) -> None:
-        """Note that the worker is started again; `reason` is one of a few words."""
+        """Count a restart of the worker; `reason` is one of a few words."""
         self._restarts.labels(*self._labels, reason).inc()

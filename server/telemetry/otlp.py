@@ -27,19 +27,19 @@ from plait.server.telemetry.tracing import (
     Tracing,
 )
 
-CLOSE_S = 3.0  # for what is unsent when the server ends
-# What the SDK has to say about each failed attempt; said once is enough.
+CLOSE_S = 3.0  # to send remaining spans when the server ends
+# The SDK logs each failed attempt; we log once that sending fails.
 _sdk_logger = logging.getLogger("opentelemetry")
 
 log = structlog.stdlib.get_logger(__name__)
 
 
-def open_otlp(endpoint: str, lost: Callable[[float], None]) -> Tracing:
+def open_otlp(endpoint: str, on_lost: Callable[[float], None]) -> Tracing:
     """Return tracing to an OTLP/HTTP endpoint, the server being the service "plait".
 
-    lost: is told how many spans could not be sent.
+    on_lost: Is called with the number of spans that could not be sent.
     """
-    exporter = CountingExporter(OTLPSpanExporter(endpoint=endpoint), lost)
+    exporter = CountingExporter(OTLPSpanExporter(endpoint=endpoint), on_lost)
     provider = TracerProvider(
         resource=Resource.create({"service.name": "plait"}), shutdown_on_exit=False
     )
@@ -48,19 +48,19 @@ def open_otlp(endpoint: str, lost: Callable[[float], None]) -> Tracing:
 
 
 class CountingExporter(SpanExporter):
-    """Counts what another exporter could not send, and logs when it begins and ends to fail."""
+    """Counts the spans that another exporter can't send; logs when failures begin and end."""
 
-    def __init__(self, exporter: SpanExporter, lost: Callable[[float], None]) -> None:
+    def __init__(self, exporter: SpanExporter, on_lost: Callable[[float], None]) -> None:
         self._exporter = exporter
-        self._lost = lost
+        self._on_lost = on_lost
         self._is_failing = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send spans; called by the SDK's own thread."""
+        """Send spans; called on the SDK's thread."""
         result = self._exporter.export(spans)
         is_lost = result is not SpanExportResult.SUCCESS
         if is_lost:
-            self._lost(len(spans))
+            self._on_lost(len(spans))
         if is_lost and not self._is_failing:
             log.error("traces can't be sent; they are counted in plait_diagnostics_lost_total")
         elif self._is_failing and not is_lost:
@@ -70,23 +70,23 @@ class CountingExporter(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        """End the exporter."""
+        """Shut the wrapped exporter down."""
         self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Pass it on."""
+        """Flush the wrapped exporter."""
         return self._exporter.force_flush(timeout_millis)
 
 
 class OpenTelemetry(Tracing):
-    """Traces through the SDK's batching processor, whose own thread does the sending."""
+    """Traces through the SDK's batch processor, which sends on its own thread."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("plait")
 
     def wrap(self, app: App) -> App:
-        """Return the ASGI application inside a server span; the span ends with the last byte."""
+        """Return the ASGI application in a server span, which ends with the last byte."""
         propagator = TraceContextTextMapPropagator()
 
         async def traced(scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,7 +119,7 @@ class OpenTelemetry(Tracing):
         return traced
 
     def generation(self, generation: GenerationSpan) -> None:
-        """Record a generation that has ended, as a child of the current span."""
+        """Record a finished generation as a child of the current span."""
         zero = time.time_ns() - int(time.monotonic() * 1e9)
         span = self._tracer.start_span(
             f"text_completion {generation.model}",
@@ -129,7 +129,7 @@ class OpenTelemetry(Tracing):
         span.end(zero + int(generation.ended * 1e9))
 
     def close(self) -> None:
-        """Send what is still unsent, within CLOSE_S: a collector may be gone."""
+        """Send the remaining spans, within CLOSE_S: the collector may be unreachable."""
         sending = threading.Thread(target=self._provider.shutdown, daemon=True)
         sending.start()
         sending.join(CLOSE_S)

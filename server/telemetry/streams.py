@@ -1,4 +1,4 @@
-"""Standard output and standard error: there even if they were closed, and no reason to end."""
+"""Standard output and error: usable even if they were closed, and never a reason to fail."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 def open_standard_streams() -> None:
-    """Put the null device in place of standard streams that were closed before the start.
+    """Replace standard streams that were closed before the start by the null device.
 
-    Otherwise the first files and sockets would get their numbers, and what a library writes to
-    "standard error" would go into one of them.
+    Otherwise the first opened files would get their descriptors, and a library's output to standard
+    error would be written into one of them.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
-    # A closed one is None, whatever the library's types say.
+    # A closed stream is None, although the type annotations exclude it.
     sys.stdout = sys.stdout or _null()
     sys.stderr = sys.stderr or _null()
 
 
-def say(text: str) -> None:
-    """Write to standard output; one that can't be written is told to the log, and left alone."""
+def write_stdout(text: str) -> None:
+    """Write to standard output; if that fails, log a warning once and discard later output."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -42,5 +42,5 @@ def _null() -> TextIO:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Tell whether a person looks at what is written."""
+    """Return whether the stream is an open terminal."""
     return not stream.closed and stream.isatty()

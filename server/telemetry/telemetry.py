@@ -1,4 +1,4 @@
-"""What the server tells about itself, as one object for whoever has something to tell."""
+"""Metrics and traces of the server in one object."""
 
 from __future__ import annotations
 

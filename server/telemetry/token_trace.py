@@ -1,7 +1,7 @@
-"""A log of token ids, if the operator asks for it: what `python -m benchmarks.drafters` replays.
+"""An optional log of token ids, which `python -m benchmarks.drafters` replays.
 
-It holds what users wrote and what they were answered, as tokens; so it is off by default, and its
-file can be read by its owner alone.
+It holds prompts and answers as token ids, so it is off by default, and only the owner can read the
+file.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class TracedText(msgspec.Struct, frozen=True):
 
     prompt_token_ids: list[int]
     token_ids: list[int]
-    namespace: str = ""  # whose it is: tenant and salt, hashed
+    namespace: str = ""  # hash of tenant and salt
 
 
 class TokenTrace:
-    """Appends a line a sequence. Workers of one machine may share the file.
+    """Appends one line per sequence. Several workers of one machine may share the file.
 
-    A text that can't be written is counted and forgotten: a diagnostic ends no service.
+    A text that can't be written is counted and dropped: a diagnostic must not stop the service.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,16 +37,16 @@ class TokenTrace:
         self._path = path
         self._file: int | None = None
         self._is_failing = False
-        self._attempt(b"")
+        self._try_append(b"")
 
     def write(self, prompt: Sequence[int], output: Sequence[int], namespace: str) -> None:
-        """Append one sequence; a single write, so lines of several workers never mix."""
+        """Append one sequence in a single write, so that lines of several workers never mix."""
         text = TracedText(list(prompt), list(output), namespace)
-        if not self._attempt(msgspec.json.encode(text) + b"\n"):
+        if not self._try_append(msgspec.json.encode(text) + b"\n"):
             self.num_lost += 1
 
-    def _attempt(self, line: bytes) -> bool:
-        """Append a line; tell whether that went well, and the log if it has changed."""
+    def _try_append(self, line: bytes) -> bool:
+        """Append a line; return whether that worked, and log when it begins or ceases to work."""
         try:
             if self._file is None:
                 self._file = open_trace(self._path)
@@ -81,17 +81,17 @@ class TokenTrace:
 def open_trace(path: Path) -> int:
     """Return a file descriptor that appends; raise OSError if the file can't be written.
 
-    Never waits: neither for the reader of a pipe, nor for a full one to be read.
+    Never blocks: neither for a pipe without a reader, nor for a full one.
     """
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o600)
 
 
 def _append(file: int, line: bytes) -> None:
-    """Write a whole line or none of it: half a one would spoil the file for its readers."""
+    """Write a whole line or nothing: an incomplete line would make the file unreadable."""
     written = os.write(file, line)
     if written == len(line):
         return
     end = os.lseek(file, 0, os.SEEK_CUR)
-    if os.fstat(file).st_size == end:  # else another worker has appended meanwhile
+    if os.fstat(file).st_size == end:  # otherwise another worker has appended meanwhile
         os.ftruncate(file, end - written)
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,7 +1,8 @@
-"""Optional OpenTelemetry traces: a server span a request, one `gen_ai` span a generation.
+"""Optional OpenTelemetry traces: one server span per request, one `gen_ai` span per generation.
 
-Off (and free) unless an OTLP endpoint is set; needs the extra `otel`. A W3C `traceparent` of the
-client becomes the parent. Attributes follow the GenAI semantic conventions; no text is recorded.
+Off, at no cost, unless an OTLP endpoint is set; needs the extra `otel`. The client's W3C
+`traceparent` becomes the parent. Attributes follow the GenAI semantic conventions; no text is
+recorded.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class GenerationSpan:
-    """What a span tells of one generation; instants in seconds of time.monotonic(), 0: never."""
+    """The data of a generation's span; instants in seconds of time.monotonic(), 0: never."""
 
     model: str
     request_id: str
@@ -42,23 +43,23 @@ class GenerationSpan:
 
 
 class Tracing:
-    """The interface, and what stands for it when traces are off."""
+    """The interface, and the implementation that does nothing when traces are off."""
 
     def wrap(self, app: App) -> App:
-        """Return the ASGI application inside a server span."""
+        """Return the ASGI application in a server span."""
         return app
 
     def generation(self, generation: GenerationSpan) -> None:
-        """Record a generation that has ended, as a child of the current span."""
+        """Record a finished generation as a child of the current span."""
 
     def close(self) -> None:
-        """Send what is still unsent."""
+        """Send the remaining spans."""
 
 
-def open_tracing(endpoint: str, lost: Callable[[float], None] = lambda count: None) -> Tracing:
+def open_tracing(endpoint: str, on_lost: Callable[[float], None] = lambda count: None) -> Tracing:
     """Return tracing to an OTLP/HTTP endpoint ("http://collector:4318/v1/traces"), or none.
 
-    lost: is told how many spans could not be sent.
+    on_lost: Is called with the number of spans that could not be sent.
     """
     if not endpoint:
         return Tracing()
@@ -67,4 +68,4 @@ def open_tracing(endpoint: str, lost: Callable[[float], None] = lambda count: No
         return Tracing()
     from plait.server.telemetry.otlp import open_otlp  # noqa: PLC0415  an optional extra
 
-    return open_otlp(endpoint, lost)
+    return open_otlp(endpoint, on_lost)

@@ -52,7 +52,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class EngineLike(Protocol):
-    """What the loop asks of an engine."""
+    """The part of an engine that the loop uses."""
 
     @property
     def has_work(self) -> bool:
@@ -62,35 +62,35 @@ class EngineLike(Protocol):
         """Queue a request; raise ServerError if it can never be served."""
 
     def abort(self, request_id: str, index: int | None = None) -> None:
-        """Drop a request or one of its sequences."""
+        """Abort a request or one of its sequences."""
 
     def draft_store(self, task: DraftStoreTask) -> DraftStoreReport:
-        """Look into the drafters' stores, or change them."""
+        """Do a task of the draft stores; return its report."""
 
     def step(self) -> list[Started | Delta | Failed]:
         """Advance every sequence by one forward pass."""
 
     def close(self) -> None:
-        """Save what is to outlive the engine."""
+        """Save the state that outlives the engine."""
 
     def stats(self) -> Stats:
         """Return gauges and counters."""
 
 
-ProgressCallback = Callable[[str], None]  # takes how far loading is, in words
+ProgressCallback = Callable[[str], None]  # is called with how far loading is, in words
 EngineFactory = Callable[[EngineSettings, ProgressCallback], tuple[EngineLike, ModelInfo]]
 
 
 def run(engine: EngineLike, info: ModelInfo, end: WorkerChannel) -> int:
     """Serve commands until Shutdown; return the process's exit code.
 
-    A failing step fails every request with Internal and ends the worker, whose state can no longer
-    be trusted; the pool starts another one.
+    If a step fails, every request fails with Internal and the worker ends, since its state can no
+    longer be trusted; the pool starts another one.
     """
     end.send(info)
     loop = _Loop(engine, end)
     try:
-        while loop.turn():
+        while loop.run_once():
             pass
         engine.close()
     except Exception:
@@ -102,21 +102,21 @@ def run(engine: EngineLike, info: ModelInfo, end: WorkerChannel) -> int:
 
 
 class _Loop:
-    """Commands in, one step, reports out; a heartbeat each second and when the work runs out."""
+    """Handles commands, steps the engine, sends reports; a heartbeat each second and when idle."""
 
     def __init__(self, engine: EngineLike, end: WorkerChannel) -> None:
         self._engine = engine
         self._end = end
         self._next_heartbeat = time.monotonic()
 
-    def turn(self) -> bool:
-        """Do one round; return False after Shutdown."""
+    def run_once(self) -> bool:
+        """Handle the waiting commands and do one step; return False after Shutdown."""
         until_heartbeat = max(self._next_heartbeat - time.monotonic(), 0.0)
         refused: list[Failed] = []
         for command in self._end.receive(0.0 if self._engine.has_work else until_heartbeat):
             if isinstance(command, Shutdown):
                 return False
-            refused += self._obey(command)
+            refused += self._handle(command)
         had_work = self._engine.has_work
         reports = [*refused, *(self._engine.step() if had_work else ())]
         if reports:
@@ -126,7 +126,7 @@ class _Loop:
             self._next_heartbeat = time.monotonic() + HEARTBEAT_S
         return True
 
-    def _obey(self, command: Command) -> list[Failed]:
+    def _handle(self, command: Command) -> list[Failed]:
         if isinstance(command, Abort):
             self._engine.abort(command.request_id, command.index)
         elif isinstance(command, DraftStoreTask):
@@ -140,7 +140,7 @@ class _Loop:
 
 
 def failure(request_id: str, error: ServerError) -> Failed:
-    """Return the report that makes the pool raise this error again."""
+    """Return the report of an error; the pool raises the same error from it."""
     return Failed(
         request_id=request_id,
         error=type(error).__name__,
@@ -167,14 +167,14 @@ def main(make_engine: EngineFactory) -> int:
 
 
 def _die_with_parent() -> None:
-    """End this process when the pool's ends, however that ends, even if the engine hangs."""
+    """End this process when the pool's process ends, for whatever reason, even if we hang."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_exit_on_eof, name="parent-watch", daemon=True).start()
 
 
 def _exit_on_eof() -> None:
-    # Not through sys.stdin, whose lock this thread would hold while the interpreter shuts down.
+    # Not through sys.stdin: this thread would hold its lock while the interpreter shuts down.
     while os.read(0, 64):
         pass
     os._exit(0)

@@ -19,7 +19,7 @@ from plait import server
 from plait.server import cli
 from plait.server import main as entry
 from plait.server.options import ServeOptions
-from plait.server.parser import readable
+from plait.server.parser import format_size
 from plait.server.serve import bind, seconds_since_start
 from plait.server.settings import ApiSettings, EngineSettings, Settings
 
@@ -276,8 +276,8 @@ def test_help_writes_values_as_people_do(help_text: str) -> None:
     sizes = [f for f in ServeOptions.model_fields.values() if isinstance(f.default, ByteSize)]
     assert len(sizes) > 4
     for field in sizes:
-        assert f"{field.description} (default: {readable(field.default)})" in said
-        assert TypeAdapter(ByteSize).validate_python(readable(field.default)) == field.default
+        assert f"{field.description} (default: {format_size(field.default)})" in said
+        assert TypeAdapter(ByteSize).validate_python(format_size(field.default)) == field.default
     assert "ByteSize" not in said and "list[" not in said
     assert help_text.startswith("usage: plait serve [OPTIONS] [MODEL ...]\n")
 
@@ -287,7 +287,7 @@ def test_help_writes_values_as_people_do(help_text: str) -> None:
     [(2**30, "1GiB"), (3 * 2**19, "1.5MiB"), (2**18, "256KiB"), (10, "10B"), (0, "0")],
 )
 def test_sizes_are_readable(size: int, want: str) -> None:
-    assert readable(ByteSize(size)) == want
+    assert format_size(ByteSize(size)) == want
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

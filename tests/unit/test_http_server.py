@@ -36,7 +36,7 @@ async def running(
     settings = ApiSettings(port=0, read_timeout_s=read_timeout_s)
     listener = bind(settings)
     server = HttpServer(app, settings)
-    answering = asyncio.create_task(server.answer(listener))
+    answering = asyncio.create_task(server.run_on(listener))
     reader, writer = await asyncio.open_connection(*listener.getsockname())
     try:
         yield reader, writer

@@ -60,7 +60,7 @@ async def shown(stages: list[str]) -> None:
             done.set()
         return seen[-1]
 
-    showing = asyncio.create_task(show_loading(stage, say_s=0.001))
+    showing = asyncio.create_task(show_loading(stage, log_s=0.001))
     async with asyncio.timeout(20):
         await done.wait()
     showing.cancel()

@@ -20,7 +20,7 @@ import pytest
 
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.server.run_folder import running_addresses
-from plait.server.serve import bind, describe
+from plait.server.serve import bind, describe_diffusion
 from plait.server.settings import ApiSettings
 from tests.fixtures import scripted_worker as script
 
@@ -189,9 +189,9 @@ async def test_a_model_that_does_not_load_is_told_in_one_line() -> None:
 
 def test_a_diffusion_model_is_described_in_a_line() -> None:
     spec = DiffusionSpec(1, (0,), "block", 32, (4, 32), also_full=True)
-    have = describe(spec)
+    have = describe_diffusion(spec)
     want = "diffusion, block attention, blocks of 32 (4, 32 on request), full attention on request"
     assert have == f"{want}, mask token 1"
     shifted = DiffusionSpec(7, (0,), "full", 16, shift=True)
     want = "diffusion, full attention, blocks of 16, shifted heads, mask token 7"
-    assert describe(shifted) == want
+    assert describe_diffusion(shifted) == want

@@ -107,9 +107,7 @@ class ForkServer:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._children: dict[
-            int, JobProcess
-        ] = {}  # by pidfd, which becomes readable when the child ends
+        self._children: dict[int, JobProcess] = {}  # by pidfd: readable once the child ends
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
 
