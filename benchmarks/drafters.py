@@ -1,8 +1,8 @@
 """`python -m benchmarks.drafters TRACE`: what drafters would gain on logged texts, without a model.
 
-A text that was written is replayed: at every step the drafters say what follows, the log says what
-did. Tokens per forward pass and acceptance are exact for the drafters that read nothing but tokens,
-since no draft changes a text; the gain in time is predicted from what a pass costs by its rows.
+A logged text is replayed: at each step the drafters propose tokens, and the log tells which were
+right. Tokens per forward pass and acceptance are exact for drafters that read only tokens, since
+drafts do not change a text; the speed-up is predicted from the cost of a pass by its rows.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from plait.server.options import Count, Texts
 from plait.server.telemetry.token_trace import TracedText
 
 EXIT_FAILED, EXIT_BAD_OPTIONS = 1, 2
-POSITIONS = 8  # of a draft, for which acceptance is shown
-UNKNOWN = -1  # what the law would have drawn at a row that the text did not reach
+POSITIONS = 8  # of a draft, in the table
+UNKNOWN = -1  # stands for the token drawn at a row that was not reached
 
 
 def _costs(value: object) -> object:
@@ -78,7 +78,7 @@ class DraftersOptions(Command):
 
 @dataclass(slots=True)
 class Replay:
-    """What one drafter, or several together, did on all texts."""
+    """The results of one drafter, or of several together, on all texts."""
 
     name: str
     tokens: int = 0
@@ -87,13 +87,13 @@ class Replay:
     accepted: Counter[str] = field(default_factory=Counter)
     tried_at: Counter[int] = field(default_factory=Counter)  # by depth of the draft
     right_at: Counter[int] = field(default_factory=Counter)
-    plain_s: float = 0.0  # predicted: a row a token
+    plain_s: float = 0.0  # predicted: one pass per token
     drafts_s: float = 0.0  # predicted: the passes with drafts
     asking_s: float = 0.0  # measured: the drafters themselves
 
     @property
     def gain(self) -> float:
-        """Predicted tokens a second, over those of plain decoding; the drafters' time is in it."""
+        """Predicted speed-up over plain decoding, with the drafters' own time."""
         return self.plain_s / (self.drafts_s + self.asking_s) if self.forwards else 1.0
 
 
@@ -134,7 +134,7 @@ def _replay_text(
     written: Sequence[int],
     costs: CostCurve,
 ) -> None:
-    """Replay one text into the account."""
+    """Replay one text; add to the results."""
     seconds = costs.seconds(1 + MAX_DRAFT)
     at = 0
     while at < len(written):
@@ -142,7 +142,7 @@ def _replay_text(
         (tree,) = speculator.propose(
             [member], [len(written) - at - 1], DraftBudget(MAX_DRAFT, fed=1)
         )
-        result = _verdict(tree, written[at:])
+        result = _verify(tree, written[at:])
         _note_depths(found, tree, result)
         at += len(result.emitted)
         member.text.extend(result.emitted)
@@ -156,8 +156,8 @@ def _replay_text(
     found.plain_s += len(written) * float(seconds[1])
 
 
-def _verdict(tree: DraftTree, following: Sequence[int]) -> VerificationResult:
-    """Return what a pass would have said, had it drawn what was written."""
+def _verify(tree: DraftTree, following: Sequence[int]) -> VerificationResult:
+    """Return the verification result of a pass that draws the logged tokens."""
     node, accepted_rows, emitted = ROOT, [0], [following[0]]
     drawn = [UNKNOWN] * (len(tree) + 1)
     drawn[0] = following[0]
@@ -173,7 +173,7 @@ def _verdict(tree: DraftTree, following: Sequence[int]) -> VerificationResult:
 
 
 def _note_depths(found: Replay, tree: DraftTree, verdict: VerificationResult) -> None:
-    """Count, for each depth that was tried, whether some node of it was right."""
+    """Count, for each tried depth of the draft, whether one of its nodes was right."""
     parents = [row - 1 for row in verdict.accepted_rows]
     for depth, node in enumerate(parents):
         if node not in tree.parents:

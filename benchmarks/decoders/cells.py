@@ -1,4 +1,4 @@
-"""One setting on one task: measured once, written down at once, and never measured again."""
+"""A cell is the measurement of one setting on one task; it is stored at once and then reused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from plait.server.wire.messages import CompiledConstraint, GenerateRequest
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Which cases are asked."""
+    """The cases of each task."""
 
     seed: int = 0  # counted from the first held-out one
     cases: int = 25  # of each task
@@ -41,14 +41,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What one setting made of one task; entry i of a list belongs to case i."""
+    """The results of one setting on one task; entry i of each list belongs to case i."""
 
     key: str  # a hash of everything the measurement depends on
     setting: str
     task: str
     templates: list[int]
     right: list[bool]
-    tokens: list[int]  # with the one that ends the answer
+    tokens: list[int]  # including the stop token
     forwards: list[int]
     answers: list[list[int]]  # token ids
     seconds: float
@@ -58,7 +58,7 @@ class Cell:
 
 
 class Store:
-    """Cells in a file of JSON lines: a comparison that was broken off goes on where it stopped."""
+    """Cells in a file of JSON lines, so that an interrupted comparison resumes where it stopped."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -71,7 +71,7 @@ class Store:
         self._cells = {cell.key: cell for cell in cells}
 
     def get(self, key: str) -> Cell | None:
-        """Return what was measured under a key."""
+        """Return the cell of a key; None if it was not measured."""
         return self._cells.get(key)
 
     def add(self, cell: Cell) -> None:
@@ -82,7 +82,7 @@ class Store:
 
 
 def key_of(setting: Setting, task: str, conditions: Mapping[str, object]) -> str:
-    """Return the key of a cell; equal keys promise equal answers."""
+    """Return the key of a cell; cells with equal keys have equal answers."""
     content = json.dumps([setting.model_dump(), task, conditions], sort_keys=True)
     return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
 
@@ -150,7 +150,7 @@ def measure(
 
 
 def texts(served: LoadedModel, run: MeasuredRun) -> list[str]:
-    """Return what the answers say."""
+    """Return the answers as text."""
     return [served.tokenizer.decode(answer.token_ids) for answer in run.answers]
 
 

@@ -41,7 +41,7 @@ from plait.server.models.catalog import BadModel
 
 EXIT_FAILED, EXIT_BAD_OPTIONS = 1, 2
 WARM_UP_S = 3.0  # before the first measured answer; meanwhile an engine prepares its grammars
-# What the extra brings, by what needs it: the plot, and the table of extracted objects.
+# Packages of the extra `bench`, by the part of the report that needs them.
 PACKAGES = {"plot": "matplotlib", "json": "jsonschema_rs"}
 TITLE = "Exact match against tokens per forward pass: {}, {} cases a setting"
 REFERENCES = (AUTOREGRESSIVE, ONE_TOKEN)
@@ -50,15 +50,15 @@ FAULTS = (RequestFailed, ServerError, MethodError, BadModel)
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What has been measured."""
+    """The measurements of a run."""
 
     settings: Sequence[Setting]
     cells: dict[str, list[Cell]] = field(default_factory=dict)  # of a setting: one per task
-    faults: dict[str, str] = field(default_factory=dict)  # why a setting has none
+    faults: dict[str, str] = field(default_factory=dict)  # why a setting has no cells
 
 
 class Bench:
-    """One run: its options, and the models, each loaded when it is first asked for."""
+    """One run: its options, and its models, which are loaded on first use."""
 
     def __init__(self, options: DecodersOptions) -> None:
         self.options = options
@@ -90,14 +90,14 @@ class Bench:
             run_requests(served, requests_of(served, plain, cases), self.options.streams)
 
     def models(self) -> dict[str, str]:
-        """Return what was served, by weights."""
+        """Return the names and fingerprints of the loaded models, by weights."""
         return {
             weights: f"{served.info.model} in {served.info.weights}, {served.info.fingerprint}"
             for weights, served in self._served.items()
         }
 
     def compare(self, settings: Sequence[Setting], store: Store) -> Comparison:
-        """Measure every setting on every task, but for what the store holds."""
+        """Measure every setting on every task, except for cells that the store holds."""
         found = Comparison(settings)
         for setting in settings:
             try:
@@ -132,26 +132,25 @@ class Bench:
 def run_bench(options: DecodersOptions) -> int:
     """Run the comparison; return the process's exit code.
 
-    1: what all are compared with could not be measured, or a lossless setting gave other answers;
-    then nothing is reported. 2: wrong options, or packages that are missing: found out before
-    anything is measured.
+    1: a reference could not be measured, or a lossless setting gave different answers; nothing is
+    reported then. 2: wrong options or missing packages, found before anything is measured.
     """
     if missing := missing_packages(options.parts):
         names, are = " and ".join(missing), "is" if len(missing) == 1 else "are"
         text = f"{names} {are} not installed: pip install 'plait[bench]'"
-        return _complain(text, EXIT_BAD_OPTIONS)
+        return _fail(text, EXIT_BAD_OPTIONS)
     try:
         options.output.mkdir(parents=True, exist_ok=True)
         settings = choose_settings(options.methods)
         bench = Bench(options)
         bench.served("base")
     except (BadSettings, BadModel, OSError) as error:
-        return _complain(str(error), EXIT_BAD_OPTIONS)
+        return _fail(str(error), EXIT_BAD_OPTIONS)
     found = bench.compare(settings, Store(options.output / "decoders.cells.jsonl"))
     faults = [f"{name}: {found.faults[name]}" for name in REFERENCES if name in found.faults]
     faults += unequal(settings, found.cells)
     if faults:
-        return _complain("\nplait: ".join(faults))
+        return _fail("\nplait: ".join(faults))
     _save(options.output, make_report(bench, found))
     return 0
 
@@ -163,7 +162,7 @@ def missing_packages(parts: Sequence[str]) -> list[str]:
 
 
 def make_report(bench: Bench, found: Comparison) -> Report:
-    """Put the tables together; measure what they need beyond the comparison."""
+    """Return the report; measure what it needs beyond the comparison."""
     options = bench.options
     lines = summarise(found.settings, found.cells, found.faults)
     report = Report(
@@ -206,7 +205,7 @@ def _save(folder: Path, report: Report) -> None:
 
 
 def command(options: DecodersOptions) -> str:
-    """Return the command line that does the same, without the machine's paths."""
+    """Return the command line of these options, with file names instead of paths."""
     words = ["python", "-m", "benchmarks.decoders", Path(options.model).name]
     for name, option in DecodersOptions.model_fields.items():
         value = getattr(options, name)
@@ -224,7 +223,7 @@ def _tasks(names: Sequence[str]) -> list[str]:
     return list(names or TASKS)
 
 
-def _complain(message: str, code: int = EXIT_FAILED) -> int:
+def _fail(message: str, code: int = EXIT_FAILED) -> int:
     _say(f"plait: {message}")
     return code
 

@@ -1,4 +1,4 @@
-"""Wall clock with one, some and many clients: what a setting is worth once a machine is full."""
+"""Throughput and latency of a setting with one, some and many requests at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANSWERS = 64  # a run
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """One setting with so many answers growing at once."""
+    """One setting with a number of requests at once."""
 
     setting: str
     streams: int

@@ -1,4 +1,4 @@
-"""What a sample of right and wrong answers says, and how far: intervals and sweeps. No torch."""
+"""Statistics of right and wrong answers: confidence intervals, paired differences, sweeps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One setting of a method: what it costs and what it gives."""
+    """One setting of a method: its speed and its accuracy."""
 
     speed: float  # tokens per forward pass
     accuracy: float  # 0..1

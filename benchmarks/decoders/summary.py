@@ -1,4 +1,4 @@
-"""From cells to what is reported of each setting, beside one token per step."""
+"""Summaries of cells: one line per setting, compared with one token per step."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from benchmarks.decoders.statistics import Interval, Point, paired_difference, r
 from benchmarks.tasks.case import TEMPLATES
 
 LEARNT = 0.9  # a task counts as learnt if one token per step is right so often
-HOSTS = frozenset({"static", "threshold"})  # selectors that other methods are put on top of
-LOSS = 0.02  # of accuracy: what the fastest setting worth having may give up
+HOSTS = frozenset({"static", "threshold"})  # selectors that other methods are combined with
+LOSS = 0.02  # of accuracy that a recommended setting may lose
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Some cases of one setting, taken together."""
+    """The totals of one setting over some cases."""
 
     accuracy: Interval
     cases: int
@@ -30,7 +30,7 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Gain:
+class Speedup:
     """How much better a setting is than another, on the same cases."""
 
     forwards: float  # times fewer
@@ -41,7 +41,7 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What came of one setting."""
+    """The summary of one setting."""
 
     setting: Mapping[str, Any]
     total: Score | None = None  # None: nothing was measured
@@ -49,7 +49,7 @@ class Line:
     by_task: Mapping[str, Score] = field(default_factory=dict)
     by_template: Mapping[int, Interval] = field(default_factory=dict)
     difference: Interval | None = None  # of accuracy, to one token per step on the same cases
-    gain: Gain | None = None  # over the setting that it is held against
+    gain: Speedup | None = None  # over the setting that it is compared with
     fault: str = ""  # why nothing was measured
 
     @property
@@ -60,7 +60,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How fast one method gets at an accuracy that has to be kept."""
+    """The speed of one method at a required accuracy."""
 
     sweep: str
     pb90: float  # tokens per forward pass over all tasks; 0: never so accurate
@@ -117,10 +117,10 @@ def _line(setting: Setting, cells: Cells, learnt: frozenset[str]) -> Line:
     )
 
 
-def gain(cells: Sequence[Cell], reference: Sequence[Cell]) -> Gain:
+def gain(cells: Sequence[Cell], reference: Sequence[Cell]) -> Speedup:
     """Compare two settings on the same cases."""
     have, other = score(cells), score(reference)
-    return Gain(
+    return Speedup(
         forwards=other.forwards / have.forwards,
         flops=other.flops_per_token / have.flops_per_token,
         rate=have.tokens_per_second / other.tokens_per_second,
@@ -190,7 +190,7 @@ def _methods(line: Line) -> set[str]:
 
 
 def unequal(settings: Sequence[Setting], cells: Cells) -> list[str]:
-    """Return a sentence for each setting that breaks its promise.
+    """Return a sentence for each lossless setting whose answers differ.
 
     Law: a lossless setting gives the answers of the one it equals, token for token, in at most as
     many forward passes each.

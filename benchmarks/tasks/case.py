@@ -1,4 +1,4 @@
-"""What a case is, how it is drawn from its seed, and how an answer is read."""
+"""Cases of a task: how they are drawn from a seed, and how answers are parsed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def word(task: str, position: int, question: Question, template: int) -> Case:
 
 
 def generator(task: str, seed: int, index: int) -> random.Random:
-    """Return the case's own source of chance: the same on every machine and Python.
+    """Return the case's own random generator: the same on every machine and Python.
 
     Only `random()` of it may be called, the one method whose sequence Python promises to keep.
     """

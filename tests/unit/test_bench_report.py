@@ -21,7 +21,7 @@ from benchmarks.decoders.report import (
 )
 from benchmarks.decoders.statistics import Interval, wilson
 from benchmarks.decoders.summary import (
-    Gain,
+    Speedup,
     best_fast,
     best_lossless,
     claimed,
@@ -135,7 +135,7 @@ def test_a_claim_stands_beside_the_setting_that_saves_most_at_little_loss() -> N
     }
     best = claimed(summarise(settings, cells, {}))
     assert {method: line.name for method, line in best.items()} == {"wino": "brave"}
-    assert best["wino"].gain == Gain(2.5, 2.0, 1.0, Interval(0.0, 0.0, 0.0))
+    assert best["wino"].gain == Speedup(2.5, 2.0, 1.0, Interval(0.0, 0.0, 0.0))
     del cells["brave"], cells["meek"]
     lost = claimed(summarise(settings, cells, {"brave": "", "meek": ""}))
     assert lost["wino"].name == "rash"
