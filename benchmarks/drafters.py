@@ -146,10 +146,10 @@ def _replay_text(
         _note_depths(found, tree, result)
         at += len(result.emitted)
         member.text.extend(result.emitted)
-        drafted, accepted = speculator.record(member, result)
+        counts = speculator.record(member, result)
         found.asking_s += time.perf_counter() - begun
-        found.drafted.update(drafted)
-        found.accepted.update(accepted)
+        found.drafted.update(counts.drafted)
+        found.accepted.update(counts.accepted)
         found.forwards += 1
         found.drafts_s += float(seconds[1 + len(tree)])
     found.tokens += len(written)

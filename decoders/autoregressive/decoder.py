@@ -253,11 +253,15 @@ class AutoregressiveDecoder:
             hidden,
             walk.first,
         )
-        drafted, accepted = self._speculator.record(state.speculation, result)
+        counts = self._speculator.record(state.speculation, result)
         if not len(tree):
             return outcome
-        sources = [tree.sources[node] for node in keep]
-        return replace(outcome, drafted=drafted, accepted=accepted, sources=sources)
+        return replace(
+            outcome,
+            drafted=counts.drafted,
+            accepted=counts.accepted,
+            predicted=counts.predicted,
+        )
 
 
 def _max_draft_tokens(state: AutoregressiveState) -> int:

@@ -78,6 +78,16 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), best first
 
 
+class PredictionResult(msgspec.Struct, frozen=True, array_like=True):
+    """What became of the tokens that a step has drafted from the request's prediction.
+
+    It travels to the front end as it is. Positions are indices of the emitted tokens.
+    """
+
+    accepted: list[int]  # positions of accepted tokens
+    rejected: list[tuple[int, int]]  # position of the token emitted instead, number rejected
+
+
 @dataclass(frozen=True, slots=True)
 class Alternative:
     """A token that the request allows at a position: constraint, bans and budget are applied."""
@@ -111,11 +121,9 @@ class Outcome:
     fault: str = ""  # not empty: the request can't go on, and nobody else is to suffer for it
     cause: Exception | None = None  # of the fault, when it is the server's: for the log
     is_client_error: bool = False  # the fault is the request's: what it asks for contradicts itself
-    drafted: Mapping[str, int] = field(default_factory=dict)  # draft rows that were fed, by source
-    accepted: Mapping[str, int] = field(
-        default_factory=dict
-    )  # those of them that are among the emitted tokens
-    sources: Sequence[str] = ()  # of the first emitted tokens: who had drafted each
+    drafted: Mapping[str, int] = field(default_factory=dict)  # draft rows fed, by drafter
+    accepted: Mapping[str, int] = field(default_factory=dict)  # accepted draft tokens, by drafter
+    predicted: PredictionResult | None = None  # when rows were drafted from a prediction
     log_mass: float = 0.0  # sum over the drawn tokens: log of the mass that the constraint allows
     alternatives: Sequence[Sequence[Alternative]] = ()  # to each drawn token, best first, if needed
 

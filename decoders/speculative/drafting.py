@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from plait.decoders.contract.constraint import Constraint
+from plait.decoders.contract.decoder import PredictionResult
 from plait.decoders.contract.drafter import Draft, Drafter
 from plait.decoders.contract.text import Text
+from plait.decoders.speculative.config import PREDICTED
 from plait.decoders.speculative.draft_budget import AcceptanceEstimates, SequenceAcceptance
 from plait.decoders.speculative.drafter_stats import SequenceDrafterStats
 from plait.decoders.speculative.lossy.acceptance_rule import AcceptanceRule
@@ -42,6 +44,28 @@ class SpeculationState:
     row_cost: float = 0.0  # of each row of the tree, in tokens
     drafted: dict[str, int] = field(default_factory=dict)  # draft tokens fed so far, by drafter
     accepted: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DraftCounts:
+    """What became of the draft of one sequence and step."""
+
+    drafted: Mapping[str, int]  # tokens fed, by drafter
+    accepted: Mapping[str, int]
+    predicted: PredictionResult | None = None  # of the tokens drafted from a prediction
+
+
+def count_draft(tree: DraftTree, accepted_rows: Sequence[int]) -> DraftCounts:
+    """Return what became of a draft, of which some rows were accepted."""
+    nodes = [row - 1 for row in accepted_rows if row > 0]
+    drafted = tree.count()
+    predicted: PredictionResult | None = None
+    if PREDICTED in drafted:
+        places = [i for i, node in enumerate(nodes) if tree.sources[node] == PREDICTED]
+        num_rejected = drafted[PREDICTED] - len(places)
+        rejected = [(len(nodes), num_rejected)] if num_rejected else []
+        predicted = PredictionResult(places, rejected)
+    return DraftCounts(drafted, tree.count(nodes), predicted)
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,9 +33,11 @@ from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.draft_budget import AcceptanceEstimates
 from plait.decoders.speculative.drafter_stats import DrafterStats, SequenceDrafterStats
 from plait.decoders.speculative.drafting import (
+    DraftCounts,
     DrafterBinding,
     DraftInProgress,
     SpeculationState,
+    count_draft,
     drafters_in_order,
 )
 from plait.decoders.speculative.lossy.acceptance_rule import AcceptanceRule
@@ -44,8 +46,8 @@ from plait.decoders.speculative.tree import DraftTree, MalformedDraft, validate_
 MAX_CHOICES = 256  # drafters with different options that are kept
 ROUNDS = 4  # how often the drafters of a sequence take turns in one chain
 NOTHING = DraftTree()
+NO_COUNTS = DraftCounts({}, {})
 LOG = logging.getLogger(__name__)
-Counts = dict[str, int]  # by drafter
 
 
 class Speculator:
@@ -150,20 +152,19 @@ class Speculator:
             self._select(drafts, budget, others + len(states) - len(drafts))
         return [state.tree for state in states]
 
-    def record(self, state: SpeculationState, result: VerificationResult) -> tuple[Counts, Counts]:
-        """Learn from a verified draft; return the drafted and the accepted tokens, by drafter."""
+    def record(self, state: SpeculationState, result: VerificationResult) -> DraftCounts:
+        """Learn from a verified draft; return what became of it."""
         tree, state.tree = state.tree, NOTHING
-        counts: tuple[Counts, Counts] = {}, {}
+        counts = NO_COUNTS
         if len(tree):
             rows, vocab_size = result.accepted_rows, self._context.vocab_size
             self._estimates.learn(tree, rows, state.acceptance, vocab_size)
-            accepted_nodes = [row - 1 for row in rows if row > 0]
-            counts = dict(tree.count()), dict(tree.count(accepted_nodes))
-        for total, new in zip((state.drafted, state.accepted), counts, strict=True):
-            for source, count in new.items():
-                total[source] = total.get(source, 0) + count
+            counts = count_draft(tree, rows)
+            _add(state.drafted, counts.drafted)
+            _add(state.accepted, counts.accepted)
         for binding in state.bindings:
-            drafted, accepted = (count.get(binding.drafter.name, 0) for count in counts)
+            name = binding.drafter.name
+            drafted, accepted = counts.drafted.get(name, 0), counts.accepted.get(name, 0)
             binding.stats.add_gain(accepted - drafted * state.row_cost)
             binding.drafter.observe(binding.state, state.text, result)
         return counts
@@ -279,3 +280,8 @@ class Speculator:
         if name not in self._malformed:
             self._malformed.add(name)
             LOG.warning("drafts of %s are malformed and dropped: %s", name, fault)
+
+
+def _add(totals: dict[str, int], counts: Mapping[str, int]) -> None:
+    for source, count in counts.items():
+        totals[source] = totals.get(source, 0) + count

@@ -10,10 +10,9 @@ import structlog
 import torch
 
 from plait.decoders.contract.decoder import Decoder, Forward, Outcome
-from plait.decoders.speculative.config import PREDICTED
 from plait.server.engine.sequence import ScheduledSequence, Sequence
 from plait.server.wire.counters import EngineCounters, SpeculationCounters, increment
-from plait.server.wire.messages import Delta, PredictionResult, Started
+from plait.server.wire.messages import Delta, Started
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -113,17 +112,8 @@ def make_delta(sequence: Sequence, outcome: Outcome) -> Delta | None:
         if is_first and sequence.reports_prompt_logprobs
         else None,
         trace=_trace_due(sequence) if outcome.finish is not None else None,
-        predicted=_predicted(outcome),
+        predicted=outcome.predicted,
     )
-
-
-def _predicted(outcome: Outcome) -> PredictionResult | None:
-    drafted = outcome.drafted.get(PREDICTED, 0)
-    if not drafted:
-        return None
-    accepted = [i for i, source in enumerate(outcome.sources) if source == PREDICTED]
-    rejected = drafted - len(accepted)
-    return PredictionResult(accepted, [(len(outcome.sources), rejected)] if rejected else [])
 
 
 def _trace_due(sequence: Sequence) -> dict[str, Any] | None:

@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from plait.decoders.contract.decoder import PredictionResult
 from plait.server import errors
 from plait.server.errors import Internal, ServerError
 from plait.server.telemetry.metrics import EngineMetrics, SequenceTimes
-from plait.server.wire.messages import Delta, Failed, GenerateRequest, PredictionResult, Started
+from plait.server.wire.messages import Delta, Failed, GenerateRequest, Started
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from plait.decoders.contract.decoder import FinishReason, TokenLogprobs
+from plait.decoders.contract.decoder import FinishReason, PredictionResult, TokenLogprobs
 from plait.decoders.contract.decoding import NO_EXTRAS, DecodingSpec, PromptExtras
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.sampling.params import SamplingParams
@@ -78,15 +78,6 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     request_id: str
     cached_tokens: int  # of the prompt, found in the prefix cache
     at: float  # an instant
-
-
-class PredictionResult(msgspec.Struct, frozen=True, array_like=True):
-    """Tokens drafted from a request's prediction; positions are indices of the delta's tokens."""
-
-    accepted: list[int]  # positions of accepted tokens
-    rejected: list[
-        tuple[int, int]
-    ]  # position of the token emitted instead, number of rejected ones
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta"):

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.decoders.contract import registry
+from plait.decoders.contract.decoder import PredictionResult
 from plait.decoders.contract.decoding import NO_EXTRAS, AutoregressiveMethods, PromptExtras
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.server.api.requests.chat import lower_chat
@@ -26,7 +27,7 @@ from plait.server.errors import BadRequest
 from plait.server.models.catalog import BadModel
 from plait.server.pool.in_flight import coalesce
 from plait.server.settings import EngineSettings, LimitSettings
-from plait.server.wire.messages import Delta, GenerateRequest, ModelInfo, PredictionResult, Started
+from plait.server.wire.messages import Delta, GenerateRequest, ModelInfo, Started
 from tests.fixtures.stub_pool import INFO, StubModel, StubPool
 
 LIMITS = LimitSettings(max_prediction_tokens=16)

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import UNSET, UnsetType
 
-from plait.decoders.contract.decoder import FinishReason, TokenLogprobs
+from plait.decoders.contract.decoder import FinishReason, PredictionResult, TokenLogprobs
 from plait.server.api.interfaces import PoolLike
 from plait.server.api.requests.decoding import client_field
 from plait.server.api.requests.job import GenerationJob
@@ -28,7 +28,7 @@ from plait.server.errors import BadRequest, DeadlineExceeded, Internal, ServerEr
 from plait.server.prompt.infill import InfillStream
 from plait.server.prompt.logprobs import ranked
 from plait.server.prompt.stream import TextDelta, TextStream
-from plait.server.wire.messages import Delta, PredictionResult, Started
+from plait.server.wire.messages import Delta, Started
 
 Event = Started | Delta
 NO_TEXT = TextDelta("")
