@@ -42,8 +42,8 @@ def decoding_spec(
         if info.diffusion is None:
             _set_drafters(options, info, has_prediction=request.predicted_text is not None)
         spec = resolve_decoding(options, info.diffusion, extras, capabilities=info.capabilities)
-        if constraint_spec(request)[0] is None:
-            _check_unconstrained(options)
+        if _needs_constraint(options) and constraint_spec(request)[0] is None:
+            raise MethodError(NO_LITERALS, "decoding.unmasker")
         return spec
     except MethodError as error:
         param = client_field(client_fields(request), error.param)
@@ -99,7 +99,5 @@ def _set_drafters(options: dict[str, Any], info: ModelInfo, *, has_prediction: b
         )
 
 
-def _check_unconstrained(options: Mapping[str, Any]) -> None:
-    """Raise MethodError for a method that needs structured output."""
-    if any(choice.method.part == "scaffold" for choice in compose(options, "unmasker")):
-        raise MethodError(NO_LITERALS, "decoding.unmasker")
+def _needs_constraint(options: Mapping[str, Any]) -> bool:
+    return any(choice.method.part == "scaffold" for choice in compose(options, "unmasker"))
