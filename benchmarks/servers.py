@@ -70,7 +70,7 @@ def plait(places: Venvs) -> Command:
 
 
 def plait_second(places: Venvs) -> Command:
-    """plait with a second model that drafts, the served one itself."""
+    """plait with a draft model, which is the served one."""
     plain = plait(places)
     return replace(plain, argv=[*plain.argv, "--draft-model", "self"])
 

@@ -99,7 +99,7 @@ def settings_of(task: Task, chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def wants_second_model(name: str) -> bool:
+def wants_draft_model(name: str) -> bool:
     """Tell whether a setting is measured on the server that has one."""
     choices = resolve_drafters({"drafter": SETTINGS.get(name, "off")})
     return any("draft_model" in choice.method.needs for choice in choices)
@@ -202,7 +202,7 @@ async def _measure(url: str, model: str, label: str, args: argparse.Namespace) -
         if label not in PLAIT:
             return await measure_peer(bench, args.tasks, label)
         is_second = label == "plait-second"
-        wanted = [name for name in args.settings if wants_second_model(name) is is_second]
+        wanted = [name for name in args.settings if wants_draft_model(name) is is_second]
         found = await measure_plait(bench, args.tasks, await _known(bench, wanted))
         if label != "plait":
             found = {key: _without_plain(cells) for key, cells in found.items()}

@@ -242,7 +242,7 @@ class EngineOptions(BaseModel):
     )
     draft_model: str = Field(
         _ENGINE.draft_model,
-        description="A second model that drafts: named as a model; or self, the model in other "
+        description="The draft model: named as a model; or self, the served model in other "
         "weights; or self:0-9,20-29, some of its layers.",
     )
     draft_weights: WeightMode = Field(

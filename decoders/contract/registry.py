@@ -62,7 +62,7 @@ class Method:
 
         Samplers get backend=: the kernels of the model's device.
         Unmaskers get what the host that builds them says (decoders/diffusion/pipeline.py), drafters
-        workshop= (decoders/speculative/context.py).
+        context= (decoders/speculative/context.py).
         """
         module, _, attribute = self.target.partition(":")
         return getattr(import_module(module), attribute)(options, **context)

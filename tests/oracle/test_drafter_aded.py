@@ -101,7 +101,7 @@ def test_the_twelve_most_frequent_successors_are_kept() -> None:
 
 
 def brute_force(store: TriGrams, pair: tuple[int, int], depth: int) -> dict[TokenPath, float]:
-    """Return the survival of every path of at most `depth` tokens."""
+    """Return the path probability of every path of at most `depth` tokens."""
     found: dict[TokenPath, float] = {}
     level: dict[TokenPath, float] = {(): 1.0}
     for _ in range(depth):
@@ -125,7 +125,9 @@ def paths_of(draft: Draft) -> list[TokenPath]:
 
 
 @given(TEXT, st.integers(1, 20), st.integers(1, 4))
-def test_best_first_takes_the_greatest_survivals(text: list[int], nodes: int, depth: int) -> None:
+def test_best_first_takes_the_highest_path_probabilities(
+    text: list[int], nodes: int, depth: int
+) -> None:
     store = TriGrams(1_000)
     store.read(text, is_imported=True)
     store.adapt_to_text(text, WINDOW, STEP, CAP)
@@ -245,7 +247,7 @@ def test_reads_the_prompt_unless_told_not_to() -> None:
     assert ask(made, begin(made), prompt) == []
 
 
-def test_siblings_read_their_prompt_once() -> None:
+def test_sequences_of_a_request_read_their_prompt_once() -> None:
     stores = DraftStores()
     made, prompt = drafter(stores), [1, 2, 3, *range(10, 40)]
     asked = DecodeRequest(Text(prompt), SamplingParams(), 1, frozenset(), None)

@@ -1,4 +1,4 @@
-"""Drafts of a second model: exact, all accepted when it is the target, its cache in order."""
+"""Drafts of a draft model: exact, all accepted when it is the target, its cache in order."""
 
 from __future__ import annotations
 
@@ -110,10 +110,10 @@ def test_constrained_texts_are_drafted_under_their_constraint(name: str) -> None
 
 
 @pytest.mark.parametrize("num_blocks", [6, 64])
-def test_drafts_are_what_sampling_from_the_second_model_gives(num_blocks: int) -> None:
+def test_drafts_are_what_sampling_from_the_draft_model_gives(num_blocks: int) -> None:
     """Texts grow by tokens that nobody drafted; whatever the cache held, drafts are the oracle's.
 
-    With few blocks a lane may get no draft, and finds its way back when there is room again.
+    With few blocks a sequence may get no draft, and drafts again when there are blocks again.
     """
     rng = random.Random(1)
     model = Checking(VOCAB, num_blocks)
@@ -223,7 +223,7 @@ def test_a_sequence_without_room_goes_on_without_drafts() -> None:
     assert_empty(model)
 
 
-def test_chances_tell_how_surely_a_token_leads() -> None:
+def test_probabilities_tell_how_surely_a_token_leads() -> None:
     """Greedy: its probability; else its share once the noise is added, so above 1 / vocab."""
     runner = DraftModelRunner(
         table_draft_model(TableModel(VOCAB)), read_rows=64, min_path_prob=0, backend=COMPILED

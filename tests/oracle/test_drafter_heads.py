@@ -85,7 +85,7 @@ def draft(drafter: HeadDrafter, state: HeadState, text: list[int], max_tokens: i
 
 @pytest.mark.parametrize("rows", [1, 3, 9])
 def test_drafting_computes_what_was_trained(head: Head, context: DrafterContext, rows: int) -> None:
-    """The chances of a chain are those of the trainer's rounds along it, window included."""
+    """The probabilities of a chain are those of the trainer's rounds along it, window included."""
     drafter = drafter_of(context, CHAIN)
     hidden = torch.randn(rows, HIDDEN, generator=torch.Generator().manual_seed(rows))
     prompt, tokens = [7, 3, 9, 1], [(5 * i + 2) % VOCAB for i in range(rows)]

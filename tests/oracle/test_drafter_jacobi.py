@@ -18,7 +18,7 @@ from tests.fixtures.random_requests import random_requests
 from tests.fixtures.table_model import TableModel
 
 VOCAB = 40
-WORKSHOP = DrafterContext(VOCAB)
+CONTEXT = DrafterContext(VOCAB)
 PROMPT = [1, 2, 3]
 PUBLISHED = {"name": "jacobi", "preset": "sjd"}
 CHOICES: dict[str, Any] = {
@@ -41,8 +41,8 @@ class Forgetful(TableModel):
 @pytest.mark.parametrize("drafter", CHOICES.values(), ids=CHOICES)
 def test_drafts_change_no_text(drafter: Any, settings: dict[str, Any]) -> None:
     requests = random_requests(24, VOCAB, seed=3)
-    want = texts(speculating(WORKSHOP), drafted_by(requests, "off"))
-    assert texts(speculating(WORKSHOP, **settings), drafted_by(requests, drafter)) == want
+    want = texts(speculating(CONTEXT), drafted_by(requests, "off"))
+    assert texts(speculating(CONTEXT, **settings), drafted_by(requests, drafter)) == want
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -52,7 +52,7 @@ def test_a_law_without_memory_is_known_after_one_pass(temperature: float) -> Non
     each = request("r", PROMPT, 14, sampling=sampling)
     for drafter, want in (("off", 14), (PUBLISHED, 2)):
         model = Forgetful(VOCAB)
-        answer = run(speculating(WORKSHOP, model=model), drafted_by([each], drafter))["r", 0]
+        answer = run(speculating(CONTEXT, model=model), drafted_by([each], drafter))["r", 0]
         assert (len(answer.tokens), model.num_forwards) == (14, want)
 
 
@@ -62,16 +62,16 @@ def test_a_window_as_long_as_the_text_reaches_its_fixed_point(temperature: float
     for seed in range(8):
         sampling = SamplingParams(temperature=temperature, seed=seed)
         each = request("r", PROMPT, 12, sampling=sampling)
-        want = texts(speculating(WORKSHOP), drafted_by([each], "off"))
+        want = texts(speculating(CONTEXT), drafted_by([each], "off"))
         model = TableModel(VOCAB)
-        assert texts(speculating(WORKSHOP, model=model), drafted_by([each], PUBLISHED)) == want
+        assert texts(speculating(CONTEXT, model=model), drafted_by([each], PUBLISHED)) == want
         assert model.num_forwards <= 12
 
 
 def test_a_refreshed_tail_needs_no_other_drafter() -> None:
     """Without guesses there are no rows, so nothing is ever drawn ahead."""
     each = request("r", PROMPT, 12)
-    engine = speculating(WORKSHOP)
+    engine = speculating(CONTEXT)
     run(engine, drafted_by([each], {"name": "jacobi", "fill": "off", "always": True}))
     assert "jacobi" not in engine.stats().counters.speculation.draft_tokens
 
@@ -82,7 +82,7 @@ def test_guesses_depend_on_the_request_alone() -> None:
     def trace(company: int) -> Any:
         requests = [request(f"r{i}", PROMPT, 12, n=2) for i in range(1 + company)]
         requests = [replace(r, sampling=SamplingParams(seed=i)) for i, r in enumerate(requests)]
-        have = run(speculating(WORKSHOP), drafted_by(requests, PUBLISHED))
+        have = run(speculating(CONTEXT), drafted_by(requests, PUBLISHED))
         return have["r0", 1].deltas[-1].trace
 
     assert trace(0) == trace(5)

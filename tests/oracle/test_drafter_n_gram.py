@@ -157,7 +157,7 @@ def test_contradictions_are_refused(options: dict[str, Any]) -> None:
         drafter(**options)
 
 
-def test_siblings_share_the_prompt_and_nothing_else() -> None:
+def test_sequences_of_a_request_share_the_prompt_and_nothing_else() -> None:
     made, prompt = drafter(), [1, 2, 3, 4, 1, 2]
     asked = DecodeRequest(Text(prompt), SamplingParams(), 1, frozenset(), None)
     states = [made.start(asked) for _ in range(4)]

@@ -182,7 +182,7 @@ def test_a_single_word_is_no_sign_that_the_prediction_is_right() -> None:
     assert draft(drafter, state, text) == [8, 4]
 
 
-def test_siblings_share_what_is_known_of_a_prediction() -> None:
+def test_sequences_of_a_request_share_the_index_of_a_prediction() -> None:
     drafter = PredictionDrafter(OPTIONS)
     one, other = start(drafter, [1, 2, 3]), start(drafter, [1, 2, 3])
     assert one.index is other.index

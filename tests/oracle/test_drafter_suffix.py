@@ -190,14 +190,14 @@ def test_a_namespace_is_followed_where_the_text_has_nothing() -> None:
     assert not made.propose([DraftRequest(elsewhere, [2, 3, 4], [], 8, None)])[0].token_ids
 
 
-def test_chances_leave_the_end_of_the_text_out() -> None:
-    """Two places, at one of which nothing has followed yet: the score halves, the chance not."""
+def test_probabilities_leave_the_end_of_the_text_out() -> None:
+    """Of two places one has no next token yet: that halves the score, not the probability."""
     draft = drafts(drafter(), [1, 2, 3, 4, 1, 2, 3])
     assert list(draft.token_ids) == [4, 1, 2]
     assert draft.acceptance_probs == [3 / 4, 4 / 5, 5 / 6]
 
 
-def test_siblings_share_the_prompt_and_nothing_else() -> None:
+def test_sequences_of_a_request_share_the_prompt_and_nothing_else() -> None:
     made, prompt = drafter(), [1, 2, 3, 4, 1, 2]
     asked = DecodeRequest(Text(prompt), SamplingParams(), 1, frozenset(), None)
     states = [made.start(asked) for _ in range(4)]

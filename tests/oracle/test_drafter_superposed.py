@@ -85,7 +85,7 @@ def paths(draft: Any) -> set[tuple[int, ...]]:
     return set(found) - {path[:-1] for path in found}
 
 
-def test_one_draft_without_n_grams_is_what_the_second_model_writes_greedily() -> None:
+def test_one_draft_without_n_grams_is_what_the_draft_model_writes_greedily() -> None:
     shop = DrafterContext(VOCAB, draft_model=table_draft_model(TableModel(VOCAB)))
     made = drafter({"drafts": 1, "alpha": 0.0, "length": 9}, shop)
     requests = [ask(made, [3, i, 7]) for i in range(5)]

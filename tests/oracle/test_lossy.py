@@ -65,9 +65,9 @@ def tokens(found: Sequence[Answer]) -> list[list[int]]:
 def test_typical_takes_what_is_probable_enough() -> None:
     """p(x) > min(epsilon, delta exp(-H)), checked on a law whose entropy is known."""
     law = torch.tensor([0.5, 0.25, 0.25])  # exp(-H) == 0.3536
-    judge = TypicalAcceptance(TypicalOptions(epsilon=1.0, delta=0.7))  # the bar is 0.2475
-    assert judge.select(law, [1, 2]) == 1
-    assert judge.select(law, [0, 1]) == 0
+    rule = TypicalAcceptance(TypicalOptions(epsilon=1.0, delta=0.7))  # the bar is 0.2475
+    assert rule.select(law, [1, 2]) == 1
+    assert rule.select(law, [0, 1]) == 0
     assert TypicalAcceptance(TypicalOptions(epsilon=1.0, delta=0.71)).select(law, [1, 2]) is None
     assert TypicalAcceptance(TypicalOptions(epsilon=0.24, delta=0.71)).select(law, [1]) == 1
 
@@ -111,8 +111,8 @@ def test_lud_emits_what_it_trusts() -> None:
 
 def test_lud_keeps_nothing_in_the_cache_that_is_no_text() -> None:
     """What follows a unit is drawn under its tokens, not under the inputs that guessed them."""
-    judge = {"name": "lud", "beta": 0.0, "always": True}
-    (answer,) = answers(judge, count=1, temperature=0)
+    rule = {"name": "lud", "beta": 0.0, "always": True}
+    (answer,) = answers(rule, count=1, temperature=0)
     at = len(answer.deltas[0].token_ids)
     text = [*PROMPT, *answer.tokens[:at]]
     greedy = SamplingParams(temperature=0)
@@ -121,13 +121,13 @@ def test_lud_keeps_nothing_in_the_cache_that_is_no_text() -> None:
 
 
 def test_lud_trusts_no_repetition() -> None:
-    judge = LudDrafter(
+    rule = LudDrafter(
         LudOptions.model_validate({"beta": 0.5}), DrafterContext(VOCAB, num_embeddings=3)
     )
     law = torch.tensor([0.9, 0.1, 0, 0, 0, 0])
-    assert judge.accepts_unverified(law, 0, before=1)
-    assert not judge.accepts_unverified(law, 0, before=0)
-    assert not judge.accepts_unverified(law, 1, before=0)
+    assert rule.accepts_unverified(law, 0, before=1)
+    assert not rule.accepts_unverified(law, 0, before=0)
+    assert not rule.accepts_unverified(law, 1, before=0)
 
 
 def test_an_answer_says_that_it_is_lossy() -> None:
@@ -140,7 +140,7 @@ def test_an_answer_says_that_it_is_lossy() -> None:
     assert exact.deltas[-1].trace is None
 
 
-def test_a_judge_alone_is_refused() -> None:
+def test_an_acceptance_rule_alone_is_refused() -> None:
     with pytest.raises(MethodError, match="name a drafter beside it"):
         resolve_drafters({"drafter": "typical"})
     with pytest.raises(MethodError, match="both decide the acceptance rule"):

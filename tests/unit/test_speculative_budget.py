@@ -239,7 +239,7 @@ def test_only_rows_that_were_reached_teach() -> None:
     assert "p" not in record.accepted
 
 
-def test_any_number_is_a_chance() -> None:
+def test_any_stated_number_gives_a_probability() -> None:
     estimates = AcceptanceEstimates()
     for stated_prob in (0.0, 1.0):
         assert (

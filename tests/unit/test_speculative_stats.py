@@ -1,4 +1,4 @@
-"""A drafter is asked while what it brings is worth its time, and now and then to see."""
+"""A drafter is called while it gains more than its time costs, and now and then to see."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def spent(stats: DrafterStats, seconds: float, sequences: int = 1) -> DrafterSta
 
 
 def requests(sequence_stats: SequenceDrafterStats, steps: int, accepted: int) -> int:
-    """Return how often an account is asked in so many steps, each ask bringing so much."""
+    """Return how often a drafter is called in so many steps, each call gaining so much."""
     asked = 0
     for _ in range(steps):
         if sequence_stats.is_worth_calling(TOKEN):
@@ -49,7 +49,7 @@ def requests(sequence_stats: SequenceDrafterStats, steps: int, accepted: int) ->
     return asked
 
 
-def test_a_drafter_that_brings_more_than_it_costs_is_always_asked() -> None:
+def test_a_drafter_that_brings_more_than_it_costs_is_always_called() -> None:
     assert requests(SequenceDrafterStats(spent(DrafterStats(), 1.5 * TOKEN)), 200, accepted=2) > 150
 
 
@@ -57,13 +57,13 @@ def test_a_drafter_that_brings_more_than_it_costs_is_always_asked() -> None:
     ("cost", "steps"), [(0.05, 10), (0.3, 60), (0.9, PROBE_INTERVAL), (40, PROBE_INTERVAL)]
 )
 def test_a_drafter_that_never_brings_anything_is_probed_only(cost: float, steps: int) -> None:
-    """Asks take a share of the time, and an expensive drafter is asked once in PROBE steps."""
+    """Calls take a share of the time, an expensive drafter has one in PROBE_INTERVAL steps."""
     sequence_stats = SequenceDrafterStats(spent(DrafterStats(), cost * TOKEN))
     requests(sequence_stats, 100, accepted=0)
     assert abs(requests(sequence_stats, 10 * steps, accepted=0) - 10) <= 1
 
 
-def test_what_costs_next_to_nothing_is_always_asked() -> None:
+def test_what_costs_next_to_nothing_is_always_called() -> None:
     sequence_stats = SequenceDrafterStats(spent(DrafterStats(), PROBE_SHARE * TOKEN))
     assert requests(sequence_stats, 200, accepted=0) == 200
 
@@ -86,7 +86,7 @@ def test_seconds_are_those_of_one_sequence_over_all_calls_of_a_step() -> None:
     stats.add_call(0.1, 2)
     stats.end_step()
     assert stats.seconds == pytest.approx(0.1)
-    stats.end_step()  # a step without asks changes nothing
+    stats.end_step()  # a step without calls changes nothing
     assert stats.seconds == pytest.approx(0.1)
 
 
@@ -95,7 +95,7 @@ def test_one_slow_call_does_not_condemn_a_drafter() -> None:
     assert stats.seconds == pytest.approx(0.1 * (1 + RATE * (OUTLIER - 1)))
 
 
-def test_a_verdict_on_what_nobody_asked_for_teaches_nothing() -> None:
+def test_a_result_without_a_call_teaches_nothing() -> None:
     sequence_stats = SequenceDrafterStats(spent(DrafterStats(), TOKEN / 2))
     before = sequence_stats.stats.tokens
     sequence_stats.add_gain(0)
@@ -155,7 +155,7 @@ def serving(
 
 
 @pytest.mark.parametrize("always", [False, True])
-def test_the_speculator_keeps_the_account(monkeypatch: pytest.MonkeyPatch, always: bool) -> None:
+def test_the_speculator_keeps_the_statistics(monkeypatch: pytest.MonkeyPatch, always: bool) -> None:
     drafter, steps = Slow(), 300
     costs = CostCurve({1: TOKEN, 2: TOKEN})
     sum(islice(serving(monkeypatch, drafter, costs, always=always), steps))
@@ -167,7 +167,7 @@ def test_the_speculator_keeps_the_account(monkeypatch: pytest.MonkeyPatch, alway
 def test_what_rows_cost_is_taken_off_what_they_bring(
     monkeypatch: pytest.MonkeyPatch, takes: float, is_worth_it: bool
 ) -> None:
-    """A token in two asks, each of whose rows costs a quarter: a quarter is left for an ask."""
+    """A token in two calls, each of whose rows costs a quarter: a quarter is left for a call."""
     drafter, steps = Slow(takes, is_any_good=True), 1000
     rows = sum(islice(serving(monkeypatch, drafter, CostCurve({1: TOKEN, 2: 1.25 * TOKEN})), steps))
     assert (rows > steps / 2) is is_worth_it

@@ -20,7 +20,7 @@ from plait.decoders.speculative.tree import (
     validate_draft,
 )
 
-Entry = tuple[int, int, float]  # which earlier node, or none; token; chance
+Entry = tuple[int, int, float]  # which earlier node, or none; token; probability
 
 
 def grown(entries: Sequence[Entry]) -> DraftTree:
@@ -54,7 +54,7 @@ def test_siblings_differ_and_parents_come_first(entries: list[Entry]) -> None:
 
 
 @given(ENTRIES)
-def test_a_survival_is_the_product_of_its_path(entries: list[Entry]) -> None:
+def test_a_path_probability_is_the_product_of_its_path(entries: list[Entry]) -> None:
     tree = grown(entries)
     want = [
         prod(tree.acceptance_probs[each] for each in path(tree, node)) for node in range(len(tree))
@@ -96,7 +96,7 @@ def test_a_draft_is_cut_to_what_is_of_use() -> None:
     assert list(parents_of(cut)) == [-1, 0]
 
 
-def test_chances_come_into_their_range() -> None:
+def test_probabilities_come_into_their_range() -> None:
     stated_probs = [nan, -1.0, 0.0, 1.0, 7.0, float("inf"), -float("inf")]
     assert validate_draft(Draft([1] * 7, stated_probs), 9).acceptance_probs == [
         0.0,
