@@ -206,9 +206,9 @@ def _drafting(rng: random.Random, *, is_alone: bool) -> Body:
     """Return what drafts: several drafters or one, lossy ones only where nothing else runs."""
     if is_alone and rng.random() < 0.15:
         lossy = rng.choice(LOSSY_DRAFTERS)
-        if lossy == "superposed":
-            return {"drafter": {"name": lossy, "always": True}}
-        return {"drafter": [_always(rng, "ppd"), {"name": lossy}] if lossy == "typical" else lossy}
+        if lossy == "typical":
+            return {"drafter": [_always(rng, "ppd"), lossy]}
+        return {"drafter": {"name": lossy, "always": True}}
     names = rng.sample(EXACT_DRAFTERS, rng.choice((1, 1, 2, 3)))
     return {"drafter": [_always(rng, name) for name in names]}
 
