@@ -58,7 +58,9 @@ def with_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     What is installed beside the tests is seen there as well, through a .pth file.
     """
     folder = tmp_path_factory.mktemp("plugin")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True
+    )
     python = str(folder / "venv" / "bin" / "python")
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     done = subprocess.run([python, "-c", code], capture_output=True, check=True, text=True)

@@ -10,7 +10,11 @@ import pytest
 from tests.fixtures.source_tree import ROOT
 
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted(DOCS.glob("*.md")),
+    DOCS / "examples" / "README.md",
+]
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")  # no addresses, no anchors alone
 
 
@@ -24,9 +28,25 @@ def test_every_page_is_in_the_index() -> None:
     assert "docs/README.md" in links(ROOT / "README.md")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}-{page.name}")
 def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link in links(page) if not (page.parent / link).exists()] == []
+
+
+def test_the_method_that_is_shown_is_the_one_that_is_tested() -> None:
+    source = DOCS / "examples" / "bigram_drafter"
+    shown = re.findall(r"^```\w+\n(.*?)^```$", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)
+    assert (source / "bigram_drafter.py").read_text() in shown
+    entry_point = next(text for text in shown if text.startswith("[project.entry-points"))
+    assert entry_point in (source / "pyproject.toml").read_text()
+
+
+PATH = re.compile(r"`((?:server|decoders|kernels|tests|docs|benchmarks)/[\w/.]*)`")
+
+
+@pytest.mark.parametrize("page", PAGES[:3], ids=lambda page: page.name)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    assert [path for path in PATH.findall(page.read_text()) if not (ROOT / path).exists()] == []
 
 
 # What the pages quote, and where it is said.

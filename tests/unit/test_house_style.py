@@ -108,6 +108,29 @@ def crowded_folders(root: Path) -> list[str]:
     ]
 
 
+def shared_class_names(root: Path) -> list[str]:
+    """Return the names that two classes of the packages have in common."""
+    found: dict[str, list[Path]] = {}
+    for source in sources(root, *LAYERS):
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(source.path)
+    shared = ((name, paths) for name, paths in sorted(found.items()) if len(paths) > 1)
+    return [f"{name}: {', '.join(map(str, paths))}" for name, paths in shared]
+
+
+def unexplained_classes(root: Path, folder: str, glossary: str) -> list[str]:
+    """Return the public classes of a folder that a text does not name in backticks."""
+    named = set(re.findall(r"`(\w+)`", glossary))
+    return [
+        f"{source.path}:{node.name}"
+        for source in sources(root, folder)
+        for node in source.tree.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+        if node.name not in named
+    ]
+
+
 def machine_paths(root: Path, names: list[str]) -> list[str]:
     """Return the lines of text files that name a directory of one particular machine."""
     faults = []
@@ -144,6 +167,17 @@ def test_readme_fits_a_few_screens() -> None:
 
 def test_no_file_names_a_path_of_one_machine() -> None:
     assert machine_paths(ROOT, _tracked()) == []
+
+
+def test_the_contract_is_in_the_glossary() -> None:
+    glossary = (ROOT / "docs" / "glossary.md").read_text()
+    assert unexplained_classes(ROOT, "decoders/contract", glossary) == []
+
+
+def test_a_class_that_the_glossary_lacks_is_seen(tmp_path: Path) -> None:
+    root = plant(tmp_path, {"decoders/contract/a.py": "class Known: ...\nclass New: ...\n"})
+    want = ["decoders/contract/a.py:New"]
+    assert unexplained_classes(root, "decoders/contract", "| `Known` | New |") == want
 
 
 LONG = "def long():\n" + "    x = 1\n" * FUNCTION_LINES
