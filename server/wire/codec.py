@@ -65,7 +65,7 @@ class QueueDelay:
         return now - sent_at - min(self._least, self._least_before)
 
 
-class Decoder(Generic[Message]):
+class MessageDecoder(Generic[Message]):
     """Decodes the messages of one sender, in the order of their arrival."""
 
     def __init__(
@@ -83,14 +83,14 @@ class Decoder(Generic[Message]):
         return _shift(message, now - self._delay.of(sent_at, now))
 
 
-def command_decoder(clock: Clock = time.monotonic) -> Decoder[Command]:
+def command_decoder(clock: Clock = time.monotonic) -> MessageDecoder[Command]:
     """Return a worker's decoder."""
-    return Decoder(msgspec.msgpack.Decoder(Command), clock)
+    return MessageDecoder(msgspec.msgpack.Decoder(Command), clock)
 
 
-def report_decoder(clock: Clock = time.monotonic) -> Decoder[Report]:
+def report_decoder(clock: Clock = time.monotonic) -> MessageDecoder[Report]:
     """Return the pool's decoder for one worker."""
-    return Decoder(msgspec.msgpack.Decoder(Report), clock)
+    return MessageDecoder(msgspec.msgpack.Decoder(Report), clock)
 
 
 def _shift(message: Message, seconds: float) -> Message:
