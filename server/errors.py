@@ -10,9 +10,9 @@ ServerError
 ├── PayloadTooLarge       413
 ├── UnsupportedMediaType  415
 ├── Overloaded            429  the queue is full; retry after a while
-├── Internal              500  a fault of ours; nothing of it is told
+├── Internal              500  a fault of the server; its details are only logged
 ├── Unavailable           503  a worker died or is starting; retry
-└── DeadlineExceeded      504  the request's own deadline passed
+└── DeadlineExceeded      504  the request's deadline passed
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ServerError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str | None] = None
-    retry_after_s: int | None = None  # the class's own guess, unless the raiser knows better
+    retry_after_s: int | None = None  # the default of the class
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Overloaded(ServerError):
 
 
 class Internal(ServerError):
-    """A fault of ours."""
+    """A fault of the server; its details are only logged."""
 
     default_code = "internal_error"
 
@@ -129,7 +129,7 @@ class Unavailable(ServerError):
 
 
 class DeadlineExceeded(ServerError):
-    """The request's own deadline passed."""
+    """The request's deadline passed."""
 
     status = 504
     type = "timeout_error"

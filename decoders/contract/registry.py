@@ -1,8 +1,8 @@
-"""Methods by their public ids, built in or added by an installed package.
+"""The registry of decoding methods by their public ids, built in or added by a package.
 
-A method is a `Method` record that costs nothing to import; the code behind it is loaded when a
-request first asks for it. A package adds its own through the entry-point group `plait.methods`,
-each entry of which names a `Method`. Ids are the papers' names in kebab-case, unique in their kind.
+A `Method` is a record that is cheap to import; its code is loaded when a request first uses it. A
+package adds methods through the entry-point group `plait.methods`; each entry names a `Method`. Ids
+are the papers' names in kebab-case, unique within a kind.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from plait.decoders.contract.decoding import MethodSpec
 Kind = Literal["sampler", "drafter", "unmasker", "search"]
 GROUP = "plait.methods"
 
-# What is said of a method that needs one of these, where the worker has it not; the first counts.
+# By capability: the error for a method that needs it on a worker that lacks it; the first counts.
 LACKING: Mapping[str, str] = {
     "canvas": "works on diffusion models only; this model writes one token after the other",
     "full_attention": "needs a diffusion model with full attention, and this one has none",
@@ -33,19 +33,19 @@ LACKING: Mapping[str, str] = {
 
 
 class Options(BaseModel):
-    """Base of every method's options: unknown fields are refused."""
+    """Base of every method's options; unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One published method: what it is called, takes and needs, and where its code lives."""
+    """One method: its id, options, requirements, and where its code is."""
 
     kind: Kind
     name: str
     summary: str
-    source: str  # paper, section; empty for what is common knowledge
+    source: str  # paper and section; empty for common knowledge
     target: str  # "package.module:factory"; called with the options and its kind's keywords
     options: type[Options] = Options
     needs: frozenset[str] = frozenset()  # of the worker; ModelInfo.capabilities answers
@@ -70,7 +70,7 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A method with its options, as a request asked for it."""
+    """A method with the options that a request chose."""
 
     method: Method
     options: Options
@@ -93,7 +93,7 @@ def from_spec(kind: Kind, spec: MethodSpec) -> Choice:
 
 
 class MethodError(ValueError):
-    """A request asked for what isn't there; `param` is the path of the field."""
+    """A request names a method or option that can't be used; `param` is the field's path."""
 
     def __init__(self, message: str, param: str) -> None:
         super().__init__(message)
@@ -116,7 +116,7 @@ DEFAULTS: Mapping[Kind, str] = {"sampler": "ordinary"}
 
 @cache
 def methods() -> Mapping[tuple[Kind, str], Method]:
-    """Return all known methods; a package can't replace one that is built in."""
+    """Return all methods; a package can't replace a built-in one."""
     lists = [import_module(name).METHODS for name in LISTS]
     found = {(method.kind, method.name): method for method in chain(BUILT_IN, *lists)}
     for entry in entry_points(group=GROUP):
@@ -131,11 +131,11 @@ def methods() -> Mapping[tuple[Kind, str], Method]:
 def choose(decoding: Mapping[str, Any], kind: Kind) -> Choice | None:
     """Return the method that a request's `decoding` object names for a kind.
 
-    The value is an id, an object with `name` and options, "auto" (the default), or "off". None
-    means that no method of the kind takes part.
+    The value is an id, an object with `name` and options, "auto" (the default), or "off". Returns
+    None if no method of the kind is used.
 
     Raises:
-        MethodError: unknown id or option, or nothing to choose from; the message lists what exists.
+        MethodError: unknown id or option; the message lists the known ones.
     """
     value = decoding.get(kind, "auto")
     if value == "off" and kind != "sampler":
@@ -149,11 +149,11 @@ def choose(decoding: Mapping[str, Any], kind: Kind) -> Choice | None:
 def compose(decoding: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:
     """Return the methods that a request names together; none for "auto" and "off".
 
-    The value is what `choose` takes, or a list of it; of methods that decide a part of a step, one
-    for each part.
+    The value is as in `choose`, or a list of such values; of unmaskers, at most one for each part
+    of a step.
 
     Raises:
-        MethodError: as `choose`; or two methods decide the same part, or exclude each other.
+        MethodError: as `choose`; or two methods decide the same part or exclude each other.
     """
     value = decoding.get(kind, "auto")
     if value in ("auto", "off"):
@@ -213,7 +213,7 @@ def _with_preset(method: Method, fields: dict[str, Any], param: str) -> dict[str
 
 
 def check_needs(choice: Choice, capabilities: Collection[str]) -> None:
-    """Raise MethodError, saying what for, if the worker lacks something that the method needs."""
+    """Raise MethodError with the reason if the worker lacks a capability that the method needs."""
     missing = choice.method.needs - set(capabilities)
     if missing:
         first = next((need for need in LACKING if need in missing), "")

@@ -42,8 +42,8 @@ class StreamOptions(StrictModel):
     )
 
 
-Method = str | dict[str, Any]  # an id, or an object with the id as `name` and the options
-Methods = Annotated[FailFastList[Method], Field(min_length=1, max_length=16)]
+NamedMethod = str | dict[str, Any]  # an id, or an object with the id as `name` and the options
+NamedMethods = Annotated[FailFastList[NamedMethod], Field(min_length=1, max_length=16)]
 
 
 class CanvasOptions(StrictModel):
@@ -61,15 +61,15 @@ class CanvasOptions(StrictModel):
 class DecodingOptions(StrictModel):
     """The decoding methods; docs/architecture.md lists them."""
 
-    sampler: Method | None = None
-    drafter: Method | Methods | None = Field(
+    sampler: NamedMethod | None = None
+    drafter: NamedMethod | NamedMethods | None = Field(
         None, description="One method, or several that take turns."
     )
-    unmasker: Method | Methods | None = Field(
+    unmasker: NamedMethod | NamedMethods | None = Field(
         None, description="One method, or one for each part of a step."
     )
     canvas: CanvasOptions | None = None
-    search: Method | None = None
+    search: NamedMethod | None = None
     trace: bool | None = Field(None, description="Add an object `decoding` to the answer.")
 
 
