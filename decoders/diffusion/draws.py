@@ -1,9 +1,10 @@
-"""What the request's law draws at each hole, and how sure it is, for many canvases at once.
+"""Draws a token at each masked position and computes its statistics, for many canvases at once.
 
 Law: the token of a position is a function of its row of logits, of the request's parameters, of the
-text that is settled and of the noise keyed (seed, sequence index, position); not of other rows. Its
+unmasked text and of the noise keyed (seed, stream, position); other rows have no influence. Its
 probability p is the one at temperature 1, after bans, bias, penalties and constraint, before any
-truncation. Rows that have a temperature and nothing else are read in place; only others are copied.
+truncation. Rows of requests with a temperature and nothing else are read in place; others are
+copied.
 """
 
 from __future__ import annotations
@@ -17,67 +18,65 @@ import torch
 from torch import Tensor
 
 from plait.decoders.contract.text import Text
-from plait.decoders.diffusion.protocols import TOP, Bools, Floats, Ints
+from plait.decoders.diffusion.protocols import TOP, Bools, Floats, Ints, LogitBias
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
 from plait.kernels import noise
 from plait.kernels.backend import KernelBackend
 
-BEST = {"block_p": 1, "p2": 2, "top": TOP}  # best tokens of a row that a statistic is made of
+NUM_BEST = {"block_p": 1, "p2": 2, "top": TOP}  # best tokens of a row that a statistic reads
 
 
 @dataclass(frozen=True, slots=True)
 class DrawSettings:
-    """How one sequence draws, whatever the canvas."""
+    """How one sequence draws, on every canvas."""
 
     params: SamplingParams
-    key: tuple[int, int]  # the noise key without its position
-    heat: float  # temperature, 0 when greedy
-    is_plain: bool  # nothing but a temperature
+    noise_key: tuple[int, int]  # (seed, stream)
+    temperature: float  # 0 when greedy
+    is_plain: bool  # no parameter but a temperature changes the distribution
 
 
 @dataclass(frozen=True, slots=True)
 class DrawJob:
-    """Positions of one canvas whose rows are read."""
+    """The r positions of one canvas whose logits are read."""
 
-    law: DrawSettings
+    settings: DrawSettings
     positions: Ints  # [r]
     rows: Ints  # [r] of the logits
-    needs: frozenset[str]  # names of step.STATISTICS
-    states: Sequence[SamplingState] = ()  # [r], unless the law is plain: see hole_states
-    bitmask: Tensor | None = None  # [1, words] int32: what a constraint allows at one position,
-    masked: int = 0  # whose index this is
+    needs: frozenset[str]  # names of protocols.STATISTICS
+    states: Sequence[SamplingState] = ()  # [r], empty with plain settings: see position_states
+    bitmask: Tensor | None = None  # [1, words] int32 on the CPU: legal tokens of one position,
+    bitmask_index: int = 0  # which is positions[bitmask_index]
 
     @property
     def is_plain(self) -> bool:
         """Whether its rows can be read in place."""
-        return self.law.is_plain and self.bitmask is None
+        return self.settings.is_plain and self.bitmask is None
 
     def only(self, kept: slice) -> DrawJob:
-        """Return some of its positions, without the bitmask."""
+        """Return the job of some of its positions, without the bitmask."""
         positions, rows = self.positions[kept], self.rows[kept]
-        return DrawJob(self.law, positions, rows, self.needs, self.states[kept])
+        return DrawJob(self.settings, positions, rows, self.needs, self.states[kept])
 
     def at(self, index: int, bitmask: Tensor) -> DrawJob:
-        """Return one of its positions, with a bitmask [1, words] and without statistics."""
-        kept = slice(index, index + 1)
-        positions, rows = self.positions[kept], self.rows[kept]
-        return DrawJob(self.law, positions, rows, frozenset(), self.states[kept], bitmask)
+        """Return the job of one position, with a bitmask [1, words] and without statistics."""
+        return replace(self.only(slice(index, index + 1)), needs=frozenset(), bitmask=bitmask)
 
-    def pieces(self) -> list[DrawJob]:
-        """Cut the masked row out where the others can be read in place."""
-        if self.bitmask is None or not self.law.is_plain:
+    def split(self) -> list[DrawJob]:
+        """Return jobs that separate the row with a bitmask from rows that are read in place."""
+        if self.bitmask is None or not self.settings.is_plain:
             return [self]
-        at = self.masked
-        cut = [self.only(slice(at)), self.only(slice(at, at + 1)), self.only(slice(at + 1, None))]
-        cut[1] = replace(cut[1], bitmask=self.bitmask)
-        return [piece for piece in cut if len(piece.rows)]
+        at = self.bitmask_index
+        jobs = [self.only(slice(at)), self.only(slice(at, at + 1)), self.only(slice(at + 1, None))]
+        jobs[1] = replace(jobs[1], bitmask=self.bitmask)
+        return [job for job in jobs if len(job.rows)]
 
 
 @dataclass(frozen=True, slots=True)
 class PositionDraws:
-    """What a job's rows say; fields as in StepView, with every position read."""
+    """What was drawn at a job's positions; fields as in StepView, for every position read."""
 
     positions: Ints
     tokens: Ints
@@ -88,7 +87,7 @@ class PositionDraws:
     top: tuple[Ints, Floats] | None = None
 
     def only(self, kept: Bools | slice) -> PositionDraws:
-        """Return some of its positions."""
+        """Return the draws at some of its positions."""
         return PositionDraws(
             self.positions[kept],
             self.tokens[kept],
@@ -100,115 +99,113 @@ class PositionDraws:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class PositionBias:
-    """What a scorer adds; entry i adds deltas[i] to one token at one position."""
-
-    positions: Ints  # [k]
-    tokens: Ints  # [k]
-    deltas: Floats  # [k]
-
-
 def draw_settings(state: SamplingState) -> DrawSettings:
     """Return how a sequence draws."""
-    seed, sequence, _ = noise.key(state.text.noise.seed, state.text.noise.stream, 0)
+    seed, stream, _ = noise.key(state.text.noise.seed, state.text.noise.stream, 0)
     plain = not (state.edits or state.truncates or state.counts is not None)
-    heat = 0.0 if state.greedy else state.params.temperature
-    return DrawSettings(state.params, (seed, sequence), heat, plain)
+    temperature = 0.0 if state.greedy else state.params.temperature
+    return DrawSettings(state.params, (seed, stream), temperature, plain)
 
 
 def position_states(
-    base: SamplingState, text: Sequence[int], first: int, positions: Ints, settled: Sequence[int]
+    base: SamplingState, text: Sequence[int], first: int, positions: Ints, unmasked: Sequence[int]
 ) -> list[SamplingState]:
-    """Return what sampling knows at each of these positions.
+    """Return the sampling state of each position.
 
     Args:
-        base: of the sequence; its counts are those of the text before the canvas.
-        text: the ids from position 0 on, -1 at holes, which match no bad word.
-        first: position of the answer's first token.
-        positions: where a token is to be drawn.
-        settled: tokens of the answer that stand in the canvas.
+        base: of the sequence; its counts are those of the committed text.
+        text: token ids from position 0 on, -1 where masked, which matches no bad word.
+        first: position of the first output token.
+        positions: where a token will be drawn.
+        unmasked: output tokens of the canvas that are not in the counts.
     """
     counts = base.counts
     if counts is not None:
         counts = counts.copy()
-        for token in settled:
+        for token in unmasked:
             counts.add(token)
-    made = []
+    states = []
     for position in positions.tolist():
         state = copy(base)
         state.counts = counts
         state.params = replace(base.params, logprobs=None)
         state.text = Text(text[:first], base.text.noise, text[first:position])
-        made.append(state)
-    return made
+        states.append(state)
+    return states
 
 
 def draw(logits: Tensor, jobs: Sequence[DrawJob], *, backend: KernelBackend) -> list[PositionDraws]:
-    """Draw every row of every job. Cost: a handful of calls for all jobs that are alike.
+    """Draw a token in every row of every job. Cost: a few kernel calls for all jobs of one kind.
 
     Args:
         logits: [rows, vocab] float32; not modified.
         jobs: what to read.
         backend: of the device that the logits are on.
     """
-    pieces = [job.pieces() for job in jobs]
-    if any(len(cut) > 1 for cut in pieces):
-        each = iter(draw(logits, [piece for cut in pieces for piece in cut], backend=backend))
-        return [_joined([next(each) for _ in cut]) for cut in pieces]
+    pieces = [job.split() for job in jobs]
+    if any(len(split) > 1 for split in pieces):
+        each = iter(draw(logits, [piece for split in pieces for piece in split], backend=backend))
+        return [_joined([next(each) for _ in split]) for split in pieces]
     made: dict[int, PositionDraws] = {}
-    for members in _alike(jobs):
+    for members in _by_kind(jobs):
         group = [jobs[i] for i in members]
         if group[0].is_plain:
-            drawn = _draw_plain(logits, group, backend)
-        elif group[0].law.is_plain:
-            drawn = _draw_masked(logits, group, backend)
+            draws = _draw_plain(logits, group, backend)
+        elif group[0].settings.is_plain:
+            draws = _draw_with_bitmask(logits, group, backend)
         else:
-            drawn = _draw_edited(logits, group, backend)
-        made |= dict(zip(members, _split(drawn, group), strict=True))
+            draws = _draw_edited(logits, group, backend)
+        made |= dict(zip(members, _split(draws, group), strict=True))
     return [made[i] for i in range(len(jobs))]
 
 
-def with_additions(
-    logits: Tensor, jobs: Sequence[tuple[DrawJob, PositionBias]]
+def biased_logits(
+    logits: Tensor, jobs: Sequence[DrawJob], positions: Sequence[Ints], biases: Sequence[LogitBias]
 ) -> tuple[Tensor, list[DrawJob]]:
-    """Return copies of the jobs' rows with the additions, and jobs that read them."""
-    rows = np.concatenate([job.rows for job, _ in jobs])
+    """Return a copy of the jobs' rows with biases added, and jobs that read the copy.
+
+    Args:
+        logits: [rows, vocab] float32; not modified.
+        jobs: whose rows are copied.
+        positions: those that each bias's rows count.
+        biases: one for each job.
+    """
+    rows = np.concatenate([job.rows for job in jobs])
     scores = logits[torch.from_numpy(rows).to(logits.device)]
-    first, again, at = 0, [], []
-    for job, added in jobs:
-        at.append(first + np.searchsorted(job.positions, added.positions))
-        again.append(replace(job, rows=np.arange(first, first + len(job.rows))))
+    first, moved, at = 0, [], []
+    for job, own, bias in zip(jobs, positions, biases, strict=True):
+        at.append(first + np.searchsorted(job.positions, own[bias.rows]))
+        moved.append(replace(job, rows=np.arange(first, first + len(job.rows))))
         first += len(job.rows)
-    where = [np.concatenate(at), np.concatenate([added.tokens for _, added in jobs])]
-    deltas = torch.from_numpy(np.concatenate([added.deltas for _, added in jobs]))
+    where = [np.concatenate(at), np.concatenate([bias.tokens for bias in biases])]
+    deltas = torch.from_numpy(np.concatenate([bias.deltas for bias in biases]))
     index = tuple(torch.from_numpy(each).to(logits.device) for each in where)
     scores.index_put_(index, deltas.to(scores), accumulate=True)
-    return scores, again
+    return scores, moved
 
 
 def draw_legal(logits: Tensor, jobs: Sequence[DrawJob], *, backend: KernelBackend) -> PositionDraws:
-    """Draw jobs of one row each, from what their bitmasks leave of it.
+    """Draw one legal token for each of these jobs, which have one row and a bitmask each.
 
-    logits: as in `draw`. jobs: either all laws are plain, or none is (see Job.at).
+    jobs: either all settings are plain, or none are (see DrawJob.at).
     """
-    if jobs[0].law.is_plain:
-        return _draw_masked(logits, jobs, backend)
+    if jobs[0].settings.is_plain:
+        return _draw_with_bitmask(logits, jobs, backend)
     return _draw_edited(logits, jobs, backend)
 
 
 def token_probs(logits: Tensor, rows: Ints, tokens: Ints, *, backend: KernelBackend) -> Floats:
-    """Return the probability that the model's own law gives to one token of each row."""
+    """Return the model's own probability [n] of tokens[i] in logits[rows[i]]."""
     index = torch.from_numpy(rows).to(logits.device)
     given = torch.from_numpy(tokens).to(logits.device)
     return _floats(backend.row_logprobs(logits, given, 0, rows=index).chosen.exp())
 
 
-def _alike(jobs: Sequence[DrawJob]) -> list[list[int]]:
-    """Group jobs whose rows can be computed together."""
+def _by_kind(jobs: Sequence[DrawJob]) -> list[list[int]]:
+    """Group the jobs whose rows can be computed together."""
     groups: dict[tuple[bool, bool, frozenset[str]], list[int]] = {}
     for i, job in enumerate(jobs):
-        key = (job.law.is_plain, job.bitmask is not None, job.needs - {"shadow"})
+        key = (job.settings.is_plain, job.bitmask is not None, job.needs - {"leave_one_out"})
         groups.setdefault(key, []).append(i)
     return list(groups.values())
 
@@ -217,8 +214,10 @@ def _draw_plain(logits: Tensor, jobs: Sequence[DrawJob], backend: KernelBackend)
     return _draw_rows(logits, np.concatenate([job.rows for job in jobs]), jobs, backend)
 
 
-def _draw_masked(logits: Tensor, jobs: Sequence[DrawJob], backend: KernelBackend) -> PositionDraws:
-    """Draw single rows from copies that hold what is legal alone."""
+def _draw_with_bitmask(
+    logits: Tensor, jobs: Sequence[DrawJob], backend: KernelBackend
+) -> PositionDraws:
+    """Draw from copies of single rows in which illegal tokens are -inf."""
     scores = logits[torch.from_numpy(np.concatenate([job.rows for job in jobs])).to(logits.device)]
     bitmask = torch.cat([job.bitmask for job in jobs if job.bitmask is not None])
     backend.apply_bitmask(scores, bitmask.to(logits.device))
@@ -228,17 +227,17 @@ def _draw_masked(logits: Tensor, jobs: Sequence[DrawJob], backend: KernelBackend
 def _draw_rows(
     scores: Tensor, rows: Ints, jobs: Sequence[DrawJob], backend: KernelBackend
 ) -> PositionDraws:
-    """Draw the jobs' positions, one after the other, from these rows."""
+    """Draw at the jobs' positions, in order, from these rows."""
     sizes = [len(job.rows) for job in jobs]
     index = torch.from_numpy(rows).to(scores.device)
     keys = np.empty((len(rows), 3), np.int64)
-    keys[:, :2] = np.repeat([job.law.key for job in jobs], sizes, axis=0)
+    keys[:, :2] = np.repeat([job.settings.noise_key for job in jobs], sizes, axis=0)
     keys[:, 2] = np.concatenate([job.positions for job in jobs])
-    heat = np.repeat(np.array([job.law.heat for job in jobs], np.float32), sizes)
+    temperatures = np.array([job.settings.temperature for job in jobs], np.float32)
     tokens = backend.gumbel_argmax(
         scores,
         torch.from_numpy(keys).to(scores.device),
-        temperatures=torch.from_numpy(heat).to(scores.device),
+        temperatures=torch.from_numpy(np.repeat(temperatures, sizes)).to(scores.device),
         rows=index,
     )
     return _statistics(scores, index, tokens, jobs, backend)
@@ -246,28 +245,30 @@ def _draw_rows(
 
 def _draw_edited(logits: Tensor, jobs: Sequence[DrawJob], backend: KernelBackend) -> PositionDraws:
     """Draw from edited copies; the statistics are those of the copies, at temperature 1."""
-    sampler = OrdinarySampler(backend=backend)
+    sampler = OrdinarySampler(backend)
     rows = np.concatenate([job.rows for job in jobs])
     scores = logits[torch.from_numpy(rows).to(logits.device)]
     states = [state for job in jobs for state in job.states]
-    bitmask = torch.cat([_bitmask(job) for job in jobs]) if jobs[0].bitmask is not None else None
+    bitmask = None
+    if jobs[0].bitmask is not None:
+        bitmask = torch.cat([_full_bitmask(job) for job in jobs]).to(logits.device)
     tokens = sampler.sample(scores, states, bitmask).token_ids
-    cold = sampler.scores(scores, [_cold(state) for state in states], bitmask)
-    dead = ~cold.isfinite().any(dim=1)  # rows whose bans the sampler had to drop
-    cold[dead] = scores[dead]
+    edited = sampler.scores(scores, [_untempered(state) for state in states], bitmask)
+    empty = ~edited.isfinite().any(dim=1)  # rows whose bans the sampler had to drop
+    edited[empty] = scores[empty]
     index = torch.arange(len(rows), device=logits.device)
-    return _statistics(cold, index, torch.tensor(tokens, device=logits.device), jobs, backend)
+    return _statistics(edited, index, torch.tensor(tokens, device=logits.device), jobs, backend)
 
 
-def _bitmask(job: DrawJob) -> Tensor:
-    """Return [r, words]: the job's bitmask at its row, all ones elsewhere."""
+def _full_bitmask(job: DrawJob) -> Tensor:
+    """Return [r, words]: the job's bitmask at its position, all ones elsewhere."""
     assert job.bitmask is not None
     bitmask = torch.full((len(job.rows), job.bitmask.shape[1]), -1, dtype=torch.int32)
-    bitmask[job.masked] = job.bitmask[0]
+    bitmask[job.bitmask_index] = job.bitmask[0]
     return bitmask
 
 
-def _cold(state: SamplingState) -> SamplingState:
+def _untempered(state: SamplingState) -> SamplingState:
     """Return the same state at temperature 1, without truncation."""
     twin = copy(state)
     twin.truncates = False
@@ -278,19 +279,22 @@ def _cold(state: SamplingState) -> SamplingState:
 def _statistics(
     scores: Tensor, rows: Tensor, tokens: Tensor, jobs: Sequence[DrawJob], backend: KernelBackend
 ) -> PositionDraws:
-    """Return what is asked about tokens[i], drawn from scores[rows[i]]."""
+    """Return the statistics that the jobs need of tokens[i], drawn from scores[rows[i]]."""
     needs = jobs[0].needs
-    count = max((BEST[name] for name in needs if name in BEST), default=0)
-    law = backend.row_logprobs(scores, tokens, min(count, scores.shape[1]), rows=rows)
-    best_ids, best = law.top_ids.cpu().numpy(), _floats(law.top.exp())
+    count = max((NUM_BEST[name] for name in needs if name in NUM_BEST), default=0)
+    found = backend.row_logprobs(scores, tokens, min(count, scores.shape[1]), rows=rows)
+    best_ids, best = found.top_ids.cpu().numpy(), _floats(found.top.exp())
     chosen = tokens.cpu().numpy()
+    entropy = None
+    if "entropy" in needs:
+        entropy = _floats(backend.row_stats(scores[rows]).entropy)
     return PositionDraws(
         positions=np.concatenate([job.positions for job in jobs]),
         tokens=chosen,
-        p=_floats(law.chosen.exp()),
+        p=_floats(found.chosen.exp()),
         best_p=best[:, 0] if "block_p" in needs else None,
         p2=_runner_up(best_ids, best, chosen) if "p2" in needs else None,
-        entropy=_floats(backend.row_stats(scores[rows]).entropy) if "entropy" in needs else None,
+        entropy=entropy,
         top=(best_ids, best) if "top" in needs else None,
     )
 
@@ -306,7 +310,7 @@ def _floats(values: Tensor) -> Floats:
 
 
 def _joined(parts: Sequence[PositionDraws]) -> PositionDraws:
-    """Put the pieces of a job together."""
+    """Concatenate the draws of a job that was split."""
     if len(parts) == 1:
         return parts[0]
     tops = [part.top for part in parts if part.top is not None]
@@ -328,10 +332,7 @@ def _concatenated(parts: Sequence[Floats | None]) -> Floats | None:
     return np.concatenate(found) if found else None
 
 
-def _split(drawn: PositionDraws, jobs: Sequence[DrawJob]) -> list[PositionDraws]:
-    """Cut the rows of several jobs apart."""
+def _split(draws: PositionDraws, jobs: Sequence[DrawJob]) -> list[PositionDraws]:
+    """Return the draws of each job."""
     stops = np.cumsum([len(job.rows) for job in jobs]).tolist()
-    parts = []
-    for start, stop in zip([0, *stops], stops, strict=False):
-        parts.append(drawn.only(slice(start, stop)))
-    return parts
+    return [draws.only(slice(start, stop)) for start, stop in zip([0, *stops], stops, strict=False)]

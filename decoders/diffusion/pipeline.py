@@ -1,6 +1,6 @@
-"""From a request's `decoding` object to the parts that decide its steps.
+"""From a request's `decoding` object to the methods that decide its steps.
 
-`check` is all that a front end needs: it names what can't be, and loads nothing (no torch).
+A front end only needs `check`: it validates the object and loads no method (no torch).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from plait.decoders.diffusion.protocols import (
 )
 from plait.decoders.diffusion.spec import Attention, DiffusionSpec
 
-AUTO = ("static", "free-dave")  # one token a step, proved several at a time
-SELECTOR = "static"  # of a list that names none
-PAGE = 16  # tokens of a KV block; a block of a canvas divides it or is a multiple
+AUTO = ("static", "free-dave")  # one token per step, several steps verified per pass
+SELECTOR = "static"  # for a list that names no selector
+KV_BLOCK_SIZE = 16  # tokens of a KV block; a diffusion block divides it or is a multiple of it
 
 
 @dataclass(frozen=True, slots=True)
 class UnmaskingConfig:
-    """What a request asked for, checked."""
+    """What a request asks for, validated."""
 
     choices: tuple[Choice, ...]  # one method for each part named
     attention: Attention
@@ -39,11 +39,11 @@ class UnmaskingConfig:
 
 @dataclass(frozen=True, slots=True)
 class UnmaskingPipeline:
-    """The parts that decide the steps of one sequence. Stateless; shared by sequences."""
+    """The methods that decide the steps of a sequence. Stateless; shared by sequences."""
 
-    names: Mapping[str, str]  # part -> public id of the method that decides it
+    names: Mapping[str, str]  # part -> public id of its method
     attention: Attention
-    block_size: int  # positions settled before the next ones begin
+    block_size: int  # positions that are unmasked before the next ones begin
     selector: Selector
     scorer: Scorer | None = None
     window: WindowPolicy | None = None
@@ -54,56 +54,57 @@ class UnmaskingPipeline:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Names of the statistics that some part reads."""
+        """Names of the statistics that some method reads."""
         return self.selector.needs | (self.scorer.needs if self.scorer else frozenset())
 
     @property
     def revises(self) -> bool:
-        """Whether a settled token of the block may become a hole again."""
-        return "shadow" in self.selector.needs
+        """Whether unmasked positions of the block may be masked again."""
+        return "leave_one_out" in self.selector.needs
 
 
 def check(
     decoding: Mapping[str, Any], spec: DiffusionSpec, extras: PromptExtras = NO_EXTRAS
 ) -> UnmaskingConfig:
-    """Return what the request's `decoding` object asks of a model.
+    """Return what a request's `decoding` object asks of a model.
 
-    `unmasker`: "off" is one token after the other (blocks of 1); "auto" is AUTO; a list composes.
-    `canvas`: {"attention": "block" | "full", "block_size": int}, each the model's own by default.
+    `unmasker`: "off" is left to right (blocks of 1); "auto" is AUTO; a list composes methods.
+    `canvas`: {"attention": "block" | "full", "block_size": int}; the defaults are the model's.
 
     Raises:
-        MethodError: an unknown method or option, a combination that can't be, or weights that were
-            not trained for it.
+        MethodError: an unknown method or option, a combination that is not possible, or weights
+            that were not trained for it.
     """
     attention = _attention(decoding, spec, extras.infill_field)
-    recipe = UnmaskingConfig(_choices(decoding), attention, _block_size(decoding, spec, attention))
-    _check_parts(recipe, spec)
-    return recipe
+    config = UnmaskingConfig(_choices(decoding), attention, _block_size(decoding, spec, attention))
+    _check_parts(config, spec)
+    return config
 
 
-def to_methods(recipe: UnmaskingConfig) -> DiffusionMethods:
-    """Return a recipe in the form that travels."""
-    unmasker = tuple(to_spec(choice) for choice in recipe.choices)
-    return DiffusionMethods(unmasker, recipe.attention, recipe.block_size)
+def to_methods(config: UnmaskingConfig) -> DiffusionMethods:
+    """Return a configuration in the form that travels."""
+    unmasker = tuple(to_spec(choice) for choice in config.choices)
+    return DiffusionMethods(unmasker, config.attention, config.block_size)
 
 
 def from_methods(methods: DiffusionMethods) -> UnmaskingConfig:
-    """Return the recipe that `to_methods` was given."""
+    """Return the configuration that `to_methods` was given."""
     choices = tuple(from_spec("unmasker", spec) for spec in methods.unmasker)
     return UnmaskingConfig(choices, methods.attention, methods.block_size)
 
 
 def build_pipeline(
-    recipe: UnmaskingConfig,
+    config: UnmaskingConfig,
     spec: DiffusionSpec,
     *,
     folder: Path | None = None,
     delimiters: Callable[[], Collection[int]] = tuple,
 ) -> UnmaskingPipeline:
-    """Make the methods of a recipe.
+    """Load the methods of a configuration.
 
     Each is made with the keywords spec, folder (of the weights, if they came in one),
-    attention and block_size; windows also with delimiters (tokens whose text holds a line break).
+    attention and block_size; windows also with delimiters (tokens whose text contains a
+    line break).
 
     Raises:
         MethodError: a method lacks what it needs, such as a file beside the weights.
@@ -111,27 +112,27 @@ def build_pipeline(
     context: dict[str, Any] = {
         "spec": spec,
         "folder": folder,
-        "attention": recipe.attention,
-        "block_size": recipe.block_size,
+        "attention": config.attention,
+        "block_size": config.block_size,
     }
-    if any(choice.method.part == "window" for choice in recipe.choices):
+    if any(choice.method.part == "window" for choice in config.choices):
         context["delimiters"] = delimiters()  # reading a vocabulary takes a while
-    parts = {c.method.part: c.method.make(c.options, **context) for c in recipe.choices}
-    names = {choice.method.part: choice.method.name for choice in recipe.choices}
-    chain = UnmaskingPipeline(names, recipe.attention, recipe.block_size, **parts)
-    if chain.revises and (spec.shift or chain.verifier or chain.cache):
+    parts = {c.method.part: c.method.make(c.options, **context) for c in config.choices}
+    names = {choice.method.part: choice.method.name for choice in config.choices}
+    pipeline = UnmaskingPipeline(names, config.attention, config.block_size, **parts)
+    if pipeline.revises and (spec.shift or pipeline.verifier or pipeline.cache):
         raise MethodError(
             f"{names['selector']} reads shadow rows, which predict their own position and see no "
             "cached copy of it: no drafts, no cache policy, no model that predicts the next one.",
             "decoding.unmasker",
         )
-    if chain.revises and chain.scaffold:  # by name only what is built in excludes each other
+    if pipeline.revises and pipeline.scaffold:  # plug-ins can't exclude each other by name
         raise MethodError(
             f"{names['selector']} opens settled tokens again, and a scaffold would settle them "
             "again, without end.",
             "decoding.unmasker",
         )
-    return chain
+    return pipeline
 
 
 def _choices(decoding: Mapping[str, Any]) -> tuple[Choice, ...]:
@@ -179,7 +180,7 @@ def _attention(decoding: Mapping[str, Any], spec: DiffusionSpec, infill: str | N
 
 
 def _block_size(decoding: Mapping[str, Any], spec: DiffusionSpec, attention: Attention) -> int:
-    """Return the block size; with full attention, the weights don't care."""
+    """Return the block size; with full attention, any size suits the weights."""
     param = "decoding.canvas.block_size"
     asked = _canvas(decoding).get("block_size")
     if asked is not None and (not isinstance(asked, int) or isinstance(asked, bool) or asked < 1):
@@ -195,17 +196,17 @@ def _block_size(decoding: Mapping[str, Any], spec: DiffusionSpec, attention: Att
             f"This model was trained for blocks of {', '.join(map(str, trained))}, not {size}.",
             param,
         )
-    if attention == "block" and PAGE % size and size % PAGE:
-        raise MethodError(f"A block size divides {PAGE} or is a multiple of it.", param)
+    if attention == "block" and KV_BLOCK_SIZE % size and size % KV_BLOCK_SIZE:
+        raise MethodError(f"A block size divides {KV_BLOCK_SIZE} or is a multiple of it.", param)
     return size
 
 
-def _check_parts(recipe: UnmaskingConfig, spec: DiffusionSpec) -> None:
-    """Refuse combinations that no step could make."""
+def _check_parts(config: UnmaskingConfig, spec: DiffusionSpec) -> None:
+    """Reject combinations of methods that are not possible."""
     param = "decoding.unmasker"
-    by_part = {choice.method.part: choice.method for choice in recipe.choices}
+    by_part = {choice.method.part: choice.method for choice in config.choices}
     cache, verifier = by_part.get("cache"), by_part.get("verifier")
-    if cache and recipe.attention == "block":
+    if cache and config.attention == "block":
         raise MethodError(
             f"{cache.name} is for full attention; finished blocks are cached exactly.", param
         )

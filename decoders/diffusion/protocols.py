@@ -1,19 +1,19 @@
-"""What unmasking methods see of one canvas after a forward pass, and what they answer. No torch.
+"""The protocols of unmasking methods: what they see of a canvas, and what they return. No torch.
 
-A canvas is a run of positions, some settled, the others holes. A method decides one part of a step
+A canvas is a range of positions, each unmasked or still masked. A method decides one part of a step
 (Method.part):
 
-    selector   which holes are settled now
-    scorer     what is added to the scores that tokens are drawn from
-    window     how far the next block reaches
-    stopper    where the text ends before every hole is settled
-    verifier   which canvases are tried ahead in the same forward pass
+    selector   which masked positions are unmasked now
+    scorer     what is added to the logits that tokens are drawn from
+    window     how long the next block is
+    stopper    where the text ends before every position is unmasked
+    verifier   how many draft canvases are computed in the same forward pass
     cache      which positions of a canvas with full attention are computed again
-    scaffold   which literals of a constraint are settled ahead of the values before them
+    scaffold   which literals of a constraint are unmasked before the values in front of them
 
-Methods hold no state. What one remembers of a block is a value, its memory: None when the block
-begins, then whatever its last answer carried. Values aren't changed in place, so a branch of a
-canvas is a copy of references. The sources are those of the methods, each in its own file.
+Methods are stateless. What one remembers of a block is a value, its memory: None when the block
+begins, then whatever its last result carried. Memories are never changed in place, so copies of a
+canvas share them. The papers are named in each method's own file.
 """
 
 from __future__ import annotations
@@ -31,72 +31,75 @@ Bools = NDArray[np.bool_]
 AnyOptions = TypeVar("AnyOptions")
 
 # Names of statistics that a method may need beside tokens and p; only these are computed.
-STATISTICS = frozenset({"p2", "entropy", "top", "block_p", "shadow"})
+STATISTICS = frozenset({"p2", "entropy", "top", "block_p", "leave_one_out"})
 TOP = 64  # tokens whose probabilities `top` gives
 
 
 @dataclass(frozen=True, slots=True)
 class StepView:
-    """One canvas and what a forward pass said of its open holes; h of them, by rising position.
+    """One canvas and the draws of a forward pass at its m masked positions, by rising position.
 
-    Only holes of the current block are open (for a window: all holes that it looks ahead to).
+    Only masked positions of the current block are included (for a window: all that it inspects).
     Positions are absolute: the prompt's first token is 0.
     """
 
-    holes: Ints  # [h] positions, h >= 1
-    tokens: Ints  # [h] what the request's law draws there, with the position's own noise
-    p: Floats  # [h] probability of that token at temperature 1, after bans, bias and constraint
-    is_end: Bools  # [h] whether it ends the text
+    positions: Ints  # [m] masked positions, m >= 1
+    tokens: Ints  # [m] drawn from the request's distribution, with the position's own noise
+    p: Floats  # [m] probability of that token at temperature 1, after bans, bias and constraint
+    is_end: Bools  # [m] whether the token ends the text
     start: int  # the block is start..stop-1
     stop: int
-    settled: Ints  # [stop - start] the block's tokens, -1 at holes
+    block_tokens: Ints  # [stop - start] the block's tokens, -1 where masked
     step: int  # forward passes whose logits this block has used before
-    key: tuple[int, int] = (0, 0)  # (seed, sequence index), for methods that draw for themselves
-    p2: Floats | None = None  # [h] probability of the runner-up
-    entropy: Floats | None = None  # [h] nats
-    top: tuple[Ints, Floats] | None = None  # [h, TOP] ids and probabilities, best first
-    block_p: Floats | None = None  # [stop - start] best probability of every row, settled or not
-    shadow: Floats | None = None  # [stop - start] what the shadow row gives a settled token; nan
-    # at holes
+    noise_key: tuple[int, int] = (0, 0)  # (seed, stream), for methods that draw random numbers
+    p2: Floats | None = None  # [m] probability of the runner-up
+    entropy: Floats | None = None  # [m] nats
+    top: tuple[Ints, Floats] | None = None  # [m, TOP] ids and probabilities, best first
+    block_p: Floats | None = None  # [stop - start] best probability of each row, masked or not
+    leave_one_out: Floats | None = None  # [stop - start] probability of an unmasked token in the
+    # view without it; nan where masked
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which open holes are settled with their tokens; if none, the host settles the best one."""
+    """Which masked positions are unmasked with their tokens; if none, the best is."""
 
-    settle: Bools  # [h]
+    unmask: Bools  # [m]
     memory: Any = None
-    reopen: Sequence[int] = ()  # settled positions of the block that become holes again
+    remask: Sequence[int] = ()  # unmasked positions of the block that are masked again
 
 
 class Selector(Protocol):
-    """Decides which holes are settled now."""
+    """Decides which positions are unmasked now."""
 
     @property
     def needs(self) -> frozenset[str]:
         """Names out of STATISTICS."""
 
     def score(self, view: StepView) -> Floats:
-        """Return [h], greater is surer: the order of drafts, and who is settled if none passes."""
+        """Return scores [m], higher is more confident.
+
+        They give the order of drafts, and the position to unmask if none is selected.
+        """
 
     def select(self, view: StepView, memory: Any) -> Selection:
-        """Choose among the open holes."""
+        """Select among the masked positions."""
 
 
 @dataclass(frozen=True, slots=True)
 class ByProbability(Generic[AnyOptions]):
-    """Base of selectors for which a hole is as sure as the token drawn there is probable."""
+    """Base of selectors whose score is the probability of the drawn token."""
 
     options: AnyOptions
 
     @classmethod
     def make(cls, options: AnyOptions, **context: Any) -> Self:
-        """Return the selector; nothing but its options matters to it."""
+        """Return the selector; only its options matter."""
         return cls(options)
 
     @property
     def needs(self) -> frozenset[str]:
-        """Nothing but p."""
+        """Empty: only p is read."""
         return frozenset()
 
     def score(self, view: StepView) -> Floats:
@@ -106,88 +109,95 @@ class ByProbability(Generic[AnyOptions]):
 
 @dataclass(frozen=True, slots=True)
 class LogitBias:
-    """Sparse additions to the holes' logits; entry i adds deltas[i] to token tokens[i] of a row."""
+    """Sparse additions to a view's logits: deltas[i] to token tokens[i] of row rows[i]."""
 
-    rows: Ints  # [k] 0..h-1
+    rows: Ints  # [k] 0..m-1
     tokens: Ints  # [k]
     deltas: Floats  # [k]
     memory: Any = None
 
 
 class Scorer(Protocol):
-    """Adds to the scores; tokens and statistics are then computed again from the sums."""
+    """Adds to the logits; tokens and statistics are then computed again from the sums."""
 
     @property
     def needs(self) -> frozenset[str]:
         """Names out of STATISTICS."""
 
     def bias(self, view: StepView, memory: Any) -> LogitBias:
-        """Return what to add, given what the plain scores say."""
+        """Return what to add, given the draws from the plain logits."""
 
 
 class WindowPolicy(Protocol):
-    """Decides how far the next block reaches."""
+    """Decides how long the next block is."""
 
-    def reach(self, remaining: int, answer: int) -> int:
-        """Return how many positions to look ahead; answer: positions of the whole canvas."""
+    def lookahead(self, remaining: int, output_length: int) -> int:
+        """Return how many positions to inspect, at most `remaining`.
+
+        output_length: positions of the canvas that belong to the output.
+        """
 
     def length(self, view: StepView) -> int:
         """Return the length of the block that begins at view.start, at most view.stop - start."""
 
 
 class Stopper(Protocol):
-    """Decides where the text ends before every hole is settled."""
+    """Decides where the text ends before every position is unmasked."""
 
     def end(self, view: StepView) -> int | None:
-        """Return the position that becomes the text's end; all behind it is given up."""
+        """Return the position that becomes the text's end, or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheView:
     """A canvas with full attention before a forward pass; positions are absolute."""
 
-    length: int  # positions of the whole canvas, the prompt among them
+    length: int  # positions of the whole canvas, including the prompt
     prompt: int  # positions of the prompt
     start: int  # the block is start..stop-1
     stop: int
-    holes: Ints  # [h] open holes
-    fresh: Ints  # positions settled by the last step
-    p: Floats  # [h] of the last step that saw them; 0 where none has
+    positions: Ints  # [m] masked positions of the block
+    newly_unmasked: Ints  # positions unmasked by the last step
+    p: Floats  # [m] from the last step that drew them; 0 if none has
     step: int  # forward passes of this block before this one; 0: its first
-    age: int  # forward passes from the last of all positions on, that one counted; 0: none was
+    passes_since_refresh: int  # since the last pass of all positions, that one included; 0: none
 
 
 class CachePolicy(Protocol):
-    """Decides which positions are computed again; the keys and values of the others stay."""
+    """Decides which positions are computed again; the other keys and values are reused."""
 
-    def rows(self, view: CacheView) -> Ints:
-        """Return the positions to feed, rising; those of all open holes that may be settled."""
+    def active_positions(self, view: CacheView) -> Ints:
+        """Return the positions to compute, rising; at least one masked position of the block."""
 
 
 class Verifier(Protocol):
-    """Tries canvases ahead: drafts that the next forward pass proves or throws away."""
+    """Decides how many canvases are computed in one pass; the next steps verify the drafts."""
 
-    def width(self, holes: int, rows: int, room: int) -> int:
-        """Return how many canvases to feed, the certain one among them.
+    def width(self, num_positions: int, num_rows: int, budget: int) -> int:
+        """Return how many canvases to feed, the current one included.
 
-        holes: open holes of that one. rows: its size. room: rows left for drafts in this step.
+        Args:
+            num_positions: positions read off the current canvas.
+            num_rows: rows that one canvas takes.
+            budget: rows that the step leaves for drafts.
         """
 
 
 class Scaffold(Protocol):
-    """Settles literals: tokens that a constraint leaves no alternative to, values permitting."""
+    """Unmasks literals early: tokens that are the constraint's only continuation."""
 
     def place(self, literal: Bools, p: Floats) -> Bools:
-        """Return which literals are settled.
+        """Return [m] which literals are unmasked.
 
         Args:
-            literal: [h] of the open holes, rising, what is a literal on the witness.
-            p: [h] of the tokens on the witness; 1 where one is settled now, 0 behind its end.
+            literal: [m] which masked positions, rising, hold a literal in the lookahead.
+            p: [m] probability of the lookahead's tokens; 1 where one is unmasked now, 0 behind the
+                lookahead's end.
         """
 
 
 def top_k(scores: Floats, k: int) -> Bools:
-    """Mark the k greatest of scores [h]; among equals the lower index wins."""
+    """Return [m] True at the k highest scores; ties go to the lower index."""
     chosen = np.zeros(len(scores), dtype=np.bool_)
     chosen[np.argsort(-scores, kind="stable")[:k]] = True
     return chosen

@@ -1,10 +1,10 @@
-"""Which rows a canvas feeds, and in which row of logits the law of each position stands.
+"""The rows that a canvas feeds in one pass, and which rows of logits predict its positions.
 
-Block attention: the canvas stands behind what the engine feeds by itself, drafts of it are
-branches, its shadow is a second half; nothing of it stays cached. Full attention: rows are
-refreshed in place, all of them or those that a cache policy names; branches and shadows repeat the
-whole canvas. A model with a shift predicts position i in row i - 1. The row before a canvas is read
-in the pass that feeds it, and kept by the host (see ANCHOR).
+Block attention: the canvas stands behind the tokens that the engine feeds by itself. Drafts of it
+are branches, its leave-one-out view is a second half; none of it stays cached. Full attention: rows
+are computed in place, all of them or those that a cache policy names; branches and leave-one-out
+views repeat the whole canvas. A model with a shift predicts position i in row i - 1. Then the row
+before the canvas is read in the pass that feeds it, and its logits are kept (PRECEDING_ROW).
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from plait.decoders.diffusion.canvas import Canvas
 from plait.decoders.diffusion.protocols import Ints
 from plait.decoders.diffusion.spec import DiffusionSpec
 
-PRECEDING_ROW = -1  # the row before the canvas, kept from an earlier pass
+PRECEDING_ROW = -1  # the row before the canvas, whose logits are kept from an earlier pass
 
 
 @dataclass(frozen=True, slots=True)
 class LogitsIndex:
-    """Positions whose laws are read off one canvas, and where."""
+    """The positions of one canvas that are read, and the rows of logits that predict them."""
 
-    positions: Ints  # rising
-    rows: Ints  # of the sequence's logits; ANCHOR: the kept one
+    positions: Ints  # [r] rising
+    rows: Ints  # [r] of the sequence's logits; PRECEDING_ROW: the kept ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,120 +35,117 @@ class StepInput:
     """What a sequence feeds and reads in one pass."""
 
     proposal: Proposal
-    canvases: Sequence[Canvas]  # the certain one first, then drafts
-    readings: Sequence[LogitsIndex]  # one for each
-    shadow: LogitsIndex | None = None  # settled positions, and their shadow rows
-    reads_anchor: bool = False  # logits row 0 is the row before the canvas: keep it
+    canvases: Sequence[Canvas]  # the current one first, then drafts
+    logits: Sequence[LogitsIndex]  # one for each canvas
+    leave_one_out: LogitsIndex | None = None  # unmasked positions in the view without them
+    reads_preceding: bool = False  # row 0 of the logits is the row before the canvas: keep it
 
 
 def block_input(
-    canvases: Sequence[Canvas], wanted: Ints, spec: DiffusionSpec, *, has_anchor: bool
+    canvases: Sequence[Canvas], positions: Ints, spec: DiffusionSpec, *, has_preceding: bool
 ) -> StepInput:
-    """Plan a canvas of a block-causal model, with drafts of it.
+    """Return the input of a canvas with block attention, and of drafts of it.
 
     Args:
-        canvases: equal but for the holes that drafts fill.
-        wanted: positions whose laws are read off each canvas.
+        canvases: equal except for the positions that drafts fill.
+        positions: to be read off each canvas.
         spec: of the model.
-        has_anchor: the host keeps the row before the canvas.
+        has_preceding: the logits of the row before the canvas are kept.
     """
-    certain = canvases[0]
-    size = len(certain.ids)
-    at = wanted - certain.start - spec.shift  # rows of one copy; -1 is before it
+    current = canvases[0]
+    size = len(current.ids)
+    at = positions - current.start - spec.shift  # rows of one copy; -1 is before it
     before = at < 0
-    reads_anchor = bool(before.any()) and not has_anchor
+    reads_preceding = bool(before.any()) and not has_preceding
     inside = at[~before]
-    readings = []
+    logits = []
     for i in range(len(canvases)):
-        first = int(reads_anchor) + i * len(inside)
-        rows = np.full(len(at), 0 if reads_anchor else PRECEDING_ROW)
+        first = int(reads_preceding) + i * len(inside)
+        rows = np.full(len(at), 0 if reads_preceding else PRECEDING_ROW)
         rows[~before] = np.arange(first, first + len(inside))
-        readings.append(LogitsIndex(wanted, rows))
-    read = [PRECEDING_ROW] * reads_anchor
+        logits.append(LogitsIndex(positions, rows))
+    read = [PRECEDING_ROW] * reads_preceding
     read += [int(row) for i in range(len(canvases)) for row in inside + i * size]
     if size == 1:
-        shows = [] if spec.shift else certain.shown(spec.mask_id).tolist()
-        proposal = Proposal(shows, AttentionMode.CAUSAL, read=read)
+        fed = [] if spec.shift else current.input_ids(spec.mask_id).tolist()
+        proposal = Proposal(fed, AttentionMode.CAUSAL, read=read)
     else:
         proposal = _copies(canvases, spec, read)
-    return StepInput(proposal, canvases, readings, reads_anchor=reads_anchor)
+    return StepInput(proposal, canvases, logits, reads_preceding=reads_preceding)
 
 
 def leave_one_out_input(
-    canvas: Canvas, wanted: Ints, revisable: Ints, spec: DiffusionSpec
+    canvas: Canvas, positions: Ints, revisable: Ints, spec: DiffusionSpec
 ) -> StepInput:
-    """Plan a canvas and its shadow: a second copy, all holes, that sees the first.
+    """Return the input of a canvas and of its leave-one-out view.
+
+    The view is a second copy of masks only; the row of a position sees the canvas without it.
 
     Args:
-        canvas: of either attention.
-        wanted: positions whose laws are read off the canvas itself.
-        revisable: settled positions whose laws are read off the shadow.
-        spec: of the model; its rows predict their own position.
+        canvas: with block or full attention.
+        positions: to be read off the canvas itself.
+        revisable: unmasked positions to be read off the view.
+        spec: of the model, whose rows predict their own position.
     """
     size = len(canvas.ids)
-    rows, ghosts = wanted - canvas.start, revisable - canvas.start + size
-    positions = list(range(canvas.start, canvas.stop)) * 2
+    rows, view_rows = positions - canvas.start, revisable - canvas.start + size
     proposal = Proposal(
-        [*canvas.shown(spec.mask_id).tolist(), *[spec.mask_id] * size],
+        [*canvas.input_ids(spec.mask_id).tolist(), *[spec.mask_id] * size],
         AttentionMode.SHADOW,
-        positions=positions,
-        read=[*rows.tolist(), *ghosts.tolist()],
+        positions=list(range(canvas.start, canvas.stop)) * 2,
+        read=[*rows.tolist(), *view_rows.tolist()],
     )
     middle = len(rows)
-    return StepInput(
-        proposal,
-        [canvas],
-        [LogitsIndex(wanted, np.arange(middle))],
-        LogitsIndex(revisable, np.arange(middle, middle + len(ghosts))),
-    )
+    view = LogitsIndex(revisable, np.arange(middle, middle + len(view_rows)))
+    return StepInput(proposal, [canvas], [LogitsIndex(positions, np.arange(middle))], view)
 
 
 def full_input(
-    canvases: Sequence[Canvas], wanted: Ints, fed: Ints | None, spec: DiffusionSpec
+    canvases: Sequence[Canvas], positions: Ints, computed: Ints | None, spec: DiffusionSpec
 ) -> StepInput:
-    """Plan a canvas with full attention.
+    """Return the input of a canvas with full attention.
 
     Args:
-        canvases: as in block_plan; drafts only where all rows are fed.
-        wanted: as in block_plan.
-        fed: positions to compute again; None: all.
+        canvases: as in block_input; drafts only where all positions are computed.
+        positions: as in block_input.
+        computed: positions to compute again; None: all.
         spec: of the model.
     """
-    law_rows = np.maximum(wanted - spec.shift, 0)  # nothing stands before position 0
+    predicting = np.maximum(positions - spec.shift, 0)  # nothing stands before position 0
     size = len(canvases[0].ids)
     if len(canvases) > 1:
-        read = np.unique(law_rows)
-        index = np.searchsorted(read, law_rows)
+        read = np.unique(predicting)
+        index = np.searchsorted(read, predicting)
         all_rows = [int(row) for i in range(len(canvases)) for row in read + i * size]
-        readings = [LogitsIndex(wanted, index + i * len(read)) for i in range(len(canvases))]
-        return StepInput(_copies(canvases, spec, all_rows), canvases, readings)
-    rows = np.arange(size) if fed is None else np.union1d(fed, np.union1d(wanted, law_rows))
-    read = np.searchsorted(rows, np.unique(law_rows))
+        logits = [LogitsIndex(positions, index + i * len(read)) for i in range(len(canvases))]
+        return StepInput(_copies(canvases, spec, all_rows), canvases, logits)
+    if computed is None:
+        rows = np.arange(size)
+    else:
+        rows = np.union1d(computed, np.union1d(positions, predicting))
+    read = np.searchsorted(rows, np.unique(predicting))
     proposal = Proposal(
-        canvases[0].shown(spec.mask_id)[rows].tolist(),
+        canvases[0].input_ids(spec.mask_id)[rows].tolist(),
         AttentionMode.CONTEXT,
         positions=rows.tolist(),
         length=size,
         read=read.tolist(),
     )
-    return StepInput(
-        proposal,
-        canvases,
-        [LogitsIndex(wanted, np.searchsorted(read, np.searchsorted(rows, law_rows)))],
-    )
+    index = np.searchsorted(read, np.searchsorted(rows, predicting))
+    return StepInput(proposal, canvases, [LogitsIndex(positions, index)])
 
 
 def _copies(canvases: Sequence[Canvas], spec: DiffusionSpec, read: Sequence[int]) -> Proposal:
     """Feed every canvas whole; each sees itself and what is before the canvas."""
-    certain = canvases[0]
-    size, count = len(certain.ids), len(canvases)
-    shown = np.concatenate([canvas.shown(spec.mask_id) for canvas in canvases]).tolist()
+    current = canvases[0]
+    size, count = len(current.ids), len(canvases)
+    fed = np.concatenate([canvas.input_ids(spec.mask_id) for canvas in canvases]).tolist()
     if count == 1:
-        return Proposal(shown, AttentionMode.FULL, read=read)
+        return Proposal(fed, AttentionMode.FULL, read=read)
     return Proposal(
-        shown,
+        fed,
         AttentionMode.BRANCHES,
         parents=np.repeat(np.arange(count), size).tolist(),
-        positions=list(range(certain.start, certain.stop)) * count,
+        positions=list(range(current.start, current.stop)) * count,
         read=read,
     )

@@ -129,7 +129,7 @@ def fits(judge: WordConstraint, token: int, left: int) -> bool:
 
 
 def outcomes(run: Run) -> tuple[list[int], str | None, list[int]]:
-    return run.answer, run.finish, run.state.order
+    return run.answer, run.finish, run.state.emitted_steps
 
 
 @pytest.mark.parametrize("selector", [SELECTORS[0], SELECTORS[2], "entropy-bound"], ids=str)
@@ -190,7 +190,7 @@ def test_logprobs_are_the_models_own_and_change_nothing(unmasker: Any) -> None:
         entries = [entry for outcome in priced.outcomes for entry in outcome.logprobs]
         assert [entry.token_id for entry in entries] == priced.answer
         assert all(entry.logprob < 0 and len(entry.top) == 2 for entry in entries)
-        assert 0 not in priced.state.steps
+        assert 0 not in priced.state.emitted_passes
 
 
 def test_forced_tokens_take_no_pass_and_are_counted() -> None:

@@ -8,14 +8,14 @@ import pytest
 
 from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.contract.text import NoiseKey, Text
-from plait.decoders.diffusion import decoder as hosts
+from plait.decoders.diffusion import step as steps
 from plait.decoders.diffusion.decoder import DiffusionDecoder
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.sampling.params import SamplingParams
 from tests.fixtures.canvas_driver import Run, UnresolvedRequest, decode_request, drive
 from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, GRAMMARS, load
 from tests.fixtures.hash_model import HashLaw
-from tests.fixtures.lookaheads import naive_rulings
+from tests.fixtures.lookaheads import naive_constrained
 from tests.fixtures.word_constraint import END, LANGUAGE, WordConstraint
 
 LAW = HashLaw(vocab=len(BYTES_AND_PIECES.token_bytes) + 1, radius=3)
@@ -69,7 +69,7 @@ def requests(way: Any, spare: int) -> list[DecodeRequest]:
 
 
 def outcomes(run: Run) -> tuple[list[int], str | None, list[int], int]:
-    return run.answer, run.finish, run.state.order, run.state.num_forced
+    return run.answer, run.finish, run.state.emitted_steps, run.state.num_forced
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
@@ -78,7 +78,7 @@ def test_batches_rule_as_single_rows_do(
     way: Any, spare: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     have = drive(decoder(), LAW, requests(way, spare), room=64)
-    monkeypatch.setattr(hosts, "rulings", naive_rulings)
+    monkeypatch.setattr(steps, "constrain_draws", naive_constrained)
     want = drive(decoder(), LAW, requests(way, spare), room=64)
     assert [outcomes(run) for run in have] == [outcomes(run) for run in want]
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from plait.decoders.contract.decoder import AttentionMode, Forward, Outcome
 from plait.decoders.diffusion.canvas import Canvas
-from plait.decoders.diffusion.decoder import IDLE, DiffusionDecoder
+from plait.decoders.diffusion.decoder import DiffusionDecoder
+from plait.decoders.diffusion.propose import EMPTY
 from plait.decoders.diffusion.state import DiffusionState
 from plait.decoders.diffusion.step_input import PRECEDING_ROW
 from plait.decoders.resolve import resolve_decoding
@@ -83,24 +84,26 @@ class Watched(DiffusionDecoder):
 
     def accept(self, states: Sequence[DiffusionState], forward: Forward) -> Sequence[Outcome]:
         for state, offset in zip(states, forward.offsets[:-1], strict=True):
-            plan = state.plan or IDLE
-            for canvas, reading in zip(plan.canvases, plan.readings, strict=True):
+            plan = state.step_input or EMPTY
+            for canvas, reading in zip(plan.canvases, plan.logits, strict=True):
                 kept = reading.rows == PRECEDING_ROW
                 have = torch.empty(len(kept), self.law.vocab)
                 have[~kept] = forward.logits[reading.rows[~kept] + offset]
                 if kept.any():
-                    assert state.anchor is not None
-                    have[kept] = state.anchor
+                    assert state.preceding_logits is not None
+                    have[kept] = state.preceding_logits
                 want = self.recomputed(state, canvas, reading.positions)
                 torch.testing.assert_close(have, want, atol=1e-5, rtol=0)
                 self.num_compared += len(have)
         outcomes = super().accept(states, forward)
-        self.orders |= {state.law.params.seed or 0: state.order for state in states}
+        self.orders |= {state.settings.params.seed or 0: state.emitted_steps for state in states}
         return outcomes
 
     def recomputed(self, state: DiffusionState, canvas: Canvas, positions: Ints) -> Tensor:
         """Return the laws at some positions from nothing but the text as the canvas shows it."""
-        shown = np.array([*state.text[: canvas.start], *canvas.shown(self.spec.mask_id).tolist()])
+        shown = np.array(
+            [*state.text[: canvas.start], *canvas.input_ids(self.spec.mask_id).tolist()]
+        )
         laws = self.law.logits(positions, shown)
         if self.spec.shift and not self.law.rules.full and positions[0] == canvas.start:
             before = shown[: canvas.start]  # the row before the block can't look into it

@@ -58,16 +58,16 @@ class Counter(Recorder):
 
 
 class RecordingHost(DiffusionDecoder):
-    """A host whose chain is given."""
+    """A decoder whose pipeline is given."""
 
     def __init__(
         self, selector: Recorder, *, shift: bool = False, attention: Attention = "block"
     ) -> None:
         super().__init__(DiffusionSpec(LAW.mask_id, (7,), attention, BLOCK, shift=shift), LAW.vocab)
-        self.chain = UnmaskingPipeline({"selector": "recorder"}, attention, BLOCK, selector)
+        self.pipeline = UnmaskingPipeline({"selector": "recorder"}, attention, BLOCK, selector)
 
-    def _chain(self, options: Any) -> UnmaskingPipeline:
-        return self.chain
+    def _pipeline(self, request: Any) -> UnmaskingPipeline:
+        return self.pipeline
 
 
 def run_one(
@@ -81,7 +81,7 @@ def replays(run: Run, views: list[StepView]) -> Iterator[tuple[StepView, Ints]]:
     """Yield each view with the text that it was drawn on, the mask at holes."""
     text = list(PROMPT)
     for view in views:
-        text = text[: view.start] + view.settled.tolist()
+        text = text[: view.start] + view.block_tokens.tolist()
         yield view, np.array([LAW.mask_id if token == UNSEEN else token for token in text])
         text = [*text[: view.start], *run.text[view.start : view.stop]]
 
@@ -89,7 +89,7 @@ def replays(run: Run, views: list[StepView]) -> Iterator[tuple[StepView, Ints]]:
 def plain_laws(view: StepView, shown: Ints, *, shift: bool = False) -> NDArray[np.float64]:
     """Return the model's own law [h, vocab] at the holes."""
     rows = []
-    for hole in view.holes.tolist():
+    for hole in view.positions.tolist():
         seen = shown[: view.start] if shift and hole == view.start else shown
         rows.append(LAW.logits(np.array([hole]), seen)[0])
     return softmax(np.array(rows, np.float64))
@@ -119,15 +119,17 @@ def test_statistics_are_those_of_the_law(shift: bool) -> None:
         assert np.array_equal(view.top[0][:, 0], laws.argmax(axis=1))
         assert view.top[1][:, :49] == pytest.approx(-np.sort(-laws, axis=1)[:, :49], rel=1e-5)
         assert view.block_p is not None
-        assert view.block_p[view.holes - view.start] == pytest.approx(laws.max(axis=1), rel=1e-5)
+        assert view.block_p[view.positions - view.start] == pytest.approx(
+            laws.max(axis=1), rel=1e-5
+        )
         assert view.is_end.tolist() == [token in STOPS for token in view.tokens.tolist()]
 
 
 def test_only_what_is_needed_is_computed() -> None:
-    for name in sorted(STATISTICS - {"shadow"}):
+    for name in sorted(STATISTICS - {"leave_one_out"}):
         selector = Recorder(frozenset({name}))
         run_one(selector, SamplingParams(temperature=0.0), max_tokens=3)
-        for other in STATISTICS - {"shadow"}:
+        for other in STATISTICS - {"leave_one_out"}:
             assert all((getattr(v, other) is None) == (other != name) for v in selector.views)
 
 
@@ -149,12 +151,12 @@ def test_draws_follow_the_requests_law(name: str) -> None:
     params, selector = EDITS[name], Recorder()
     run = run_one(selector, params)
     for view, shown in replays(run, selector.views):
-        scores = np.array([LAW.logits(np.array([h]), shown)[0] for h in view.holes], np.float64)
-        for row, hole in zip(scores, view.holes.tolist(), strict=True):
+        scores = np.array([LAW.logits(np.array([h]), shown)[0] for h in view.positions], np.float64)
+        for row, hole in zip(scores, view.positions.tolist(), strict=True):
             edit(row, hole, shown, params)
         laws = softmax(scores)
         assert view.p == pytest.approx(laws[np.arange(len(laws)), view.tokens], rel=1e-4)
-        keys = torch.tensor([noise.key(params.seed, 0, hole) for hole in view.holes.tolist()])
+        keys = torch.tensor([noise.key(params.seed, 0, hole) for hole in view.positions.tolist()])
         heat = params.temperature
         if heat > 0.0:
             scores = scores / heat + REFERENCE.gumbel(keys, LAW.vocab).numpy()
@@ -192,7 +194,7 @@ def test_logprobs_are_the_models_own_when_settled() -> None:
     settled = {}
     for view, shown in replays(run, selector.views):
         at = int(view.p.argmax())
-        settled[int(view.holes[at])] = plain_laws(view, shown)[at]
+        settled[int(view.positions[at])] = plain_laws(view, shown)[at]
     for position, entry in enumerate(entries, len(PROMPT)):
         law = settled[position]
         assert entry.logprob == pytest.approx(np.log(law[entry.token_id]), rel=1e-4)
@@ -210,20 +212,20 @@ def test_truncation_leaves_p_alone() -> None:
 
 
 def test_shadow_rows_see_all_but_their_own_token() -> None:
-    selector = Recorder(frozenset({"shadow"}))
+    selector = Recorder(frozenset({"leave_one_out"}))
     run = run_one(selector, SamplingParams(temperature=0.0))
     seen = 0
     for view, shown in replays(run, selector.views):
-        assert view.shadow is not None
-        for i, token in enumerate(view.settled.tolist()):
+        assert view.leave_one_out is not None
+        for i, token in enumerate(view.block_tokens.tolist()):
             position = view.start + i
             if token == UNSEEN or position < len(PROMPT):
-                assert np.isnan(view.shadow[i])
+                assert np.isnan(view.leave_one_out[i])
                 continue
             without = shown.copy()
             without[position] = LAW.mask_id
             law = softmax(LAW.logits(np.array([position]), without).astype(np.float64))[0]
-            assert view.shadow[i] == pytest.approx(law[token], rel=1e-5)
+            assert view.leave_one_out[i] == pytest.approx(law[token], rel=1e-5)
             seen += 1
     assert seen > 10
 
@@ -260,7 +262,7 @@ def test_a_block_begins_without_a_memory(attention: Attention) -> None:
 def test_what_may_be_reopened_is_not_emitted() -> None:
     """With shadow rows a block leaves as a whole; without, from its left end as it is settled."""
     plain = run_one(Recorder(), SamplingParams(temperature=0.0))
-    held = run_one(Recorder(frozenset({"shadow"})), SamplingParams(temperature=0.0))
+    held = run_one(Recorder(frozenset({"leave_one_out"})), SamplingParams(temperature=0.0))
     assert held.answer == plain.answer
     assert [len(o.emit) for o in held.outcomes if o.emit] == [6, len(held.answer) - 6]
     assert len([o for o in plain.outcomes if o.emit]) > 2
@@ -326,4 +328,4 @@ def test_a_batch_changes_nothing() -> None:
     )
     for each, want, have in zip(requests, alone, together, strict=True):
         assert (have.answer, have.finish) == (want.answer, want.finish), each
-        assert have.state.order == want.state.order, each
+        assert have.state.emitted_steps == want.state.emitted_steps, each

@@ -11,8 +11,9 @@ import pytest
 from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.diffusion.canvas import Canvas, PendingDraws
 from plait.decoders.diffusion.decoder import DiffusionDecoder
-from plait.decoders.diffusion.drafts import drafts_of, matching_draft
+from plait.decoders.diffusion.propose import draft_canvases
 from plait.decoders.diffusion.spec import DiffusionSpec
+from plait.decoders.diffusion.step import matching_draft
 from plait.decoders.sampling.params import SamplingParams
 from tests.fixtures.canvas_driver import decode_request, drive
 from tests.fixtures.hash_model import HashLaw
@@ -65,7 +66,7 @@ def check(
     plain = drive(decoder, LAW, some_requests(count, seed, parts, params))
     eager = drive(decoder, LAW, some_requests(count, seed, [*parts, FREE_DAVE], params), room=ROOM)
     for want, have in zip(plain, eager, strict=True):
-        assert (have.answer, have.state.order) == (want.answer, want.state.order)
+        assert (have.answer, have.state.emitted_steps) == (want.answer, want.state.emitted_steps)
         assert (have.finish, have.outcomes[-1].stop_token) == (
             want.finish,
             want.outcomes[-1].stop_token,
@@ -149,39 +150,41 @@ def test_the_report_counts_drafts() -> None:
 
 def a_canvas() -> Canvas:
     ids = np.array([1, 2, 0, 0, 0, 0])
-    return Canvas(10, ids, np.array([0, 0, 1, 1, 1, 1], np.bool_), 16, 10, end=16)
+    return Canvas(10, ids, np.array([0, 0, 1, 1, 1, 1], np.bool_), 16, 10, block_stop=16)
 
 
 def test_drafts_fill_holes_in_the_order_of_the_guess() -> None:
     guess = PendingDraws(np.array([14, 12, 13, 15]), np.array([5, 6, 7, 8]), np.zeros(4, np.bool_))
     canvas = a_canvas()
-    drafts = drafts_of(canvas, guess, 9, None)
-    assert [draft.shown(99).tolist() for draft in drafts] == [
+    drafts = draft_canvases(canvas, guess, 9, None)
+    assert [draft.input_ids(99).tolist() for draft in drafts] == [
         [1, 2, 99, 99, 99, 99],
         [1, 2, 99, 99, 5, 99],
         [1, 2, 6, 99, 5, 99],
         [1, 2, 6, 7, 5, 99],
     ]
-    assert len(drafts_of(canvas, guess, 1, None)) == 2
-    assert canvas.hole.sum() == 4
+    assert len(draft_canvases(canvas, guess, 1, None)) == 2
+    assert canvas.masked.sum() == 4
 
 
 def test_a_drafted_end_closes_what_is_behind_it() -> None:
     ends = np.array([False, True, False, False])
     guess = PendingDraws(np.array([14, 12, 13, 15]), np.array([5, 7, 6, 8]), ends)
-    assert len(drafts_of(a_canvas(), guess, 9, None)) == 2  # behind 12 there is nothing to be drawn
+    assert (
+        len(draft_canvases(a_canvas(), guess, 9, None)) == 2
+    )  # behind 12 there is nothing to be drawn
 
 
 def test_only_an_equal_draft_is_proved() -> None:
     guess = PendingDraws(np.array([14, 12, 13, 15]), np.array([5, 6, 7, 8]), np.zeros(4, np.bool_))
-    drafts = drafts_of(a_canvas(), guess, 9, None)
+    drafts = draft_canvases(a_canvas(), guess, 9, None)
     made = a_canvas()
     one = np.zeros(1, np.bool_)
-    made.settle(np.array([14]), np.array([5]), one, 1)
+    made.unmask(np.array([14]), np.array([5]), one, 1)
     assert matching_draft(made, drafts, 0) == 1
-    made.settle(np.array([12]), np.array([4]), one, 2)  # another token than drafted
+    made.unmask(np.array([12]), np.array([4]), one, 2)  # another token than drafted
     assert matching_draft(made, drafts, 1) is None
     made = a_canvas()
-    made.settle(np.array([12, 14]), np.array([6, 5]), np.zeros(2, np.bool_), 1)
+    made.unmask(np.array([12, 14]), np.array([6, 5]), np.zeros(2, np.bool_), 1)
     assert matching_draft(made, drafts, 0) == 2  # two holes in one step
     assert matching_draft(made, drafts, 2) is None

@@ -61,15 +61,15 @@ class Host:
         drawn = [self.draw(f"{name} {i}", anything) for i in range(len(span.tokens))]
         hole = list(span.tokens).index(MASK)
         drawn[hole] = self.draw(f"{name} {hole}", bits(frontier.bitmask(span)))
-        walk = driven(frontier.walk(span, drawn), self.redraw)
+        walk = driven(frontier.look_ahead(span, drawn), self.redraw)
         assert all(token in (MASK, new) for token, new in zip(span.tokens, walk.tokens, strict=True)
                    if token != MASK)  # fmt: skip
         return self.choose(span, walk)
 
     def choose(self, span: AnswerSpan, walk: Lookahead) -> list[int]:
         rng = random.Random(f"{self.seed} {self.num_forwards} choice")
-        admitted = [i for i, admitted in enumerate(walk.admitted) if admitted]
-        chosen = {i for i in admitted if rng.random() < 0.4 or walk.must[i]}
+        admitted = [i for i, admitted in enumerate(walk.allowed) if admitted]
+        chosen = {i for i in admitted if rng.random() < 0.4 or walk.required[i]}
         chosen |= set() if chosen else {rng.choice(admitted)}
         tokens = [walk.tokens[i] if i in chosen else token for i, token in enumerate(span.tokens)]
         if rng.random() < self.again:
@@ -83,19 +83,19 @@ class Host:
         while True:
             size = min(self.block, self.budget - len(text))
             standing = self.settle(frontier, AnswerSpan(len(text), [MASK] * size, self.budget))
-            text += standing.tokens[: standing.frontier]
+            text += standing.tokens[: standing.first_masked]
             if standing.is_over or len(text) == self.budget:
                 return [token for token in text if token != self.end], standing
 
     def settle(self, frontier: PrefixMatcher, span: AnswerSpan) -> FilledSpan:
         passed = 0
         while True:
-            standing = frontier.stand(span)
-            self.num_reopened += len(standing.reopened)
+            standing = frontier.fill_forced(span)
+            self.num_reopened += len(standing.remasked)
             if not self.again:
-                assert standing.frontier >= passed, "the frontier moved back"
-            passed = standing.frontier
-            if standing.is_over or standing.frontier == len(standing.tokens):
+                assert standing.first_masked >= passed, "the frontier moved back"
+            passed = standing.first_masked
+            if standing.is_over or standing.first_masked == len(standing.tokens):
                 return standing
             assert self.num_forwards < 2_000
             here = AnswerSpan(span.first, standing.tokens, span.limit)
@@ -146,12 +146,12 @@ def test_answers_match_their_grammar_in_time(
 def test_what_stands_right_of_the_frontier_gives_way() -> None:
     """A provisional token is kept as long as the frontier can reach it, and no longer."""
     frontier = PrefixMatcher(words([(0, 1, 2), (3, 4, 2), (3, 4, 4)]), [END], 6)
-    standing = frontier.stand(AnswerSpan(0, [MASK, MASK, 2], 3))
-    assert (standing.tokens, standing.frontier, standing.reopened) == ([MASK, MASK, 2], 0, [])
-    standing = frontier.stand(AnswerSpan(0, [3, MASK, 1], 3))
-    assert (standing.tokens, standing.reopened, standing.forced) == ([3, 4, MASK], [2], [1])
-    standing = frontier.stand(AnswerSpan(0, [0, MASK, 4], 3))
-    assert (standing.tokens, standing.reopened, standing.forced) == ([0, 1, 2], [2], [1, 2])
+    standing = frontier.fill_forced(AnswerSpan(0, [MASK, MASK, 2], 3))
+    assert (standing.tokens, standing.first_masked, standing.remasked) == ([MASK, MASK, 2], 0, [])
+    standing = frontier.fill_forced(AnswerSpan(0, [3, MASK, 1], 3))
+    assert (standing.tokens, standing.remasked, standing.forced) == ([3, 4, MASK], [2], [1])
+    standing = frontier.fill_forced(AnswerSpan(0, [0, MASK, 4], 3))
+    assert (standing.tokens, standing.remasked, standing.forced) == ([0, 1, 2], [2], [1, 2])
     assert standing.is_over and standing.is_complete
 
 
@@ -168,7 +168,7 @@ def test_standing_is_a_function_of_the_span_alone() -> None:
     for _ in range(2_000):
         tokens = [rng.choice([MASK, MASK, 0, 1, 2, 3, 4, END]) for _ in range(6)]
         span = AnswerSpan(0, tokens, rng.randrange(6, 8))
-        assert used.stand(span) == PrefixMatcher(words(), [END], 6).stand(span)
+        assert used.fill_forced(span) == PrefixMatcher(words(), [END], 6).fill_forced(span)
 
 
 def test_admitted_tokens_have_a_witness() -> None:
@@ -182,14 +182,14 @@ def test_admitted_tokens_have_a_witness() -> None:
     for _ in range(2_000):
         limit = rng.randrange(1, 7)
         tokens = [rng.choice([MASK, MASK, MASK, 0, 1, 3, 4]) for _ in range(limit)]
-        standing = frontier.stand(AnswerSpan(0, tokens, limit))
-        if standing.is_over or standing.frontier == limit:
+        standing = frontier.fill_forced(AnswerSpan(0, tokens, limit))
+        if standing.is_over or standing.first_masked == limit:
             continue
         span = AnswerSpan(0, standing.tokens, limit)
         drawn = [rng.randrange(6) for _ in range(limit)]
-        walk = driven(frontier.walk(span, drawn), redraw)
-        assert walk.admitted[standing.frontier]
-        last = max(i for i in range(limit) if walk.admitted[i])
+        walk = driven(frontier.look_ahead(span, drawn), redraw)
+        assert walk.allowed[standing.first_masked]
+        last = max(i for i in range(limit) if walk.allowed[i])
         begun = tuple(walk.tokens[: last + 1])
         begun, ends = (begun[:-1], True) if begun[-1] == END else (begun, False)
         fitting = [word for word in LANGUAGE if len(word) <= limit and word[: len(begun)] == begun]
@@ -198,8 +198,8 @@ def test_admitted_tokens_have_a_witness() -> None:
 
 def test_a_walk_goes_around_what_is_illegal() -> None:
     frontier = PrefixMatcher(words([(0, 1, 2), (0, 3, 2)]), [END], 6)
-    walk = driven(frontier.walk(AnswerSpan(0, [MASK] * 3, 3), [0, 4, 2]), lambda i, legal: 3)
-    assert (walk.tokens, walk.admitted, walk.must) == ([0, 3, 2], [True] * 3, [False] * 3)
+    walk = driven(frontier.look_ahead(AnswerSpan(0, [MASK] * 3, 3), [0, 4, 2]), lambda i, legal: 3)
+    assert (walk.tokens, walk.allowed, walk.required) == ([0, 3, 2], [True] * 3, [False] * 3)
 
 
 def test_a_budget_that_nothing_fits_is_spent_on_the_shortest_end() -> None:
@@ -221,14 +221,14 @@ def test_a_complete_text_ends_where_nothing_else_fits() -> None:
 
 def test_a_limit_may_fall_as_long_as_an_end_fits() -> None:
     frontier = PrefixMatcher(words(), [END], 6)
-    assert [frontier.has_room(AnswerSpan(0, [4, MASK], 9), limit) for limit in (4, 5)] == [
+    assert [frontier.fits(AnswerSpan(0, [4, MASK], 9), limit) for limit in (4, 5)] == [
         False,
         True,
     ]
-    assert frontier.has_room(AnswerSpan(0, [0, MASK], 9), 1)
+    assert frontier.fits(AnswerSpan(0, [0, MASK], 9), 1)
 
 
 def test_a_constraint_that_contradicts_itself_is_named() -> None:
     frontier = PrefixMatcher(Broken(LANGUAGE, END), [END], 6)
     with pytest.raises(CanvasConstraintError, match="its own end"):
-        driven(frontier.walk(AnswerSpan(0, [MASK], 4), [0]), lambda i, legal: 0)
+        driven(frontier.look_ahead(AnswerSpan(0, [MASK], 4), [0]), lambda i, legal: 0)

@@ -44,7 +44,7 @@ def words(language: Sequence[tuple[int, ...]], *args: Any, **fields: Any) -> Dec
 
 
 def outcomes(run: Run) -> tuple[list[int], str | None, list[int]]:
-    return run.answer, run.finish, run.state.order
+    return run.answer, run.finish, run.state.emitted_steps
 
 
 @pytest.mark.parametrize("language", LANGUAGES, ids=["words", "keyed"])

@@ -20,7 +20,7 @@ CASES = 300
 def surest(view: StepView, scores: Sequence[float], k: int) -> set[int]:
     """Return the k holes of greatest score, the left one of equals."""
     ranked = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
-    return {int(view.holes[i]) for i in ranked[:k]}
+    return {int(view.positions[i]) for i in ranked[:k]}
 
 
 def static(view: StepView, *, tokens_per_step: int, strategy: str = "confidence") -> set[int]:
@@ -30,17 +30,17 @@ def static(view: StepView, *, tokens_per_step: int, strategy: str = "confidence"
         "confidence": list(view.p),
         "margin": [a - b for a, b in zip(view.p, view.p2, strict=True)],
         "entropy": [-h for h in view.entropy],
-        "left_to_right": [-hole for hole in view.holes],
+        "left_to_right": [-hole for hole in view.positions],
     }[strategy]
     return surest(view, scores, tokens_per_step)
 
 
 def threshold(view: StepView, *, threshold: float) -> set[int]:
-    return {int(i) for i, p in zip(view.holes, view.p, strict=True) if p >= threshold}
+    return {int(i) for i, p in zip(view.positions, view.p, strict=True) if p >= threshold}
 
 
 def dynamic(view: StepView, *, threshold: float, tokens_per_step: int) -> set[int]:
-    passing = {int(i) for i, p in zip(view.holes, view.p, strict=True) if p >= threshold}
+    passing = {int(i) for i, p in zip(view.positions, view.p, strict=True) if p >= threshold}
     quota = surest(view, list(view.p), tokens_per_step)
     return passing if len(passing) >= tokens_per_step else quota
 
@@ -65,18 +65,18 @@ def entropy_bound(view: StepView, *, bound: float, order: str) -> set[int]:
 
 def d_parallel(view: StepView, *, threshold: float) -> set[int]:
     assert view.entropy is not None
-    return {int(i) for i, h in zip(view.holes, view.entropy, strict=True) if h <= threshold}
+    return {int(i) for i, h in zip(view.positions, view.entropy, strict=True) if h <= threshold}
 
 
 def local_leap(view: StepView, *, anchor: float, relaxed: float, radius: int) -> set[int]:
-    sure = dict(zip(view.holes.tolist(), view.p.tolist(), strict=True))
+    sure = dict(zip(view.positions.tolist(), view.p.tolist(), strict=True))
     anchors = [i for i, p in sure.items() if p >= anchor]
     near = {i for a in anchors for i in range(a - radius, a + radius + 1)}
     return {i for i, p in sure.items() if p >= anchor or (i in near and p >= relaxed)}
 
 
 def hierarchy(view: StepView, *, threshold: float, low: float) -> set[int]:
-    sure = dict(zip(view.holes.tolist(), view.p.tolist(), strict=True))
+    sure = dict(zip(view.positions.tolist(), view.p.tolist(), strict=True))
     chosen = {i for i, p in sure.items() if p >= threshold}
     run: list[int] = []
     for position in range(view.start, view.stop + 1):
@@ -112,7 +112,7 @@ def test_rule(name: str, rule: Rule, options: dict[str, Any]) -> None:
     method, sizes = part(name, options), set()
     for _ in range(CASES):
         view = random_view(rng)
-        have = view.holes[method.select(view, None).settle]
+        have = view.positions[method.select(view, None).unmask]
         assert set(have.tolist()) == rule(view, **options)
         sizes.add(len(have))
     assert len(sizes) > 1 or "tokens_per_step" in options  # the cases tell rules apart
@@ -162,7 +162,7 @@ def test_klass_against_dense_laws() -> None:
             selection = method.select(view, memory)
             memory = selection.memory
             want = want or surest(view, view.p.tolist(), 1)
-            assert set(view.holes[selection.settle].tolist()) == want
+            assert set(view.positions[selection.unmask].tolist()) == want
     assert calm > 20
 
 
@@ -179,7 +179,7 @@ def test_klass_bounds_the_divergence_of_a_large_vocabulary_from_below() -> None:
     for i in range(0, 50, 7):
         method = part("klass", {"divergence": exact[i] * (1 + 1e-9)})
         memory = method.select(seen(before), None).memory
-        assert method.select(seen(now), memory).memory.still[i] == 1
+        assert method.select(seen(now), memory).memory.stable_steps[i] == 1
 
 
 def test_learn2pd_against_loops() -> None:
@@ -203,9 +203,9 @@ def test_learn2pd_against_loops() -> None:
             x = [sum(w * v for w, v in zip(row, x, strict=True)) for row in weight.tolist()]
             x = [v + b for v, b in zip(x, bias.tolist(), strict=True)]
             x = [max(v, 0.0) for v in x] if number < 4 else x
-        accepted = {i for i in view.holes.tolist() if 1 / (1 + exp(-x[i - view.start])) > 0.7}
+        accepted = {i for i in view.positions.tolist() if 1 / (1 + exp(-x[i - view.start])) > 0.7}
         want = accepted | surest(view, view.p.tolist(), 2)
-        assert set(view.holes[method.select(view, None).settle].tolist()) == want
+        assert set(view.positions[method.select(view, None).unmask].tolist()) == want
 
 
 @pytest.mark.parametrize("tuning_free", [False, True])
@@ -267,7 +267,11 @@ def test_wino_against_a_list() -> None:
             view = view_of_logits(logits, np.array(sorted(holes)))
             shadow[sorted(holes)] = np.nan
             view = view_of(
-                view.p.tolist(), holes=view.holes, tokens=view.tokens, stop=16, shadow=shadow
+                view.p.tolist(),
+                positions=view.positions,
+                tokens=view.tokens,
+                stop=16,
+                leave_one_out=shadow,
             )
             cap = min(max(int(0.7 * len(holes)), 5), 20)
             passing = sum(p >= 0.6 for p in view.p)
@@ -276,8 +280,8 @@ def test_wino_against_a_list() -> None:
             reopen = doubted[: max(last - 1, 0)] if len(settle) > 1 else []
             selection = method.select(view, memory)
             memory = selection.memory
-            assert set(view.holes[selection.settle].tolist()) == settle
-            assert list(selection.reopen) == reopen
+            assert set(view.positions[selection.unmask].tolist()) == settle
+            assert list(selection.remask) == reopen
             own = dict.fromkeys(sorted((set(own) - set(reopen)) | settle))
             holes, last, steps = (holes - settle) | set(reopen), len(settle), steps + 1
             opened += len(reopen)

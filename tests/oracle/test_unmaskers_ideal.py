@@ -58,7 +58,7 @@ class Ideal:
         total = Fraction(0)
         for drawn, chance in self._outcomes(laws):
             view = _view(holes, laws, drawn, len(self.texts[0]))
-            settle = self.selector.select(view, None).settle
+            settle = self.selector.select(view, None).unmask
             settle = settle if settle.any() else top_k(self.selector.score(view), 1)
             new = {holes[i]: drawn[i] for i in np.flatnonzero(settle)}
             total += chance * self.validity(settled | new)
@@ -86,7 +86,7 @@ def _view(holes: Sequence[int], laws: Sequence[Law], drawn: Text, size: int) -> 
     ranked = [[*sorted((float(q) for q in law.values()), reverse=True), 0.0] for law in laws]
     entropy = [-sum(q * log(q) for q in map(float, law.values())) for law in laws]
     p2 = [q[1] for q in ranked]
-    return view_of(p, holes=holes, tokens=drawn, start=0, stop=size, p2=p2, entropy=entropy)
+    return view_of(p, positions=holes, tokens=drawn, start=0, stop=size, p2=p2, entropy=entropy)
 
 
 def validity(
@@ -206,4 +206,4 @@ def test_independent_slots_lose_nothing(name: str, options: dict[str, Any]) -> N
     one = Ideal([(4, 3, 2, 1, 0)], selector, "sampled")
     assert one.validity() == 1
     view = _view(range(5), [{t: Fraction(1)} for t in (4, 3, 2, 1, 0)], (4, 3, 2, 1, 0), 5)
-    assert selector.select(view, None).settle.all()
+    assert selector.select(view, None).unmask.all()

@@ -53,7 +53,7 @@ def decode(model: Coupled, selector: Any, scorer: Any = None) -> Steps:
             view = view_of_logits(logits, holes, step=len(steps))
         selection = selector.select(view, memories[0])
         memories[0] = selection.memory
-        chosen = selection.settle if selection.settle.any() else top_k(selector.score(view), 1)
+        chosen = selection.unmask if selection.unmask.any() else top_k(selector.score(view), 1)
         steps.append(dict(zip(holes[chosen].tolist(), view.tokens[chosen].tolist(), strict=True)))
         settled |= steps[-1]
     return steps
@@ -138,7 +138,7 @@ def test_local_leap_never_settles_less_than_threshold() -> None:
     more = 0
     for _ in range(300):
         view = random_view(rng)
-        have, want = leap.select(view, None).settle, bar.select(view, None).settle
+        have, want = leap.select(view, None).unmask, bar.select(view, None).unmask
         assert (have | ~want).all()
         more += int(have.sum() > want.sum())
     assert more > 20
@@ -149,7 +149,7 @@ def test_hierarchy_with_one_run_equals_threshold() -> None:
     one, other = part("hierarchy", {"threshold": 0.9, "low": 0.2}), part("threshold")
     for _ in range(100):
         view = view_of_logits(rng.normal(size=(8, VOCAB)) * 3, np.arange(8))
-        have, want = one.select(view, None).settle, other.select(view, None).settle
+        have, want = one.select(view, None).unmask, other.select(view, None).unmask
         want = want if want.any() else top_k(view.p, 1)
         assert have.tolist() == want.tolist()
 
@@ -163,9 +163,9 @@ def test_klass_that_minds_no_movement_equals_threshold_from_its_history_on() -> 
             view = view_of_logits(rng.normal(size=(10, VOCAB)) * 3, holes)
             selection = klass.select(view, memory)
             memory = selection.memory
-            want = THRESHOLD.select(view, None).settle
+            want = THRESHOLD.select(view, None).unmask
             want = want if step >= 2 and want.any() else top_k(view.p, 1)
-            assert selection.settle.tolist() == want.tolist()
+            assert selection.unmask.tolist() == want.tolist()
 
 
 def test_wino_that_verifies_nothing_is_a_capped_threshold() -> None:
@@ -173,9 +173,9 @@ def test_wino_that_verifies_nothing_is_a_capped_threshold() -> None:
     rng = np.random.default_rng(8)
     for _ in range(100):
         logits = rng.normal(size=(20, VOCAB)) * 3
-        view = replace(view_of_logits(logits, np.arange(20)), shadow=np.full(20, np.nan))
+        view = replace(view_of_logits(logits, np.arange(20)), leave_one_out=np.full(20, np.nan))
         cap = min(14, max(1, int((view.p >= 0.6).sum())))
-        assert wino.select(view, None).settle.tolist() == top_k(view.p, cap).tolist()
+        assert wino.select(view, None).unmask.tolist() == top_k(view.p, cap).tolist()
     assert equal(wino, _Capped())
 
 
@@ -184,8 +184,8 @@ class _Capped:
         return view.p
 
     def select(self, view: StepView, memory: Any) -> Selection:
-        passing = THRESHOLD.select(view, None).settle
-        cap = min(max(int(0.7 * len(view.holes)), 5), 20)
+        passing = THRESHOLD.select(view, None).unmask
+        cap = min(max(int(0.7 * len(view.positions)), 5), 20)
         return Selection(passing & top_k(view.p, cap))
 
 
@@ -219,7 +219,7 @@ class _Oracle:
         return view.p
 
     def select(self, view: StepView, memory: Any) -> Selection:
-        want = [self.outcome[hole] for hole in view.holes.tolist()]
+        want = [self.outcome[hole] for hole in view.positions.tolist()]
         return Selection(view.tokens == np.array(want))
 
 
@@ -231,7 +231,7 @@ class _Knowing(Learn2pd):
 
     def _accept(self, view: StepView) -> Floats:
         accepted = np.zeros(view.stop - view.start)
-        accepted[view.holes - view.start] = _Oracle(self.outcome).select(view, None).settle
+        accepted[view.positions - view.start] = _Oracle(self.outcome).select(view, None).unmask
         return accepted
 
 
@@ -273,8 +273,8 @@ def test_reading_a_hole_again_changes_no_answer() -> None:
     rng = np.random.default_rng(12)
     for name in ("klass", "wino", "local-leap", "random"):
         method = part(name)
-        view = replace(random_view(rng), shadow=np.full(12, np.nan))
+        view = replace(random_view(rng), leave_one_out=np.full(12, np.nan))
         memory = method.select(view, None).memory
         one, two = method.select(view, memory), method.select(view, memory)
-        assert one.settle.tolist() == two.settle.tolist()
-        assert one.reopen == two.reopen
+        assert one.unmask.tolist() == two.unmask.tolist()
+        assert one.remask == two.remask

@@ -17,21 +17,21 @@ def test_credit_grows_and_fades() -> None:
     first = method.bias(view_of([0.5, 0.4], tokens=[3, 4]), None)
     assert (first.rows.tolist(), first.tokens.tolist()) == ([0, 1], [3, 4])
     assert first.deltas == pytest.approx(np.log([1.5, 1.4]))
-    second = method.bias(view_of([0.6], holes=[1], tokens=[5]), first.memory)
+    second = method.bias(view_of([0.6], positions=[1], tokens=[5]), first.memory)
     assert second.rows.tolist() == [0, 0]
     assert dict(zip(second.tokens.tolist(), second.deltas, strict=True)) == pytest.approx(
         {4: np.log(1.2), 5: np.log(1.6)}
     )
-    third = method.bias(view_of([0.7], holes=[1], tokens=[6]), second.memory)
+    third = method.bias(view_of([0.7], positions=[1], tokens=[6]), second.memory)
     assert dict(zip(third.tokens.tolist(), third.deltas, strict=True)) == pytest.approx(
         {6: np.log(1.7), 5: np.log(1.3)}
     )
-    assert first.memory.earned.tolist() == [[0.5, 0.0], [0.4, 0.0]]  # values don't change
+    assert first.memory.credits.tolist() == [[0.5, 0.0], [0.4, 0.0]]  # values don't change
 
 
 def test_credit_without_tuning_follows_the_settled_share() -> None:
     method = part("credit", {"preset": "tuning-free"})
-    bias = method.bias(view_of([0.5], holes=[0], tokens=[2], stop=4), None)
+    bias = method.bias(view_of([0.5], positions=[0], tokens=[2], stop=4), None)
     assert bias.deltas == pytest.approx([0.75 * np.log(1.5)])
 
 
@@ -43,7 +43,7 @@ def test_ada_block_ends_at_the_surest_delimiter() -> None:
     assert method.length(replace(view, tokens=np.array([7, 1, 2, 3, 4, 5]))) == 1
     assert method.length(replace(view, p=np.full(6, 0.29), tokens=np.full(6, 7))) == 4
     assert method.length(view_of([0.9] * 2, tokens=[1, 1])) == 2  # less is left than a block
-    later = view_of([0.9, 0.9], tokens=[1, 7], holes=[9, 12], start=8, stop=20)
+    later = view_of([0.9, 0.9], tokens=[1, 7], positions=[9, 12], start=8, stop=20)
     assert method.length(later) == 5
     floored = part("ada-block", {"delimiter_ids": [7], "floor": 3}, block_size=4)
     assert floored.length(view_of([0.9] * 6, tokens=[7, 1, 2, 3, 7, 1])) == 5
@@ -54,7 +54,7 @@ def test_ada_block_ends_at_the_surest_delimiter() -> None:
 )
 def test_ada_block_looks_ahead(remaining: int, answer: int, want: int) -> None:
     method = part("ada-block", {"delimiter_ids": [7]}, block_size=4)
-    assert method.reach(remaining, answer) == want
+    assert method.lookahead(remaining, answer) == want
 
 
 def test_ada_block_needs_delimiters() -> None:
@@ -97,22 +97,32 @@ def test_free_dave_fits_its_drafts_into_the_room() -> None:
         ("dual-cache", {}, {}, range(4, 8)),
         ("dual-cache", {"around": 3}, {}, range(1, 11)),
         ("dual-cache", {"preset": "dinfer"}, {}, range(12)),
-        ("dkv-cache", {}, {"age": 0}, range(12)),
+        ("dkv-cache", {}, {"passes_since_refresh": 0}, range(12)),
         ("dkv-cache", {}, {}, range(4, 12)),
-        ("dkv-cache", {}, {"fresh": [1, 6], "holes": [5, 7], "p": [0, 0]}, [1, *range(5, 12)]),
-        ("dkv-cache", {}, {"age": 8}, range(12)),
+        (
+            "dkv-cache",
+            {},
+            {"newly_unmasked": [1, 6], "positions": [5, 7], "p": [0, 0]},
+            [1, *range(5, 12)],
+        ),
+        ("dkv-cache", {}, {"passes_since_refresh": 8}, range(12)),
         ("dkv-cache", {"refresh": 1}, {}, range(12)),
         ("dkv-cache", {"refresh": 9, "variant": "greedy", "radius": 1}, {}, range(3, 9)),
         ("recap", {"local": 0}, {}, range(12)),
-        ("recap", {}, {"age": 0}, range(12)),
-        ("recap", {}, {"age": 2}, range(12)),
+        ("recap", {}, {"passes_since_refresh": 0}, range(12)),
+        ("recap", {}, {"passes_since_refresh": 2}, range(12)),
         ("recap", {"active": 2}, {}, [4, 6, 7]),
-        ("recap", {"local": 3, "active": 1}, {"age": 3, "fresh": []}, [6]),
+        (
+            "recap",
+            {"local": 3, "active": 1},
+            {"passes_since_refresh": 3, "newly_unmasked": []},
+            [6],
+        ),
         ("recap", {"full_first": 2}, {}, range(12)),
     ],
 )
 def test_caches(name: str, options: dict[str, Any], fields: dict[str, Any], want: Any) -> None:
-    assert part(name, options).rows(cache_view(**fields)).tolist() == list(want)
+    assert part(name, options).active_positions(cache_view(**fields)).tolist() == list(want)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ IMPOSSIBLE = {
 def settled(name: str, view: StepView, memory: Any = None, **options: Any) -> list[int]:
     """Return the positions that a selector chooses."""
     selection = part(name, options).select(view, memory)
-    return [int(hole) for hole in view.holes[selection.settle]]
+    return [int(hole) for hole in view.positions[selection.unmask]]
 
 
 def test_best_breaks_ties_to_the_left() -> None:
@@ -64,11 +64,11 @@ def test_static(options: dict[str, Any], want: list[int]) -> None:
 def test_random_order_depends_on_seed_sequence_and_position_alone() -> None:
     method, view = part("random"), view_of(P)
     scores = method.score(view)
-    fewer = view_of(P[:2], holes=[1, 4], step=3)
+    fewer = view_of(P[:2], positions=[1, 4], step=3)
     assert method.score(fewer).tolist() == scores[[1, 4]].tolist()
     assert len(set(scores.tolist())) == 5
     keys = ((0, 1), (1, 0), (-(2**63), 0), (2**63 - 1, 2**31))
-    others = [method.score(replace(view, key=key)).tolist() for key in keys]
+    others = [method.score(replace(view, noise_key=key)).tolist() for key in keys]
     assert scores.tolist() not in others
     assert len(settled("random", view, tokens_per_step=2)) == 2
 
@@ -77,7 +77,7 @@ def test_random_orders_are_equally_likely() -> None:
     method, counts = part("random"), dict.fromkeys(range(6), 0)
     view = view_of(P[:3])
     for seed in range(3000):
-        order = np.argsort(method.score(replace(view, key=(seed, 0))))
+        order = np.argsort(method.score(replace(view, noise_key=(seed, 0))))
         counts[int(order[0]) * 2 + int(order[1] > order[2])] += 1
     assert max(abs(n - 500) for n in counts.values()) < 4 * (3000 * 1 / 6 * 5 / 6) ** 0.5
 
@@ -125,7 +125,7 @@ def test_d_parallel() -> None:
 
 
 def test_local_leap_lowers_the_bar_near_anchors() -> None:
-    view = view_of([0.8, 0.95, 0.7, 0.8, 0.76], holes=[2, 4, 5, 8, 9])
+    view = view_of([0.8, 0.95, 0.7, 0.8, 0.76], positions=[2, 4, 5, 8, 9])
     assert settled("local-leap", view) == [2, 4, 8]
     assert settled("local-leap", view, radius=1) == [4]
     assert settled("local-leap", view, radius=5, relaxed=0.7) == [2, 4, 5, 8, 9]
@@ -134,15 +134,15 @@ def test_local_leap_lowers_the_bar_near_anchors() -> None:
 
 def test_local_leap_with_the_anchors_of_the_step_before() -> None:
     method = part("local-leap", {"anchors": "previous_step"})
-    first = method.select(view_of([0.8, 0.95, 0.7], holes=[2, 4, 5]), None)
-    assert first.settle.tolist() == [False, True, False]
-    then = method.select(view_of([0.8, 0.8, 0.8], holes=[2, 5, 9]), first.memory)
-    assert then.settle.tolist() == [True, True, False]
-    assert not method.select(view_of([0.8, 0.8], holes=[2, 9]), then.memory).settle.any()
+    first = method.select(view_of([0.8, 0.95, 0.7], positions=[2, 4, 5]), None)
+    assert first.unmask.tolist() == [False, True, False]
+    then = method.select(view_of([0.8, 0.8, 0.8], positions=[2, 5, 9]), first.memory)
+    assert then.unmask.tolist() == [True, True, False]
+    assert not method.select(view_of([0.8, 0.8], positions=[2, 9]), then.memory).unmask.any()
 
 
 def test_hierarchy_takes_one_of_every_run() -> None:
-    view = view_of([0.5, 0.6, 0.3, 0.41, 0.41, 0.95], holes=[1, 2, 5, 7, 8, 9])
+    view = view_of([0.5, 0.6, 0.3, 0.41, 0.41, 0.95], positions=[1, 2, 5, 7, 8, 9])
     assert settled("hierarchy", view) == [2, 9]
     assert settled("hierarchy", view, threshold=0.96) == [2, 9]
     assert settled("hierarchy", view, low=0.2) == [2, 5, 9]
@@ -159,22 +159,22 @@ def test_klass_waits_until_the_law_is_still() -> None:
     still, moving = {1: 0.7, 2: 0.3}, {1: 0.4, 2: 0.6}
     view = view_of([0.7, 0.7], top=top_of(still, still))
     first = method.select(view, None)
-    assert first.settle.tolist() == [True, False]  # nothing passes: the surest
+    assert first.unmask.tolist() == [True, False]  # nothing passes: the surest
     second = method.select(replace(view, top=top_of(still, moving)), first.memory)
-    assert second.memory.still.tolist() == [1, 0]
+    assert second.memory.stable_steps.tolist() == [1, 0]
     third = method.select(replace(view, top=top_of(still, moving)), second.memory)
-    assert third.settle.tolist() == [True, False]
-    assert third.memory.still.tolist() == [2, 1]
-    fourth = method.select(view_of([0.7], holes=[1], top=top_of(moving)), third.memory)
-    assert fourth.settle.tolist() == [True]
-    assert fourth.memory.still.tolist() == [2]
+    assert third.unmask.tolist() == [True, False]
+    assert third.memory.stable_steps.tolist() == [2, 1]
+    fourth = method.select(view_of([0.7], positions=[1], top=top_of(moving)), third.memory)
+    assert fourth.unmask.tolist() == [True]
+    assert fourth.memory.stable_steps.tolist() == [2]
 
 
 def test_klass_begins_anew_at_a_hole_it_has_not_seen() -> None:
     method, law = part("klass"), {1: 0.95, 2: 0.05}
-    one = method.select(view_of([0.95], holes=[4], top=top_of(law)), None)
-    two = method.select(view_of([0.95] * 2, holes=[2, 4], top=top_of(law, law)), one.memory)
-    assert two.memory.still.tolist() == [0, 1]
+    one = method.select(view_of([0.95], positions=[4], top=top_of(law)), None)
+    two = method.select(view_of([0.95] * 2, positions=[2, 4], top=top_of(law, law)), one.memory)
+    assert two.memory.stable_steps.tolist() == [0, 1]
 
 
 def test_klass_measures_divergence() -> None:
@@ -182,9 +182,11 @@ def test_klass_measures_divergence() -> None:
     before, now = {3: 0.5, 4: 0.5}, {4: 0.7, 3: 0.3}
     exact = 0.7 * np.log(0.7 / 0.5) + 0.3 * np.log(0.3 / 0.5)  # 0.08228
     first = method.select(view_of([0.5], top=top_of(before)), None)
-    assert method.select(view_of([0.7], top=top_of(now)), first.memory).memory.still.tolist() == [1]
+    assert method.select(
+        view_of([0.7], top=top_of(now)), first.memory
+    ).memory.stable_steps.tolist() == [1]
     tighter = part("klass", {"divergence": exact - 1e-4})
-    assert tighter.select(view_of([0.7], top=top_of(now)), first.memory).memory.still == [0]
+    assert tighter.select(view_of([0.7], top=top_of(now)), first.memory).memory.stable_steps == [0]
 
 
 def filter_tensors(size: int, bias: float, width: int = 3) -> dict[str, Any]:
@@ -202,12 +204,12 @@ def test_learn2pd_reads_its_filter(tmp_path: Path) -> None:
     save_file(filter_tensors(4, -5.0) | filter_tensors(8, -50.0), tmp_path / FILE)
     method = part("learn2pd", {"threshold": 0.9}, folder=tmp_path, block_size=4)
     # sigmoid(10 c - 5) > 0.9 where c > 0.72
-    view = view_of([0.8, 0.6, 0.7], holes=[5, 6, 7], start=4, block_p=[0.1, 0.8, 0.6, 0.7])
-    assert method.select(view, None).settle.tolist() == [True, False, False]
-    more = view_of([0.73, 0.8], holes=[0, 2], block_p=[0.73, 0.1, 0.8])  # a block of 3
-    assert method.select(more, None).settle.tolist() == [True, True]
+    view = view_of([0.8, 0.6, 0.7], positions=[5, 6, 7], start=4, block_p=[0.1, 0.8, 0.6, 0.7])
+    assert method.select(view, None).unmask.tolist() == [True, False, False]
+    more = view_of([0.73, 0.8], positions=[0, 2], block_p=[0.73, 0.1, 0.8])  # a block of 3
+    assert method.select(more, None).unmask.tolist() == [True, True]
     longer = view_of([0.8] * 9, block_p=[0.8] * 9)
-    assert np.count_nonzero(method.select(longer, None).settle) == 1
+    assert np.count_nonzero(method.select(longer, None).unmask) == 1
 
 
 def test_learn2pd_is_refused_without_its_filter(tmp_path: Path) -> None:
@@ -224,41 +226,49 @@ def test_learn2pd_is_refused_without_its_filter(tmp_path: Path) -> None:
 
 def test_wino_opens_what_the_shadow_doubts() -> None:
     method = part("wino")
-    first = method.select(view_of([0.9, 0.8, 0.75, 0.2, 0.1], shadow=[np.nan] * 5), None)
-    assert first.settle.tolist() == [True, True, True, False, False]
-    assert first.reopen == ()
+    first = method.select(view_of([0.9, 0.8, 0.75, 0.2, 0.1], leave_one_out=[np.nan] * 5), None)
+    assert first.unmask.tolist() == [True, True, True, False, False]
+    assert first.remask == ()
     shadow = [0.5, 0.95, 0.4, np.nan, np.nan]
-    second = method.select(view_of([0.9, 0.8], holes=[3, 4], stop=5, shadow=shadow), first.memory)
-    assert second.settle.tolist() == [True, True]
-    assert second.reopen == (2, 0)  # the worst first, fewer than the three of before
+    second = method.select(
+        view_of([0.9, 0.8], positions=[3, 4], stop=5, leave_one_out=shadow), first.memory
+    )
+    assert second.unmask.tolist() == [True, True]
+    assert second.remask == (2, 0)  # the worst first, fewer than the three of before
     shadow = [np.nan, 0.1, np.nan, 0.2, 0.3]
-    third = method.select(view_of([0.9, 0.8], holes=[0, 2], stop=5, shadow=shadow), second.memory)
-    assert third.reopen == (1,)
+    third = method.select(
+        view_of([0.9, 0.8], positions=[0, 2], stop=5, leave_one_out=shadow), second.memory
+    )
+    assert third.remask == (1,)
 
 
 def test_wino_never_opens_more_than_it_gains() -> None:
     method = part("wino")
-    memory = method.select(view_of([0.9, 0.1], stop=5, shadow=[np.nan] * 5), None).memory
+    memory = method.select(view_of([0.9, 0.1], stop=5, leave_one_out=[np.nan] * 5), None).memory
     shadow = [0.1, np.nan, np.nan, np.nan, np.nan]
-    view = view_of([0.9] * 4, holes=[1, 2, 3, 4], shadow=shadow, start=0)
-    assert method.select(view, memory).reopen == ()  # one was settled: nothing to spare
+    view = view_of([0.9] * 4, positions=[1, 2, 3, 4], leave_one_out=shadow, start=0)
+    assert method.select(view, memory).remask == ()  # one was settled: nothing to spare
     alone = method.select(replace(view, p=np.array([0.9, 0.1, 0.1, 0.1])), memory)
-    assert alone.reopen == ()
+    assert alone.remask == ()
 
 
 def test_wino_leaves_what_others_settled() -> None:
     method = part("wino")
-    first = method.select(view_of([0.9, 0.8], holes=[2, 3], stop=6, shadow=[0.0] * 6), None)
-    then = view_of([0.9, 0.8], holes=[4, 5], shadow=[0.0, 0.0, 0.1, 0.95, np.nan, np.nan])
-    assert method.select(then, first.memory).reopen == (2,)
+    first = method.select(
+        view_of([0.9, 0.8], positions=[2, 3], stop=6, leave_one_out=[0.0] * 6), None
+    )
+    then = view_of(
+        [0.9, 0.8], positions=[4, 5], leave_one_out=[0.0, 0.0, 0.1, 0.95, np.nan, np.nan]
+    )
+    assert method.select(then, first.memory).remask == (2,)
 
 
 def test_wino_has_a_cap() -> None:
-    view = view_of([0.9] * 10, shadow=[np.nan] * 10)
+    view = view_of([0.9] * 10, leave_one_out=[np.nan] * 10)
     assert settled("wino", view) == list(range(7))
-    view = view_of([0.9] * 40, shadow=[np.nan] * 40)
+    view = view_of([0.9] * 40, leave_one_out=[np.nan] * 40)
     assert settled("wino", view) == list(range(20))
-    view = view_of([0.9] * 6, shadow=[np.nan] * 6)
+    view = view_of([0.9] * 6, leave_one_out=[np.nan] * 6)
     assert settled("wino", view) == list(range(5))
 
 

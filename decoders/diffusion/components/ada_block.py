@@ -1,12 +1,13 @@
-"""AdaBlock: a block ends where the text's next section is about to end.
+"""AdaBlock: ends a block where the text's current section is about to end.
 
-When a block begins, the model's tokens for the positions ahead are looked at. Law: of those whose
-token is a delimiter the surest is taken, and if its p >= threshold the block ends with it; else the
-block has its usual size. Without a delimiter ahead this is decoding in fixed blocks.
+When a block begins, the model's tokens for the positions ahead are inspected. Law: of the positions
+whose token is a delimiter the most confident is taken, and if its p >= threshold the block ends
+with it; otherwise the block has its usual size. Without a delimiter ahead this is decoding in fixed
+blocks.
 
-Source: AdaBlock-dLLM, arXiv:2509.26432, section 4, algorithm 1. Departures: at least a usual block
-is looked at, however short the answer's share; `floor` (1 in the paper) keeps blocks from getting
-shorter than that. Delimiters are the tokens whose text holds a line break, unless they are named.
+Source: AdaBlock-dLLM, arXiv:2509.26432, section 4, algorithm 1. Differences: at least a usual block
+is inspected, however short the output's share is; `floor` (1 in the paper) is the least length of a
+block. Delimiters are the tokens whose text contains a line break, unless the request names them.
 """
 
 from __future__ import annotations
@@ -22,42 +23,42 @@ from plait.decoders.contract.registry import Method, MethodError, Options
 from plait.decoders.diffusion.protocols import Ints, StepView
 from plait.decoders.diffusion.spec import DiffusionSpec
 
-FALLBACK = 32  # usual size of a block where no model says
+FALLBACK = 32  # block size where no model gives one
 
 
 class AdaBlockOptions(Options):
-    """How sure a delimiter must be, how far to look, and how long a block is."""
+    """The threshold of a delimiter, how far to look ahead, and how long a block is."""
 
     threshold: float = Field(default=0.3, ge=0.0, le=2.0)
-    share: float = Field(default=0.25, gt=0.0, le=1.0)  # of the answer's positions, looked at
-    block_size: int | None = Field(default=None, ge=1)  # None: the canvas's own
+    share: float = Field(default=0.25, gt=0.0, le=1.0)  # of the output's positions, inspected
+    block_size: int | None = Field(default=None, ge=1)  # None: that of the canvas
     floor: int = Field(default=1, ge=1)
-    delimiter_ids: tuple[int, ...] = ()  # empty: tokens that hold a line break
+    delimiter_ids: tuple[int, ...] = ()  # empty: tokens that contain a line break
 
 
 @dataclass(frozen=True, slots=True)
 class AdaBlock:
-    """Says where blocks end."""
+    """Decides where blocks end."""
 
     options: AdaBlockOptions
     block_size: int
     delimiters: Ints
 
-    def reach(self, remaining: int, answer: int) -> int:
-        """Return how many positions to look ahead."""
-        return min(max(int(self.options.share * answer), self.block_size), remaining)
+    def lookahead(self, remaining: int, output_length: int) -> int:
+        """Return how many positions to inspect."""
+        return min(max(int(self.options.share * output_length), self.block_size), remaining)
 
     def length(self, view: StepView) -> int:
         """Return the length of the block that begins at view.start."""
         usual = min(self.block_size, view.stop - view.start)
         ends = np.isin(view.tokens, self.delimiters)
-        ends &= view.holes - view.start + 1 >= self.options.floor
+        ends &= view.positions - view.start + 1 >= self.options.floor
         if not ends.any():
             return usual
-        surest = int(np.argmax(np.where(ends, view.p, -1.0)))
-        if view.p[surest] < self.options.threshold:
+        best = int(np.argmax(np.where(ends, view.p, -1.0)))
+        if view.p[best] < self.options.threshold:
             return usual
-        return int(view.holes[surest]) - view.start + 1
+        return int(view.positions[best]) - view.start + 1
 
 
 def make(
@@ -71,15 +72,15 @@ def make(
     """Return the window policy.
 
     Raises:
-        MethodError: nobody knows the model's delimiters.
+        MethodError: the model's delimiters are not known.
     """
     ids = options.delimiter_ids or tuple(delimiters)
     if not ids:
         raise MethodError(
             "ada-block knows no delimiters of this model; name delimiter_ids.", "decoding.unmasker"
         )
-    own = spec.block_size if spec is not None else FALLBACK
-    size = options.block_size or block_size or own
+    default = spec.block_size if spec is not None else FALLBACK
+    size = options.block_size or block_size or default
     return AdaBlock(options, size, np.array(sorted(ids), dtype=np.int64))
 
 
@@ -87,7 +88,7 @@ METHOD = Method(
     kind="unmasker",
     part="window",
     name="ada-block",
-    summary="Ends a block at the delimiter that the model is surest of.",
+    summary="Ends a block at the delimiter that the model is most confident of.",
     source="AdaBlock-dLLM, arXiv:2509.26432, algorithm 1",
     target="plait.decoders.diffusion.components.ada_block:make",
     options=AdaBlockOptions,

@@ -1,12 +1,13 @@
-"""dKV-Cache: a token's keys and values are kept from the step after it was settled.
+"""dKV-Cache: keeps a token's keys and values from the step after it was unmasked.
 
-They move most when a mask becomes text, so what the last step settled is computed once more. Law:
-every `refresh` passes compute all positions; the others all holes and what the last step settled.
-The greedy variant leaves the holes behind the block out, but for `radius` positions around what it
-computes. refresh = 1 is decoding without a cache.
+They change most when a mask becomes a token, so what the last step unmasked is computed once more.
+Law: every `refresh` passes compute all positions; the others compute all masked positions and what
+the last step unmasked. The greedy variant leaves out the masked positions behind the block, except
+for `radius` positions around what it computes. refresh = 1 is decoding without a cache.
 
-Source: dKV-Cache, arXiv:2505.15781, section 4 (decode and greedy). Departure: the greedy variant
-there fixes the order beforehand and computes one hole a step; here it keeps the block's.
+Source: dKV-Cache, arXiv:2505.15781, section 4 (decode and greedy). Difference: the greedy variant
+of the paper fixes the order beforehand and computes one position per step; here the selector
+decides.
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ from plait.decoders.diffusion.protocols import CacheView, Ints
 
 
 class DkvCacheOptions(Options):
-    """How often all is computed, and what is between."""
+    """How often all positions are computed, and which ones in between."""
 
-    refresh: int = Field(default=8, ge=1)  # passes from one of all positions to the next
+    refresh: int = Field(default=8, ge=1)  # passes from one full pass to the next
     variant: Literal["decode", "greedy"] = "decode"
     radius: int = Field(default=4, ge=0)  # positions; greedy only
 
 
 @dataclass(frozen=True, slots=True)
 class DkvCache:
-    """Computes holes and what has just been settled."""
+    """Computes masked positions and what has just been unmasked."""
 
     options: DkvCacheOptions
 
-    def rows(self, view: CacheView) -> Ints:
-        """Return all positions when they are due, else those that move."""
-        if view.age % self.options.refresh == 0:
+    def active_positions(self, view: CacheView) -> Ints:
+        """Return all positions when a full pass is due, otherwise those that change."""
+        if view.passes_since_refresh % self.options.refresh == 0:
             return np.arange(view.length)
-        active = np.union1d(view.holes, view.fresh)
+        active = np.union1d(view.positions, view.newly_unmasked)
         if self.options.variant == "decode":
             return np.union1d(active, np.arange(view.stop, view.length))
         steps = np.arange(-self.options.radius, self.options.radius + 1)
@@ -56,7 +57,7 @@ METHOD = Method(
     kind="unmasker",
     part="cache",
     name="dkv-cache",
-    summary="Computes holes and what has just been settled, and everything now and then.",
+    summary="Computes masked and newly unmasked positions, and everything at intervals.",
     source="dKV-Cache, arXiv:2505.15781, section 4",
     target="plait.decoders.diffusion.components.dkv_cache:make",
     options=DkvCacheOptions,

@@ -1,10 +1,10 @@
-"""DualCache: inside a block, neither what lies before it nor behind it is computed again.
+"""DualCache: within a block, the positions before and behind it are not computed again.
 
-Law: a block's first pass computes all positions, the others the block's own. Approximate, as the
-keys and values outside the block are those of its first pass.
+Law: a block's first pass computes all positions, the others the block's own. Approximate, because
+the keys and values outside the block are those of its first pass.
 
-Source: Fast-dLLM, arXiv:2505.22618, section 3.2. `around` recomputes that many positions on either
-side as well (vicinity refresh: dInfer, arXiv:2510.08666; 16 there).
+Source: Fast-dLLM, arXiv:2505.22618, section 3.2. `around` also recomputes that many positions on
+either side (vicinity refresh: dInfer, arXiv:2510.08666; 16 there).
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from plait.decoders.diffusion.protocols import CacheView, Ints
 
 
 class DualCacheOptions(Options):
-    """How much of the surroundings is computed with the block."""
+    """How many neighbouring positions are computed with the block."""
 
     around: int = Field(default=0, ge=0)  # positions on either side
 
 
 @dataclass(frozen=True, slots=True)
 class DualCache:
-    """Computes the block alone."""
+    """Computes only the block."""
 
     options: DualCacheOptions
 
-    def rows(self, view: CacheView) -> Ints:
+    def active_positions(self, view: CacheView) -> Ints:
         """Return all positions for a block's first pass, then the block's."""
         if view.step == 0:
             return np.arange(view.length)
@@ -48,7 +48,7 @@ METHOD = Method(
     kind="unmasker",
     part="cache",
     name="dual-cache",
-    summary="Keeps what lies before and behind a block while the block is decoded.",
+    summary="Keeps keys and values before and behind a block while the block is decoded.",
     source="Fast-dLLM, arXiv:2505.22618, section 3.2",
     target="plait.decoders.diffusion.components.dual_cache:make",
     options=DualCacheOptions,

@@ -1,12 +1,13 @@
-"""EoTP: once the end of the text is certain, what would follow it is not decoded.
+"""EoTP (end-of-text prediction): stops decoding behind an end of the text that is certain.
 
-Law: the text ends at the leftmost open hole whose token is an end with p >= threshold; the holes on
-its left stay open, those on its right are given up. Preset `reference` is the paper's code: the end
-is the surest hole whose token is one, however sure that is, and can cut an answer short.
+Law: the text ends at the leftmost masked position whose token is an end token with p >= threshold.
+Positions before it stay masked, positions behind it are dropped. Preset `reference` is the paper's
+code: the end is the most confident position whose token is an end token, at any probability, and
+can cut an answer short.
 
 Source: Learn2PD, arXiv:2509.25188, section 3.3 (end-of-text prediction) and released code.
-Departures: the threshold, and the leftmost hole instead of the surest. What lies behind an end that
-is settled the host gives up with any method; the paper counts that in its gain.
+Differences: the threshold, and the leftmost position instead of the most confident one. The decoder
+drops what is behind an unmasked end token with any method; the paper counts that in its gain.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from plait.decoders.diffusion.protocols import StepView
 
 
 class EotpOptions(Options):
-    """When an end is believed, and which one of several."""
+    """The threshold of an end token, and which of several is taken."""
 
     threshold: float = Field(default=0.9, ge=0.0, le=2.0)
     choice: Literal["leftmost", "surest"] = "leftmost"
@@ -35,12 +36,12 @@ class Eotp:
     options: EotpOptions
 
     def end(self, view: StepView) -> int | None:
-        """Return the position that becomes the text's end."""
+        """Return the position that becomes the text's end, or None."""
         passing = view.is_end & (view.p >= self.options.threshold)
         if not passing.any():
             return None
         scores = view.p if self.options.choice == "surest" else np.ones_like(view.p)
-        return int(view.holes[np.argmax(np.where(passing, scores, -1.0))])
+        return int(view.positions[np.argmax(np.where(passing, scores, -1.0))])
 
 
 def make(options: EotpOptions, **context: Any) -> Eotp:
@@ -52,7 +53,7 @@ METHOD = Method(
     kind="unmasker",
     part="stopper",
     name="eotp",
-    summary="Gives up what lies behind an end of the text that is certain.",
+    summary="Stops decoding behind an end of the text that is certain.",
     source="Learn2PD, arXiv:2509.25188, section 3.3",
     target="plait.decoders.diffusion.components.eotp:make",
     options=EotpOptions,

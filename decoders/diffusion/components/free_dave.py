@@ -1,16 +1,16 @@
-"""FreeDave: try the canvases ahead in the same forward pass, and keep those that prove right.
+"""FreeDave: computes the likely next canvases in the same forward pass and keeps those that match.
 
-The certain canvas is fed together with copies in which 1, 2, .. more of its holes are filled, in
-the order of the selector's scores. What the selector then makes of a canvas either equals the next
-draft, whose logits are there already, or ends the walk (decoders/diffusion/drafts.py). Law: the
-tokens, and the step in which each is settled, are those of the selector without drafts, for any
-deterministic step map; the forward passes are never more.
+The current canvas is fed together with draft canvases in which 1, 2, .. more of its positions are
+filled, in the order of the selector's scores. If the step on a canvas gives exactly the next draft,
+whose logits are there already, the next step uses them; otherwise verification ends
+(decoders/diffusion/propose.py). Law: the tokens, and the step in which each is unmasked, are those
+of the selector without drafts, for any deterministic step; there are never more forward passes.
 
-Source: FreeDave, arXiv:2510.00294, algorithm 1. Departures: drafts are compared by equality of
+Source: FreeDave, arXiv:2510.00294, algorithm 1. Differences: drafts are compared by equality of
 canvases, not by inclusion, so that every selector keeps its own steps; the width also depends on
 the rows that the step has left; drafts stay within the block, while the paper's eager mode reaches
-into the next ones; noise is a function of its key, so it holds while sampling too. The width is
-LLaDA's, the least of the published ones, since a processor has no rows for free.
+into the next ones; noise is a function of its key, so it also holds while sampling. The width is
+LLaDA's, the least of the published ones, because additional rows are not free on a CPU.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from plait.decoders.contract.registry import Method, Options
 
 
 class FreeDaveOptions(Options):
-    """How far to look ahead."""
+    """How many canvases to feed."""
 
-    width: int = Field(default=4, ge=1, le=64)  # canvases fed at most, the certain one among them
+    width: int = Field(default=4, ge=1, le=64)  # canvases fed at most, the current one included
 
 
 @dataclass(frozen=True, slots=True)
 class FreeDave:
-    """Says how many canvases fit."""
+    """Decides how many canvases to feed."""
 
     options: FreeDaveOptions
 
-    def width(self, holes: int, rows: int, room: int) -> int:
-        """Return how many canvases to feed; a draft with no hole left would tell nothing."""
-        return max(1, min(self.options.width, holes, 1 + room // max(rows, 1)))
+    def width(self, num_positions: int, num_rows: int, budget: int) -> int:
+        """Return how many canvases to feed; a draft without a mask has nothing to predict."""
+        return max(1, min(self.options.width, num_positions, 1 + budget // max(num_rows, 1)))
 
 
 def make(options: FreeDaveOptions, **context: Any) -> FreeDave:
@@ -49,12 +49,12 @@ METHOD = Method(
     kind="unmasker",
     part="verifier",
     name="free-dave",
-    summary="Feeds likely next canvases as well and keeps those that prove right: lossless.",
+    summary="Also feeds the likely next canvases and keeps those that match: lossless.",
     source="FreeDave, arXiv:2510.00294, algorithm 1",
     target="plait.decoders.diffusion.components.free_dave:make",
     options=FreeDaveOptions,
     needs=frozenset({"canvas"}),
-    # Branches can't be written in place, nor shadowed.
+    # Branches can't be written in place, nor have a leave-one-out view.
     excludes=frozenset({"wino", "prefix-cache", "dual-cache", "dkv-cache", "recap"}),
     presets={"llada": {"width": 4}, "dream": {"width": 8}, "sdar": {"width": 8}},
 )

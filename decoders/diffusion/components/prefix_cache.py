@@ -1,7 +1,7 @@
-"""PrefixCache: inside a block, what lies before it is not computed again.
+"""PrefixCache: within a block, the positions before it are not computed again.
 
 Law: a block's first pass computes all positions, the others those from the block's start on. The
-keys and values before the block are then those of a canvas with more holes: approximate.
+keys and values before the block are then those of a canvas with more masks: approximate.
 
 Source: Fast-dLLM, arXiv:2505.22618, section 3.2.
 """
@@ -19,9 +19,9 @@ from plait.decoders.diffusion.protocols import CacheView, Ints
 
 @dataclass(frozen=True, slots=True)
 class PrefixCache:
-    """Computes the block and what is behind it."""
+    """Computes the block and what follows it."""
 
-    def rows(self, view: CacheView) -> Ints:
+    def active_positions(self, view: CacheView) -> Ints:
         """Return all positions for a block's first pass, then those from its start on."""
         return np.arange(view.start if view.step else 0, view.length)
 
@@ -35,7 +35,7 @@ METHOD = Method(
     kind="unmasker",
     part="cache",
     name="prefix-cache",
-    summary="Keeps what lies before a block while the block is decoded.",
+    summary="Keeps keys and values before a block while the block is decoded.",
     source="Fast-dLLM, arXiv:2505.22618, section 3.2",
     target="plait.decoders.diffusion.components.prefix_cache:make",
     needs=frozenset({"canvas", "full_attention"}),

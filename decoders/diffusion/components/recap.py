@@ -1,14 +1,15 @@
-"""ReCAP: between full passes only the holes likely to be settled next are computed.
+"""ReCAP: between full passes, only the positions likely to be unmasked next are computed.
 
-Passes come in groups: one of all positions, then `local` ones of the `active` surest holes of the
-block and of what the last step settled; only holes that were computed can be settled. Law: with
-local = 0 there is no cache, and each pass's rows hold at least one open hole.
+Passes come in groups: one of all positions, then `local` ones of the `active` most confident masked
+positions of the block and of what the last step unmasked. Only positions that were computed can be
+unmasked. Law: with local = 0 there is no cache, and each pass computes at least one masked
+position.
 
-Source: ReCAP, arXiv:2505.19089, section 4, for masked image generators. Departures, as text has no
-fixed number of steps: the set is chosen again for each local pass, by the probabilities that were
-last computed, and what was just settled is computed once more (dKV-Cache); `full_first` counts
-passes, where the paper's early passes, 12 of 32, are full. It is 0, as a prompt leaves less to be
-found out than an empty image; `active` is ours.
+Source: ReCAP, arXiv:2505.19089, section 4, for masked image generators. Differences, because text
+has no fixed number of steps: the set is chosen again for each local pass, by the probabilities that
+were last computed, and what was just unmasked is computed once more (dKV-Cache). `full_first`
+counts passes, where the paper's early passes, 12 of 32, are full; it is 0, because a prompt leaves
+less uncertainty than an empty image. `active` is an addition.
 """
 
 from __future__ import annotations
@@ -24,25 +25,25 @@ from plait.decoders.diffusion.protocols import CacheView, Ints, top_k
 
 
 class RecapOptions(Options):
-    """How many passes are local, and how many holes they compute."""
+    """How many passes are local, and how many positions they compute."""
 
-    local: int = Field(default=1, ge=0)  # passes after each of all positions
-    active: int = Field(default=8, ge=1)  # holes
-    full_first: int = Field(default=0, ge=0)  # passes at a block's start that compute all positions
+    local: int = Field(default=1, ge=0)  # local passes after each full pass
+    active: int = Field(default=8, ge=1)  # masked positions
+    full_first: int = Field(default=0, ge=0)  # full passes at a block's start
 
 
 @dataclass(frozen=True, slots=True)
 class Recap:
-    """Computes a scattered set of holes."""
+    """Computes a scattered set of masked positions."""
 
     options: RecapOptions
 
-    def rows(self, view: CacheView) -> Ints:
+    def active_positions(self, view: CacheView) -> Ints:
         """Return all positions at a group's start, then those of the active set."""
         is_early = view.step < self.options.full_first
-        if view.age % (self.options.local + 1) == 0 or is_early:
+        if view.passes_since_refresh % (self.options.local + 1) == 0 or is_early:
             return np.arange(view.length)
-        return np.union1d(view.holes[top_k(view.p, self.options.active)], view.fresh)
+        return np.union1d(view.positions[top_k(view.p, self.options.active)], view.newly_unmasked)
 
 
 def make(options: RecapOptions, **context: Any) -> Recap:
@@ -54,7 +55,7 @@ METHOD = Method(
     kind="unmasker",
     part="cache",
     name="recap",
-    summary="Between full passes computes only the holes likely to be settled next.",
+    summary="Between full passes computes only the positions likely to be unmasked next.",
     source="ReCAP, arXiv:2505.19089, section 4",
     target="plait.decoders.diffusion.components.recap:make",
     options=RecapOptions,

@@ -1,8 +1,15 @@
-"""A constraint in terms of canvases: what the host of one sequence asks of its frontier."""
+"""A constraint on the canvases of one sequence, and what it allows of a step's draws.
+
+The draws of each canvas are checked by a lookahead (prefix_matcher.py), which pauses where it needs
+another token. The lookaheads of all canvases run side by side, and the tokens they need are drawn
+together. Law: the result for a canvas is the same without the others, when single rows are drawn.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
@@ -11,105 +18,243 @@ from plait.decoders.diffusion.canvas import Canvas
 from plait.decoders.diffusion.constraints.prefix_matcher import (
     MASK,
     AnswerSpan,
+    CanvasConstraintError,
     Lookahead,
     LookaheadRun,
     PrefixMatcher,
+    RedrawRequest,
 )
+from plait.decoders.diffusion.draws import DrawJob, draw_legal, token_probs
 from plait.decoders.diffusion.protocols import Bools, Floats, Ints, StepView
+from plait.kernels.backend import KernelBackend
 
-UNSURE = 1e3  # nats; the entropy of what may not be settled, above that of any vocabulary
+DISALLOWED = 1e3  # nats: entropy of positions that may not be unmasked, above any vocabulary's
 
 
 @dataclass(frozen=True, slots=True)
 class ConstrainedDraws:
-    """What a constraint allows of one step."""
+    """What a constraint allows of one step's draws."""
 
-    view: StepView  # with the witness's tokens; what is not admitted has no probability
-    admitted: Bools  # [h] the hole may be settled
-    must: Bools  # [h] it has to be
-    literal: Bools  # [h] it is one, if a scaffold asks for literals
-    guard: CanvasConstraint
+    view: StepView  # with the lookahead's tokens; p is 0 where not allowed
+    allowed: Bools  # [m] the position may be unmasked
+    required: Bools  # [m] it must be
+    literal: Bools  # [m] it has no alternative, if a scaffold asks for literals
 
 
 class CanvasConstraint:
-    """A frontier that is asked about canvases. Positions are absolute."""
+    """Applies a PrefixMatcher to canvases. Positions are absolute."""
 
-    def __init__(self, frontier: PrefixMatcher, ends: frozenset[int], first: int) -> None:
-        self._frontier = frontier
-        self._ends = sorted(ends)
-        self._first = first  # of the answer
+    def __init__(
+        self, matcher: PrefixMatcher, stop_token_ids: frozenset[int], first_output: int
+    ) -> None:
+        self.matcher = matcher
+        self._stops = sorted(stop_token_ids)
+        self._first_output = first_output  # position of the first output token
 
-    def close(self, canvas: Canvas, stop: int, number: int, rows: Ints | None = None) -> None:
-        """Fill what is forced before stop and reopen what is illegal, in place.
+    def fork(self) -> CanvasConstraint:
+        """Return an independent copy."""
+        twin = copy(self)
+        twin.matcher = self.matcher.fork()
+        return twin
 
-        Afterwards canvas.over says where the answer ends, if it does: nothing can follow, or it is
-        complete where its limit is.
+    def fill_forced(self, canvas: Canvas, stop: int, step: int, rows: Ints | None = None) -> None:
+        """Unmask what is forced before `stop` and remask what is illegal, in place.
+
+        Afterwards canvas.constraint_end says where the answer ends, if it does: nothing can follow,
+        or it is complete and its limit is reached.
 
         Args:
             canvas: to be changed.
-            stop: what is settled from here on is not looked at.
-            number: of the step that settles what is forced.
+            stop: unmasked tokens from here on are not checked.
+            step: number of the step that unmasks what is forced.
             rows: positions that may be filled; None: all.
         """
         start, span = self._span(canvas, stop)
         fillable = None if rows is None else set((rows - start).tolist())
-        standing = self._frontier.stand(span, fillable)
-        canvas.reopen(start + i for i in standing.reopened)
-        if standing.forced:
-            at = np.array(standing.forced, np.int64)
-            tokens = np.array(standing.tokens, np.int64)[at]
-            canvas.settle(at + start, tokens, np.zeros(len(at), np.bool_), number)
+        filled = self.matcher.fill_forced(span, fillable)
+        canvas.remask(start + i for i in filled.remasked)
+        if filled.forced:
+            at = np.array(filled.forced, np.int64)
+            tokens = np.array(filled.tokens, np.int64)[at]
+            canvas.unmask(at + start, tokens, np.zeros(len(at), np.bool_), step)
             canvas.forced[at + start - canvas.start] = True
-        frontier = start + standing.frontier
-        is_full = standing.is_complete and frontier == canvas.limit
-        canvas.over = frontier if standing.is_over or is_full else None
+        first_masked = start + filled.first_masked
+        is_full = filled.is_complete and first_masked == canvas.limit
+        canvas.constraint_end = first_masked if filled.is_over or is_full else None
 
-    def has_room(self, canvas: Canvas, limit: int) -> bool:
-        """Tell whether the answer can end before an earlier position than the canvas's limit."""
-        return self._frontier.has_room(self._span(canvas, canvas.stop)[1], limit - self._first)
+    def fits(self, canvas: Canvas, limit: int) -> bool:
+        """Return whether the answer can be completed before a position below the canvas's limit."""
+        return self.matcher.fits(self._span(canvas, canvas.stop)[1], limit - self._first_output)
 
     def bitmask(self, canvas: Canvas, stop: int) -> tuple[int, Tensor]:
-        """Return the left-most hole, and [1, words] int32 what may stand there."""
+        """Return the first masked position, and its legal tokens [1, words] int32 on the CPU."""
         start, span = self._span(canvas, stop)
-        return start + list(span.tokens).index(MASK), self._frontier.bitmask(span)
+        return start + list(span.tokens).index(MASK), self.matcher.bitmask(span)
 
-    def walk(self, canvas: Canvas, view: StepView, *, literals: bool) -> LookaheadRun:
-        """Walk through a step's draws; see Frontier.walk. Indices count from `first`."""
+    def look_ahead(self, canvas: Canvas, view: StepView, *, literals: bool) -> LookaheadRun:
+        """Look ahead through a step's draws; indices count from span_start."""
         start, span = self._span(canvas, view.stop)
         drawn = [MASK] * len(span.tokens)
-        for position, token in zip(view.holes.tolist(), view.tokens.tolist(), strict=True):
+        for position, token in zip(view.positions.tolist(), view.tokens.tolist(), strict=True):
             drawn[position - start] = token
-        return self._frontier.walk(span, drawn, literals=literals)
+        return self.matcher.look_ahead(span, drawn, literals=literals)
 
-    def first(self, canvas: Canvas) -> int:
-        """Return the position of the block's first token of the answer."""
-        return max(canvas.begin, self._first)
+    def span_start(self, canvas: Canvas) -> int:
+        """Return the position of the block's first output token."""
+        return max(canvas.block_start, self._first_output)
 
-    def rule(self, canvas: Canvas, view: StepView, walk: Lookahead, p: Floats) -> ConstrainedDraws:
-        """Return what may be settled of a step's draws after a walk through them.
+    def apply(
+        self, canvas: Canvas, view: StepView, ahead: Lookahead, p: Floats
+    ) -> ConstrainedDraws:
+        """Return what may be unmasked of a step's draws after their lookahead.
 
-        p: [h] of the tokens that the walk has for the view's holes.
+        p: [m] probability of the lookahead's tokens at the view's positions.
         """
-        start = self.first(canvas)
-        holes = (view.holes - start).tolist()
-        tokens = np.array([walk.tokens[i] for i in holes], np.int64)
-        admitted = np.array([walk.admitted[i] for i in holes])
-        ruled = replace(
+        start = self.span_start(canvas)
+        at = (view.positions - start).tolist()
+        tokens = np.array([ahead.tokens[i] for i in at], np.int64)
+        allowed = np.array([ahead.allowed[i] for i in at])
+        entropy = view.entropy
+        constrained = replace(
             view,
             tokens=tokens,
-            p=np.where(admitted, p, 0.0),
-            is_end=np.isin(tokens, self._ends),
-            p2=None if view.p2 is None else np.where(admitted, view.p2, 0.0),
-            entropy=None if view.entropy is None else np.where(admitted, view.entropy, UNSURE),
+            p=np.where(allowed, p, 0.0),
+            is_end=np.isin(tokens, self._stops),
+            p2=None if view.p2 is None else np.where(allowed, view.p2, 0.0),
+            entropy=None if entropy is None else np.where(allowed, entropy, DISALLOWED),
         )
-        must, literal = (np.array([marks[i] for i in holes]) for marks in (walk.must, walk.literal))
-        return ConstrainedDraws(ruled, admitted, must, literal, self)
+        marks = (ahead.required, ahead.literal)
+        required, literal = (np.array([each[i] for i in at]) for each in marks)
+        return ConstrainedDraws(constrained, allowed, required, literal)
 
     def _span(self, canvas: Canvas, stop: int) -> tuple[int, AnswerSpan]:
-        """Return the open part of the answer in the block, up to an end that is settled in it."""
-        start, stop = self.first(canvas), min(stop, canvas.limit)
+        """Return the start and the tokens of the block's output, up to an unmasked end token."""
+        start, stop = self.span_start(canvas), min(stop, canvas.limit)
         ends = np.flatnonzero(canvas.is_end[start - canvas.start : stop - canvas.start])
         if len(ends):
             stop = start + int(ends[0]) + 1
-        tokens = canvas.seen(start, stop).tolist()
-        return start, AnswerSpan(start - self._first, tokens, canvas.limit - self._first)
+        first, limit = start - self._first_output, canvas.limit - self._first_output
+        return start, AnswerSpan(first, canvas.tokens(start, stop).tolist(), limit)
+
+
+@dataclass(frozen=True, slots=True)
+class LookaheadJob:
+    """One canvas under a constraint, and a step's draws on it."""
+
+    constraint: CanvasConstraint
+    canvas: Canvas
+    view: StepView
+    scores: Tensor  # [rows, vocab] that the draws were made from
+    job: DrawJob
+    literals: bool = False  # a scaffold asks for them
+
+
+@dataclass(slots=True)
+class _RunningLookahead:
+    """A job whose lookahead has begun."""
+
+    work: LookaheadJob
+    send: Callable[[int], RedrawRequest]  # sends a token to the lookahead
+    request: RedrawRequest | None = None
+    result: Lookahead | None = None
+    fault: str = ""
+    redrawn: dict[int, tuple[int, float | None]] = field(default_factory=dict)  # by index in the
+    # span: the last replacement of a draw, and its probability where it is the bitmask's
+
+    def resume(self, token: int) -> None:
+        """Continue with a token for the request."""
+        self.request = None
+        try:
+            self.request = self.send(token)
+        except StopIteration as stop:
+            self._end(stop.value)
+        except CanvasConstraintError as error:
+            self.fault = str(error)
+
+    def _end(self, ahead: Lookahead) -> None:
+        """Store the result, and which literals replace draws."""
+        self.result = ahead
+        view = self.work.view
+        for position, token in zip(view.positions, view.tokens, strict=True):
+            index = int(position) - self.start
+            if ahead.literal[index] and ahead.tokens[index] != token:
+                self.redrawn[index] = ahead.tokens[index], None
+
+    @property
+    def start(self) -> int:
+        """The position of the span's first token."""
+        return self.work.constraint.span_start(self.work.canvas)
+
+    def row(self, index: int) -> int:
+        """Return the index in the job's positions of an index of the span."""
+        return int(np.searchsorted(self.work.job.positions, self.start + index))
+
+
+def constrain_draws(
+    jobs: Sequence[LookaheadJob], *, backend: KernelBackend
+) -> list[ConstrainedDraws | str]:
+    """Return what each job's constraint allows, or the message of its error.
+
+    Cost: one draw for all jobs each time that any lookahead requests a token.
+    """
+    running = [_begin(job) for job in jobs]
+    while waiting := [each for each in running if each.request is not None]:
+        for group in _by_kind(waiting):
+            _redraw(group, backend)
+    probs = _lookahead_probs(running, backend)
+    return [each.fault or _apply(each, p) for each, p in zip(running, probs, strict=True)]
+
+
+def _begin(job: LookaheadJob) -> _RunningLookahead:
+    run = job.constraint.look_ahead(job.canvas, job.view, literals=job.literals)
+    begun = _RunningLookahead(job, lambda _: next(run))
+    begun.resume(0)
+    begun.send = run.send
+    return begun
+
+
+def _by_kind(running: Sequence[_RunningLookahead]) -> list[list[_RunningLookahead]]:
+    """Group the requests that can be drawn together."""
+    groups: dict[tuple[int, bool], list[_RunningLookahead]] = {}
+    for each in running:
+        key = id(each.work.scores), each.work.job.settings.is_plain
+        groups.setdefault(key, []).append(each)
+    return list(groups.values())
+
+
+def _redraw(running: Sequence[_RunningLookahead], backend: KernelBackend) -> None:
+    """Draw the token that each lookahead requests, and resume it."""
+    asked = [(each, each.request) for each in running if each.request is not None]
+    jobs = [each.work.job.at(each.row(request.index), request.legal) for each, request in asked]
+    draws = draw_legal(running[0].work.scores, jobs, backend=backend)
+    redraws = zip(asked, draws.tokens.tolist(), draws.p.tolist(), strict=True)
+    for (each, request), token, p in redraws:
+        is_first = each.start + request.index == each.work.view.positions[0]
+        each.redrawn[request.index] = token, p if is_first else None
+        each.resume(token)
+
+
+def _lookahead_probs(running: Sequence[_RunningLookahead], backend: KernelBackend) -> list[Floats]:
+    """Return the probabilities of the lookaheads' tokens at the views' positions."""
+    probs = [each.work.view.p.copy() for each in running]
+    asked: dict[int, list[tuple[int, int, int, int]]] = {}  # by scores: job, entry, row, token
+    scores = {id(each.work.scores): each.work.scores for each in running}
+    for i, each in enumerate(running):
+        for index, (token, p) in each.redrawn.items():
+            entry = int(np.searchsorted(each.work.view.positions, each.start + index))
+            if p is None:
+                row = int(each.work.job.rows[each.row(index)])
+                asked.setdefault(id(each.work.scores), []).append((i, entry, row, token))
+            else:
+                probs[i][entry] = p
+    for key, entries in asked.items():
+        _, _, rows, tokens = (np.array(column, np.int64) for column in zip(*entries, strict=True))
+        found = token_probs(scores[key], rows, tokens, backend=backend)
+        for (i, entry, _, _), p in zip(entries, found.tolist(), strict=True):
+            probs[i][entry] = p
+    return probs
+
+
+def _apply(each: _RunningLookahead, p: Floats) -> ConstrainedDraws:
+    assert each.result is not None
+    return each.work.constraint.apply(each.work.canvas, each.work.view, each.result, p)

@@ -1,10 +1,10 @@
-"""Dynamic: all holes that pass a bar if they fill the step's quota, else the quota's best.
+"""Dynamic: unmasks all positions that pass a threshold, but never fewer than a quota.
 
-Law: with n holes of p >= threshold, those n if n >= tokens_per_step, else the tokens_per_step best.
-With a quota of 1 this is `threshold`.
+Law: let n positions have p >= threshold. If n >= tokens_per_step, those n are unmasked, otherwise
+the tokens_per_step most confident ones. With a quota of 1 this is `threshold`.
 
 Source: SDAR, arXiv:2510.06303, dynamic low-confidence decoding of the released code. Its settings
-have thresholds of 0.85 to 0.9; the default is the lower one, which is LMDeploy's too.
+have thresholds of 0.85 to 0.9; the default is the lower one, which LMDeploy uses too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from plait.decoders.diffusion.protocols import ByProbability, Selection, StepVie
 
 
 class DynamicOptions(Options):
-    """What is probable enough, and how many are settled in any case."""
+    """The threshold, and the least number of positions per step."""
 
     threshold: float = Field(default=0.85, ge=0.0, le=2.0)
     tokens_per_step: int = Field(default=1, ge=1)
@@ -28,10 +28,10 @@ class DynamicOptions(Options):
 
 @dataclass(frozen=True, slots=True)
 class Dynamic(ByProbability[DynamicOptions]):
-    """Settles what passes, and never less than a quota."""
+    """Unmasks what passes the threshold, and never fewer than a quota."""
 
     def select(self, view: StepView, memory: Any) -> Selection:
-        """Choose what passes or the quota, whichever is more."""
+        """Select what passes or the quota, whichever is more."""
         passing = view.p >= self.options.threshold
         if np.count_nonzero(passing) >= self.options.tokens_per_step:
             return Selection(passing)
@@ -43,7 +43,7 @@ METHOD = Method(
     kind="unmasker",
     part="selector",
     name="dynamic",
-    summary="Every hole that is probable enough, but never fewer than a quota.",
+    summary="Unmasks every position that is probable enough, but never fewer than a quota.",
     source="SDAR, arXiv:2510.06303",
     target="plait.decoders.diffusion.selectors.dynamic:make",
     options=DynamicOptions,

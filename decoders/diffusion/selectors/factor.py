@@ -1,12 +1,12 @@
-"""Factor: as many of the surest holes as their joint mode can bear.
+"""Factor: unmasks as many confident positions as the error bound of their joint mode allows.
 
-Law: with probabilities sorted falling, c(1) >= c(2) >= .., the n best holes for the largest n with
-(n + 1) * (1 - c(n)) < factor, and at least one. If every one of n tokens has a probability above
-1 - e and (n + 1) * e <= 1, then their joint mode is the tuple of their own best tokens. A factor
-towards 0 is static decoding; 1 is where that theorem holds.
+Law: with probabilities in falling order, c(1) >= c(2) >= .., the n best positions for the largest n
+with (n + 1) * (1 - c(n)) < factor, and at least one. If each of n tokens has a probability above
+1 - e and (n + 1) * e <= 1, then the mode of their joint distribution is the tuple of their own best
+tokens. A factor near 0 is static decoding; factor 1 is where that theorem holds.
 
 Source: Fast-dLLM, arXiv:2505.22618, section 3.3 and theorem 1. Written from the inequality: the
-reference's loop treats the first and the last hole in another way.
+reference's loop treats the first and the last position differently.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from plait.decoders.diffusion.protocols import ByProbability, Selection, StepVie
 
 
 class FactorOptions(Options):
-    """How much doubt a step may hold."""
+    """The error bound of one step."""
 
     factor: float = Field(default=1.0, ge=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Factor(ByProbability[FactorOptions]):
-    """Settles a number of holes that shrinks with their doubt."""
+    """Unmasks fewer positions the less probable they are."""
 
     def select(self, view: StepView, memory: Any) -> Selection:
-        """Choose the n best; the left side rises with n, so those that fit are counted."""
-        doubt = 1.0 - np.sort(view.p)[::-1]
-        fits = (np.arange(len(doubt)) + 2) * doubt < self.options.factor
+        """Select the n best. The left side rises with n, so the positions that fit are counted."""
+        error = 1.0 - np.sort(view.p)[::-1]
+        fits = (np.arange(len(error)) + 2) * error < self.options.factor
         return Selection(top_k(view.p, max(1, int(np.count_nonzero(fits)))))
 
 
@@ -43,7 +43,7 @@ METHOD = Method(
     kind="unmasker",
     part="selector",
     name="factor",
-    summary="As many of the surest holes as bound the error of their joint mode.",
+    summary="Unmasks as many confident positions as the error bound of their joint mode allows.",
     source="Fast-dLLM, arXiv:2505.22618, theorem 1",
     target="plait.decoders.diffusion.selectors.factor:make",
     options=FactorOptions,

@@ -1,11 +1,11 @@
-"""Hierarchy: the best hole of every run of holes, so that what is settled at once lies apart.
+"""Hierarchy: unmasks the best position of every run, so that positions unmasked together lie apart.
 
-A run is a maximal row of neighbouring open holes. Law: the holes with p >= threshold, and of each
-run the surest one if its p > low; the surest of all if there is none. With one run it is
-`threshold`, for the surest hole is settled in any case.
+A run is a maximal sequence of neighbouring masked positions. Law: the positions with p >=
+threshold, and of each run the most confident one if its p > low; the most confident of all if there
+is none. With one run it is `threshold`, because the most confident position is always unmasked.
 
-Source: dInfer, arXiv:2510.08666, section 3 (hierarchical decoding). The reference writes
-p > threshold.
+Source: dInfer, arXiv:2510.08666, section 3 (hierarchical decoding). The reference writes p >
+threshold.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from plait.decoders.diffusion.protocols import ByProbability, Selection, StepVie
 
 
 class HierarchyOptions(Options):
-    """The bar for every hole, and the one for the best of a run."""
+    """The threshold of every position, and the one for the best of a run."""
 
     threshold: float = Field(default=0.9, ge=0.0, le=2.0)
     low: float = Field(default=0.4, ge=0.0, le=1.0)
@@ -29,17 +29,17 @@ class HierarchyOptions(Options):
 
 @dataclass(frozen=True, slots=True)
 class Hierarchy(ByProbability[HierarchyOptions]):
-    """Settles what is sure, and something in every gap."""
+    """Unmasks what passes the threshold, and the best of every run."""
 
     def select(self, view: StepView, memory: Any) -> Selection:
-        """Choose all that pass and the best of each run."""
-        settle = view.p >= self.options.threshold
-        runs = np.cumsum(np.diff(view.holes, prepend=view.holes[0]) > 1)
+        """Select all that pass and the best of each run."""
+        unmask = view.p >= self.options.threshold
+        runs = np.cumsum(np.diff(view.positions, prepend=view.positions[0]) > 1)
         # by run, then falling p, then position: the first of a run is its best
-        order = np.lexsort((view.holes, -view.p, runs))
-        surest = order[np.diff(runs[order], prepend=-1) > 0]
-        settle[surest[view.p[surest] > self.options.low]] = True
-        return Selection(settle)
+        order = np.lexsort((view.positions, -view.p, runs))
+        best = order[np.diff(runs[order], prepend=-1) > 0]
+        unmask[best[view.p[best] > self.options.low]] = True
+        return Selection(unmask)
 
 
 make = Hierarchy.make
@@ -47,7 +47,7 @@ METHOD = Method(
     kind="unmasker",
     part="selector",
     name="hierarchy",
-    summary="Every hole that is probable enough, and the best of every run of holes.",
+    summary="Unmasks every position that is probable enough, and the best of every masked run.",
     source="dInfer, arXiv:2510.08666, section 3",
     target="plait.decoders.diffusion.selectors.hierarchy:make",
     options=HierarchyOptions,

@@ -1,12 +1,13 @@
-"""KLASS: holes that are sure and whose law has stopped moving.
+"""KLASS: unmasks confident positions whose distribution has stopped changing.
 
-Law: the holes with p >= threshold whose divergence KL(now || step before) was below `divergence`
-(nats) in each of the last `history` steps; the surest ones if there is none. With an infinite
-divergence it is `threshold` from step `history` on.
+Law: the positions with p >= threshold whose divergence KL(now || previous step) was below
+`divergence` (nats) in each of the last `history` steps; the most confident ones if there is none.
+With an infinite divergence it is `threshold` from step `history` on.
 
-Source: KLASS, arXiv:2511.05664, section 3, algorithm 1. Departures: only the 64 best tokens of the
-step before are kept. Tokens outside either list count as one, so what is compared is a bound from
-below, exact for vocabularies of up to 64 tokens; and p >= threshold, where the reference has >.
+Source: KLASS, arXiv:2511.05664, section 3, algorithm 1. Differences: only the 64 best tokens of the
+previous step are kept. Tokens outside either list are merged into one, so the comparison is a lower
+bound, exact for vocabularies of up to 64 tokens. The condition is p >= threshold, where the
+reference has >.
 """
 
 from __future__ import annotations
@@ -30,27 +31,27 @@ TINY = 1e-12
 
 
 class KlassOptions(Options):
-    """What is sure, what is still, and for how long."""
+    """The two thresholds, and for how many steps the second must hold."""
 
     threshold: float = Field(default=0.9, ge=0.0, le=2.0)
-    divergence: float = Field(default=0.01, ge=0.0)  # nats; infinity: every law is still
+    divergence: float = Field(default=0.01, ge=0.0)  # nats; infinity: every distribution is stable
     history: int = Field(default=2, ge=1)
     tokens_per_step: int = Field(default=1, ge=1)
 
 
 @dataclass(frozen=True, slots=True)
 class KlassMemory:
-    """What the last step said: its holes, their best tokens, and how long each has been still."""
+    """The last step's positions, their best tokens, and for how many steps each has been stable."""
 
-    holes: Ints  # [h] rising
-    ids: Ints  # [h, k]
-    p: Floats  # [h, k]
-    still: Ints  # [h] steps
+    positions: Ints  # [m] rising
+    ids: Ints  # [m, k]
+    p: Floats  # [m, k]
+    stable_steps: Ints  # [m]
 
 
 @dataclass(frozen=True, slots=True)
 class Klass(ByProbability[KlassOptions]):
-    """Settles what is sure and still. Memory: the last step's laws."""
+    """Unmasks what is confident and stable. Memory: the last step's distributions."""
 
     @property
     def needs(self) -> frozenset[str]:
@@ -58,24 +59,24 @@ class Klass(ByProbability[KlassOptions]):
         return frozenset({"top"})
 
     def select(self, view: StepView, memory: KlassMemory | None) -> Selection:
-        """Choose by probability and stillness."""
+        """Select by probability and stability."""
         assert view.top is not None
         ids, p = view.top
-        still = np.zeros(len(view.holes), dtype=np.int64)
+        stable = np.zeros(len(view.positions), dtype=np.int64)
         if memory is not None:
-            at = np.searchsorted(memory.holes, view.holes)
-            at = np.minimum(at, len(memory.holes) - 1)
+            at = np.searchsorted(memory.positions, view.positions)
+            at = np.minimum(at, len(memory.positions) - 1)
             moved = _divergence((ids, p), (memory.ids[at], memory.p[at]))
-            calm = (memory.holes[at] == view.holes) & (moved < self.options.divergence)
-            still = np.where(calm, memory.still[at] + 1, 0)
-        settle = (view.p >= self.options.threshold) & (still >= self.options.history)
-        if not settle.any():
-            settle = top_k(view.p, self.options.tokens_per_step)
-        return Selection(settle, KlassMemory(view.holes, ids, p, still))
+            is_stable = (memory.positions[at] == view.positions) & (moved < self.options.divergence)
+            stable = np.where(is_stable, memory.stable_steps[at] + 1, 0)
+        unmask = (view.p >= self.options.threshold) & (stable >= self.options.history)
+        if not unmask.any():
+            unmask = top_k(view.p, self.options.tokens_per_step)
+        return Selection(unmask, KlassMemory(view.positions, ids, p, stable))
 
 
 def _divergence(now: tuple[Ints, Floats], before: tuple[Ints, Floats]) -> Floats:
-    """Return [h] KL(now || before) in nats; tokens that are not in both lists count as one."""
+    """Return [m] KL(now || before) in nats; tokens that are not in both lists count as one."""
     (ids, p), (old_ids, old_p) = now, before
     rows = np.arange(len(ids))[:, None] << 32
     wanted, known = (rows + ids).ravel(), (rows + old_ids).ravel()
@@ -95,7 +96,7 @@ METHOD = Method(
     kind="unmasker",
     part="selector",
     name="klass",
-    summary="Holes that are probable enough and whose law has stopped moving.",
+    summary="Unmasks probable tokens whose distribution has stopped changing.",
     source="KLASS, arXiv:2511.05664, algorithm 1",
     target="plait.decoders.diffusion.selectors.klass:make",
     options=KlassOptions,

@@ -1,15 +1,16 @@
-"""Learn2PD: a small filter that has learnt which tokens are final already.
+"""Learn2PD: a small trained filter predicts which tokens are final already.
 
-The filter reads the best probability of every row of the block, settled or not, and says for each
-position whether its token would still stand at the end. Law: the holes that the filter gives more
-than `threshold`, and the k surest. A filter that rejects everything is static decoding; one that
-knows the outcome of static decoding gives that outcome in the fewest steps.
+The filter reads the highest probability of every row of the block, masked or not, and returns for
+each position the probability that its token is final. Law: the masked positions to which the filter
+gives more than `threshold`, and the k most confident ones. A filter that rejects everything is
+static decoding; one that knows the result of static decoding gives that result in the fewest steps.
 
 Source: Learn2PD, arXiv:2509.25188, section 3. Its filter, 32 -> 32 -> 32 with a ReLU between, is
 read from learn2pd.safetensors beside the weights: tensors block<B>.0.weight [n, B], block<B>.0.bias
-[n], block<B>.2.weight [B, n] and so on, for blocks of B. Departures: there may be more layers (the
-tiny model's has three); a shorter block is read as one whose rest is settled and sure; surest is
-who has the greatest p, also where the paper's runs on Dream go by the entropy.
+[n], block<B>.2.weight [B, n] and so on, for blocks of B. Differences: there may be more layers (the
+tiny model's filter has three); a shorter block is read as one whose remaining positions are
+unmasked with probability 1; confidence is always the greatest p, also where the paper's runs on
+Dream use the entropy.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from plait.decoders.diffusion.protocols import ByProbability, Floats, Selection,
 FILE = "learn2pd.safetensors"
 PARAM = "decoding.unmasker"
 Layer = tuple[Floats, Floats]  # weight [out, in], bias [out]
-Filters = Mapping[int, Sequence[Layer]]  # by size of the block
+Filters = Mapping[int, Sequence[Layer]]  # by block size
 
 
 class Learn2pdOptions(Options):
-    """When the filter is believed, and how many are settled in any case."""
+    """The threshold of the filter, and the least number of positions per step."""
 
     threshold: float = Field(default=0.96, ge=0.0, le=1.0)
     tokens_per_step: int = Field(default=1, ge=1)
@@ -44,7 +45,7 @@ class Learn2pdOptions(Options):
 
 @dataclass(frozen=True, slots=True)
 class Learn2pd(ByProbability[Learn2pdOptions]):
-    """Settles what the filter takes for final."""
+    """Unmasks what the filter predicts to be final."""
 
     filters: Filters = field(repr=False)
 
@@ -54,8 +55,8 @@ class Learn2pd(ByProbability[Learn2pdOptions]):
         return frozenset({"block_p"})
 
     def select(self, view: StepView, memory: Any) -> Selection:
-        """Choose what the filter accepts, and the k surest."""
-        accepted = self._accept(view)[view.holes - view.start] > self.options.threshold
+        """Select what the filter accepts, and the k most confident."""
+        accepted = self._accept(view)[view.positions - view.start] > self.options.threshold
         return Selection(accepted | top_k(view.p, self.options.tokens_per_step))
 
     def _accept(self, view: StepView) -> Floats:
@@ -63,7 +64,7 @@ class Learn2pd(ByProbability[Learn2pdOptions]):
         assert view.block_p is not None
         length = view.stop - view.start
         size = min((size for size in self.filters if size >= length), default=0)
-        if size == 0:  # none was trained for blocks this long
+        if size == 0:  # no filter was trained for blocks this long
             return np.zeros(length)
         x = np.pad(view.block_p, (0, size - length), constant_values=1.0)
         *hidden, (weight, bias) = self.filters[size]
@@ -75,15 +76,15 @@ class Learn2pd(ByProbability[Learn2pdOptions]):
 
 @lru_cache(maxsize=8)
 def load_filters(path: Path) -> Filters:
-    """Return the filters of a file by size of their block."""
+    """Return the filters of a file, by block size."""
     return read_filters(load_file(path))
 
 
 def read_filters(tensors: Mapping[str, NDArray[Any]]) -> Filters:
-    """Return the filters in a set of tensors, layers in order of their numbers.
+    """Return the filters in a set of tensors, by block size, layers in order of their numbers.
 
     Raises:
-        ValueError: a filter's layers don't fit each other or its block.
+        ValueError: a filter's layers don't fit each other or its block size.
     """
     found: dict[int, dict[int, Layer]] = {}
     for name in sorted(tensors):
@@ -109,7 +110,7 @@ def make(
     block_size: int | None = None,
     **context: Any,
 ) -> Learn2pd:
-    """Return the selector with the filters that lie beside the weights.
+    """Return the selector with the filters that are stored beside the weights.
 
     Raises:
         MethodError: there are none, or none for the request's block.
@@ -128,7 +129,7 @@ METHOD = Method(
     kind="unmasker",
     part="selector",
     name="learn2pd",
-    summary="Holes whose tokens a small trained filter takes for final.",
+    summary="Unmasks positions whose tokens a small trained filter predicts to be final.",
     source="Learn2PD, arXiv:2509.25188, section 3",
     target="plait.decoders.diffusion.selectors.learn2pd:make",
     options=Learn2pdOptions,

@@ -1,12 +1,12 @@
-"""LocalLeap: a lower bar for holes near one that is sure.
+"""LocalLeap: lowers the threshold near confident positions.
 
-An anchor is a hole with p >= anchor. Law: the anchors, and the holes within `radius` positions of
-one that have p >= relaxed; the surest hole if there is none. With relaxed = anchor or radius = 0 it
-is `threshold`, and never settles less than that.
+An anchor is a position with p >= anchor. Law: the anchors are unmasked, and the positions within
+`radius` of an anchor that have p >= relaxed; the most confident position if there is none. With
+relaxed = anchor or radius = 0 it is `threshold`, and it never unmasks fewer positions than that.
 
-Source: LocalLeap, arXiv:2510.07081, section 4. `anchors: previous_step` is ours: a neighbour's
-probability was computed before an anchor of the same step was there, so only those of the step
-before lower the bar.
+Source: LocalLeap, arXiv:2510.07081, section 4. `anchors: previous_step` is an addition: a
+neighbour's probability was computed before an anchor of the same step was there, so with it only
+anchors of the previous step lower the threshold.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from plait.decoders.diffusion.protocols import Bools, ByProbability, Ints, Selec
 
 
 class LocalLeapOptions(Options):
-    """The two bars, and how far an anchor reaches."""
+    """The two thresholds, and the radius of an anchor."""
 
     anchor: float = Field(default=0.9, ge=0.0, le=2.0)
     relaxed: float = Field(default=0.75, ge=0.0, le=2.0)
@@ -32,23 +32,23 @@ class LocalLeapOptions(Options):
 
 @dataclass(frozen=True, slots=True)
 class LocalLeap(ByProbability[LocalLeapOptions]):
-    """Settles what is sure, and what is nearly so beside it. Memory: the last step's anchors."""
+    """Unmasks anchors and their neighbours. Memory: the last step's anchors."""
 
     def select(self, view: StepView, memory: Ints | None) -> Selection:
-        """Choose anchors and their neighbours."""
+        """Select anchors and their neighbours."""
         is_anchor = view.p >= self.options.anchor
-        anchors = view.holes[is_anchor]
+        anchors = view.positions[is_anchor]
         if self.options.anchors == "same_step":
             around = anchors
         else:
             around = memory if memory is not None else anchors[:0]
-        near = _near(view.holes, around, self.options.radius)
+        near = _near(view.positions, around, self.options.radius)
         return Selection(is_anchor | (near & (view.p >= self.options.relaxed)), anchors)
 
 
-def _near(holes: Ints, anchors: Ints, radius: int) -> Bools:
-    """Mark the holes [h] that lie within radius positions of an anchor."""
-    marks: Bools = (np.abs(holes[:, None] - anchors[None, :]) <= radius).any(axis=1)
+def _near(positions: Ints, anchors: Ints, radius: int) -> Bools:
+    """Return [m] whether a position lies within the radius of an anchor."""
+    marks: Bools = (np.abs(positions[:, None] - anchors[None, :]) <= radius).any(axis=1)
     return marks
 
 
@@ -57,7 +57,7 @@ METHOD = Method(
     kind="unmasker",
     part="selector",
     name="local-leap",
-    summary="A threshold that is lower near holes that pass it.",
+    summary="A threshold that is lower near positions that pass it.",
     source="LocalLeap, arXiv:2510.07081, section 4",
     target="plait.decoders.diffusion.selectors.local_leap:make",
     options=LocalLeapOptions,

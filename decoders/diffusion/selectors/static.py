@@ -1,13 +1,14 @@
-"""Static: the k surest holes a step, whatever their probabilities.
+"""Static: unmasks the k most confident positions per step, whatever their probabilities.
 
-Sureness is the probability of the drawn token, its lead over the runner-up, the negative entropy,
-or the place in the text. Law: k holes are settled a step, the greatest scores of all, and among
-equals the lowest position. With k = 1 this is the decoding that lossless methods must reproduce.
+Confidence is the probability of the drawn token, its margin over the runner-up, the negative
+entropy, or the order of the text. Law: k positions are unmasked per step, those with the highest
+scores; ties go to the lowest position. With k = 1 this is the decoding that lossless methods must
+reproduce.
 
 Source: LLaDA, arXiv:2502.09992, section 2.4 (low-confidence remasking); Dream, arXiv:2508.15487
 (maskgit_plus, topk_margin, entropy). They fix the number of steps; here the quota k is fixed, which
-is the same for steps = holes / k. Dream's alg_temp, which draws positions instead of taking the
-best, is left out: `random` does without scores.
+is the same for steps = positions / k. Dream's alg_temp, which samples positions instead of taking
+the best, is left out: `random` needs no scores.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Strategy = Literal["confidence", "margin", "entropy", "left_to_right"]
 
 
 class StaticOptions(Options):
-    """How many holes a step, and which come first."""
+    """How many positions per step, and which come first."""
 
     tokens_per_step: int = Field(default=1, ge=1)
     strategy: Strategy = "confidence"
@@ -33,7 +34,7 @@ class StaticOptions(Options):
 
 @dataclass(frozen=True, slots=True)
 class Static:
-    """Settles a fixed number of holes a step."""
+    """Unmasks a fixed number of positions per step."""
 
     options: StaticOptions
 
@@ -43,11 +44,11 @@ class Static:
         return NEEDS.get(self.options.strategy, frozenset())
 
     def score(self, view: StepView) -> Floats:
-        """Return what the strategy ranks by."""
+        """Return the strategy's score of each position, shape [m]."""
         return SCORES[self.options.strategy](view)
 
     def select(self, view: StepView, memory: Any) -> Selection:
-        """Choose the k best."""
+        """Select the k best-scored positions."""
         return Selection(top_k(self.score(view), self.options.tokens_per_step))
 
 
@@ -56,7 +57,7 @@ def _margin(view: StepView) -> Floats:
     return view.p - view.p2
 
 
-def _certainty(view: StepView) -> Floats:
+def _negative_entropy(view: StepView) -> Floats:
     assert view.entropy is not None
     return -view.entropy
 
@@ -68,8 +69,8 @@ NEEDS: Mapping[Strategy, frozenset[str]] = {
 SCORES: Mapping[Strategy, Callable[[StepView], Floats]] = {
     "confidence": lambda view: view.p,
     "margin": _margin,
-    "entropy": _certainty,
-    "left_to_right": lambda view: -view.holes.astype(float),
+    "entropy": _negative_entropy,
+    "left_to_right": lambda view: -view.positions.astype(float),
 }
 
 
@@ -82,7 +83,7 @@ METHOD = Method(
     kind="unmasker",
     part="selector",
     name="static",
-    summary="The k surest holes a step.",
+    summary="Unmasks the k most confident positions per step.",
     source="LLaDA, arXiv:2502.09992, section 2.4; Dream, arXiv:2508.15487",
     target="plait.decoders.diffusion.selectors.static:make",
     options=StaticOptions,

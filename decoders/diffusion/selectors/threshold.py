@@ -1,10 +1,11 @@
-"""Threshold: every hole whose token is probable enough.
+"""Threshold: unmasks every position whose token is probable enough.
 
-Law: the holes with p >= threshold, or the surest one if there is none. Above 1 this is static
-decoding, one token a step. For an ideal model of shuffled lists it is exact iff threshold > 1/2.
+Law: the positions with p >= threshold, or the most confident one if there is none. With a threshold
+above 1 this is static decoding, one token per step. For an ideal model of shuffled lists it is
+exact if and only if threshold > 1/2.
 
-Source: Fast-dLLM, arXiv:2505.22618, section 3.3 and algorithm 1. The reference settles the surest
-hole in any case, which is the same.
+Source: Fast-dLLM, arXiv:2505.22618, section 3.3 and algorithm 1. The reference always unmasks the
+most confident position, which gives the same result.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from plait.decoders.diffusion.protocols import ByProbability, Selection, StepVie
 
 
 class ThresholdOptions(Options):
-    """What is probable enough."""
+    """The threshold on the token's probability."""
 
     threshold: float = Field(default=0.9, ge=0.0, le=2.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold(ByProbability[ThresholdOptions]):
-    """Settles what passes a bar."""
+    """Unmasks the positions that pass the threshold."""
 
     def select(self, view: StepView, memory: Any) -> Selection:
-        """Choose all that pass."""
+        """Select all positions that pass."""
         return Selection(view.p >= self.options.threshold)
 
 
@@ -38,7 +39,7 @@ METHOD = Method(
     kind="unmasker",
     part="selector",
     name="threshold",
-    summary="Every hole whose token is probable enough.",
+    summary="Unmasks every position whose token is probable enough.",
     source="Fast-dLLM, arXiv:2505.22618, section 3.3",
     target="plait.decoders.diffusion.selectors.threshold:make",
     options=ThresholdOptions,
