@@ -1,4 +1,4 @@
-"""From what a request asked for to a compiled constraint. Runs in the compile service's child."""
+"""Compiles a request's constraint into an operation table. Runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ MAX_CHOICES = 10_000
 def compile_constraint(
     spec: ConstraintSpec, vocabulary: Vocabulary, limits: ConstraintLimits
 ) -> CompiledTable:
-    """Return the constraint in a form that a worker loads (load.ConstraintLoader).
+    """Return the compiled constraint; a worker loads it with load.ConstraintLoader.
 
-    Law: nothing outside the constraint is ever legal, or this raises ("sound or loud").
+    Law: no text outside the constraint is ever legal, or this raises ("sound or loud").
 
     Raises:
         ConstraintError: malformed, unsupported (UnsupportedKeyword), unsatisfiable or too large.

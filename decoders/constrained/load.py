@@ -1,4 +1,4 @@
-"""Bring a compiled constraint to life in a worker, and keep the ones in use."""
+"""Loads compiled constraints in a worker, and caches them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class ConstraintLoader:
         self._lock = Lock()
 
     def load(self, key: str, table: bytes, tokens: AllowedTokens = ALL_TOKENS) -> GrammarConstraint:
-        """Return a constraint at its start.
+        """Return a constraint that has accepted no token yet.
 
         Args:
             key: content key of the constraint (plait.decoders.constrained.spec.content_key).
             table: as compile.compile_constraint returned it.
-            tokens: what may be written; masks, counts and closings know of no others.
+            tokens: the only tokens that masks, counts and closing tokens may use.
         Raises:
             ConstraintError: these tokens can't spell a text of the grammar.
         Cost: a millisecond or two for usual schemas when the key is new, microseconds otherwise.

@@ -1,4 +1,4 @@
-"""The constraint of one sequence: where it stands in its grammar's automaton."""
+"""The constraint of one sequence: its position in the automaton of its grammar."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ MIN_MASKS = 8  # that must fit; a large schema's take some 0.5 MB each, a hostil
 
 
 class TooAmbiguous(SequenceError):
-    """A grammar takes so much for every mask that going on would hold up everybody else."""
+    """Every mask of this grammar costs so much that it would delay all other requests."""
 
     is_client_error: ClassVar[bool] = True
 
 
 class LoadedGrammar:
-    """What all sequences under one grammar share."""
+    """A grammar and its automaton, shared by all sequences that it constrains."""
 
     def __init__(self, table: OperationTable, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
@@ -35,13 +35,13 @@ class LoadedGrammar:
 
     @property
     def num_bytes(self) -> int:
-        """About how much memory the automaton takes now."""
+        """Approximate memory of the automaton."""
         return self._automaton.num_bytes
 
     def automaton(self) -> Automaton:
-        """Return the automaton, a new one if it has remembered too much.
+        """Return the automaton; a new one if it has grown over MAX_AUTOMATON_BYTES.
 
-        Its states depend on the text alone, so nothing but their numbers changes.
+        States depend on the text alone, so only their numbers change.
 
         Raises:
             TooAmbiguous: two in a row were full before they had written MIN_MASKS.
@@ -58,7 +58,7 @@ class LoadedGrammar:
         return self._automaton
 
     def count_mask(self) -> None:
-        """Note that the automaton writes one more mask."""
+        """Count one more mask of the automaton."""
         self._num_masks += 1
 
 
@@ -117,8 +117,8 @@ class GrammarConstraint:
         return True
 
     def accept_text(self, text: bytes) -> bool:
-        """Advance before the first token, however the text is cut; False (and unchanged) if it
-        begins no legal text. It can't be rolled back."""
+        """Advance over bytes in front of the first token; False (and unchanged) if no legal text
+        begins with them. This can't be rolled back."""
         assert not self._token_ids and not self._prefill, "a prefill stands at the start"
         state = _walked(self._automaton, text)
         if state == DEAD:
@@ -145,11 +145,11 @@ class GrammarConstraint:
         return copy
 
     def is_accepting(self) -> bool:
-        """Tell whether the text so far is complete."""
+        """Return whether the text so far is complete."""
         return self._automaton.is_accepting(self._state())
 
     def is_terminated(self) -> bool:
-        """Tell whether nothing but the end can follow."""
+        """Return whether only the end of the text can follow."""
         return self._is_ended or self._automaton.is_final(self._state())
 
     def min_tokens(self) -> int:
@@ -160,20 +160,20 @@ class GrammarConstraint:
         return 0 if self._is_ended else self._automaton.num_closing(self._state())
 
     def closing_tokens(self) -> Sequence[int]:
-        """Return the tokens that complete the text from here the cheapest way."""
+        """Return a short list of tokens that completes the text."""
         return [] if self._is_ended else self._automaton.closing_tokens(self._state())
 
     def forced_tokens(self) -> Sequence[int]:
-        """Return tokens of the text that must follow, none of which an alternative reaches over.
+        """Return tokens that spell the forced text, up to where other legal tokens reach beyond it.
 
-        Exact up to the spelling: with other tokens the same text could be written.
+        The text is forced, its tokens are not: other tokens may spell the same text.
         """
         return self._forced()[0]
 
     def boundary_tokens(self) -> Sequence[int]:
-        """Return tokens that spell what is forced behind `forced_tokens`.
+        """Return tokens that spell the rest of the forced text, after `forced_tokens`.
 
-        Other legal tokens reach over its end, into what is not forced.
+        Other legal tokens reach beyond its end, into text that is not forced.
         """
         return self._forced()[1]
 
@@ -181,7 +181,7 @@ class GrammarConstraint:
         return ((), ()) if self._is_ended else self._automaton.forced(self._state())
 
     def _state(self) -> int:
-        """Return where the text stands, in the automaton that the grammar has now."""
+        """Return the state of the text in the grammar's current automaton."""
         automaton = self._grammar.automaton()
         if automaton is not self._automaton:
             states = [_walked(automaton, self._prefill)]
@@ -193,7 +193,7 @@ class GrammarConstraint:
 
 
 def _walked(automaton: Automaton, text: bytes) -> int:
-    """Return the state behind a text, or DEAD."""
+    """Return the state after a text, or DEAD."""
     state = automaton.start
     for byte in text:
         if state == DEAD:

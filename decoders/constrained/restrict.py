@@ -1,4 +1,4 @@
-"""A table without what a restricted vocabulary can't spell.
+"""Removes from a table what a restricted vocabulary cannot spell.
 
 What is left of it can be completed, by texts that are spelled operation by operation: a literal
 that only a token reaching over its end could spell counts as one that can't be. So nothing that
@@ -34,7 +34,7 @@ def restricted(table: OperationTable, vocabulary: Vocabulary) -> OperationTable:
 
 
 class _Speller:
-    """Which operations have a text that the vocabulary spells: the least fixed point."""
+    """Finds the operations with a text that the vocabulary can spell (least fixed point)."""
 
     def __init__(self, table: OperationTable, vocabulary: Vocabulary) -> None:
         self._table = table
@@ -51,7 +51,7 @@ class _Speller:
             changed = bool(found)
 
     def without(self, operation: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return an operation without the parts that can't be spelled and needn't be."""
+        """Return an operation without its optional parts that cannot be spelled."""
         kind, *rest = operation
         if kind == OpKind.CHOICE:
             return (kind, [item for item in rest[0] if self.can[item]] or rest[0])

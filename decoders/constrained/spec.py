@@ -1,4 +1,4 @@
-"""What a request asks its answer to look like, and the limits of asking. No torch."""
+"""Constraint specifications, their limits and errors. No torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ConstraintError(ValueError):
 
 
 class UnsupportedKeyword(ConstraintError):
-    """A JSON schema says something that no mask enforces exactly."""
+    """A JSON schema uses a keyword that cannot be enforced exactly by masks."""
 
     def __init__(self, pointer: str, keyword: str, reason: str) -> None:
         super().__init__(f"{pointer or '/'}: keyword '{keyword}': {reason}")
@@ -52,7 +52,7 @@ class ConstraintSpec:
 
 @dataclass(frozen=True, slots=True)
 class ConstraintLimits:
-    """What a constraint may cost and how loosely JSON may be written."""
+    """Limits of a constraint, and how much whitespace JSON may have."""
 
     max_bytes: int = 256 * 2**10
     max_depth: int = 64
@@ -62,7 +62,7 @@ class ConstraintLimits:
 
 @dataclass(frozen=True, slots=True)
 class AllowedTokens:
-    """Which tokens of the vocabulary a constrained text may be written with."""
+    """The tokens of the vocabulary that a constrained text may use."""
 
     only: frozenset[int] = frozenset()  # empty: all
     without: frozenset[int] = frozenset()
@@ -76,7 +76,7 @@ ALL_TOKENS = AllowedTokens()
 
 @dataclass(frozen=True, slots=True)
 class CompiledTable:
-    """A constraint that is ready to be matched, in a form that travels."""
+    """A compiled constraint, serialised for the worker."""
 
     table: bytes  # of the operations that an automaton is made of; see table.py
     min_tokens: int  # tokens of the shortest complete answer

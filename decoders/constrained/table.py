@@ -1,4 +1,4 @@
-"""From a grammar to the table of operations over bytes that the automaton walks."""
+"""Converts a grammar to the table of byte operations that the automaton executes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from plait.kernels.grammar import Automaton, DfaParts, OpKind, make_automaton
 
 
 class OperationTable(msgspec.Struct, frozen=True, array_like=True):
-    """A grammar in the form that travels and that an automaton is made of."""
+    """A compiled grammar: it is serialised, and an automaton is made of it."""
 
     operations: list[tuple[Any, ...]]  # see plait.kernels.grammar.OpKind
     dfas: list[DfaParts]
@@ -42,7 +42,7 @@ def encode_table(table: OperationTable) -> bytes:
 
 
 def decode_table(encoded: bytes) -> OperationTable:
-    """Return the table that the bytes hold."""
+    """Return the decoded table."""
     return _decoder.decode(encoded)
 
 
@@ -66,7 +66,7 @@ def build_table(grammar: Grammar) -> OperationTable:
 
 
 class _Builder:
-    """Operations by what they do; equal leaves are shared, and so are nodes that are one object."""
+    """Builds a table; equal leaves share one operation, and so does a node that is used twice."""
 
     def __init__(self) -> None:
         self._operations: list[tuple[Any, ...]] = []
@@ -109,7 +109,7 @@ class _Builder:
         return self._put(OpKind.REPEAT, self.add(node.item), node.least, most)
 
     def _choice(self, items: Sequence[Node]) -> int:
-        """Return the operation of one of the items; those that are texts become one list."""
+        """Return the operation of an alternation; its literal texts become one LISTED operation."""
         texts = {item.value.encode() for item in items if isinstance(item, LiteralText)}
         if len(texts) < 2:
             found = [self.add(item) for item in items]

@@ -1,4 +1,4 @@
-"""The tokens of a model as bytes: what a grammar's masks are made over."""
+"""The vocabulary of a model as bytes: masks have one bit for each of its tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_TOKEN_BYTES = 32  # longest token that a constrained text may use
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What each token adds to the text; b"" for special tokens, which no grammar allows.
+    """The bytes of each token; b"" for special tokens, which no grammar allows.
 
     Tokens of more than MAX_TOKEN_BYTES (long runs of blanks or dashes) are never legal either, and
     logit rows may be wider than token_bytes: what lies beyond is not legal.
@@ -26,7 +26,7 @@ class Vocabulary:
 
     @cached_property
     def handle(self) -> Any:
-        """The vocabulary as automata want it. Cost: about 50 ms for 49,152 tokens."""
+        """The vocabulary object for automata. Cost: about 50 ms for 49,152 tokens."""
         spelled = [t if self.is_text(i) else b"" for i, t in enumerate(self.token_bytes)]
         return make_handle(spelled)
 
@@ -40,18 +40,18 @@ class Vocabulary:
         return found
 
     def is_text(self, token_id: int) -> bool:
-        """Tell whether the token spells something that a constrained text may hold."""
+        """Return whether a constrained text may contain the token."""
         if token_id in self.eos_token_ids or not 0 <= token_id < len(self.token_bytes):
             return False
         return 0 < len(self.token_bytes[token_id]) <= MAX_TOKEN_BYTES
 
     def restricted(self, tokens: AllowedTokens) -> Vocabulary:
-        """Return the vocabulary without all other tokens, which spell nothing then."""
+        """Return the vocabulary with b"" for all tokens that are not allowed."""
         spelled = (text if i in tokens else b"" for i, text in enumerate(self.token_bytes))
         return make_vocabulary(spelled, self.eos_token_ids)
 
     def prepare(self) -> None:
-        """Compute now what would otherwise be computed in the middle of a request."""
+        """Build the handle now, not during the first request."""
         assert self.handle is not None
 
 

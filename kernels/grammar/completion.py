@@ -1,4 +1,4 @@
-"""The oracle of closings: the cheapest text of every operation, and of what is left of one."""
+"""Reference: the cheapest completion of each operation, and of a partly read one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BEGINNINGS = {OpKind.LISTED: b"", OpKind.LEXEME: (0, 0)}
 
 
 class CheapestCompletion:
-    """The texts of fewest tokens, each operation's by itself: alternatives are not in context."""
+    """The texts with the fewest tokens, for each operation by itself (not in context)."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class CheapestCompletion:
         return self._tails.prepend(text, self._tails.end).tokens
 
     def _estimate(self) -> None:
-        """Give every operation its cheapest text: the least fixed point."""
+        """Compute the cheapest text of every operation (least fixed point)."""
         costs = self._costs
         costs.update(dict.fromkeys(range(len(self._operations)), UNREACHABLE))
         changed = True
@@ -64,7 +64,7 @@ class CheapestCompletion:
             raise TooLarge(f"a part of it takes more than {MAX_CLOSING_TOKENS} tokens to complete")
 
     def _candidate(self, op: int) -> tuple[int, bytes]:
-        """Return the cheapest text by the costs known so far."""
+        """Return the cheapest text, given the costs that are known so far."""
         kind, *rest = self._operations[op]
         if kind in (OpKind.TEXT, OpKind.SET, OpKind.LISTED, OpKind.LEXEME):
             text = self._leaf(op, _BEGINNINGS.get(kind, 0))
@@ -84,7 +84,7 @@ class CheapestCompletion:
         return list(rest[0]) if kind in (OpKind.SEQ, OpKind.CHOICE) else [rest[0]]
 
     def _leaf(self, op: int, at: Any) -> bytes:
-        """Return the cheapest text of a frame that holds no others."""
+        """Return the cheapest text of a frame without sub-operations."""
         kind, *rest = self._operations[op]
         if kind == OpKind.TEXT:
             return bytes(rest[0][at:])

@@ -1,4 +1,4 @@
-"""The oracle of lexemes: automata over bytes whose texts have a bounded number of characters."""
+"""Reference of lexemes: DFAs over bytes with bounds on the number of characters."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class LexemeAutomaton:
         self._missing = cache(self._count_missing)
 
     def step(self, at: tuple[int, int], byte: int) -> tuple[int, int] | None:
-        """Return state and count behind a byte; None: no text goes on so."""
+        """Return (state, count) after a byte; None if no text continues with it."""
         state, count = self._move(at, byte)
         return (state, count) if state != DEAD and self.missing(state, count) >= 0 else None
 
     def ends(self, at: tuple[int, int]) -> bool:
-        """Tell whether a text may end here."""
+        """Return whether a text may end here."""
         state, count = at
         fits = count >= self.least and (self.most < 0 or count <= self.most)
         return bool(self._accepts[state]) and fits
 
     def missing(self, state: int, count: int) -> int:
-        """Return how many characters more the shortest text has; -1: none fits."""
+        """Return the number of characters that are missing at least; -1: no text fits."""
         found = self._missing(state, max(self.least - count, 0))
         return -1 if found < 0 or 0 <= self.most < count + found else found
 
@@ -79,7 +79,7 @@ class LexemeAutomaton:
         return (target for target in set(self._next[state]) if target != DEAD)
 
     def cheapest(self, at: tuple[int, int], preferred: list[int]) -> bytes:
-        """Return a text of as few characters as can be, of bytes in the order of preference."""
+        """Return a text of the fewest characters, with the most preferred bytes."""
         spelled = bytearray()
         while (left := self.missing(*at)) > 0:
             for byte in preferred:

@@ -1,12 +1,12 @@
-"""The automaton in plain Python: oracle of the C++, and what serves where there was no compiler.
+"""Reference automaton in Python: test oracle of the C++, and fallback without a compiler.
 
-A state is a set of stacks, each a tuple of frames from the top down; a frame is an operation and
-how far it has come. Equal states have one number.
+A state is a set of stacks of frames (nested tuples, top first). A frame is an operation and the
+position in it. Equal states have the same number.
 
-Law: `closing_tokens` spells a completion of what was read, and after its first token the new
-state's closing is at least one token shorter. So whoever keeps `num_closing <= tokens left` can
-always end in time. It is a bound from above of the true minimum: alternatives are compared by their
-own cost, not in context.
+Law: `closing_tokens` spells a completion of the text, and after its first token the completion of
+the new state is at least one token shorter. So a sequence that keeps `num_closing <= tokens left`
+can always end in time. The number is an upper bound of the minimum: alternatives are compared by
+their own cost, not in context.
 
 Source: the idea is TruncProof's (Nagashima et al. 2026, arXiv:2605.13076): tokens to accept, from
 Dijkstra over productions. Differences: bytes instead of an LL(1) lexer, sets of stacks where a
@@ -34,7 +34,7 @@ EMPTY: Any = ()
 
 
 class ReferenceVocabulary:
-    """The tokens by their spelling; b"": never legal."""
+    """The bytes of each token; b"": never legal."""
 
     def __init__(self, spelled: Sequence[bytes]) -> None:
         self.tokens = list(spelled)
@@ -44,7 +44,7 @@ class ReferenceVocabulary:
                 self.token_of.setdefault(spelling, token_id)
 
     def outgrows(self, text: bytes) -> bool:
-        """Tell whether some token begins with the text and goes on."""
+        """Return whether some token is longer than the text and begins with it."""
         return any(len(t) > len(text) and t.startswith(text) for t in self.token_of)
 
 
@@ -172,7 +172,7 @@ class ReferenceAutomaton:
         return (StackFrame(op, {OpKind.LISTED: b"", OpKind.LEXEME: (0, 0)}.get(kind, 0)), below)
 
     def _expand(self, stacks: list[Any]) -> frozenset[Any]:
-        """Return the stacks after all free moves: they begin with a byte, or are empty."""
+        """Return the stacks after all epsilon moves: their top reads a byte, or they are empty."""
         ready, seen, todo = set(), set(), list(stacks)
         while todo:
             stack = todo.pop()
@@ -208,7 +208,7 @@ class ReferenceAutomaton:
         return [] if kind == OpKind.SET else [self._begin(item, below) for item in items]
 
     def _begins(self, frame: StackFrame, below: Any) -> bool:
-        """Tell whether the stack begins with a byte."""
+        """Return whether the top of the stack reads a byte."""
         kind, *rest = self._operations[frame.op]
         if kind == OpKind.TEXT:
             return bool(frame.at < len(rest[0]))
@@ -217,7 +217,7 @@ class ReferenceAutomaton:
         return bool(kind == OpKind.SET)
 
     def _consume(self, stack: Any, byte: int) -> list[Any]:
-        """Return the stack behind a byte; none: it does not begin so."""
+        """Return the stacks after a byte; none if the top does not accept it."""
         if stack == EMPTY:
             return []
         frame, below = stack

@@ -1,4 +1,4 @@
-"""Shortest spellings of what must still be written, counted in tokens.
+"""Shortest tokenisations of texts that must still be written (hash-consed suffixes).
 
 A `Tail` is one byte and what follows it; equal tails are the same object, so that the fewest
 tokens for a text are computed once for each of its suffixes, however many states share it.
@@ -35,7 +35,7 @@ class Tail:
 
 
 class Tails:
-    """The texts met so far, hash-consed."""
+    """The suffixes seen so far, hash-consed: equal ones are one object."""
 
     def __init__(self, token_of: Mapping[bytes, int]) -> None:
         self.end = Tail(-1, None, 0)
@@ -57,7 +57,7 @@ class Tails:
         return tail
 
     def _segment(self, byte: int, rest: Tail) -> Tail:
-        """Choose the best first token of byte + rest; the longest one among equals."""
+        """Choose the best first token of byte + rest; ties go to the longest token."""
         tail = Tail(byte, rest, UNREACHABLE)
         spelled = bytearray()
         at: Tail = tail

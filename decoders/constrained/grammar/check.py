@@ -1,4 +1,4 @@
-"""What a grammar must satisfy before it may constrain an answer.
+"""Checks and prunes grammars: no dead ends, no left recursion.
 
 Law: every prefix that a pruned grammar allows can be completed (no dead ends), and following a
 grammar without left recursion takes finitely many expansions a character.

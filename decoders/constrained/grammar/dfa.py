@@ -1,4 +1,4 @@
-"""From regular expressions to automata over bytes, compiled or, where that is not, in Python."""
+"""Regular expressions to DFAs over bytes: compiled, or in Python without compiled kernels."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _rows(root: Expr) -> list[tuple[int, list[int], Ranges, int, int]]:
 
 
 def determinise_reference(root: Expr, *, is_quoted: bool) -> DfaParts | None:
-    """Return what `determinise` does: the oracle, and what serves where there was no compiler."""
+    """Reference of `determinise`; also the fallback without compiled kernels."""
     states = {root: 0}
     found: list[dict[Expr, Ranges]] = []
     for expr in (order := [root]):

@@ -1,4 +1,4 @@
-"""How JSON is written: the rules that every JSON constraint shares.
+"""JSON syntax as grammar rules that every JSON constraint shares.
 
 The generation profile (all of it RFC 8259): blanks stand only where pretty printers put them,
 inside brackets and after a comma or colon: at most `max_whitespace` in a place, or one line break

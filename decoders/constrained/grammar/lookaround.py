@@ -1,4 +1,4 @@
-"""Regular expressions that look around, as sets of whole texts.
+"""Regular expressions with anchors and look-around, as regular sets of whole texts.
 
 A tree is turned into what may stand from a place to the end of the text, given what may stand
 after it. That can depend on the character before, so it is one set for the start of the text and

@@ -1,4 +1,4 @@
-"""Context-free grammars over Unicode text: the nouns and their GBNF text.
+"""Context-free grammars over Unicode text: node types and their GBNF form.
 
 Everything that constrains an answer (JSON schema, regex, choice, a user's own grammar) becomes a
 `Grammar` first. One automaton is made of it, which gives both the mask and the way to the end.

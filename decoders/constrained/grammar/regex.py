@@ -1,4 +1,4 @@
-"""Regular expressions with intersection and complement, and their way into a grammar.
+"""Regular expressions with intersection and complement, their derivatives and grammar nodes.
 
 Expressions are interned: equal ones are the same object. A plain expression becomes grammar nodes
 by its structure; one with `intersection` or `complement` goes through its derivatives, which form a

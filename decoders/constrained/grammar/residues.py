@@ -1,4 +1,4 @@
-"""Multiples of a number, as an automaton with a state for each remainder that digits can leave.
+"""Multiples of a number (multipleOf) as a DFA over digits with one state for each remainder.
 
 It reads the digits of texts which an expression allows. It has no cycle, since numbers have a
 largest length, and states that go on alike become one from the end on.

@@ -1,4 +1,4 @@
-"""Ranges of characters as ranges of the bytes of their UTF-8 encodings."""
+"""UTF-8: converts ranges of code points to sequences of byte ranges."""
 
 from __future__ import annotations
 

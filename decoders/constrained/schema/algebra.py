@@ -1,4 +1,4 @@
-"""Membership, emptiness and difference of facts, by the standard's exact (open) reading.
+"""Set operations on facts: membership, emptiness, difference, exactly as JSON Schema says.
 
 Emptiness and membership may give up (Unprovable or "not empty"), never guess: what exclude returns
 holds no value of the unwanted facts. It may return less than the exact difference.

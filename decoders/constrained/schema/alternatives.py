@@ -1,4 +1,4 @@
-"""Spread schemas out into alternatives: every $ref, combinator and condition resolved.
+"""Expands schemas into alternatives (disjunctive form): $ref, combinators, conditions resolved.
 
 Laws: a value is valid under the schemas of some places if it is valid under one of the alternatives
 (each of them may be narrower, never wider, where a keyword's exact reading has no such form: the
@@ -43,7 +43,7 @@ class OneOfBranch:
 
 
 class _RecursiveRead(Exception):
-    """A question about a place whose reading has not ended yet."""
+    """A question about a schema that is being read at the moment."""
 
 
 class Alternatives:

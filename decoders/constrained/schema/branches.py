@@ -1,4 +1,4 @@
-"""Branches of anyOf and oneOf by the hundreds, without comparing each with each.
+"""Finds branches of anyOf and oneOf that may overlap, without comparing each pair.
 
 Fixed values (const, enum) become one alternative. Of the rest only those branches are told apart
 that may overlap: a branch is found by the kinds of its values, by the values themselves where it

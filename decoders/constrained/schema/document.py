@@ -1,4 +1,4 @@
-"""A schema as a document: JSON pointers, references, and its limits."""
+"""A JSON schema document: pointers, references and limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a JSON schema to the grammar of its answers.
+"""Lowers a JSON schema to the grammar of its valid texts.
 
 Law 3, "sound or loud": every text of the grammar is valid under the schema, by the 2020-12
 standard with formats as assertions; a keyword that would break this is refused by its pointer.

@@ -1,4 +1,4 @@
-"""Why no answer can satisfy a schema: the deepest place that makes it so."""
+"""Explains why a schema is unsatisfiable: the deepest subschema at fault."""
 
 from __future__ import annotations
 
