@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def _unspellable(compiled: CompiledConstraint) -> BadRequest:
     """Return the error for tokens that the form can't be written with."""
-    param = "allowed_token_ids" if compiled.only else "bad_words"
+    param = "allowed_token_ids" if compiled.allowed_token_ids else "bad_words"
     return BadRequest(
         f"{param} and the form of the answer can't both hold: none that the form allows is sure to "
         "be spelled with the tokens that are left. Leave those of single characters, too.",
@@ -48,7 +48,9 @@ class LazyConstraints:
             BadRequest: the prefill begins no text of the form, or the tokens that the request
                 leaves can't spell one.
         """
-        tokens = AllowedTokens(frozenset(compiled.only), frozenset(compiled.without))
+        tokens = AllowedTokens(
+            frozenset(compiled.allowed_token_ids), frozenset(compiled.banned_token_ids)
+        )
         try:
             constraint = self._loader.load(compiled.key, compiled.table, tokens)
         except (ConstraintError, TooLarge) as error:

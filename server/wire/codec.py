@@ -100,7 +100,7 @@ def _shift(message: Message, seconds: float) -> Message:
         return msgspec.structs.replace(
             message, deadline=deadline, arrived=message.arrived + seconds
         )
-    if isinstance(message, Batch) and any(isinstance(each, Started) for each in message.reports):
+    if isinstance(message, Batch) and Started in map(type, message.reports):
         return msgspec.structs.replace(
             message, reports=[_shift_report(each, seconds) for each in message.reports]
         )

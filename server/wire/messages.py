@@ -24,8 +24,8 @@ class CompiledConstraint(msgspec.Struct, frozen=True):
     table: bytes  # from which its automaton is built; opaque here
     min_tokens: int  # tokens of the shortest complete answer
     prefill: str = ""  # how the text begins; the answer continues it
-    only: list[int] = []  # allowed tokens (allowed_token_ids); empty: all
-    without: list[int] = []  # banned tokens
+    allowed_token_ids: list[int] = []  # empty: all
+    banned_token_ids: list[int] = []
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, tag="generate"):

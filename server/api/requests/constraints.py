@@ -78,8 +78,8 @@ async def compile_constraint(
     return msgspec.structs.replace(
         compiled,
         prefill=bounds.prefill,
-        only=list(bounds.sampling.allowed_token_ids),
-        without=[word[0] for word in bounds.sampling.bad_words if len(word) == 1],
+        allowed_token_ids=list(bounds.sampling.allowed_token_ids),
+        banned_token_ids=[word[0] for word in bounds.sampling.bad_words if len(word) == 1],
     )
 
 

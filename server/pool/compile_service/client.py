@@ -83,7 +83,7 @@ class ForkServerClient:
         server = cls(process, ours, await asyncio.open_connection(sock=ours))
         try:
             async with asyncio.timeout(START_LIMIT_S):
-                await server._introduce(config)
+                await server._configure(config)
         except BaseException:
             await server.close()
             raise
@@ -140,7 +140,7 @@ class ForkServerClient:
         if self._listening is not None:
             await self._listening
 
-    async def _introduce(self, config: ForkServerConfig) -> None:
+    async def _configure(self, config: ForkServerConfig) -> None:
         self._writer.write(frame(config))
         with suppress(OSError):  # the read below notices that it is gone
             await self._writer.drain()

@@ -165,7 +165,7 @@ class CompileService:
                 raise BadRequest(known)
             return known
         pending = self._join(job, tenant)
-        self._pump()
+        self._start_queued()
         try:
             return await self._wait(pending)
         except (TimeoutError, Unavailable):
@@ -237,7 +237,7 @@ class CompileService:
         if self._pending.get(pending.job) is pending:
             del self._pending[pending.job]
 
-    def _pump(self) -> None:
+    def _start_queued(self) -> None:
         """Start queued compiles while slots are free."""
         while self._server is not None and len(self._running) < self._num_slots:
             num_long = sum(pending.is_long for pending in self._running.values())
@@ -252,7 +252,7 @@ class CompileService:
         pending = self._running.pop(task)
         if pending.result.done():
             self._forget(pending)
-        self._pump()
+        self._start_queued()
 
     async def _run(self, server: ForkServerClient, pending: _PendingCompile) -> None:
         deadline_s = self._settings.deadline_s
@@ -330,7 +330,7 @@ class CompileService:
             except (ForkServerGone, TimeoutError, OSError):
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, 60.0)
-        self._pump()
+        self._start_queued()
 
     def _refuse(self, pending: _PendingCompile, message: str) -> None:
         self._count(refused=1)

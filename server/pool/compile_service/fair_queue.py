@@ -71,7 +71,7 @@ class FairQueue(Generic[Item]):
             left = None if youngest in self else youngest
         else:
             left = None
-        self._lines(tenant).tries[item] = None
+        self._queue_of(tenant).tries[item] = None
         return left
 
     def put_back(self, tenant: str, item: Item, *, is_long: bool) -> None:
@@ -79,7 +79,7 @@ class FairQueue(Generic[Item]):
 
         The limit does not apply; there are at most as many such items as slots.
         """
-        line = self._lines(tenant).of(is_long)
+        line = self._queue_of(tenant).of(is_long)
         line[item] = None
         if not is_long:
             line.move_to_end(item, last=False)
@@ -134,5 +134,5 @@ class FairQueue(Generic[Item]):
             del self._offences[tenant]
         return len(expiries)
 
-    def _lines(self, tenant: str) -> _TenantQueue[Item]:
+    def _queue_of(self, tenant: str) -> _TenantQueue[Item]:
         return self._waiting.setdefault(tenant, _TenantQueue())

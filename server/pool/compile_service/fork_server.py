@@ -134,7 +134,7 @@ class ForkServer:
             pid = os.fork()
         except OSError:
             os.close(link)
-            self._tell(JobEnded(start.job_id, NOT_STARTED, 0.0))
+            self._send_ended(JobEnded(start.job_id, NOT_STARTED, 0.0))
             return None
         if pid == 0:
             self._control.close()
@@ -153,7 +153,7 @@ class ForkServer:
         os.close(descriptor)
         _, status, used = os.wait4(child.pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        self._tell(JobEnded(child.job_id, code, used.ru_utime + used.ru_stime))
+        self._send_ended(JobEnded(child.job_id, code, used.ru_utime + used.ru_stime))
 
     def _kill(self, job_id: int) -> None:
         """Kill a job's child if it runs; only this process reaps it, so the id is not reused."""
@@ -167,7 +167,7 @@ class ForkServer:
         for child in self._children.values():
             os.waitpid(child.pid, 0)
 
-    def _tell(self, message: JobEnded) -> None:
+    def _send_ended(self, message: JobEnded) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # the next read notices
             self._control.sendall(frame(message))
 
