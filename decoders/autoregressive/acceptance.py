@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plait.decoders.autoregressive.commit import allow_all_bitmask
+from plait.decoders.autoregressive.bitmask import next_bitmask
 from plait.decoders.autoregressive.state import AutoregressiveState
 from plait.decoders.sampling.sampler import Draws
 from plait.decoders.speculative.lossy.acceptance_rule import AcceptanceRule
@@ -65,7 +65,9 @@ def accept_unverified(
         return None
     row, before = rows.of(found), state.sampling.text[-1]
     logits = rows.logits[row : row + 1]
-    drawn = state.sampler.sample(logits, [state.sampling], _bitmask(state, vocab_size))
+    drawn = state.sampler.sample(
+        logits, [state.sampling], next_bitmask(state.constraint, vocab_size)
+    )
     if not rule.accepts_unverified(_law(state, logits), drawn.token_ids[0], before):
         return None
     rows.draws.token_ids[row] = drawn.token_ids[0]
@@ -76,13 +78,7 @@ def accept_unverified(
 
 def _law(state: AutoregressiveState, logits: Tensor) -> Tensor:
     """Return [vocab]: the probabilities that the request gives to the tokens of one row [1, v]."""
-    scores = state.sampler.scores(logits, [state.sampling], _bitmask(state, logits.shape[1]))
+    scores = state.sampler.scores(
+        logits, [state.sampling], next_bitmask(state.constraint, logits.shape[1])
+    )
     return torch.softmax(scores[0], dim=0)
-
-
-def _bitmask(state: AutoregressiveState, vocab_size: int) -> Tensor | None:
-    if state.constraint is None:
-        return None
-    bitmask = allow_all_bitmask(1, vocab_size)
-    state.constraint.fill_bitmask(bitmask, 0)
-    return bitmask

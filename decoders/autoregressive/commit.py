@@ -8,11 +8,13 @@ followed to its end. Law: if min_tokens() <= max_tokens at the start, the text e
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
+from plait.decoders.autoregressive.alternatives import list_alternatives
+from plait.decoders.autoregressive.bitmask import next_bitmask
 from plait.decoders.autoregressive.state import AutoregressiveState
 from plait.decoders.contract.constraint import Constraint
 from plait.decoders.contract.decoder import FinishReason, Outcome, SequenceError, TokenLogprobs
@@ -47,29 +49,33 @@ def commit_token(state: AutoregressiveState, row: int, draws: Draws, logits: Ten
     if state.remaining == 0:  # max_tokens 0: only the prompt was asked about
         return Outcome(finish="length")
     token, logprobs = draws.token_ids[row], draws.logprobs[row]
+    told = _told(state, draws.log_mass[row], logits[row : row + 1])
     if state.constraint is not None:
         state.log_masses.append(draws.log_mass[row])
         settled = _constrain_token(state, token, logprobs, logits[row : row + 1])
         if settled is None:
-            return Outcome(finish="stop")
+            return replace(told, finish="stop")
         token, logprobs = settled
     is_end = token in state.stop_token_ids
     if not (is_end and state.constraint is not None) and state.sampling.is_banned(token):
         raise NoAllowedToken(NO_ALLOWED_TOKEN)
     if is_end:
-        return Outcome(finish="stop", stop_token=token)
+        return replace(told, finish="stop", stop_token=token)
     state.request.text.append(token)
     state.sampling.observe(token)
-    return Outcome(
+    return replace(
+        told,
         emit=(token,),
         finish=_finish(state),
         logprobs=(logprobs,) if logprobs is not None else (),
     )
 
 
-def allow_all_bitmask(rows: int, vocab_size: int) -> Tensor:
-    """Return [rows, words] int32 that allows everything."""
-    return torch.full((rows, -(-vocab_size // 32)), -1, dtype=torch.int32)
+def _told(state: AutoregressiveState, log_mass: float, logits: Tensor) -> Outcome:
+    """Return what searches are told of a draw, before it."""
+    if not state.request.search.num_alternatives:
+        return Outcome(log_mass=log_mass)
+    return Outcome(log_mass=log_mass, alternatives=(list_alternatives(state, logits),))
 
 
 def _constrain_token(
@@ -116,8 +122,7 @@ def _can_finish_after(state: AutoregressiveState, token: int) -> bool:
 def _redraw(
     state: AutoregressiveState, constraint: Constraint, logits: Tensor, banned: set[int]
 ) -> Draws:
-    bitmask = allow_all_bitmask(1, logits.shape[1])
-    constraint.fill_bitmask(bitmask, 0)
+    bitmask = next_bitmask(constraint, logits.shape[1])
     return state.sampler.sample(logits, [state.sampling], bitmask, [banned])
 
 

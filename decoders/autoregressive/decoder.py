@@ -25,10 +25,12 @@ from plait.decoders.autoregressive.acceptance import (
     accept_unverified,
     apply_acceptance_rule,
 )
-from plait.decoders.autoregressive.commit import allow_all_bitmask, commit_token
+from plait.decoders.autoregressive.bitmask import allow_all_bitmask
+from plait.decoders.autoregressive.commit import commit_token
 from plait.decoders.autoregressive.state import AutoregressiveState
 from plait.decoders.contract.constraint import Constraint
 from plait.decoders.contract.decoder import (
+    Alternative,
     DecodeRequest,
     DraftBudget,
     Forward,
@@ -218,6 +220,8 @@ class AutoregressiveDecoder:
         state, tree = walk.state, walk.tree
         emit: list[int] = []
         logprobs: list[TokenLogprobs] = []
+        alternatives: list[Sequence[Alternative]] = []
+        log_mass = 0.0
         node, accepted_rows, keep = ROOT, [0], list[int]()
         rule = None if state.speculation is None else state.speculation.rule
         rows = DrawnRows(draws, logits, walk.first)
@@ -230,6 +234,8 @@ class AutoregressiveDecoder:
                 return Outcome(fault=str(end), is_client_error=end.is_client_error)
             emit += one.emit
             logprobs += one.logprobs
+            alternatives += one.alternatives
+            log_mass += one.log_mass
             child = tree.child(node, one.emit[0]) if one.emit else None
             if child is not None:
                 keep.append(child)
@@ -240,7 +246,15 @@ class AutoregressiveDecoder:
                 accepted_rows.append(child + 1)
             if child is None or one.finish is not None:
                 break
-        outcome = Outcome(emit, keep, one.finish, one.stop_token, logprobs)
+        outcome = Outcome(
+            emit,
+            keep,
+            one.finish,
+            one.stop_token,
+            logprobs,
+            log_mass=log_mass,
+            alternatives=alternatives,
+        )
         if self._speculator is None or state.speculation is None:
             return outcome
         result = VerificationResult(
@@ -266,7 +280,9 @@ class AutoregressiveDecoder:
 
 def _max_draft_tokens(state: AutoregressiveState) -> int:
     """Return how many draft tokens are of use: the last token of a text is always drawn."""
-    return 0 if state.is_closing else max(state.remaining - 1, 0)
+    limit = state.request.search.max_tokens_per_step
+    useful = state.remaining if limit is None else min(state.remaining, limit)
+    return 0 if state.is_closing else max(useful - 1, 0)
 
 
 def _by_sampler(states: Sequence[AutoregressiveState]) -> list[tuple[Sampler, list[int]]]:

@@ -100,13 +100,19 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class SearchNeeds:
-    """What a search (decoders/contract/search.py) needs from the engine and from decoders."""
+    """What a search (decoders/contract/search.py) needs from decoders and the engine, and may use.
+
+    When a budget is spent, the search ranks what there is; texts that go on end with "length".
+    """
 
     num_alternatives: int = 0  # to be told of each drawn token
     logprobs: bool = False  # of each emitted token, whether or not the request asks for them
     max_tokens_per_step: int | None = None  # 1: no drafts
     is_synchronous: bool = False  # all members take one step, then the search acts
     has_fixed_choices: bool = False  # member i is choice i and streams at once; there is no action
+    max_members: int = 256  # budget: members at once
+    max_total_tokens: int | None = None  # budget: tokens that all members emit
+    max_ms: int | None = None  # budget: milliseconds since the request was admitted
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,11 @@ class MethodError(ValueError):
 
 
 # Modules whose METHODS are built in as well.
-LISTS = ("plait.decoders.diffusion.methods", "plait.decoders.speculative.methods")
+LISTS = (
+    "plait.decoders.diffusion.methods",
+    "plait.decoders.search.methods",
+    "plait.decoders.speculative.methods",
+)
 BUILT_IN = (
     Method(
         kind="sampler",

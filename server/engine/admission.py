@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from plait.decoders.contract.decoder import Decoder, DecodeRequest
 from plait.decoders.contract.isolation import FAILED, attempt
 from plait.decoders.contract.registry import MethodError
 from plait.decoders.contract.text import NoiseKey, Text
+from plait.server.engine.group.group import Group, begin_group
 from plait.server.engine.kv.block_table import BLOCK_SIZE, BlockTable
 from plait.server.engine.kv.prefix_index import hash_span, root_hash
 from plait.server.engine.reports import log_fault
@@ -84,14 +85,14 @@ class Admission:
         elif request_id in self._loading:
             self._dropped.setdefault(request_id, set()).add(index)
 
-    def poll(self, *, wait: bool) -> tuple[list[list[Sequence]], list[Failed]]:
-        """Return the sequences of each request that is ready, in order of arrival, and failures.
+    def poll(self, *, wait: bool) -> tuple[list[Group], list[Failed]]:
+        """Return the groups of the requests that are ready, in order of arrival, and failures.
 
         wait: with nothing else to do, wait up to POLL_S for the first.
         """
         if wait and self._loading:
             _wait_for_any([future for _, future in self._loading.values()])
-        arrived: list[list[Sequence]] = []
+        arrived: list[Group] = []
         failed: list[Failed] = []
         for request_id, (request, future) in list(self._loading.items()):
             if not future.done():
@@ -103,28 +104,30 @@ class Admission:
                 failed.append(_make_failed(request_id, made))
             else:
                 arrived.append(made)
-        return [sequences for sequences in arrived if sequences], failed
+        return [group for group in arrived if group.members], failed
 
     def _begin(
         self,
         request: GenerateRequest,
         constraint: Future[Constraint | None],
         dropped: Collection[int],
-    ) -> list[Sequence]:
-        """Return a request's sequences; raise ServerError if the engine can't run them."""
+    ) -> Group:
+        """Return a request's group; raise ServerError if the engine can't run it."""
         base = constraint.result()
         if base is not None:
             _check_budget(base, request)
         try:
-            members = self._sequences(request, base, dropped)
+            group = begin_group(request, dropped)
+            self._add_members(group, base)
         except MethodError as error:
             raise BadRequest(str(error), param=error.param) from error
+        members = [*group.members.values()]
         misfit = self._check_diffusion(members[0]) if members else None
         if misfit is not None:
             for each in members:
                 each.decoder.finish(each.state)
             raise misfit
-        return members
+        return group
 
     def _check(self, request: GenerateRequest) -> None:
         capacity, length = self._capacity, len(request.prompt_token_ids)
@@ -164,38 +167,41 @@ class Admission:
             )
         return None
 
-    def _sequences(
-        self, request: GenerateRequest, base: Constraint | None, dropped: Collection[int]
-    ) -> list[Sequence]:
+    def _add_members(self, group: Group, base: Constraint | None) -> None:
+        """Make the members that a group begins with, but for choices that nobody waits for."""
+        request, needs = group.request, group.search.needs
+        sampling = request.sampling
+        if needs.logprobs and sampling.logprobs is None:
+            sampling = replace(sampling, logprobs=0)
         decoder = self._choose_decoder(request)
-        made: list[Sequence] = []
-        for index in sorted(set(range(request.n)).difference(dropped)):
-            text = Text(request.prompt_token_ids, NoiseKey(request.sampling.seed, index))
+        numbers = sorted(group.open_choices) if group.is_independent else range(group.num_members)
+        for number in numbers if group.open_choices else ():
+            text = Text(request.prompt_token_ids, NoiseKey(sampling.seed, number))
             start = DecodeRequest(
                 text=text,
-                sampling=request.sampling,
+                sampling=sampling,
                 max_tokens=request.max_tokens,
                 stop_token_ids=frozenset(request.stop_token_ids),
                 constraint=base.fork() if base is not None else None,
                 methods=request.decoding.methods,
                 extras=request.extras,
                 namespace=request.cache_salt,
+                search=needs,
             )
             state = decoder.start(start)
             block = decoder.attention_block_size(state)
-            made.append(
-                Sequence(
-                    request,
-                    text,
-                    index,
-                    decoder,
-                    state,
-                    self._block_table(request, block),
-                    block,
-                    prompt_leader=made[0] if made else None,
-                )
+            group.members[number] = Sequence(
+                request,
+                text,
+                number,
+                decoder,
+                state,
+                self._block_table(request, block),
+                block,
+                prompt_leader=next(iter(group.members.values()), None),
             )
-        return made
+        if 0 in group.members:
+            group.prompt_logprobs = group.members[0].prompt_logprobs
 
     def _block_table(self, request: GenerateRequest, block: int) -> BlockTable:
         """Return an empty table; equal texts share blocks if all that is hashed here is equal."""

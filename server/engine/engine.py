@@ -8,6 +8,7 @@ says who is at fault.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Sequences
 from copy import deepcopy
 from dataclasses import replace
@@ -20,6 +21,8 @@ from plait.decoders.contract.isolation import FAILED, attempt, faulty
 from plait.server.engine.admission import Admission
 from plait.server.engine.draft_store.keeper import StoreKeeper
 from plait.server.engine.forward_pass import ForwardPass, check_runner, run_forward_passes
+from plait.server.engine.group.group import Group
+from plait.server.engine.group.search_runner import SearchRunner
 from plait.server.engine.kv.manager import KVCacheManager
 from plait.server.engine.reports import (
     count_rows,
@@ -85,7 +88,9 @@ class Engine:
             max_seqs=settings.max_num_seqs,
             max_rows=settings.max_step_tokens,
         )
-        self._live: dict[str, list[Sequence]] = {}
+        self._groups: dict[str, Group] = {}
+        self._searching: dict[str, Group] = {}  # those whose searches decide something
+        self._searches = SearchRunner(self._scheduler, self._release)
         self._proposal_errors: list[tuple[Sequence, Exception]] = []  # whose proposals have failed
         self._counters = EngineCounters()
         self._token_trace = TokenTrace(Path(settings.token_trace)) if settings.token_trace else None
@@ -94,7 +99,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether step() would do something."""
-        return bool(self._live) or self._admission.is_loading
+        return bool(self._groups) or self._admission.is_loading
 
     def add(self, request: GenerateRequest) -> None:
         """Queue a request; raise ServerError if this engine can never serve it."""
@@ -103,9 +108,11 @@ class Engine:
     def abort(self, request_id: str, index: int | None = None) -> None:
         """Drop a request or one of its sequences, and free all it holds; unknown ids are fine."""
         self._admission.drop(request_id, index)
-        for sequence in list(self._live.get(request_id, ())):
-            if index is None or sequence.index == index:
-                self._remove(sequence)
+        group = self._groups.get(request_id)
+        if group is None:
+            return
+        for sequence in group.close(index):
+            self._remove(sequence)
 
     def draft_store(self, task: DraftStoreTask) -> DraftStoreReport:
         """Look into the drafters' stores, or change them."""
@@ -130,6 +137,8 @@ class Engine:
             outcomes |= self._accept_pass(each)
         self._step_tokens.append(sum(each.num_rows for each in passes))
         reports += [r for s in slices for r in self._commit(s, outcomes.get(id(s)))]
+        due = [group for group in self._searching.values() if group.is_due]
+        reports += [r for g in due for r in self._decide(g, partial(self._searches.decide, g))]
         if not passes:
             check_runner(self._runner, self._kv.pool)
         return reports
@@ -158,23 +167,32 @@ class Engine:
         """Raise AssertionError if blocks are lost, or held while nothing runs."""
         pool = self._kv.pool
         pool.check_integrity()
-        assert self._live or pool.num_used == pool.num_loading, "blocks are held by nobody"
+        assert self._groups or pool.num_used == pool.num_loading, "blocks are held by nobody"
 
     def _admit(self) -> list[Report]:
         """Queue the requests whose constraints have been loaded meanwhile."""
-        arrived, failed = self._admission.poll(wait=not self._live)
-        for sequences in arrived:
-            self._live[sequences[0].request.request_id] = sequences
-            for sequence in sequences:
+        arrived, failed = self._admission.poll(wait=not self._groups)
+        for group in arrived:
+            self._groups[group.request.request_id] = group
+            if not group.is_independent:
+                self._searching[group.request.request_id] = group
+            for sequence in group.members.values():
                 self._scheduler.add(sequence)
         return [*failed]
 
     def _expire(self) -> list[Report]:
         """End the sequences whose request's deadline has passed."""
-        late = [s for sequences in self._live.values() for s in sequences if is_past_deadline(s)]
-        for sequence in late:
+        late = [group for group in self._groups.values() if is_past_deadline(group.request)]
+        return [report for group in late for report in self._end_late(group)]
+
+    def _end_late(self, group: Group) -> list[Report]:
+        """End a request whose deadline has passed, with what its search has by now."""
+        if not group.is_independent:
+            return self._decide(group, partial(self._searches.finish, group, "deadline"))
+        members = list(group.members.values())
+        for sequence in members:
             self._remove(sequence)
-        return [make_deadline_delta(sequence) for sequence in late]
+        return [make_deadline_delta(sequence) for sequence in members]
 
     def _fail_oversized(self) -> list[Report]:
         """Fail the requests whose decoders want more than the whole cache."""
@@ -250,10 +268,23 @@ class Engine:
         sequence.steps.extend([sequence.forwards] * len(outcome.emit))
         self._scheduler.commit(sequence, piece.start + len(outcome.keep))
         assert sequence.num_pending >= 0, "a decoder kept rows that it did not emit"
+        group = self._groups[sequence.request.request_id]
+        if not group.is_independent:
+            self._searches.record(group, sequence, outcome)
+            return []
         if outcome.finish is not None:
             self._remove(sequence)
         delta = make_delta(sequence, outcome)
         return [delta] if delta is not None else []
+
+    def _decide(self, group: Group, act: Callable[[], list[Delta]]) -> list[Report]:
+        """Let a search act; if it fails, its request does."""
+        made = attempt(act)
+        if isinstance(made, Exception):
+            return self._fail(next(iter(group.members.values())), FAILED, cause=made)
+        if not group.members:
+            self._forget(group)
+        return [*made]
 
     def _fail(
         self,
@@ -271,14 +302,20 @@ class Engine:
         return [Failed(request_id, error, fault)]
 
     def _remove(self, sequence: Sequence) -> None:
-        request_id = sequence.request.request_id
-        self._scheduler.remove(sequence)
-        self._live[request_id].remove(sequence)
-        if not self._live[request_id]:
-            del self._live[request_id]
+        group = self._groups[sequence.request.request_id]
+        self._searches.drop(group, sequence)
+        if not group.members:
+            self._forget(group)
+
+    def _forget(self, group: Group) -> None:
+        del self._groups[group.request.request_id]
+        self._searching.pop(group.request.request_id, None)
+
+    def _release(self, sequence: Sequence) -> None:
+        """Release what the decoder holds of a sequence that has left its group."""
         fault = attempt(lambda: sequence.decoder.finish(sequence.state))
         if fault is not None:  # it has ended anyway
-            log_fault(request_id, fault)
+            log_fault(sequence.request.request_id, fault)
         self._trace(sequence)
 
     def _trace(self, sequence: Sequence) -> None:

@@ -12,7 +12,7 @@ import torch
 from plait.decoders.contract.decoder import Decoder, Forward, Outcome
 from plait.server.engine.sequence import ScheduledSequence, Sequence
 from plait.server.wire.counters import EngineCounters, SpeculationCounters, increment
-from plait.server.wire.messages import Delta, Started
+from plait.server.wire.messages import Delta, GenerateRequest, Started
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -84,9 +84,9 @@ def make_started(sequence: Sequence) -> Started:
     return Started(sequence.request.request_id, sequence.num_computed_tokens, time.monotonic())
 
 
-def is_past_deadline(sequence: Sequence) -> bool:
+def is_past_deadline(request: GenerateRequest) -> bool:
     """Tell whether the request's deadline has passed."""
-    deadline = sequence.request.deadline
+    deadline = request.deadline
     return deadline is not None and deadline <= time.monotonic()
 
 

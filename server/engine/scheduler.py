@@ -52,18 +52,42 @@ class Scheduler:
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it is, and release its blocks."""
         sequence.is_done = True
+        self.park(sequence)
+
+    def park(self, sequence: Sequence) -> None:
+        """Take a sequence out of the queues and release its blocks; `add` brings it back."""
         if sequence.is_running:
             self._running.remove(sequence)
             self._release_blocks(sequence)
         else:
-            self._waiting = [entry for entry in self._waiting if entry[1] is not sequence]
-            heapq.heapify(self._waiting)
+            self._unqueue(sequence)
+
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        """Run a new sequence whose text begins as the parent's, on the parent's blocks.
+
+        It waits if there is no place, or if the parent holds no blocks, and is computed anew.
+        """
+        if not parent.is_running or len(self._running) >= self._max_seqs:
+            self.add(child)
+            return
+        shared = parent.text.num_shared(child.text)
+        reusable = child.whole_blocks(min(parent.num_computed_tokens, shared))
+        num_tokens = min(reusable, child.num_cacheable_tokens)
+        child.block_table = self._kv.fork(parent.block_table, num_tokens)
+        child.num_computed_tokens = num_tokens
+        self._run(child)
+
+    def truncate(self, sequence: Sequence) -> None:
+        """Forget what is cached behind the end of a text that has been cut."""
+        length = min(sequence.num_computed_tokens, sequence.num_cacheable_tokens)
+        sequence.num_computed_tokens = length
+        self._kv.truncate(sequence.block_table, length)
 
     def schedule(self, propose: Propose) -> list[ScheduledSequence]:
         """Return the slices of the next step; every one of them has its blocks."""
         self._finish_loads()
         self._admit()
-        ready = [s for s in self._running if not self._kv.is_loading(s.block_table)]
+        ready = [s for s in self._running if not (s.is_held or self._kv.is_loading(s.block_table))]
         planned, budget = plan_tokens(ready, self._max_rows)
         complete = [s for s, rows in planned if rows == s.num_prefill_tokens]
         fed = self._max_rows - budget
@@ -93,13 +117,15 @@ class Scheduler:
 
     def _admit(self) -> None:
         skipped = []
-        while self._waiting and len(self._running) < self._max_seqs:
+        while self._waiting and (len(self._running) < self._max_seqs or self._make_place()):
             entry = heapq.heappop(self._waiting)
-            if _awaits_prompt(entry[1]) or not self._match_prefix(entry[1]):
+            sequence = entry[1]
+            if sequence.is_held or _awaits_prompt(sequence) or not self._match_prefix(sequence):
                 skipped.append(entry)
-            elif not self._start(entry[1]):
+            elif not self._start(sequence):
                 skipped.append(entry)
-                break
+                if not self._preempt_held():
+                    break
         for entry in skipped:
             heapq.heappush(self._waiting, entry)
 
@@ -113,10 +139,13 @@ class Scheduler:
         is_query = kv.pool.prefix_caching and sequence.attention_block_size > 0
         if is_query and not sequence.is_started:  # once, however long it waited
             kv.note_query(len(sequence.text.token_ids) - 1, sequence.num_computed_tokens)
+        self._run(sequence)
+        return True
+
+    def _run(self, sequence: Sequence) -> None:
         sequence.is_running = True
         self._running.append(sequence)
         self._running.sort(key=lambda s: s.order)
-        return True
 
     def _match_prefix(self, sequence: Sequence) -> bool:
         """Give a waiting sequence the longest cached prefix; False: a lower tier is pending."""
@@ -158,7 +187,8 @@ class Scheduler:
             if self._kv.reserve(sequence.block_table, sequence.num_computed_tokens, piece.stop):
                 _record_context_tokens(piece)
                 return True
-            self._preempt(self._running[-1])
+            if self._running[-1] is not sequence or not self._preempt_held():
+                self._preempt(self._running[-1])
         return False
 
     def _preempt(self, sequence: Sequence) -> None:
@@ -168,6 +198,21 @@ class Scheduler:
         self._release_blocks(sequence)
         self.add(sequence)
 
+    def _preempt_held(self) -> bool:
+        """Preempt the last held sequence: its group may be waiting for one in the queue."""
+        held = next((s for s in reversed(self._running) if s.is_held), None)
+        if held is not None:
+            self._preempt(held)
+        return held is not None
+
+    def _make_place(self) -> bool:
+        """Preempt a held sequence, if one in the queue would start."""
+        return any(not entry[1].is_held for entry in self._waiting) and self._preempt_held()
+
+    def _unqueue(self, sequence: Sequence) -> None:
+        self._waiting = [entry for entry in self._waiting if entry[1] is not sequence]
+        heapq.heapify(self._waiting)
+
     def _release_blocks(self, sequence: Sequence) -> None:
         self._kv.release(sequence.block_table)
         sequence.num_computed_tokens = 0
@@ -175,11 +220,9 @@ class Scheduler:
 
 
 def _awaits_prompt(sequence: Sequence) -> bool:
-    """A sibling starts when the prompt that it shares is cached, or will never be."""
-    prompt_leader = sequence.prompt_leader
-    return (
-        prompt_leader is not None and not prompt_leader.is_done and not _has_prompt(prompt_leader)
-    )
+    """Tell whether a sibling waits for the prompt that it shares, which another is computing."""
+    leader = sequence.prompt_leader
+    return leader is not None and leader.is_runnable and not _has_prompt(leader)
 
 
 def _has_prompt(sequence: Sequence) -> bool:

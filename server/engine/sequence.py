@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from plait.decoders.contract.decoder import AttentionMode, Decoder, Proposal, TokenLogprobs
+from plait.decoders.contract.decoder import (
+    AttentionMode,
+    Decoder,
+    FinishReason,
+    Proposal,
+    TokenLogprobs,
+)
 from plait.decoders.contract.text import Text
 from plait.server.engine.kv.block_table import BlockTable
 from plait.server.wire.messages import GenerateRequest
@@ -31,9 +37,14 @@ class Sequence:
     is_running: bool = False
     is_done: bool = False
     is_started: bool = False
+    is_held: bool = False  # waits for the other members of its group, to be decided on together
+    is_parked: bool = False  # its search has put it aside
     num_context_tokens: int = 0  # block 0: rows that its decoder last fed in place
     forwards: int = 0  # forward passes that gave logits
     steps: list[int] = field(default_factory=list)  # for each emitted token, its forward pass
+    finish: FinishReason | None = None  # why the text is complete; of members of a search only
+    stop_token: int | None = None
+    logprobs: list[TokenLogprobs] = field(default_factory=list)  # of members of a search only
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
 
     @property
@@ -46,17 +57,17 @@ class Sequence:
         """Pending tokens that the engine feeds by itself: whole blocks."""
         if self.attention_block_size == 0:
             return 0
-        return self._whole_blocks(len(self.text)) - self.num_computed_tokens
+        return self.whole_blocks(len(self.text)) - self.num_computed_tokens
 
     @property
     def num_cacheable_tokens(self) -> int:
         """Tokens that the prefix cache may give: whole blocks, and one token is left to read."""
-        return self._whole_blocks(len(self.text) - 1)
+        return self.whole_blocks(len(self.text) - 1)
 
     @property
     def num_shared_prompt_tokens(self) -> int:
         """Tokens of the prompt that siblings share."""
-        return self._whole_blocks(self.prompt_length - 1)
+        return self.whole_blocks(self.prompt_length - 1)
 
     @property
     def num_canvas_tokens(self) -> int:
@@ -70,7 +81,13 @@ class Sequence:
         """One past the positions that the next steps write, by estimate and without drafts."""
         if self.attention_block_size == 0:
             return self.prompt_length + self.request.max_tokens
-        return self._whole_blocks(len(self.text)) + self.attention_block_size
+        return self.whole_blocks(len(self.text)) + self.attention_block_size
+
+    @property
+    def is_runnable(self) -> bool:
+        """Whether it takes part in steps, as soon as there is a place for it."""
+        is_over = self.is_done or self.finish is not None
+        return not (is_over or self.is_held or self.is_parked)
 
     @property
     def prompt_length(self) -> int:
@@ -88,7 +105,8 @@ class Sequence:
         request = self.request
         return (request.priority, request.arrived, request.request_id, self.index)
 
-    def _whole_blocks(self, length: int) -> int:
+    def whole_blocks(self, length: int) -> int:
+        """Return how many of `length` tokens fill whole attention blocks."""
         size = self.attention_block_size
         return length // size * size if size else 0
 

@@ -80,6 +80,15 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     at: float  # an instant
 
 
+class SearchResult(msgspec.Struct, frozen=True, array_like=True):
+    """What a search says of a text that it returns, and what it has looked at for all of them."""
+
+    score: float  # by which it has ranked the text
+    log_weight: float  # of a sample: the log of its importance weight
+    num_sequences: int  # of the request: searched, dropped ones included
+    num_tokens: int  # of the request: emitted by all of them
+
+
 class Delta(msgspec.Struct, frozen=True, tag="delta"):
     """New tokens of one sequence; the last delta of a sequence carries finish_reason."""
 
@@ -91,7 +100,8 @@ class Delta(msgspec.Struct, frozen=True, tag="delta"):
     stop_token: int | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None  # first delta only; None for token 0
     trace: dict[str, Any] | None = None  # last delta only, when decoding.trace asks for it
-    predicted: PredictionResult | None = None  # None: the prediction drafted nothing here
+    predicted: PredictionResult | None = None  # when rows were drafted from the prediction
+    search: SearchResult | None = None  # last delta only, of a choice that a search has ranked
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

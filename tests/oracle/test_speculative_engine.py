@@ -353,7 +353,7 @@ def test_the_cache_holds_the_text(kind: str) -> None:
     checked = 0
     while running.has_work:
         running.step()
-        for sequence in (s for members in running._live.values() for s in members):
+        for sequence in (s for group in running._groups.values() for s in group.members.values()):
             assert (
                 cached(running, sequence)
                 == list(enumerate(sequence.text))[: sequence.num_computed_tokens]

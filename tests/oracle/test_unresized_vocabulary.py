@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from plait.decoders.autoregressive.commit import allow_all_bitmask, commit_token
+from plait.decoders.autoregressive.bitmask import allow_all_bitmask
+from plait.decoders.autoregressive.commit import commit_token
 from plait.decoders.autoregressive.state import AutoregressiveState
 from plait.decoders.contract.decoder import DecodeRequest
 from plait.decoders.sampling.params import SamplingParams

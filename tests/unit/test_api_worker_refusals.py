@@ -35,7 +35,7 @@ def test_a_method_that_lacks_something_is_a_bad_request() -> None:
     admission.add(ask("bad", unmasker="learn2pd"))
     admission.add(ask("good"))
     arrived, failed = admission.poll(wait=False)
-    assert [sequence.request.request_id for each in arrived for sequence in each] == ["good"] * 2
+    assert [(group.request.request_id, len(group.members)) for group in arrived] == [("good", 2)]
     error = to_server_error(failed[0])
     assert isinstance(error, BadRequest)
     assert (error.message, error.param) == ("learn2pd needs a filter.", "decoding.unmasker")

@@ -1,0 +1,251 @@
+"""Carries out what searches decide: it forks, cuts, drops, parks, resumes and returns members.
+
+What all members share can't change any more, so it is streamed to every choice of the request
+(law 5); the rest of a choice follows when the search has ranked its members.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from plait.decoders.contract.decoder import FinishReason, Outcome, TokenLogprobs
+from plait.decoders.contract.search import (
+    Action,
+    Drop,
+    Finish,
+    Fork,
+    MemberOutcome,
+    Park,
+    Ranked,
+    Resume,
+    Truncate,
+)
+from plait.server.engine.group.group import Group
+from plait.server.engine.kv.block_table import BlockTable
+from plait.server.engine.reports import decoding_report
+from plait.server.engine.scheduler import Scheduler
+from plait.server.engine.sequence import Sequence
+from plait.server.wire.messages import Delta, SearchResult
+
+Release = Callable[[Sequence], None]
+
+
+class SearchError(RuntimeError):
+    """A search asks for what can't be done."""
+
+
+class SearchRunner:
+    """Runs the searches of one engine."""
+
+    def __init__(self, scheduler: Scheduler, release: Release) -> None:
+        """Args: release ends a sequence: its decoder's state and what the engine keeps of it."""
+        self._scheduler = scheduler
+        self._release = release
+
+    def record(self, group: Group, sequence: Sequence, outcome: Outcome) -> None:
+        """Note what a step has made of a member, for the search to see."""
+        if outcome.finish is None and not outcome.emit:
+            return
+        sequence.finish, sequence.stop_token = outcome.finish, outcome.stop_token
+        sequence.logprobs.extend(outcome.logprobs)
+        sequence.is_held = group.search.needs.is_synchronous
+        group.num_tokens += len(outcome.emit)
+        group.outcomes.append(
+            MemberOutcome(
+                sequence.index,
+                sequence.text.num_output,
+                outcome.emit,
+                outcome.logprobs,
+                outcome.alternatives,
+                outcome.log_mass,
+                outcome.finish,
+            )
+        )
+
+    def decide(self, group: Group) -> list[Delta]:
+        """Let the search act on what it has not seen; a group without members has ended.
+
+        Raises:
+            SearchError: it asks for what can't be done.
+        """
+        outcomes, group.outcomes = group.outcomes, []
+        is_over = False
+        for action in group.search.step(group.state, outcomes):
+            is_over |= isinstance(action, Finish)
+            self._apply(group, action)
+        for sequence in group.members.values():
+            sequence.is_held = False
+            if sequence.finish is not None:
+                self._scheduler.park(sequence)
+        if is_over or not group.running or group.is_over_budget:
+            return self.finish(group)
+        return self._stream(group)
+
+    def finish(self, group: Group, reason: FinishReason = "length") -> list[Delta]:
+        """Return the rest of every choice, and end the group.
+
+        reason: why the texts end that are not complete.
+        """
+        ranked = [*group.search.rank(group.state, list(group.members))][: group.request.n]
+        if len(ranked) < group.request.n:
+            raise SearchError(f"{group.search.name} has ranked {len(ranked)} members only")
+        deltas = [
+            self._last_delta(group, choice, place, reason)
+            for choice, place in enumerate(ranked)
+            if choice in group.open_choices
+        ]
+        for sequence in list(group.members.values()):
+            self.drop(group, sequence)
+        return deltas
+
+    def drop(self, group: Group, sequence: Sequence) -> None:
+        """Give up a member."""
+        self._scheduler.remove(sequence)
+        del group.members[sequence.index]
+        self._release(sequence)
+
+    def _apply(self, group: Group, action: Action) -> None:
+        match action:
+            case Fork():
+                self._fork(group, action)
+            case Truncate(member, num_output):
+                self._truncate(group, self._member(group, member), num_output)
+            case Drop(member):
+                self.drop(group, self._member(group, member))
+            case Park(member):
+                sequence = self._member(group, member)
+                sequence.is_parked = True
+                self._scheduler.park(sequence)
+            case Resume(member):
+                sequence = self._member(group, member)
+                if not sequence.is_parked:
+                    raise SearchError(f"member {member} is not parked")
+                sequence.is_parked = False
+                self._scheduler.add(sequence)
+            case Finish():
+                pass
+
+    def _fork(self, group: Group, action: Fork) -> None:
+        parent = self._member(group, action.parent)
+        self._check_cut(group, parent, action.num_output)
+        if len(group.members) >= group.search.needs.max_members:
+            raise SearchError(f"{group.search.name} has {len(group.members)} members already")
+        text = parent.text.fork(group.num_members)
+        text.truncate(text.prompt_length + action.num_output)
+        text.extend(action.token_ids)
+        child = Sequence(
+            parent.request,
+            text,
+            group.num_members,
+            parent.decoder,
+            parent.decoder.fork(parent.state, text),
+            BlockTable(parent.block_table.root, parent.block_table.hash_span),
+            parent.attention_block_size,
+            is_started=True,
+            forwards=parent.forwards,
+            steps=parent.steps[: action.num_output] + [parent.forwards] * len(action.token_ids),
+            finish=action.finish,
+            stop_token=action.stop_token,
+            logprobs=_logprobs(parent, action),
+        )
+        group.num_members += 1
+        group.members[child.index] = child
+        if child.finish is None:
+            self._scheduler.fork(parent, child)
+
+    def _truncate(self, group: Group, sequence: Sequence, num_output: int) -> None:
+        self._check_cut(group, sequence, num_output)
+        was_complete = sequence.finish is not None
+        sequence.text.truncate(sequence.text.prompt_length + num_output)
+        sequence.state = sequence.decoder.truncate(sequence.state, sequence.text)
+        sequence.finish = sequence.stop_token = None
+        del sequence.steps[num_output:], sequence.logprobs[num_output:]
+        self._scheduler.truncate(sequence)
+        if was_complete and not sequence.is_running and not sequence.is_parked:
+            self._scheduler.add(sequence)
+
+    def _check_cut(self, group: Group, sequence: Sequence, num_output: int) -> None:
+        if not group.num_streamed <= num_output <= sequence.text.num_output:
+            raise SearchError(
+                f"{group.search.name} cuts member {sequence.index} to {num_output} tokens, of "
+                f"{sequence.text.num_output}, {group.num_streamed} of which are streamed"
+            )
+
+    def _member(self, group: Group, number: int) -> Sequence:
+        if number not in group.members:
+            raise SearchError(f"{group.search.name} has no member {number}")
+        return group.members[number]
+
+    def _stream(self, group: Group) -> list[Delta]:
+        """Return what all members share and no choice has received."""
+        first, *others = group.members.values()
+        shared = len(first.text)
+        for other in others:
+            shared = min(shared, first.text.num_shared(other.text))
+        start, group.num_streamed = group.num_streamed, shared - first.text.prompt_length
+        if group.num_streamed == start:
+            return []
+        piece = slice(start, group.num_streamed)
+        return [
+            Delta(
+                group.request.request_id,
+                choice,
+                first.text.output[piece],
+                logprobs=_shown(group, first, piece),
+                prompt_logprobs=_prompt_logprobs(group, choice, first, start),
+            )
+            for choice in sorted(group.open_choices)
+        ]
+
+    def _last_delta(self, group: Group, choice: int, place: Ranked, reason: FinishReason) -> Delta:
+        sequence = self._member(group, place.member)
+        piece = slice(group.num_streamed, None)
+        return Delta(
+            group.request.request_id,
+            choice,
+            sequence.text.output[piece],
+            logprobs=_shown(group, sequence, piece),
+            finish_reason=sequence.finish or reason,
+            stop_token=sequence.stop_token,
+            prompt_logprobs=_prompt_logprobs(group, choice, sequence, group.num_streamed),
+            trace=_trace(group, sequence),
+            search=SearchResult(place.score, place.log_weight, group.num_members, group.num_tokens),
+        )
+
+
+def _logprobs(parent: Sequence, fork: Fork) -> list[TokenLogprobs]:
+    """Return the entries of a fork's tokens: the parent's, then those of the tokens it was given.
+
+    The alternatives of a given token are those of the parent's token in its place, if it has one.
+    """
+    known = parent.logprobs[: fork.num_output]
+    if not fork.logprobs:
+        return known
+    places = itertools.count(fork.num_output)
+    for token_id, logprob, at in zip(fork.token_ids, fork.logprobs, places, strict=False):
+        top = parent.logprobs[at].top if at < len(parent.logprobs) else ()
+        known.append(TokenLogprobs(token_id, logprob, top))
+    return known
+
+
+def _shown(group: Group, sequence: Sequence, piece: slice) -> list[TokenLogprobs] | None:
+    """Return the entries of some output tokens, if the request asks for them."""
+    if group.request.sampling.logprobs is None:
+        return None
+    return sequence.logprobs[piece] or None
+
+
+def _prompt_logprobs(
+    group: Group, choice: int, sequence: Sequence, start: int
+) -> list[TokenLogprobs | None] | None:
+    """Return the entries of the prompt with the first delta of the first choice."""
+    is_first = choice == 0 and start == 0 and group.request.prompt_logprobs is not None
+    return group.prompt_logprobs if is_first else None
+
+
+def _trace(group: Group, sequence: Sequence) -> dict[str, Any] | None:
+    if not group.request.decoding.trace:
+        return None
+    return {**decoding_report(sequence), **group.search.report(group.state)}
