@@ -70,6 +70,15 @@ class VerificationRows:
         return 1 + len(self.tree)
 
 
+@dataclass(frozen=True, slots=True)
+class VerifiedRows:
+    """All rows of a pass, and what was drawn at each."""
+
+    draws: Draws
+    logits: Tensor  # [rows, vocab]
+    hidden: Tensor | None  # [rows, hidden]
+
+
 class AutoregressiveDecoder:
     """Plain and speculative decoding of models that write token after token."""
 
@@ -255,16 +264,27 @@ class AutoregressiveDecoder:
             log_mass=log_mass,
             alternatives=alternatives,
         )
+        return self._record(walk, outcome, accepted_rows, VerifiedRows(draws, logits, hidden))
+
+    def _record(
+        self,
+        walk: VerificationRows,
+        outcome: Outcome,
+        accepted_rows: Sequence[int],
+        rows: VerifiedRows,
+    ) -> Outcome:
+        """Tell the drafters; return the outcome with what was drafted and accepted."""
+        state, tree = walk.state, walk.tree
         if self._speculator is None or state.speculation is None:
             return outcome
         result = VerificationResult(
             tree.token_ids,
             tree.parents,
             accepted_rows,
-            draws.token_ids[walk.first : walk.first + walk.num_rows],
-            emit,
-            logits,
-            hidden,
+            rows.draws.token_ids[walk.first : walk.first + walk.num_rows],
+            outcome.emit,
+            rows.logits,
+            rows.hidden,
             walk.first,
         )
         counts = self._speculator.record(state.speculation, result)

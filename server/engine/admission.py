@@ -16,8 +16,8 @@ from plait.decoders.contract.text import NoiseKey, Text
 from plait.server.engine.group.group import Group, begin_group
 from plait.server.engine.kv.block_table import BLOCK_SIZE, BlockTable
 from plait.server.engine.kv.prefix_index import hash_span, root_hash
-from plait.server.engine.reports import log_fault
 from plait.server.engine.sequence import Sequence
+from plait.server.engine.step.reports import log_fault
 from plait.server.errors import BadRequest, ContextTooLong, ServerError
 from plait.server.wire.messages import CompiledConstraint, Failed, GenerateRequest
 

@@ -11,32 +11,30 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Sequences
 from copy import deepcopy
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from plait.decoders.contract.costs import CostCurve
-from plait.decoders.contract.decoder import DraftBudget, Outcome, Proposal
+from plait.decoders.contract.decoder import Outcome
 from plait.decoders.contract.isolation import FAILED, attempt, faulty
 from plait.server.engine.admission import Admission
 from plait.server.engine.draft_store.keeper import StoreKeeper
-from plait.server.engine.forward_pass import ForwardPass, check_runner, run_forward_passes
 from plait.server.engine.group.group import Group
 from plait.server.engine.group.search_runner import SearchRunner
 from plait.server.engine.kv.manager import KVCacheManager
-from plait.server.engine.reports import (
+from plait.server.engine.runner import Runner
+from plait.server.engine.scheduler import Scheduler
+from plait.server.engine.sequence import ScheduledSequence, Sequence
+from plait.server.engine.step.decoder_calls import accept, propose
+from plait.server.engine.step.forward_pass import ForwardPass, check_runner, run_forward_passes
+from plait.server.engine.step.reports import (
     count_rows,
-    group_by_decoder,
     is_past_deadline,
     log_fault,
     make_deadline_delta,
     make_delta,
     make_started,
-    select_sequences,
 )
-from plait.server.engine.runner import Runner
-from plait.server.engine.scheduler import Scheduler
-from plait.server.engine.sequence import ScheduledSequence, Sequence
 from plait.server.settings import EngineSettings
 from plait.server.telemetry.token_trace import TokenTrace
 from plait.server.wire.counters import EngineCounters
@@ -51,9 +49,6 @@ from plait.server.wire.messages import (
 )
 
 Report = Started | Delta | Failed
-KV_CACHE_TOO_SMALL = (
-    "The text and what its decoder feeds with it are longer than the whole KV cache."
-)
 
 
 class Engine:
@@ -91,7 +86,6 @@ class Engine:
         self._groups: dict[str, Group] = {}
         self._searching: dict[str, Group] = {}  # those whose searches decide something
         self._searches = SearchRunner(self._scheduler, self._release)
-        self._proposal_errors: list[tuple[Sequence, Exception]] = []  # whose proposals have failed
         self._counters = EngineCounters()
         self._token_trace = TokenTrace(Path(settings.token_trace)) if settings.token_trace else None
         self._step_tokens: list[int] = []
@@ -124,21 +118,22 @@ class Engine:
 
     def step(self) -> list[Report]:
         """Advance every running sequence by one forward pass; return what there is to tell."""
-        reports = self._admit() + self._expire() + self._fail_oversized()
-        slices = self._scheduler.schedule(self._propose)
-        reports += self._fail_proposal_errors()
-        slices = [piece for piece in slices if not piece.sequence.is_done]
-        if not slices:
+        reports = self._admit() + self._expire()
+        plan = self._scheduler.plan()
+        proposals, failures = propose(plan.proposing, plan.budget)
+        scheduled, oversized = self._scheduler.reserve(plan, proposals)
+        reports += self._fail_all(failures) + self._fail_all(oversized)
+        scheduled = [each for each in scheduled if not each.sequence.is_done]
+        if not scheduled:
             return reports
-        reports += [make_started(s.sequence) for s in slices if not s.sequence.is_started]
-        passes, failed = run_forward_passes(self._runner, slices)
-        outcomes: dict[int, Outcome] = {id(piece): faulty(cause) for piece, cause in failed}
-        for each in passes:
-            outcomes |= self._accept_pass(each)
-        self._step_tokens.append(sum(each.num_rows for each in passes))
-        reports += [r for s in slices for r in self._commit(s, outcomes.get(id(s)))]
-        due = [group for group in self._searching.values() if group.is_due]
-        reports += [r for g in due for r in self._decide(g, partial(self._searches.decide, g))]
+        reports += [make_started(s.sequence) for s in scheduled if not s.sequence.is_started]
+        passes, failed = run_forward_passes(self._runner, scheduled)
+        outcomes: dict[int, Outcome] = {id(each): faulty(cause) for each, cause in failed}
+        for made in passes:
+            outcomes |= self._accept(made)
+        reports += [r for s in scheduled for r in self._commit(s, outcomes.get(id(s)))]
+        reports += self._decide_groups()
+        self._step_tokens.append(sum(made.num_rows for made in passes))
         if not passes:
             check_runner(self._runner, self._kv.pool)
         return reports
@@ -194,55 +189,30 @@ class Engine:
             self._remove(sequence)
         return [make_deadline_delta(sequence) for sequence in members]
 
-    def _fail_oversized(self) -> list[Report]:
-        """Fail the requests whose decoders want more than the whole cache."""
-        oversized, self._scheduler.oversized = self._scheduler.oversized, []
-        return [
-            r
-            for s in oversized
-            if not s.is_done
-            for r in self._fail(s, KV_CACHE_TOO_SMALL, "ContextTooLong")
-        ]
+    def _fail_all(self, failures: Sequences[tuple[Sequence, Exception | str]]) -> list[Report]:
+        """Fail the requests of sequences that can't take part in the step."""
+        reports: list[Report] = []
+        for sequence, cause in failures:
+            if sequence.is_done:  # with another sequence of its request
+                continue
+            if isinstance(cause, str):
+                reports += self._fail(sequence, cause, "ContextTooLong")
+            else:
+                reports += self._fail(sequence, FAILED, cause=cause)
+        return reports
 
-    def _propose(self, sequences: Sequences[Sequence], room: DraftBudget) -> list[Proposal]:
-        """Ask the decoders, each of which gets its share of the room."""
-        proposals: dict[int, Proposal] = {}
-        for decoder, members in group_by_decoder(sequences):
-            share = replace(room, drafts=room.drafts * len(members) // len(sequences))
-            made = attempt(partial(decoder.propose, [sequences[i].state for i in members], share))
-            if isinstance(made, Exception):
-                made = [self._propose_alone(sequences[i], share) for i in members]
-            proposals |= dict(zip(members, made, strict=True))
-        return [proposals[i] for i in range(len(sequences))]
-
-    def _propose_alone(self, sequence: Sequence, room: DraftBudget) -> Proposal:
-        """Return the proposal of one sequence; of one that fails alone, note the fault."""
-        made = attempt(lambda: sequence.decoder.propose([sequence.state], room)[0])
-        if isinstance(made, Exception):
-            self._proposal_errors.append((sequence, made))
-            return Proposal()
-        return made
-
-    def _fail_proposal_errors(self) -> list[Report]:
-        unproposed, self._proposal_errors = self._proposal_errors, []
-        failing = [(sequence, cause) for sequence, cause in unproposed if not sequence.is_done]
-        return [r for s, cause in failing for r in self._fail(s, FAILED, cause=cause)]
-
-    def _accept_pass(self, made: ForwardPass) -> dict[int, Outcome]:
-        """Return the outcomes of a pass; if a decoder raises, that is the fault of all its rows."""
+    def _accept(self, made: ForwardPass) -> dict[int, Outcome]:
+        """Let the decoders accept, and learn what the pass has cost."""
         begun = time.perf_counter()
-        due = [piece for piece in made.slices if piece.proposal is not None]
-        outcomes: dict[int, Outcome] = {}
-        for decoder, members in group_by_decoder([piece.sequence for piece in due]):
-            states = [due[i].sequence.state for i in members]
-            rows = select_sequences(made.forward, members)
-            found = attempt(partial(decoder.accept, states, rows))
-            if isinstance(found, Exception):
-                found = [faulty(found)] * len(members)
-            outcomes |= {id(due[i]): outcome for i, outcome in zip(members, found, strict=True)}
-        if made.forward.offsets[-1] == made.num_rows:  # unread rows of prompts are cheaper
+        outcomes = accept(made)
+        if made.forward.offsets[-1] == made.num_rows:  # prompt tokens without logits are cheaper
             self._costs.observe(made.num_rows, made.seconds + time.perf_counter() - begun)
         return outcomes
+
+    def _decide_groups(self) -> list[Report]:
+        """Let the searches act whose members have got on."""
+        due = [group for group in self._searching.values() if group.is_due]
+        return [r for g in due for r in self._decide(g, partial(self._searches.decide, g))]
 
     def _commit(self, piece: ScheduledSequence, outcome: Outcome | None) -> list[Report]:
         """Make the outcome true, or end the request; return what the client gets to see."""

@@ -10,8 +10,8 @@ never make a sequence wait.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
 from collections.abc import Sequence as Sequences
+from dataclasses import dataclass
 
 from plait.decoders.contract.decoder import AttentionMode, DraftBudget, Proposal
 from plait.server.engine.kv.block_table import BLOCK_SIZE, num_blocks_for
@@ -19,7 +19,18 @@ from plait.server.engine.kv.manager import KVCacheManager
 from plait.server.engine.sequence import ScheduledSequence, Sequence
 from plait.server.engine.token_budget import plan_tokens
 
-Propose = Callable[[Sequences[Sequence], DraftBudget], Sequences[Proposal]]
+KV_CACHE_TOO_SMALL = (
+    "The text and what its decoder feeds with it are longer than the whole KV cache."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """What the scheduler means to run in a step."""
+
+    planned: Sequences[tuple[Sequence, int]]  # each with how many uncomputed tokens it feeds
+    proposing: Sequences[Sequence]  # those that feed their last ones, so that decoders may add to
+    budget: DraftBudget
 
 
 class Scheduler:
@@ -27,7 +38,6 @@ class Scheduler:
 
     def __init__(self, kv: KVCacheManager, *, max_seqs: int, max_rows: int) -> None:
         self.num_preemptions = 0
-        self.oversized: list[Sequence] = []  # they want more blocks than there are
         self._kv = kv
         self._max_seqs = max_seqs
         self._max_rows = max_rows
@@ -83,20 +93,34 @@ class Scheduler:
         sequence.num_computed_tokens = length
         self._kv.truncate(sequence.block_table, length)
 
-    def schedule(self, propose: Propose) -> list[ScheduledSequence]:
-        """Return the slices of the next step; every one of them has its blocks."""
+    def plan(self) -> StepPlan:
+        """Return which sequences take part in the next step, and what drafts may use."""
         self._finish_loads()
         self._admit()
         ready = [s for s in self._running if not (s.is_held or self._kv.is_loading(s.block_table))]
-        planned, budget = plan_tokens(ready, self._max_rows)
-        complete = [s for s, rows in planned if rows == s.num_prefill_tokens]
-        fed = self._max_rows - budget
-        room = DraftBudget(self._room(planned, budget), fed)
-        proposals = dict(zip(map(id, complete), propose(complete, room), strict=True))
-        slices = [ScheduledSequence(s, rows, proposals.get(id(s))) for s, rows in planned]
-        slices = [piece for piece in slices if self._reserve(piece)]
-        self._is_stalled = not slices and bool(self._running or self._waiting)
-        return slices
+        planned, left = plan_tokens(ready, self._max_rows)
+        proposing = [s for s, count in planned if count == s.num_prefill_tokens]
+        budget = DraftBudget(self._max_drafts(planned, left), self._max_rows - left)
+        return StepPlan(planned, proposing, budget)
+
+    def reserve(
+        self, plan: StepPlan, proposals: Sequences[Proposal]
+    ) -> tuple[list[ScheduledSequence], list[tuple[Sequence, str]]]:
+        """Return what the step feeds, all of which has its blocks, and what can never have them.
+
+        proposals: of plan.proposing. When blocks run out, sequences are preempted.
+        """
+        by_id = dict(zip(map(id, plan.proposing), proposals, strict=True))
+        wanted = [ScheduledSequence(s, count, by_id.get(id(s))) for s, count in plan.planned]
+        num_blocks = self._kv.pool.num_blocks
+        oversized = [
+            (each.sequence, KV_CACHE_TOO_SMALL)
+            for each in wanted
+            if num_blocks_for(each.stop) > num_blocks
+        ]
+        scheduled = [each for each in wanted if self._reserve(each)]
+        self._is_stalled = not scheduled and bool(self._running or self._waiting)
+        return scheduled, oversized
 
     def commit(self, sequence: Sequence, num_computed_tokens: int) -> None:
         """Note that so many tokens are cached now, and offer full blocks to later prompts.
@@ -163,7 +187,7 @@ class Scheduler:
         sequence.num_computed_tokens = num_shared
         return True
 
-    def _room(self, planned: Sequences[tuple[Sequence, int]], budget: int) -> int:
+    def _max_drafts(self, planned: Sequences[tuple[Sequence, int]], budget: int) -> int:
         """Return how many rows of drafts the budget and the blocks allow.
 
         However the decoders share them out, the last block of each sequence may stay half empty.
@@ -181,7 +205,6 @@ class Scheduler:
         """Make the blocks that the slice writes exist and belong to its sequence alone."""
         sequence = piece.sequence
         if num_blocks_for(piece.stop) > self._kv.pool.num_blocks:
-            self.oversized.append(sequence)
             return False
         while sequence.is_running:
             if self._kv.reserve(sequence.block_table, sequence.num_computed_tokens, piece.stop):

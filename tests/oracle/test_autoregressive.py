@@ -13,6 +13,7 @@ import torch
 
 from plait.decoders.autoregressive import commit
 from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
+from plait.decoders.contract.decoding import DecodingSpec
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.engine.engine import Engine
 from plait.server.settings import EngineSettings
@@ -133,7 +134,7 @@ def test_stop_token_ends_the_text_and_is_not_part_of_it() -> None:
 def test_weight_of_a_constrained_draw_is_its_legal_mass() -> None:
     """log_weight == sum of log Z over the steps (constrained cards, section 0)."""
     words = [(0, 1), (2, 1)]
-    fields = {"constraint": COMPILED, "stop_token_ids": [END], "decoding": {"trace": True}}
+    fields = {"constraint": COMPILED, "stop_token_ids": [END], "decoding": DecodingSpec(trace=True)}
     answer = run(engine(words), [request("r", PROMPT, 4, **fields)])["r", 0]
     rows = [text_logits([*PROMPT, *answer.tokens[:i]], VOCAB).double() for i in (0, 1)]
     masses = [torch.softmax(rows[0], 0)[[0, 2]].sum(), torch.softmax(rows[1], 0)[1]]

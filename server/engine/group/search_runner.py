@@ -24,9 +24,9 @@ from plait.decoders.contract.search import (
 )
 from plait.server.engine.group.group import Group
 from plait.server.engine.kv.block_table import BlockTable
-from plait.server.engine.reports import decoding_report
 from plait.server.engine.scheduler import Scheduler
 from plait.server.engine.sequence import Sequence
+from plait.server.engine.step.reports import decoding_report
 from plait.server.wire.messages import Delta, SearchResult
 
 Release = Callable[[Sequence], None]
