@@ -42,7 +42,7 @@ class ConnectedWorker:
         """Prepare a worker; start() starts it.
 
         Args:
-            config: What the worker is told; the address is filled in here.
+            config: The worker's configuration; the address is filled in here.
         """
         self._launcher = launcher
         self._config = config

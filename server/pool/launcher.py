@@ -11,7 +11,7 @@ from plait.server.wire.address import Address
 class LaunchedWorker(Protocol):
     """A started worker, seen from outside: whether it runs, and how to end it.
 
-    What it says and is told goes through its address (wire/channel.py), whatever it runs in.
+    Commands and reports go through its address (wire/channel.py), whatever it runs in.
     """
 
     @property

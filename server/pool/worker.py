@@ -22,7 +22,7 @@ class WorkerGone(Exception):
 
 
 class WorkerConfig(msgspec.Struct, frozen=True):
-    """What a worker is told at its start; a process reads it as a line of JSON from its input."""
+    """The configuration of a worker; a process reads it as a line of JSON from its input."""
 
     engine: EngineSettings
     telemetry: TelemetrySettings

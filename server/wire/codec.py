@@ -94,7 +94,7 @@ def report_decoder(clock: Clock = time.monotonic) -> MessageDecoder[Report]:
 
 
 def _shift(message: Message, seconds: float) -> Message:
-    """Return a message whose instants are moved; the message itself where it holds none."""
+    """Return a copy with instants moved by `seconds`; the message itself if it has none."""
     if isinstance(message, GenerateRequest):
         deadline = None if message.deadline is None else message.deadline + seconds
         return msgspec.structs.replace(

@@ -1,7 +1,7 @@
-"""The loop of a worker process, whatever engine runs inside: commands in, steps, reports out.
+"""The main loop of a worker process, for any engine: receive commands, step, send reports.
 
-The process reads one line of JSON (worker.Boot) from its standard input, loads the model, and runs
-until it is told to stop or its input closes. It speaks tokens, never HTTP.
+The process reads a WorkerConfig as one line of JSON from its standard input, loads the model, and
+runs until it gets Shutdown or its input closes. It handles token ids, neither text nor HTTP.
 """
 
 from __future__ import annotations
