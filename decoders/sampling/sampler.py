@@ -53,7 +53,7 @@ class SamplingBatch:
 
     index: list[int]  # rows of the logits
     states: list[SamplingState]
-    bitmask: Tensor | None  # [rows, words] int32
+    bitmask: Tensor | None  # [rows, words] int32, on the host, where constraints fill it
     banned: list[Collection[int]]
 
     def select(self, entries: list[int]) -> SamplingBatch:
@@ -71,6 +71,10 @@ class SamplingBatch:
         """Return the temperatures [rows], `greedy` where a row is."""
         found = [greedy if state.greedy else state.params.temperature for state in self.states]
         return torch.tensor(found, device=device)
+
+    def bitmask_on(self, device: torch.device) -> Tensor | None:
+        """Return the bitmask where the logits are."""
+        return None if self.bitmask is None else self.bitmask.to(device)
 
     def keys(self, device: torch.device) -> Tensor:
         """Return the keys [rows, 3] of the rows' noise."""
@@ -153,7 +157,7 @@ class OrdinarySampler:
             rows.keys(logits.device),
             temperatures=rows.temperatures(0.0, logits.device),
             rows=_index(rows, logits),
-            bitmask=rows.bitmask,
+            bitmask=rows.bitmask_on(logits.device),
         )
         for row, token_id in zip(rows.index, tokens.tolist(), strict=True):
             token_ids[row] = token_id
@@ -162,10 +166,11 @@ class OrdinarySampler:
         self, logits: Tensor, rows: SamplingBatch, token_ids: list[int], log_mass: list[float]
     ) -> SamplingBatch:
         """Draw rows that have a constraint as well; return those without a legal token."""
-        assert rows.bitmask is not None
+        bitmask = rows.bitmask_on(logits.device)
+        assert bitmask is not None
         temperatures = rows.temperatures(1.0, logits.device)
         index = _index(rows, logits)
-        mass = self.backend.legal_mass(logits, rows.bitmask, temperatures, rows=index).tolist()
+        mass = self.backend.legal_mass(logits, bitmask, temperatures, rows=index).tolist()
         for row, value in zip(rows.index, mass, strict=True):
             log_mass[row] = value
         self._draw_plain(logits, rows, token_ids)
@@ -208,10 +213,11 @@ class OrdinarySampler:
         temperatures = rows.temperatures(1.0, logits.device)
         scores /= temperatures[:, None]
         mass: Sequence[float] = [0.0] * len(temperatures)
-        if rows.bitmask is not None and ban_level >= BanLevel.CONSTRAINT:
+        bitmask = rows.bitmask_on(logits.device)
+        if bitmask is not None and ban_level >= BanLevel.CONSTRAINT:
             cold = torch.ones_like(temperatures)
-            mass = self.backend.legal_mass(scores, rows.bitmask, cold).tolist()
-            self.backend.apply_bitmask(scores, rows.bitmask)
+            mass = self.backend.legal_mass(scores, bitmask, cold).tolist()
+            self.backend.apply_bitmask(scores, bitmask)
         if any(state.truncates for state in rows.states):
             _truncate(scores, rows.states, self.backend)
         return scores, mass
