@@ -169,6 +169,16 @@ def test_no_file_names_a_path_of_one_machine() -> None:
     assert machine_paths(ROOT, _tracked()) == []
 
 
+def test_no_two_classes_share_a_name() -> None:
+    assert shared_class_names(ROOT) == []
+
+
+def test_a_shared_name_is_seen(tmp_path: Path) -> None:
+    nested = "def f():\n    class Walk: ...\n"
+    root = plant(tmp_path, {"server/a.py": nested, "kernels/b.py": "class Walk: ...\n"})
+    assert shared_class_names(root) == ["Walk: kernels/b.py, server/a.py"]
+
+
 def test_the_contract_is_in_the_glossary() -> None:
     glossary = (ROOT / "docs" / "glossary.md").read_text()
     assert unexplained_classes(ROOT, "decoders/contract", glossary) == []
