@@ -166,7 +166,7 @@ class Speculator:
             name = binding.drafter.name
             drafted, accepted = counts.drafted.get(name, 0), counts.accepted.get(name, 0)
             binding.stats.add_gain(accepted - drafted * state.row_cost)
-            binding.drafter.observe(binding.state, state.text, result)
+            binding.drafter.observe(binding.state, state.text.token_ids, result)
         return counts
 
     def finish(self, state: SpeculationState) -> None:
@@ -263,7 +263,7 @@ class Speculator:
                 continue
             binding.stats.mark_called()
             stats = binding.stats.stats
-            text, constraint = draft.state.text, draft.constraint
+            text, constraint = draft.state.text.token_ids, draft.constraint
             requests.append(DraftRequest(binding.state, text, draft.chain, max_tokens, constraint))
             extended.append(draft)
         if stats is None:
