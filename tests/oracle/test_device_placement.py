@@ -107,12 +107,28 @@ def drafted(model: Transformer) -> list[GenerateRequest]:
     return made
 
 
+def canvases(model: Transformer) -> list[GenerateRequest]:
+    """Diffusion with several unmaskers, one of which rereads shadow rows; some constrained."""
+    made = []
+    for unmasker in ("wino",):
+        decoding = resolve_decoding(
+            {"unmasker": unmasker, "canvas": {"block_size": 8}}, model.diffusion
+        )
+        requests = [*random_requests(2, 300, seed=3, max_tokens=6), *constrained(model)[:1]]
+        made += [
+            replace(each, request_id=f"{unmasker} {each.request_id}", decoding=decoding)
+            for each in requests
+        ]
+    return made
+
+
 @pytest.mark.parametrize(
     ("requests", "config"),
     [
         pytest.param(plain, {}, id="plain"),
         pytest.param(constrained, {}, id="constrained"),
         pytest.param(drafted, {}, id="drafted"),
+        pytest.param(canvases, {"model_type": "sdar"}, id="diffusion"),
     ],
 )
 def test_no_operation_mixes_devices(
