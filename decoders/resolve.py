@@ -81,7 +81,8 @@ def _named(decoding: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:
 
 def _check_model(choice: Choice, diffusion: DiffusionSpec | None) -> None:
     method = choice.method
-    is_for_both = method.kind == "unmasker" or method.name == DEFAULTS.get(method.kind)
+    is_for_both = method.kind in ("unmasker", "search")
+    is_for_both = is_for_both or method.name == DEFAULTS.get(method.kind)
     if diffusion is not None and not is_for_both:
         raise MethodError(
             f"{method.name} is a {method.kind} of models that write one token after the other; "

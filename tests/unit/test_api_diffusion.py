@@ -156,7 +156,7 @@ async def test_what_asks_for_nothing_is_fine_everywhere(unmasker: str) -> None:
     assert (await complete(INFO, decoding={"unmasker": unmasker})).requests
 
 
-@pytest.mark.parametrize("kind", ["drafter", "search", "sampler"])
+@pytest.mark.parametrize("kind", ["drafter", "sampler"])
 async def test_methods_of_autoregressive_models_are_refused(
     kind: registry.Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from msgspec import UNSET, structs
 from pydantic import Field
 
 from plait.decoders.contract import registry
 from plait.decoders.contract.decoding import MethodSpec
 from plait.decoders.contract.registry import Method, Options
+from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.server.api.requests.chat import lower_chat
 from plait.server.api.requests.completions import lower_completion
 from plait.server.api.requests.decoding import client_field
@@ -21,8 +23,8 @@ from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.errors import BadRequest
 from plait.server.settings import LimitSettings
-from plait.server.wire.messages import GenerateRequest
-from tests.fixtures.stub_pool import Event, StubPool
+from plait.server.wire.messages import Delta, GenerateRequest, SearchResult
+from tests.fixtures.stub_pool import INFO, Event, StubModel, StubPool
 
 LIMITS = LimitSettings(max_n=8, max_sequences_per_request=12)
 CHAT = {"model": "stub", "messages": [{"role": "user", "content": "hi"}]}
@@ -163,6 +165,33 @@ async def refused(param: str, job: GenerationJob) -> str | None:
         async for _ in GenerationOutput(pool, job).deltas():
             pass
     return caught.value.param
+
+
+async def test_usage_counts_what_was_searched_beside_what_is_returned() -> None:
+    async def searched(request: GenerateRequest) -> AsyncIterator[Event]:
+        for index in range(request.n):
+            result = SearchResult(-0.5, 0.0, 6, 40)
+            yield Delta(request.request_id, index, [97, 98], finish_reason="length", search=result)
+
+    pool = StubPool()
+    pool.scripts.extend([searched] * 2)
+    output = GenerationOutput(pool, await complete(prompt=["a", "b"], n=2, best_of=6))
+    async for _ in output.deltas():
+        pass
+    usage = output.usage()
+    assert usage.completion_tokens == 8
+    assert usage.completion_tokens_details.searched_tokens == 80
+    plain = GenerationOutput(StubPool(), await complete())
+    async for _ in plain.deltas():
+        pass
+    assert plain.usage().completion_tokens_details.searched_tokens is UNSET
+
+
+async def test_a_diffusion_model_may_be_searched() -> None:
+    spec = DiffusionSpec(mask_id=258, eos_ids=(255,), attention="block", block_size=32)
+    info = structs.replace(INFO, capabilities=["canvas"], diffusion=spec)
+    job = await complete(StubPool([StubModel(info=info)]), best_of=4)
+    assert job.requests[0].decoding.search == best_of(4)
 
 
 def test_fields_are_renamed_with_all_that_is_within_them() -> None:

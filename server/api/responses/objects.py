@@ -41,6 +41,7 @@ class CompletionTokensDetails(Struct, frozen=True):
     audio_tokens: int = 0
     accepted_prediction_tokens: int = 0
     rejected_prediction_tokens: int = 0
+    searched_tokens: int | UnsetType = UNSET  # of a search: generated for it, returned or not
 
 
 class Usage(Struct, frozen=True):
