@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.speculative.stores.namespaces import DraftStores
-from plait.kernels.dispatch import cpu_backend
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,12 +18,18 @@ if TYPE_CHECKING:
     from plait.kernels.backend import KernelBackend
 
 
+def _cpu_backend() -> KernelBackend:
+    """Return the CPU's backend; a front end lists drafters without loading torch."""
+    backend: KernelBackend = import_module("plait.kernels.dispatch").cpu_backend()
+    return backend
+
+
 @dataclass(frozen=True, slots=True)
 class DrafterContext:
     """Model facts, weights and stores that all drafters of one worker share."""
 
     vocab_size: int
-    backend: KernelBackend = field(default_factory=cpu_backend)  # of the model's device
+    backend: KernelBackend = field(default_factory=_cpu_backend)  # of the model's device
     num_embeddings: int = 0  # trained inputs with ids vocab_size, vocab_size + 1, ...
     embedding: Tensor | None = None  # [vocab, hidden] of the served model; not to be modified
     heads: Mapping[str, Path] = field(default_factory=dict)  # weight files, by drafter name
