@@ -34,12 +34,12 @@ class LayerWeights:
     down_bias: Tensor | None = None
     window: int = 0  # a row sees keys above its position minus this; 0: all
     rotary: bool = True  # False: no positions in this layer
-    experts: ExpertWeights | None = None  # their answer is added to that of gate, up and down
+    experts: ExpertWeights | None = None  # their output is added to that of gate, up and down
 
 
 @dataclass(frozen=True, slots=True)
 class StackConfig:
-    """What all layers share."""
+    """The shape and the constants that all layers of a stack share."""
 
     hidden: int
     heads: int

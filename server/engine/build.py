@@ -1,4 +1,4 @@
-"""From settings to a running engine: files, weights, cache, decoder."""
+"""Build an engine from settings: load the files, pack the weights, allocate the cache."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from plait.decoders.speculative.config import default_drafters
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.speculator import Speculator
 from plait.decoders.speculative.stores.namespaces import DraftStores
+from plait.kernels.dispatch import refusals
 from plait.server.engine.admission import Admission, EngineCapacity
 from plait.server.engine.constraints import LazyConstraints
 from plait.server.engine.draft_model.load import load_draft_model
@@ -65,6 +66,8 @@ def build_engine(
     begun = time.monotonic()
     files = resolve(settings.model)
     model = _load(settings, files, tell)
+    backend = model.backend
+    log.info("kernel backend", backend=backend.name, unsupported=refusals(backend.device))
     draft_model = load_draft_model(settings, model, files)
     heads = find_heads(files) if model.diffusion is None else {}
     capabilities = _capabilities(model.diffusion, has_draft_model=draft_model is not None)

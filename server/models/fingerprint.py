@@ -1,6 +1,6 @@
-"""A short name for the weights that are being served, stable over restarts and machines.
+"""A fingerprint of the served weights, the same after restarts and on other machines.
 
-It stands in `system_fingerprint` and in the keys of the prefix cache.
+It is the `system_fingerprint` of responses and part of the prefix cache's keys.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Trained drafters that come with plait or lie beside a model: which of them fit its weights.
+"""Find the draft heads, shipped with plait or beside a model, that were trained for its weights.
 
 A head is a safetensors file named after its drafter: <drafter>.safetensors. Its metadata say under
 `weights` for which model files it was trained (fingerprint of the files, in no mode), and it serves
-no others: a foreign head would draft, but hardly anything right.
+no others: a head of another model would draft, but almost nothing would be accepted.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def add_inputs(model: Transformer, heads: Mapping[str, Path]) -> int:
 
 
 def belongs_to(files: ModelFiles) -> str:
-    """Return what the metadata of a head for these files say under `weights`."""
+    """Return the `weights` entry in the metadata of a head that was trained for these files."""
     return fingerprint(files, "")
 
 

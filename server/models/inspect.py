@@ -1,4 +1,4 @@
-"""What the front end finds out about a model before a worker starts: can it be served, and how.
+"""Check a model before a worker starts: whether it can be served, and how.
 
 No torch, and no tensor is read: a model that can't be served is refused in well under a second.
 """

@@ -1,10 +1,10 @@
 """Loads a model: opens its files, packs its weights for the kernels, and names the result.
 
 Weight modes. fp32, bf16: every linear layer in that format. int8, int4: quantised in groups of 32;
-the head never goes below int8, since its rounding falls straight on the logits, and a router stays
-fp32, since its rounding sends rows to other experts. auto keeps the precision of the file: Q4_0,
-Q4_1 and Q4_K as int4, Q5_0 and Q8_0 as int8 (all value for value), other quantised types as int8,
-plain numbers as bf16.
+the head never goes below int8, since its rounding errors go straight into the logits, and a router
+stays fp32, since rounding it sends rows to other experts. auto keeps the precision of the file:
+Q4_0, Q4_1 and Q4_K as int4, Q5_0 and Q8_0 as int8 (all value for value), other quantised types as
+int8, plain numbers as bf16.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def load_model(
         weights: the mode of the linear layers; see the module.
         threads: of the whole process's torch and kernels; 0 leaves them as they are.
         reference: use the reference kernels instead of the compiled ones.
-        tell: takes how far it is, in words, layer by layer.
+        tell: is called with the progress in words, layer by layer.
     Raises:
         BadModel: the files are damaged, incomplete or describe what plait cannot compute; or the
             device is not there.

@@ -1,6 +1,6 @@
 """The model: embedding, decoder layers, final norm and head, over a paged KV cache.
 
-It holds no request state. What a row sees is written in the segments of the call.
+It holds no request state: which tokens a row sees is in the attention metadata of the call.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Transformer:
         diffusion: DiffusionSpec | None = None,
     ) -> None:
         self.spec = spec
-        self.diffusion = diffusion  # how it fills holes; None: it writes token after token
+        self.diffusion = diffusion  # how it unmasks; None: an autoregressive model
         self.mode = mode  # of most linear layers; outside fp32 the cache is bf16
         self.fingerprint = fingerprint
         self.max_positions = weights.cos.shape[0]

@@ -1,4 +1,4 @@
-"""The sampling that a model's makers recommend: generation_config.json, or a GGUF file's metadata.
+"""Recommended sampling parameters of a model: generation_config.json or a GGUF file's metadata.
 
 As vLLM and llama.cpp do, it stands in for what a request does not say. Only stated values count:
 transformers' own defaults (top_k 50) are not the makers' word.

@@ -1,4 +1,4 @@
-"""How families that don't use Llama's tensor names store the same tensors.
+"""Tensor names and fused tensors of the families that don't use Llama's names.
 
 Source: the weight files of the released models, September 2026.
 """
@@ -40,7 +40,7 @@ _LLADA_OUTER: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorSlice:
-    """A tensor under its usual name: some rows of one that is stored, or all of them."""
+    """A tensor under its Llama name: all rows of a stored tensor, or a slice of them."""
 
     name: str
     start: int = 0
