@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from plait.decoders.contract.decoding import DecodingSpec, DiffusionMethods, PromptExtras
-from plait.decoders.contract.registry import MethodError, compose
+from plait.decoders.contract.registry import MethodError, compose, from_spec
 from plait.decoders.resolve import resolve_decoding
 from plait.decoders.speculative.config import PREDICTED, parse_names, resolve_drafters
 from plait.server.api.requests.constraints import constraint_spec
@@ -17,6 +17,13 @@ from plait.server.wire.messages import ModelInfo
 
 NO_LITERALS = "A scaffold is for structured output: response_format or structured_outputs."
 SEARCH = "decoding.search"
+# Fields that a method may be unable to honour, with the value that asks for nothing.
+NEUTRAL: Mapping[str, Any] = {
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "repetition_penalty": 1,
+    "logit_bias": {},
+}
 
 
 def decoding_spec(
@@ -44,10 +51,21 @@ def decoding_spec(
         spec = resolve_decoding(options, info.diffusion, extras, capabilities=info.capabilities)
         if _needs_constraint(options) and constraint_spec(request)[0] is None:
             raise MethodError(NO_LITERALS, "decoding.unmasker")
+        _check_unused(request, spec)
         return spec
     except MethodError as error:
         param = client_field(client_fields(request), error.param)
         raise BadRequest(str(error), param=param, code="unsupported_parameter") from None
+
+
+def _check_unused(request: GenerationRequest, spec: DecodingSpec) -> None:
+    """Raise MethodError for a field that the request's search can't honour."""
+    if spec.search is None:
+        return
+    method = from_spec("search", spec.search).method
+    for field in sorted(method.unused):
+        if getattr(request, field) not in (None, NEUTRAL[field]):
+            raise MethodError(f"{method.name} can't honour {field}.", field)
 
 
 def client_fields(request: GenerationRequest) -> Mapping[str, str]:
