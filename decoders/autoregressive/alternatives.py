@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
+from math import inf
 
 import torch
 from torch import Tensor
@@ -10,8 +12,6 @@ from torch import Tensor
 from plait.decoders.autoregressive.bitmask import next_bitmask
 from plait.decoders.autoregressive.state import AutoregressiveState
 from plait.decoders.contract.decoder import Alternative, FinishReason
-
-MARGIN = 8  # tokens looked at beyond those that are wanted: with some, the answer can't end in time
 
 
 def list_alternatives(state: AutoregressiveState, logits: Tensor) -> Sequence[Alternative]:
@@ -32,15 +32,15 @@ def list_alternatives(state: AutoregressiveState, logits: Tensor) -> Sequence[Al
     bitmask = next_bitmask(state.constraint, logits.shape[1])
     scores = state.sampler.scores(logits, [state.sampling], bitmask)[0]
     legal = logprobs.masked_fill(scores == -torch.inf, -torch.inf)
-    best = torch.topk(legal, min(count + MARGIN, len(legal)))
-    alternatives: list[Alternative] = []
-    for token_id, logprob in zip(best.indices.tolist(), best.values.tolist(), strict=True):
-        if logprob == -torch.inf or len(alternatives) == count:
-            break
-        found_one = _alternative(state, token_id, logprobs)
-        if found_one is not None:
-            alternatives.append(found_one)
-    return alternatives
+    limit = count
+    while True:
+        best = torch.topk(legal, min(limit, len(legal)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        tried = (_alternative(state, token, logprobs) for token, value in pairs if value > -inf)
+        alternatives = list(islice((each for each in tried if each is not None), count))
+        if len(alternatives) == count or limit >= len(legal):
+            return alternatives
+        limit *= 8  # after some of the best the answer could not end in time
 
 
 def _alternative(state: AutoregressiveState, token_id: int, logprobs: Tensor) -> Alternative | None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from plait.decoders.search import independent
+from plait.decoders.search import beam, best_of, independent
 
-METHODS = (independent.METHOD,)
+METHODS = (independent.METHOD, best_of.METHOD, beam.METHOD)

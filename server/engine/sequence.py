@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Sequences
 from dataclasses import dataclass, field
 from typing import Any
 
 from plait.decoders.contract.decoder import (
+    Alternative,
     AttentionMode,
     Decoder,
     FinishReason,
@@ -45,6 +47,7 @@ class Sequence:
     finish: FinishReason | None = None  # why the text is complete; of members of a search only
     stop_token: int | None = None
     logprobs: list[TokenLogprobs] = field(default_factory=list)  # of members of a search only
+    alternatives: Sequences[Alternative] = ()  # to the token drawn last, if a search asks for them
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
 
     @property

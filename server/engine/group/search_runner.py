@@ -50,6 +50,7 @@ class SearchRunner:
             return
         sequence.finish, sequence.stop_token = outcome.finish, outcome.stop_token
         sequence.logprobs.extend(outcome.logprobs)
+        sequence.alternatives = outcome.alternatives[-1] if outcome.alternatives else ()
         sequence.is_held = group.search.needs.is_synchronous
         group.num_tokens += len(outcome.emit)
         group.outcomes.append(
@@ -218,14 +219,16 @@ class SearchRunner:
 def _logprobs(parent: Sequence, fork: Fork) -> list[TokenLogprobs]:
     """Return the entries of a fork's tokens: the parent's, then those of the tokens it was given.
 
-    The alternatives of a given token are those of the parent's token in its place, if it has one.
+    The alternatives of a given token are those of the parent's token in its place. If that was a
+    stop token, it has no entry, and they are those that the search saw.
     """
     known = parent.logprobs[: fork.num_output]
     if not fork.logprobs:
         return known
-    places = itertools.count(fork.num_output)
+    places, num_top = itertools.count(fork.num_output), parent.request.sampling.logprobs or 0
     for token_id, logprob, at in zip(fork.token_ids, fork.logprobs, places, strict=False):
-        top = parent.logprobs[at].top if at < len(parent.logprobs) else ()
+        seen = tuple((a.token_id, a.logprob) for a in parent.alternatives)
+        top = parent.logprobs[at].top if at < len(parent.logprobs) else seen[:num_top]
         known.append(TokenLogprobs(token_id, logprob, top))
     return known
 
