@@ -156,7 +156,7 @@ def test_without_a_canvas_a_suffix_is_refused(client: openai.OpenAI, scoring_mod
     assert (caught.value.param, caught.value.code) == ("suffix", "unsupported_parameter")
 
 
-@pytest.mark.parametrize(("option", "value"), [("best_of", 3), ("prompt", []), ("prompt", "")])
+@pytest.mark.parametrize(("option", "value"), [("best_of", 999), ("prompt", []), ("prompt", "")])
 def test_what_cannot_be_had_is_named(
     client: openai.OpenAI, model: str, option: str, value: Any
 ) -> None:
