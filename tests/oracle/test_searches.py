@@ -17,7 +17,7 @@ from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.search.beam import BeamOptions, BeamSearch
 from plait.server.engine.engine import Engine
 from plait.server.settings import EngineSettings
-from plait.server.wire.messages import CompiledConstraint, GenerateRequest
+from plait.server.wire.messages import CompiledConstraint, Failed, GenerateRequest
 from tests.fixtures.engines import (
     Answer,
     check_seed_stable,
@@ -266,3 +266,15 @@ def test_a_late_beam_returns_what_it_has() -> None:
     reports = [report for _ in range(3) for report in engine.step()]
     assert {getattr(report, "finish_reason", None) for report in reports} == {"deadline"}
     assert not engine.has_work
+
+
+def test_a_search_that_is_narrower_than_n_is_refused() -> None:
+    for spec, param in (
+        (searching("beam", beam_width=2), "beam_width"),
+        (searching("best-of", num_samples=2), "num_samples"),
+    ):
+        engine = make()
+        engine.add(request("r", [1], 3, n=3, decoding=spec))
+        (failed,) = engine.step()
+        assert isinstance(failed, Failed)
+        assert (failed.error, failed.param) == ("BadRequest", f"decoding.search.{param}")
