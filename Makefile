@@ -15,11 +15,10 @@ quick: .venv/.dev
 	.venv/bin/python -P -m pytest -q $(QUICK)
 QUICK := tests/unit/test_house_style.py tests/unit/test_layering.py tests/unit/test_docs.py \
 	tests/unit/test_packaging.py tests/unit/test_registry.py tests/unit/test_kv_blocks.py \
-	tests/unit/test_api_fields.py tests/unit/test_api_jobs.py tests/unit/test_api_routes.py \
-	tests/unit/test_constrained_schema.py tests/unit/test_diffusion_methods.py \
-	tests/unit/test_pool.py tests/unit/test_sampling_sampler.py tests/unit/test_models_config.py \
-	tests/oracle/test_engine.py tests/oracle/test_sampling_noise.py tests/oracle/test_seed_stable.py \
-	tests/oracle/test_speculative_rules.py tests/oracle/test_kernels_attention.py
+	tests/unit/test_api_jobs.py tests/unit/test_diffusion_methods.py tests/unit/test_text.py \
+	tests/unit/test_sampling_sampler.py tests/unit/test_models_config.py \
+	tests/oracle/test_sampling_noise.py tests/oracle/test_seed_stable.py \
+	tests/oracle/test_speculative_rules.py
 
 dev: .venv/.dev
 	.venv/bin/pre-commit install
