@@ -53,6 +53,7 @@ class Method:
     excludes: frozenset[str] = frozenset()  # names of methods that it can't be composed with
     replays: bool = False  # drafters: whether it reads nothing but tokens
     lossy: bool = False  # drafters: whether texts may follow another law with it
+    num_sequences: str = ""  # of a search: the option that says how many sequences it runs
     unused: frozenset[str] = frozenset()  # searches: request fields that can't be honoured with it
     presets: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict, hash=False

@@ -4,8 +4,7 @@ Each step extends every beam by its 2 * beam_width most probable legal tokens. C
 end the text are complete; of the others the beam_width with the highest cumulative log-probability
 are the next beams. The n best of complete texts and beams are returned, by the score cumulative
 log-probability / max(length, 1) ** length_penalty, where length counts the output without the stop
-token, whose log-probability is included. The search ends early when no beam can overtake beam_width
-complete texts, which changes no result.
+token, whose log-probability is included. It ends when no beam can overtake the complete texts.
 
 Law: a beam as wide as the tree of texts finds the n texts with the highest scores.
 Source: vLLM's use_beam_search, where the length includes the prompt and only EOS ends a text.
@@ -146,5 +145,6 @@ METHOD = Method(
     source="use_beam_search of vLLM",
     target="plait.decoders.search.beam:BeamSearch",
     options=BeamOptions,
+    num_sequences="beam_width",
     unused=frozenset({"presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"}),
 )

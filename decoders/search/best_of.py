@@ -84,4 +84,5 @@ METHOD = Method(
     source="best_of of OpenAI's completions API",
     target="plait.decoders.search.best_of:BestOf",
     options=BestOfOptions,
+    num_sequences="num_samples",
 )

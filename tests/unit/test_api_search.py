@@ -43,7 +43,7 @@ class BeamOptions(Options):
 def searches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Methods of the two names, whatever is built in."""
     best_of = Method("search", "best-of", "", "", "", options=BestOfOptions)
-    beam = Method("search", "beam", "", "", "", options=BeamOptions)
+    beam = Method("search", "beam", "", "", "", options=BeamOptions, num_sequences="beam_width")
     known = {
         **registry.methods(),
         ("search", "best-of"): best_of,
@@ -109,6 +109,16 @@ async def test_what_asks_for_no_search_has_that_of_silence() -> None:
         ({"best_of": 2, "stream": True}, "best_of", "stream"),
         ({"best_of": 2, "use_beam_search": True}, "best_of", "use_beam_search"),
         ({"prompt": ["a", "b", "c"], "best_of": 5}, "best_of", "prompts x best_of"),
+        (
+            {"decoding": {"search": {"name": "beam", "beam_width": 9}}},
+            "decoding.search.beam_width",
+            "at most 8",
+        ),
+        (
+            {"prompt": ["a", "b"], "decoding": {"search": {"name": "beam", "beam_width": 7}}},
+            "decoding.search.beam_width",
+            "at most 12",
+        ),
         ({"best_of": 2, "decoding": {"search": "beam"}}, "best_of", "decoding.search"),
         ({"length_penalty": 2}, "length_penalty", "use_beam_search"),
         (

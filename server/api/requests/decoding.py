@@ -13,6 +13,7 @@ from plait.decoders.speculative.config import PREDICTED, parse_names, resolve_dr
 from plait.server.api.requests.constraints import constraint_spec
 from plait.server.api.schemas.generation import GenerationRequest
 from plait.server.errors import BadRequest
+from plait.server.settings import LimitSettings
 from plait.server.wire.messages import ModelInfo
 
 NO_LITERALS = "A scaffold is for structured output: response_format or structured_outputs."
@@ -66,6 +67,24 @@ def _check_unused(request: GenerationRequest, spec: DecodingSpec) -> None:
     for field in sorted(method.unused):
         if getattr(request, field) not in (None, NEUTRAL[field]):
             raise MethodError(f"{method.name} can't honour {field}.", field)
+
+
+def check_search_size(
+    request: GenerationRequest, spec: DecodingSpec, num_prompts: int, limits: LimitSettings
+) -> None:
+    """Raise BadRequest if a search would run more sequences than the operator allows."""
+    if spec.search is None:
+        return
+    choice = from_spec("search", spec.search)
+    option = choice.method.num_sequences
+    if not option:
+        return
+    param = client_field(client_fields(request), f"{SEARCH}.{option}")
+    size, most = getattr(choice.options, option), limits.max_sequences_per_request
+    if size > limits.max_n:
+        raise BadRequest(f"{param} may be at most {limits.max_n}.", param=param)
+    if num_prompts * size > most:
+        raise BadRequest(f"prompts x {param} may be at most {most}.", param=param)
 
 
 def client_fields(request: GenerationRequest) -> Mapping[str, str]:

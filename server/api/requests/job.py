@@ -17,7 +17,12 @@ from plait.decoders.sampling.params import SamplingParams
 from plait.server.api.interfaces import PoolLike, ServedModelLike
 from plait.server.api.requests.budget import ContextBudget, max_new_tokens
 from plait.server.api.requests.constraints import ConstraintContext, compile_constraint
-from plait.server.api.requests.decoding import block_size, client_fields, decoding_spec
+from plait.server.api.requests.decoding import (
+    block_size,
+    check_search_size,
+    client_fields,
+    decoding_spec,
+)
 from plait.server.api.requests.prompts import Prompt
 from plait.server.api.requests.sampling import (
     check_ids,
@@ -148,6 +153,7 @@ async def lower(
     work = partial(_tokenize, lowering, served, limits)
     prompts, sampling = await context.tokenization.run(tenant, size, work)
     decoding = decoding_spec(request, info, prompts[0].extras)
+    check_search_size(request, decoding, len(prompts), limits)
     room = ContextBudget(info, block_size(decoding))
     budgets = [max_new_tokens(request, p, room, clamp=limits.clamp_max_tokens) for p in prompts]
     bounds = ConstraintContext(
