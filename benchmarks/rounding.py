@@ -3,8 +3,8 @@
     python -m benchmarks.rounding [--weights auto] [--tokens 2000]
 
 The compiled kernels against the same weights with inputs as they are: the KL divergence of the
-laws of the next token, and the loss. Rounding to other grids can be set in reference.rounded, with
---reference.
+distributions of the next token, and the loss. Rounding to other grids can be set in
+reference.rounded, with --reference.
 """
 
 from __future__ import annotations

@@ -193,5 +193,5 @@ def short(name: str) -> str:
 
 
 def soft_loss(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Return the cross-entropy of each row against the teacher's law, both over draft tokens."""
+    """Return the cross-entropy of each row against the teacher's distribution over draft tokens."""
     return -(teacher.softmax(dim=-1) * logits.log_softmax(dim=-1)).sum(dim=-1)

@@ -1,8 +1,8 @@
 """Train a draft head, EAGLE's or Chimera's, on hidden states of the model's answers.
 
-The loss of a round is the cross-entropy against the model's own law over the draft tokens; rounds
-further ahead weigh less. The same command goes on where the last run stopped; a step depends on
-(seed, step) alone.
+The loss of a round is the cross-entropy against the model's own distribution over the draft
+tokens; rounds further ahead weigh less. The same command goes on where the last run stopped; a step
+depends on (seed, step) alone.
 
     python -m benchmarks.drafter_heads.train_head eagle DATA FEATURES RUN_FOLDER --steps 1500
 """

@@ -1,10 +1,10 @@
 """Train the prompt embeddings of PPD on the model's own answers. Run again to go on.
 
 Of every text, ANCHORS places are drawn; the embeddings stand behind each, and embedding k learns
-the law that the model has of the token k + 1 places behind the anchor, given all before it. Source:
+the model's distribution of the token k + 1 places behind the anchor, given all before it. Source:
 PPD, arXiv:2405.18628. What differs: the text is read once without gradients and many places hang on
-it, rather than one a text; the law that is learnt is that of the text as it goes on, which was
-sampled for most texts, rather than of a greedy continuation.
+it, rather than one a text; the distribution that is learnt is that of the text as it goes on, which
+was sampled for most texts, rather than of a greedy continuation.
 
     python -m benchmarks.drafter_heads.train_ppd DATA RUN_FOLDER --steps 1500
 """

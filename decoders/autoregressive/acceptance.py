@@ -1,7 +1,7 @@
 """Where a lossy rule of acceptance overrules the exact one, if a request has named such a rule.
 
-Whatever it lets stand is legal: tokens without a probability under the request's law are never
-offered to it, and what is guessed ahead is drawn under the constraint and the text that has come.
+Whatever it accepts is legal: tokens that have no probability in the request's distribution are
+never offered to it, and guesses are drawn under the constraint, behind the text so far.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class DrawnRows:
 def apply_acceptance_rule(
     rule: AcceptanceRule, state: AutoregressiveState, tree: DraftTree, node: int, rows: DrawnRows
 ) -> None:
-    """Replace what was drawn behind a node by one of its children, if the judge lets one stand."""
+    """Replace what was drawn behind a node by one of its children, if the rule accepts one."""
     row, vocab_size = rows.of(node), rows.logits.shape[1]
     children = [
         token

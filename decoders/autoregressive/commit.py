@@ -2,8 +2,8 @@
 
 It keeps the promise that a constrained answer ends within its budget: a drawn token after which the
 shortest legal end would no longer fit is taken back, banned, and drawn again (so the draw follows
-the law restricted to what can still be finished); after MAX_REDRAWS the shortest end known is
-followed to its end. Law: if min_tokens() <= max_tokens at the start, the text ends complete.
+the distribution restricted to what can still be finished); after MAX_REDRAWS the shortest end known
+is followed to its end. Law: if min_tokens() <= max_tokens at the start, the text ends complete.
 """
 
 from __future__ import annotations

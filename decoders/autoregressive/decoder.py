@@ -1,13 +1,13 @@
-"""The autoregressive host: text is drawn token after token, and drafts are verified on the way.
+"""The autoregressive decoder: draws token after token, and verifies drafts on the way.
 
-The verifier is sample and match: every row is drawn with the request's own law and noise, and the
-walk goes on from a row as long as what was drawn there is a token of the draft. Row i is drawn as
-if the draft before it had come true, and counts only if it has; so penalties, constraints and all
-else see ordinary sequential sampling.
+The verifier is sample and match: every row is drawn from the request's own distribution with its
+own noise, and a drafted path is accepted as far as its tokens equal the drawn ones. Row i is drawn
+as if the draft before it had been accepted, and counts only if it was; so penalties, constraints
+and all else see ordinary sequential sampling.
 
 Law: the text is the one without drafts, token for token (laws 1 and 2), for any drafter. A step
-emits what the walk passes and the one token drawn at its end.
-Source: docs/speculation.md; R3 with shared Gumbel noise (Daliri, Musco and Suresh, 2408.07978).
+emits the accepted tokens and the one drawn behind them.
+Source: docs/speculation.md; shared Gumbel noise (Daliri, Musco and Suresh, 2408.07978).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class VerificationRows:
 
     @property
     def num_rows(self) -> int:
-        """DrawnRows of the sequence."""
+        """Rows of the sequence."""
         return 1 + len(self.tree)
 
 
@@ -139,14 +139,14 @@ class AutoregressiveDecoder:
         return [tree.proposal() if len(tree) else PLAIN for tree in drafts]
 
     def accept(self, states: Sequence[AutoregressiveState], forward: Forward) -> Sequence[Outcome]:
-        """Draw every row, and walk each sequence's draft as far as it came true."""
+        """Draw every row; accept the longest drafted path that matches the draws."""
         outcomes: dict[int, Outcome] = {}
         for sampler, members in _by_sampler(states):
             outcomes |= self._accept(sampler, states, members, forward)
         return [outcomes[i] for i in range(len(states))]
 
     def preempted(self, state: AutoregressiveState) -> None:
-        """Nothing that the host remembers depends on the cache."""
+        """Nothing that the decoder remembers depends on the cache."""
 
     def finish(self, state: AutoregressiveState) -> None:
         """Tell the drafters."""
@@ -344,7 +344,7 @@ def _row_states(walks: Sequence[VerificationRows], vocab_size: int) -> list[Samp
 def _fill_bitmask(constraint: Constraint, walk: VerificationRows, bitmask: Tensor) -> None:
     """Fill the rows of one sequence; the constraint stands afterwards where it stood.
 
-    DrawnRows behind a token that it forbids stay as they are: they are never reached.
+    Rows behind a token that it forbids stay as they are: they are never reached.
     """
     constraint.fill_bitmask(bitmask, walk.first)
     path: list[int] = []  # nodes whose tokens the constraint has accepted

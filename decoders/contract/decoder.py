@@ -5,7 +5,7 @@ not in the cache yet are *pending*; the engine feeds them by itself, in chunks w
 When the last pending token fits into a step, the decoder may propose rows that follow it. Law
 (checked for every decoder): cached tokens == committed tokens - pending tokens, after every accept.
 
-Source: docs/architecture.md, sections 1 and 2. No torch at import time.
+Source: docs/architecture.md, section "The contract". No torch at import time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ State = TypeVar("State")
 
 
 class SequenceError(RuntimeError):
-    """A request can't go on, for the reason that the message tells its client; the others do."""
+    """Ends one request; the message is for its client; other requests go on."""
 
     is_client_error: ClassVar[bool] = False  # what must be changed is the request
 
@@ -58,8 +58,8 @@ class Proposal:
 
     token_ids: Sequence[int] = ()
     attend: AttentionMode = AttentionMode.CAUSAL
-    parents: Sequence[int] | None = None  # TREE: index of the parent row, -1 = last pending;
-    # BRANCHES: number of the row's branch
+    # TREE: index of each row's parent row, -1 = last pending; BRANCHES: number of the row's branch
+    parents: Sequence[int] | None = None
     positions: Sequence[int] | None = None  # where each row stands in the text, whose first token
     # is 0; None: one after the other, in a tree by depth. CONTEXT: also where its keys and values
     # are written

@@ -52,7 +52,7 @@ class Method:
     part: str = ""  # unmaskers: which part of a step it decides; one method a part and request
     excludes: frozenset[str] = frozenset()  # names of methods that it can't be composed with
     replays: bool = False  # drafters: whether it reads nothing but tokens
-    lossy: bool = False  # drafters: whether texts may follow another law with it
+    lossy: bool = False  # drafters: whether texts may follow another distribution with it
     num_sequences: str = ""  # of a search: the option that says how many sequences it runs
     unused: frozenset[str] = frozenset()  # searches: request fields that can't be honoured with it
     presets: Mapping[str, Mapping[str, Any]] = field(
@@ -63,7 +63,7 @@ class Method:
         """Import the method's code and build it.
 
         Samplers get backend=: the kernels of the model's device.
-        Unmaskers get what the host that builds them says (decoders/diffusion/pipeline.py), drafters
+        Unmaskers get what the diffusion decoder passes (decoders/diffusion/pipeline.py), drafters
         context= (decoders/speculative/context.py).
         """
         module, _, attribute = self.target.partition(":")

@@ -26,7 +26,7 @@ class Sampler(Protocol):
     ) -> Draws:
         """Draw one token per row of logits [rows, vocab], which stay as they are.
 
-        Law: E[exp(log_mass) * 1[token = v]] == p(v) * 1[v is legal], p being the request's law.
+        Law: E[exp(log_mass) * 1[token = v]] == p(v) * 1[v is legal]; p: the request's distribution.
         """
 
     def scores(
@@ -36,7 +36,7 @@ class Sampler(Protocol):
         bitmask: Tensor | None = None,
         banned: Sequence[Collection[int]] | None = None,
     ) -> Tensor:
-        """Return the scores [rows, vocab] that draws are made from: a law is their softmax."""
+        """Return the scores [rows, vocab] to draw from: a distribution is their softmax."""
 
     def report(
         self, logits: Tensor, states: Sequence[SamplingState], token_ids: Sequence[int]

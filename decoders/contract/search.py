@@ -126,7 +126,7 @@ class Search(Protocol[SearchState]):
         """
 
     def rank(self, state: SearchState, members: Sequence[int]) -> Sequence[Ranked]:
-        """Return the members to return, best first, n at most.
+        """Return n of the members, best first; one may be repeated if there are fewer.
 
         Called when no member runs any more, when the search says Finish, or when a budget or the
         request's deadline is over; then some of the members are not complete.

@@ -1,4 +1,4 @@
-"""Log-probabilities under the model's own law, as the API reports them."""
+"""Log-probabilities under the model's own distribution, as the API reports them."""
 
 from __future__ import annotations
 

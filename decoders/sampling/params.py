@@ -9,9 +9,9 @@ GREEDY_BELOW = 1e-5  # temperatures: dividing by less would overflow, and says t
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """The law of the next token. Every field is already range-checked (server/api/schemas).
+    """The distribution of the next token. Every field is range-checked before (server/api/schemas).
 
-    Order of application: logprobs are read first, off the model's own law; then allowed_token_ids,
+    Order of application: logprobs are read first, off the model's own; then allowed_token_ids,
     bad_words, min_tokens, logit_bias, repetition, presence and frequency penalties, the constraint,
     temperature, min_p, top_k, top_p. temperature 0 is greedy.
     """

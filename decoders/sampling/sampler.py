@@ -1,8 +1,8 @@
-"""The ordinary sampler: each row's own law, one exact draw from it.
+"""The ordinary sampler: one exact draw from each row's own distribution.
 
 Law: the draw is argmax over tokens of score / temperature + Gumbel noise, which is a draw from
-softmax(score / temperature); the noise is a function of (seed, sequence index, position, token), so
-the same state and logits give the same token in any batch. Exact up to float32 rounding.
+softmax(score / temperature); the noise is a function of (seed, stream, position, token), so the
+same state and logits give the same token in any batch. Exact up to float32 rounding.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ class Draws:
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs | None]  # None where the request asks for none
-    log_mass: list[float]  # log of the probability that the law before the constraint, at the
-    # request's temperature (1 when greedy) and before truncation, gives to what the constraint
-    # allows; 0.0 for rows without a constraint. Summed over a text it is its importance weight.
+    # log of the probability that the distribution before the constraint, at the request's
+    # temperature (1 when greedy) and before truncation, gives to what the constraint allows;
+    # 0.0 for rows without a constraint. Summed over a text it is its importance weight.
+    log_mass: list[float]
 
 
 class BanLevel(IntEnum):
@@ -53,7 +54,7 @@ class SamplingBatch:
 
     index: list[int]  # rows of the logits
     states: list[SamplingState]
-    bitmask: Tensor | None  # [rows, words] int32, on the host, where constraints fill it
+    bitmask: Tensor | None  # [rows, words] int32, on the CPU, where constraints fill it
     banned: list[Collection[int]]
 
     def select(self, entries: list[int]) -> SamplingBatch:
@@ -125,9 +126,10 @@ class OrdinarySampler:
         bitmask: Tensor | None = None,
         banned: Sequence[Collection[int]] | None = None,
     ) -> Tensor:
-        """Return the scores [b, vocab] that draws are made from: a row's law is their softmax.
+        """Return the scores [b, vocab] to draw from: a row's distribution is their softmax.
 
-        Arguments as in `sample`; a greedy row's law is all on its best token. No bans are dropped.
+        Arguments as in `sample`; a greedy row's distribution is all on its best token. No bans are
+        dropped.
         """
         rows = _rows(logits, states, bitmask, banned)
         return self._scores(logits, rows, BanLevel.ALL)[0]

@@ -1,10 +1,10 @@
-"""Which draft tokens are worth feeding: acceptance estimates, and the budget of a step.
+"""Which draft tokens are worth feeding: acceptance estimates, and how many a step feeds.
 
 A step that feeds `fed` rows for n sequences emits n tokens in T(fed) seconds. B draft rows more
-emit the sum of their path probabilities more, in T(fed + B) seconds. The budget is the B with the
-most tokens a second, or 0 if the best B gains less than MIN_GAIN over no drafts. So drafts become
-shorter as the batch fills (T rises with every row) and as drafts are rejected (path probabilities
-fall), without a switch.
+emit the sum of their path probabilities more, in T(fed + B) seconds. A step feeds the B, within the
+draft budget, that gives the most tokens a second, or 0 if the best B gains less than MIN_GAIN over
+no drafts. So drafts become shorter as the batch fills (T rises with every row) and as drafts are
+rejected (path probabilities fall), without a switch.
 
 Law: the selected nodes of a tree include their parents. Nothing here can change a text.
 Source: docs/speculation.md; the rule of vLLM's adaptive verification, applied to all drafters.

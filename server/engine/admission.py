@@ -1,4 +1,4 @@
-"""The engine's door: what can never run is refused, constraints are loaded off the step loop."""
+"""Validates requests; loads constraints asynchronously."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def _admission(
     decoder: AutoregressiveDecoder | DiffusionDecoder,
     length: int,
 ) -> Admission:
-    """Return the engine's door, which gets ready for constraints on a thread of its own."""
+    """Return the admission, which prepares for constraints on a thread of its own."""
     admission = Admission(
         EngineCapacity(length, model.vocab_size, model.fingerprint),
         lambda request: decoder,
@@ -213,7 +213,7 @@ def _keeper(settings: EngineSettings, model: Transformer, files: ModelFiles) -> 
 def _decoder(
     model: Transformer, files: ModelFiles, context: DrafterContext
 ) -> AutoregressiveDecoder | DiffusionDecoder:
-    """Return the host of the model's kind."""
+    """Return the decoder of the model's kind."""
     backend = context.backend
     if model.diffusion is None:
         speculator = Speculator(context, context.costs)

@@ -1,6 +1,7 @@
 """The engine: propose, forward, accept, for all running sequences at once.
 
-It knows sequences, blocks and decoders by their protocols; neither text nor any method's name.
+It knows token ids, sequences and KV blocks, and decoders and searches by their protocols; it knows
+no characters, and names no method but the default search, `independent`.
 Whatever raises within a step ends the requests at fault, and the others go on: docs/architecture.md
 says who is at fault.
 """

@@ -29,7 +29,7 @@ class Sequence:
 
     request: GenerateRequest
     text: Text
-    index: int  # 0..n-1 within the request
+    index: int  # number of the member in its group; under a search it may exceed n - 1
     decoder: Decoder[Any]
     state: Any  # the decoder's own
     block_table: BlockTable

@@ -29,16 +29,16 @@ class CompiledConstraint(msgspec.Struct, frozen=True):
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, tag="generate"):
-    """One prompt with n sequences. The front end makes request_id, which is unique."""
+    """One prompt, answered with n choices. The front end makes request_id, which is unique."""
 
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
     max_tokens: int  # after the prompt; 0 for a template, whose masked positions are in it
-    n: int = 1
+    n: int = 1  # choices to return; a search may run more sequences
     stop_token_ids: list[int] = []
     constraint: CompiledConstraint | None = None
-    prompt_logprobs: int | None = None  # completions with echo and logprobs
+    prompt_logprobs: int | None = None  # the field of that name, or echo with logprobs
     priority: int = 0  # lower first, as in vLLM
     cache_salt: str = ""
     affinity: str = ""  # requests with the same value go to one replica if load allows
@@ -49,7 +49,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, tag="generate"):
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
-    """End sequence `index` (None: all): the client has left, or a stop string was found."""
+    """End choice `index` (None: all): the client has left, or a stop string was found."""
 
     request_id: str
     index: int | None = None
@@ -73,7 +73,7 @@ Command = GenerateRequest | Abort | DraftStoreTask | Shutdown
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
-    """The request has left the queue."""
+    """A sequence has left the queue; sent once for each that the request starts with."""
 
     request_id: str
     cached_tokens: int  # of the prompt, found in the prefix cache
@@ -90,16 +90,17 @@ class SearchResult(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta"):
-    """New tokens of one sequence; the last delta of a sequence carries finish_reason."""
+    """New tokens of one choice; the last delta of a choice carries finish_reason."""
 
     request_id: str
-    index: int
+    index: int  # of the choice: without a search also the number of the sequence
     token_ids: list[int]
     logprobs: list[TokenLogprobs] | None = None
     finish_reason: FinishReason | None = None
     stop_token: int | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None  # first delta only; None for token 0
-    trace: dict[str, Any] | None = None  # last delta only, when decoding.trace asks for it
+    # last delta only, when decoding.trace asks for it or a lossy rule was used
+    trace: dict[str, Any] | None = None
     predicted: PredictionResult | None = None  # when rows were drafted from the prediction
     search: SearchResult | None = None  # last delta only, of a choice that a search has ranked
 

@@ -78,8 +78,8 @@ def _collect_prompt_logprobs(
 ) -> None:
     """Append to each sequence that asked what this pass's rows say of the prompt's next tokens.
 
-    The first token has no law of its own: its entry is None. A chunk that is computed again after
-    a preemption adds nothing.
+    The first token has no distribution of its own: its entry is None. A chunk that is computed
+    again after a preemption adds nothing.
     """
     for piece, first in zip(slices, offsets[:-1], strict=True):
         sequence = piece.sequence

@@ -1,4 +1,4 @@
-"""Small verbs of the engine's step: grouping rows by decoder, and wording reports."""
+"""Helpers of the engine's step: grouping rows by decoder, and making reports."""
 
 from __future__ import annotations
 
