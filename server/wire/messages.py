@@ -86,7 +86,7 @@ class SearchResult(msgspec.Struct, frozen=True, array_like=True):
     score: float  # by which it has ranked the text
     log_weight: float  # of a sample: the log of its importance weight
     num_sequences: int  # of the request: searched, dropped ones included
-    num_tokens: int  # of the request: emitted by all of them
+    num_tokens: int  # of the request: drawn by all of them
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta"):

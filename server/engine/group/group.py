@@ -31,7 +31,7 @@ class Group:
     members: dict[int, Sequence] = field(default_factory=dict)
     outcomes: list[MemberOutcome] = field(default_factory=list)  # that the search has not seen
     num_streamed: int = 0  # tokens of output that every choice has received
-    num_tokens: int = 0  # that the members have emitted, dropped ones included
+    num_tokens: int = 0  # that the members have drawn, dropped ones included
     open_choices: set[int] = field(default_factory=set)  # whose client waits for them
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)  # of member 0
     begun: float = field(default_factory=time.monotonic)

@@ -52,7 +52,7 @@ class SearchRunner:
         sequence.logprobs.extend(outcome.logprobs)
         sequence.alternatives = outcome.alternatives[-1] if outcome.alternatives else ()
         sequence.is_held = group.search.needs.is_synchronous
-        group.num_tokens += len(outcome.emit)
+        group.num_tokens += max(len(outcome.emit), len(outcome.alternatives))
         group.outcomes.append(
             MemberOutcome(
                 sequence.index,
