@@ -1,4 +1,4 @@
-"""Compiled constraints brought to life in the worker, without slowing its start."""
+"""Loads compiled constraints in the worker, without slowing its start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nouns of the engine: one sequence, and one slice of a step."""
+"""One sequence of the engine, and what it feeds in one step."""
 
 from __future__ import annotations
 
