@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from plait.decoders.contract.decoder import DraftBudget
+from plait.decoders.contract.decoding import PromptExtras
 from plait.decoders.diffusion.decoder import DiffusionDecoder
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.sampling.params import SamplingParams
@@ -91,9 +92,13 @@ def test_an_infill_fills_between_two_texts() -> None:
         for i in range(10):
             prompt, suffix, size = some_text(rng), some_text(rng), rng.randint(1, 12)
             params = SamplingParams(temperature=0.0, seed=i)
-            options = {"unmasker": "static", "suffix_token_ids": suffix}
             request = decode_request(
-                prompt, size, options, params=params, stops=frozenset({END, 8, 9, 10})
+                prompt,
+                size,
+                {"unmasker": "static"},
+                params=params,
+                stops=frozenset({END, 8, 9, 10}),
+                extras=PromptExtras(suffix_token_ids=suffix),
             )
             (run,) = drive(decoder, LAW, [request])
             holes = range(len(prompt), len(prompt) + size)
@@ -111,8 +116,9 @@ def test_a_template_fills_its_holes_in_order() -> None:
         spans = [span for span in spans if span[1] <= len(ids)] if len(ids) > 9 else [[0, 1]]
         holes = [at for start, stop in spans for at in range(start, stop)]
         params = SamplingParams(temperature=1.0, seed=i)
+        extras = PromptExtras(holes=[(start, stop) for start, stop in spans])
         request = decode_request(
-            ids, len(holes), {"unmasker": "static", "holes": spans}, params=params
+            ids, len(holes), {"unmasker": "static"}, params=params, extras=extras
         )
         (run,) = drive(decoder, LAW, [request])
         assert run.answer == naive_fill(ids, holes, params, 8, shift=False)

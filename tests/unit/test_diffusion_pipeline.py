@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from plait.decoders.contract.decoding import PromptExtras
 from plait.decoders.contract.registry import Choice, MethodError, methods
 from plait.decoders.diffusion.pipeline import UnmaskingConfig, build_pipeline, check
 from plait.decoders.diffusion.spec import DiffusionSpec
@@ -16,6 +17,15 @@ BLOCKS = DiffusionSpec(99, (1,), "block", 4, (1, 4, 8, 16, 32))
 BOTH = DiffusionSpec(99, (1,), "block", 4, (1, 4, 8, 16, 32), also_full=True)
 FULL = DiffusionSpec(99, (1,), "full", 32)
 SHIFTED = DiffusionSpec(99, (1,), "block", 32, shift=True)
+
+
+def without_extras(
+    decoding: dict[str, Any], spec: DiffusionSpec
+) -> tuple[dict[str, Any], DiffusionSpec, PromptExtras]:
+    """Return the arguments of `check`, which takes what a prompt comes with by itself."""
+    extras = {name: decoding[name] for name in ("suffix_token_ids", "holes") if name in decoding}
+    rest = {name: value for name, value in decoding.items() if name not in extras}
+    return rest, spec, PromptExtras(**extras)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +43,7 @@ SHIFTED = DiffusionSpec(99, (1,), "block", 32, shift=True)
         ({"canvas": {"attention": "full"}}, BOTH, (["static", "free-dave"], "full", 4)),
         ({"canvas": {"attention": "full", "block_size": 7}}, BOTH, (None, "full", 7)),
         ({"suffix_token_ids": [5]}, BOTH, (None, "full", 4)),
-        ({"holes": [[1, 2]]}, BOTH, (None, "full", 4)),
+        ({"holes": [(1, 2)]}, BOTH, (None, "full", 4)),
         ({"suffix_token_ids": []}, BLOCKS, (None, "block", 4)),
         ({"unmasker": ["static", "dual-cache"]}, FULL, (["static", "dual-cache"], "full", 32)),
     ],
@@ -41,7 +51,7 @@ SHIFTED = DiffusionSpec(99, (1,), "block", 32, shift=True)
 def test_recipes(
     decoding: dict[str, Any], spec: DiffusionSpec, want: tuple[list[str] | None, str, int]
 ) -> None:
-    recipe = check(decoding, spec)
+    recipe = check(*without_extras(decoding, spec))
     names, attention, block_size = want
     assert names is None or [choice.method.name for choice in recipe.choices] == names
     assert (recipe.attention, recipe.block_size) == (attention, block_size)
@@ -75,10 +85,10 @@ def test_recipes(
             "canvas.block_size",
             "block size is 1",
         ),
-        ({"suffix_token_ids": [1]}, BLOCKS, "suffix_token_ids", "not trained for"),
-        ({"holes": [[0, 1]]}, BLOCKS, "holes", "not trained for"),
+        ({"suffix_token_ids": [1]}, BLOCKS, "suffix", "not trained for"),
+        ({"holes": [(0, 1)]}, BLOCKS, "infill", "not trained for"),
         (
-            {"holes": [[0, 1]], "canvas": {"attention": "block"}},
+            {"holes": [(0, 1)], "canvas": {"attention": "block"}},
             BOTH,
             "canvas.attention",
             "request excludes",
@@ -89,8 +99,8 @@ def test_what_can_not_be_is_refused_by_name(
     decoding: dict[str, Any], spec: DiffusionSpec, param: str, message: str
 ) -> None:
     with pytest.raises(MethodError) as caught:
-        check(decoding, spec)
-    assert caught.value.param == f"decoding.{param}"
+        check(*without_extras(decoding, spec))
+    assert caught.value.param == (param if param in ("suffix", "infill") else f"decoding.{param}")
     assert message in str(caught.value)
 
 

@@ -144,7 +144,7 @@ def test_a_context_that_the_cache_cuts_is_logged(tmp_path: Path) -> None:
     with capture_logs() as logs:
         settings = EngineSettings(model=str(folder), kv_cache_bytes=line["enough"])
         assert build_engine(settings)[1].max_model_len == 512
-    assert not logs
+    assert not [line for line in logs if line["event"].startswith("context cut")]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
