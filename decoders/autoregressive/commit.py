@@ -8,7 +8,7 @@ is followed to its end. Law: if min_tokens() <= max_tokens at the start, the tex
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -17,7 +17,13 @@ from plait.decoders.autoregressive.alternatives import list_alternatives
 from plait.decoders.autoregressive.bitmask import next_bitmask
 from plait.decoders.autoregressive.state import AutoregressiveState
 from plait.decoders.contract.constraint import Constraint
-from plait.decoders.contract.decoder import FinishReason, Outcome, SequenceError, TokenLogprobs
+from plait.decoders.contract.decoder import (
+    Alternative,
+    FinishReason,
+    Outcome,
+    SequenceError,
+    TokenLogprobs,
+)
 from plait.decoders.sampling.sampler import Draws
 
 MAX_REDRAWS = 8
@@ -49,33 +55,38 @@ def commit_token(state: AutoregressiveState, row: int, draws: Draws, logits: Ten
     if state.remaining == 0:  # max_tokens 0: only the prompt was asked about
         return Outcome(finish="length")
     token, logprobs = draws.token_ids[row], draws.logprobs[row]
-    told = _told(state, draws.log_mass[row], logits[row : row + 1])
+    log_mass, alternatives = draws.log_mass[row], _alternatives(state, logits[row : row + 1])
     if state.constraint is not None:
-        state.log_masses.append(draws.log_mass[row])
-        settled = _constrain_token(state, token, logprobs, logits[row : row + 1])
-        if settled is None:
-            return replace(told, finish="stop")
-        token, logprobs = settled
+        state.log_masses.append(log_mass)
+        constrained = _constrain_token(state, token, logprobs, logits[row : row + 1])
+        if constrained is None:
+            return Outcome(finish="stop", log_mass=log_mass, alternatives=alternatives)
+        token, logprobs = constrained
     is_end = token in state.stop_token_ids
     if not (is_end and state.constraint is not None) and state.sampling.is_banned(token):
         raise NoAllowedToken(NO_ALLOWED_TOKEN)
     if is_end:
-        return replace(told, finish="stop", stop_token=token)
+        return Outcome(
+            finish="stop", stop_token=token, log_mass=log_mass, alternatives=alternatives
+        )
     state.request.text.append(token)
     state.sampling.observe(token)
-    return replace(
-        told,
+    return Outcome(
         emit=(token,),
         finish=_finish(state),
         logprobs=(logprobs,) if logprobs is not None else (),
+        log_mass=log_mass,
+        alternatives=alternatives,
     )
 
 
-def _told(state: AutoregressiveState, log_mass: float, logits: Tensor) -> Outcome:
-    """Return what searches are told of a draw, before it."""
+def _alternatives(
+    state: AutoregressiveState, logits: Tensor
+) -> tuple[()] | tuple[Sequence[Alternative]]:
+    """Return what a search wants to be told of a draw, before it."""
     if not state.request.search.num_alternatives:
-        return Outcome(log_mass=log_mass)
-    return Outcome(log_mass=log_mass, alternatives=(list_alternatives(state, logits),))
+        return ()
+    return (list_alternatives(state, logits),)
 
 
 def _constrain_token(
