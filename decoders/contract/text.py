@@ -107,11 +107,14 @@ class Text(Sequence[int]):
         twin.noise, twin.token_ids = noise, self.token_ids.copy()
         return twin
 
-    def num_shared(self, other: Text) -> int:
-        """Return the length of the longest common beginning. Cost: O(tokens), in C."""
+    def num_shared(self, other: Text, known: int = 0) -> int:
+        """Return the length of the longest common beginning, of which `known` tokens are known.
+
+        Cost: O(tokens behind those), in C.
+        """
         one, two = self.token_ids, other.token_ids
-        low, high = 0, min(len(one), len(two))
-        if one[:high] == two[:high]:
+        low, high = known, min(len(one), len(two))
+        if one[low:high] == two[low:high]:
             return high
         while high - low > 1:  # the first `low` tokens agree, the first `high` do not
             middle = (low + high) // 2

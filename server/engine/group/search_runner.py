@@ -182,18 +182,20 @@ class SearchRunner:
     def _stream(self, group: Group) -> list[Delta]:
         """Return what all members share and no choice has received."""
         first, *others = group.members.values()
+        start = group.num_streamed
+        streamed = first.text.prompt_length + start  # which all of them share
         shared = len(first.text)
         for other in others:
-            shared = min(shared, first.text.num_shared(other.text))
-        start, group.num_streamed = group.num_streamed, shared - first.text.prompt_length
-        if group.num_streamed == start:
+            shared = min(shared, first.text.num_shared(other.text, streamed))
+        if shared == streamed:
             return []
+        group.num_streamed += shared - streamed
         piece = slice(start, group.num_streamed)
         return [
             Delta(
                 group.request.request_id,
                 choice,
-                first.text.output[piece],
+                first.text[streamed:shared],
                 logprobs=_shown(group, first, piece),
                 prompt_logprobs=_prompt_logprobs(group, choice, first, start),
             )
