@@ -25,8 +25,8 @@ import uvloop
 
 from benchmarks.client import ServerFault, connect
 from benchmarks.machine import ROOT, Machine, cpu_seconds, this_machine
-from benchmarks.report import Report, table
-from benchmarks.rows import ROWS, Bench, Measured, RedGate, check
+from benchmarks.report import ROWS, Measured, Report, table
+from benchmarks.rows import Bench, RedGate, check
 from benchmarks.servers import SERVERS, NotInstalled, NotReady, Running, Venvs, running
 
 WARM_UP_TOKENS = 16
@@ -36,10 +36,13 @@ COMPARED = ("plait", "vllm", "llama-q4_1", "llama-q4_0")  # unless other servers
 async def _measure(server: Running, rows: Sequence[str], reps: int) -> dict[str, Measured]:
     async with connect(server.base_url) as client:
         bench = Bench(client, server.model, reps)
-        measured = {"gate": await check(bench)}
+        right = await check(bench)
+        measured = {"gate": Measured(right.unit, [right.value], right.notes)}
         await bench.batch([bench.decode(bench.prompt("Hi."), WARM_UP_TOKENS) for _ in range(8)])
         for key in rows:
-            measured[key] = await ROWS[key][1](bench)
+            samples = [await ROWS[key][1](bench.at(key, rep, {})) for rep in range(reps)]
+            values = [sample.value for sample in samples]
+            measured[key] = Measured(samples[0].unit, values, samples[0].notes)
             _say(f"  {key}: {measured[key].median:.4g} {measured[key].unit} {measured[key].notes}")
         return measured
 

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from benchmarks.rows import ROWS, Measured
+from benchmarks import rows
+from benchmarks.rows import Bench, Sample
 
+# Key -> (title, measure). Start-up is measured where servers are started.
+ROWS: dict[str, tuple[str, Callable[[Bench], Awaitable[Sample]]]] = {
+    "single": ("1 stream, decode", rows.single),
+    "ttft": (f"TTFT, {rows.PROMPT_TOKENS}-token prompt", rows.ttft),
+    "c8": ("8 streams", rows.eight_streams),
+    "c32": ("32 streams", rows.many_streams),
+    "json": ("json_schema, 1 stream, decode", rows.json_single),
+    "json8": ("json_schema, 8 streams", rows.json_streams),
+    "copy": ("copy a JSON text, decode", rows.copy),
+}
 TITLES = {"gate": "gate, answers", "start": "start-up"} | {
     key: title for key, (title, _) in ROWS.items()
 }
 SMALLER_IS_BETTER = frozenset({"s", "ms"})
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One row of one server."""
+
+    unit: str
+    samples: Sequence[float]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def median(self) -> float:
+        """The number that is compared."""
+        return statistics.median(self.samples)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,10 @@
 """The rows that are compared, and the gate that a server must pass before it is measured.
 
-Every prompt begins with a number of its own, so that no prefix cache can help; every server gets
-the same prompts in the same order. Each row is the median of its repetitions.
+A row is measured once a repetition. Every repetition has prompts and seeds of its own, which depend
+on the row and the repetition alone, so that all servers answer the same ones. Each prompt begins
+with a number that no other has: no prefix cache can help. Texts are drawn at temperature 0.8, for
+greedy ones soon repeat themselves, and drafts of a loop are nearly always right; they are as long
+as `max_tokens` says, whatever the text, but for answers under a schema, which end by themselves.
 """
 
 from __future__ import annotations
@@ -10,51 +13,22 @@ import asyncio
 import difflib
 import json
 import random
-import re
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
 import jsonschema_rs
 
+from benchmarks import prompts
 from benchmarks.client import Answer, ask
+from benchmarks.prompts import AS_PERSON, PERSON, Message
 
 PROMPT_TOKENS = 511
-PERSON = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string"},
-        "age": {"type": "integer"},
-        "email": {"type": "string"},
-        "city": {"type": "string"},
-        "is_student": {"type": "boolean"},
-        "hobbies": {"type": "array", "items": {"type": "string"}, "maxItems": 3},
-    },
-    "required": ["name", "age", "email", "city", "is_student", "hobbies"],
-    "additionalProperties": False,
-}
-AS_PERSON = {
-    "response_format": {
-        "type": "json_schema",
-        "json_schema": {"name": "person", "schema": PERSON, "strict": True},
-    },
-    "temperature": 0.7,
-}
-NAMES = ("Amir", "Beth", "Chen", "Dora", "Emil", "Fatma", "Gita", "Hugo")
-CITIES = ("Paris", "Oslo", "Lima", "Cairo", "Delhi", "Kyoto", "Quito", "Rome")
-# Common words, one token each behind a space.
-WORDS = re.findall(
-    r"\w+",
-    """
-    time year people way day man thing woman life child world school state family student group
-    country problem hand part place case week company system program question work number night
-    point home water room mother area money story fact month lot right study book eye job word
-    """,
-)
-
+TEMPERATURE = 0.8
+COPIED_TOKENS = 150  # fewer than the text that is copied has
 # What the smallest model that is compared knows, and how one sees that it does.
 QUESTIONS = {
     "What is 2 + 2?": "4",
@@ -62,28 +36,21 @@ QUESTIONS = {
     "Name the first month of the year.": "January",
 }
 
-Message = dict[str, str]
-
 
 class RedGate(RuntimeError):
     """The server's answers are wrong, so how fast they come says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """One row of one server."""
+class Sample:
+    """One repetition of a row on one server."""
 
     unit: str
-    samples: Sequence[float]
+    value: float
     notes: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def median(self) -> float:
-        """The number that is compared."""
-        return statistics.median(self.samples)
 
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Bench:
     """A server under test, and the source of its prompts."""
 
@@ -91,6 +58,12 @@ class Bench:
     model: str
     reps: int = 5
     rng: random.Random = field(default_factory=lambda: random.Random(511))
+    fields: Mapping[str, Any] = field(default_factory=dict)  # of every request
+    words: dict[str, int] = field(default_factory=dict)  # of a prompt of so many tokens, by model
+
+    def at(self, row: str, rep: int, fields: Mapping[str, Any]) -> Bench:
+        """Return the bench of one repetition of a row, whose prompts depend on these two alone."""
+        return replace(self, rng=random.Random(f"{row} {rep}"), fields=fields)
 
     def prompt(self, text: str) -> list[Message]:
         """Return a user's message that no prompt before it shares a prefix with."""
@@ -98,11 +71,12 @@ class Bench:
 
     def ask(self, messages: list[Message], max_tokens: int, **extra: Any) -> Awaitable[Answer]:
         """Stream one answer, greedy unless `extra` says otherwise."""
-        return ask(self.client, self.model, messages, max_tokens, **extra)
+        return ask(self.client, self.model, messages, max_tokens, **{**self.fields, **extra})
 
     def decode(self, messages: list[Message], tokens: int) -> Awaitable[Answer]:
-        """Stream exactly so many tokens, whatever the text."""
-        return self.ask(messages, tokens, ignore_eos=True)
+        """Stream exactly so many tokens of a text that is drawn, whatever it says."""
+        drawn = {"temperature": TEMPERATURE, "seed": self.rng.randrange(2**31)}
+        return self.ask(messages, tokens, ignore_eos=True, **drawn)
 
     async def batch(self, calls: Sequence[Awaitable[Answer]]) -> tuple[float, list[Answer]]:
         """Run answers at the same time; return tokens per second of all together, and them."""
@@ -111,7 +85,7 @@ class Bench:
         return sum(a.tokens for a in answers) / (time.perf_counter() - begun), answers
 
 
-async def check(bench: Bench) -> Measured:
+async def check(bench: Bench) -> Sample:
     """Pass the gate, and return how many answers were right.
 
     Greedy answers must be reproducible and not all wrong, and an object must begin as one. A file
@@ -133,67 +107,85 @@ async def check(bench: Bench) -> Measured:
     answer = await bench.ask(bench.prompt("Describe a person."), 200, **AS_PERSON, seed=1)
     if not answer.text.lstrip().startswith("{"):
         raise RedGate(f"asked for an object, it says {answer.text[:80]!r}")
-    return Measured("right", [len(QUESTIONS) - len(wrong)], {"of": len(QUESTIONS)})
+    return Sample("right", len(QUESTIONS) - len(wrong), {"of": len(QUESTIONS)})
 
 
-async def single(bench: Bench) -> Measured:
+def _need_tokens(answers: Sequence[Answer], want: int) -> None:
+    """Raise RedGate where an answer is longer or shorter than it was to be."""
+    if odd := sorted({a.tokens for a in answers} - {want}):
+        raise RedGate(f"answers of {want} tokens were asked for, some have {odd}")
+
+
+async def single(bench: Bench) -> Sample:
     """Decode 256 tokens alone."""
-    text = "Write a long story about a lighthouse keeper."
-    answers = [await bench.decode(bench.prompt(text), 256) for _ in range(bench.reps)]
-    ttft = statistics.median(a.ttft_ms for a in answers)
-    return Measured("tok/s", [a.decode_rate for a in answers], {"ttft_ms": round(ttft, 1)})
+    answer = await bench.decode(bench.prompt(prompts.story(bench.rng)), 256)
+    _need_tokens([answer], 256)
+    return Sample("tok/s", answer.decode_rate, {"ttft_ms": round(answer.ttft_ms, 1)})
 
 
-async def ttft(bench: Bench) -> Measured:
-    """Read a prompt of 511 tokens and answer with the first one."""
-    words = PROMPT_TOKENS - 60
-    probe = await bench.decode(_long(bench, words), 1)
-    words += PROMPT_TOKENS - probe.prompt_tokens
-    answers = [await bench.decode(_long(bench, words), 4) for _ in range(bench.reps)]
+async def ttft(bench: Bench) -> Sample:
+    """Read a prompt of 511 tokens and answer with the first one; the median of three."""
+    if bench.model not in bench.words:
+        words = PROMPT_TOKENS - 60
+        probe = await bench.decode(_long(bench, words), 1)
+        bench.words[bench.model] = words + PROMPT_TOKENS - probe.prompt_tokens
+    words = bench.words[bench.model]
+    answers = [await bench.decode(_long(bench, words), 4) for _ in range(3)]
     lengths = sorted({a.prompt_tokens for a in answers})
-    return Measured("ms", [a.ttft_ms for a in answers], {"prompt_tokens": lengths})
+    median = statistics.median(a.ttft_ms for a in answers)
+    return Sample("ms", median, {"prompt_tokens": lengths})
 
 
 def _long(bench: Bench, words: int) -> list[Message]:
-    return bench.prompt(" ".join(bench.rng.choice(WORDS) for _ in range(words)))
+    return bench.prompt(prompts.filler(bench.rng, words))
 
 
-async def streams(bench: Bench, count: int) -> Measured:
+async def streams(bench: Bench, count: int) -> Sample:
     """Decode 128 tokens in each of `count` streams at once."""
-    rates, answers = [], []
-    for _ in range(bench.reps):
-        rate, batch = await bench.batch(
-            [bench.decode(bench.prompt(f"Why is {i} odd?"), 128) for i in range(count)]
-        )
-        rates.append(rate)
-        answers += batch
+    asked = [bench.prompt(prompts.question(bench.rng)) for _ in range(count)]
+    rate, answers = await bench.batch([bench.decode(messages, 128) for messages in asked])
+    _need_tokens(answers, 128)
     median_ttft = statistics.median(a.ttft_ms for a in answers)
-    return Measured("tok/s", rates, {"ttft_ms": round(median_ttft, 1)})
+    return Sample("tok/s", rate, {"ttft_ms": round(median_ttft, 1)})
 
 
-async def json_single(bench: Bench) -> Measured:
-    """Fill a schema at temperature 0.7, one request after the other."""
-    answers = [await _person(bench, seed) for seed in range(2 * bench.reps)]
-    return Measured("tok/s", [a.decode_rate for a in answers], _validity(answers))
+async def eight_streams(bench: Bench) -> Sample:
+    """Decode in 8 streams."""
+    return await streams(bench, 8)
 
 
-async def json_streams(bench: Bench, count: int = 8) -> Measured:
-    """Fill a schema at temperature 0.7 in `count` streams at once."""
-    rates, answers = [], []
-    for rep in range(bench.reps):
-        calls = [_person(bench, 1000 + count * rep + i) for i in range(count)]
-        rate, batch = await bench.batch(calls)
-        rates.append(rate)
-        answers += batch
-    return Measured("tok/s", rates, _validity(answers))
+async def many_streams(bench: Bench) -> Sample:
+    """Decode in 32 streams."""
+    return await streams(bench, 32)
 
 
-async def _person(bench: Bench, seed: int) -> Answer:
-    text = (
-        f"Make up a person called {NAMES[seed % len(NAMES)]} and describe them as JSON with name, "
-        "age, email, city, is_student and hobbies."
-    )
-    return await bench.ask(bench.prompt(text), 200, **AS_PERSON, seed=seed)
+async def json_single(bench: Bench) -> Sample:
+    """Fill a schema at temperature 0.7, four times, one request after the other."""
+    answers = [await _person(bench) for _ in range(4)]
+    span = sum(a.last - a.first for a in answers)
+    return Sample("tok/s", sum(a.tokens_after_first for a in answers) / span, _validity(answers))
+
+
+async def json_streams(bench: Bench, count: int = 8) -> Sample:
+    """Fill a schema at temperature 0.7 in `count` streams, each twice.
+
+    A stream goes on as soon as its answer ends: their lengths differ, and a batch that waited for
+    its longest one would measure that one.
+    """
+    pairs = [[_person(bench), _person(bench)] for _ in range(count)]
+
+    async def stream(calls: Sequence[Awaitable[Answer]]) -> list[Answer]:
+        return [await call for call in calls]
+
+    begun = time.perf_counter()
+    answers = [a for each in await asyncio.gather(*map(stream, pairs)) for a in each]
+    rate = sum(a.tokens for a in answers) / (time.perf_counter() - begun)
+    return Sample("tok/s", rate, _validity(answers))
+
+
+def _person(bench: Bench) -> Awaitable[Answer]:
+    seed = bench.rng.randrange(2**31)
+    return bench.ask(bench.prompt(prompts.person(bench.rng)), 200, **AS_PERSON, seed=seed)
 
 
 def _validity(answers: Sequence[Answer]) -> dict[str, Any]:
@@ -212,53 +204,15 @@ def _is_person(text: str) -> bool:
     return jsonschema_rs.is_valid(PERSON, person)
 
 
-async def copy(bench: Bench) -> Measured:
-    """Repeat a JSON text after an example of it; nearly every token can be guessed."""
-    command, source = "Repeat this JSON exactly:\n", records(3, 8)
-    messages = [
-        {"role": "user", "content": command + records(0, 3)},
-        {"role": "assistant", "content": records(0, 3)},
-        {"role": "user", "content": command + source},
-    ]
-    answers = [await bench.ask(messages, 220) for _ in range(bench.reps)]
-    matcher = difflib.SequenceMatcher(None, source, answers[0].text.strip(), autojunk=False)
-    notes = {"tokens": answers[0].tokens, "similarity": round(matcher.ratio(), 3)}
-    return Measured("tok/s", [a.decode_rate for a in answers], notes)
+async def copy(bench: Bench, *, is_predicted: bool = False) -> Sample:
+    """Repeat a JSON text greedily after an example of it; nearly every token can be guessed.
 
-
-def records(start: int, stop: int) -> str:
-    """Return JSON that says nothing twice in the same words."""
-    return json.dumps(
-        [
-            {
-                "id": i,
-                "name": NAMES[i],
-                "email": f"{NAMES[i].lower()}@example.com",
-                "city": CITIES[i],
-                "active": i % 2 == 0,
-            }
-            for i in range(start, stop)
-        ]
-    )
-
-
-async def eight_streams(bench: Bench) -> Measured:
-    """Decode in 8 streams."""
-    return await streams(bench, 8)
-
-
-async def many_streams(bench: Bench) -> Measured:
-    """Decode in 32 streams."""
-    return await streams(bench, 32)
-
-
-# Key -> (title, measure). Start-up is measured where servers are started.
-ROWS: dict[str, tuple[str, Callable[[Bench], Awaitable[Measured]]]] = {
-    "single": ("1 stream, decode", single),
-    "ttft": (f"TTFT, {PROMPT_TOKENS}-token prompt", ttft),
-    "c8": ("8 streams", eight_streams),
-    "c32": ("32 streams", many_streams),
-    "json": ("json_schema, 1 stream, decode", json_single),
-    "json8": ("json_schema, 8 streams", json_streams),
-    "copy": ("copy a JSON text, decode", copy),
-}
+    is_predicted: the request's `prediction` holds the text as well.
+    """
+    messages, source = prompts.copying(bench.rng)
+    prediction = {"prediction": {"type": "content", "content": source}} if is_predicted else {}
+    answer = await bench.ask(messages, COPIED_TOKENS, ignore_eos=True, **prediction)
+    _need_tokens([answer], COPIED_TOKENS)
+    text = answer.text.strip()
+    matcher = difflib.SequenceMatcher(None, source[: len(text)], text, autojunk=False)
+    return Sample("tok/s", answer.decode_rate, {"similarity": round(matcher.ratio(), 3)})

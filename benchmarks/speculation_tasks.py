@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.client import Answer
-from benchmarks.rows import AS_PERSON, NAMES, Bench, Message, records
+from benchmarks.prompts import AS_PERSON, NAMES, Message, records
+from benchmarks.rows import Bench
 
 Call = tuple[list[Message], int, dict[str, Any]]  # messages, max_tokens, fields
 CHAT_TOKENS = 128

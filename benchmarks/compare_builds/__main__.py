@@ -5,7 +5,7 @@
 Each path is a checkout with its own .venv (`make dev`). Texts: random requests of all kinds go to
 both with the same seeds; ids, times and fingerprints are left out, and counts of passes where they
 follow the clock. Speed: both serve beside each other and are measured in turns. Exit code 1 when an
-answer differs, or a ratio of medians is under 0.98 (memory: over 1.03).
+answer differs, or the median of a row's paired ratios is under 0.98 (memory: over 1.03).
 """
 
 from __future__ import annotations

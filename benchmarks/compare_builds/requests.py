@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.rows import PERSON
+from benchmarks.prompts import PERSON
 
 Body = dict[str, Any]
 

@@ -13,9 +13,10 @@ from benchmarks.compare_builds import requests as kinds
 from benchmarks.compare_builds.answers import Answer, differences, is_reworded, read
 from benchmarks.compare_builds.builds import Build
 from benchmarks.compare_builds.requests import CAUSAL, CHAT, DIFFUSION, Request, random_requests
-from benchmarks.compare_builds.speed import Row
+from benchmarks.compare_builds.speed import MEASURES, Row, fields_of
 from benchmarks.compare_builds.texts import Recorded, Setting, compare, record
 from benchmarks.servers import NotInstalled
+from benchmarks.turns import Spread
 from plait.decoders.contract.registry import methods
 
 
@@ -166,3 +167,25 @@ def test_a_build_that_does_not_start_is_a_difference(tmp_path: Path) -> None:
 )
 def test_slower_and_larger_is_bad(unit: str, before: float, after: float, is_bad: bool) -> None:
     assert Row("row", unit, [before], [after]).is_bad is is_bad
+
+
+def test_what_counts_is_the_ratio_of_a_repetition() -> None:
+    row = Row("row", "tok/s", [100, 200, 400], [99, 198, 404])
+    assert row.ratio == Spread(0.99, 0.99, 1.01)
+    slower = Row("row", "tok/s", [100, 200, 400, 10, 10], [97, 194, 388, 20, 20])
+    assert slower.is_bad, "the machine was twice as fast in two of the repetitions"
+    assert Row("row", "MiB", [100], [104]).ratio.median == pytest.approx(1.04)
+    assert Row("row", "ms", [100], [50]).ratio.median == pytest.approx(2)
+
+
+def test_a_server_that_is_busy_when_it_should_idle_is_named() -> None:
+    assert "idle server used 50%" in str(Row("row", "ms", [1], [1], idle=0.5))
+    assert "idle" not in str(Row("row", "ms", [1], [1], idle=0.01))
+
+
+@pytest.mark.parametrize("title", MEASURES)
+def test_drafts_are_off_unless_the_row_is_about_them(title: str) -> None:
+    is_about = "drafts" in title or "copy" in title
+    first, second = fields_of(title, 0), fields_of(title, 1)
+    assert (first.get("decoding") == {"drafter": "off"}) is not is_about
+    assert (first.get("cache_salt") != second.get("cache_salt")) is is_about, "nothing is learned"
