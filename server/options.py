@@ -235,10 +235,13 @@ class EngineOptions(BaseModel):
     prefix_caching: bool = Field(
         _ENGINE.prefix_caching, description="Reuse the KV cache of a prompt's known beginning."
     )
+    prefix_cache_bytes: BytesOrZero = Field(
+        ByteSize(_ENGINE.prefix_cache_bytes),
+        description="Of that, kept for later prompts once no request uses it; 0: see memory.md.",
+    )
     drafter: Annotated[str, AfterValidator(_known_drafters)] = Field(
         _ENGINE.drafter,
-        description="How requests that don't say so draft: auto, off, or ids of drafters with "
-        "commas between.",
+        description="How requests draft that don't say so: auto, off, or ids with commas between.",
     )
     draft_model: str = Field(
         _ENGINE.draft_model,

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 log = structlog.stdlib.get_logger(__name__)
 
 DEFAULT_CACHE_BYTES = 2**30
+DEFAULT_KEPT_BYTES = 2**28
 
 
 def build_engine(
@@ -92,7 +93,10 @@ def build_engine(
     constraints = LazyConstraints(files, model.vocab_size, settings.grammar_cache_bytes)
     admission = _admission(model, constraints, decoder, length)
     kv_manager = KVCacheManager(
-        num_blocks, runner.copy_block, prefix_caching=settings.prefix_caching
+        num_blocks,
+        runner.copy_block,
+        prefix_caching=settings.prefix_caching,
+        max_cached=kept_blocks(settings, model.kv_block_bytes, length),
     )
     info = ModelInfo(
         model=settings.served_name or files.name,
@@ -174,6 +178,23 @@ def default_cache_bytes(one_sequence: int, max_num_seqs: int, available: int | N
     """
     wanted = min(max(DEFAULT_CACHE_BYTES, one_sequence), max_num_seqs * one_sequence)
     return wanted if available is None else min(wanted, available // 2)
+
+
+def kept_blocks(settings: EngineSettings, block_bytes: int, length: int) -> int | None:
+    """Return how many blocks that no request uses are kept for later prompts; None: all.
+
+    Args:
+        settings: prefix_cache_bytes counts; without it, a cache whose size the operator gave is
+            used whole, and one that nobody sized keeps a text of full length, so that it can be
+            continued, or DEFAULT_KEPT_BYTES.
+        block_bytes: of one block.
+        length: tokens of one sequence at most.
+    """
+    if settings.prefix_cache_bytes:
+        return settings.prefix_cache_bytes // block_bytes
+    if settings.kv_cache_bytes:
+        return None
+    return max(DEFAULT_KEPT_BYTES // block_bytes, num_blocks_for(length))
 
 
 def _device_memory(device: torch.device) -> SystemMemory | None:

@@ -89,6 +89,26 @@ def test_slots_follow_the_table() -> None:
     assert [num_blocks_for(n) for n in (0, 1, 16, 17)] == [0, 1, 1, 2]
 
 
+def test_no_more_is_kept_than_shall_be_and_the_oldest_goes_first() -> None:
+    evicted: list[bytes] = []
+    blocks = BlockPool(100, max_cached=3, on_evict=lambda _, block_hash: evicted.append(block_hash))
+    first, second = chain([1] * 32), chain([2] * 32)
+    touched: set[int] = set()
+    for hashes in (first, second):
+        held = blocks.allocate(2) or []
+        touched.update(held)
+        for block, key in zip(held, hashes, strict=True):
+            blocks.register(block, key)
+        blocks.release(held)
+    assert evicted == [first[1]]  # a prefix goes from its end
+    found = blocks.match(second)
+    assert len(found) == 2
+    blocks.release(found)
+    assert len(blocks.match(first)) == 1
+    assert len(touched) == 4
+    assert set(blocks.allocate(1) or ()) < touched  # no memory that was never written
+
+
 @given(
     st.lists(
         st.tuples(
@@ -97,10 +117,13 @@ def test_slots_follow_the_table() -> None:
             st.integers(0, 3),
         ),
         max_size=80,
-    )
+    ),
+    st.sampled_from([None, 0, 2]),
 )
-def test_every_block_is_accounted_for(actions: list[tuple[str, int, int]]) -> None:
-    blocks = BlockPool(6)
+def test_every_block_is_accounted_for(
+    actions: list[tuple[str, int, int]], max_cached: int | None
+) -> None:
+    blocks = BlockPool(6, max_cached=max_cached)
     held: list[list[int]] = []
     for verb, which, text in actions:
         tokens = [text] * 48

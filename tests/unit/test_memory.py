@@ -10,10 +10,11 @@ import torch
 from structlog.testing import capture_logs
 
 from plait.kernels.kv_cache import lazy_zeros
-from plait.server.engine.build import build_engine, default_cache_bytes
+from plait.server.engine.build import build_engine, default_cache_bytes, kept_blocks
 from plait.server.memory import SystemMemory, system_memory
 from plait.server.models.catalog import BadModel
 from plait.server.settings import EngineSettings
+from tests.fixtures.engines import drain, request
 from tests.fixtures.source_tree import plant
 from tests.fixtures.tiny_models import write_tiny_model
 
@@ -105,6 +106,36 @@ def test_the_default_cache(
     one_sequence: int, max_num_seqs: int, available: int | None, want: int
 ) -> None:
     assert default_cache_bytes(one_sequence, max_num_seqs, available) == want
+
+
+@pytest.mark.parametrize(
+    ("prefix_cache_bytes", "kv_cache_bytes", "length", "want"),
+    [
+        (0, 0, 8192, 1024),  # of 256 KiB each
+        (0, 0, 100_000, 6250),  # one of full length can be continued
+        (0, GIB, 8192, None),
+        (GIB, 0, 8192, 4096),
+        (3 * MIB, GIB, 8192, 12),
+    ],
+)
+def test_what_is_kept_of_ended_requests(
+    prefix_cache_bytes: int, kv_cache_bytes: int, length: int, want: int | None
+) -> None:
+    settings = EngineSettings(prefix_cache_bytes=prefix_cache_bytes, kv_cache_bytes=kv_cache_bytes)
+    assert kept_blocks(settings, 256 * KIB, length) == want
+
+
+@pytest.mark.parametrize(("prefix_cache_bytes", "hits"), [(0, 48), (1, 0)])
+def test_an_engine_keeps_no_more_than_it_shall(
+    tmp_path: Path, prefix_cache_bytes: int, hits: int
+) -> None:
+    folder = write_tiny_model(tmp_path / "model", max_position_embeddings=512)
+    settings = EngineSettings(model=str(folder), prefix_cache_bytes=prefix_cache_bytes)
+    engine, _ = build_engine(settings)
+    for name in "ab":
+        engine.add(request(name, range(3, 60), 2))
+        drain(engine)
+    assert engine.stats().counters.prefix_cache_hits == hits
 
 
 def resident_bytes() -> int:

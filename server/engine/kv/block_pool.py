@@ -1,11 +1,12 @@
 """The KV block pool: allocation, reference counts and eviction.
 
 A block is referenced, free, or cached: indexed under its hash with no reference. Cached blocks are
-evicted in least-recently-used order when no free block is left. A block that is being loaded from
-a lower tier is referenced by the load until the load has ended.
+evicted in least-recently-used order when no free block is left, or when there are more than shall
+be kept: free blocks are reused first, so that fewer of them ever take memory. A block that is being
+loaded from a lower tier is referenced by the load until the load has ended.
 
 Law: every block that a sequence lists has at least one reference; free + cached + referenced
-blocks are all blocks.
+blocks are all blocks; at most max_cached are cached.
 """
 
 from __future__ import annotations
@@ -26,11 +27,24 @@ class BlockPool:
     """Allocates, shares and releases the blocks of one KV cache."""
 
     def __init__(
-        self, num_blocks: int, *, prefix_caching: bool = True, on_evict: OnEvict = _drop
+        self,
+        num_blocks: int,
+        *,
+        prefix_caching: bool = True,
+        max_cached: int | None = None,
+        on_evict: OnEvict = _drop,
     ) -> None:
-        """Start with free blocks; on_evict is called before a cached block is reused."""
+        """Start with free blocks.
+
+        Args:
+            num_blocks: of the cache.
+            prefix_caching: whether full blocks are indexed.
+            max_cached: blocks without a reference that are kept; None: as many as there are.
+            on_evict: is called before a cached block is reused.
+        """
         self.num_blocks = num_blocks
         self.prefix_caching = prefix_caching
+        self._max_cached = num_blocks if max_cached is None else max_cached
         self._on_evict = on_evict
         self._index = PrefixIndex()
         self._free: deque[int] = deque(range(num_blocks))
@@ -118,19 +132,24 @@ class BlockPool:
         assert all(self._references[b] > 0 and b in self._index for b in self._loading)
         assert all(b in self._index for b in self._cached)
         assert not any(b in self._index for b in self._free)
+        assert len(self._cached) <= self._max_cached, "more is kept than shall be"
         self._index.check_integrity()
 
     def _take(self) -> int:
-        if self._free:
-            block_id = self._free.popleft()
-        else:
-            block_id, _ = self._cached.popitem(last=False)
-            self._on_evict(block_id, self._index.remove(block_id))
+        block_id = self._free.popleft() if self._free else self._evict()
         self._references[block_id] = 1
+        return block_id
+
+    def _evict(self) -> int:
+        """Return the cached block that was used least recently, which is indexed no more."""
+        block_id, _ = self._cached.popitem(last=False)
+        self._on_evict(block_id, self._index.remove(block_id))
         return block_id
 
     def _retire(self, block_id: int) -> None:
         if block_id in self._index:
             self._cached[block_id] = None
-        else:
-            self._free.appendleft(block_id)  # reused first: its memory has been touched already
+            if len(self._cached) <= self._max_cached:
+                return
+            block_id = self._evict()
+        self._free.appendleft(block_id)  # reused first: its memory has been touched already
