@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 
+from plait.server.lean_imports import import_structlog, importing
+
 EXIT_INTERRUPTED = 130  # as shells write SIGINT
 
 
 def main() -> None:
     """Run the command line."""
     try:
-        from plait.server import cli  # noqa: PLC0415, a second of imports, in which one may press it
+        with importing():
+            import_structlog()
+            from plait.server import cli  # noqa: PLC0415, half a second, in which one may press it
 
         cli.main()
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,13 @@ def system_memory(root: Path = Path("/")) -> SystemMemory | None:
     for limit, used in _limits(root):
         total, available = min(total, limit), min(available, max(limit - used, 0))
     return SystemMemory(total, available)
+
+
+def return_freed_memory() -> None:
+    """Give freed memory that the C library keeps back to the system, where the library can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:

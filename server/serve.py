@@ -21,6 +21,7 @@ import uvloop
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.server.errors import ServerError
 from plait.server.http_server import HttpServer
+from plait.server.memory import return_freed_memory
 from plait.server.models.catalog import BadModel
 from plait.server.pool.pool import Pool, PoolDependencies
 from plait.server.pool.worker import BAD_MODEL, WorkerGone
@@ -176,6 +177,7 @@ async def _announce_ready(pool: Pool, listener: socket.socket) -> None:
             showing, return_exceptions=True
         )  # its line is gone before the next one
     seconds = seconds_since_start()
+    return_freed_memory()  # what reading the tokenizers has held
     names = [model.name for model in pool.models()]
     word = "model" if len(names) == 1 else "models"
     host, port = listener.getsockname()[:2]

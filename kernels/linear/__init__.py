@@ -15,6 +15,15 @@ from plait.kernels.linear.weight import (
     dequantize,
     from_dense,
     from_quantized,
+    take_rows,
 )
 
-__all__ = ["GROUP_SIZE", "Mode", "Weight", "dequantize", "from_dense", "from_quantized"]
+__all__ = [
+    "GROUP_SIZE",
+    "Mode",
+    "Weight",
+    "dequantize",
+    "from_dense",
+    "from_quantized",
+    "take_rows",
+]

@@ -46,6 +46,32 @@ def unpack_weight(mode: str, packed: Tensor) -> tuple[Tensor, Tensor | None, Ten
     return _UNPACK[mode](packed.contiguous()), scale, minimum
 
 
+def unpack_rows(
+    mode: str, packed: Tensor, ids: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return what unpack_weight would, of the rows `ids` [m] int64 alone: [m, k + pad]."""
+    panel, column = ids // PANEL, ids % PANEL
+    scale = minimum = None
+    kind = torch.float32 if mode == "int4wide" else torch.float16
+    size = kind.itemsize * PANEL
+    if mode in ("int8", "int4", "int4wide"):
+        scale, packed = packed[..., :size].view(kind)[panel, :, column], packed[..., size:]
+    if mode in ("int4", "int4wide"):
+        minimum, packed = packed[..., :size].view(kind)[panel, :, column], packed[..., size:]
+    vector, column = column // 16, column % 16
+    if mode == "fp32":
+        split = packed.view(torch.float32).view(*packed.shape[:2], 16, 2, 2, 16)
+        values = split[panel, :, :, vector, :, column]
+    elif mode in ("bf16", "int8"):
+        dtype = torch.int8 if mode == "int8" else torch.bfloat16
+        split = packed.view(dtype).view(*packed.shape[:2], 16, 2, 16, 2)
+        values = split[panel, :, :, vector, column]
+    else:
+        eights = packed.view(*packed.shape[:2], 4, 2, 16, 4)[panel, :, :, vector, column]
+        values = torch.stack([eights & 15, eights >> 4], -2)
+    return values.reshape(len(ids), packed.shape[1] * GROUP), scale, minimum
+
+
 def _group_columns(numbers: Tensor) -> Tensor:
     """[n, groups] -> [panels, groups, 32]."""
     numbers = pad(numbers, (0, 0, 0, -numbers.shape[0] % PANEL))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from plait.kernels.linear.packing import unpack_weight
+from plait.kernels.linear.packing import unpack_rows, unpack_weight
 
 Mode = Literal["fp32", "bf16", "int8", "int4", "int4wide"]
 GROUP_SIZE = 32
@@ -90,10 +90,26 @@ def dequantize(weight: Weight) -> Tensor:
     values = weight.values.float()
     if weight.scale is None:
         return values
-    groups = values.view(weight.n, -1, GROUP_SIZE) * weight.scale.float().unsqueeze(-1)
+    groups = values.view(*weight.scale.shape, GROUP_SIZE) * weight.scale.float().unsqueeze(-1)
     if weight.minimum is not None:
         groups += weight.minimum.float().unsqueeze(-1)
-    return groups.view(weight.n, -1)[:, : weight.k]
+    return groups.flatten(1)[:, : weight.k]
+
+
+def take_rows(weight: Weight, ids: Tensor) -> Tensor:
+    """Return dequantize(weight)[ids], [m, k] fp32, without reading more of the weight.
+
+    Args:
+        ids: [m] int64, of 0..n-1.
+    """
+    if weight.layout == "panels":
+        values, scale, minimum = unpack_rows(weight.mode, weight.values, ids)
+    else:
+        values = weight.values[ids]
+        scale = None if weight.scale is None else weight.scale[ids]
+        minimum = None if weight.minimum is None else weight.minimum[ids]
+    rows = Weight(weight.mode, len(ids), weight.k, "rows", values, scale, minimum)
+    return dequantize(rows)[:, : weight.k]
 
 
 def _quantize_int8(groups: Tensor) -> tuple[Tensor, Tensor, None]:

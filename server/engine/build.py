@@ -29,10 +29,10 @@ from plait.server.engine.kv.block_table import BLOCK_SIZE, num_blocks_for
 from plait.server.engine.kv.manager import KVCacheManager
 from plait.server.engine.profile import measure
 from plait.server.engine.runner import Runner
-from plait.server.memory import SystemMemory, system_memory
+from plait.server.memory import SystemMemory, return_freed_memory, system_memory
 from plait.server.models.catalog import BadModel, resolve
 from plait.server.models.fingerprint import vocabulary_fingerprint
-from plait.server.models.heads import add_inputs, find_heads
+from plait.server.models.heads import READ_EMBEDDING, add_inputs, find_heads
 from plait.server.models.load import load_model
 from plait.server.prompt.tokenizer import load_tokenizer
 from plait.server.wire.messages import ModelInfo
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 log = structlog.stdlib.get_logger(__name__)
 
 DEFAULT_CACHE_BYTES = 2**30
-DEFAULT_KEPT_BYTES = 2**28
+DEFAULT_KEPT_BYTES = 2**27
 
 
 def build_engine(
@@ -83,7 +83,7 @@ def build_engine(
         model.vocab_size,
         backend=model.backend,
         num_embeddings=add_inputs(model, heads),
-        embedding=model.embedding,
+        embedding=model.embedding if READ_EMBEDDING & heads.keys() else None,
         heads=heads,
         costs=costs,
         draft_model=draft_model,
@@ -98,6 +98,7 @@ def build_engine(
         prefix_caching=settings.prefix_caching,
         max_cached=kept_blocks(settings, model.kv_block_bytes, length),
     )
+    return_freed_memory()  # what loading has held
     info = ModelInfo(
         model=settings.served_name or files.name,
         max_model_len=length,

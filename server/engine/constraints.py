@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from plait.decoders.constrained.spec import AllowedTokens, ConstraintError
 from plait.kernels.grammar import UNREACHABLE, TooLarge
 from plait.server.errors import BadRequest
+from plait.server.memory import return_freed_memory
 from plait.server.prompt.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class LazyConstraints:
     def prepare(self) -> None:
         """Do now what the first call would do."""
         _ = self._loader
+        return_freed_memory()  # of the tokenizer, whose tokens alone are wanted
 
     @cached_property
     def _loader(self) -> ConstraintLoader:

@@ -19,11 +19,11 @@ from plait.server.engine.runner import Runner
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # rows
 CONTEXT = 64  # tokens that the rows see; what stands in the cache doesn't matter
-ROUNDS = 5  # the fastest counts: what disturbs a pass only adds
+ROUNDS = 3  # the fastest counts: what disturbs a pass only adds
 
 
 def measure(runner: Runner, max_tokens: int) -> CostCurve:
-    """Return the curve of a runner whose cache nobody uses yet. Cost: some fifty passes.
+    """Return the curve of a runner whose cache nobody uses yet. Cost: some thirty passes.
 
     All sizes take turns, so that a machine that gets slower meanwhile does so for all of them.
 

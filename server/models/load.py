@@ -124,11 +124,12 @@ class _WeightLoader:
             layers.append(self._layer(index))
         tell("embedding and head")
         cos, sin = tables(spec.rope, spec.max_positions)
+        embedding, head = self._ends()
         return ModelWeights(
-            embedding=self._embedding(),
+            embedding=embedding,
             layers=layers,
             final_norm=self._vector(FINAL_NORM),
-            lm_head=self._head(),
+            lm_head=head,
             cos=cos.to(self.backend.device),
             sin=sin.to(self.backend.device),
         )
@@ -186,16 +187,19 @@ class _WeightLoader:
     def _optional(self, name: str) -> Tensor | None:
         return self._vector(name) if name in self.shapes else None
 
-    def _embedding(self) -> Tensor:
-        values = self._read(EMBEDDING).dense().to(self.backend.device)
-        return values.float() if self.mode == "fp32" else values.bfloat16()
-
-    def _head(self) -> Weight:
+    def _ends(self) -> tuple[Tensor | None, Weight]:
+        """Return the embedding, None where it is the head to the bit, and the head."""
         tied = self.checkpoint.spec.tied_embeddings
         if tied and LM_HEAD in self.checkpoint.names():
             self._check_repeated(LM_HEAD, EMBEDDING)
-        name = EMBEDDING if tied else LM_HEAD
-        return self._linear(name, "int8" if self.mode == "int4" else self.mode)
+        stored = self._read(EMBEDDING)
+        mode: WeightMode = "int8" if self.mode == "int4" else self.mode
+        head = self._packed(stored, mode) if tied else self._linear(LM_HEAD, mode)
+        is_kept = isinstance(stored, QuantizedTensor) and head.mode.startswith(stored.mode)
+        if tied and (is_kept or head.mode in ("fp32", "bf16")):  # rounded in the same way
+            return None, head
+        values = stored.dense().to(self.backend.device)
+        return (values.float() if self.mode == "fp32" else values.bfloat16()), head
 
     def _check_repeated(self, name: str, original: str) -> None:
         copy, first = self.checkpoint.read(name).dense(), self.checkpoint.read(original).dense()
@@ -206,8 +210,9 @@ class _WeightLoader:
             )
 
     def _linear(self, name: str, mode: WeightMode | None = None) -> Weight:
-        mode = mode or self.mode
-        stored = self._read(name)
+        return self._packed(self._read(name), mode or self.mode)
+
+    def _packed(self, stored: DenseTensor | QuantizedTensor, mode: WeightMode) -> Weight:
         if isinstance(stored, QuantizedTensor):
             if mode in ("auto", stored.mode):
                 return self._groups(stored)

@@ -16,7 +16,7 @@ from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.kernels.backend import KernelBackend
 from plait.kernels.decoder_stack import LayerWeights, StackConfig
 from plait.kernels.kv_cache import KVCache, KVCacheShape
-from plait.kernels.linear import Mode, Weight
+from plait.kernels.linear import Mode, Weight, dequantize, take_rows
 from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.models.catalog import BadModel
 from plait.server.models.spec import ModelSpec
@@ -26,7 +26,7 @@ from plait.server.models.spec import ModelSpec
 class ModelWeights:
     """Every tensor of a model, on one device."""
 
-    embedding: Tensor  # [vocab, hidden] fp32 or bf16
+    embedding: Tensor | None  # [vocab, hidden] fp32 or bf16; None: as the head, rounded so
     layers: Sequence[LayerWeights]
     final_norm: Tensor  # [hidden] fp32
     lm_head: Weight  # [vocab, hidden]
@@ -144,8 +144,13 @@ class Transformer:
 
     @property
     def embedding(self) -> Tensor:
-        """The vocabulary's embeddings, [vocab, hidden] fp32 or bf16; not to be modified."""
-        return self._weights.embedding
+        """The vocabulary's embeddings, [vocab, hidden] fp32 or bf16; not to be modified.
+
+        Cost: where they are the head's, memory and time for a copy, in every call.
+        """
+        if self._weights.embedding is not None:
+            return self._weights.embedding
+        return dequantize(self._weights.lm_head).to(self._dtype)
 
     @property
     def kv_block_bytes(self) -> int:
@@ -160,17 +165,27 @@ class Transformer:
     def _embed(self, token_ids: Tensor) -> Tensor:
         """Return [rows, hidden] fp32."""
         if self._inputs is None:
-            return self._weights.embedding[token_ids].float()
-        x = self._weights.embedding[token_ids.clamp(max=self.spec.vocab - 1)].float()
+            return self._embed_known(token_ids)
+        x = self._embed_known(token_ids.clamp(max=self.spec.vocab - 1))
         beyond = token_ids >= self.spec.vocab
         x[beyond] = self._inputs[token_ids[beyond] - self.spec.vocab]
         return x
 
+    def _embed_known(self, token_ids: Tensor) -> Tensor:
+        """Return [rows, hidden] fp32 for ids of the vocabulary."""
+        if self._weights.embedding is not None:
+            return self._weights.embedding[token_ids].float()
+        return take_rows(self._weights.lm_head, token_ids).to(self._dtype).float()
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """The type of embeddings and of the cache."""
+        return torch.float32 if self.mode == "fp32" else torch.bfloat16
+
     @property
     def _kv_cache_shape(self) -> KVCacheShape:
         spec = self.spec
-        dtype = torch.float32 if self.mode == "fp32" else torch.bfloat16
-        return KVCacheShape(spec.layers, spec.kv_heads, spec.head_dim, dtype)
+        return KVCacheShape(spec.layers, spec.kv_heads, spec.head_dim, self._dtype)
 
 
 def _stack_config(spec: ModelSpec, weights: ModelWeights) -> StackConfig:

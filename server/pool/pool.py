@@ -16,7 +16,6 @@ import zmq.asyncio
 
 from plait.server.errors import BadRequest, DeadlineExceeded, NotFound, ServerError, Unavailable
 from plait.server.models.catalog import BadModel, ModelFiles, resolve
-from plait.server.models.inspect import open_model
 from plait.server.pool.compile_service.compiler import CompileService, CompileStats
 from plait.server.pool.connected_worker import ConnectedWorker
 from plait.server.pool.in_flight import InFlightRequest
@@ -26,7 +25,6 @@ from plait.server.pool.replica import Replica
 from plait.server.pool.replica_group import Readiness, ReplicaGroup, ServedModel
 from plait.server.pool.supervisor import supervise
 from plait.server.pool.worker import Worker, WorkerConfig
-from plait.server.prompt.tokenizer import Tokenizer
 from plait.server.run_folder import RunFolder, open_run_folder
 from plait.server.settings import EngineSettings, Settings
 from plait.server.telemetry.engine_collector import (
@@ -46,6 +44,7 @@ from plait.server.wire.messages import (
 
 if TYPE_CHECKING:
     from plait.decoders.constrained.spec import ConstraintSpec
+    from plait.server.prompt.tokenizer import Tokenizer
 
 # A worker ends late requests itself; the pool does so where the worker has not after this time.
 DEADLINE_GRACE_S = 0.5
@@ -67,6 +66,12 @@ class ConstraintCompiler(Protocol):
         """End its processes."""
 
 
+def _open_model(files: ModelFiles, engine: EngineSettings) -> Tokenizer:
+    from plait.server.models.inspect import open_model  # noqa: PLC0415, while the workers load
+
+    return open_model(files, engine)
+
+
 def _make_compiler(settings: Settings) -> ConstraintCompiler:
     return CompileService(settings.pool.compile, settings.api.limits)
 
@@ -80,7 +85,7 @@ class PoolDependencies:
         default_factory=lambda: {"native": partial(ProcessLauncher, NATIVE_WORKER_COMMAND)}
     )
     resolve: Callable[[str], ModelFiles] = resolve
-    open_model: Callable[[ModelFiles, EngineSettings], Tokenizer] = open_model
+    open_model: Callable[[ModelFiles, EngineSettings], Tokenizer] = _open_model
     make_compiler: Callable[[Settings], ConstraintCompiler] = _make_compiler
 
 
@@ -106,18 +111,15 @@ class Pool:
         self._context: zmq.asyncio.Context | None = None
 
     async def start(self) -> None:
-        """Check the models, then start all workers; returns while they still load.
+        """Start all workers and check the models; returns while the workers still load.
 
-        Call close() whatever happens.
+        Call close() whatever happens: after an error it ends the workers.
 
         Raises:
             BadModel: there is no such model, it can't be served, or two have one name.
             OSError: no folder for the workers' sockets can be made.
         """
         engines = _named_engines(self._settings.engines, self._dependencies)
-        # A bad model is found here at once, not by a worker after seconds.
-        opening = (asyncio.to_thread(self._dependencies.open_model, *each) for each in engines)
-        tokenizers = await asyncio.gather(*opening)
         self._folder = open_run_folder()
         self._context = zmq.asyncio.Context()
         self._launchers = {
@@ -125,6 +127,9 @@ class Pool:
         }
         for files, engine in engines:
             self._groups[files.name] = self._start_group(files, engine)
+        # A bad model is found here, while the workers start, not by a worker after seconds.
+        opening = (asyncio.to_thread(self._dependencies.open_model, *each) for each in engines)
+        tokenizers = await asyncio.gather(*opening)
         registry = self._telemetry.metrics.registry
         registry.register(EngineCollector(lambda: (r.snapshot() for r in self._replicas())))
         registry.register(GrammarCollector(lambda: asdict(self._compiler.stats())))

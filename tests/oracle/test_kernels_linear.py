@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from plait.kernels import extension
-from plait.kernels.linear import Mode, dequantize, from_dense, from_quantized
+from plait.kernels.linear import Mode, dequantize, from_dense, from_quantized, take_rows
 from plait.kernels.linear.reference import rounded
 from tests.fixtures.backends import COMPILED, REFERENCE, KernelBackend, both_backends
 
@@ -48,6 +48,18 @@ def test_both_layouts_hold_the_same(mode: Mode, n: int, k: int) -> None:
     panels = COMPILED.pack(rows)
     assert rows.layout == "rows"
     assert torch.equal(dequantize(panels), dequantize(rows))
+
+
+@both_backends
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_rows_alone_are_those_of_the_matrix(
+    mode: Mode, n: int, k: int, backend: KernelBackend
+) -> None:
+    weight = backend.pack(from_dense(_random(n, k), mode))
+    ids = torch.randint(0, n, (50,), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(take_rows(weight, ids), dequantize(weight)[ids])
+    assert take_rows(weight, ids[:0]).shape == (0, k)
 
 
 @pytest.mark.parametrize(("mode", "steps"), [("int8", 254), ("int4", 15)])

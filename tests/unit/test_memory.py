@@ -111,7 +111,7 @@ def test_the_default_cache(
 @pytest.mark.parametrize(
     ("prefix_cache_bytes", "kv_cache_bytes", "length", "want"),
     [
-        (0, 0, 8192, 1024),  # of 256 KiB each
+        (0, 0, 4096, 512),  # of 256 KiB each
         (0, 0, 100_000, 6250),  # one of full length can be continued
         (0, GIB, 8192, None),
         (GIB, 0, 8192, 4096),

@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from plait.kernels.linear import dequantize
 from plait.server.models.catalog import BadModel, resolve
+from plait.server.models.checkpoint import EMBEDDING, QuantizedTensor
 from plait.server.models.fingerprint import fingerprint
+from plait.server.models.gguf import GgufCheckpoint
 from plait.server.models.load import load_model
 from plait.server.models.transformer import Transformer
 from tests.fixtures.tiny_models import write_tiny_model
@@ -55,6 +57,39 @@ def test_modes(tmp_path: Path, weights: Any, mode: str, cache: torch.dtype) -> N
 
 def test_the_head_of_an_int4_model_is_int8(tmp_path: Path) -> None:
     assert load(write_tiny_model(tmp_path), "int4")._weights.lm_head.mode == "int8"
+
+
+@pytest.mark.parametrize(
+    ("weights", "is_held_once"),
+    [("auto", True), ("fp32", True), ("bf16", True), ("int8", False), ("int4", False)],
+)
+def test_tied_embeddings_are_held_once_where_the_head_is_exact(
+    tmp_path: Path, weights: Any, is_held_once: bool
+) -> None:
+    model = load(write_tiny_model(tmp_path, tie_word_embeddings=True), weights)
+    stored = load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"]
+    want = stored.float() if weights == "fp32" else stored.bfloat16()
+    assert (model._weights.embedding is None) == is_held_once
+    assert torch.equal(model.embedding, want)
+    ids = torch.tensor([0, 299, 31, 32, 7])
+    assert torch.equal(model._embed(ids), want[ids].float())
+
+
+def test_embeddings_of_their_own_are_not_the_head(tmp_path: Path) -> None:
+    model = load(write_tiny_model(tmp_path, tie_word_embeddings=False))
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert torch.equal(model.embedding, tensors["model.embed_tokens.weight"].float())
+    assert torch.equal(dequantize(model._weights.lm_head), tensors["lm_head.weight"].float())
+
+
+@pytest.mark.parametrize("weights", ["auto", "int8", "int4"])
+def test_a_quantised_embedding_is_held_once_and_exact(weights: Any) -> None:
+    files = resolve("smollm2-135m-instruct")
+    model = load_model(files, weights=weights)
+    stored = GgufCheckpoint(files.path).read(EMBEDDING)
+    assert isinstance(stored, QuantizedTensor)
+    assert model._weights.embedding is None
+    assert torch.equal(model.embedding, stored.dense().bfloat16())
 
 
 def test_sharded_weights_are_the_same_model(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from plait.decoders.constrained.spec import (
     vocabulary_fingerprint,
 )
 from plait.decoders.constrained.vocabulary import Vocabulary, make_vocabulary
+from plait.server.memory import return_freed_memory
 from plait.server.pool.compile_service.messages import (
     HEADER_BYTES,
     NOT_STARTED,
@@ -243,6 +244,7 @@ def main(make_compiler: Callable[[ForkServerConfig], JobCompiler] = JobCompiler)
     except (BrokenPipeError, ConnectionResetError):  # the server has stopped meanwhile
         return
     gc.collect()
+    return_freed_memory()
     gc.freeze()  # otherwise a child's first collection would touch, and so copy, every page
     forked = ForkServer(control).serve()
     if forked is not None:

@@ -1,0 +1,54 @@
+"""What is left out of libraries is left out, and whoever asks for it later gets it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def python(code: str) -> str:
+    """Run code in a fresh interpreter; return what it printed."""
+    command = [sys.executable, "-P", "-c", code]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_torch_computes_without_what_is_left_out() -> None:
+    code = """
+import sys
+from plait.server.lean_imports import import_torch, importing
+with importing():
+    import_torch()
+import torch
+print("torch._meta_registrations" in sys.modules, int((torch.ones(2, 3) @ torch.ones(3, 4)).sum()))
+from torch import _meta_registrations
+print(len(vars(_meta_registrations)) > 100, torch.ones(2, device="meta").shape)
+"""
+    assert python(code) == "False 24\nTrue torch.Size([2])\n"
+
+
+def test_structlog_works_without_what_is_left_out() -> None:
+    code = """
+import sys
+from plait.server.lean_imports import import_structlog
+import_structlog()
+import structlog
+print([name for name in ("rich", "pygments") if name in sys.modules])
+import rich.console
+"""
+    assert python(code) == "[]\n"
+
+
+@pytest.mark.parametrize("module", ["rich", "torch", "numpy", "gguf", "tokenizers", "fastapi"])
+def test_workers_start_before_the_front_end_imports_what_they_need_not_wait_for(
+    module: str,
+) -> None:
+    code = f"""
+import sys
+from plait.server.lean_imports import import_structlog
+import_structlog()
+import plait.server.cli
+print({module!r} in sys.modules)
+"""
+    assert python(code) == "False\n"
