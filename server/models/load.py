@@ -42,7 +42,7 @@ from plait.server.models.gguf import GgufCheckpoint
 from plait.server.models.hf.folder import HfCheckpoint
 from plait.server.models.rope import tables
 from plait.server.models.spec import MoeSpec
-from plait.server.models.transformer import ModelWeights, Transformer
+from plait.server.models.transformer import ModelWeights, TiedEmbedding, Transformer
 from plait.server.settings import WeightMode
 
 
@@ -187,8 +187,8 @@ class _WeightLoader:
     def _optional(self, name: str) -> Tensor | None:
         return self._vector(name) if name in self.shapes else None
 
-    def _ends(self) -> tuple[Tensor | None, Weight]:
-        """Return the embedding, None where it is the head to the bit, and the head."""
+    def _ends(self) -> tuple[Tensor | TiedEmbedding, Weight]:
+        """Return the embedding, made of the head where both hold the same, and the head."""
         tied = self.checkpoint.spec.tied_embeddings
         if tied and LM_HEAD in self.checkpoint.names():
             self._check_repeated(LM_HEAD, EMBEDDING)
@@ -196,10 +196,11 @@ class _WeightLoader:
         mode: WeightMode = "int8" if self.mode == "int4" else self.mode
         head = self._packed(stored, mode) if tied else self._linear(LM_HEAD, mode)
         is_kept = isinstance(stored, QuantizedTensor) and head.mode.startswith(stored.mode)
-        if tied and (is_kept or head.mode in ("fp32", "bf16")):  # rounded in the same way
-            return None, head
-        values = stored.dense().to(self.backend.device)
-        return (values.float() if self.mode == "fp32" else values.bfloat16()), head
+        dtype = torch.float32 if self.mode == "fp32" else torch.bfloat16
+        is_same = tied and (is_kept or head.mode in ("fp32", "bf16"))  # rounded in the same way
+        if is_same and self.backend.device.type == "cpu":
+            return TiedEmbedding(head, dtype), head
+        return stored.dense().to(self.backend.device, dtype), head
 
     def _check_repeated(self, name: str, original: str) -> None:
         copy, first = self.checkpoint.read(name).dense(), self.checkpoint.read(original).dense()

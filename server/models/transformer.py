@@ -9,24 +9,52 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.kernels.backend import KernelBackend
 from plait.kernels.decoder_stack import LayerWeights, StackConfig
-from plait.kernels.kv_cache import KVCache, KVCacheShape
+from plait.kernels.kv_cache import KVCache, KVCacheShape, lazy_zeros
 from plait.kernels.linear import Mode, Weight, dequantize, take_rows
 from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.models.catalog import BadModel
 from plait.server.models.spec import ModelSpec
 
 
+class TiedEmbedding:
+    """The rows of a head on the CPU as embeddings; each is unpacked when it is first read.
+
+    It takes memory for the tokens that occur: those of a language, not the whole vocabulary.
+    """
+
+    def __init__(self, head: Weight, dtype: torch.dtype) -> None:
+        self._head = head
+        self._rows = lazy_zeros((head.n, head.k), dtype)
+        self._is_known = np.zeros(head.n, dtype=np.bool_)
+
+    def __getitem__(self, token_ids: Tensor) -> Tensor:
+        """Return [rows, hidden] for [rows] int64."""
+        ids = token_ids.numpy()
+        is_known = self._is_known[ids]
+        if not is_known.all():
+            new = np.unique(ids[~is_known])
+            unpacked = take_rows(self._head, torch.from_numpy(new))
+            self._rows[torch.from_numpy(new)] = unpacked.to(self._rows.dtype)
+            self._is_known[new] = True
+        return self._rows[token_ids]
+
+    def whole(self) -> Tensor:
+        """Return all rows, [vocab, hidden]."""
+        return dequantize(self._head).to(self._rows.dtype)
+
+
 @dataclass(frozen=True, slots=True)
 class ModelWeights:
     """Every tensor of a model, on one device."""
 
-    embedding: Tensor | None  # [vocab, hidden] fp32 or bf16; None: as the head, rounded so
+    embedding: Tensor | TiedEmbedding  # [vocab, hidden] fp32 or bf16
     layers: Sequence[LayerWeights]
     final_norm: Tensor  # [hidden] fp32
     lm_head: Weight  # [vocab, hidden]
@@ -148,9 +176,8 @@ class Transformer:
 
         Cost: where they are the head's, memory and time for a copy, in every call.
         """
-        if self._weights.embedding is not None:
-            return self._weights.embedding
-        return dequantize(self._weights.lm_head).to(self._dtype)
+        embedding = self._weights.embedding
+        return embedding.whole() if isinstance(embedding, TiedEmbedding) else embedding
 
     @property
     def kv_block_bytes(self) -> int:
@@ -165,27 +192,17 @@ class Transformer:
     def _embed(self, token_ids: Tensor) -> Tensor:
         """Return [rows, hidden] fp32."""
         if self._inputs is None:
-            return self._embed_known(token_ids)
-        x = self._embed_known(token_ids.clamp(max=self.spec.vocab - 1))
+            return self._weights.embedding[token_ids].float()
+        x = self._weights.embedding[token_ids.clamp(max=self.spec.vocab - 1)].float()
         beyond = token_ids >= self.spec.vocab
         x[beyond] = self._inputs[token_ids[beyond] - self.spec.vocab]
         return x
 
-    def _embed_known(self, token_ids: Tensor) -> Tensor:
-        """Return [rows, hidden] fp32 for ids of the vocabulary."""
-        if self._weights.embedding is not None:
-            return self._weights.embedding[token_ids].float()
-        return take_rows(self._weights.lm_head, token_ids).to(self._dtype).float()
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        """The type of embeddings and of the cache."""
-        return torch.float32 if self.mode == "fp32" else torch.bfloat16
-
     @property
     def _kv_cache_shape(self) -> KVCacheShape:
         spec = self.spec
-        return KVCacheShape(spec.layers, spec.kv_heads, spec.head_dim, self._dtype)
+        dtype = torch.float32 if self.mode == "fp32" else torch.bfloat16
+        return KVCacheShape(spec.layers, spec.kv_heads, spec.head_dim, dtype)
 
 
 def _stack_config(spec: ModelSpec, weights: ModelWeights) -> StackConfig:
