@@ -153,12 +153,12 @@ def compare_start(builds: Sequence[Build], reps: int, keep: Path) -> None:
     for rep in range(-1, reps):
         for build in builds if rep % 2 else reversed(builds):
             with running(build.command([]), keep / f"{build.name}.log") as server:
-                if rep >= 0:
-                    seconds[build.name].append(server.seconds_to_ready)
-    for name, samples in seconds.items():
+                seconds[build.name].append(server.seconds_to_ready)
+    timed = {name: samples[1:] for name, samples in seconds.items()}  # the first only warms up
+    for name, samples in timed.items():
         median = statistics.median(samples)
         print(f"{name}: ready in {median:.2f} s ({min(samples):.2f}-{max(samples):.2f})")
-    before, after = (statistics.median(samples) for samples in seconds.values())
+    before, after = (statistics.median(samples) for samples in timed.values())
     print(f"ratio {after / before:.2f}", flush=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from plait.server.lean_imports import import_structlog, importing
+from plait.server.workers.lean_imports import import_structlog, importing
 
 EXIT_INTERRUPTED = 130  # as shells write SIGINT
 

@@ -67,8 +67,6 @@ def build_engine(
     begun = time.monotonic()
     files = resolve(settings.model)
     model = _load(settings, files, tell)
-    backend = model.backend
-    log.info("kernel backend", backend=backend.name, unsupported=refusals(backend.device))
     draft_model = load_draft_model(settings, model, files)
     heads = find_heads(files) if model.diffusion is None else {}
     capabilities = _capabilities(model.diffusion, has_draft_model=draft_model is not None)
@@ -92,11 +90,9 @@ def build_engine(
     decoder = _decoder(model, files, context)
     constraints = LazyConstraints(files, model.vocab_size, settings.grammar_cache_bytes)
     admission = _admission(model, constraints, decoder, length)
+    kept = kept_blocks(settings, model.kv_block_bytes, length)
     kv_manager = KVCacheManager(
-        num_blocks,
-        runner.copy_block,
-        prefix_caching=settings.prefix_caching,
-        max_cached=kept_blocks(settings, model.kv_block_bytes, length),
+        num_blocks, runner.copy_block, prefix_caching=settings.prefix_caching, max_cached=kept
     )
     return_freed_memory()  # what loading has held
     info = ModelInfo(
@@ -124,6 +120,8 @@ def _load(settings: EngineSettings, files: ModelFiles, tell: Callable[[str], Non
         reference=settings.naive_kernels,
         tell=tell,
     )
+    backend = model.backend
+    log.info("kernel backend", backend=backend.name, unsupported=refusals(backend.device))
     tell("cache and first passes")
     return model
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from plait.server.lean_imports import import_structlog, import_torch, importing
+from plait.server.workers.lean_imports import import_structlog, import_torch, importing
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ def python(code: str) -> str:
 def test_torch_computes_without_what_is_left_out() -> None:
     code = """
 import sys
-from plait.server.lean_imports import import_torch, importing
+from plait.server.workers.lean_imports import import_torch, importing
 with importing():
     import_torch()
 import torch
@@ -31,7 +31,7 @@ print(len(vars(_meta_registrations)) > 100, torch.ones(2, device="meta").shape)
 def test_structlog_works_without_what_is_left_out() -> None:
     code = """
 import sys
-from plait.server.lean_imports import import_structlog
+from plait.server.workers.lean_imports import import_structlog
 import_structlog()
 import structlog
 print([name for name in ("rich", "pygments") if name in sys.modules])
@@ -46,7 +46,7 @@ def test_workers_start_before_the_front_end_imports_what_they_need_not_wait_for(
 ) -> None:
     code = f"""
 import sys
-from plait.server.lean_imports import import_structlog
+from plait.server.workers.lean_imports import import_structlog
 import_structlog()
 import plait.server.cli
 print({module!r} in sys.modules)
