@@ -1,9 +1,10 @@
-"""Measures plait and its peers one after the other on this machine, and prints the ratios.
+"""Measures plait and its peers in turns on this machine, and prints the ratios.
 
-    python -m benchmarks.peers [--only plait,vllm] [--rows single,c8] [--reps 5]
+    python -m benchmarks.peers [--quick] [--only plait,vllm] [--rows single,c8] [--peers FOLDER]
 
-A server is measured only after its answers have passed a gate. Numbers of one run may be compared
-with each other; the machine is seldom the same twice. Everything is saved under results/.
+`sh benchmarks/install_peers.sh FOLDER` installs them. A server is measured only after its answers
+have passed a gate. Numbers of one run may be compared with each other; the machine is seldom the
+same twice. What is known is saved under results/ after each row.
 """
 
 from __future__ import annotations
@@ -11,82 +12,36 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime
-import json
 import shlex
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import uvloop
 
 from benchmarks.client import ServerFault, connect
-from benchmarks.machine import ROOT, Machine, cpu_seconds, this_machine
-from benchmarks.report import ROWS, Measured, Report, table
+from benchmarks.contest import CONTENDERS, ROWS, Contest, Plan, pairing, run
+from benchmarks.machine import ROOT, this_machine
+from benchmarks.processes import resident_mib
+from benchmarks.report import RESULTS, Facts, Results, save, table
+from benchmarks.roofline import measure as measure_bandwidth
 from benchmarks.rows import Bench, RedGate, check
 from benchmarks.servers import SERVERS, NotInstalled, NotReady, Running, Venvs, running
 
-WARM_UP_TOKENS = 16
-COMPARED = ("plait", "vllm", "llama-q4_1", "llama-q4_0")  # unless other servers are named
-
-
-async def _measure(server: Running, rows: Sequence[str], reps: int) -> dict[str, Measured]:
-    async with connect(server.base_url) as client:
-        bench = Bench(client, server.model, reps)
-        right = await check(bench)
-        measured = {"gate": Measured(right.unit, [right.value], right.notes)}
-        await bench.batch([bench.decode(bench.prompt("Hi."), WARM_UP_TOKENS) for _ in range(8)])
-        for key in rows:
-            samples = [await ROWS[key][1](bench.at(key, rep, {})) for rep in range(reps)]
-            values = [sample.value for sample in samples]
-            measured[key] = Measured(samples[0].unit, values, samples[0].notes)
-            _say(f"  {key}: {measured[key].median:.4g} {measured[key].unit} {measured[key].notes}")
-        return measured
-
-
-def _run(label: str, places: Venvs, rows: Sequence[str], reps: int) -> Report:
-    """Start, check and measure one server."""
-    _say(f"{label}: starting")
-    busy, total, own = *cpu_seconds(), time.process_time()
-    try:
-        with running(SERVERS[label](places), places.files / f"{label}.log") as server:
-            _say(f"  ready after {server.seconds_to_ready:.1f} s")
-            start = {"start": Measured("s", [server.seconds_to_ready])}
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                measured = runner.run(_measure(server, rows, reps))
-    except NotInstalled as absent:
-        return Report(label, fault=str(absent))
-    except (NotReady, RedGate, ServerFault) as error:
-        return Report(label, fault=f"{error}; its log: {places.files / label}.log")
-    busy, total = cpu_seconds()[0] - busy, cpu_seconds()[1] - total
-    shares = {
-        "machine_busy": round(busy / total, 3),
-        "client": round((time.process_time() - own) / total, 3),
-    }
-    return Report(label, start | measured, shares)
-
-
-def _save(machine: Machine, reports: Sequence[Report], command: str) -> Path:
-    now = datetime.datetime.now(datetime.UTC)
-    folder = ROOT / "benchmarks" / "results"
-    folder.mkdir(exist_ok=True)
-    commit = machine.plait.rstrip("+")
-    path = folder / f"{now:%Y-%m-%d-%H%M}-{machine.slug}-{commit}.json"
-    content: Mapping[str, object] = {
-        "date": now.isoformat(timespec="seconds"),
-        "command": command,
-        "machine": asdict(machine),
-        "servers": [asdict(report) for report in reports],
-    }
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    return path
+QUICK_REPS, QUICK_SCALE = 2, 0.4
+QUICK_ROWS = (
+    *("single", "single-drafts", "c8", "c32", "ttft"),
+    *("json", "json-drafts", "json8", "copy-drafts"),
+)
+LONG_START_S = 20.0  # a server that takes longer is started once
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def names_among(known: Sequence[str]) -> Callable[[str], list[str]]:
@@ -103,36 +58,132 @@ def names_among(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--only", type=names_among([*SERVERS]), default=[*COMPARED], metavar="A,B")
-    parser.add_argument("--rows", type=names_among([*ROWS]), default=[*ROWS], metavar="A,B")
-    parser.add_argument("--reps", type=int, default=5, help="repetitions of each row")
+    known = names_among([*CONTENDERS])
+    parser.add_argument("--quick", action="store_true", help="some rows, shorter, two repetitions")
+    parser.add_argument("--only", type=known, default=[*CONTENDERS], metavar="A,B")
+    parser.add_argument("--rows", type=names_among([*ROWS]), metavar="A,B")
+    parser.add_argument("--reps", type=int, help="repetitions of each row (5, quick: 2)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="no repetition is begun later")
     parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--vllm", type=Path, default=ROOT / ".venv-vllm", help="its venv")
-    parser.add_argument("--llama", type=Path, default=ROOT / ".venv-llama", help="its venv")
+    parser.add_argument("--peers", type=Path, default=ROOT, help="where they were installed")
     parser.add_argument("--files", type=Path, help="where peers' model files and logs are kept")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.rows = args.rows or [*(QUICK_ROWS if args.quick else ROWS)]
+    return args
 
 
 def _command(args: argparse.Namespace) -> str:
     """Return the command that measures the same; where the peers lie is this machine's affair."""
-    words = ["--only", ",".join(args.only), "--rows", ",".join(args.rows), "--reps", str(args.reps)]
-    return f"python -m benchmarks.peers {shlex.join(words)}"
+    words = ["--quick"] if args.quick else []
+    words += ["--only", ",".join(args.only)] if args.only != [*CONTENDERS] else []
+    usual = [*(QUICK_ROWS if args.quick else ROWS)]
+    words += ["--rows", ",".join(args.rows)] if args.rows != usual else []
+    words += ["--reps", str(args.reps)] if args.reps else []
+    return f"python -m benchmarks.peers {shlex.join(words)}".rstrip()
+
+
+def _path(args: argparse.Namespace) -> Path:
+    """Return where results are saved: only whole ones are those that the documents show."""
+    is_whole = not args.quick and args.only == [*CONTENDERS] and args.rows == [*ROWS]
+    return RESULTS / ("peers.json" if is_whole else "peers-part.json")
+
+
+def _needed(contenders: Sequence[str], rows: Sequence[str]) -> list[str]:
+    """Return the servers that rows are measured on, each once, those of plain rows first."""
+    plain = [CONTENDERS[label].plain for label in contenders]
+    return [*dict.fromkeys([*plain, *(s for r in rows for s in pairing(contenders, r).values())])]
+
+
+def _start(
+    server: str, places: Venvs, facts: Facts, starts: int, stack: ExitStack
+) -> Running | None:
+    """Start a server, more than once if it is quick, and keep the last; None if that failed."""
+    log = places.files / f"{server}.log"
+    try:
+        command = SERVERS[server](places)
+        facts.version = command.version
+        facts.weights_bytes = command.weights.stat().st_size if command.weights else 0
+        for _ in range(starts - 1):
+            with running(command, log) as first:
+                facts.starts.append(first.seconds_to_ready)
+            if first.seconds_to_ready > LONG_START_S:
+                break
+        found = stack.enter_context(running(command, log))
+    except NotInstalled as absent:
+        facts.fault = str(absent)
+        return None
+    except NotReady as error:
+        facts.fault = f"{error}; its log: {log}"
+        return None
+    facts.starts.append(found.seconds_to_ready)
+    _say(f"{server}: ready after {', '.join(f'{seconds:.1f}' for seconds in facts.starts)} s")
+    return found
+
+
+async def _measure(
+    servers: Mapping[str, Running], plan: Plan, results: Results, path: Path, begun: float
+) -> None:
+    """Let each server pass the gate, then measure those that have."""
+    benches: dict[str, Bench] = {}
+    async with AsyncExitStack() as stack:
+        for name, server in servers.items():
+            client = await stack.enter_async_context(connect(server.base_url))
+            bench = Bench(client, server.model)
+            try:
+                right = await check(bench)
+            except (RedGate, ServerFault) as error:
+                results.servers[name].fault = str(error)
+                _say(f"{name}: {error}")
+                continue
+            results.servers[name].right = f"{right.value:.0f} of {right.notes['of']}"
+            benches[name] = bench
+        pids = {name: server.pid for name, server in servers.items()}
+        contest = Contest(benches, pids, results, _say, lambda found: save(found, path))
+        await run(contest, plan, begun)
+    for name, server in servers.items():
+        results.servers[name].memory_mib = sum(resident_mib(server.pid))
+
+
+def _new_results(args: argparse.Namespace) -> Results:
+    return Results(
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        command=_command(args),
+        machine=this_machine(),
+        contenders={
+            label: {"title": CONTENDERS[label].title, "server": CONTENDERS[label].plain}
+            for label in args.only
+        },
+        titles={key: kind.title for key, kind in ROWS.items()},
+    )
 
 
 def main() -> int:
     """Measure all, print the table; 1 when plait itself failed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unwinds, so that servers are stopped
-    args = _arguments()
+    args, begun = _arguments(), time.monotonic()
     files = args.files or Path(tempfile.mkdtemp(prefix="plait-bench-"))
     files.mkdir(parents=True, exist_ok=True)
-    places = Venvs(args.vllm.absolute(), args.llama.absolute(), files, args.model)
-    machine, command = this_machine(), _command(args)
-    reports = [_run(label, places, args.rows, args.reps) for label in args.only]
-    path = _save(machine, reports, command)
-    print(f"{machine.cpu}, {machine.cores} cores, {machine.vector}; torch {machine.torch}")
-    print(f"commit {machine.plait}; {command}; {path.relative_to(ROOT)}\n")
-    print(table(reports))
-    return int(any(report.fault for report in reports if report.label == "plait"))
+    places = Venvs.below(args.peers.absolute(), files.absolute(), args.model)
+    results, path = _new_results(args), _path(args)
+    reps = args.reps or (QUICK_REPS if args.quick else 5)
+    scale = QUICK_SCALE if args.quick else 1.0
+    plan = Plan(args.only, args.rows, reps, scale, 60 * args.minutes)
+    weights = SERVERS["plait"](places).weights
+    results.bandwidth = measure_bandwidth(weights.stat().st_size) if weights else None
+    with ExitStack() as stack:
+        servers: dict[str, Running] = {}
+        for name in _needed(args.only, args.rows):
+            results.servers[name] = Facts()
+            found = _start(name, places, results.servers[name], 1 if args.quick else 2, stack)
+            if found is not None:
+                servers[name] = found
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_measure(servers, plan, results, path, begun))
+    save(results, path)
+    print(table(results))
+    own = results.servers.get("plait", Facts())
+    faults = [cells["plait"].fault for cells in results.rows.values() if "plait" in cells]
+    return int(any([own.fault, *faults]))
 
 
 if __name__ == "__main__":

@@ -60,10 +60,15 @@ class Bench:
     rng: random.Random = field(default_factory=lambda: random.Random(511))
     fields: Mapping[str, Any] = field(default_factory=dict)  # of every request
     words: dict[str, int] = field(default_factory=dict)  # of a prompt of so many tokens, by model
+    scale: float = 1.0  # of the length of each row
 
-    def at(self, row: str, rep: int, fields: Mapping[str, Any]) -> Bench:
+    def at(self, row: str, rep: int, fields: Mapping[str, Any], scale: float = 1.0) -> Bench:
         """Return the bench of one repetition of a row, whose prompts depend on these two alone."""
-        return replace(self, rng=random.Random(f"{row} {rep}"), fields=fields)
+        return replace(self, rng=random.Random(f"{row} {rep}"), fields=fields, scale=scale)
+
+    def size(self, count: int) -> int:
+        """Return how many of `count` tokens or answers this bench asks for."""
+        return max(1, round(count * self.scale))
 
     def prompt(self, text: str) -> list[Message]:
         """Return a user's message that no prompt before it shares a prefix with."""
@@ -118,33 +123,39 @@ def _need_tokens(answers: Sequence[Answer], want: int) -> None:
 
 async def single(bench: Bench) -> Sample:
     """Decode 256 tokens alone."""
-    answer = await bench.decode(bench.prompt(prompts.story(bench.rng)), 256)
-    _need_tokens([answer], 256)
+    tokens = bench.size(256)
+    answer = await bench.decode(bench.prompt(prompts.story(bench.rng)), tokens)
+    _need_tokens([answer], tokens)
     return Sample("tok/s", answer.decode_rate, {"ttft_ms": round(answer.ttft_ms, 1)})
 
 
 async def ttft(bench: Bench) -> Sample:
-    """Read a prompt of 511 tokens and answer with the first one; the median of three."""
+    """Read a prompt of 511 tokens and answer with the first one; the median of three.
+
+    The prompt is the system message: before another one, all would share the model's own.
+    """
     if bench.model not in bench.words:
         words = PROMPT_TOKENS - 60
         probe = await bench.decode(_long(bench, words), 1)
         bench.words[bench.model] = words + PROMPT_TOKENS - probe.prompt_tokens
     words = bench.words[bench.model]
-    answers = [await bench.decode(_long(bench, words), 4) for _ in range(3)]
+    answers = [await bench.decode(_long(bench, words), 4) for _ in range(bench.size(3))]
     lengths = sorted({a.prompt_tokens for a in answers})
     median = statistics.median(a.ttft_ms for a in answers)
     return Sample("ms", median, {"prompt_tokens": lengths})
 
 
 def _long(bench: Bench, words: int) -> list[Message]:
-    return bench.prompt(prompts.filler(bench.rng, words))
+    text = bench.prompt(prompts.filler(bench.rng, words))[0]["content"]
+    return [{"role": "system", "content": text}, {"role": "user", "content": "Go on."}]
 
 
 async def streams(bench: Bench, count: int) -> Sample:
     """Decode 128 tokens in each of `count` streams at once."""
     asked = [bench.prompt(prompts.question(bench.rng)) for _ in range(count)]
-    rate, answers = await bench.batch([bench.decode(messages, 128) for messages in asked])
-    _need_tokens(answers, 128)
+    tokens = bench.size(128)
+    rate, answers = await bench.batch([bench.decode(messages, tokens) for messages in asked])
+    _need_tokens(answers, tokens)
     median_ttft = statistics.median(a.ttft_ms for a in answers)
     return Sample("tok/s", rate, {"ttft_ms": round(median_ttft, 1)})
 
@@ -161,7 +172,7 @@ async def many_streams(bench: Bench) -> Sample:
 
 async def json_single(bench: Bench) -> Sample:
     """Fill a schema at temperature 0.7, four times, one request after the other."""
-    answers = [await _person(bench) for _ in range(4)]
+    answers = [await _person(bench) for _ in range(bench.size(4))]
     span = sum(a.last - a.first for a in answers)
     return Sample("tok/s", sum(a.tokens_after_first for a in answers) / span, _validity(answers))
 
@@ -172,13 +183,14 @@ async def json_streams(bench: Bench, count: int = 8) -> Sample:
     A stream goes on as soon as its answer ends: their lengths differ, and a batch that waited for
     its longest one would measure that one.
     """
-    pairs = [[_person(bench), _person(bench)] for _ in range(count)]
+    each = bench.size(2)
+    todo = [[_person(bench) for _ in range(each)] for _ in range(count)]
 
     async def stream(calls: Sequence[Awaitable[Answer]]) -> list[Answer]:
         return [await call for call in calls]
 
     begun = time.perf_counter()
-    answers = [a for each in await asyncio.gather(*map(stream, pairs)) for a in each]
+    answers = [a for each in await asyncio.gather(*map(stream, todo)) for a in each]
     rate = sum(a.tokens for a in answers) / (time.perf_counter() - begun)
     return Sample("tok/s", rate, _validity(answers))
 
@@ -211,8 +223,9 @@ async def copy(bench: Bench, *, is_predicted: bool = False) -> Sample:
     """
     messages, source = prompts.copying(bench.rng)
     prediction = {"prediction": {"type": "content", "content": source}} if is_predicted else {}
-    answer = await bench.ask(messages, COPIED_TOKENS, ignore_eos=True, **prediction)
-    _need_tokens([answer], COPIED_TOKENS)
+    tokens = bench.size(COPIED_TOKENS)
+    answer = await bench.ask(messages, tokens, ignore_eos=True, **prediction)
+    _need_tokens([answer], tokens)
     text = answer.text.strip()
     matcher = difflib.SequenceMatcher(None, source[: len(text)], text, autojunk=False)
     return Sample("tok/s", answer.decode_rate, {"similarity": round(matcher.ratio(), 3)})

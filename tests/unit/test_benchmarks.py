@@ -1,4 +1,4 @@
-"""The comparison with peers: what it counts, what it refuses, which way its ratios point."""
+"""The client of the benchmarks and the gate: what they count, and what they refuse."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import httpx
 import pytest
 
 from benchmarks.client import ServerFault, ask
-from benchmarks.report import Measured, Report, table
 from benchmarks.rows import QUESTIONS, Bench, RedGate, check
 from benchmarks.servers import Command, NotReady, running
 
@@ -87,20 +86,6 @@ async def test_prompts_share_no_prefix() -> None:
         bench = Bench(client, "m")
         prompts = {bench.prompt("same")[0]["content"].split()[0] for _ in range(100)}
     assert len(prompts) == 100
-
-
-def test_a_ratio_above_one_says_that_plait_is_better() -> None:
-    own = {"start": Measured("s", [2.0]), "single": Measured("tok/s", [1.0, 30.0, 99.0])}
-    peer = {"start": Measured("s", [8.0]), "single": Measured("tok/s", [20.0])}
-    have = table([Report("plait", own), Report("peer", peer), Report("gone", fault="no")])
-    assert have.splitlines() == [
-        "|  | plait | peer |",
-        "| --- | ---: | ---: |",
-        "| start-up, s | 2 | 8 (4.00x) |",
-        "| 1 stream, decode, tok/s | 30 | 20 (1.50x) |",
-        "",
-        "gone: no",
-    ]
 
 
 def test_a_server_that_ends_is_reported(tmp_path: Path) -> None:
