@@ -12,7 +12,7 @@ namespace plait {
 constexpr int kPanel = 32;      // columns of a weight panel
 constexpr int kGroup = 32;      // k of a weight block
 constexpr int kBlock = 16;      // tokens of a KV block
-constexpr int kQueries = 24;    // queries (row, head) that share the keys of an attention task
+constexpr int kQueries = 48;    // queries (row, head) that share the keys of an attention task
 constexpr int kSlots = kQueries + 16;  // of numbers by query: 16 are read at once, from any query on
 constexpr int kStrip = 64;      // keys between two corrections of the running softmax
 
@@ -148,7 +148,7 @@ extern const Kernels kAvx512Kernels;
 // width: of the rows that are normed.
 inline size_t own_bytes(int width, int head_dim, int rows) {
   const size_t dim = round_up(head_dim, 16);
-  const size_t floats = kQueries * (2 * dim + kStrip) + 3 * kSlots + 2 * kStrip * dim;
+  const size_t floats = kQueries * (2 * dim + 32 + kStrip) + 2 * kSlots + 3 * kStrip * dim;
   const size_t attention = floats * sizeof(float) + kQueries * rows;
   return (std::max(attention, sizeof(float) * width) + 63) / 64 * 64;
 }

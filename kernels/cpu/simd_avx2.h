@@ -106,6 +106,18 @@ inline __m256 ldexp(__m256 v, __m256 exponent) {
   return _mm256_mul_ps(once, power_of_two(_mm256_sub_epi32(whole, half)));
 }
 inline Vec ldexp(Vec v, Vec exponent) { return {ldexp(v.a, exponent.a), ldexp(v.b, exponent.b)}; }
+// v * 2^n, which must be a normal number; whole = n + 0x1.8p23.
+inline __m256 raise(__m256 v, __m256 whole) {
+  const __m256i power = _mm256_slli_epi32(_mm256_castps_si256(whole), 23);
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), power));
+}
+inline Vec raise(Vec v, Vec whole) { return {raise(v.a, whole.a), raise(v.b, whole.b)}; }
+// v where x >= limit, 0 elsewhere.
+inline Vec at_least(Vec x, float limit, Vec v) {
+  const __m256 least = _mm256_set1_ps(limit);
+  return {_mm256_and_ps(_mm256_cmp_ps(x.a, least, _CMP_GE_OQ), v.a),
+          _mm256_and_ps(_mm256_cmp_ps(x.b, least, _CMP_GE_OQ), v.b)};
+}
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 // The low or high bf16 of 16 times 32 bits.

@@ -44,6 +44,15 @@ inline float sum(Vec a) { return _mm512_reduce_add_ps(a); }
 inline float highest(Vec a) { return _mm512_reduce_max_ps(a); }
 inline Vec nearest(Vec a) { return _mm512_roundscale_ps(a, 0); }
 inline Vec ldexp(Vec a, Vec exponent) { return _mm512_scalef_ps(a, exponent); }
+// a * 2^n, which must be a normal number; whole = n + 0x1.8p23.
+inline Vec raise(Vec a, Vec whole) {
+  const __m512i power = _mm512_slli_epi32(_mm512_castps_si512(whole), 23);
+  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), power));
+}
+// a where x >= limit, 0 elsewhere.
+inline Vec at_least(Vec x, float limit, Vec a) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, splat(limit), _CMP_GE_OQ), a);
+}
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 // Sums of integers, 16 of 32 bits.

@@ -86,6 +86,12 @@ inline Vec ldexp(Vec a, Vec exponent) {
   const Ints half = whole >> 1;  // two steps reach below the normal numbers
   return a * power_of_two(half) * power_of_two(whole - half);
 }
+// a * 2^n, which must be a normal number; whole = n + 0x1.8p23.
+inline Vec raise(Vec a, Vec whole) { return floats(words(a) + (words(whole) << 23)); }
+// a where x >= limit, 0 elsewhere.
+inline Vec at_least(Vec x, float limit, Vec a) {
+  return floats(reinterpret_cast<Words>(x >= splat(limit)) & words(a));
+}
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 // The low or high bf16 of 16 times 32 bits.

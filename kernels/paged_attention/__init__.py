@@ -10,7 +10,8 @@ row must see itself: its own key and value are in the cache.
 Law: on the compiled path a row's bits depend on nothing but q, the keys and values it sees and
 their places in the sequence: neither on chunking nor on other rows. The rows of a branch count as
 standing right behind the context, so they have the bits of a FULL segment of their own; so do those
-of each path of a tree, with the bits of a CAUSAL one.
+of each path of a tree, with the bits of a CAUSAL one. Every instruction set that has a fused
+multiply-add gives the same bits.
 """
 
 from __future__ import annotations

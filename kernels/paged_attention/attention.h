@@ -6,285 +6,14 @@
 // bits of a row do not depend on which other rows, or how many keys more, its task reads. Keys of a
 // branch, or of the path to a row of a tree, are first moved to where they would be if there were no
 // other branch or path.
+//
+// The order of all operations is the same for every instruction set, and so are the bits where the
+// vectors have a fused multiply-add.
 
-constexpr int kSub = 6;  // queries whose sums are in registers together
-
-// Vectors of each of so many queries' sums that are in registers together: 4, 2 or 1.
-constexpr int width_for(int queries) {
-  const int most = kAccumulators / queries;
-  return most >= 4 ? 4 : most >= 2 ? 2 : 1;
-}
-
-// Memory of one task: up to kQueries queries, dim = head_dim rounded up to 16.
-struct TaskScratch {
-  float *q;       // [query][dim], scaled
-  float *scores;  // [query][kStrip]: scores, then weights
-  float *sums;    // [query][dim]: weighted values
-  float *top, *mass, *shrink;  // [slot]: running maximum, sum of weights, correction
-  char *keys, *values;  // [block of strip][dim][16] and [block of strip][16][dim]: moved
-  uint8_t* kin;         // [row][row of segment]: SHADOW, does the row see it?
-  // BRANCHES and TREE, in the memory of kin: the segment's rows that belong to the branch or the
-  // path, their positions.
-  int32_t *mates, *mate_positions;
-
-  // What belongs to the queries from `first` on.
-  TaskScratch from(int first, int dim) const {
-    TaskScratch rest = *this;
-    rest.q += first * dim;
-    rest.scores += first * kStrip;
-    rest.sums += first * dim;
-    rest.top += first;
-    rest.mass += first;
-    rest.shrink += first;
-    return rest;
-  }
-};
-
-inline TaskScratch task_scratch(char* own, int dim, int rows) {
-  TaskScratch s;
-  s.q = reinterpret_cast<float*>(own);
-  s.scores = s.q + kQueries * dim;
-  s.sums = s.scores + kQueries * kStrip;
-  s.top = s.sums + kQueries * dim;
-  s.mass = s.top + kSlots;
-  s.shrink = s.mass + kSlots;
-  s.keys = reinterpret_cast<char*>(s.shrink + kSlots);
-  s.values = s.keys + sizeof(float) * kStrip * dim;
-  s.kin = reinterpret_cast<uint8_t*>(s.values + sizeof(float) * kStrip * dim);
-  s.mates = reinterpret_cast<int32_t*>(s.kin);
-  s.mate_positions = s.mates + rows;
-  return s;
-}
-
-// What one row sees.
-struct Sight {
-  int context, own, kind;  // own: rows of the segment, of the branch or of the path
-  int row, position, window;
-  const int32_t* positions;  // of these rows
-  const uint8_t* kin;        // of this row
-
-  bool sees(int key) const {
-    const int mate = key - context;
-    if (mate >= own) return false;
-    if (window && (mate < 0 ? key : positions[mate]) <= position - window) return false;
-    if (mate < 0) return true;
-    return kind == kFull || (kind == kCausal ? mate <= row : kin[mate] != 0);
-  }
-  // Whether all of key .. key + count - 1 are seen, if that is cheap to tell.
-  bool sees_all(int key, int count) const {
-    const int end = kind == kFull ? context + own : kind == kCausal ? context + row + 1 : context;
-    return key + count <= end && !window;
-  }
-  uint16_t bits(int key) const {
-    if (sees_all(key, kBlock)) return 0xffff;
-    unsigned bits = 0;
-    for (int i = 0; i < kBlock; ++i) bits |= static_cast<unsigned>(sees(key + i)) << i;
-    return static_cast<uint16_t>(bits);
-  }
-};
-
-// scores[query][block] = q . k for NQ queries and NB blocks of 16 keys.
-template <int NQ, int NB, class T>
-inline void score(const float* q, int stride, int dim, const T* const* keys, float* scores) {
-  Vec acc[NQ][NB];
-#pragma GCC unroll 8
-  for (int i = 0; i < NQ; ++i) {
-#pragma GCC unroll 4
-    for (int b = 0; b < NB; ++b) acc[i][b] = zero();
-  }
-  for (int d = 0; d < dim; ++d) {
-    Vec k[NB];
-#pragma GCC unroll 4
-    for (int b = 0; b < NB; ++b) k[b] = load(keys[b] + d * kBlock);
-#pragma GCC unroll 8
-    for (int i = 0; i < NQ; ++i) {
-      const Vec x = splat(q[i * stride + d]);
-#pragma GCC unroll 4
-      for (int b = 0; b < NB; ++b) acc[i][b] = fma(x, k[b], acc[i][b]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < NQ; ++i) {
-#pragma GCC unroll 4
-    for (int b = 0; b < NB; ++b) store(scores + i * kStrip + b * kBlock, acc[i][b]);
-  }
-}
-
-// sums[query] = sums[query] * shrink[query] + weights . v for NQ queries and NV vectors of 16 dims.
-template <int NQ, int NV, class T>
-inline void mix(const float* weights, const float* shrink, int count, const T* const* values,
-                int head_dim, float* sums, int stride) {
-  Vec acc[NQ][NV];
-#pragma GCC unroll 8
-  for (int i = 0; i < NQ; ++i) {
-    const Vec factor = splat(shrink[i]);
-#pragma GCC unroll 4
-    for (int n = 0; n < NV; ++n) acc[i][n] = mul(factor, load(sums + i * stride + 16 * n));
-  }
-  for (int first = 0; first < count; first += kBlock) {
-    const T* value = values[first / kBlock];
-    const float* weight = weights + first;
-    for (int left = std::min(kBlock, count - first); left > 0; --left) {
-      Vec v[NV];
-#pragma GCC unroll 4
-      for (int n = 0; n < NV; ++n) v[n] = load(value + 16 * n);
-#pragma GCC unroll 8
-      for (int i = 0; i < NQ; ++i) {
-        const Vec w = splat(weight[i * kStrip]);
-#pragma GCC unroll 4
-        for (int n = 0; n < NV; ++n) acc[i][n] = fma(w, v[n], acc[i][n]);
-      }
-      value += head_dim;
-      ++weight;
-    }
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < NQ; ++i) {
-#pragma GCC unroll 4
-    for (int n = 0; n < NV; ++n) store(sums + i * stride + 16 * n, acc[i][n]);
-  }
-}
-
-// The last dims of a head whose size is no multiple of 16.
-template <class T>
-inline void mix_rest(const float* weights, float shrink, int count, const T* const* values,
-                     int head_dim, int rest, float* sums) {
-  Vec acc = mul(splat(shrink), load(sums));
-  for (int j = 0; j < count; ++j) {
-    const T* value = values[j / kBlock] + j % kBlock * head_dim;
-    acc = fma(splat(weights[j]), load_first(value, rest), acc);
-  }
-  store(sums, acc);
-}
-
-template <int N = 1, class F>
-inline void with_queries(int count, const F& f) {
-  if constexpr (N < kSub) {
-    if (count != N) return with_queries<N + 1>(count, f);
-  }
-  f(std::integral_constant<int, N>());
-}
-
-// Keys first .. first + count - 1 of the sequence, where their blocks lie for one KV head.
-template <class T>
-struct Strip {
-  const T* keys[kStrip / kBlock];
-  const T* values[kStrip / kBlock];
-  int first, count, blocks;
-};
-
-// Elements before a block's keys, or values, for one KV head.
-inline size_t page_at(const Cache& cache, size_t block, int kv_head) {
-  return (block * cache.kv_heads + kv_head) * cache.head_dim * kBlock;
-}
-
-template <class T>
-inline Strip<T> strip_at(const Cache& cache, const int32_t* table, int kv_head, int first,
-                         int count) {
-  Strip<T> strip;
-  strip.first = first;
-  strip.count = count;
-  strip.blocks = ceil_div(count, kBlock);
-  for (int b = 0; b < strip.blocks; ++b) {
-    const size_t at = page_at(cache, table[first / kBlock + b], kv_head);
-    strip.keys[b] = static_cast<const T*>(cache.k) + at;
-    strip.values[b] = static_cast<const T*>(cache.v) + at;
-  }
-  return strip;
-}
-
-template <class T>
-inline void score_strip(const Strip<T>& strip, const TaskScratch& s, int queries, int stride,
-                        int head_dim) {
-  for (int i = 0; i < queries; i += kSub) {
-    with_queries(std::min(kSub, queries - i), [&](auto size) {
-      constexpr int N = decltype(size)::value;
-      const float* q = s.q + i * stride;
-      float* scores = s.scores + i * kStrip;
-      constexpr int kWidth = width_for(N);
-      int b = 0;
-      for (; b + kWidth <= strip.blocks; b += kWidth) {
-        score<N, kWidth>(q, stride, head_dim, strip.keys + b, scores + b * kBlock);
-      }
-      for (; b < strip.blocks; ++b) {
-        score<N, 1>(q, stride, head_dim, strip.keys + b, scores + b * kBlock);
-      }
-    });
-  }
-}
-
-constexpr float kLowest = -0x1.fffffep127f;
-
-// What is taken from scores before they become weights: finite, so that all weights are 0 where
-// nothing is seen yet.
-inline Vec base_of(Vec top) { return max(top, splat(kLowest)); }
-
-// Scores become weights; top, mass and shrink follow. Writes up to 15 shrinks too many.
-inline void weigh(int queries, int blocks, const TaskScratch& s) {
-  float before[kSlots];
-  std::copy_n(s.top, queries, before);
-  for (int i = 0; i < queries; ++i) {
-    const float* scores = s.scores + i * kStrip;
-    Vec best = load(scores);
-    for (int b = 1; b < blocks; ++b) best = max(best, load(scores + b * kBlock));
-    s.top[i] = std::max(before[i], highest(best));
-  }
-  for (int i = 0; i < queries; i += 16) {
-    store(s.shrink + i, exp(sub(load(before + i), base_of(load(s.top + i)))));
-  }
-  for (int i = 0; i < queries; ++i) {
-    float* scores = s.scores + i * kStrip;
-    const Vec base = base_of(splat(s.top[i]));
-    Vec total = zero();
-    for (int b = 0; b < blocks; ++b) {
-      const Vec weight = exp(sub(load(scores + b * kBlock), base));
-      store(scores + b * kBlock, weight);
-      total = add(total, weight);
-    }
-    s.mass[i] = s.mass[i] * s.shrink[i] + sum(total);
-  }
-}
-
-template <class T>
-inline void mix_strip(const Strip<T>& strip, const TaskScratch& s, int queries, int stride,
-                      int head_dim) {
-  for (int i = 0; i < queries; i += kSub) {
-    with_queries(std::min(kSub, queries - i), [&](auto size) {
-      constexpr int N = decltype(size)::value;
-      const float* weights = s.scores + i * kStrip;
-      float* sums = s.sums + i * stride;
-      const T* values[kStrip / kBlock];
-      std::copy(strip.values, strip.values + strip.blocks, values);
-      int d = 0;
-      const auto advance = [&](int dims) {
-        d += dims;
-        for (int b = 0; b < strip.blocks; ++b) values[b] += dims;
-      };
-      constexpr int kWidth = width_for(N);
-      for (; d + 16 * kWidth <= head_dim; advance(16 * kWidth)) {
-        mix<N, kWidth>(weights, s.shrink + i, strip.count, values, head_dim, sums + d, stride);
-      }
-      for (; d + 16 <= head_dim; advance(16)) {
-        mix<N, 1>(weights, s.shrink + i, strip.count, values, head_dim, sums + d, stride);
-      }
-      for (int n = 0; d < head_dim && n < N; ++n) {
-        mix_rest(weights + n * kStrip, s.shrink[i + n], strip.count, values, head_dim,
-                 head_dim - d, sums + n * stride + d);
-      }
-    });
-  }
-}
-
-// Marks what each row of the tile sees: rows of the first half, but row i of the second half sees
-// itself instead of row i of the first.
-inline void mark_shadowed(const RowTile& tile, int start, int own, uint8_t* kin) {
-  const int half = own / 2;
-  for (int row = tile.first - start; row < tile.last - start; ++row, kin += own) {
-    std::memset(kin, 1, half);
-    std::memset(kin + half, 0, half);
-    if (row >= half) std::swap(kin[row - half], kin[row]);
-  }
-}
+#include "sight.h"
+#include "strips.h"
+#include "products.h"
+#include "softmax.h"
 
 // One task: the rows of a tile, `heads` query heads from first_head on, one KV head. A query is
 // row of tile * heads + head.
@@ -323,16 +52,43 @@ class AttentionTask {
       const int count = std::min(kStrip, end - first);
       Strip<T> strip = strip_at<T>(cache_, table, kv_head, first, count);
       if (is_branch_) move_branch(table, kv_head, &strip);
-      score_strip(strip, s_, queries(), stride_, dim_);
-      hide(strip);
-      weigh(queries(), strip.blocks, s_);
-      mix_strip(strip, s_, queries(), stride_, dim_);
+      read(strip);
     }
     for (int row = 0; kind_ == kTree && row < rows_; ++row) run_path(row, first, table, kv_head);
     write_out();
   }
 
  private:
+  // All rows of the tile read a strip.
+  void read(const Strip<T>& strip) {
+    const int seen = context_ + tile_.first - start_ + 1 - strip.first;
+    const Reach reach{strip.count, kind_ == kCausal && !call_.window, seen, heads_};
+    const auto score_all = [&](const auto* const* keys) {
+      score_strip(keys, s_, queries(), reach, stride_, dim_);
+    };
+    const auto mix_all = [&](const auto* const* values) {
+      mix_strip(values, s_, queries(), reach, stride_, dim_);
+    };
+    with_pages(strip.keys, strip.blocks, score_all);
+    for (int row = 0; row < rows_; ++row) {
+      hide(strip, s_.scores + row * heads_ * kStrip, sight_of(row));
+    }
+    weigh(queries(), reach, s_);
+    with_pages(strip.values, strip.blocks, mix_all);
+  }
+
+  template <class F>
+  void with_pages(const T* const* pages, int blocks, const F& f) {
+    if constexpr (std::is_same_v<T, float>) {
+      f(pages);
+    } else {
+      if (queries() <= 2 * kSub) return f(pages);
+      const float* at[kStrip / kBlock];
+      widen(pages, blocks, dim_, s_.wide, at);
+      f(at);
+    }
+  }
+
   // The keys from `first` on that one row of a tree sees: the context's last ones and its path.
   void run_path(int row, int first, const int32_t* table, int kv_head) {
     const int length = take_path(tile_.first + row - start_);
@@ -340,12 +96,13 @@ class AttentionTask {
     for (const int end = context_ + length; first < end; first += kStrip) {
       Strip<T> strip = strip_at<T>(cache_, table, kv_head, first, std::min(kStrip, end - first));
       move_branch(table, kv_head, &strip);
-      score_strip(strip, s, heads_, stride_, dim_);
-      hide(strip, s, {context_, length, kCausal, length - 1,
-                           metadata_.positions[tile_.first + row], call_.window,
-                           s_.mate_positions, nullptr});
-      weigh(heads_, strip.blocks, s);
-      mix_strip(strip, s, heads_, stride_, dim_);
+      const Reach reach{strip.count, false, 0, heads_};
+      score_strip(strip.keys, s, heads_, reach, stride_, dim_);
+      hide(strip, s.scores,
+           {context_, length, kCausal, length - 1, metadata_.positions[tile_.first + row],
+            call_.window, s_.mate_positions, nullptr});
+      weigh(heads_, reach, s);
+      mix_strip(strip.values, s, heads_, reach, stride_, dim_);
     }
   }
 
@@ -413,44 +170,44 @@ class AttentionTask {
   }
 
   void begin_queries() {
+    std::fill_n(s_.top, kSlots, 0.0f);
     for (int i = 0; i < queries(); ++i) {
       const float* q = call_.q + offset_of(i);
-      scale(q, call_.scale, s_.q + i * stride_, dim_);
+      scale(q, call_.scale * kLog2E, s_.q + i * stride_, dim_);
       std::fill_n(s_.sums + i * stride_, stride_, 0.0f);
       s_.top[i] = -INFINITY;
-      s_.mass[i] = 0.0f;
+      store(s_.mass + i * 16, zero());
     }
+  }
+
+  // Of a row of the tile.
+  Sight sight_of(int row) const {
+    return {context_,
+            own_,
+            kind_,
+            tile_.first + row - start_,
+            metadata_.positions[tile_.first + row],
+            call_.window,
+            positions_,
+            s_.kin + row * own_};
   }
 
   // Takes the scores of keys that a row does not see down to minus infinity.
-  void hide(const Strip<T>& strip) {
-    for (int row = 0; row < rows_; ++row) {
-      const Sight sight{context_,
-                        own_,
-                        kind_,
-                        tile_.first + row - start_,
-                        metadata_.positions[tile_.first + row],
-                        call_.window,
-                        positions_,
-                        s_.kin + row * own_};
-      hide(strip, s_.from(row * heads_, stride_), sight);
-    }
-  }
-
-  void hide(const Strip<T>& strip, const TaskScratch& s, const Sight& sight) {
+  void hide(const Strip<T>& strip, float* scores, const Sight& sight) {
     if (sight.sees_all(strip.first, strip.blocks * kBlock)) return;
     for (int b = 0; b < strip.blocks; ++b) {
       const uint16_t bits = sight.bits(strip.first + b * kBlock);
+      if (bits == 0xffff) continue;
       for (int h = 0; h < heads_; ++h) {
-        float* scores = s.scores + h * kStrip + b * kBlock;
-        store(scores, keep(bits, load(scores), splat(-INFINITY)));
+        float* at = scores + h * kStrip + b * kBlock;
+        store(at, keep(bits, load(at), splat(-INFINITY)));
       }
     }
   }
 
   void write_out() {
     for (int i = 0; i < queries(); ++i) {
-      scale(s_.sums + i * stride_, 1.0f / s_.mass[i], call_.out + offset_of(i), dim_);
+      scale(s_.sums + i * stride_, 1.0f / sum(load(s_.mass + i * 16)), call_.out + offset_of(i), dim_);
     }
   }
 
@@ -466,14 +223,25 @@ class AttentionTask {
   int first_head_ = 0, heads_ = 0;
 };
 
+// The tile and KV head of task 0, 1, ... of a call. Those of one segment read the same keys, which
+// may fit a core's own cache for one head: head by head. Late tiles read most: first.
+inline std::pair<const RowTile*, int> task_at(const AttentionCall& call, int kv_heads, int task) {
+  const int back = call.tile_count * kv_heads - 1 - task;
+  const auto [first, last] = std::equal_range(
+      call.tiles, call.tiles + call.tile_count, call.tiles[back / kv_heads],
+      [](const RowTile& tile, const RowTile& other) { return tile.segment < other.segment; });
+  const int among = back - static_cast<int>(first - call.tiles) * kv_heads;
+  const int tiles = static_cast<int>(last - first);
+  return {first + among % tiles, among / tiles};
+}
+
 template <class T>
 void attend_all(Team& team, const AttentionCall& call, const Cache& cache, char* own) {
   const int group = call.heads / cache.kv_heads;
   int task, end;
   while (team.claim(call.tile_count * cache.kv_heads, 1, &task, &end)) {
-    const int back = call.tile_count - 1 - task / cache.kv_heads;  // late tiles read most: first
-    const int kv_head = task % cache.kv_heads;
-    AttentionTask<T> work(call, cache, call.tiles[back], own);
+    const auto [tile, kv_head] = task_at(call, cache.kv_heads, task);
+    AttentionTask<T> work(call, cache, *tile, own);
     for (int head = 0; head < group; head += kQueries) {
       work.run(kv_head, kv_head * group + head, std::min(kQueries, group - head));
     }

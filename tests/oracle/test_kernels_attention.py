@@ -199,6 +199,29 @@ def _moved(
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("head_dim", "spread"), [(8, 1.0), (40, 30.0), (64, 1e-20)])
+@pytest.mark.parametrize(("heads", "kv_heads"), HEADS)
+def test_processors_with_fused_multiply_adds_give_the_same_bits(
+    heads: int, kv_heads: int, head_dim: int, spread: float, dtype: torch.dtype
+) -> None:
+    """So that texts do not depend on the processor. Scores lie near, far apart or at zero.
+
+    The generic kernels round between multiplication and addition, and are left out.
+    """
+    q, keys, values, metadata = _setting(MIXED, Geometry(heads, kv_heads, head_dim, dtype))
+    best, found = extension.isa(), {}
+    for window in (0, 20):
+        for name in set(extension.isas()) - {"generic"}:
+            extension.use_isa(name)
+            found[name] = COMPILED.paged_attention(
+                q * spread, (keys, values * spread), metadata, scale=0.3, window=window
+            ).view(torch.int32)
+        extension.use_isa(best)
+        for name, bits in found.items():
+            assert torch.equal(bits, next(iter(found.values()))), name
+
+
 def test_bad_segments_are_refused() -> None:
     q, keys, values, metadata = _setting([(20, 3, TREE)], Geometry(1, 1, 16))
 
