@@ -191,6 +191,15 @@ def speculation_result() -> str:
     return (ROOT / "benchmarks" / "results" / "speculation.md").read_text().strip()
 
 
+def peers(*titles: str) -> str:
+    """Return rows of the last comparison with peers, and how it was measured; none: all rows."""
+    text = (ROOT / "benchmarks" / "results" / "peers.md").read_text().strip()
+    table, *notes = text.split("\n\n")
+    header, rule, *rows = table.splitlines()
+    chosen = [row for row in rows if not titles or row.removeprefix("| ").startswith(titles)]
+    return "\n".join([header, rule, *chosen, "", *notes[:1]])
+
+
 def _gain(cell: Mapping[str, Any] | None) -> str:
     """Return tokens a pass, and the median speed-up over plain decoding."""
     if cell is None or not cell["forwards"]:
