@@ -3,8 +3,12 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
+#include <map>
+
 #include "../decoder_stack/compiled.h"
 #include "../kv_copy/kv_copy.h"
+#include "../linear/linear.h"
+#include "choice.h"
 #include "views.h"
 
 namespace py = pybind11;
@@ -12,34 +16,17 @@ namespace py = pybind11;
 namespace plait {
 namespace {
 
-std::vector<const Kernels*> supported() {
-  std::vector<const Kernels*> found;
-#if defined(__x86_64__)
-  if (kAvx512Kernels.supported()) found.push_back(&kAvx512Kernels);
-  if (kAvx2Kernels.supported()) found.push_back(&kAvx2Kernels);
-#endif
-  found.push_back(&kGenericKernels);
-  return found;
-}
-
-const Kernels*& chosen() {
-  static const Kernels* kernels = supported().front();
-  return kernels;
-}
-
-std::vector<std::string> isas() {
-  std::vector<std::string> names;
-  for (const Kernels* kernels : supported()) names.emplace_back(kernels->name);
-  return names;
-}
-
 void use_isa(const std::string& name) {
-  for (const Kernels* kernels : supported()) {
-    if (name != kernels->name) continue;
-    chosen() = kernels;
-    return;
-  }
-  TORCH_CHECK_VALUE(false, "this processor has no kernels named ", name);
+  TORCH_CHECK_VALUE(use_path(name), "this processor has no kernels named ", name);
+}
+
+// For each operation the names of the paths in use, of products for 1, 2, 4, ... rows and more.
+std::map<std::string, std::vector<std::string>> operations() {
+  const Sources found = sources();
+  std::map<std::string, std::vector<std::string>> all{{"rows", {found.rows}},
+                                                      {"attention", {found.attention}}};
+  all.insert(found.linear.begin(), found.linear.end());
+  return all;
 }
 
 at::Tensor linear(const at::Tensor& x, const std::string& mode, int64_t n, const at::Tensor& panels,
@@ -59,7 +46,8 @@ at::Tensor linear(const at::Tensor& x, const std::string& mode, int64_t n, const
   };
   thread_local Buffer buffer;
   carve(buffer.reserve(carve(nullptr)));
-  Team::run(threads, [&](Team& team, int thread) { active().linear(team, thread, call); });
+  const Operations& kernels = active();
+  Team::run(threads, [&](Team& team, int) { run_linear(team, kernels, call); });
   return out;
 }
 
@@ -71,8 +59,8 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps) {
   at::Tensor out = at::empty_like(input);
   float* to = out.data_ptr<float>();
   for (int64_t row = 0; row < input.size(0); ++row) {
-    active().rms_norm(data + row * n, gains, to + row * n, static_cast<int>(n),
-                      static_cast<float>(eps));
+    active().rows.rms_norm(data + row * n, gains, to + row * n, static_cast<int>(n),
+                           static_cast<float>(eps));
   }
   return out;
 }
@@ -101,22 +89,20 @@ at::Tensor paged_attention(const at::Tensor& q, const at::Tensor& k_layer,
                            static_cast<int>(tiles.size())};
   const Cache layer{cache.k, cache.v, cache.half, static_cast<int>(cache.kv_heads), dim};
   Team::run(threads, [&](Team& team, int thread) {
-    active().attention(team, thread, call, layer, memory + thread * own);
+    active().attention(team, call, layer, memory + thread * own);
   });
   return out;
 }
 
 }  // namespace
-
-const Kernels& active() { return *chosen(); }
-
 }  // namespace plait
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   const auto release = py::call_guard<py::gil_scoped_release>();
-  m.def("isa", [] { return std::string(plait::active().name); });
-  m.def("isas", &plait::isas);
+  m.def("isa", &plait::path_name);
+  m.def("isas", &plait::path_names);
   m.def("use_isa", &plait::use_isa);
+  m.def("operations", &plait::operations);
   m.def("linear", &plait::linear, release);
   m.def("rms_norm", &plait::rms_norm, release);
   m.def("paged_attention", &plait::paged_attention);

@@ -1,9 +1,12 @@
-// The kernels for avx2.
+// The kernels for AVX2 with FMA and F16C.
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+#include <memory>
+#include <new>
 #include <type_traits>
 
 #include "kernels.h"
@@ -23,16 +26,14 @@ namespace avx2_isa {
 namespace {
 
 #include "simd_avx2.h"
-#include "dot_fp32.h"
-#include "dot_wide.h"
+#include "dot_avx2.h"
 #include "math.h"
 #include "../linear/pack.h"
 #include "../linear/tiles.h"
 #include "../linear/integers.h"
-#include "../linear/linear.h"
+#include "../linear/floats.h"
 #include "../elementwise/elementwise.h"
 #include "../paged_attention/attention.h"
-#include "../decoder_stack/stack.h"
 
 }  // namespace
 }  // namespace avx2_isa
@@ -47,13 +48,18 @@ namespace {
 namespace plait {
 
 static bool supported() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+  return __builtin_cpu_supports("avx2") &&
+         __builtin_cpu_supports("fma") &&
          __builtin_cpu_supports("f16c");
 }
 
-const Kernels kAvx2Kernels{
-    "avx2",          supported,        avx2_isa::linear, avx2_isa::attention,
-    avx2_isa::stack, avx2_isa::rms_norm,
+const Path kAvx2Path{
+    "avx2",
+    nullptr,
+    supported,
+    {avx2_isa::kFp32, avx2_isa::kBf16, avx2_isa::kInt8, avx2_isa::kInt4, avx2_isa::kInt4Wide},
+    avx2_isa::kRowKernels,
+    avx2_isa::attention,
 };
 
 }  // namespace plait

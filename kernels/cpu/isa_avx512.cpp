@@ -1,9 +1,12 @@
-// The kernels for avx512bf16.
+// The kernels for AVX-512 F, BW, VL and DQ.
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+#include <memory>
+#include <new>
 #include <type_traits>
 
 #include "kernels.h"
@@ -12,12 +15,10 @@
 
 // System headers are above: only the code below is compiled for the instruction set.
 #if defined(__clang__)
-#pragma clang attribute push(                                                             \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c"))), \
-    apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
 #endif
 
 namespace plait {
@@ -25,16 +26,14 @@ namespace avx512_isa {
 namespace {
 
 #include "simd_avx512.h"
-#include "dot_fp32.h"
-#include "dot_bf16.h"
+#include "dot_avx512.h"
 #include "math.h"
 #include "../linear/pack.h"
 #include "../linear/tiles.h"
 #include "../linear/integers.h"
-#include "../linear/linear.h"
+#include "../linear/floats.h"
 #include "../elementwise/elementwise.h"
 #include "../paged_attention/attention.h"
-#include "../decoder_stack/stack.h"
 
 }  // namespace
 }  // namespace avx512_isa
@@ -49,15 +48,22 @@ namespace {
 namespace plait {
 
 static bool supported() {
-  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
-          __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  return __builtin_cpu_supports("avx512f") &&
+         __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx2") &&
+         __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
 }
 
-const Kernels kAvx512Kernels{
-    "avx512bf16",          supported,        avx512_isa::linear, avx512_isa::attention,
-    avx512_isa::stack, avx512_isa::rms_norm,
+const Path kAvx512Path{
+    "avx512",
+    nullptr,
+    supported,
+    {avx512_isa::kFp32, avx512_isa::kBf16, avx512_isa::kInt8, avx512_isa::kInt4, avx512_isa::kInt4Wide},
+    avx512_isa::kRowKernels,
+    avx512_isa::attention,
 };
 
 }  // namespace plait

@@ -1,4 +1,4 @@
-// The kernels for generic.
+// The kernels in the compiler's own vector types, for any processor.
 
 #include <algorithm>
 #include <cmath>
@@ -13,30 +13,26 @@ namespace generic_isa {
 namespace {
 
 #include "simd_generic.h"
-#include "dot_fp32.h"
-#include "dot_wide.h"
 #include "math.h"
 #include "../linear/pack.h"
 #include "../linear/tiles.h"
 #include "../linear/integers.h"
-#include "../linear/linear.h"
+#include "../linear/floats.h"
 #include "../elementwise/elementwise.h"
 #include "../paged_attention/attention.h"
-#include "../decoder_stack/stack.h"
 
 }  // namespace
 }  // namespace generic_isa
-}  // namespace plait
 
-namespace plait {
+static bool supported() { return true; }
 
-static bool supported() {
-  return true;
-}
-
-const Kernels kGenericKernels{
-    "generic",          supported,        generic_isa::linear, generic_isa::attention,
-    generic_isa::stack, generic_isa::rms_norm,
+const Path kGenericPath{
+    "generic",
+    nullptr,
+    supported,
+    {generic_isa::kFp32, generic_isa::kBf16, generic_isa::kInt8, generic_isa::kInt4, generic_isa::kInt4Wide},
+    generic_isa::kRowKernels,
+    generic_isa::attention,
 };
 
 }  // namespace plait

@@ -1,5 +1,5 @@
-// What the binding hands to the kernels: plain views of tensors, and one table of entry points for
-// each instruction set. Shapes as in the Python packages of the same names.
+// What the binding hands to the kernels: plain views of tensors; and the operations that are compiled
+// for each instruction set. Shapes as in the Python packages of the same names.
 #pragma once
 
 #include <cstddef>
@@ -105,6 +105,67 @@ struct Scratch {
   size_t own_bytes;
 };
 
+// Where a product goes: out[row * stride + column], in place of what is there or on top of it.
+struct Sink {
+  float* out;
+  int stride;
+  bool accumulate;
+};
+
+// A way to multiply rows with weights: rows are packed as the products read them. All ways of a mode
+// give the same bits.
+struct LinearKernel {
+  void (*pack)(const float* x, int k, int row, const Acts& acts);
+  // Panels begin .. end - 1 of the product of all rows.
+  void (*panels)(const Matrix& m, int begin, int end, const Acts& acts, const Sink& sink);
+};
+
+// One row each.
+struct RowKernels {
+  void (*rms_norm)(const float* x, const float* gain, float* out, int n, float eps);
+  void (*silu_mul)(float* gate, const float* up, int n);
+  void (*rotate)(float* x, const float* cos, const float* sin, int half);
+  void (*write_kv)(const float* k, const float* v, const Cache& cache, int64_t slot);
+};
+
+// Every thread of the team calls it with memory of its own.
+using Attention = void (*)(Team& team, const AttentionCall& call, const Cache& cache, char* own);
+
+// What is compiled for one instruction set. What is null there is that of `base`.
+struct Path {
+  const char* name;
+  const Path* base;
+  bool (*supported)();
+  LinearKernel linear[kModes];
+  RowKernels rows;
+  Attention attention;
+};
+
+extern const Path kGenericPath;
+#if defined(__x86_64__)
+extern const Path kAvx2Path, kAvxVnniPath, kAvx512Path, kAvx512VnniPath, kAmxPath;
+#endif
+
+// Numbers of rows that are told apart when a kernel is chosen: 1, 2, 3-4, 5-8, 9-16, 17-32, more.
+constexpr int kRowClasses = 7;
+
+inline int row_class(int rows) {
+  int found = 0;
+  while (found < kRowClasses - 1 && rows > 1 << found) ++found;
+  return found;
+}
+
+// The kernels in use.
+struct Operations {
+  LinearKernel by_rows[kModes][kRowClasses];
+  RowKernels rows;
+  Attention attention;
+
+  const LinearKernel& linear(Mode mode, int count) const {
+    return by_rows[static_cast<int>(mode)][row_class(count)];
+  }
+};
+
 struct StackCall {
   const Shape* shape;
   const Layer* layers;
@@ -126,23 +187,6 @@ struct LinearCall {
   int rows;
   Acts acts;
 };
-
-// Every thread of the team calls the entry with its own number.
-struct Kernels {
-  const char* name;
-  bool (*supported)();
-  void (*linear)(Team& team, int thread, const LinearCall& call);
-  void (*attention)(Team& team, int thread, const AttentionCall& call, const Cache& cache,
-                    char* own);
-  void (*stack)(Team& team, int thread, const StackCall& call);
-  void (*rms_norm)(const float* x, const float* gain, float* out, int n, float eps);
-};
-
-extern const Kernels kGenericKernels;
-#if defined(__x86_64__)
-extern const Kernels kAvx2Kernels;
-extern const Kernels kAvx512Kernels;
-#endif
 
 // Bytes of a thread's own scratch.
 // width: of the rows that are normed.

@@ -6,6 +6,7 @@ struct Vec {
 
 constexpr int kTile = 3;         // rows multiplied together
 constexpr int kIntegerTile = 4;  // the same of integers
+constexpr int kHalfTile = 2;     // the same with bf16 weights
 constexpr int kAccumulators = 6;  // vectors of sums that stay in registers
 
 inline Vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -144,11 +145,6 @@ inline Part spread(const uint8_t* p) {
 }
 // int8 as pairs of 16 bits.
 inline Part widen(const uint8_t* p) { return _mm256_cvtepi8_epi16(load_half(p)); }
-// sums + the products of pairs, each pair's two added.
-inline Part dot_words(Part sums, Part w, Part x) {
-  return _mm256_add_epi32(sums, _mm256_madd_epi16(w, x));
-}
-
 // The nibbles of a part's bytes, each a byte.
 struct Nibbles {
   Part low, high;
@@ -156,13 +152,6 @@ struct Nibbles {
 inline Nibbles nibbles(const uint8_t* p) {
   const Part mask = _mm256_set1_epi8(15), all = load_ints(p);
   return {_mm256_and_si256(all, mask), _mm256_and_si256(_mm256_srli_epi16(all, 4), mask)};
-}
-// How dot_bytes takes a factor.
-inline int32_t factor_word(int32_t factor) { return factor * 0x10001; }
-// sums + factor * (w.low . x0 + w.high . x1), the dot products of 4 bytes each.
-inline Part dot_bytes(Part sums, const Nibbles& w, Part x0, Part x1, Part factor) {
-  const Part low = _mm256_maddubs_epi16(w.low, x0), high = _mm256_maddubs_epi16(w.high, x1);
-  return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_add_epi16(low, high), factor));
 }
 // Compilers may reassociate sums of integers, and then need more registers than there are.
 inline void keep_order(Part& v) { asm("" : "+x"(v)); }

@@ -4,6 +4,7 @@ using Vec = __m512;
 
 constexpr int kTile = 8;         // rows multiplied together
 constexpr int kIntegerTile = 8;  // the same of integers
+constexpr int kHalfTile = 8;     // the same with bf16 weights
 constexpr int kAccumulators = 24;  // vectors of sums that stay in registers
 
 inline Vec zero() { return _mm512_setzero_ps(); }
@@ -26,8 +27,23 @@ inline Vec load(const uint16_t* p) {
 inline Vec load_first(const uint16_t* p, int n) {
   return widen_bf16(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), p));
 }
+// Rounds to nearest even; NaN stays NaN.
 inline void store(uint16_t* p, Vec a) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(a));
+  const __m512i bits = _mm512_castps_si512(a);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+  __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, bias), 16);
+  const __mmask16 unordered = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+  rounded = _mm512_mask_set1_epi32(rounded, unordered, 0x7fc0);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(rounded));
+}
+// The low or high bf16 of 16 times 32 bits.
+inline Vec from_low_bf16(const uint8_t* p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+inline Vec from_high_bf16(const uint8_t* p) {
+  const __m512i mask = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), mask));
 }
 inline Vec load_fp16(const uint8_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -70,9 +86,6 @@ inline Part spread(const uint8_t* p) {
 inline Part widen(const uint8_t* p) {
   return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
-// sums + the products of pairs, each pair's two added.
-inline Part dot_words(Part sums, Part w, Part x) { return _mm512_dpwssd_epi32(sums, w, x); }
-
 // The nibbles of a part's bytes, each a byte.
 struct Nibbles {
   Part low, high;
@@ -80,13 +93,6 @@ struct Nibbles {
 inline Nibbles nibbles(const uint8_t* p) {
   const Part mask = _mm512_set1_epi8(15), all = _mm512_loadu_si512(p);
   return {_mm512_and_si512(all, mask), _mm512_and_si512(_mm512_srli_epi16(all, 4), mask)};
-}
-// How dot_bytes takes a factor: sums of 8 k fit 16 bits, and what is above them is multiplied by 0.
-inline int32_t factor_word(int32_t factor) { return factor; }
-// sums + factor * (w.low . x0 + w.high . x1), the dot products of 4 bytes each.
-inline Part dot_bytes(Part sums, const Nibbles& w, Part x0, Part x1, Part factor) {
-  const Part eight = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(no_sums(), w.low, x0), w.high, x1);
-  return _mm512_dpwssd_epi32(sums, eight, factor);
 }
 // Compilers may reassociate sums of integers, and then need more registers than there are.
 inline void keep_order(Part& v) { asm("" : "+v"(v)); }

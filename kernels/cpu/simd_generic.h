@@ -10,6 +10,7 @@ using Bytes = int8_t __attribute__((vector_size(32)));
 
 constexpr int kTile = 2;         // rows multiplied together
 constexpr int kIntegerTile = 2;  // the same of integers
+constexpr int kHalfTile = 2;     // the same with bf16 weights
 constexpr int kAccumulators = 6;  // vectors of sums that stay in registers
 
 template <class T>

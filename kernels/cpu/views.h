@@ -12,11 +12,10 @@
 #include <string>
 #include <vector>
 
+#include "choice.h"
 #include "kernels.h"
 
 namespace plait {
-
-const Kernels& active();  // of the instruction set in use
 
 // Threads for a stage of so many multiplications: small ones are done before a second thread wakes.
 inline int threads_for(double multiplications) {
@@ -111,8 +110,9 @@ inline char* Buffer::reserve(size_t bytes) {
   return memory_.get();
 }
 
-// Packed rows of the given width.
-inline Acts carve_acts(Carver& carver, int rows, int width) {
+// Packed rows of the given width; kernels may take up to 16 at once.
+inline Acts carve_acts(Carver& carver, int count, int width) {
+  const size_t rows = round_up(count, 16);
   const size_t groups = ceil_div(width, kGroup);
   Acts acts{};
   acts.values = carver.take<float>(rows * groups * kGroup);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../cpu/views.h"
+#include "stack.h"
 
 namespace py = pybind11;
 
@@ -81,7 +82,10 @@ class CompiledStack {
     const int threads = threads_for(1.0 * call.metadata.rows * weights_of_a_layer());
     const size_t bytes = carve(nullptr, call, threads);
     carve(buffer_.reserve(bytes), call, threads);
-    Team::run(threads, [&](Team& team, int thread) { active().stack(team, thread, call); });
+    const Operations& operations = active();
+    Team::run(threads, [&](Team& team, int thread) {
+      StackRun(team, thread, operations, call).run();
+    });
   }
 
  private:

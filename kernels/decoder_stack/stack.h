@@ -1,10 +1,19 @@
-// All layers of a decoder in one parallel region. Included inside a namespace, last.
+// All layers of a decoder in one parallel region.
+#pragma once
+
+#include <algorithm>
+#include <initializer_list>
+
+#include "../linear/linear.h"
+
+namespace plait {
 
 // One thread's view of a pass.
 class StackRun {
  public:
-  StackRun(Team& team, int thread, const StackCall& call)
+  StackRun(Team& team, int thread, const Operations& operations, const StackCall& call)
       : team_(team),
+        operations_(operations),
         call_(call),
         shape_(*call.shape),
         scratch_(call.scratch),
@@ -34,7 +43,7 @@ class StackRun {
     const AttentionCall attention_call{scratch_.q,   scratch_.read, shape_.heads,
                                        shape_.scale, layer.window,  metadata_,
                                        call_.tiles,  call_.tile_count};
-    attention(team_, 0, attention_call, cache, own_);
+    operations_.attention(team_, attention_call, cache, own_);
     team_.meet();
     pack(scratch_.read, layer.o);
     products({{&layer.o, {call_.x, shape_.hidden, true}}});
@@ -47,8 +56,9 @@ class StackRun {
     const Acts acts = acts_for(layer.down);
     each_row([&](int row) {
       float* gate = scratch_.gate + static_cast<size_t>(row) * shape_.ffn;
-      silu_mul(gate, scratch_.up + static_cast<size_t>(row) * shape_.ffn, shape_.ffn);
-      pack_row(gate, shape_.ffn, row, layer.down.mode, acts);
+      const float* up = scratch_.up + static_cast<size_t>(row) * shape_.ffn;
+      operations_.rows.silu_mul(gate, up, shape_.ffn);
+      kernel(layer.down).pack(gate, shape_.ffn, row, acts);
     });
     products({{&layer.down, {call_.x, shape_.hidden, true}}});
   }
@@ -68,7 +78,7 @@ class StackRun {
       for (const Product& product : all) {
         const Matrix& m = *product.matrix;
         const int first = std::max(begin - base, 0), last = std::min(end - base, m.panel_count());
-        if (first < last) linear_panels(m, first, last, acts_for(m), product.sink);
+        if (first < last) kernel(m).panels(m, first, last, acts_for(m), product.sink);
         base += m.panel_count();
       }
     }
@@ -84,18 +94,15 @@ class StackRun {
     turn(layer, layer.q_norm, q, shape_.heads, row);
     turn(layer, layer.k_norm, k, shape_.kv_heads, row);
     const int64_t slot = metadata_.slot_mapping[row];
-    if (cache.half) {
-      write_kv<uint16_t>(k, v, cache, slot);
-    } else {
-      write_kv<float>(k, v, cache, slot);
-    }
+    operations_.rows.write_kv(k, v, cache, slot);
   }
 
   void turn(const Layer& layer, const float* gain, float* x, int heads, int row) {
     const size_t at = static_cast<size_t>(call_.metadata.positions[row]) * shape_.half_rotary;
     for (int head = 0; head < heads; ++head, x += shape_.head_dim) {
-      if (gain) rms_norm(x, gain, x, shape_.head_dim, shape_.eps);
-      if (layer.rotary) rotate(x, shape_.cos + at, shape_.sin + at, shape_.half_rotary);
+      if (gain) operations_.rows.rms_norm(x, gain, x, shape_.head_dim, shape_.eps);
+      if (!layer.rotary) continue;
+      operations_.rows.rotate(x, shape_.cos + at, shape_.sin + at, shape_.half_rotary);
     }
   }
 
@@ -104,11 +111,11 @@ class StackRun {
     float* normed = reinterpret_cast<float*>(own_);
     each_row([&](int row) {
       const float* x = call_.x + static_cast<size_t>(row) * shape_.hidden;
-      rms_norm(x, gain, normed, shape_.hidden, shape_.eps);
+      operations_.rows.rms_norm(x, gain, normed, shape_.hidden, shape_.eps);
       int packed = 0;
       for (const Matrix* reader : readers) {
         const int own = 1 << static_cast<int>(reader->mode);
-        if (!(packed & own)) pack_row(normed, shape_.hidden, row, reader->mode, acts_for(*reader));
+        if (!(packed & own)) kernel(*reader).pack(normed, shape_.hidden, row, acts_for(*reader));
         packed |= own;
       }
     });
@@ -117,9 +124,11 @@ class StackRun {
   void pack(const float* x, const Matrix& next) {
     const Acts acts = acts_for(next);
     each_row([&](int row) {
-      pack_row(x + static_cast<size_t>(row) * next.k, next.k, row, next.mode, acts);
+      kernel(next).pack(x + static_cast<size_t>(row) * next.k, next.k, row, acts);
     });
   }
+
+  const LinearKernel& kernel(const Matrix& m) const { return operations_.linear(m.mode, rows_); }
 
   Acts acts_for(const Matrix& m) const {
     Acts acts = scratch_.acts[static_cast<int>(m.mode)];
@@ -138,6 +147,7 @@ class StackRun {
   }
 
   Team& team_;
+  const Operations& operations_;
   const StackCall& call_;
   const Shape& shape_;
   const Scratch& scratch_;
@@ -146,4 +156,4 @@ class StackRun {
   int rows_;
 };
 
-void stack(Team& team, int thread, const StackCall& call) { StackRun(team, thread, call).run(); }
+}  // namespace plait

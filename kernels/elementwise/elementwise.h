@@ -78,3 +78,13 @@ inline void write_kv(const float* k, const float* v, const Cache& cache, int64_t
     }
   }
 }
+
+void write_row_kv(const float* k, const float* v, const Cache& cache, int64_t slot) {
+  if (cache.half) {
+    write_kv<uint16_t>(k, v, cache, slot);
+  } else {
+    write_kv<float>(k, v, cache, slot);
+  }
+}
+
+constexpr RowKernels kRowKernels{rms_norm, silu_mul, rotate, write_row_kv};

@@ -1,4 +1,4 @@
-// Products with integer weights. Included inside a namespace, after tiles.h.
+// Products with integer weights. Included inside a namespace, after pack.h and tiles.h.
 //
 // A group of 32 k is summed exactly, in 32 bits, so its order is free; then, over the groups in
 // order, total = scale * (the input's step * sum) + total and
@@ -7,7 +7,7 @@
 // How 8 k are multiplied with R rows. `q` is where their weights begin; a row's group of inputs
 // takes kInput bytes, see pack.h.
 struct Int8 {
-  static constexpr int kBytes = 1088, kQuants = 64, kInput = kWordInput;
+  static constexpr int kBytes = 1088, kQuants = 64, kInput = WordRows::kBytes;
   static constexpr int kEight = 256, kVector = 32, kPart = kVector / kParts;
   static constexpr bool kMinimum = false;
 
@@ -29,7 +29,7 @@ struct Int8 {
 };
 
 struct Int4 {
-  static constexpr int kBytes = 640, kQuants = 128, kInput = kByteInput;
+  static constexpr int kBytes = 640, kQuants = 128, kInput = ByteRows::kBytes;
   static constexpr int kEight = 128, kVector = 64, kPart = kVector / kParts;
   static constexpr bool kMinimum = true;
 
@@ -111,9 +111,12 @@ template <int R, class W>
 }
 
 template <class W>
-inline void integer_panels(
-    const Matrix& m, int begin, int end, const Acts& acts, const Sink& sink) {
+void integer_panels(const Matrix& m, int begin, int end, const Acts& acts, const Sink& sink) {
   each_tile<kIntegerTile>(begin, end, acts.rows, [&](int panel, int row, auto size) {
     integer_tile<decltype(size)::value, W>(m, panel, acts, row, sink);
   });
 }
+
+constexpr LinearKernel kInt8{pack_words<WordRows>, integer_panels<Int8>};
+constexpr LinearKernel kInt4{pack_bytes<ByteRows>, integer_panels<Int4>};
+constexpr LinearKernel kInt4Wide{pack_bytes<ByteRows>, integer_panels<Int4Wide>};

@@ -1,20 +1,75 @@
 // Packs rows as the products read them. Included inside a namespace, after the vectors.
 //
-// Rows lie in tiles, each [group][row of tile] of 32 k: fp32, or what the instruction set multiplies
-// bf16 weights with, or integers, which have a step for the group beside them.
+// Rows lie in tiles, each [group][row of tile] of 32 k: floats, for bf16 weights rounded to bf16, or
+// integers, which have a step for the group beside them.
 //
 // For int8 weights x is step * q, q of -32767 .. 32767. For int4 weights each 8 k have a whole
-// factor of 1 .. 63 in common, and x is step * factor * q, q of -127 .. 127; the factors stand
+// factor of 1 .. 16 in common, and x is step * factor * q, q of -127 .. 127; the factors stand
 // behind the q. The greatest magnitude of a group has the greatest q and factor.
 
-constexpr int kWordInput = 64, kByteInput = 48;  // bytes of a row's group
-constexpr float kMostWord = 32767, kMostByte = 127, kMostFactor = 63;
+constexpr float kMostWord = 32767, kMostByte = 127, kMostFactor = 16;
 constexpr float kLeast = 1e-30f;  // a group of smaller ones is zero: its inverse would overflow
 
+// How the rows of a tile lie: at most kRows, of kBytes a group.
+template <int kMost, int kSize>
+struct Rows {
+  static constexpr int kRows = kMost, kBytes = kSize;
+  // Rows that a tile takes, where so many are left.
+  static int taken(int left) { return std::min(kMost, left); }
+};
+
+struct FloatRows : Rows<kTile, 128> {
+  static void put(uint8_t* out, Vec low, Vec high) {
+    store(reinterpret_cast<float*>(out), low);
+    store(reinterpret_cast<float*>(out) + 16, high);
+  }
+};
+
+struct HalfRows : Rows<kHalfTile, 128> {
+  static void put(uint8_t* out, Vec low, Vec high) {
+    uint16_t rounded[32];
+    store(rounded, low);
+    store(rounded + 16, high);
+    FloatRows::put(out, load(rounded), load(rounded + 16));
+  }
+};
+
+struct WordRows : Rows<kIntegerTile, 64> {
+  static void put(uint8_t* out, Vec low, Vec high) {
+    store(reinterpret_cast<int16_t*>(out), low);
+    store(reinterpret_cast<int16_t*>(out) + 16, high);
+  }
+};
+
+// The q of a group's 32 k, and what each 8 of them have in common.
+struct ByteGroup {
+  Vec low, high;
+  float factors[4];
+
+  Vec steps_low() const { return mul(low, eights(factors[0], factors[1])); }
+  Vec steps_high() const { return mul(high, eights(factors[2], factors[3])); }
+};
+
+struct ByteRows : Rows<kIntegerTile, 48> {
+  static void put(uint8_t* out, const ByteGroup& group) {
+    store(reinterpret_cast<int8_t*>(out), group.low);
+    store(reinterpret_cast<int8_t*>(out) + 16, group.high);
+    auto* factors = reinterpret_cast<int32_t*>(out + kGroup);
+    for (int i = 0; i < 4; ++i) factors[i] = factor_word(static_cast<int32_t>(group.factors[i]));
+  }
+};
+
 // The place of a row's group among all groups of all rows.
-inline size_t group_at(const Acts& acts, int most, int row, int group) {
-  const int tile = row / most * most, size = std::min(most, acts.rows - tile);
+template <class Layout>
+inline size_t group_at(const Acts& acts, int row, int group) {
+  const int tile = row / Layout::kRows * Layout::kRows;
+  const int size = Layout::taken(acts.rows - tile);
   return static_cast<size_t>(tile) * acts.groups + static_cast<size_t>(group) * size + (row - tile);
+}
+
+template <class Layout>
+inline uint8_t* place_of(const Acts& acts, size_t at) {
+  return static_cast<uint8_t*>(acts.values) + at * Layout::kBytes;
 }
 
 // Inputs i .. i + 15 of n, zero beyond the last.
@@ -23,11 +78,11 @@ inline Vec inputs_at(const float* x, int i, int n) {
   return i < n ? load_first(x + i, n - i) : zero();
 }
 
-template <class Dot>
-inline void pack_floats(const float* x, int k, int row, const Acts& acts) {
+template <class Layout>
+void pack_floats(const float* x, int k, int row, const Acts& acts) {
   for (int g = 0; g < acts.groups; ++g) {
-    auto* out = static_cast<typename Dot::Act*>(acts.values) + group_at(acts, kTile, row, g) * kGroup;
-    for (int i = 0; i < kGroup; i += 16) Dot::put(out + i, inputs_at(x, g * kGroup + i, k));
+    uint8_t* out = place_of<Layout>(acts, group_at<Layout>(acts, row, g));
+    Layout::put(out, inputs_at(x, g * kGroup, k), inputs_at(x, g * kGroup + 16, k));
   }
 }
 
@@ -36,40 +91,38 @@ inline Vec magnitude(Vec v) { return max(v, sub(zero(), v)); }
 // 0, or NaN where one of 32 is infinite or NaN: added to a step, it spoils all that the group gives.
 inline float fault_of(Vec low, Vec high) { return sum(add(sub(low, low), sub(high, high))); }
 
-inline void pack_words(const float* x, int k, int row, const Acts& acts) {
+template <class Layout>
+void pack_words(const float* x, int k, int row, const Acts& acts) {
   for (int g = 0; g < acts.groups; ++g) {
     const Vec low = inputs_at(x, g * kGroup, k), high = inputs_at(x, g * kGroup + 16, k);
     const float top = highest(max(magnitude(low), magnitude(high)));
     const Vec inverse = splat(top >= kLeast ? kMostWord / top : 0.0f);
     const Vec q_low = nearest(mul(low, inverse)), q_high = nearest(mul(high, inverse));
-    const size_t at = group_at(acts, kIntegerTile, row, g);
-    auto* out = reinterpret_cast<int16_t*>(static_cast<uint8_t*>(acts.values) + at * kWordInput);
-    store(out, q_low);
-    store(out + 16, q_high);
+    const size_t at = group_at<Layout>(acts, row, g);
+    Layout::put(place_of<Layout>(acts, at), q_low, q_high);
     acts.steps[at] = top / kMostWord + fault_of(low, high);
     acts.sums[at] = acts.steps[at] * sum(add(q_low, q_high));
   }
 }
 
-// What the 8 k of a group have in common, four times.
-struct Factors {
-  float whole[4], inverse[4];  // the factor; inputs become q by the inverse
-};
-
 // The least factors that reach magnitudes: at most 127 times each, in steps; `scale` steps are 1.
-inline Factors factors_for(const float (&tops)[4], float scale) {
-  Factors all;
+inline ByteGroup bytes_of(Vec low, Vec high, const float (&tops)[4], float scale) {
+  ByteGroup group;
+  float inverse[4];
   for (int i = 0; i < 4; ++i) {
     const float least = tops[i] * scale * (1.0f / kMostByte);
     const float down = static_cast<float>(static_cast<int>(least));
     const float up = down + (least > down ? 1.0f : 0.0f);
-    all.whole[i] = std::min(std::max(up, 1.0f), kMostFactor);
-    all.inverse[i] = scale * (1.0f / all.whole[i]);
+    group.factors[i] = std::min(std::max(up, 1.0f), kMostFactor);
+    inverse[i] = scale * (1.0f / group.factors[i]);
   }
-  return all;
+  group.low = nearest(mul(low, eights(inverse[0], inverse[1])));
+  group.high = nearest(mul(high, eights(inverse[2], inverse[3])));
+  return group;
 }
 
-inline void pack_bytes(const float* x, int k, int row, const Acts& acts) {
+template <class Layout>
+void pack_bytes(const float* x, int k, int row, const Acts& acts) {
   constexpr float kMost = kMostByte * kMostFactor;
   for (int g = 0; g < acts.groups; ++g) {
     const Vec low = inputs_at(x, g * kGroup, k), high = inputs_at(x, g * kGroup + 16, k);
@@ -77,35 +130,17 @@ inline void pack_bytes(const float* x, int k, int row, const Acts& acts) {
     highest_eights(magnitude(low), magnitude(high), tops);
     const float top = std::max(std::max(tops[0], tops[1]), std::max(tops[2], tops[3]));
     const float fault = fault_of(low, high);
-    const size_t at = group_at(acts, kIntegerTile, row, g);
-    uint8_t* out = static_cast<uint8_t*>(acts.values) + at * kByteInput;
+    const size_t at = group_at<Layout>(acts, row, g);
+    uint8_t* out = place_of<Layout>(acts, at);
     if (!(top >= kLeast) || fault != fault) {
-      std::memset(out, 0, kByteInput);
+      std::memset(out, 0, Layout::kBytes);
       acts.steps[at] = acts.sums[at] = fault;
       continue;
     }
-    const Factors by = factors_for(tops, kMost / top);
-    const Vec q_low = nearest(mul(low, eights(by.inverse[0], by.inverse[1])));
-    const Vec q_high = nearest(mul(high, eights(by.inverse[2], by.inverse[3])));
-    auto* q = reinterpret_cast<int8_t*>(out);
-    store(q, q_low);
-    store(q + 16, q_high);
-    auto* factors = reinterpret_cast<int32_t*>(out + kGroup);
-    for (int i = 0; i < 4; ++i) factors[i] = factor_word(static_cast<int32_t>(by.whole[i]));
-    const Vec steps_low = mul(q_low, eights(by.whole[0], by.whole[1]));
-    const Vec steps_high = mul(q_high, eights(by.whole[2], by.whole[3]));
+    const ByteGroup group = bytes_of(low, high, tops, kMost / top);
+    Layout::put(out, group);
     acts.steps[at] = top * (1.0f / kMost);
-    acts.sums[at] = acts.steps[at] * sum(add(steps_low, steps_high));  // whole numbers: exact
-  }
-}
-
-// Packs row `row` of acts, x [k], for weights of the given mode.
-inline void pack_row(const float* x, int k, int row, Mode mode, const Acts& acts) {
-  switch (mode) {
-    case Mode::fp32: return pack_floats<DotFp32>(x, k, row, acts);
-    case Mode::bf16: return pack_floats<DotHalf>(x, k, row, acts);
-    case Mode::int8: return pack_words(x, k, row, acts);
-    case Mode::int4:
-    case Mode::int4wide: return pack_bytes(x, k, row, acts);
+    const float whole = sum(add(group.steps_low(), group.steps_high()));  // exact
+    acts.sums[at] = acts.steps[at] * whole;
   }
 }

@@ -24,7 +24,7 @@ def rounded(x: Tensor, mode: Mode) -> Tensor:
     """Return x [m, k] as products with weights of a mode take it, fp32.
 
     fp32 as it is, bf16 in bf16. For integer weights in groups of 32, each with a step: for int8
-    whole steps from -32767 to 32767; for int4 and int4wide each 8 have a factor from 1 to 63, and
+    whole steps from -32767 to 32767; for int4 and int4wide each 8 have a factor from 1 to 16, and
     are whole multiples, from -127 to 127, of factor * step.
     """
     if mode == "fp32":
@@ -33,11 +33,11 @@ def rounded(x: Tensor, mode: Mode) -> Tensor:
         return x.bfloat16().float()
     groups = pad(x, (0, -x.shape[1] % GROUP_SIZE)).view(x.shape[0], -1, 4, GROUP_SIZE // 4)
     top = groups.abs().amax((-1, -2), keepdim=True)
-    most = 32767.0 if mode == "int8" else 127.0 * 63.0
+    most = 32767.0 if mode == "int8" else 127.0 * 16.0
     step, scale = top / most, _over(most, top)
     if mode in ("int4", "int4wide"):
         eights = groups.abs().amax(-1, keepdim=True)
-        factor = (eights * scale * (1 / 127)).ceil_().clamp_(1, 63)
+        factor = (eights * scale * (1 / 127)).ceil_().clamp_(1, 16)
         step, scale = step * factor, scale * _over(1, factor)
     stepped = torch.where(top < _LEAST, 0.0, (groups * scale).round_() * step)
     return stepped.view(x.shape[0], -1)[:, : x.shape[1]]

@@ -1,15 +1,6 @@
 // What all products of rows with weight panels share. Included inside a namespace, after the
 // vectors.
 
-// Where a product goes: out[row * stride + column], in place of what is there or on top of it.
-struct Sink {
-  float* out;
-  int stride;
-  bool accumulate;
-};
-
-constexpr int kClaim = 8;  // panels taken at once: their weights fit a core's L2 cache
-
 // Asks for one block's bytes, some blocks ahead of the stream of weights.
 template <int kBytes>
 inline void prefetch_ahead(const uint8_t* block) {
@@ -29,22 +20,18 @@ inline void clear(Vec (&acc)[R][2]) {
   for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = zero();
 }
 
-inline void emit_row(const Matrix& m, int panel, const Vec (&total)[2], float* out,
-                     bool accumulate) {
-  const int first = panel * kPanel;
-  for (int v = 0; v < 2; ++v) {
-    const int column = first + 16 * v, columns = std::min(16, m.n - column);
-    if (columns <= 0) return;
-    Vec y = total[v];
-    if (columns == 16) {
-      if (m.bias) y = add(y, load(m.bias + column));
-      if (accumulate) y = add(y, load(out + column));
-      store(out + column, y);
-    } else {
-      if (m.bias) y = add(y, load_first(m.bias + column, columns));
-      if (accumulate) y = add(y, load_first(out + column, columns));
-      store_first(out + column, y, columns);
-    }
+// Columns `column` .. `column` + 15 of one row, as far as the matrix has them.
+inline void emit_vector(const Matrix& m, int column, Vec y, float* out, bool accumulate) {
+  const int columns = std::min(16, m.n - column);
+  if (columns <= 0) return;
+  if (columns == 16) {
+    if (m.bias) y = add(y, load(m.bias + column));
+    if (accumulate) y = add(y, load(out + column));
+    store(out + column, y);
+  } else {
+    if (m.bias) y = add(y, load_first(m.bias + column, columns));
+    if (accumulate) y = add(y, load_first(out + column, columns));
+    store_first(out + column, y, columns);
   }
 }
 
@@ -52,7 +39,9 @@ template <int R>
 inline void emit(const Matrix& m, int panel, int row, const Vec (&total)[R][2], const Sink& sink) {
   for (int r = 0; r < R; ++r) {
     float* out = sink.out + static_cast<size_t>(row + r) * sink.stride;
-    emit_row(m, panel, total[r], out, sink.accumulate);
+    for (int v = 0; v < 2; ++v) {
+      emit_vector(m, panel * kPanel + 16 * v, total[r][v], out, sink.accumulate);
+    }
   }
 }
 

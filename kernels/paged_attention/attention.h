@@ -248,7 +248,7 @@ void attend_all(Team& team, const AttentionCall& call, const Cache& cache, char*
   }
 }
 
-void attention(Team& team, int, const AttentionCall& call, const Cache& cache, char* own) {
+void attention(Team& team, const AttentionCall& call, const Cache& cache, char* own) {
   if (cache.half) {
     attend_all<uint16_t>(team, call, cache, own);
   } else {

@@ -9,7 +9,7 @@ from torch import Tensor
 from plait.kernels import extension
 from plait.kernels.linear import Mode, dequantize, from_dense, from_quantized, take_rows
 from plait.kernels.linear.reference import rounded
-from tests.fixtures.backends import COMPILED, REFERENCE, KernelBackend, both_backends
+from tests.fixtures.backends import COMPILED, REFERENCE, KernelBackend, both_backends, using_isa
 
 MODES: tuple[Mode, ...] = ("fp32", "bf16", "int8", "int4", "int4wide")
 SHAPES = [(576, 576), (70, 100), (31, 33), (1, 1), (96, 1536)]
@@ -139,11 +139,11 @@ def test_a_poisoned_row_stays_alone(isa: str, mode: Mode, poison: float) -> None
 
 @pytest.mark.parametrize(("mode", "size", "steps"), [("int8", 32, 32767), ("int4", 8, 127)])
 def test_inputs_err_by_half_a_step(mode: Mode, size: int, steps: int) -> None:
-    """A step is that of the greatest magnitude of `size` neighbours, or of a 63rd more for int4."""
+    """A step is that of the greatest magnitude of `size` neighbours, or of a 16th more for int4."""
     x = _random(7, 100) * 10 ** _random(7, 1, seed=1)
     whole = x[:, :96].view(7, 3, 32).abs().amax(-1, keepdim=True)
     few = x[:, :96].view(7, 3, -1, size)
-    step = (few.abs().amax(-1) + (whole / 63 if mode == "int4" else 0)) / steps
+    step = (few.abs().amax(-1) + (whole / 16 if mode == "int4" else 0)) / steps
     error = (rounded(x, mode)[:, :96].view_as(few) - few).abs().amax(-1)
     assert torch.all(error <= step * 0.501)
     assert torch.any(error > step * 0.25)
@@ -160,7 +160,7 @@ def test_integers_are_summed_exactly(isa: str, dtype: torch.dtype) -> None:
     minimum = None if is_word else torch.zeros(40, 2)
     weight = COMPILED.pack(from_quantized(q, torch.ones(40, 2), minimum))
     x = torch.randint(-32767, 32768, (9, 64)) if is_word else _with_factors(9, 64)
-    most = 32767 if is_word else 127 * 63  # so a step is 1
+    most = 32767 if is_word else 127 * 16  # so a step is 1
     x[:, [0, 32]] = most
     x[0], x[1] = most, -most
     have = COMPILED.linear(x.float(), weight)
@@ -169,12 +169,29 @@ def test_integers_are_summed_exactly(isa: str, dtype: torch.dtype) -> None:
 
 
 def _with_factors(rows: int, k: int) -> Tensor:
-    """Return inputs that are whole multiples of 8's own factors, the first 8 of a group with 63."""
-    factor = torch.randint(1, 64, (rows, k // 8, 1))
-    factor[:, ::4] = 63
+    """Return inputs that are whole multiples of 8's own factors, the first 8 of a group with 16."""
+    factor = torch.randint(1, 17, (rows, k // 8, 1))
+    factor[:, ::4] = 16
     whole = torch.randint(-127, 128, (rows, k // 8, 8))
     whole[..., -1] = 127  # or another factor would do
     return (factor * whole).view(rows, k)
+
+
+@compiled
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+@pytest.mark.parametrize("rows", [1, 6, 16, 35])
+def test_paths_have_the_same_bits(mode: Mode, n: int, k: int, rows: int) -> None:
+    """Whatever the processor: all paths but the generic one, which can't fuse its multiply-adds."""
+    weight, x = COMPILED.pack(from_dense(_random(n, k), mode)), _random(rows, k, seed=1)
+    found = {}
+    for name in extension.isas():
+        with using_isa(name):
+            found[name] = COMPILED.linear(x, weight)
+    generic = found.pop("generic")
+    for name, have in found.items():
+        assert torch.equal(have, next(iter(found.values()))), name
+        torch.testing.assert_close(have, generic, rtol=1e-4, atol=1e-4)
 
 
 @compiled

@@ -1,0 +1,180 @@
+// Chooses kernels, by a short measurement where several paths have the same bits.
+
+#include "choice.h"
+
+#include <chrono>
+#include <cstring>
+#include <limits>
+
+namespace plait {
+namespace {
+
+constexpr const char* kModeNames[kModes] = {"fp32", "bf16", "int8", "int4", "int4wide"};
+constexpr int kBlockBytes[kModes] = {4096, 2048, 1088, 640, 768};
+
+const std::vector<const Path*>& supported() {
+  static const std::vector<const Path*> found = [] {
+    std::vector<const Path*> paths;
+#if defined(__x86_64__)
+    for (const Path* path :
+         {&kAmxPath, &kAvx512VnniPath, &kAvx512Path, &kAvxVnniPath, &kAvx2Path}) {
+      if (path->supported()) paths.push_back(path);
+    }
+#endif
+    paths.push_back(&kGenericPath);
+    return paths;
+  }();
+  return found;
+}
+
+// The path, among a path and its bases, that has an operation.
+template <class Has>
+const Path* holder(const Path* path, const Has& has) {
+  while (!has(*path)) path = path->base;
+  return path;
+}
+
+const Path* holder_of(const Path* path, int mode) {
+  return holder(path, [&](const Path& own) { return own.linear[mode].panels != nullptr; });
+}
+
+// The kernels in use, and where they are from.
+struct Choice {
+  std::string name;
+  Operations operations;
+  const Path* linear[kModes][kRowClasses];
+  const Path *rows, *attention;
+
+  void use(int mode, int size, const Path* path) {
+    linear[mode][size] = path;
+    operations.by_rows[mode][size] = path->linear[mode];
+  }
+};
+
+Choice choice_of(const Path* path, const std::string& name) {
+  Choice choice{};
+  choice.name = name;
+  for (int mode = 0; mode < kModes; ++mode) {
+    for (int size = 0; size < kRowClasses; ++size) choice.use(mode, size, holder_of(path, mode));
+  }
+  choice.rows = holder(path, [](const Path& own) { return own.rows.rms_norm != nullptr; });
+  choice.attention = holder(path, [](const Path& own) { return own.attention != nullptr; });
+  choice.operations.rows = choice.rows->rows;
+  choice.operations.attention = choice.attention->attention;
+  return choice;
+}
+
+// A product of some panels that stay in a core's cache, timed.
+class Trial {
+ public:
+  Trial(int mode, int rows)
+      : panels_(size_t{kPanels} * kGroups * kBlockBytes[mode] + kMargin, 0x11),
+        inputs_(kGroups * kGroup, 0.5f),
+        outputs_(size_t{kPanels} * kPanel * rows),
+        values_(round_up(rows, 16) * kGroups * kGroup),
+        steps_(round_up(rows, 16) * kGroups),
+        sums_(steps_.size()),
+        matrix_{static_cast<Mode>(mode), kPanels * kPanel, kGroups * kGroup, panels_.data(), nullptr},
+        acts_{values_.data(), steps_.data(), sums_.data(), rows, kGroups} {}
+
+  // Seconds.
+  double run(const LinearKernel& kernel) {
+    const auto begun = std::chrono::steady_clock::now();
+    for (int row = 0; row < acts_.rows; ++row) {
+      kernel.pack(inputs_.data(), matrix_.k, row, acts_);
+    }
+    kernel.panels(matrix_, 0, kPanels, acts_, {outputs_.data(), matrix_.n, false});
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+  }
+
+ private:
+  static constexpr int kPanels = 6, kGroups = 18;
+  static constexpr size_t kMargin = 8192;  // kernels ask for weights ahead
+
+  std::vector<uint8_t> panels_;
+  std::vector<float> inputs_, outputs_, values_, steps_, sums_;
+  Matrix matrix_;
+  Acts acts_;
+};
+
+// The fastest of a mode's kernels for so many rows; `first` unless another is faster by a tenth.
+const Path* fastest(int mode, int rows, const Path* first) {
+  constexpr int kRounds = 5;
+  std::vector<const Path*> paths;
+  for (const Path* path : supported()) {
+    const Path* own = holder_of(path, mode);
+    if (own != &kGenericPath && own == path) paths.push_back(path);
+  }
+  if (paths.size() < 2) return first;
+  Trial trial(mode, rows);
+  std::vector<double> best(paths.size(), std::numeric_limits<double>::infinity());
+  for (int round = 0; round < kRounds; ++round) {
+    for (size_t i = 0; i < paths.size(); ++i) {
+      best[i] = std::min(best[i], trial.run(paths[i]->linear[mode]));
+    }
+  }
+  const Path* chosen = first;
+  double least = 0;
+  for (size_t i = 0; i < paths.size(); ++i) {
+    if (paths[i] == first) least = 0.9 * best[i];
+  }
+  for (size_t i = 0; i < paths.size(); ++i) {
+    if (best[i] < least) chosen = paths[i], least = best[i];
+  }
+  return chosen;
+}
+
+Choice measured() {
+  Choice choice = choice_of(supported().front(), "fastest");
+  for (int mode = 0; mode < kModes; ++mode) {
+    for (int size = 0; size < kRowClasses; ++size) {
+      choice.use(mode, size, fastest(mode, 1 << size, choice.linear[mode][size]));
+    }
+  }
+  return choice;
+}
+
+Choice& current() {
+  static Choice choice = measured();
+  return choice;
+}
+
+}  // namespace
+
+const Operations& active() { return current().operations; }
+
+std::vector<std::string> path_names() {
+  std::vector<std::string> names;
+  for (const Path* path : supported()) names.emplace_back(path->name);
+  return names;
+}
+
+std::string path_name() { return current().name; }
+
+bool use_path(const std::string& name) {
+  if (name == "fastest") {
+    current() = measured();
+    return true;
+  }
+  for (const Path* path : supported()) {
+    if (name != path->name) continue;
+    current() = choice_of(path, name);
+    return true;
+  }
+  return false;
+}
+
+Sources sources() {
+  const Choice& choice = current();
+  Sources found;
+  for (int mode = 0; mode < kModes; ++mode) {
+    std::vector<std::string> names;
+    for (const Path* path : choice.linear[mode]) names.emplace_back(path->name);
+    found.linear.emplace_back(kModeNames[mode], names);
+  }
+  found.rows = choice.rows->name;
+  found.attention = choice.attention->name;
+  return found;
+}
+
+}  // namespace plait
