@@ -53,6 +53,10 @@ class KernelBackend:
 
     # The layers of a model.
 
+    def operations(self) -> dict[str, str]:
+        """Say for each operation, in words, what serves it where there is a choice."""
+        return {}
+
     def pack(self, weight: Weight) -> Weight:
         """Return a weight of layout "rows" in the layout that `linear` reads fastest."""
         return weight

@@ -39,6 +39,10 @@ class CompiledCpuBackend(KernelBackend):
             return f"they are compiled for CPUs, not for {device.type}"
         return extension.missing()
 
+    def operations(self) -> dict[str, str]:
+        """Return the instruction sets of each operation, see extension.describe."""
+        return extension.describe()
+
     def pack(self, weight: Weight) -> Weight:
         """Return the weight in panels, see linear/packing.py."""
         values = pack_weight(weight.mode, weight.values, weight.scale, weight.minimum)

@@ -1,20 +1,27 @@
 """Finds the compiled CPU kernels, if this installation has them.
 
-The extension `plait.kernels._cpu` holds every C++ kernel, compiled for several instruction sets;
-the best one that the processor has is chosen when it is imported. Without it (no compiler at
-install time) the reference backend is used, and one warning says so.
+The extension `plait.kernels._cpu` holds every C++ kernel, compiled for several instruction sets
+("paths"). Of each operation the fastest one that the processor can run is used, which is measured
+at the first call (some 30 ms). All paths of x86 give the same bits, so texts depend neither on the
+choice nor on the processor. Without the extension (no compiler at install time) the reference
+backend is used, and one warning says so.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from types import ModuleType
+from typing import Final
 
 import torch  # noqa: F401 (the extension links against libraries that this import loads)
 
-__all__ = ["is_available", "isa", "isas", "load", "missing", "use_isa"]
+__all__ = ["FASTEST", "describe", "is_available", "isa", "isas", "load", "missing", "use_isa"]
+
+FASTEST: Final = "fastest"
 
 
 def is_available() -> bool:
@@ -41,22 +48,38 @@ def load() -> ModuleType:
 
 
 def isa() -> str:
-    """Name the instruction set in use: "avx512bf16", "avx2", "generic"; "reference" without C++."""
+    """Name the path in use, "fastest" unless `use_isa` chose another; "reference" without C++."""
     return str(load().isa()) if is_available() else "reference"
 
 
 def isas() -> tuple[str, ...]:
-    """Name the compiled instruction sets that this processor has, best first."""
+    """Name the compiled paths that this processor can run, best first: amx, avx512vnni, ..."""
     return tuple(load().isas()) if is_available() else ()
 
 
 def use_isa(name: str) -> None:
-    """Switch to another instruction set of `isas()`; for tests and benchmarks.
+    """Switch to a path of `isas()`, or to the fastest of each operation.
 
     Raises:
-        ValueError: the processor does not have it.
+        ValueError: the processor can't run it.
     """
     load().use_isa(name)
+
+
+def describe() -> dict[str, str]:
+    """Return the path of each operation, e.g. int4: "avx512vnni, amx from 9 rows"."""
+    if not is_available():
+        return {}
+    return {name: _runs(paths) for name, paths in load().operations().items()}
+
+
+def _runs(paths: Sequence[str]) -> str:
+    """Say which path serves how many rows; entry i is of up to 2**i rows, the last one of more."""
+    said = [paths[0]]
+    for i, (before, path) in enumerate(pairwise(paths)):
+        if path != before:
+            said.append(f"{path} from {2**i + 1} rows")
+    return ", ".join(said)
 
 
 @cache

@@ -29,6 +29,7 @@ from plait.server.settings import (
     ApiSettings,
     CompileSettings,
     EngineSettings,
+    Kernels,
     LimitSettings,
     PoolSettings,
     Settings,
@@ -274,8 +275,10 @@ class EngineOptions(BaseModel):
         ByteSize(_ENGINE.grammar_cache_bytes),
         description="Memory of grammars that a worker keeps ready; those unused for longest go.",
     )
-    naive_kernels: bool = Field(
-        _ENGINE.naive_kernels, description="Slow, simple kernels instead of the compiled ones."
+    kernels: Kernels = Field(
+        _ENGINE.kernels,
+        description="fastest: the instruction set that serves an operation best, as measured; "
+        "reference: slow, simple kernels; or the name of an instruction set.",
     )
     token_trace: str = Field(
         _ENGINE.token_trace,

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 WeightMode = Literal["auto", "fp32", "bf16", "int8", "int4"]
+Kernels = Literal[
+    "fastest", "reference", "amx", "avx512vnni", "avx512", "avxvnni", "avx2", "generic"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ class EngineSettings:
     draft_store_tokens: int = 2**15  # of earlier texts, kept in a namespace
     draft_store_namespaces: int = 16
     grammar_cache_bytes: int = 2**28  # grammars kept ready
-    naive_kernels: bool = False  # the oracles instead of the compiled kernels
+    kernels: Kernels = "fastest"  # of each operation; reference: those that are not compiled
     token_trace: str = ""  # file for the token ids of every text; empty: none
 
 

@@ -97,15 +97,15 @@ class Trial {
   Acts acts_;
 };
 
-// The fastest of a mode's kernels for so many rows; `first` unless another is faster by a tenth.
-const Path* fastest(int mode, int rows, const Path* first) {
+// The best of the paths whose kernels of a mode are within a tenth of the fastest, for so many rows.
+const Path* fastest(int mode, int rows) {
   constexpr int kRounds = 5;
   std::vector<const Path*> paths;
   for (const Path* path : supported()) {
-    const Path* own = holder_of(path, mode);
-    if (own != &kGenericPath && own == path) paths.push_back(path);
+    if (path->linear[mode].panels) paths.push_back(path);
   }
-  if (paths.size() < 2) return first;
+  if (paths.size() > 1) paths.pop_back();  // the generic one is last
+  if (paths.size() == 1) return paths.front();
   Trial trial(mode, rows);
   std::vector<double> best(paths.size(), std::numeric_limits<double>::infinity());
   for (int round = 0; round < kRounds; ++round) {
@@ -113,22 +113,16 @@ const Path* fastest(int mode, int rows, const Path* first) {
       best[i] = std::min(best[i], trial.run(paths[i]->linear[mode]));
     }
   }
-  const Path* chosen = first;
-  double least = 0;
-  for (size_t i = 0; i < paths.size(); ++i) {
-    if (paths[i] == first) least = 0.9 * best[i];
-  }
-  for (size_t i = 0; i < paths.size(); ++i) {
-    if (best[i] < least) chosen = paths[i], least = best[i];
-  }
-  return chosen;
+  const double enough = 1.1 * *std::min_element(best.begin(), best.end());
+  return paths[std::find_if(best.begin(), best.end(), [&](double t) { return t <= enough; }) -
+               best.begin()];
 }
 
 Choice measured() {
   Choice choice = choice_of(supported().front(), "fastest");
   for (int mode = 0; mode < kModes; ++mode) {
     for (int size = 0; size < kRowClasses; ++size) {
-      choice.use(mode, size, fastest(mode, 1 << size, choice.linear[mode][size]));
+      choice.use(mode, size, fastest(mode, 1 << size));
     }
   }
   return choice;

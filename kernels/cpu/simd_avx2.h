@@ -62,6 +62,7 @@ inline Vec sub(Vec v, Vec w) { return {_mm256_sub_ps(v.a, w.a), _mm256_sub_ps(v.
 inline Vec mul(Vec v, Vec w) { return {_mm256_mul_ps(v.a, w.a), _mm256_mul_ps(v.b, w.b)}; }
 inline Vec div(Vec v, Vec w) { return {_mm256_div_ps(v.a, w.a), _mm256_div_ps(v.b, w.b)}; }
 inline Vec max(Vec v, Vec w) { return {_mm256_max_ps(v.a, w.a), _mm256_max_ps(v.b, w.b)}; }
+inline Vec min(Vec v, Vec w) { return {_mm256_min_ps(v.a, w.a), _mm256_min_ps(v.b, w.b)}; }
 inline Vec fma(Vec v, Vec w, Vec u) {
   return {_mm256_fmadd_ps(v.a, w.a, u.a), _mm256_fmadd_ps(v.b, w.b, u.b)};
 }
@@ -86,15 +87,14 @@ inline float highest(__m256 v) {
   return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
 }
 inline float highest(Vec v) { return highest(_mm256_max_ps(v.a, v.b)); }
-// Of each half of two.
-inline void highest_eights(Vec v, Vec w, float* out) {
-  const __m256 twos = _mm256_max_ps(_mm256_unpacklo_ps(v.a, v.b), _mm256_unpackhi_ps(v.a, v.b));
-  const __m256 more = _mm256_max_ps(_mm256_unpacklo_ps(w.a, w.b), _mm256_unpackhi_ps(w.a, w.b));
-  const __m256 all = _mm256_max_ps(_mm256_shuffle_ps(twos, more, 0x44),
-                                   _mm256_shuffle_ps(twos, more, 0xee));
-  _mm_storeu_ps(out, _mm_max_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+// Each half's greatest, in all places of the half.
+inline __m256 highest_eights(__m256 v) {
+  v = _mm256_max_ps(v, _mm256_permute2f128_ps(v, v, 1));
+  v = _mm256_max_ps(v, _mm256_permute_ps(v, 0x4e));
+  return _mm256_max_ps(v, _mm256_permute_ps(v, 0xb1));
 }
-inline Vec eights(float a, float b) { return {_mm256_set1_ps(a), _mm256_set1_ps(b)}; }
+inline Vec highest_eights(Vec v) { return {highest_eights(v.a), highest_eights(v.b)}; }
+inline Vec ceil(Vec v) { return {_mm256_ceil_ps(v.a), _mm256_ceil_ps(v.b)}; }
 inline Vec nearest(Vec v) { return {_mm256_round_ps(v.a, 8), _mm256_round_ps(v.b, 8)}; }
 inline __m256 power_of_two(__m256i exponent) {
   const __m256i biased = _mm256_add_epi32(exponent, _mm256_set1_epi32(127));

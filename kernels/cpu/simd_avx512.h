@@ -54,11 +54,13 @@ inline Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
 inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 inline Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+inline Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vec keep(uint16_t bits, Vec a, Vec other) { return _mm512_mask_mov_ps(other, bits, a); }
 inline float sum(Vec a) { return _mm512_reduce_add_ps(a); }
 inline float highest(Vec a) { return _mm512_reduce_max_ps(a); }
 inline Vec nearest(Vec a) { return _mm512_roundscale_ps(a, 0); }
+inline Vec ceil(Vec a) { return _mm512_roundscale_ps(a, 2); }
 inline Vec ldexp(Vec a, Vec exponent) { return _mm512_scalef_ps(a, exponent); }
 // a * 2^n, which must be a normal number; whole = n + 0x1.8p23.
 inline Vec raise(Vec a, Vec whole) {
@@ -105,13 +107,9 @@ inline void store(int8_t* p, Vec a) {
   const __m128i packed = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
 }
-// Of each half of two.
-inline void highest_eights(Vec a, Vec b, float* out) {
-  out[0] = _mm512_mask_reduce_max_ps(0x00ff, a);
-  out[1] = _mm512_mask_reduce_max_ps(0xff00, a);
-  out[2] = _mm512_mask_reduce_max_ps(0x00ff, b);
-  out[3] = _mm512_mask_reduce_max_ps(0xff00, b);
-}
-inline Vec eights(float a, float b) {
-  return _mm512_mask_mov_ps(_mm512_set1_ps(a), 0xff00, _mm512_set1_ps(b));
+// Each half's greatest, in all places of the half.
+inline Vec highest_eights(Vec a) {
+  a = max(a, _mm512_shuffle_f32x4(a, a, 0xb1));
+  a = max(a, _mm512_permute_ps(a, 0x4e));
+  return max(a, _mm512_permute_ps(a, 0xb1));
 }

@@ -63,6 +63,7 @@ inline Vec select(Words mask, Vec a, Vec b) {
   return floats((mask & words(a)) | (~mask & words(b)));
 }
 inline Vec max(Vec a, Vec b) { return select(reinterpret_cast<Words>(a > b), a, b); }
+inline Vec min(Vec a, Vec b) { return select(reinterpret_cast<Words>(a < b), a, b); }
 inline Vec keep(uint16_t bits, Vec a, Vec other) {
   const Words each = {1,   2,   4,    8,    16,   32,   64,    128,
                       256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
@@ -146,15 +147,18 @@ inline void store(int16_t* p, Vec a) {
 inline void store(int8_t* p, Vec a) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(static_cast<int32_t>(a[i]));
 }
-// Of each half of two.
-inline void highest_eights(Vec a, Vec b, float* out) {
-  for (int half = 0; half < 4; ++half) {
-    const Vec from = half < 2 ? a : b;
-    const int first = 8 * (half % 2);
-    out[half] = from[first];
-    for (int i = first; i < first + 8; ++i) out[half] = from[i] > out[half] ? from[i] : out[half];
+// Each half's greatest, in all places of the half.
+inline Vec highest_eights(Vec a) {
+  Vec all{};
+  for (int half = 0; half < 16; half += 8) {
+    float best = a[half];
+    for (int i = half; i < half + 8; ++i) best = a[i] > best ? a[i] : best;
+    for (int i = half; i < half + 8; ++i) all[i] = best;
   }
+  return all;
 }
-inline Vec eights(float a, float b) {
-  return Vec{a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b};
+// For magnitudes below 2^31.
+inline Vec ceil(Vec a) {
+  const Vec down = __builtin_convertvector(__builtin_convertvector(a, Ints), Vec);
+  return down + __builtin_convertvector(-(down < a), Vec);
 }

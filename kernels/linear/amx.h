@@ -62,6 +62,7 @@ constexpr int kTileRows = 16;
 constexpr int kTileBytes = 1024;  // of a full tile
 constexpr int kAhead = 2;   // groups between a weight's unpacking and its product
 constexpr int kBehind = 2;  // groups between a product and the scaling of its sums
+constexpr int kRing = 4;    // groups whose sums are kept, a power of two above kBehind
 
 // Tiles of 4, 8, 12 or 16 rows; those beyond the last hold what was in memory.
 struct TileInput : Rows<kTileRows, 64> {
@@ -170,16 +171,16 @@ struct Int8Tiles : Int8 {
   }
 };
 
-// total[r] += the scaled sums of one group.
+// total[r] += the scaled sums of one group, whose rows have such steps and sums of inputs.
 template <int R, class W>
-inline void add_group(const uint8_t* block, int v, const int32_t* sums, const Acts& acts, size_t at,
-                      Vec (&total)[R]) {
+inline void add_group(const uint8_t* block, int v, const int32_t* sums, const float* steps,
+                      const float* of_inputs, Vec (&total)[R]) {
   const Vec scale = W::scale(block, v), minimum = W::minimum(block, v);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     const Vec sum = W::sum_of(sums + 16 * r);
-    total[r] = fma(scale, mul(splat(acts.steps[at + r]), sum), total[r]);
-    if constexpr (W::kMinimum) total[r] = fma(minimum, splat(acts.sums[at + r]), total[r]);
+    total[r] = fma(scale, mul(splat(steps[r]), sum), total[r]);
+    if constexpr (W::kMinimum) total[r] = fma(minimum, splat(of_inputs[r]), total[r]);
   }
 }
 
@@ -205,31 +206,36 @@ struct PanelTiles {
   uint8_t* at(int group, int v) const { return memory + (2 * (group & mask) + v) * kTileBytes; }
 };
 
-// One vector of a panel's columns times a tile of R rows, from `row` on.
+// One vector of a panel's columns times a tile of R rows, from `row` on, to out [R][16].
 template <int R, class W>
-[[gnu::noinline]] void integer_column(const PanelTiles& tiles, int v, const Acts& acts, int row,
-                                      Vec (&total)[R]) {
-  alignas(64) int32_t sums[kBehind + 1][W::kSums * kTileBytes / 4];
-  const size_t start = static_cast<size_t>(row) * acts.groups;
+[[gnu::noinline]] void integer_column(PanelTiles tiles, int v, const Acts& acts, int row,
+                                      float* out) {
+  Vec total[R];  // never in memory, which tiles may overwrite for all the compiler knows
+  alignas(64) int32_t sums[kRing][W::kSums * kTileBytes / 4];
+  const int groups = acts.groups;
+  const size_t start = static_cast<size_t>(row) * groups;
   const uint8_t* x = static_cast<const uint8_t*>(acts.values) + start * 64;
-  const auto unpack = [&](int g) {
-    if (!tiles.fresh || g >= acts.groups) return;
+  const float *steps = acts.steps + start, *of_inputs = acts.sums + start;
+  const auto unpack = [=](int g) {
+    if (!tiles.fresh || g >= groups) return;
     const uint8_t* block = tiles.panel + static_cast<size_t>(g) * W::kBytes;
     if (v == 0) prefetch_ahead<W::kBytes>(block);
     W::unpack(block, v, tiles.at(g, v));
   };
   for (int r = 0; r < R; ++r) total[r] = zero();
   for (int g = 0; g < kAhead; ++g) unpack(g);
-  for (int g = 0; g < acts.groups + kBehind; ++g) {
-    if (g < acts.groups) {
+  for (int g = 0; g < groups + kBehind; ++g) {
+    if (g < groups) {
       unpack(g + kAhead);
-      W::multiply(x + static_cast<size_t>(g) * R * 64, tiles.at(g, v), sums[g % (kBehind + 1)]);
+      W::multiply(x + static_cast<size_t>(g) * R * 64, tiles.at(g, v), sums[g % kRing]);
     }
     const int done = g - kBehind;
     if (done < 0) continue;
     const uint8_t* block = tiles.panel + static_cast<size_t>(done) * W::kBytes;
-    add_group<R, W>(block, v, sums[done % (kBehind + 1)], acts, start + done * R, total);
+    add_group<R, W>(block, v, sums[done % kRing], steps + done * R, of_inputs + done * R, total);
   }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) store(out + 16 * r, total[r]);
 }
 
 // Calls f(std::integral_constant<int, rows>()) for the sizes that TileInput::taken gives.
@@ -258,6 +264,15 @@ inline void each_amx_tile(int begin, int end, int rows, const F& tile) {
   asm volatile("tilerelease");
 }
 
+// Rows of 16 columns.
+inline void emit_tile(const Matrix& m, int column, int row, int count, const float* from,
+                      const Sink& sink) {
+  for (int r = 0; r < count; ++r) {
+    float* out = sink.out + static_cast<size_t>(row + r) * sink.stride;
+    emit_vector(m, column, load(from + 16 * r), out, sink.accumulate);
+  }
+}
+
 template <class W>
 void amx_integer_panels(const Matrix& m, int begin, int end, const Acts& acts, const Sink& sink) {
   constexpr int kFew = 4;  // groups, a power of two above kAhead
@@ -270,13 +285,9 @@ void amx_integer_panels(const Matrix& m, int begin, int end, const Acts& acts, c
     with_tile_rows(taken, [&](auto size) {
       constexpr int R = decltype(size)::value;
       for (int v = 0; v < 2; ++v) {
-        Vec total[R];
+        alignas(64) float total[R * 16];
         integer_column<R, W>(tiles, v, acts, row, total);
-        const int count = std::min(R, acts.rows - row);
-        for (int r = 0; r < count; ++r) {
-          float* out = sink.out + static_cast<size_t>(row + r) * sink.stride;
-          emit_vector(m, panel * kPanel + 16 * v, total[r], out, sink.accumulate);
-        }
+        emit_tile(m, panel * kPanel + 16 * v, row, std::min(R, acts.rows - row), total, sink);
       }
     });
   });
@@ -305,12 +316,8 @@ void amx_bf16_panels(const Matrix& m, int begin, int end, const Acts& acts, cons
     }
     store_tile<0>(sums[0], 64);
     store_tile<1>(sums[1], 64);
-    for (int r = 0; r < std::min(taken, acts.rows - row); ++r) {
-      float* out = sink.out + static_cast<size_t>(row + r) * sink.stride;
-      for (int v = 0; v < 2; ++v) {
-        emit_vector(m, panel * kPanel + 16 * v, load(sums[v] + 16 * r), out, sink.accumulate);
-      }
-    }
+    const int count = std::min(taken, acts.rows - row);
+    for (int v = 0; v < 2; ++v) emit_tile(m, panel * kPanel + 16 * v, row, count, sums[v], sink);
   });
 }
 

@@ -41,21 +41,23 @@ struct WordRows : Rows<kIntegerTile, 64> {
   }
 };
 
-// The q of a group's 32 k, and what each 8 of them have in common.
+// The q of a group's 32 k, and the factors that each 8 of them have in common.
 struct ByteGroup {
-  Vec low, high;
-  float factors[4];
+  Vec low, high, low_factors, high_factors;
 
-  Vec steps_low() const { return mul(low, eights(factors[0], factors[1])); }
-  Vec steps_high() const { return mul(high, eights(factors[2], factors[3])); }
+  Vec steps_low() const { return mul(low, low_factors); }
+  Vec steps_high() const { return mul(high, high_factors); }
 };
 
 struct ByteRows : Rows<kIntegerTile, 48> {
   static void put(uint8_t* out, const ByteGroup& group) {
     store(reinterpret_cast<int8_t*>(out), group.low);
     store(reinterpret_cast<int8_t*>(out) + 16, group.high);
+    float each[32];
+    store(each, group.low_factors);
+    store(each + 16, group.high_factors);
     auto* factors = reinterpret_cast<int32_t*>(out + kGroup);
-    for (int i = 0; i < 4; ++i) factors[i] = factor_word(static_cast<int32_t>(group.factors[i]));
+    for (int i = 0; i < 4; ++i) factors[i] = factor_word(static_cast<int32_t>(each[8 * i]));
   }
 };
 
@@ -105,20 +107,14 @@ void pack_words(const float* x, int k, int row, const Acts& acts) {
   }
 }
 
-// The least factors that reach magnitudes: at most 127 times each, in steps; `scale` steps are 1.
-inline ByteGroup bytes_of(Vec low, Vec high, const float (&tops)[4], float scale) {
-  ByteGroup group;
-  float inverse[4];
-  for (int i = 0; i < 4; ++i) {
-    const float least = tops[i] * scale * (1.0f / kMostByte);
-    const float down = static_cast<float>(static_cast<int>(least));
-    const float up = down + (least > down ? 1.0f : 0.0f);
-    group.factors[i] = std::min(std::max(up, 1.0f), kMostFactor);
-    inverse[i] = scale * (1.0f / group.factors[i]);
-  }
-  group.low = nearest(mul(low, eights(inverse[0], inverse[1])));
-  group.high = nearest(mul(high, eights(inverse[2], inverse[3])));
-  return group;
+// The least factors that reach magnitudes at most 127 times; `scale` steps are 1.
+inline Vec factors_for(Vec tops, float scale) {
+  const Vec least = mul(mul(tops, splat(scale)), splat(1.0f / kMostByte));
+  return min(max(ceil(least), splat(1.0f)), splat(kMostFactor));
+}
+
+inline Vec quotients(Vec x, Vec factors, float scale) {
+  return nearest(mul(x, mul(splat(scale), div(splat(1.0f), factors))));
 }
 
 template <class Layout>
@@ -126,9 +122,8 @@ void pack_bytes(const float* x, int k, int row, const Acts& acts) {
   constexpr float kMost = kMostByte * kMostFactor;
   for (int g = 0; g < acts.groups; ++g) {
     const Vec low = inputs_at(x, g * kGroup, k), high = inputs_at(x, g * kGroup + 16, k);
-    float tops[4];
-    highest_eights(magnitude(low), magnitude(high), tops);
-    const float top = std::max(std::max(tops[0], tops[1]), std::max(tops[2], tops[3]));
+    const Vec low_tops = highest_eights(magnitude(low)), high_tops = highest_eights(magnitude(high));
+    const float top = highest(max(low_tops, high_tops));
     const float fault = fault_of(low, high);
     const size_t at = group_at<Layout>(acts, row, g);
     uint8_t* out = place_of<Layout>(acts, at);
@@ -137,7 +132,12 @@ void pack_bytes(const float* x, int k, int row, const Acts& acts) {
       acts.steps[at] = acts.sums[at] = fault;
       continue;
     }
-    const ByteGroup group = bytes_of(low, high, tops, kMost / top);
+    const float scale = kMost / top;
+    ByteGroup group;
+    group.low_factors = factors_for(low_tops, scale);
+    group.high_factors = factors_for(high_tops, scale);
+    group.low = quotients(low, group.low_factors, scale);
+    group.high = quotients(high, group.high_factors, scale);
     Layout::put(out, group);
     acts.steps[at] = top * (1.0f / kMost);
     const float whole = sum(add(group.steps_low(), group.steps_high()));  // exact

@@ -19,6 +19,7 @@ from plait.decoders.speculative.config import default_drafters
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.speculator import Speculator
 from plait.decoders.speculative.stores.namespaces import DraftStores
+from plait.kernels import extension
 from plait.kernels.dispatch import refusals
 from plait.server.engine.admission import Admission, EngineCapacity
 from plait.server.engine.constraints import LazyConstraints
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from plait.server.engine.runner import RunnableModel
     from plait.server.models.catalog import ModelFiles
     from plait.server.models.transformer import Transformer
-    from plait.server.settings import EngineSettings
+    from plait.server.settings import EngineSettings, Kernels
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -106,24 +107,39 @@ def build_engine(
         capabilities=capabilities,
         drafter=settings.drafter,
         diffusion=model.diffusion,
+        kernels=model.backend.operations(),
         seconds_to_load=time.monotonic() - begun,
     )
     return Engine(runner, kv_manager, admission, settings, costs, keeper), info
 
 
 def _load(settings: EngineSettings, files: ModelFiles, tell: Callable[[str], None]) -> Transformer:
+    _use_kernels(settings.kernels)
     model = load_model(
         files,
         weights=settings.weights,
         device=settings.device,
         threads=settings.threads,
-        reference=settings.naive_kernels,
+        reference=settings.kernels == "reference",
         tell=tell,
     )
     backend = model.backend
-    log.info("kernel backend", backend=backend.name, unsupported=refusals(backend.device))
+    unsupported = refusals(backend.device)
+    log.info(
+        "kernel backend", backend=backend.name, unsupported=unsupported, **backend.operations()
+    )
     tell("cache and first passes")
     return model
+
+
+def _use_kernels(name: Kernels) -> None:
+    """Choose compiled kernels; raise BadModel where the processor can't run them."""
+    if name in (extension.FASTEST, "reference"):
+        return
+    if name not in extension.isas():
+        runs = ", ".join(extension.isas()) or "reference only"
+        raise BadModel(f"--kernels {name}: this machine can't run them; it runs {runs}.")
+    extension.use_isa(name)
 
 
 def _capacity(settings: EngineSettings, model: Transformer) -> tuple[int, int]:

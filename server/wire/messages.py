@@ -134,6 +134,7 @@ class ModelInfo(msgspec.Struct, frozen=True, tag="ready"):
     seconds_to_load: float
     diffusion: DiffusionSpec | None = None  # of a diffusion language model
     drafter: str = "auto"  # of requests that name none (EngineSettings.drafter)
+    kernels: dict[str, str] = {}  # operation: the instruction sets that serve it
 
 
 class Loading(msgspec.Struct, frozen=True, tag="loading"):

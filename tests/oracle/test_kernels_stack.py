@@ -24,7 +24,13 @@ from plait.kernels.paged_attention import (
     TREE,
     AttentionMetadata,
 )
-from tests.fixtures.backends import COMPILED, REFERENCE, KernelBackend, both_backends
+from tests.fixtures.backends import (
+    COMPILED,
+    REFERENCE,
+    KernelBackend,
+    both_backends,
+    using_isa,
+)
 from tests.fixtures.ragged import Geometry, Kind, causal, make_segments, one_layer
 
 MIXED: list[Kind] = [
@@ -311,3 +317,21 @@ def test_what_does_not_fit_is_refused() -> None:
         stack.forward(x, far, kv)
     with pytest.raises(IndexError, match="no layers"):
         stack.forward(x, metadata, kv, 0, 9)
+
+
+@pytest.mark.parametrize("mode", TOLERANCE)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_paths_have_the_same_bits(name: str, mode: Modes) -> None:
+    """Whatever the processor: all paths but the generic one, which can't fuse its multiply-adds."""
+    family = FAMILIES[name]
+    stack, metadata = make_stack(family, mode, COMPILED), make_segments(MIXED)
+    x = torch.randn(int(metadata.cu_seqlens_q[-1]), family.hidden)
+    cache = _cache(metadata, family, mode)
+    want: Tensor | None = None
+    for path in extension.isas():
+        if path == "generic":
+            continue
+        with using_isa(path):
+            have = _run(stack, x, metadata, KVCache(cache.k.clone(), cache.v.clone()))
+        want = have if want is None else want
+        assert torch.equal(have, want), path

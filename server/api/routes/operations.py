@@ -23,9 +23,10 @@ class HealthStatus(msgspec.Struct, frozen=True):
 
 
 class ServerVersion(msgspec.Struct, frozen=True):
-    """The server's version."""
+    """The server's version, and for each model which kernels serve its operations."""
 
     version: str
+    kernels: dict[str, dict[str, str]] = {}
 
 
 @router.get("/health", response_model=None, responses=response_docs(HealthStatus))
@@ -53,9 +54,11 @@ async def metrics(request: Request) -> Response:
 
 
 @router.get("/version", response_model=None, responses=response_docs(ServerVersion))
-async def server_version() -> Response:
-    """Return the server's version."""
-    return _json(ServerVersion(version("plait")))
+async def server_version(request: Request) -> Response:
+    """Return the server's version, and the kernels of the models that are ready."""
+    infos = [model.info for model in pool_of(request).models()]
+    kernels = {info.model: info.kernels for info in infos if info and info.kernels}
+    return _json(ServerVersion(version("plait"), kernels))
 
 
 def _json(value: HealthStatus | ServerVersion) -> Response:

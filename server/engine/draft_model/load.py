@@ -116,5 +116,5 @@ def _load(settings: EngineSettings, files: ModelFiles) -> Transformer:
         weights=settings.draft_weights,
         device=settings.device,
         threads=settings.threads,
-        reference=settings.naive_kernels,
+        reference=settings.kernels == "reference",
     )
