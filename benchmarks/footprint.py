@@ -31,7 +31,7 @@ import psutil
 
 from benchmarks.client import connect
 from benchmarks.compare_builds.builds import Build
-from benchmarks.rows import AS_PERSON, NAMES, WORDS
+from benchmarks.prompts import AS_PERSON, NAMES, WORDS
 from benchmarks.servers import Running, running
 
 AT_ONCE = 8

@@ -276,9 +276,7 @@ class EngineOptions(BaseModel):
         description="Memory of grammars that a worker keeps ready; those unused for longest go.",
     )
     kernels: Kernels = Field(
-        _ENGINE.kernels,
-        description="fastest: the instruction set that serves an operation best, as measured; "
-        "reference: slow, simple kernels; or the name of an instruction set.",
+        _ENGINE.kernels, description="Of an instruction set, or those that are fastest here."
     )
     token_trace: str = Field(
         _ENGINE.token_trace,

@@ -39,7 +39,10 @@ from plait.server.prompt.tokenizer import load_tokenizer
 from plait.server.wire.messages import ModelInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from plait.decoders.diffusion.spec import DiffusionSpec
+    from plait.server.engine.draft_model.cached import CachedDraftModel
     from plait.server.engine.runner import RunnableModel
     from plait.server.models.catalog import ModelFiles
     from plait.server.models.transformer import Transformer
@@ -78,16 +81,7 @@ def build_engine(
     runner = Runner(watch(model) if watch else model, kv, model.backend)
     costs = _costs(runner, model, num_blocks)
     keeper = _keeper(settings, model, files)
-    context = DrafterContext(
-        model.vocab_size,
-        backend=model.backend,
-        num_embeddings=add_inputs(model, heads),
-        embedding=model.embedding if READ_EMBEDDING & heads.keys() else None,
-        heads=heads,
-        costs=costs,
-        draft_model=draft_model,
-        stores=keeper.stores,
-    )
+    context = _drafter_context(model, heads, costs, draft_model, keeper)
     decoder = _decoder(model, files, context)
     constraints = LazyConstraints(files, model.vocab_size, settings.grammar_cache_bytes)
     admission = _admission(model, constraints, decoder, length)
@@ -233,6 +227,25 @@ def _admission(
     )
     admission.run_aside(constraints.prepare)
     return admission
+
+
+def _drafter_context(
+    model: Transformer,
+    heads: Mapping[str, Path],
+    costs: CostCurve,
+    draft_model: CachedDraftModel | None,
+    keeper: StoreKeeper,
+) -> DrafterContext:
+    return DrafterContext(
+        model.vocab_size,
+        backend=model.backend,
+        num_embeddings=add_inputs(model, heads),
+        embedding=model.embedding if READ_EMBEDDING & heads.keys() else None,
+        heads=heads,
+        costs=costs,
+        draft_model=draft_model,
+        stores=keeper.stores,
+    )
 
 
 def _keeper(settings: EngineSettings, model: Transformer, files: ModelFiles) -> StoreKeeper:
