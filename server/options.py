@@ -275,9 +275,7 @@ class EngineOptions(BaseModel):
         ByteSize(_ENGINE.grammar_cache_bytes),
         description="Memory of grammars that a worker keeps ready; those unused for longest go.",
     )
-    kernels: Kernels = Field(
-        _ENGINE.kernels, description="Of an instruction set, or those that are fastest here."
-    )
+    kernels: Kernels = Field(_ENGINE.kernels, description="An instruction set, or the fastest.")
     token_trace: str = Field(
         _ENGINE.token_trace,
         description="File that the token ids of every prompt and answer are appended to, for "
