@@ -4,11 +4,13 @@ Shapes of SmolLM2-135M unless said otherwise. A time is the fastest of many call
 of what the kernels need on a machine that is never quite idle.
 
     python benchmarks/kernels.py --modes int4 bf16 --rows 1 8 512
+    python benchmarks/kernels.py --attention --rows 1 8 256 2048 --context 1000
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -140,22 +142,64 @@ def measure(mode: Mode, rows: Sequence[int], context: int, seconds: float) -> li
     return cells
 
 
+def fp32_rate(seconds: float) -> float:
+    """Return the fp32 multiply-adds of torch's own product, in GFLOP/s: what the threads can do."""
+    a, b = torch.randn(2, 1024, 1024)
+    return 2 * 1024**3 / fastest(partial(torch.mm, a, b), seconds) / 1e6
+
+
+def time_attention(dtype: torch.dtype, rows: int, context: int, seconds: float, rate: float) -> str:
+    """Return ms of a layer's attention; its share of `rate`, or how fast it reads keys and values.
+
+    Rows of a prompt multiply, rows that decode read. A call goes through the caches of up to 30
+    layers (1 GB at most), as a model's pass does.
+    """
+    metadata = prompt_rows(rows) if rows > 64 else decode_rows(rows, context)
+    size = (metadata.block_tables.numel(), KV_HEADS, HEAD_DIM, BLOCK_SIZE)
+    num_bytes = 2 * math.prod(size) * dtype.itemsize
+    layers = max(1, min(LAYERS, 2**30 // num_bytes))
+    keys = torch.randn(layers, *size).to(dtype)
+    values = keys.flip(0).transpose(3, 4).contiguous()
+    q = torch.randn(rows, HEADS, HEAD_DIM)
+    attention = partial(cpu_backend().paged_attention, q, scale=HEAD_DIM**-0.5, metadata=metadata)
+
+    def read_all() -> None:
+        for pair in zip(keys, values, strict=True):
+            attention(kv_layer=pair)
+
+    ms = fastest(read_all, seconds) / layers
+    if rows <= 64:
+        return f"{ms:.3f} ({num_bytes / ms / 1e6:.1f} GB/s)"
+    speed = 2 * HEADS * HEAD_DIM * rows * (rows + 1) / ms / 1e6
+    return f"{ms:.3f} ({speed:.0f} GFLOP/s, {speed / rate:.0%})"
+
+
+def measure_attention(mode: Mode, rows: Sequence[int], context: int, seconds: float) -> list[str]:
+    """Return one cell for every number of rows, with the cache that `mode` has."""
+    dtype = torch.float32 if mode == "fp32" else torch.bfloat16
+    rate = fp32_rate(seconds)
+    return [time_attention(dtype, count, context, seconds, rate) for count in rows]
+
+
 def main() -> None:
-    """Print a table: ms of a whole pass (of the stack alone)."""
+    """Print a table: ms of a whole pass (of the stack alone), or of the attention of a layer."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--modes", nargs="+", default=["int4", "bf16", "fp32"])
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64, 512])
     parser.add_argument("--context", type=int, default=100, help="cached tokens of a decode row")
     parser.add_argument("--seconds", type=float, default=1.0, help="for every cell")
     parser.add_argument("--isa", default="", help="instead of the best one")
+    parser.add_argument("--attention", action="store_true", help="of one layer, alone")
     arguments = parser.parse_args()
     if arguments.isa:
         extension.use_isa(arguments.isa)
     torch.manual_seed(0)
-    print(f"{extension.isa()}, {torch.get_num_threads()} threads, ms a pass (stack alone)")
+    timed = measure_attention if arguments.attention else measure
+    what = "ms a layer" if arguments.attention else "ms a pass (stack alone)"
+    print(f"{extension.isa()}, {torch.get_num_threads()} threads, {what}")
     print("| rows |", " | ".join(map(str, arguments.rows)), "|")
     for mode in arguments.modes:
-        cells = measure(mode, arguments.rows, arguments.context, arguments.seconds)
+        cells = timed(mode, arguments.rows, arguments.context, arguments.seconds)
         print(f"| {mode} |", " | ".join(cells), "|", flush=True)
 
 
