@@ -238,7 +238,7 @@ class EngineOptions(BaseModel):
     )
     prefix_cache_bytes: BytesOrZero = Field(
         ByteSize(_ENGINE.prefix_cache_bytes),
-        description="Of that, kept for later prompts once no request uses it; 0: see memory.md.",
+        description="Of that, taken before old prompts are forgotten; 0: see docs/memory.md.",
     )
     drafter: Annotated[str, AfterValidator(_known_drafters)] = Field(
         _ENGINE.drafter,

@@ -98,7 +98,7 @@ class EngineSettings:
     max_step_tokens: int = 512  # rows of one forward pass
     kv_cache_bytes: int = 0  # 0: what all sequences need, 1 GiB or what one needs, what fits
     prefix_caching: bool = True
-    prefix_cache_bytes: int = 0  # kept of ended requests; 0: see build.kept_blocks
+    prefix_cache_bytes: int = 0  # taken before old ones are evicted; 0: see build.kept_blocks
     drafter: str = "auto"  # of requests that name none: auto, off, or ids with commas between
     draft_model: str = ""  # as model, or self[:LAYERS]; empty: none
     draft_weights: WeightMode = "auto"

@@ -87,7 +87,7 @@ def build_engine(
     admission = _admission(model, constraints, decoder, length)
     kept = kept_blocks(settings, model.kv_block_bytes, length)
     kv_manager = KVCacheManager(
-        num_blocks, runner.copy_block, prefix_caching=settings.prefix_caching, max_cached=kept
+        num_blocks, runner.copy_block, prefix_caching=settings.prefix_caching, num_kept=kept
     )
     return_freed_memory()  # what loading has held
     info = ModelInfo(
@@ -190,7 +190,7 @@ def default_cache_bytes(one_sequence: int, max_num_seqs: int, available: int | N
 
 
 def kept_blocks(settings: EngineSettings, block_bytes: int, length: int) -> int | None:
-    """Return how many blocks that no request uses are kept for later prompts; None: all.
+    """Return how many blocks are used before known prefixes are evicted for others; None: all.
 
     Args:
         settings: prefix_cache_bytes counts; without it, a cache whose size the operator gave is

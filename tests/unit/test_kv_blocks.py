@@ -89,24 +89,22 @@ def test_slots_follow_the_table() -> None:
     assert [num_blocks_for(n) for n in (0, 1, 16, 17)] == [0, 1, 1, 2]
 
 
-def test_no_more_is_kept_than_shall_be_and_the_oldest_goes_first() -> None:
+def test_prefixes_are_evicted_before_more_memory_is_taken_than_is_to_be_kept() -> None:
     evicted: list[bytes] = []
-    blocks = BlockPool(100, max_cached=3, on_evict=lambda _, block_hash: evicted.append(block_hash))
-    first, second = chain([1] * 32), chain([2] * 32)
-    touched: set[int] = set()
-    for hashes in (first, second):
+    blocks = BlockPool(100, num_kept=3, on_evict=lambda _, block_hash: evicted.append(block_hash))
+    chains = [chain([text] * 32) for text in range(3)]
+    for hashes in chains[:2]:
         held = blocks.allocate(2) or []
-        touched.update(held)
         for block, key in zip(held, hashes, strict=True):
             blocks.register(block, key)
         blocks.release(held)
-    assert evicted == [first[1]]  # a prefix goes from its end
-    found = blocks.match(second)
-    assert len(found) == 2
-    blocks.release(found)
-    assert len(blocks.match(first)) == 1
-    assert len(touched) == 4
-    assert set(blocks.allocate(1) or ()) < touched  # no memory that was never written
+    assert evicted == [chains[0][1]]  # a prefix goes from its end
+    assert blocks.num_touched == 3
+    known = blocks.match(chains[1])
+    assert len(known) == 2
+    assert len(blocks.match(chains[0])) == 1  # so that nothing is left to evict
+    assert len(blocks.allocate(50) or ()) == 50
+    assert blocks.num_touched == 53
 
 
 @given(
@@ -121,9 +119,10 @@ def test_no_more_is_kept_than_shall_be_and_the_oldest_goes_first() -> None:
     st.sampled_from([None, 0, 2]),
 )
 def test_every_block_is_accounted_for(
-    actions: list[tuple[str, int, int]], max_cached: int | None
+    actions: list[tuple[str, int, int]], num_kept: int | None
 ) -> None:
-    blocks = BlockPool(6, max_cached=max_cached)
+    blocks = BlockPool(6, num_kept=num_kept)
+    most = num_kept or 0
     held: list[list[int]] = []
     for verb, which, text in actions:
         tokens = [text] * 48
@@ -138,3 +137,5 @@ def test_every_block_is_accounted_for(
             held.append(blocks.match(chain(tokens)))
         blocks.check_integrity()
         assert blocks.num_used == len({block for each in held for block in each})
+        most = max(most, blocks.num_used)
+        assert num_kept is None or blocks.num_touched <= most

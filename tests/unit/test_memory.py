@@ -126,14 +126,14 @@ def test_what_is_kept_of_ended_requests(
 
 
 @pytest.mark.parametrize(("prefix_cache_bytes", "hits"), [(0, 48), (1, 0)])
-def test_an_engine_keeps_no_more_than_it_shall(
+def test_an_engine_remembers_no_more_than_it_shall(
     tmp_path: Path, prefix_cache_bytes: int, hits: int
 ) -> None:
     folder = write_tiny_model(tmp_path / "model", max_position_embeddings=512)
     settings = EngineSettings(model=str(folder), prefix_cache_bytes=prefix_cache_bytes)
     engine, _ = build_engine(settings)
-    for name in "ab":
-        engine.add(request(name, range(3, 60), 2))
+    for first in (3, 70, 3):
+        engine.add(request("r", range(first, first + 57), 2))
         drain(engine)
     assert engine.stats().counters.prefix_cache_hits == hits
 

@@ -1,12 +1,12 @@
 """The KV block pool: allocation, reference counts and eviction.
 
 A block is referenced, free, or cached: indexed under its hash with no reference. Cached blocks are
-evicted in least-recently-used order when no free block is left, or when there are more than shall
-be kept: free blocks are reused first, so that fewer of them ever take memory. A block that is being
-loaded from a lower tier is referenced by the load until the load has ended.
+evicted in least-recently-used order when no free block is left, or when one that was never used,
+and so takes no memory yet, would be used beyond num_kept. A block that is being loaded from a lower
+tier is referenced by the load until the load has ended.
 
 Law: every block that a sequence lists has at least one reference; free + cached + referenced
-blocks are all blocks; at most max_cached are cached.
+blocks are all blocks; no more than num_kept were ever used, or than were referenced at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class BlockPool:
         num_blocks: int,
         *,
         prefix_caching: bool = True,
-        max_cached: int | None = None,
+        num_kept: int | None = None,
         on_evict: OnEvict = _drop,
     ) -> None:
         """Start with free blocks.
@@ -39,15 +39,16 @@ class BlockPool:
         Args:
             num_blocks: of the cache.
             prefix_caching: whether full blocks are indexed.
-            max_cached: blocks without a reference that are kept; None: as many as there are.
+            num_kept: blocks that are used before cached ones are evicted; None: all.
             on_evict: is called before a cached block is reused.
         """
         self.num_blocks = num_blocks
         self.prefix_caching = prefix_caching
-        self._max_cached = num_blocks if max_cached is None else max_cached
+        self._num_kept = num_blocks if num_kept is None else num_kept
         self._on_evict = on_evict
         self._index = PrefixIndex()
-        self._free: deque[int] = deque(range(num_blocks))
+        self.num_touched = 0  # blocks that were ever used: those below this id
+        self._free: deque[int] = deque(range(num_blocks))  # the touched ones first
         self._references = [0] * num_blocks
         self._cached: OrderedDict[int, None] = OrderedDict()  # least recently used first
         self._loading: set[int] = set()
@@ -132,13 +133,23 @@ class BlockPool:
         assert all(self._references[b] > 0 and b in self._index for b in self._loading)
         assert all(b in self._index for b in self._cached)
         assert not any(b in self._index for b in self._free)
-        assert len(self._cached) <= self._max_cached, "more is kept than shall be"
+        assert [b < self.num_touched for b in self._free] == sorted(
+            (b < self.num_touched for b in self._free), reverse=True
+        )
         self._index.check_integrity()
 
     def _take(self) -> int:
-        block_id = self._free.popleft() if self._free else self._evict()
+        if self._cached and self._is_spare(self._free[0] if self._free else None):
+            block_id = self._evict()
+        else:
+            block_id = self._free.popleft()
         self._references[block_id] = 1
+        self.num_touched = max(self.num_touched, block_id + 1)
         return block_id
+
+    def _is_spare(self, free: int | None) -> bool:
+        """Tell whether a cached block is to be evicted rather than the next free one used."""
+        return free is None or free >= self.num_touched >= self._num_kept
 
     def _evict(self) -> int:
         """Return the cached block that was used least recently, which is indexed no more."""
@@ -149,7 +160,5 @@ class BlockPool:
     def _retire(self, block_id: int) -> None:
         if block_id in self._index:
             self._cached[block_id] = None
-            if len(self._cached) <= self._max_cached:
-                return
-            block_id = self._evict()
-        self._free.appendleft(block_id)  # reused first: its memory has been touched already
+        else:
+            self._free.appendleft(block_id)  # reused first: its memory has been touched already

@@ -27,7 +27,7 @@ class KVCacheManager:
         copy_block: CopyBlock,
         *,
         prefix_caching: bool = True,
-        max_cached: int | None = None,
+        num_kept: int | None = None,
         tier: KVTier | None = None,
     ) -> None:
         """Start with free blocks.
@@ -36,14 +36,14 @@ class KVCacheManager:
             num_blocks: of the cache.
             copy_block: copies the contents of one block.
             prefix_caching: whether full blocks are kept for later prompts.
-            max_cached: blocks that are kept for nothing else; None: as many as there are.
+            num_kept: blocks that are used before known prefixes are evicted; None: all.
             tier: takes evicted blocks and gives them back; without one they are lost.
         """
         self._tier = tier or NoTier()
         self.pool = BlockPool(
             num_blocks,
             prefix_caching=prefix_caching,
-            max_cached=max_cached,
+            num_kept=num_kept,
             on_evict=self._tier.evict,
         )
         self.num_queried_tokens = 0  # looked up in the prefix index
