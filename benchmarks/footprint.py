@@ -69,12 +69,12 @@ def mixed_requests(count: int, models: Sequence[str]) -> list[Body]:
 
 def _request(rng: random.Random, i: int) -> Body:
     kind = i % 10
-    words = rng.randint(*LONG_WORDS) if kind == 9 else rng.randint(20, 150)
+    words = rng.randint(*LONG_WORDS) if kind == 9 else rng.randint(20, 100)
     text = f"[{i}] " + " ".join(rng.choice(WORDS) for _ in range(words))
     if kind in (3, 7):
         text = f"{text}. Describe a person called {NAMES[i % len(NAMES)]} as JSON."
-        return _said(text) | AS_PERSON | {"max_tokens": 96}
-    body = _said(text) | {"max_tokens": rng.randint(16, 64), "temperature": 0.7}
+        return _said(text) | AS_PERSON | {"max_tokens": 64}
+    body = _said(text) | {"max_tokens": rng.randint(8, 32), "temperature": 0.7}
     return body | {"n": 2} if kind == 5 else body
 
 
