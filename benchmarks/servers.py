@@ -227,7 +227,7 @@ def running(command: Command, log: Path) -> Iterator[Running]:
     port = _free_port()
     argv = [argument.replace("{port}", str(port)) for argument in command.argv]
     if wrapper := shutil.which("setpriv"):
-        argv = [wrapper, "--pdeathsig", "TERM", *argv]
+        argv = [wrapper, "--pdeathsig", "KILL", *argv]
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as output:
         started = time.perf_counter()
