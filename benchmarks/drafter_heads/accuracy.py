@@ -41,7 +41,7 @@ def main() -> None:
         head = HEADS[args.name](frozen, state["draft_ids"], WINDOW)
         head.load_state_dict(state["head"])
         answers = load_answers(args.data, args.features, "held-out")[: args.texts]
-        tables = head_accuracy(head, frozen.embedding, answers, ROUNDS)
+        tables = head_accuracy(head, frozen.embedding, answers, ROUNDS, sampled=True)
     for kind, table in zip(("T=0", "T=1, shared noise"), tables, strict=True):
         for distance, row in enumerate(table.reshape(len(table), -1)):
             print(f"| {kind} | {distance + 1} | {' | '.join(f'{share:.3f}' for share in row)} |")

@@ -29,7 +29,7 @@ from plait.server.wire.messages import Delta, Failed, GenerateRequest
 
 MODEL = "smollm2-135m-instruct"
 PART = 64  # prompts of a file
-AT_ONCE = 32
+AT_ONCE = 64
 MAX_TOKENS = 192
 TEMPERATURES = (0.0, 0.7, 0.7, 1.0)  # drawn for each prompt
 TRAINING_SEED, HELD_OUT_SEED = 20_000, 30_000

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from benchmarks.drafter_heads.data import MODEL, load
 from benchmarks.drafter_heads.frozen import FrozenRows, Reader
 from benchmarks.drafter_heads.measure import ppd_accuracy
 from benchmarks.drafter_heads.train_head import WINDOW
+from plait.kernels.linear import from_dense
 from plait.server.models.catalog import resolve
 from plait.server.models.heads import belongs_to
 from plait.server.models.spec import ModelSpec
@@ -39,11 +41,23 @@ def ppd_tensors(state: dict[str, Any], data: Path) -> dict[str, Tensor]:
 
 
 def head_tensors(state: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the head's matrices in bf16, the rest as it is; names as heads/layer.py has them."""
+    """Return the head's matrices in int8 with their scales, the rest as it is."""
     found: dict[str, Tensor] = {"draft_ids": state["draft_ids"].int()}
-    for name, value in state["head"].items():
-        own = name.replace("layer.parts.", "layer.")
-        found[own] = (value.bfloat16() if value.dim() > 1 else value).contiguous()
+    for name, value in named(state["head"]).items():
+        if value.dim() != 2:
+            found[name] = value
+            continue
+        weight = from_dense(value, "int8")
+        assert weight.scale is not None, "int8 has scales"
+        found[name], found[f"{name}.scale"] = weight.values, weight.scale
+    return found
+
+
+def named(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a head's tensors by the names that it is served with (heads/layer.py, nets.py)."""
+    found = {name.replace("layer.parts.", "layer."): v.clone() for name, v in state.items()}
+    for step, mix in enumerate(found.pop("mixes", ())):
+        found[f"mixes.{step}"] = mix.contiguous()
     return found
 
 

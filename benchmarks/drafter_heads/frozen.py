@@ -1,8 +1,8 @@
 """The frozen model twice: as it is served, for reading texts, and in plain torch, for gradients.
 
 The plain one computes only rows that hang on a text read before: small trees of inputs, each of
-which sees the text up to its anchor and its own predecessors. Weights are the file's values in
-fp32; no gradient ever reaches them.
+which sees the text up to its anchor and its own predecessors. Its weights are the file's values; no
+gradient ever reaches them.
 """
 
 from __future__ import annotations
@@ -78,18 +78,22 @@ class Reader:
 class FrozenRows:
     """Rows of inputs of one's own behind a text, with gradients to the inputs alone."""
 
-    def __init__(self, files: ModelFiles) -> None:
+    def __init__(self, files: ModelFiles, dtype: torch.dtype = torch.float32) -> None:
+        """Args: dtype of the layers' matrices, which products are computed in."""
         checkpoint: Checkpoint = (
             GgufCheckpoint(files.path) if files.kind == "gguf" else HfCheckpoint(files.path)
         )
         self.spec: ModelSpec = checkpoint.spec
         self.embedding = checkpoint.read(EMBEDDING).dense().float()
-        self._final_norm = checkpoint.read(FINAL_NORM).dense().float()
-        names = (*MATRICES, *FEED_FORWARD, *NORMS)
+        self.final_norm = checkpoint.read(FINAL_NORM).dense().float()
+        self._head = self.embedding.to(dtype)
+        kept = dict.fromkeys((*MATRICES, *FEED_FORWARD), dtype) | dict.fromkeys(
+            NORMS, torch.float32
+        )
         self._layers = [
             {
-                name: checkpoint.read(f"{layer_prefix(i)}{name}.weight").dense().float()
-                for name in names
+                name: checkpoint.read(f"{layer_prefix(i)}{name}.weight").dense().to(kind)
+                for name, kind in kept.items()
             }
             for i in range(self.spec.layers)
         ]
@@ -97,7 +101,11 @@ class FrozenRows:
 
     def layer(self, index: int) -> dict[str, Tensor]:
         """Return the matrices and norms of one layer, by their names within it."""
-        return self._layers[index]
+        return {name: value.float() for name, value in self._layers[index].items()}
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return logits [..., vocab] in fp32."""
+        return F.linear(hidden.to(self._head.dtype), self._head).float()
 
     def forward(self, inputs: Tensor, reading: Reading, anchors: Tensor) -> Tensor:
         """Return hidden states [anchors, rows, hidden] after the final norm.
@@ -119,13 +127,13 @@ class FrozenRows:
         x = inputs
         for layer, keys, values in zip(self._layers, reading.keys, reading.values, strict=True):
             h = F.rms_norm(x, (spec.hidden,), layer[NORMS[0]], spec.norm_eps)
-            x = x + F.linear(
+            x = x + _product(
                 self._attend(h, layer, (keys, values), turn, hides), layer[MATRICES[3]]
             )
             h = F.rms_norm(x, (spec.hidden,), layer[NORMS[1]], spec.norm_eps)
-            gate, up = F.linear(h, layer[FEED_FORWARD[0]]), F.linear(h, layer[FEED_FORWARD[1]])
-            x = x + F.linear(F.silu(gate) * up, layer[FEED_FORWARD[2]])
-        return F.rms_norm(x, (spec.hidden,), self._final_norm, spec.norm_eps)
+            gate, up = _product(h, layer[FEED_FORWARD[0]]), _product(h, layer[FEED_FORWARD[1]])
+            x = x + _product(F.silu(gate) * up, layer[FEED_FORWARD[2]])
+        return F.rms_norm(x, (spec.hidden,), self.final_norm, spec.norm_eps)
 
     def _attend(
         self,
@@ -138,7 +146,7 @@ class FrozenRows:
         """Return [anchors, rows, heads * head_dim]."""
         spec = self.spec
         shape = (*h.shape[:2], -1, spec.head_dim)
-        q, k, v = (F.linear(h, layer[name]).view(shape) for name in MATRICES[:3])
+        q, k, v = (_product(h, layer[name]).view(shape) for name in MATRICES[:3])
         q, k = rotated(q, *turn), rotated(k, *turn)
         q = q.view(*h.shape[:2], spec.kv_heads, -1, spec.head_dim)
         keys, values = text
@@ -150,6 +158,11 @@ class FrozenRows:
         read = torch.einsum("arhgt,thd->arhgd", theirs, values)
         read = read + torch.einsum("arhgo,aohd->arhgd", mine, v)
         return read.flatten(2)
+
+
+def _product(x: Tensor, matrix: Tensor) -> Tensor:
+    """Return x @ matrix.T in fp32, computed in the matrix's precision."""
+    return F.linear(x.to(matrix.dtype), matrix).float()
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from benchmarks.drafter_heads.features import Answer
 from benchmarks.drafter_heads.frozen import FrozenRows, Reader
 from benchmarks.drafter_heads.head import Head
 from benchmarks.drafter_heads.train_ppd import LONGEST, PROMPTS, anchors_of, is_long
+from benchmarks.drafter_heads.training import fast_products
 from plait.kernels.dispatch import cpu_backend
 
 RANKS = 10
@@ -40,7 +41,7 @@ def ppd_accuracy(
             reading = reader.read(tokens)
             anchors = anchors_of(text, len(tokens), [SEED, number])
             inputs = embeddings.expand(len(anchors), -1, -1)
-            guesses = F.linear(rows.forward(inputs, reading, anchors), rows.embedding)
+            guesses = rows.logits(rows.forward(inputs, reading, anchors))
             places = anchors[:, None] + 1 + torch.arange(PROMPTS)
             said = reader.model.logits(reading.hidden[places.flatten()]).view(guesses.shape)
         drawn = noise_of(places, number, guesses.shape[-1])
@@ -53,28 +54,35 @@ def ppd_accuracy(
 
 
 def head_accuracy(
-    head: Head, full: Tensor, answers: Sequence[Answer], rounds: int
+    head: Head, full: Tensor, answers: Sequence[Answer], rounds: int, *, sampled: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return how often a round's best guess is right, [rounds], greedy and sampled.
 
-    full: [vocab, hidden] the model's lm_head, since a token may be none of the head's.
+    Args:
+        full: [vocab, hidden] the model's lm_head, since a token may be none of the head's.
+        sampled: whether to draw at temperature 1 as well, which takes longer; or that is 0.
     """
     hits, tried = torch.zeros(2, rounds), torch.zeros(rounds)
     for number, answer in enumerate(answers):
-        hidden = torch.from_numpy(answer.hidden.astype(np.float32))
-        places = answer.start + torch.arange(1, len(hidden))
-        with torch.no_grad():
-            found = head.rounds(torch.from_numpy(answer.tokens), hidden[:-1], answer.start, rounds)
-            said = F.linear(hidden[1:], full)
-        drawn = noise_of(places, number, len(full))
-        for kind, noise in enumerate((torch.zeros(1, len(full)), drawn)):
+        hidden = torch.from_numpy(answer.hidden).float()
+        with torch.no_grad(), fast_products():
+            start = torch.tensor([answer.start])
+            tokens = torch.from_numpy(answer.tokens)[None]
+            states = head.rounds(tokens, hidden[None, :-1], start, rounds)
+            found = [head.logits(each[0]).float() for each in states]
+            said = F.linear(hidden[1:], full).float()
+        kinds = [torch.zeros(1, len(full))]
+        if sampled:
+            places = answer.start + torch.arange(1, len(hidden))
+            kinds.append(noise_of(places, number, len(full)))
+        for kind, noise in enumerate(kinds):
             want = (said + noise).argmax(-1)
             for i, logits in enumerate(found):
                 best = head.draft_ids[(logits + noise[:, head.draft_ids]).argmax(-1)]
                 hits[kind, i] += (best[i:] == want[i:]).sum()
                 tried[i] += (len(best) - i) * (kind == 0)
-    greedy, sampled = (hits / tried).double().numpy()
-    return greedy, sampled
+    greedy, drawn = (hits / tried).double().numpy()
+    return greedy, drawn
 
 
 def noise_of(places: Tensor, text: int, vocab: int) -> Tensor:

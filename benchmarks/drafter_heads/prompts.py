@@ -1,15 +1,19 @@
 """Prompts from templates: tasks, formats and topics, drawn from (seed, index).
 
 There is no corpus behind them. Held-out prompts take topics, facts and names that no training
-prompt holds, so that what is measured on them was not learnt by heart.
+prompt holds, so that what is measured on them was not learnt by heart; nor does any training prompt
+hold a subject of benchmarks/speculation_tasks.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+TOPICS = Path(__file__).parent / "topics.txt"  # of training prompts, one a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,72 +29,7 @@ class Material:
 
 
 TRAINING = Material(
-    topics=(
-        "bicycles",
-        "the water cycle",
-        "healthy breakfasts",
-        "coral reefs",
-        "public libraries",
-        "volcanoes",
-        "learning the piano",
-        "electric cars",
-        "the Roman Empire",
-        "bees",
-        "saving money",
-        "solar power",
-        "remote work",
-        "chess",
-        "gardening",
-        "black holes",
-        "photosynthesis",
-        "running a marathon",
-        "the history of printing",
-        "camping in the rain",
-        "cheese making",
-        "machine learning",
-        "vaccines",
-        "the Amazon rainforest",
-        "teamwork",
-        "time zones",
-        "recycling",
-        "medieval castles",
-        "sleep",
-        "bread baking",
-        "penguins",
-        "street photography",
-        "the French Revolution",
-        "cloud computing",
-        "yoga",
-        "mountains",
-        "learning Spanish",
-        "job interviews",
-        "databases",
-        "dinosaurs",
-        "the stock market",
-        "coffee",
-        "public transport",
-        "the Moon landing",
-        "first aid",
-        "jazz",
-        "deserts",
-        "online privacy",
-        "houseplants",
-        "the human heart",
-        "robots",
-        "whales",
-        "tea ceremonies",
-        "writing a novel",
-        "gravity",
-        "small businesses",
-        "kindness",
-        "earthquakes",
-        "pottery",
-        "unit testing",
-        "the periodic table",
-        "lighthouses",
-        "board games",
-        "vegetable soup",
-    ),
+    topics=tuple(TOPICS.read_text().splitlines()),
     people=(
         "Anna Keller",
         "Tom Baker",
@@ -195,6 +134,15 @@ TEMPLATES: Mapping[str, Sequence[str]] = {
         "Why do people care about {topic}?",
         "What are common mistakes when it comes to {topic}?",
         "How would you start to learn about {topic}?",
+    ),
+    "talk": (
+        "Tell me about {topic}.",
+        "How does one get better at dealing with {topic}?",
+        "Describe an afternoon that has to do with {topic}.",
+        "What should everybody know about {topic}?",
+        "Give advice to somebody for whom {topic} is new.",
+        "What do experts disagree on when they speak of {topic}?",
+        "Write an essay about {topic}.",
     ),
     "list": (
         "List five facts about {topic}.",

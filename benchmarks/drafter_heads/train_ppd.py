@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,7 +31,7 @@ from plait.server.models.catalog import resolve
 from plait.server.prompt.tokenizer import load_tokenizer
 
 PROMPTS = 3  # embeddings
-ANCHORS = 32  # of a text
+ANCHORS = 64  # of a text
 FADE = 0.8  # weight of each further distance
 RATE = 1e-2
 LONGEST = 384  # tokens of a text
@@ -46,10 +47,12 @@ class Plan:
     steps: int
     seed: int = 1
     model: str = MODEL
+    rate: float = RATE
+    start: Path | None = None  # embeddings to begin with
 
-    def rate(self, step: int) -> float:
+    def rate_at(self, step: int) -> float:
         """Return the learning rate: a cosine without warm-up."""
-        return RATE * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return self.rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
 class Run:
@@ -59,12 +62,15 @@ class Run:
         files = resolve(plan.model)
         self._plan = plan
         self._texts: list[Text] = []
-        self._reader, self._rows = Reader(files), FrozenRows(files)
-        tokenizer = load_tokenizer(files)
-        spelled = [tokenizer.encode(f"Next {i + 1} word") for i in range(PROMPTS)]
-        first = torch.stack([self._rows.embedding[ids].mean(0) for ids in spelled])
+        self._reader, self._rows = Reader(files), FrozenRows(files, training.fast_dtype())
+        if plan.start is not None:
+            first = load_file(plan.start)["embeddings"]
+        else:
+            tokenizer = load_tokenizer(files)
+            spelled = [tokenizer.encode(f"Next {i + 1} word") for i in range(PROMPTS)]
+            first = torch.stack([self._rows.embedding[ids].mean(0) for ids in spelled])
         self.embeddings = torch.nn.Parameter(first.clone())
-        self._optimiser = torch.optim.Adam([self.embeddings], lr=RATE)
+        self._optimiser = torch.optim.Adam([self.embeddings], lr=plan.rate)
         self.first_step = 0
         if (state := training.saved(plan.folder)) is not None:
             self.first_step = state["step"]
@@ -96,11 +102,11 @@ class Run:
         rows = anchors[:, None] + 1 + torch.arange(PROMPTS)
         with torch.no_grad():
             teacher = self._reader.model.logits(reading.hidden[rows.flatten()])
-        divergence = divergence_of(teacher, F.linear(hidden, self._rows.embedding))
+        divergence = divergence_of(teacher, self._rows.logits(hidden))
         weights = FADE ** torch.arange(PROMPTS)
         loss = (divergence * weights).sum() / PROMPTS
         torch.autograd.backward(loss)
-        training.descend(self._optimiser, self._plan.rate(step))
+        training.descend(self._optimiser, self._plan.rate_at(step))
         found: list[float] = divergence.tolist()
         return found
 
@@ -144,10 +150,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=RATE)
+    parser.add_argument("--start", type=Path, help="a ppd.safetensors to train on")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    Run(Plan(args.data, args.folder, args.steps, args.seed)).train()
+    plan = Plan(args.data, args.folder, args.steps, args.seed, rate=args.rate, start=args.start)
+    Run(plan).train()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +95,27 @@ def test_drafting_computes_what_was_trained(head: Head, context: DrafterContext,
     seen = [*prompt[-2:], *tokens, *made.token_ids[:-1]]
     padded = torch.cat([hidden, torch.zeros(steps - 1, HIDDEN)])
     with torch.no_grad():
-        trigrams = torch.tensor([0, *seen])  # row i of the rounds has seen i + 3 tokens
-        found = head.rounds(trigrams, padded, len(prompt) - 1, steps)
-    for step, logits in enumerate(found):
-        law = logits[rows - 1 + step].softmax(-1)
+        trigrams = torch.tensor([[0, *seen]])  # row i of the rounds has seen i + 3 tokens
+        found = head.rounds(trigrams, padded[None], torch.tensor([len(prompt) - 1]), steps)
+    for step, states in enumerate(found):
+        law = head.logits(states[0, rows - 1 + step]).softmax(-1)
         assert made.acceptance_probs[step] == pytest.approx(float(law.max()), abs=1e-5)
         assert made.token_ids[step] == int(head.draft_ids[law.argmax()])
+
+
+def test_rounded_heads_draft_alike(head: Head, context: DrafterContext, tmp_path: Path) -> None:
+    """A file in int8 is served as one in fp32 is when its matrices are rounded at start."""
+    rounded = write_head(head, tmp_path, rounded=True)
+    drafters = (
+        drafter_of(each, BEAM | {"weights": "int8"})
+        for each in (context, replace(context, heads={head.name: rounded}))
+    )
+    hidden = torch.randn(5, HIDDEN, generator=torch.Generator().manual_seed(2))
+    text = [1, 2, 3, 4, 5, 6, 7, 8]
+    want, have = (
+        draft(each, read(each, text[:3], text[3:], hidden), text, 12) for each in drafters
+    )
+    assert have == want
 
 
 def test_sequences_draft_alike_alone_and_together(context: DrafterContext) -> None:

@@ -19,7 +19,7 @@ from torch.nn.functional import silu
 
 from plait.kernels.backend import KernelBackend
 from plait.kernels.elementwise.reference import rope
-from plait.kernels.linear import Mode, Weight, from_dense
+from plait.kernels.linear import Mode, Weight, dequantize, from_dense, from_quantized
 
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 NORMS = ("input_layernorm", "post_attention_layernorm", "final")
@@ -46,18 +46,26 @@ class KeysValues:
     values: Tensor
 
 
+def read_weight(tensors: Mapping[str, Tensor], name: str, mode: Mode) -> Weight:
+    """Return a matrix of a head's file in a mode: of any float type, or int8 with NAME.scale."""
+    scale = tensors.get(f"{name}.scale")
+    if scale is None:
+        return from_dense(tensors[name].float(), mode)
+    stored = from_quantized(tensors[name], scale, None)
+    return stored if mode == "int8" else from_dense(dequantize(stored), mode)
+
+
 class HeadLayer:
     """A decoder layer, ready to run."""
 
     def __init__(
         self, tensors: Mapping[str, Tensor], shape: LayerShape, mode: Mode, backend: KernelBackend
     ) -> None:
-        """Args: tensors are fp32, by the names of MATRICES and NORMS behind PREFIX."""
+        """Args: tensors are those of the file, by the names of MATRICES and NORMS behind PREFIX."""
         self.shape = shape
         self._backend = backend
         self._weights: dict[str, Weight] = {
-            name: backend.pack(from_dense(tensors[PREFIX + name].float(), mode))
-            for name in MATRICES
+            name: backend.pack(read_weight(tensors, PREFIX + name, mode)) for name in MATRICES
         }
         self._norms = {name: tensors[PREFIX + name].float() for name in NORMS}
         exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +20,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn.functional import silu
 
-from plait.decoders.speculative.heads.layer import HeadLayer, KeysValues, LayerShape
+from plait.decoders.speculative.heads.layer import HeadLayer, KeysValues, LayerShape, read_weight
 from plait.kernels.backend import KernelBackend
 from plait.kernels.linear import Mode, Weight, from_dense
 
@@ -61,11 +62,11 @@ class EagleNet:
     def __init__(self, weights: HeadWeights) -> None:
         self.layer, self.draft_ids = weights.layer, weights.draft_ids
         self._weights = weights
-        self._mix = weights.weight(weights.tensors["mix"])
+        self._mix = weights.weight("mix")
 
     def inputs(self, rows: HeadInputs) -> tuple[Tensor, Tensor]:
         """Project token and state together; the position is that of the state."""
-        drawn = self._weights.embedding[rows.trigrams[:, 2]].float()
+        drawn = self._weights.embedded(rows.trigrams[:, 2])
         pairs = torch.cat([drawn, rows.states], dim=1)
         return self._weights.product(pairs, self._mix), rows.positions
 
@@ -87,13 +88,14 @@ class ChimeraNet:
     def __init__(self, weights: HeadWeights) -> None:
         self.layer, self.draft_ids = weights.layer, weights.draft_ids
         self._weights = weights
-        self._trigram = weights.weight(weights.tensors["trigram"])
-        self._narrow = weights.weight(weights.tensors["narrow"])
-        self._mixes = [weights.weight(mix) for mix in weights.tensors["mixes"]]
+        self._trigram = weights.weight("trigram")
+        self._narrow = weights.weight("narrow")
+        steps = takewhile(lambda step: f"mixes.{step}" in weights.tensors, count())
+        self._mixes = [weights.weight(f"mixes.{step}") for step in steps]
 
     def inputs(self, rows: HeadInputs) -> tuple[Tensor, Tensor]:
         """Encode three tokens; the position is that of the last."""
-        x = self._weights.embedding[rows.trigrams].float().flatten(1)
+        x = self._weights.embedded(rows.trigrams).flatten(1)
         wide = x + silu(self._weights.product(x, self._trigram))
         return self._weights.product(wide, self._narrow), rows.positions + 1
 
@@ -123,9 +125,13 @@ class HeadWeights:
     mode: Mode
     backend: KernelBackend
 
-    def weight(self, values: Tensor) -> Weight:
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """Return embeddings [*tokens, hidden], scaled as in training."""
+        return self.embedding[tokens].float() * self.tensors["token_scale"]
+
+    def weight(self, name: str) -> Weight:
         """Pack a matrix."""
-        return self.backend.pack(from_dense(values.float(), self.mode))
+        return self.backend.pack(read_weight(self.tensors, name, self.mode))
 
     def product(self, x: Tensor, weight: Weight) -> Tensor:
         """Return x @ weight.T."""
