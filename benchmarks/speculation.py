@@ -47,6 +47,8 @@ SETTINGS: Mapping[str, Any] = {
     "jacobi": "jacobi",
     "n-gram + jacobi": ["n-gram", "jacobi"],
     "ppd": "ppd",
+    "eagle": "eagle",
+    "chimera": "chimera",
     "forced": "forced",
     "typical": ["ppd", "typical"],
     "lud": "lud",

@@ -42,7 +42,7 @@ COOL_DOWN = 0.4  # of the steps, at the end
 TEXTS = 16  # of a step
 NOISE = 0.2  # of the states' own spread is near 2
 ENTROPY_SHARE = 0.1
-SHORT = 0.5  # of the steps, at the beginning, have a single round, which costs a third
+SHORT = 0.85  # of the steps, at the beginning, have a single round, which costs a third
 JUDGED = 16  # held-out answers
 
 
