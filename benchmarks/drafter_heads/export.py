@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.drafter_heads.data import MODEL, load
 from benchmarks.drafter_heads.frozen import FrozenRows, Reader
 from benchmarks.drafter_heads.measure import ppd_accuracy
-from benchmarks.drafter_heads.train_head import WINDOW
+from benchmarks.drafter_heads.train_head import ROUNDS, WINDOW
 from plait.kernels.linear import from_dense
 from plait.server.models.catalog import resolve
 from plait.server.models.heads import belongs_to
@@ -43,7 +43,9 @@ def ppd_tensors(state: dict[str, Any], data: Path) -> dict[str, Tensor]:
 def head_tensors(state: dict[str, Any]) -> dict[str, Tensor]:
     """Return the head's matrices in int8 with their scales, the rest as it is."""
     found: dict[str, Tensor] = {"draft_ids": state["draft_ids"].int()}
-    for name, value in named(state["head"]).items():
+    tensors = named(state["head"])
+    tensors.pop(f"mixes.{ROUNDS}", None)  # was fitted, but never trained; the one before serves
+    for name, value in tensors.items():
         if value.dim() != 2:
             found[name] = value
             continue
