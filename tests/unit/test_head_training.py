@@ -75,6 +75,7 @@ def test_heads_learn_and_resume(
 ) -> None:
     monkeypatch.setattr(training, "LOG_EVERY", 1)
     monkeypatch.setattr(train_head, "DRAFT_TOKENS", 120)
+    monkeypatch.setattr(train_head, "SHORT", 0.5)
     write(Reader(resolve(model)), load(data), tmp_path / "train-0000.npy")
     answers = load_answers(data, tmp_path)
     assert [answer.rows for answer in answers] == [length - PROMPT + 1 for length in LENGTHS]
