@@ -51,7 +51,7 @@ class Layer(nn.Module):
     def project(self, h: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values [texts, rows, kv_heads, head_dim] of normed inputs."""
         k, v = (F.linear(h, self.parts[short(name)]) for name in MATRICES[1:3])
-        k, v = (x.unflatten(-1, (-1, self.spec.head_dim)) for x in (k, v))
+        k, v = (x.view(*x.shape[:2], -1, self.spec.head_dim) for x in (k, v))
         return self._turned(k, positions), v
 
     def forward(self, x: Tensor, positions: Tensor, cache: Cache, depth: int) -> Tensor:
@@ -64,8 +64,9 @@ class Layer(nn.Module):
             depth: of the round.
         """
         spec, parts = self.spec, self.parts
-        q = F.linear(self.normed(x), parts[short(MATRICES[0])]).unflatten(-1, (-1, spec.head_dim))
-        q = self._turned(q, positions).unflatten(2, (spec.kv_heads, -1))
+        q = F.linear(self.normed(x), parts[short(MATRICES[0])])
+        q = self._turned(q.view(*x.shape[:2], -1, spec.head_dim), positions)
+        q = q.view(*x.shape[:2], spec.kv_heads, -1, spec.head_dim)
         x = x + F.linear(self._attend(q, cache, depth), parts[short(MATRICES[3])])
         h = F.rms_norm(x, (spec.hidden,), parts[short(NORMS[1])], spec.norm_eps)
         gate, up, down = (parts[short(name)] for name in FEED_FORWARD)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +29,8 @@ def fit(inputs: Tensor, targets: Tensor) -> Tensor:
     """
     squares = inputs.T @ inputs
     squares.diagonal().add_(RIDGE * len(inputs))
-    return torch.linalg.solve(squares, inputs.T @ targets).T.contiguous()
+    found: Tensor = torch.linalg.solve(squares, inputs.T @ targets)
+    return found.T.contiguous()
 
 
 @torch.no_grad()
@@ -61,7 +63,8 @@ def _fit_chimera(head: ChimeraHead, frozen: FrozenRows, answers: Sequence[Answer
     following = torch.cat([each[1:] for each in states])
     head.narrow.copy_(fit(wide, following / frozen.final_norm))
     codes = spread(wide @ head.narrow.T, frozen.spec.norm_eps) * head.layer.final
-    parts = codes.split([len(each) - 1 for each in states])
+    ends = np.cumsum([len(each) - 1 for each in states]).tolist()
+    parts = codes.tensor_split(ends[:-1])
     for depth, mix in enumerate(head.mixes):
         pairs = [
             torch.cat([h[: len(h) - 1 - depth], code[depth:]], dim=1)
