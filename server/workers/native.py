@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import sys
 
-from plait.server.workers.lean_imports import import_structlog, import_torch, importing
+from plait.server.workers.lean_imports import import_structlog, importing
 
 
 def main() -> int:
     """Import the engine, then run the loop; return the process's exit code."""
     with importing():
         import_structlog()
-        import_torch()
         from plait.server.engine.build import build_engine  # noqa: PLC0415, after those above
         from plait.server.workers import loop  # noqa: PLC0415
     return loop.main(lambda settings, tell: build_engine(settings, tell=tell))
