@@ -25,6 +25,7 @@ from plait.decoders.constrained.spec import (
 )
 from plait.decoders.constrained.vocabulary import make_vocabulary
 from plait.server.errors import ServerError
+from plait.server.prompt.tokenizer import Tokenizer
 from plait.server.wire.messages import CompiledConstraint
 
 TASK = "json_extract"
@@ -54,7 +55,7 @@ def extraction(
         What was measured, and a sentence for each setting that can't be constrained.
     """
     cases = Sample(sample.seed, CASES, sample.templates).of(TASK)
-    constraints = compiled(served, [case.schema or {} for case in cases])
+    constraints = compiled(served.tokenizer, [case.schema or {} for case in cases])
     found, faults = [], []
     scaffolded = [with_scaffold(s) for s in settings if s.decoding.get("unmasker") != "off"]
     runs = [*product(settings, (None, constraints)), *((s, constraints) for s in scaffolded)]
@@ -75,9 +76,11 @@ def with_scaffold(setting: Setting) -> Setting:
     return setting.model_copy(update={"name": f"{setting.name} + scaffold", "decoding": decoding})
 
 
-def compiled(served: LoadedModel, schemas: Sequence[Mapping[str, Any]]) -> list[CompiledConstraint]:
-    """Compile schemas for the model's vocabulary; equal ones once."""
-    tokenizer, limits = served.tokenizer, ConstraintLimits()
+def compiled(
+    tokenizer: Tokenizer, schemas: Sequence[Mapping[str, Any]]
+) -> list[CompiledConstraint]:
+    """Compile schemas for a model's vocabulary; equal ones once."""
+    limits = ConstraintLimits()
     vocabulary = make_vocabulary(tokenizer.token_bytes, tokenizer.eos_token_ids)
     vocabulary.prepare()
     fingerprint = vocabulary_fingerprint(vocabulary.token_bytes, vocabulary.eos_token_ids)
