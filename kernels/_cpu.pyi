@@ -1,9 +1,12 @@
 """The compiled kernels (kernels/cpu/bind.cpp); call them through the packages beside this file."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from plait.kernels.decoder_stack.layers import LayerWeights, StackConfig
-from plait.kernels.paged_attention.metadata import AttentionMetadata
+from plait.kernels.noise import NoiseRow
+from plait.kernels.paged_attention import AttentionMetadata, AttentionSegment
 
 def isa() -> str: ...
 def isas() -> list[str]: ...
@@ -19,6 +22,10 @@ def paged_attention(
     scale: float,
     window: int,
 ) -> Tensor: ...
+def pack_segments(segments: Sequence[AttentionSegment]) -> list[Tensor]: ...
+def draw_rows(
+    scores: Tensor, keys: Sequence[NoiseRow], temperatures: Sequence[float]
+) -> list[int]: ...
 def copy_blocks(kv_k: Tensor, kv_v: Tensor, src: Tensor, dst: Tensor) -> None: ...
 def move_slots(kv_k: Tensor, kv_v: Tensor, src: Tensor, dst: Tensor) -> None: ...
 

@@ -24,8 +24,9 @@ from plait.kernels.linear import Weight
 from plait.kernels.linear import reference as linear
 from plait.kernels.moe import ExpertWeights
 from plait.kernels.moe import reference as moe
+from plait.kernels.noise import NoiseRow
 from plait.kernels.noise import reference as noise
-from plait.kernels.paged_attention import AttentionMetadata
+from plait.kernels.paged_attention import AttentionMetadata, AttentionSegment, segments
 from plait.kernels.paged_attention import reference as paged_attention
 from plait.kernels.row_stats import RowLogprobs, RowStats
 from plait.kernels.row_stats import reference as row_stats
@@ -50,6 +51,11 @@ class KernelBackend:
     def tensor(self, values: ArrayLike, dtype: torch.dtype) -> Tensor:
         """Return values of the host as a tensor on the device; the buffers of a pass."""
         return torch.as_tensor(np.asarray(values)).to(device=self.device, dtype=dtype)
+
+    def pack_segments(self, pieces: Sequence[AttentionSegment]) -> tuple[Tensor, AttentionMetadata]:
+        """Return the token ids [rows] int64 and the metadata of a pass, on the device."""
+        token_ids, metadata = segments.pack_segments(pieces)
+        return token_ids.to(self.device), metadata.to(self.device)
 
     # The layers of a model.
 
@@ -124,6 +130,17 @@ class KernelBackend:
     ) -> Tensor:
         """Return the draws [b] int64 from scores / temperatures under the noise of keys [b, 3]."""
         return noise.gumbel_argmax(scores, keys, temperatures, rows, bitmask)
+
+    def draw_rows(
+        self, scores: Tensor, keys: Sequence[NoiseRow], temperatures: Sequence[float]
+    ) -> list[int]:
+        """Return `gumbel_argmax` of all rows, from and to numbers of the host."""
+        tokens: list[int] = self.gumbel_argmax(
+            scores,
+            self.tensor(keys, torch.int64).view(-1, 3),
+            temperatures=self.tensor(temperatures, torch.float32),
+        ).tolist()
+        return tokens
 
     def row_stats(self, scores: Tensor, *, entropy: bool = True) -> RowStats:
         """Return the statistics of each row of scores [b, vocab]."""

@@ -13,11 +13,12 @@ Source: docs/speculation.md; shared Gumbel noise (Daliri, Musco and Suresh, 2408
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from math import exp
 from typing import Any, ClassVar
 
+import msgspec
 from torch import Tensor
 
 from plait.decoders.autoregressive.acceptance import (
@@ -36,7 +37,6 @@ from plait.decoders.contract.decoder import (
     Forward,
     Outcome,
     Proposal,
-    SequenceError,
     TokenLogprobs,
 )
 from plait.decoders.contract.decoding import AutoregressiveMethods, Methods
@@ -199,8 +199,9 @@ class AutoregressiveDecoder:
         draws = attempt(lambda: self._draw(sampler, walks, logits))
         if not isinstance(draws, Exception):
             accepted: dict[int, Outcome] = {}
+            verified = VerifiedRows(draws, logits, hidden)
             for i, walk in zip(members, walks, strict=True):
-                outcome = attempt(partial(self._walk, walk, draws, logits, hidden))
+                outcome = attempt(partial(self._walk, walk, verified))
                 accepted[i] = faulty(outcome) if isinstance(outcome, Exception) else outcome
             return accepted
         if len(members) == 1:
@@ -223,24 +224,22 @@ class AutoregressiveDecoder:
                 _fill_bitmask(walk.state.constraint, walk, bitmask)
         return bitmask
 
-    def _walk(
-        self, walk: VerificationRows, draws: Draws, logits: Tensor, hidden: Tensor | None
-    ) -> Outcome:
-        state, tree = walk.state, walk.tree
+    def _walk(self, walk: VerificationRows, verified: VerifiedRows) -> Outcome:
+        """Commit what was drawn at the row behind the text, and behind each accepted token."""
+        state, tree, draws, logits = walk.state, walk.tree, verified.draws, verified.logits
+        rule = None if state.speculation is None else state.speculation.rule
+        if rule is None and not len(tree):
+            return self._record(walk, commit_token(state, walk.first, draws, logits), [0], verified)
         emit: list[int] = []
         logprobs: list[TokenLogprobs] = []
         alternatives: list[Sequence[Alternative]] = []
         log_mass = 0.0
         node, accepted_rows, keep = ROOT, [0], list[int]()
-        rule = None if state.speculation is None else state.speculation.rule
         rows = DrawnRows(draws, logits, walk.first)
         while True:
             if rule is not None:
                 apply_acceptance_rule(rule, state, tree, node, rows)
-            try:
-                one = commit_token(state, walk.first + accepted_rows[-1], draws, logits)
-            except SequenceError as end:
-                return Outcome(fault=str(end), is_client_error=end.is_client_error)
+            one = commit_token(state, walk.first + accepted_rows[-1], draws, logits)
             emit += one.emit
             logprobs += one.logprobs
             alternatives += one.alternatives
@@ -264,7 +263,7 @@ class AutoregressiveDecoder:
             log_mass=log_mass,
             alternatives=alternatives,
         )
-        return self._record(walk, outcome, accepted_rows, VerifiedRows(draws, logits, hidden))
+        return self._record(walk, outcome, accepted_rows, verified)
 
     def _record(
         self,
@@ -290,7 +289,7 @@ class AutoregressiveDecoder:
         counts = self._speculator.record(state.speculation, result)
         if not len(tree):
             return outcome
-        return replace(
+        return msgspec.structs.replace(
             outcome,
             drafted=counts.drafted,
             accepted=counts.accepted,

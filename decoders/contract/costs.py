@@ -11,6 +11,7 @@ Source: the budget rule of docs/speculation.md; vLLM profiles the like at start.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 
 import numpy as np
@@ -28,13 +29,14 @@ class CostCurve:
 
     def __init__(self, measured: Mapping[int, float] | None = None) -> None:
         """Begin with measured seconds by rows; without any, every row costs the same."""
-        self._sizes = np.array(SIZES, dtype=np.float64)
-        self._shape = self._sizes.copy()
+        sizes = np.array(SIZES, dtype=np.float64)
+        shape = sizes
         if measured:
             rows = np.array(sorted(measured), dtype=np.float64)
             seconds = np.array([measured[int(size)] for size in rows])
-            beyond = np.maximum(self._sizes / rows[-1], 1.0)  # in proportion, beyond the largest
-            self._shape = np.interp(self._sizes, rows, seconds) * beyond
+            beyond = np.maximum(sizes / rows[-1], 1.0)  # in proportion, beyond the largest
+            shape = np.interp(sizes, rows, seconds) * beyond
+        self._shape: list[float] = shape.tolist()
         self._scale = 1.0
         self._table = np.zeros(0)
         self._age = 0
@@ -44,11 +46,12 @@ class CostCurve:
         """Take note of one pass."""
         if rows <= 0 or seconds <= 0:
             return
-        ratio = seconds / float(self._unscaled(np.array(rows, dtype=np.float64)))
+        ratio = seconds / self._unscaled_at(rows)
         ratio = min(max(ratio, self._scale / OUTLIER), self._scale * OUTLIER)
         self._scale += SCALE_RATE * (ratio - self._scale)
-        at = int(np.abs(np.log(self._sizes / rows)).argmin())
-        self._shape[at:] *= (ratio / self._scale) ** SHAPE_RATE
+        at = _nearest_size(rows)
+        factor = (ratio / self._scale) ** SHAPE_RATE
+        self._shape[at:] = [seconds * factor for seconds in self._shape[at:]]
         self._age += 1
         if self._age == STALE:
             self._age, self._table = 0, np.zeros(0)
@@ -61,6 +64,26 @@ class CostCurve:
             self._table[0] = 0.0
         return self._table[: limit + 1] * self._scale
 
+    def _unscaled_at(self, rows: int) -> float:
+        """Return one entry of what `_unscaled` returns; every step asks, so without numpy."""
+        above = bisect_left(SIZES, rows)
+        if above == len(SIZES):
+            return max(self._shape) * rows / SIZES[-1]
+        high = max(self._shape[: above + 1])
+        if rows == SIZES[above]:
+            return high
+        low = max(self._shape[:above])
+        share = (rows - SIZES[above - 1]) / (SIZES[above] - SIZES[above - 1])
+        return low + share * (high - low)
+
     def _unscaled(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        shape = np.interp(rows, self._sizes, np.maximum.accumulate(self._shape))
+        shape = np.interp(rows, SIZES, np.maximum.accumulate(self._shape))
         return shape * np.maximum(rows / SIZES[-1], 1.0)  # in proportion, beyond the largest
+
+
+def _nearest_size(rows: int) -> int:
+    """Return the index of the size that is nearest by ratio; the lower of two."""
+    above = bisect_left(SIZES, rows)
+    if above in (0, len(SIZES)):
+        return min(above, len(SIZES) - 1)
+    return above if rows * rows > SIZES[above - 1] * SIZES[above] else above - 1

@@ -115,9 +115,11 @@ class SearchNeeds:
     max_ms: int | None = None  # budget: milliseconds since the request was admitted
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one sequence makes of its logits."""
+class Outcome(msgspec.Struct, frozen=True):
+    """What one sequence makes of its logits.
+
+    A struct and no dataclass, since one is made for each token: a tenth of the time.
+    """
 
     emit: Sequence[int] = ()  # token ids committed, in order
     keep: Sequence[int] = ()  # proposed rows, in text order, whose keys and values stay cached
@@ -127,8 +129,8 @@ class Outcome:
     fault: str = ""  # not empty: the request can't go on, and nobody else is to suffer for it
     cause: Exception | None = None  # of the fault, when it is the server's: for the log
     is_client_error: bool = False  # the fault is the request's: what it asks for contradicts itself
-    drafted: Mapping[str, int] = field(default_factory=dict)  # draft rows fed, by drafter
-    accepted: Mapping[str, int] = field(default_factory=dict)  # accepted draft tokens, by drafter
+    drafted: Mapping[str, int] = {}  # draft rows fed, by drafter
+    accepted: Mapping[str, int] = {}  # accepted draft tokens, by drafter
     predicted: PredictionResult | None = None  # when rows were drafted from a prediction
     log_mass: float = 0.0  # sum over the drawn tokens: log of the mass that the constraint allows
     alternatives: Sequence[Sequence[Alternative]] = ()  # to each drawn token, best first, if needed

@@ -61,6 +61,8 @@ class SamplingBatch:
         """Return these entries of it."""
         if len(entries) == len(self.index):  # callers name none twice
             return self
+        if not entries:
+            return NO_ROWS
         return SamplingBatch(
             [self.index[i] for i in entries],
             [self.states[i] for i in entries],
@@ -80,6 +82,9 @@ class SamplingBatch:
     def keys(self, device: torch.device) -> Tensor:
         """Return the keys [rows, 3] of the rows' noise."""
         return torch.tensor([s.key for s in self.states], dtype=torch.int64, device=device)
+
+
+NO_ROWS = SamplingBatch([], [], None, [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,10 @@ class OrdinarySampler:
                 of all ones is unconstrained, in other rows tokens without a bit are illegal.
             banned: per row, token ids that must not be drawn.
         """
+        if bitmask is None and banned is None and all(state.is_plain for state in states):
+            temperatures = [0.0 if s.greedy else s.params.temperature for s in states]
+            drawn = self.backend.draw_rows(logits, [s.key for s in states], temperatures)
+            return Draws(drawn, [None] * len(states), [0.0] * len(states))
         token_ids = [0] * len(states)
         log_mass = [0.0] * len(states)
         plain, constrained, special = _by_needs(_rows(logits, states, bitmask, banned))

@@ -24,6 +24,7 @@ class SamplingState:
         """Begin at the end of a text. Cost: O(text) with penalties, otherwise O(1)."""
         self.params = params
         self.text = text
+        self._noise = _noise_words(text)
         self.stop_token_ids = frozenset(stop_token_ids)
         self.greedy = params.temperature < GREEDY_BELOW
         self.truncates = not self.greedy and (
@@ -32,6 +33,13 @@ class SamplingState:
         self._allowed = frozenset(params.allowed_token_ids)
         self._always_edits = bool(params.allowed_token_ids or params.bad_words or params.logit_bias)
         self.counts = _counts(params, text)
+        self.is_plain = not (  # its rows are drawn as they are, and nothing is told of them
+            self.truncates
+            or self._always_edits
+            or self.counts is not None
+            or params.min_tokens
+            or params.logprobs is not None
+        )
         self._ahead: tuple[int, ...] = ()  # tokens that are assumed behind the text
         self._num_unknown = 0  # further ones, of which only their number is known
 
@@ -43,8 +51,7 @@ class SamplingState:
     @property
     def key(self) -> tuple[int, int, int]:
         """The noise key of the next draw; a row of a keys tensor."""
-        key = self.text.noise
-        return noise.key(key.seed, key.stream, self.position)
+        return (*self._noise, self.position)
 
     @property
     def edits(self) -> bool:
@@ -79,7 +86,7 @@ class SamplingState:
         one's end, O(text) where it does not.
         """
         twin = copy(self)
-        twin.text = text
+        twin.text, twin._noise = text, _noise_words(text)
         if self.counts is not None:
             shared, length = text.num_shared(self.text), len(self.text)
             twin.counts = self.counts.copy() if shared == length else _counts(self.params, text)
@@ -119,6 +126,12 @@ class SamplingState:
         if missing <= 0:
             return self._ahead[-len(tail) :] == tuple(tail)
         return (*self.text.token_ids[-missing:], *self._ahead) == tuple(tail)
+
+
+def _noise_words(text: Text) -> tuple[int, int]:
+    """Return what all draws of a text have in their keys."""
+    seed, stream, _ = noise.key(text.noise.seed, text.noise.stream, 0)
+    return seed, stream
 
 
 def _counts(params: SamplingParams, text: Text) -> TokenCounts | None:

@@ -8,6 +8,8 @@
 #include "../decoder_stack/compiled.h"
 #include "../kv_copy/kv_copy.h"
 #include "../linear/linear.h"
+#include "../noise/noise.h"
+#include "../paged_attention/segments.h"
 #include "choice.h"
 #include "views.h"
 
@@ -106,6 +108,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("linear", &plait::linear, release);
   m.def("rms_norm", &plait::rms_norm, release);
   m.def("paged_attention", &plait::paged_attention);
+  m.def("pack_segments", &plait::pack_segments);
+  m.def("draw_rows", &plait::draw_rows, release);
   m.def("copy_blocks", &plait::copy_blocks, release);
   m.def("move_slots", &plait::move_slots, release);
   plait::bind_stack(m);

@@ -16,8 +16,10 @@ Source: Salmon et al. 2011 (Philox, Random123); docs/architecture.md, law 1.
 
 from __future__ import annotations
 
+NoiseRow = tuple[int, int, int]  # seed, stream, position
 
-def key(seed: int, stream: int, position: int) -> tuple[int, int, int]:
+
+def key(seed: int, stream: int, position: int) -> NoiseRow:
     """Return one row of a keys tensor; unsigned seed and stream become signed int64."""
     return _signed(seed), _signed(stream), position
 

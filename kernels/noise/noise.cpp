@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bitmask.h"
+#include "noise.h"
 #include "rows.h"
 
 namespace plait {
@@ -195,25 +196,9 @@ at::Tensor gumbel(const at::Tensor& keys, int64_t num_tokens) {
   return out;
 }
 
-at::Tensor gumbel_argmax(const at::Tensor& scores, const at::Tensor& keys,
-                         const std::optional<at::Tensor>& temperatures,
-                         const std::optional<at::Tensor>& rows,
-                         const std::optional<at::Tensor>& bitmask) {
-  check_keys(keys);
-  check_scores(scores);
-  const int64_t draws = keys.size(0), vocab = scores.size(1), stride = scores.stride(0);
-  const std::vector<int64_t> source = source_rows(rows, draws, scores.size(0));
-  const at::Tensor packed = keys.contiguous();
-  const at::Tensor heat = temperatures.value_or(at::ones({draws}, scores.options()));
-  const float* degrees = vector_data<float>(heat, draws, "temperatures");
-  const std::optional<Bitmask> mask =
-      bitmask ? std::optional<Bitmask>(std::in_place, *bitmask, draws) : std::nullopt;
-  std::vector<Draw> todo;
-  for (int64_t i = 0; i < draws; ++i) {
-    todo.push_back({scores.const_data_ptr<float>() + source[i] * stride, vocab,
-                    key_of(packed.const_data_ptr<int64_t>() + 3 * i), degrees[i],
-                    mask ? std::optional<Legal>(mask->row(i)) : std::nullopt});
-  }
+// The winners of rows of `vocab` scores.
+std::vector<Best> winners(const std::vector<Draw>& todo, int64_t vocab) {
+  const auto draws = static_cast<int64_t>(todo.size());
   const int64_t groups = (vocab + kGroup - 1) / kGroup, chunks = (groups + kChunk - 1) / kChunk;
   std::vector<float> bounds(draws * groups);
   const auto each_chunk = [&](const auto& work) {
@@ -239,14 +224,54 @@ at::Tensor gumbel_argmax(const at::Tensor& scores, const at::Tensor& keys,
     found[task] = best_of(todo[draw], first, count, where, bests[draw]);
   });
 
+  for (int64_t task = 0; task < draws * chunks; ++task) bests[task / chunks].meet(found[task]);
+  return bests;
+}
+
+at::Tensor gumbel_argmax(const at::Tensor& scores, const at::Tensor& keys,
+                         const std::optional<at::Tensor>& temperatures,
+                         const std::optional<at::Tensor>& rows,
+                         const std::optional<at::Tensor>& bitmask) {
+  check_keys(keys);
+  check_scores(scores);
+  const int64_t draws = keys.size(0), vocab = scores.size(1), stride = scores.stride(0);
+  const std::vector<int64_t> source = source_rows(rows, draws, scores.size(0));
+  const at::Tensor packed = keys.contiguous();
+  const at::Tensor heat = temperatures.value_or(at::ones({draws}, scores.options()));
+  const float* degrees = vector_data<float>(heat, draws, "temperatures");
+  const std::optional<Bitmask> mask =
+      bitmask ? std::optional<Bitmask>(std::in_place, *bitmask, draws) : std::nullopt;
+  std::vector<Draw> todo;
+  for (int64_t i = 0; i < draws; ++i) {
+    todo.push_back({scores.const_data_ptr<float>() + source[i] * stride, vocab,
+                    key_of(packed.const_data_ptr<int64_t>() + 3 * i), degrees[i],
+                    mask ? std::optional<Legal>(mask->row(i)) : std::nullopt});
+  }
   at::Tensor tokens = at::empty({draws}, keys.options());
   int64_t* out = tokens.mutable_data_ptr<int64_t>();
-  for (int64_t task = 0; task < draws * chunks; ++task) bests[task / chunks].meet(found[task]);
-  for (int64_t draw = 0; draw < draws; ++draw) out[draw] = bests[draw].token;
+  for (const Best& best : winners(todo, vocab)) *out++ = best.token;
   return tokens;
 }
 
 }  // namespace
+
+std::vector<int64_t> draw_rows(const at::Tensor& scores, const std::vector<NoiseRow>& keys,
+                               const std::vector<float>& temperatures) {
+  check_scores(scores);
+  const size_t draws = keys.size();
+  TORCH_CHECK_VALUE(static_cast<size_t>(scores.size(0)) == draws && temperatures.size() == draws,
+                    draws, " keys and ", temperatures.size(), " temperatures for ", scores.size(0),
+                    " rows of scores");
+  std::vector<Draw> todo;
+  for (size_t i = 0; i < draws; ++i) {
+    todo.push_back({scores.const_data_ptr<float>() + i * scores.stride(0), scores.size(1),
+                    key_of(keys[i].data()), temperatures[i], std::nullopt});
+  }
+  std::vector<int64_t> tokens;
+  for (const Best& best : winners(todo, scores.size(1))) tokens.push_back(best.token);
+  return tokens;
+}
+
 }  // namespace plait
 
 TORCH_LIBRARY_FRAGMENT(plait_noise, library) {

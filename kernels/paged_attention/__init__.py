@@ -26,6 +26,7 @@ from plait.kernels.paged_attention.metadata import (
     TREE,
     AttentionMetadata,
 )
+from plait.kernels.paged_attention.segments import AttentionSegment
 
 __all__ = [
     "BLOCK_SIZE",
@@ -36,4 +37,5 @@ __all__ = [
     "SHADOW",
     "TREE",
     "AttentionMetadata",
+    "AttentionSegment",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
+import torch
 from torch import Tensor
 
 BLOCK_SIZE: Final = 16  # tokens of one KV block
@@ -40,6 +41,10 @@ class AttentionMetadata:
     # a number that the rows of one branch share
     positions: Tensor  # [rows] int32: rotary position (TREE: context_lens + depth)
     slot_mapping: Tensor  # [rows] int64: block * 16 + offset where the row's KV is written
+
+    def to(self, device: torch.device) -> AttentionMetadata:
+        """Return the metadata on a device."""
+        return AttentionMetadata(*(getattr(self, each.name).to(device) for each in fields(self)))
 
     def at_layer(self, layer: int) -> AttentionMetadata:
         """Return the metadata of one layer: tables of [s, max_blocks], slots of [rows]."""

@@ -8,12 +8,8 @@ from collections.abc import Sequence
 
 from plait.decoders.contract.costs import CostCurve
 from plait.kernels.backend import KernelBackend
-from plait.server.engine.forward_batch import (
-    ForwardBatch,
-    SequenceInput,
-    build_forward_batch,
-    causal_segment,
-)
+from plait.kernels.paged_attention import AttentionSegment
+from plait.server.engine.forward_batch import ForwardBatch, SequenceInput, build_forward_batch
 from plait.server.engine.kv.block_table import num_blocks_for
 from plait.server.engine.runner import Runner
 
@@ -45,7 +41,7 @@ def dummy_batch(
     backend: KernelBackend, rows: int, context: int, block_ids: Sequence[int]
 ) -> ForwardBatch:
     """Return a batch of one sequence, in blocks that nobody uses; all its logits are read."""
-    segment = causal_segment([0] * rows, context, block_ids)
+    segment = AttentionSegment([0] * rows, context, block_ids)
     return build_forward_batch([SequenceInput([segment], range(rows))], backend)
 
 

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Sequences
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from plait.decoders.contract.decoder import AttentionMode, Forward, Proposal
+from plait.decoders.contract.decoder import AttentionMode, Forward
 from plait.kernels.backend import KernelBackend
 from plait.kernels.kv_cache import KVCache
-from plait.kernels.paged_attention import AttentionMetadata
-from plait.server.engine.forward_batch import (
-    AttentionSegment,
-    ForwardBatch,
-    SequenceInput,
-    causal_segment,
-)
+from plait.kernels.paged_attention import AttentionMetadata, AttentionSegment
+from plait.server.engine.forward_batch import ForwardBatch, SequenceInput
 from plait.server.engine.kv.block_table import slot_mapping
 from plait.server.engine.sequence import ScheduledSequence, Sequence
 
@@ -57,7 +50,7 @@ class Runner:
 
         Nothing moves when they are already the first ones: plain chains and whole canvases.
         """
-        if list(keep) == list(range(len(keep))):
+        if not keep or list(keep) == list(range(len(keep))):
             return
         positions = np.arange(piece.start, piece.start + piece.num_proposed_tokens, dtype=np.int64)
         slots = slot_mapping(piece.sequence.block_table.block_ids, positions)
@@ -73,10 +66,10 @@ class Runner:
 
     def logits(self, batch: ForwardBatch, hidden: Tensor) -> Forward:
         """Return the logits that are read of a batch, from its hidden states [rows, hidden]."""
-        if not len(batch.logits_index):
+        if not batch.num_read:
             empty = torch.empty(0, self.model.vocab_size, device=self.backend.device)
             return Forward(empty, batch.logits_offsets)
-        read = hidden[batch.logits_index]
+        read = batch.read(hidden)
         return Forward(self.model.logits(read), batch.logits_offsets, read)
 
 
@@ -92,23 +85,24 @@ def _segments(piece: ScheduledSequence) -> list[AttentionSegment]:
     attention block size other than 1, every block of pending tokens is a segment of its own.
     """
     sequence, proposal = piece.sequence, piece.proposal
-    first = sequence.num_computed_tokens
-    pending = sequence.text[first : piece.start]
-    proposed = list(proposal.token_ids) if proposal else []
-    if proposal is None or not proposed:
+    first, start = sequence.num_computed_tokens, piece.start
+    pending = sequence.text.token_ids[first:start]
+    if proposal is None or not proposal.token_ids:
         return _pending_segments(sequence, pending)
+    block_ids, proposed = sequence.block_table.block_ids, list(proposal.token_ids)
     if proposal.attend is AttentionMode.CONTEXT:
-        return [_refreshed_segment(sequence, proposal)]
-    block_ids = sequence.block_table.block_ids
+        assert sequence.attention_block_size == 0, "only sequences without cached text refresh rows"
+        length, mode = proposal.length, AttentionMode.CONTEXT
+        return [AttentionSegment(proposed, length, block_ids, mode, positions=proposal.positions)]
     if proposal.attend is AttentionMode.CAUSAL and sequence.attention_block_size == 1:
-        return [causal_segment(pending + proposed, first, block_ids)]
-    parents = [-1] * len(proposed) if proposal.parents is None else proposal.parents
-    tail = causal_segment(proposed, piece.start, block_ids)
-    tail = replace(tail, mode=proposal.attend, parents=parents)
-    if proposal.positions is not None:
-        tail = replace(tail, positions=np.asarray(proposal.positions, dtype=np.int64))
-    elif proposal.attend is AttentionMode.TREE:
-        tail = replace(tail, positions=piece.start + _depths(parents))
+        return [AttentionSegment(pending + proposed, first, block_ids)]
+    positions = proposal.positions
+    if positions is None and proposal.attend is AttentionMode.TREE:
+        parents = proposal.parents or [-1] * len(proposed)
+        positions = [start + depth for depth in _depths(parents)]
+    tail = AttentionSegment(
+        proposed, start, block_ids, proposal.attend, proposal.parents, positions
+    )
     return [*_pending_segments(sequence, pending), tail]
 
 
@@ -118,26 +112,11 @@ def _pending_segments(sequence: Sequence, tokens: list[int]) -> list[AttentionSe
     first, size = sequence.num_computed_tokens, sequence.attention_block_size
     block_ids = sequence.block_table.block_ids
     if size == 1:
-        return [causal_segment(tokens, first, block_ids)]
+        return [AttentionSegment(tokens, first, block_ids)]
     return [
-        replace(causal_segment(tokens[i : i + size], first + i, block_ids), mode=AttentionMode.FULL)
+        AttentionSegment(tokens[i : i + size], first + i, block_ids, AttentionMode.FULL)
         for i in range(0, len(tokens), size)
     ]
-
-
-def _refreshed_segment(sequence: Sequence, proposal: Proposal) -> AttentionSegment:
-    """Return rows whose keys and values are computed again at positions of the text."""
-    assert sequence.attention_block_size == 0, "only sequences without cached text refresh rows"
-    positions = np.asarray(proposal.positions, dtype=np.int64)
-    return AttentionSegment(
-        proposal.token_ids,
-        proposal.length,
-        AttentionMode.CONTEXT,
-        [-1] * len(positions),
-        positions,
-        positions,
-        sequence.block_table.block_ids,
-    )
 
 
 def _logits_rows(piece: ScheduledSequence) -> Sequences[int] | None:
@@ -151,9 +130,9 @@ def _logits_rows(piece: ScheduledSequence) -> Sequences[int] | None:
     return [piece.num_pending + row for row in proposal.read]
 
 
-def _depths(parents: Sequences[int]) -> NDArray[np.int64]:
+def _depths(parents: Sequences[int]) -> list[int]:
     """Return the depth of each row of a tree, 0 for its roots."""
     depths: list[int] = []
     for parent in parents:  # parents come before their children
         depths.append(0 if parent < 0 else depths[parent] + 1)
-    return np.asarray(depths, dtype=np.int64)
+    return depths

@@ -231,3 +231,17 @@ def test_bad_arguments_are_refused() -> None:
         COMPILED.gumbel_argmax(scores.double(), rows)
     with pytest.raises(RuntimeError, match=r"2 rows of scores for 1 results"):
         COMPILED.gumbel_argmax(scores, rows[:1])
+
+
+@both_backends
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_draws_of_plain_numbers_are_those_of_tensors(backend: KernelBackend, rows: int) -> None:
+    scores = 5.0 * torch.randn(rows, 700)
+    plain = [noise.key(2**64 - 1 - row, row, 7 * row) for row in range(rows)]
+    temperatures = [0.3 * row for row in range(rows)]
+    want = REFERENCE.gumbel_argmax(
+        scores,
+        torch.tensor(plain, dtype=torch.int64).view(-1, 3),
+        temperatures=torch.tensor(temperatures, dtype=torch.float32),
+    )
+    assert backend.draw_rows(scores, plain, temperatures) == want.tolist()

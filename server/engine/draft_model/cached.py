@@ -12,13 +12,8 @@ from torch.nn.functional import pad
 from plait.decoders.speculative.draft_model.protocol import DraftCache
 from plait.kernels.backend import KernelBackend
 from plait.kernels.kv_cache import KVCache
-from plait.kernels.paged_attention import AttentionMetadata
-from plait.server.engine.forward_batch import (
-    ForwardBatch,
-    SequenceInput,
-    build_forward_batch,
-    causal_segment,
-)
+from plait.kernels.paged_attention import AttentionMetadata, AttentionSegment
+from plait.server.engine.forward_batch import ForwardBatch, SequenceInput, build_forward_batch
 from plait.server.engine.kv.block_pool import BlockPool
 from plait.server.engine.kv.block_table import BLOCK_SIZE, num_blocks_for
 from plait.server.engine.kv.prefix_index import extend_block_hashes, root_hash
@@ -91,7 +86,7 @@ class CachedDraftModel:
         """Feed tokens at the end of each cache; return [feeds, vocab] float32 logits."""
         batch = self._append(feeds)
         hidden = self.model.forward(batch.token_ids, batch.metadata, self._kv)
-        return self._logits(hidden[batch.logits_index])
+        return self._logits(batch.read(hidden))
 
     def superpose(
         self, feeds: Sequence[tuple[DraftCache, Sequence[int], Sequence[float]]]
@@ -110,7 +105,7 @@ class CachedDraftModel:
     def _append(self, feeds: Sequence[tuple[DraftCache, Sequence[int]]]) -> ForwardBatch:
         """Append rows to each cache; return the batch that computes them and reads the last."""
         inputs = [
-            SequenceInput([causal_segment(tokens, cache.length, cache.blocks)], [len(tokens) - 1])
+            SequenceInput([AttentionSegment(tokens, cache.length, cache.blocks)], [len(tokens) - 1])
             for cache, tokens in feeds
         ]
         for cache, tokens in feeds:
