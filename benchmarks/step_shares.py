@@ -70,6 +70,7 @@ SEAMS = {
     "pass": ("plait.server.engine.engine:run_forward_passes",),
     "bitmask": ("plait.decoders.autoregressive.decoder:AutoregressiveDecoder._bitmask",),
     "draw": (
+        "plait.kernels.compiled_cpu:CompiledCpuBackend.draw_rows",
         "plait.kernels.compiled_cpu:CompiledCpuBackend.gumbel_argmax",
         "plait.kernels.compiled_cpu:CompiledCpuBackend.legal_mass",
     ),

@@ -192,7 +192,7 @@ class Transformer:
     def _embed(self, token_ids: Tensor) -> Tensor:
         """Return [rows, hidden] fp32."""
         if self._inputs is None:
-            return self._weights.embedding.index_select(0, token_ids).float()
+            return self._weights.embedding[token_ids].float()
         x = self._weights.embedding[token_ids.clamp(max=self.spec.vocab - 1)].float()
         beyond = token_ids >= self.spec.vocab
         x[beyond] = self._inputs[token_ids[beyond] - self.spec.vocab]
