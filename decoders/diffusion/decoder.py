@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 
 from plait.decoders.contract.decoder import DecodeRequest, DraftBudget, Forward, Outcome, Proposal
@@ -195,4 +196,4 @@ def _with_forced(state: DiffusionState, step: int) -> tuple[Canvas, bool]:
 def _joined(first: Outcome, then: Outcome) -> Outcome:
     """Return what two canvases emit one after the other."""
     emit, logprobs = [*first.emit, *then.emit], [*first.logprobs, *then.logprobs]
-    return replace(then, emit=emit, logprobs=logprobs)
+    return msgspec.structs.replace(then, emit=emit, logprobs=logprobs)
