@@ -27,7 +27,7 @@ from pydantic import Field
 from benchmarks.command_line import Command, command_config, run_command
 from benchmarks.decoders.objects import compiled
 from benchmarks.machine import this_machine
-from benchmarks.rows import PERSON, WORDS
+from benchmarks.prompts import PERSON, WORDS
 from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.engine.build import build_engine
