@@ -16,6 +16,7 @@ import zmq.asyncio
 
 from plait.server.errors import BadRequest, DeadlineExceeded, NotFound, ServerError, Unavailable
 from plait.server.models.catalog import BadModel, ModelFiles, resolve
+from plait.server.models.inspect import open_model
 from plait.server.pool.compile_service.compiler import CompileService, CompileStats
 from plait.server.pool.connected_worker import ConnectedWorker
 from plait.server.pool.in_flight import InFlightRequest
@@ -66,12 +67,6 @@ class ConstraintCompiler(Protocol):
         """End its processes."""
 
 
-def _open_model(files: ModelFiles, engine: EngineSettings) -> Tokenizer:
-    from plait.server.models.inspect import open_model  # noqa: PLC0415, while the workers load
-
-    return open_model(files, engine)
-
-
 def _make_compiler(settings: Settings) -> ConstraintCompiler:
     return CompileService(settings.pool.compile, settings.api.limits)
 
@@ -85,7 +80,7 @@ class PoolDependencies:
         default_factory=lambda: {"native": partial(ProcessLauncher, NATIVE_WORKER_COMMAND)}
     )
     resolve: Callable[[str], ModelFiles] = resolve
-    open_model: Callable[[ModelFiles, EngineSettings], Tokenizer] = _open_model
+    open_model: Callable[[ModelFiles, EngineSettings], Tokenizer] = open_model
     make_compiler: Callable[[Settings], ConstraintCompiler] = _make_compiler
 
 
@@ -111,15 +106,18 @@ class Pool:
         self._context: zmq.asyncio.Context | None = None
 
     async def start(self) -> None:
-        """Start all workers and check the models; returns while the workers still load.
+        """Check the models, then start all workers; returns while they still load.
 
-        Call close() whatever happens: after an error it ends the workers.
+        Call close() whatever happens.
 
         Raises:
             BadModel: there is no such model, it can't be served, or two have one name.
             OSError: no folder for the workers' sockets can be made.
         """
         engines = _named_engines(self._settings.engines, self._dependencies)
+        # A bad model is found here at once, not by a worker after seconds.
+        opening = (asyncio.to_thread(self._dependencies.open_model, *each) for each in engines)
+        tokenizers = await asyncio.gather(*opening)
         self._folder = open_run_folder()
         self._context = zmq.asyncio.Context()
         self._launchers = {
@@ -127,9 +125,6 @@ class Pool:
         }
         for files, engine in engines:
             self._groups[files.name] = self._start_group(files, engine)
-        # A bad model is found here, while the workers start, not by a worker after seconds.
-        opening = (asyncio.to_thread(self._dependencies.open_model, *each) for each in engines)
-        tokenizers = await asyncio.gather(*opening)
         registry = self._telemetry.metrics.registry
         registry.register(EngineCollector(lambda: (r.snapshot() for r in self._replicas())))
         registry.register(GrammarCollector(lambda: asdict(self._compiler.stats())))

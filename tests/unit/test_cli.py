@@ -100,6 +100,7 @@ def test_every_option_reaches_its_setting(served: list[Settings]) -> None:
         "weights": "fp32",
         "generation_config": "off",
         "device": "cuda",
+        "kernels": "avx2",
         "log_format": "json",
         "log_level": "error",
         "otlp_endpoint": "http://x",
