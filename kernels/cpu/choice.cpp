@@ -2,15 +2,13 @@
 
 #include "choice.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <limits>
 
 namespace plait {
 namespace {
-
-constexpr const char* kModeNames[kModes] = {"fp32", "bf16", "int8", "int4", "int4wide"};
-constexpr int kBlockBytes[kModes] = {4096, 2048, 1088, 640, 768};
 
 const std::vector<const Path*>& supported() {
   static const std::vector<const Path*> found = [] {
@@ -68,7 +66,7 @@ Choice choice_of(const Path* path, const std::string& name) {
 class Trial {
  public:
   Trial(int mode, int rows)
-      : panels_(size_t{kPanels} * kGroups * kBlockBytes[mode] + kMargin, 0x11),
+      : panels_(size_t{kPanels} * kGroups * kFormats[mode].block_bytes + kMargin, 0x11),
         inputs_(kGroups * kGroup, 0.5f),
         outputs_(size_t{kPanels} * kPanel * rows),
         values_(round_up(rows, 16) * kGroups * kGroup),
@@ -118,13 +116,19 @@ const Path* fastest(int mode, int rows) {
                best.begin()];
 }
 
-Choice measured() {
+Choice measure() {
   Choice choice = choice_of(supported().front(), "fastest");
   for (int mode = 0; mode < kModes; ++mode) {
     for (int size = 0; size < kRowClasses; ++size) {
       choice.use(mode, size, fastest(mode, 1 << size));
     }
   }
+  return choice;
+}
+
+// Measured once, however often it is asked for.
+const Choice& measured() {
+  static const Choice choice = measure();
   return choice;
 }
 
@@ -164,7 +168,7 @@ Sources sources() {
   for (int mode = 0; mode < kModes; ++mode) {
     std::vector<std::string> names;
     for (const Path* path : choice.linear[mode]) names.emplace_back(path->name);
-    found.linear.emplace_back(kModeNames[mode], names);
+    found.linear.emplace_back(kFormats[mode].name, names);
   }
   found.rows = choice.rows->name;
   found.attention = choice.attention->name;

@@ -18,6 +18,15 @@ constexpr int kStrip = 64;      // keys between two corrections of the running s
 
 enum class Mode { fp32, bf16, int8, int4, int4wide };
 constexpr int kModes = 5;
+
+// A mode's name in Python, and the bytes of a block of 32 columns x 32 k.
+struct WeightFormat {
+  const char* name;
+  int block_bytes;
+};
+constexpr WeightFormat kFormats[kModes] = {
+    {"fp32", 4096}, {"bf16", 2048}, {"int8", 1088}, {"int4", 640}, {"int4wide", 768}};
+
 enum AttentionMode { kCausal = 0, kTree = 1, kFull = 2, kBranches = 3, kShadow = 4, kContext = 5 };
 
 inline int ceil_div(int a, int b) { return (a + b - 1) / b; }

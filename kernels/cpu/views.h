@@ -132,23 +132,14 @@ inline const float* vector_of(const std::optional<at::Tensor>& tensor, int64_t n
 
 inline Matrix matrix_of(const std::string& mode, int64_t n, int64_t k, const at::Tensor& panels,
                  const std::optional<at::Tensor>& bias) {
-  struct Format {
-    const char* name;
-    Mode mode;
-    int bytes;
-  };
-  static constexpr Format kFormats[] = {{"fp32", Mode::fp32, 4096},
-                                        {"bf16", Mode::bf16, 2048},
-                                        {"int8", Mode::int8, 1088},
-                                        {"int4", Mode::int4, 640},
-                                        {"int4wide", Mode::int4wide, 768}};
-  for (const Format& format : kFormats) {
+  for (int i = 0; i < kModes; ++i) {
+    const WeightFormat& format = kFormats[i];
     if (mode != format.name) continue;
     const uint8_t* data = data_of<uint8_t>(panels, 3, "panels");
-    const Matrix matrix{format.mode, static_cast<int>(n), static_cast<int>(k), data,
+    const Matrix matrix{static_cast<Mode>(i), static_cast<int>(n), static_cast<int>(k), data,
                         vector_of(bias, n, "bias")};
     TORCH_CHECK_VALUE(panels.size(0) == matrix.panel_count() && panels.size(1) == matrix.groups() &&
-                          panels.size(2) == format.bytes,
+                          panels.size(2) == format.block_bytes,
                       "panels ", panels.sizes(), " do not hold ", mode, " [", n, ", ", k, "]");
     return matrix;
   }
