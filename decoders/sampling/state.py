@@ -24,7 +24,6 @@ class SamplingState:
         """Begin at the end of a text. Cost: O(text) with penalties, otherwise O(1)."""
         self.params = params
         self.text = text
-        self._noise = _noise_words(text)
         self.stop_token_ids = frozenset(stop_token_ids)
         self.greedy = params.temperature < GREEDY_BELOW
         self.truncates = not self.greedy and (
@@ -51,7 +50,8 @@ class SamplingState:
     @property
     def key(self) -> tuple[int, int, int]:
         """The noise key of the next draw; a row of a keys tensor."""
-        return (*self._noise, self.position)
+        key = self.text.noise
+        return noise.key(key.seed, key.stream, self.position)
 
     @property
     def edits(self) -> bool:
@@ -86,7 +86,7 @@ class SamplingState:
         one's end, O(text) where it does not.
         """
         twin = copy(self)
-        twin.text, twin._noise = text, _noise_words(text)
+        twin.text = text
         if self.counts is not None:
             shared, length = text.num_shared(self.text), len(self.text)
             twin.counts = self.counts.copy() if shared == length else _counts(self.params, text)
@@ -126,12 +126,6 @@ class SamplingState:
         if missing <= 0:
             return self._ahead[-len(tail) :] == tuple(tail)
         return (*self.text.token_ids[-missing:], *self._ahead) == tuple(tail)
-
-
-def _noise_words(text: Text) -> tuple[int, int]:
-    """Return what all draws of a text have in their keys."""
-    seed, stream, _ = noise.key(text.noise.seed, text.noise.stream, 0)
-    return seed, stream
 
 
 def _counts(params: SamplingParams, text: Text) -> TokenCounts | None:
