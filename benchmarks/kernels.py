@@ -10,7 +10,6 @@ of what the kernels need on a machine that is never quite idle.
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from torch import Tensor
 from plait.kernels import extension
 from plait.kernels.decoder_stack import DecoderStack, LayerWeights, StackConfig
 from plait.kernels.dispatch import cpu_backend
-from plait.kernels.kv_cache import KVCache
+from plait.kernels.kv_cache import KVCache, KVCacheShape
 from plait.kernels.linear import Mode, Weight, from_dense
 from plait.kernels.paged_attention import BLOCK_SIZE, AttentionMetadata
 
@@ -80,15 +79,14 @@ def build(mode: Mode, head_mode: Mode, num_blocks: int) -> Bench:
     stack = backend.decoder_stack([layer() for _ in range(LAYERS)], config)
     head = backend.pack(from_dense(torch.randn(VOCAB, HIDDEN) * HIDDEN**-0.5, head_mode))
     dtype = torch.float32 if mode == "fp32" else torch.bfloat16
-    k_cache = torch.zeros(LAYERS, num_blocks, KV_HEADS, HEAD_DIM, BLOCK_SIZE, dtype=dtype)
-    v_cache = torch.zeros(LAYERS, num_blocks, KV_HEADS, BLOCK_SIZE, HEAD_DIM, dtype=dtype)
-    return Bench(stack, head, KVCache(k_cache, v_cache))
+    shape = KVCacheShape(LAYERS, KV_HEADS, HEAD_DIM, dtype)
+    return Bench(stack, head, backend.new_kv_cache(shape, num_blocks))
 
 
 def decode_rows(rows: int, context: int) -> AttentionMetadata:
-    """One new token for each of `rows` sequences."""
+    """One new token for each of `rows` sequences, which took their blocks in turns."""
     blocks = context // BLOCK_SIZE + 1
-    tables = torch.arange(rows * blocks, dtype=torch.int32).view(rows, blocks)
+    tables = torch.arange(rows * blocks, dtype=torch.int32).view(blocks, rows).t().contiguous()
     return AttentionMetadata(
         cu_seqlens_q=torch.arange(rows + 1, dtype=torch.int32),
         context_lens=torch.full((rows,), context, dtype=torch.int32),
@@ -155,16 +153,18 @@ def time_attention(dtype: torch.dtype, rows: int, context: int, seconds: float, 
     layers (1 GB at most), as a model's pass does.
     """
     metadata = prompt_rows(rows) if rows > 64 else decode_rows(rows, context)
-    size = (metadata.block_tables.numel(), KV_HEADS, HEAD_DIM, BLOCK_SIZE)
-    num_bytes = 2 * math.prod(size) * dtype.itemsize
+    blocks = metadata.block_tables.numel()
+    num_bytes = KVCacheShape(1, KV_HEADS, HEAD_DIM, dtype).block_bytes * blocks
     layers = max(1, min(LAYERS, 2**30 // num_bytes))
-    keys = torch.randn(layers, *size).to(dtype)
-    values = keys.flip(0).transpose(3, 4).contiguous()
+    shape = KVCacheShape(layers, KV_HEADS, HEAD_DIM, dtype)
+    kv = cpu_backend().new_kv_cache(shape, blocks)
+    kv.k.normal_()
+    kv.v.normal_()
     q = torch.randn(rows, HEADS, HEAD_DIM)
     attention = partial(cpu_backend().paged_attention, q, scale=HEAD_DIM**-0.5, metadata=metadata)
 
     def read_all() -> None:
-        for pair in zip(keys, values, strict=True):
+        for pair in zip(kv.k, kv.v, strict=True):
             attention(kv_layer=pair)
 
     ms = fastest(read_all, seconds) / layers

@@ -12,6 +12,7 @@ from plait.kernels import extension
 from plait.kernels.backend import KernelBackend
 from plait.kernels.decoder_stack.layers import LayerWeights, StackConfig
 from plait.kernels.decoder_stack.stack import CompiledDecoderStack, DecoderStack
+from plait.kernels.host_memory import Arena
 from plait.kernels.kv_cache import KVCache
 from plait.kernels.linear import Weight
 from plait.kernels.linear.packing import pack_weight
@@ -30,6 +31,7 @@ class CompiledCpuBackend(KernelBackend):
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
         self._cpu = extension.load()
+        self._weights = Arena()
         self._noise = torch.ops.plait_noise
         self._row_stats = torch.ops.plait_row_stats
 
@@ -51,7 +53,8 @@ class CompiledCpuBackend(KernelBackend):
 
     def pack(self, weight: Weight) -> Weight:
         """Return the weight in panels, see linear/packing.py."""
-        values = pack_weight(weight.mode, weight.values, weight.scale, weight.minimum)
+        panels = pack_weight(weight.mode, weight.values, weight.scale, weight.minimum)
+        values = self._weights.keep(panels)
         return replace(weight, layout="panels", values=values, scale=None, minimum=None)
 
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:

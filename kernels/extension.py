@@ -2,9 +2,9 @@
 
 The extension `plait.kernels._cpu` holds every C++ kernel, compiled for several instruction sets
 ("paths"). Of each operation the fastest one that the processor can run is used, which is measured
-at the first call (some 30 ms). All paths of x86 give the same bits, so texts depend neither on the
-choice nor on the processor. Without the extension (no compiler at install time) the reference
-backend is used, and one warning says so.
+at the first call (some 30 ms). All paths of x86 give the same bits (but avx512bf16 with bf16
+weights), so texts depend neither on the choice nor on the processor. Without the extension (no
+compiler at install time) the reference backend is used, and one warning says so.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""The paged KV cache: its layout, and the memory that it is made of."""
+"""The paged KV cache: its layout, and how a new one is made."""
 
 from __future__ import annotations
 
-import math
-import mmap
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from plait.kernels.host_memory import lazy_zeros
 from plait.kernels.paged_attention.metadata import BLOCK_SIZE
 
 
@@ -39,27 +38,21 @@ class KVCacheShape:
 def new_kv_cache(shape: KVCacheShape, num_blocks: int, device: torch.device) -> KVCache:
     """Return an empty cache; on a CPU the system hands out its memory as blocks are first written.
 
+    All layers of a block lie together, so that memory is taken for the blocks in use, and what a
+    layer has of a block in one piece, keys before values.
+
     Raises:
         OSError, OverflowError, RuntimeError or MemoryError: there is no such amount of memory.
     """
-    outer = (shape.layers, num_blocks, shape.kv_heads)
-    keys, values = (*outer, shape.head_dim, BLOCK_SIZE), (*outer, BLOCK_SIZE, shape.head_dim)
+    page = (shape.kv_heads, shape.head_dim * BLOCK_SIZE)
+    size = (num_blocks, shape.layers, 2, *page)
     if device.type == "cpu":
-        return KVCache(lazy_zeros(keys, shape.dtype), lazy_zeros(values, shape.dtype))
+        blocks = lazy_zeros(size, shape.dtype, huge=True)
+    else:
+        blocks = torch.zeros(size, dtype=shape.dtype, device=device)
+    keys, values = blocks.transpose(0, 1).unbind(2)
+    outer = (shape.layers, num_blocks, shape.kv_heads)
     return KVCache(
-        torch.zeros(keys, dtype=shape.dtype, device=device),
-        torch.zeros(values, dtype=shape.dtype, device=device),
+        keys.view(*outer, shape.head_dim, BLOCK_SIZE),
+        values.view(*outer, BLOCK_SIZE, shape.head_dim),
     )
-
-
-def lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return zeros in CPU memory that the system hands out page by page, when it is first written.
-
-    torch.zeros would write, and so take, all of it.
-
-    Raises:
-        OSError: the system does not promise that much.
-    """
-    size = math.prod(shape) * dtype.itemsize
-    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(pages, dtype=dtype).view(shape)

@@ -10,7 +10,15 @@ from typing import Literal
 
 WeightMode = Literal["auto", "fp32", "bf16", "int8", "int4"]
 Kernels = Literal[
-    "fastest", "reference", "amx", "avx512vnni", "avx512", "avxvnni", "avx2", "generic"
+    "fastest",
+    "reference",
+    "amx",
+    "avx512bf16",
+    "avx512vnni",
+    "avx512",
+    "avxvnni",
+    "avx2",
+    "generic",
 ]
 
 

@@ -49,7 +49,7 @@ at::Tensor linear(const at::Tensor& x, const std::string& mode, int64_t n, const
   thread_local Buffer buffer;
   carve(buffer.reserve(carve(nullptr)));
   const Operations& kernels = active();
-  Team::run(threads, [&](Team& team, int) { run_linear(team, kernels, call); });
+  Team::run(threads, [&](Team& team) { run_linear(team, kernels, call); });
   return out;
 }
 
@@ -89,9 +89,8 @@ at::Tensor paged_attention(const at::Tensor& q, const at::Tensor& k_layer,
   const AttentionCall call{data, out.data_ptr<float>(), heads, static_cast<float>(scale),
                            static_cast<int>(window), view.view(), tiles.data(),
                            static_cast<int>(tiles.size())};
-  const Cache layer{cache.k, cache.v, cache.half, static_cast<int>(cache.kv_heads), dim};
-  Team::run(threads, [&](Team& team, int thread) {
-    active().attention(team, call, layer, memory + thread * own);
+  Team::run(threads, [&](Team& team) {
+    active().attention(team, call, cache.layer(0), memory + team.thread() * own);
   });
   return out;
 }

@@ -15,7 +15,7 @@ const std::vector<const Path*>& supported() {
     std::vector<const Path*> paths;
 #if defined(__x86_64__)
     for (const Path* path :
-         {&kAmxPath, &kAvx512VnniPath, &kAvx512Path, &kAvxVnniPath, &kAvx2Path}) {
+         {&kAmxPath, &kAvx512Bf16Path, &kAvx512VnniPath, &kAvx512Path, &kAvxVnniPath, &kAvx2Path}) {
       if (path->supported()) paths.push_back(path);
     }
 #endif
@@ -95,15 +95,9 @@ class Trial {
   Acts acts_;
 };
 
-// The best of the paths whose kernels of a mode are within a tenth of the fastest, for so many rows.
-const Path* fastest(int mode, int rows) {
+// The shortest of some times of each path's kernel, which are measured in turns.
+std::vector<double> times(int mode, int rows, const std::vector<const Path*>& paths) {
   constexpr int kRounds = 5;
-  std::vector<const Path*> paths;
-  for (const Path* path : supported()) {
-    if (path->linear[mode].panels) paths.push_back(path);
-  }
-  if (paths.size() > 1) paths.pop_back();  // the generic one is last
-  if (paths.size() == 1) return paths.front();
   Trial trial(mode, rows);
   std::vector<double> best(paths.size(), std::numeric_limits<double>::infinity());
   for (int round = 0; round < kRounds; ++round) {
@@ -111,9 +105,36 @@ const Path* fastest(int mode, int rows) {
       best[i] = std::min(best[i], trial.run(paths[i]->linear[mode]));
     }
   }
+  return best;
+}
+
+// The paths with kernels of their own for a mode, best first; has_own_bits: those, or the others.
+std::vector<const Path*> paths_with(int mode, bool has_own_bits) {
+  std::vector<const Path*> paths;
+  for (const Path* path : supported()) {
+    const LinearKernel& kernel = path->linear[mode];
+    if (kernel.panels && kernel.has_own_bits == has_own_bits) paths.push_back(path);
+  }
+  return paths;
+}
+
+// The best of the paths whose kernels of a mode are within a tenth of the fastest, for so many rows.
+const Path* fastest(int mode, int rows) {
+  std::vector<const Path*> paths = paths_with(mode, false);
+  if (paths.size() > 1) paths.pop_back();  // the generic one is last
+  if (paths.size() == 1) return paths.front();
+  const std::vector<double> best = times(mode, rows, paths);
   const double enough = 1.1 * *std::min_element(best.begin(), best.end());
   return paths[std::find_if(best.begin(), best.end(), [&](double t) { return t <= enough; }) -
                best.begin()];
+}
+
+// Whether a kernel with bits of its own is so much faster than what is chosen for many rows that no
+// disturbance can tell: then it serves all numbers of rows, since a text must not depend on them.
+bool pays(const Path* path, const Path* chosen, int mode) {
+  constexpr int kRows = 32;
+  const std::vector<double> both = times(mode, kRows, {path, chosen});
+  return 1.25 * both[0] < both[1];
 }
 
 Choice measure() {
@@ -121,6 +142,10 @@ Choice measure() {
   for (int mode = 0; mode < kModes; ++mode) {
     for (int size = 0; size < kRowClasses; ++size) {
       choice.use(mode, size, fastest(mode, 1 << size));
+    }
+    for (const Path* path : paths_with(mode, true)) {
+      if (!pays(path, choice.linear[mode][row_class(32)], mode)) continue;
+      for (int size = 0; size < kRowClasses; ++size) choice.use(mode, size, path);
     }
   }
   return choice;

@@ -29,6 +29,10 @@ constexpr WeightFormat kFormats[kModes] = {
 
 enum AttentionMode { kCausal = 0, kTree = 1, kFull = 2, kBranches = 3, kShadow = 4, kContext = 5 };
 
+// Asks for a cache line that is read soon, or after much else.
+inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+inline void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
+
 inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 inline int round_up(int a, int b) { return ceil_div(a, b) * b; }
 
@@ -40,6 +44,9 @@ struct Matrix {
 
   int groups() const { return ceil_div(k, kGroup); }
   int panel_count() const { return ceil_div(n, kPanel); }
+  size_t panel_bytes() const {
+    return static_cast<size_t>(groups()) * kFormats[static_cast<int>(mode)].block_bytes;
+  }
 };
 
 // Rows of a matrix product's input, packed for the weights' mode as linear/pack.h says. Beside
@@ -74,11 +81,18 @@ struct RowTile {
   int segment, first, last;
 };
 
+// Of one layer.
 struct Cache {
   void* k;
   void* v;
   bool half;  // bf16
   int kv_heads, head_dim;
+  size_t block_stride;  // elements from block to block
+
+  // Elements before a block's keys, or values, for one KV head.
+  size_t page(size_t block, int kv_head) const {
+    return block * block_stride + static_cast<size_t>(kv_head) * head_dim * kBlock;
+  }
 };
 
 struct AttentionCall {
@@ -122,11 +136,12 @@ struct Sink {
 };
 
 // A way to multiply rows with weights: rows are packed as the products read them. All ways of a mode
-// give the same bits.
+// give the same bits, but those with bits of their own.
 struct LinearKernel {
   void (*pack)(const float* x, int k, int row, const Acts& acts);
   // Panels begin .. end - 1 of the product of all rows.
   void (*panels)(const Matrix& m, int begin, int end, const Acts& acts, const Sink& sink);
+  bool has_own_bits = false;
 };
 
 // One row each.
@@ -152,7 +167,7 @@ struct Path {
 
 extern const Path kGenericPath;
 #if defined(__x86_64__)
-extern const Path kAvx2Path, kAvxVnniPath, kAvx512Path, kAvx512VnniPath, kAmxPath;
+extern const Path kAvx2Path, kAvxVnniPath, kAvx512Path, kAvx512VnniPath, kAvx512Bf16Path, kAmxPath;
 #endif
 
 // Numbers of rows that are told apart when a kernel is chosen: 1, 2, 3-4, 5-8, 9-16, 17-32, more.
@@ -180,9 +195,8 @@ struct StackCall {
   const Layer* layers;
   int first, last;
   float* x;  // [rows, hidden]
-  char *k_cache, *v_cache;
-  size_t cache_stride;  // bytes from layer to layer
-  bool half;
+  Cache cache;          // of layer 0
+  size_t layer_stride;  // bytes from layer to layer
   AttentionMetadata metadata;
   const RowTile* tiles;
   int tile_count;

@@ -119,7 +119,6 @@ inline Vec at_least(Vec x, float limit, Vec v) {
   return {_mm256_and_ps(_mm256_cmp_ps(x.a, least, _CMP_GE_OQ), v.a),
           _mm256_and_ps(_mm256_cmp_ps(x.b, least, _CMP_GE_OQ), v.b)};
 }
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 // The low or high bf16 of 16 times 32 bits.
 inline Vec from_low_bf16(const uint8_t* p) {

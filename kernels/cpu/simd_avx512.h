@@ -71,7 +71,6 @@ inline Vec raise(Vec a, Vec whole) {
 inline Vec at_least(Vec x, float limit, Vec a) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, splat(limit), _CMP_GE_OQ), a);
 }
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 // Sums of integers, 16 of 32 bits.
 using Part = __m512i;

@@ -94,7 +94,6 @@ inline Vec raise(Vec a, Vec whole) { return floats(words(a) + (words(whole) << 2
 inline Vec at_least(Vec x, float limit, Vec a) {
   return floats(reinterpret_cast<Words>(x >= splat(limit)) & words(a));
 }
-inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 // The low or high bf16 of 16 times 32 bits.
 inline Vec from_low_bf16(const uint8_t* p) { return floats(read_as<Words>(p) << 16); }

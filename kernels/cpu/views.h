@@ -63,14 +63,20 @@ T* data_of(const at::Tensor& tensor, int dims, const char* name) {
 }
 
 // The cache of one layer, or of all: [layers,] num_blocks, kv_heads, head_dim, 16 and
-// [layers,] num_blocks, kv_heads, 16, head_dim.
+// [layers,] num_blocks, kv_heads, 16, head_dim. The last three lie together, keys and values alike.
 struct CacheView {
   char *k, *v;
   bool half;
   int64_t layers, num_blocks, kv_heads, head_dim;
-  size_t layer_bytes;
+  size_t layer_stride, block_stride, page_bytes;  // in bytes; a page is a block of one layer
 
   CacheView(const at::Tensor& k, const at::Tensor& v, bool layered);
+
+  Cache layer(int64_t index) const {
+    const size_t at = index * layer_stride, size = half ? sizeof(uint16_t) : sizeof(float);
+    return {k + at, v + at, half, static_cast<int>(kv_heads), static_cast<int>(head_dim),
+            block_stride / size};
+  }
 };
 
 // Holds the tensors of a Python `AttentionMetadata` while its view is read. Block tables and slots
@@ -146,21 +152,38 @@ inline Matrix matrix_of(const std::string& mode, int64_t n, int64_t k, const at:
   TORCH_CHECK_VALUE(false, "no weight mode ", mode);
 }
 
+// A tensor of fp32 or bf16 whose last three dimensions are contiguous.
+inline char* pages_of(const at::Tensor& tensor, int dims, const char* name) {
+  const auto type = tensor.scalar_type();
+  TORCH_CHECK_VALUE(tensor.device().is_cpu() && tensor.dim() == dims &&
+                        (type == at::kFloat || type == at::kBFloat16),
+                    name, " must be a CPU tensor of ", dims, " dimensions, fp32 or bf16, not ",
+                    tensor.toString(), " ", tensor.sizes());
+  int64_t stride = 1;
+  for (int i = dims - 1; i >= dims - 3; --i) {
+    TORCH_CHECK_VALUE(tensor.stride(i) == stride, name, "'s pages must be contiguous");
+    stride *= tensor.size(i);
+  }
+  return static_cast<char*>(tensor.data_ptr());
+}
+
 inline CacheView::CacheView(const at::Tensor& keys, const at::Tensor& values, bool layered) {
   const int lead = layered ? 1 : 0;
+  k = pages_of(keys, 4 + lead, "k_cache");
+  v = pages_of(values, 4 + lead, "v_cache");
   half = keys.scalar_type() == at::kBFloat16;
-  if (half) {
-    k = reinterpret_cast<char*>(data_of<at::BFloat16>(keys, 4 + lead, "k_cache"));
-    v = reinterpret_cast<char*>(data_of<at::BFloat16>(values, 4 + lead, "v_cache"));
-  } else {
-    k = reinterpret_cast<char*>(data_of<float>(keys, 4 + lead, "k_cache"));
-    v = reinterpret_cast<char*>(data_of<float>(values, 4 + lead, "v_cache"));
-  }
   layers = layered ? keys.size(0) : 1;
   num_blocks = keys.size(lead);
   kv_heads = keys.size(lead + 1);
   head_dim = keys.size(lead + 2);
-  layer_bytes = num_blocks * kv_heads * head_dim * kBlock * keys.element_size();
+  const size_t size = keys.element_size();
+  page_bytes = kv_heads * head_dim * kBlock * size;
+  block_stride = keys.stride(lead) * size;
+  layer_stride = layered ? keys.stride(0) * size : 0;
+  TORCH_CHECK_VALUE(values.scalar_type() == keys.scalar_type() &&
+                        values.stride(lead) == keys.stride(lead) &&
+                        values.stride(0) == keys.stride(0),
+                    "k_cache and v_cache do not lie alike");
   std::vector<int64_t> want{num_blocks, kv_heads, kBlock, head_dim};
   if (layered) want.insert(want.begin(), layers);
   TORCH_CHECK_VALUE(keys.size(lead + 3) == kBlock && values.sizes() == at::IntArrayRef(want),

@@ -72,10 +72,8 @@ class CompiledStack {
     call.layers = layers_.data();
     call.first = static_cast<int>(first_layer);
     call.last = static_cast<int>(last_layer);
-    call.k_cache = cache.k;
-    call.v_cache = cache.v;
-    call.cache_stride = cache.layer_bytes;
-    call.half = cache.half;
+    call.cache = cache.layer(0);
+    call.layer_stride = cache.layer_stride;
     call.metadata = view.view();
     call.tiles = tiles.data();
     call.tile_count = static_cast<int>(tiles.size());
@@ -83,9 +81,7 @@ class CompiledStack {
     const size_t bytes = carve(nullptr, call, threads);
     carve(buffer_.reserve(bytes), call, threads);
     const Operations& operations = active();
-    Team::run(threads, [&](Team& team, int thread) {
-      StackRun(team, thread, operations, call).run();
-    });
+    Team::run(threads, [&](Team& team) { StackRun(team, operations, call).run(); });
   }
 
  private:

@@ -11,22 +11,22 @@ namespace plait {
 // One thread's view of a pass.
 class StackRun {
  public:
-  StackRun(Team& team, int thread, const Operations& operations, const StackCall& call)
+  StackRun(Team& team, const Operations& operations, const StackCall& call)
       : team_(team),
         operations_(operations),
         call_(call),
         shape_(*call.shape),
         scratch_(call.scratch),
-        own_(call.scratch.own + thread * call.scratch.own_bytes),
+        own_(call.scratch.own + team.thread() * call.scratch.own_bytes),
         rows_(call.metadata.rows) {}
 
   void run() {
     for (int i = call_.first; i < call_.last; ++i) {
       const Layer& layer = call_.layers[i];
-      const size_t at = i * call_.cache_stride;
       metadata_ = call_.metadata.at_layer(i);
-      const Cache cache{call_.k_cache + at, call_.v_cache + at, call_.half, shape_.kv_heads,
-                        shape_.head_dim};
+      Cache cache = call_.cache;
+      cache.k = static_cast<char*>(cache.k) + i * call_.layer_stride;
+      cache.v = static_cast<char*>(cache.v) + i * call_.layer_stride;
       attend_layer(layer, cache);
       feed_forward(layer);
     }
@@ -38,21 +38,22 @@ class StackRun {
     norm(layer.attn_norm, {&layer.q, &layer.k, &layer.v});
     products({{&layer.q, {scratch_.q, q_width, false}},
               {&layer.k, {scratch_.k, k_width, false}},
-              {&layer.v, {scratch_.v, k_width, false}}});
+              {&layer.v, {scratch_.v, k_width, false}}},
+             {&layer.o});
     each_row([&](int row) { place(layer, cache, row); });
     const AttentionCall attention_call{scratch_.q,   scratch_.read, shape_.heads,
                                        shape_.scale, layer.window,  metadata_,
                                        call_.tiles,  call_.tile_count};
     operations_.attention(team_, attention_call, cache, own_);
-    team_.meet();
     pack(scratch_.read, layer.o);
-    products({{&layer.o, {call_.x, shape_.hidden, true}}});
+    products({{&layer.o, {call_.x, shape_.hidden, true}}}, {&layer.gate, &layer.up});
   }
 
   void feed_forward(const Layer& layer) {
     norm(layer.ffn_norm, {&layer.gate, &layer.up});
     products({{&layer.gate, {scratch_.gate, shape_.ffn, false}},
-              {&layer.up, {scratch_.up, shape_.ffn, false}}});
+              {&layer.up, {scratch_.up, shape_.ffn, false}}},
+             {&layer.down});
     const Acts acts = acts_for(layer.down);
     each_row([&](int row) {
       float* gate = scratch_.gate + static_cast<size_t>(row) * shape_.ffn;
@@ -60,7 +61,8 @@ class StackRun {
       operations_.rows.silu_mul(gate, up, shape_.ffn);
       kernel(layer.down).pack(gate, shape_.ffn, row, acts);
     });
-    products({{&layer.down, {call_.x, shape_.hidden, true}}});
+    const Layer& next = *(&layer + (&layer + 1 < call_.layers + call_.last));
+    products({{&layer.down, {call_.x, shape_.hidden, true}}}, {&next.q, &next.k, &next.v});
   }
 
   struct Product {
@@ -68,21 +70,51 @@ class StackRun {
     Sink sink;
   };
 
-  // The packed acts times several matrices, whose panels are shared out together.
-  void products(std::initializer_list<Product> all) {
+  // The packed acts times several matrices, whose panels are shared out together; `next` are those of
+  // the product after this one.
+  void products(std::initializer_list<Product> all, std::initializer_list<const Matrix*> next) {
     int panels = 0;
     for (const Product& product : all) panels += product.matrix->panel_count();
-    int begin, end;
-    while (team_.claim(panels, kClaim, &begin, &end)) {
-      int base = 0;
-      for (const Product& product : all) {
-        const Matrix& m = *product.matrix;
-        const int first = std::max(begin - base, 0), last = std::min(end - base, m.panel_count());
-        if (first < last) kernel(m).panels(m, first, last, acts_for(m), product.sink);
-        base += m.panel_count();
-      }
+    look_ahead(next);
+    share(panels, kClaim, [&](int begin, int end) { multiply(all, begin, end); });
+  }
+
+  void multiply(std::initializer_list<Product> all, int begin, int end) {
+    int base = 0;
+    for (const Product& product : all) {
+      const Matrix& m = *product.matrix;
+      const int first = std::max(begin - base, 0), last = std::min(end - base, m.panel_count());
+      if (first < last) kernel(m).panels(m, first, last, acts_for(m), product.sink);
+      base += m.panel_count();
     }
-    team_.meet();
+  }
+
+  // From now on this thread asks for weights of some matrices while it waits: those that it will
+  // probably multiply first, if all threads come in turns.
+  void look_ahead(std::initializer_list<const Matrix*> matrices) {
+    ahead_ = ahead_end_ = nullptr;
+    if (rows_ > kMostAheadRows) return;
+    int panels = 0;
+    for (const Matrix* m : matrices) panels += m->panel_count();
+    const int each = team_.first_chunk(panels, kClaim);
+    int first = team_.thread() * each;
+    for (const Matrix* m : matrices) {
+      if (first < m->panel_count()) {
+        const size_t bytes = m->panel_bytes();
+        ahead_ = m->panels + first * bytes;
+        ahead_end_ = ahead_ + std::min(std::min(each, m->panel_count() - first) * bytes, kMostAhead);
+        return;
+      }
+      first -= m->panel_count();
+    }
+  }
+
+  template <class Work>
+  void share(int total, int most, const Work& work) {
+    team_.share(total, most, work, [this] {
+      if (ahead_ >= ahead_end_) return Team::relax();
+      for (int i = 0; i < 4; ++i, ahead_ += 64) prefetch_far(ahead_);
+    });
   }
 
   // Norms, rotates and stores one row's keys and values; norms and rotates its queries.
@@ -139,11 +171,9 @@ class StackRun {
 
   template <class F>
   void each_row(const F& f) {
-    int begin, end;
-    while (team_.claim(rows_, 64, &begin, &end)) {
+    share(rows_, 64, [&](int begin, int end) {
       for (int row = begin; row < end; ++row) f(row);
-    }
-    team_.meet();
+    });
   }
 
   Team& team_;
@@ -151,6 +181,10 @@ class StackRun {
   const StackCall& call_;
   const Shape& shape_;
   const Scratch& scratch_;
+  static constexpr size_t kMostAhead = 1 << 18;
+  static constexpr int kMostAheadRows = 32;
+
+  const uint8_t *ahead_ = nullptr, *ahead_end_ = nullptr;
   AttentionMetadata metadata_{};  // of the layer that runs
   char* own_;
   int rows_;

@@ -58,11 +58,10 @@ inline void put(uint16_t* out, float value) {
 template <class T>
 inline void write_kv(const float* k, const float* v, const Cache& cache, int64_t slot) {
   const int dim = cache.head_dim, offset = static_cast<int>(slot % kBlock);
-  const size_t head_size = static_cast<size_t>(dim) * kBlock;
-  const size_t block = slot / kBlock * cache.kv_heads;
   for (int head = 0; head < cache.kv_heads; ++head) {
-    T* keys = static_cast<T*>(cache.k) + (block + head) * head_size + offset;
-    T* values = static_cast<T*>(cache.v) + (block + head) * head_size + offset * dim;
+    const size_t page = cache.page(slot / kBlock, head);
+    T* keys = static_cast<T*>(cache.k) + page + offset;
+    T* values = static_cast<T*>(cache.v) + page + offset * dim;
     const float* key = k + head * dim;
     const float* value = v + head * dim;
     int d = 0;

@@ -26,47 +26,44 @@ inline CopyPairs pairs_of(const at::Tensor& src, const at::Tensor& dst, int64_t 
   return {list(src), list(dst)};
 }
 
-inline void copy_units(char* base, size_t unit, const CopyPairs& pairs, std::vector<char>& held) {
-  const size_t count = pairs.src.size();
-  held.resize(count * unit);
+// Copies one layer's pages of blocks.
+inline void copy_pages(char* base, const CacheView& cache, const CopyPairs& pairs,
+                       std::vector<char>& held) {
+  const size_t count = pairs.src.size(), size = cache.page_bytes;
+  held.resize(count * size);
   for (size_t i = 0; i < count; ++i) {
-    std::memcpy(held.data() + i * unit, base + pairs.src[i] * unit, unit);
+    std::memcpy(held.data() + i * size, base + pairs.src[i] * cache.block_stride, size);
   }
   for (size_t i = 0; i < count; ++i) {
-    std::memcpy(base + pairs.dst[i] * unit, held.data() + i * unit, unit);
+    std::memcpy(base + pairs.dst[i] * cache.block_stride, held.data() + i * size, size);
   }
 }
 
-// Keys [block, head, dim, offset] and values [block, head, offset, dim] of one layer as T.
-template <class T>
-struct Slots {
-  T *k, *v;
-  int64_t kv_heads, head_dim;
-
-  template <class F>
-  void each(int64_t slot, const F& f) const {
-    const int64_t block = slot / kBlock, offset = slot % kBlock;
-    for (int64_t head = 0; head < kv_heads; ++head) {
-      const int64_t at = (block * kv_heads + head) * head_dim * kBlock;
-      for (int64_t d = 0; d < head_dim; ++d) {
-        f(k + at + d * kBlock + offset, v + at + offset * head_dim + d);
-      }
-    }
+// f(key, value) for the numbers of one slot of a layer, keys [block, head, dim, offset] and values
+// [block, head, offset, dim].
+template <class T, class F>
+void each_number(const Cache& cache, int64_t slot, const F& f) {
+  const int64_t dim = cache.head_dim, offset = slot % kBlock;
+  for (int head = 0; head < cache.kv_heads; ++head) {
+    const size_t page = cache.page(slot / kBlock, head);
+    T* keys = static_cast<T*>(cache.k) + page + offset;
+    T* values = static_cast<T*>(cache.v) + page + offset * dim;
+    for (int64_t d = 0; d < dim; ++d) f(keys + d * kBlock, values + d);
   }
-};
+}
 
 template <class T>
-void move_layer(const Slots<T>& slots, const CopyPairs& pairs, std::vector<T>& held) {
+void move_layer(const Cache& cache, const CopyPairs& pairs, std::vector<T>& held) {
   held.clear();
   for (const int64_t slot : pairs.src) {
-    slots.each(slot, [&](const T* k, const T* v) {
+    each_number<T>(cache, slot, [&](const T* k, const T* v) {
       held.push_back(*k);
       held.push_back(*v);
     });
   }
   const T* next = held.data();
   for (const int64_t slot : pairs.dst) {
-    slots.each(slot, [&](T* k, T* v) {
+    each_number<T>(cache, slot, [&](T* k, T* v) {
       *k = *next++;
       *v = *next++;
     });
@@ -77,10 +74,7 @@ template <class T>
 void move_all(const CacheView& cache, const CopyPairs& pairs) {
   std::vector<T> held;
   for (int64_t layer = 0; layer < cache.layers; ++layer) {
-    const size_t at = layer * cache.layer_bytes;
-    const Slots<T> slots{reinterpret_cast<T*>(cache.k + at), reinterpret_cast<T*>(cache.v + at),
-                         cache.kv_heads, cache.head_dim};
-    move_layer(slots, pairs, held);
+    move_layer(cache.layer(layer), pairs, held);
   }
 }
 
@@ -90,9 +84,9 @@ inline void copy_blocks(const at::Tensor& kv_k, const at::Tensor& kv_v, const at
   const CopyPairs pairs = pairs_of(src, dst, cache.num_blocks);
   std::vector<char> held;
   for (int64_t layer = 0; layer < cache.layers; ++layer) {
-    const size_t at = layer * cache.layer_bytes, unit = cache.layer_bytes / cache.num_blocks;
-    copy_units(cache.k + at, unit, pairs, held);
-    copy_units(cache.v + at, unit, pairs, held);
+    const size_t at = layer * cache.layer_stride;
+    copy_pages(cache.k + at, cache, pairs, held);
+    copy_pages(cache.v + at, cache, pairs, held);
   }
 }
 

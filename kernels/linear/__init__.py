@@ -1,4 +1,4 @@
-"""Matrix products with weights of four modes: fp32, bf16, int8 and int4 (groups of 32).
+"""Matrix products with weights of five modes: fp32, bf16, int8, int4 and int4wide (groups of 32).
 
 x [m, k] fp32, weight [n, k] -> [m, n] fp32. For bf16 weights x is rounded to bf16, for int8 weights
 to 16-bit integers, for int4 weights to 8-bit ones (see reference.rounded and ADR 0007); a group's

@@ -13,17 +13,14 @@ inline void run_linear(Team& team, const Operations& operations, const LinearCal
   Acts acts = call.acts;
   acts.rows = call.rows;
   acts.groups = m.groups();
-  int begin, end;
-  while (team.claim(acts.rows, 64, &begin, &end)) {
+  team.share(acts.rows, 64, [&](int begin, int end) {
     for (int row = begin; row < end; ++row) {
       kernel.pack(call.x + static_cast<size_t>(row) * m.k, m.k, row, acts);
     }
-  }
-  team.meet();
+  });
   const Sink sink{call.out, m.n, false};
-  while (team.claim(m.panel_count(), kClaim, &begin, &end)) {
-    kernel.panels(m, begin, end, acts, sink);
-  }
+  team.share(m.panel_count(), kClaim,
+             [&](int begin, int end) { kernel.panels(m, begin, end, acts, sink); });
 }
 
 }  // namespace plait

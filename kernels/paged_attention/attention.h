@@ -39,7 +39,8 @@ class AttentionTask {
     if (kind_ == kBranches) take_branch();
   }
 
-  void run(int kv_head, int first_head, int heads) {
+  // upcoming: what this thread reads after the task.
+  void run(int kv_head, int first_head, int heads, const Strip<T>& upcoming) {
     first_head_ = first_head;
     heads_ = heads;
     begin_queries();
@@ -52,15 +53,18 @@ class AttentionTask {
       const int count = std::min(kStrip, end - first);
       Strip<T> strip = strip_at<T>(cache_, table, kv_head, first, count);
       if (is_branch_) move_branch(table, kv_head, &strip);
-      read(strip);
+      const int next = first + kStrip;
+      const bool is_last = next >= end;
+      read(strip, is_last ? upcoming
+                          : strip_at<T>(cache_, table, kv_head, next, std::min(kStrip, end - next)));
     }
     for (int row = 0; kind_ == kTree && row < rows_; ++row) run_path(row, first, table, kv_head);
     write_out();
   }
 
  private:
-  // All rows of the tile read a strip.
-  void read(const Strip<T>& strip) {
+  // All rows of the tile read a strip; the memory of the next one is asked for.
+  void read(const Strip<T>& strip, const Strip<T>& next) {
     const int seen = context_ + tile_.first - start_ + 1 - strip.first;
     const Reach reach{strip.count, kind_ == kCausal && !call_.window, seen, heads_};
     const auto score_all = [&](const auto* const* keys) {
@@ -69,10 +73,12 @@ class AttentionTask {
     const auto mix_all = [&](const auto* const* values) {
       mix_strip(values, s_, queries(), reach, stride_, dim_);
     };
+    if (is_decode()) ask_for(next.keys, next.blocks, dim_);
     with_pages(strip.keys, strip.blocks, score_all);
     for (int row = 0; row < rows_; ++row) {
       hide(strip, s_.scores + row * heads_ * kStrip, sight_of(row));
     }
+    if (is_decode()) ask_for(next.values, next.blocks, dim_);
     weigh(queries(), reach, s_);
     with_pages(strip.values, strip.blocks, mix_all);
   }
@@ -82,7 +88,7 @@ class AttentionTask {
     if constexpr (std::is_same_v<T, float>) {
       f(pages);
     } else {
-      if (queries() <= 2 * kSub) return f(pages);
+      if (is_decode()) return f(pages);
       const float* at[kStrip / kBlock];
       widen(pages, blocks, dim_, s_.wide, at);
       f(at);
@@ -143,7 +149,7 @@ class AttentionTask {
       T* values = reinterpret_cast<T*>(s_.values) + static_cast<size_t>(b) * kBlock * dim_;
       for (int key = first; key < std::min(first + kBlock, last); ++key) {
         const int at = key < context_ ? key : context_ + s_.mates[key - context_];
-        const size_t page = page_at(cache_, table[at / kBlock], kv_head);
+        const size_t page = cache_.page(table[at / kBlock], kv_head);
         const T* k = static_cast<const T*>(cache_.k) + page + at % kBlock;
         const T* v = static_cast<const T*>(cache_.v) + page + at % kBlock * dim_;
         for (int d = 0; d < dim_; ++d) keys[d * kBlock + key - first] = k[d * kBlock];
@@ -155,6 +161,8 @@ class AttentionTask {
   }
 
   int queries() const { return rows_ * heads_; }
+  // Whether reading keys takes longer than multiplying them.
+  bool is_decode() const { return queries() <= 2 * kSub; }
 
   size_t offset_of(int query) const {
     const size_t row = tile_.first + query / heads_;
@@ -235,17 +243,30 @@ inline std::pair<const RowTile*, int> task_at(const AttentionCall& call, int kv_
   return {first + among % tiles, among / tiles};
 }
 
+// The first keys of a task, empty if there is none.
+template <class T>
+Strip<T> start_of(const AttentionCall& call, const Cache& cache, int task) {
+  if (call.window || task >= call.tile_count * cache.kv_heads) return {};
+  const auto [tile, kv_head] = task_at(call, cache.kv_heads, task);
+  const AttentionMetadata& metadata = call.metadata;
+  const int32_t* table =
+      metadata.block_tables + static_cast<size_t>(tile->segment) * metadata.max_blocks;
+  const int count = std::min(kStrip, metadata.context_lens[tile->segment]);
+  return strip_at<T>(cache, table, kv_head, 0, count);
+}
+
 template <class T>
 void attend_all(Team& team, const AttentionCall& call, const Cache& cache, char* own) {
   const int group = call.heads / cache.kv_heads;
-  int task, end;
-  while (team.claim(call.tile_count * cache.kv_heads, 1, &task, &end)) {
+  team.share(call.tile_count * cache.kv_heads, 1, [&](int task, int) {
     const auto [tile, kv_head] = task_at(call, cache.kv_heads, task);
     AttentionTask<T> work(call, cache, *tile, own);
+    // The other threads will have taken those between.
+    const Strip<T> upcoming = start_of<T>(call, cache, task + team.size());
     for (int head = 0; head < group; head += kQueries) {
-      work.run(kv_head, kv_head * group + head, std::min(kQueries, group - head));
+      work.run(kv_head, kv_head * group + head, std::min(kQueries, group - head), upcoming);
     }
-  }
+  });
 }
 
 void attention(Team& team, const AttentionCall& call, const Cache& cache, char* own) {

@@ -67,11 +67,6 @@ struct Reach {
   }
 };
 
-// Elements before a block's keys, or values, for one KV head.
-inline size_t page_at(const Cache& cache, size_t block, int kv_head) {
-  return (block * cache.kv_heads + kv_head) * cache.head_dim * kBlock;
-}
-
 template <class T>
 inline Strip<T> strip_at(const Cache& cache, const int32_t* table, int kv_head, int first,
                          int count) {
@@ -80,11 +75,22 @@ inline Strip<T> strip_at(const Cache& cache, const int32_t* table, int kv_head, 
   strip.count = count;
   strip.blocks = ceil_div(count, kBlock);
   for (int b = 0; b < strip.blocks; ++b) {
-    const size_t at = page_at(cache, table[first / kBlock + b], kv_head);
+    const size_t at = cache.page(table[first / kBlock + b], kv_head);
     strip.keys[b] = static_cast<const T*>(cache.k) + at;
     strip.values[b] = static_cast<const T*>(cache.v) + at;
   }
   return strip;
+}
+
+// Asks for blocks of keys or values that are read after what is read now: in a pass over many
+// contexts they come from memory, and the processor does not foresee a jump to the next block.
+template <class T>
+inline void ask_for(const T* const* pages, int blocks, int head_dim) {
+  const size_t size = static_cast<size_t>(head_dim) * kBlock * sizeof(T);
+  for (int b = 0; b < blocks; ++b) {
+    const char* page = reinterpret_cast<const char*>(pages[b]);
+    for (size_t i = 0; i < size; i += 64) prefetch_far(page + i);
+  }
 }
 
 // Blocks of keys or values in fp32: when many queries read them, it pays to widen them once. Lists

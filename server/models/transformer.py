@@ -16,7 +16,8 @@ from torch import Tensor
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.kernels.backend import KernelBackend
 from plait.kernels.decoder_stack import LayerWeights, StackConfig
-from plait.kernels.kv_cache import KVCache, KVCacheShape, lazy_zeros
+from plait.kernels.host_memory import lazy_zeros
+from plait.kernels.kv_cache import KVCache, KVCacheShape
 from plait.kernels.linear import Mode, Weight, dequantize, take_rows
 from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.models.catalog import BadModel

@@ -9,7 +9,14 @@ from torch import Tensor
 from plait.kernels import extension
 from plait.kernels.linear import Mode, dequantize, from_dense, from_quantized, take_rows
 from plait.kernels.linear.reference import rounded
-from tests.fixtures.backends import COMPILED, REFERENCE, KernelBackend, both_backends, using_isa
+from tests.fixtures.backends import (
+    COMPILED,
+    REFERENCE,
+    KernelBackend,
+    both_backends,
+    isas_alike,
+    using_isa,
+)
 
 MODES: tuple[Mode, ...] = ("fp32", "bf16", "int8", "int4", "int4wide")
 SHAPES = [(576, 576), (70, 100), (31, 33), (1, 1), (96, 1536)]
@@ -182,16 +189,30 @@ def _with_factors(rows: int, k: int) -> Tensor:
 @pytest.mark.parametrize(("n", "k"), SHAPES)
 @pytest.mark.parametrize("rows", [1, 6, 16, 35])
 def test_paths_have_the_same_bits(mode: Mode, n: int, k: int, rows: int) -> None:
-    """Whatever the processor: all paths but the generic one, which can't fuse its multiply-adds."""
     weight, x = COMPILED.pack(from_dense(_random(n, k), mode)), _random(rows, k, seed=1)
     found = {}
     for name in extension.isas():
         with using_isa(name):
             found[name] = COMPILED.linear(x, weight)
-    generic = found.pop("generic")
+    alike = isas_alike(bf16=mode == "bf16")
     for name, have in found.items():
-        assert torch.equal(have, next(iter(found.values()))), name
-        torch.testing.assert_close(have, generic, rtol=1e-4, atol=1e-4)
+        assert name not in alike or torch.equal(have, found[alike[0]]), name
+        torch.testing.assert_close(have, found["generic"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif("avx512bf16" not in extension.isas(), reason="no vdpbf16ps")
+@pytest.mark.parametrize("rows", [1, 5, 8, 21])
+def test_pairs_of_bf16_are_one_chain(rows: int) -> None:
+    """Over the pairs of k, the odd one first; products of bf16 are exact in fp32."""
+    dense, x = _random(70, 100), _random(rows, 100, seed=1)
+    weight = COMPILED.pack(from_dense(dense, "bf16"))
+    with using_isa("avx512bf16"):
+        have = COMPILED.linear(x, weight)
+    products = x.bfloat16().float()[:, None, :] * dense.bfloat16().float()
+    want = torch.zeros(rows, 70)
+    for even in range(0, 100, 2):
+        want = (want + products[..., even + 1]) + products[..., even]
+    assert torch.equal(have, want)
 
 
 @compiled

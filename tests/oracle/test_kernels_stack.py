@@ -12,7 +12,7 @@ from torch import Tensor
 
 from plait.kernels import extension
 from plait.kernels.decoder_stack import DecoderStack, LayerWeights, StackConfig
-from plait.kernels.kv_cache import KVCache
+from plait.kernels.kv_cache import KVCache, KVCacheShape
 from plait.kernels.linear import Mode, Weight, from_dense
 from plait.kernels.paged_attention import (
     BLOCK_SIZE,
@@ -29,6 +29,7 @@ from tests.fixtures.backends import (
     REFERENCE,
     KernelBackend,
     both_backends,
+    isas_alike,
     using_isa,
 )
 from tests.fixtures.ragged import Geometry, Kind, causal, make_segments, one_layer
@@ -141,8 +142,12 @@ def _cache(metadata: AttentionMetadata, family: Family, mode: Modes) -> KVCache:
     dtype = torch.float32 if mode == "fp32" else torch.bfloat16
     geometry = Geometry(family.heads, family.kv_heads, family.head_dim, dtype)
     layers = [one_layer(metadata, geometry, own_rows=False) for _ in range(LAYERS)]
-    keys, values = zip(*layers, strict=True)
-    return KVCache(torch.stack(keys), torch.stack(values))
+    keys, values = (torch.stack(list(parts)) for parts in zip(*layers, strict=True))
+    shape = KVCacheShape(LAYERS, family.kv_heads, family.head_dim, dtype)
+    cache = COMPILED.new_kv_cache(shape, keys.shape[1])
+    cache.k.copy_(keys)
+    cache.v.copy_(values)
+    return cache
 
 
 def _run(stack: DecoderStack, x: Tensor, metadata: AttentionMetadata, cache: KVCache) -> Tensor:
@@ -322,16 +327,34 @@ def test_what_does_not_fit_is_refused() -> None:
 @pytest.mark.parametrize("mode", TOLERANCE)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_paths_have_the_same_bits(name: str, mode: Modes) -> None:
-    """Whatever the processor: all paths but the generic one, which can't fuse its multiply-adds."""
     family = FAMILIES[name]
     stack, metadata = make_stack(family, mode, COMPILED), make_segments(MIXED)
     x = torch.randn(int(metadata.cu_seqlens_q[-1]), family.hidden)
     cache = _cache(metadata, family, mode)
     want: Tensor | None = None
-    for path in extension.isas():
-        if path == "generic":
-            continue
+    for path in isas_alike(bf16=mode in ("bf16", "mixed")):
         with using_isa(path):
             have = _run(stack, x, metadata, KVCache(cache.k.clone(), cache.v.clone()))
         want = have if want is None else want
         assert torch.equal(have, want), path
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 9])
+def test_threads_do_not_change_bits(threads: int) -> None:
+    """Also more of them than cores: those that are put off find stages ended without them."""
+    family = FAMILIES["llama"]
+    stack, metadata = make_stack(family, "int4", COMPILED), make_segments(MIXED)
+    x = torch.randn(int(metadata.cu_seqlens_q[-1]), family.hidden)
+    cache = _cache(metadata, family, "int4")
+
+    def run() -> Tensor:
+        return _run(stack, x, metadata, KVCache(cache.k.clone(), cache.v.clone()))
+
+    before = torch.get_num_threads()
+    want = run()
+    try:
+        torch.set_num_threads(threads)
+        for _ in range(20):
+            assert torch.equal(run(), want)
+    finally:
+        torch.set_num_threads(before)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from plait.kernels.kv_cache import lazy_zeros
+from plait.kernels.host_memory import Arena, lazy_zeros
+from plait.kernels.kv_cache import KVCacheShape, new_kv_cache
 from plait.server.engine.build import build_engine, default_cache_bytes, kept_blocks
 from plait.server.memory import SystemMemory, system_memory
 from plait.server.models.catalog import BadModel
@@ -150,6 +151,30 @@ def test_a_cache_takes_memory_when_it_is_written() -> None:
     assert 16 * MIB < resident_bytes() - before < 128 * MIB
     assert cache[2].sum(dtype=torch.float64) == 2**24
     assert not cache[3].any()
+
+
+def test_a_kv_cache_takes_memory_for_the_blocks_that_are_written() -> None:
+    shape = KVCacheShape(layers=8, kv_heads=2, head_dim=64, dtype=torch.float32)
+    before = resident_bytes()
+    cache = new_kv_cache(shape, 2**14, torch.device("cpu"))
+    assert shape.block_bytes * 2**14 == 2**31
+    cache.k[:, :9] = 1.0
+    cache.v[:, :9] = 2.0
+    assert resident_bytes() - before < 16 * MIB
+    assert float(cache.k.flatten(2)[:, 8:10, 0].sum()) == 8
+    assert cache.v[0, 3].is_contiguous()
+
+
+@pytest.mark.parametrize("numbers", [[3, 100], [2**24 + 1, 5], []])
+def test_an_arena_keeps_copies(numbers: list[int]) -> None:
+    arena = Arena()
+    tensors = [torch.arange(size, dtype=torch.int64) for size in numbers]
+    kept = [arena.keep(tensor) for tensor in tensors]
+    for tensor, copy in zip(tensors, kept, strict=True):
+        assert copy.data_ptr() % 64 == 0
+        assert torch.equal(copy, tensor)
+        tensor.zero_()
+    assert [int(copy[-1]) for copy in kept] == [size - 1 for size in numbers]
 
 
 def test_what_can_never_fit_is_refused_at_start(tmp_path: Path) -> None:
