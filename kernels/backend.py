@@ -20,7 +20,7 @@ from plait.kernels.decoder_stack.stack import DecoderStack
 from plait.kernels.elementwise import reference as elementwise
 from plait.kernels.kv_cache import KVCache, KVCacheShape, new_kv_cache
 from plait.kernels.kv_copy import reference as kv_copy
-from plait.kernels.linear import Weight
+from plait.kernels.linear import Weight, take_rows
 from plait.kernels.linear import reference as linear
 from plait.kernels.moe import ExpertWeights
 from plait.kernels.moe import reference as moe
@@ -70,6 +70,10 @@ class KernelBackend:
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         """Return x [m, k] @ weight.T + bias, [m, n] fp32."""
         return linear.linear(x, weight, bias)
+
+    def take_rows(self, weight: Weight, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return rows ids [m] int64 of a weight, rounded to a dtype, [m, k] fp32."""
+        return take_rows(weight, ids).to(dtype).float()
 
     def rms_norm(self, x: Tensor, gain: Tensor, eps: float) -> Tensor:
         """Return x / sqrt(mean(x^2) + eps) * gain for every row of x [rows, n], fp32."""

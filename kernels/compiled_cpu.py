@@ -62,6 +62,18 @@ class CompiledCpuBackend(KernelBackend):
         out: Tensor = self._cpu.linear(x, weight.mode, weight.n, weight.values, bias)
         return out
 
+    def take_rows(self, weight: Weight, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """See KernelBackend; the weight is packed. Cost: some 2 ns a number.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        half = dtype == torch.bfloat16
+        rows: Tensor = self._cpu.take_rows(
+            weight.mode, weight.n, weight.k, weight.values, ids, half
+        )
+        return rows
+
     def rms_norm(self, x: Tensor, gain: Tensor, eps: float) -> Tensor:
         """See KernelBackend."""
         out: Tensor = self._cpu.rms_norm(x, gain, eps)

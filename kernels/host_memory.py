@@ -19,19 +19,15 @@ _CHUNK = 2**26
 _ALIGNMENT = 64  # a cache line
 
 
-def lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype, *, huge: bool = False) -> Tensor:
-    """Return zeros in CPU memory that the system hands out page by page, when it is first written.
+def lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return zeros in CPU memory that the system hands out when it is first written, 2 MB at a time.
 
     torch.zeros would write, and so take, all of it.
 
-    Args:
-        huge: asks for huge pages. Memory is then taken 2 MiB at a time, which is for what is
-            written densely.
     Raises:
         OSError: the system does not promise that much.
     """
-    size = math.prod(shape) * dtype.itemsize
-    return (_huge_pages(size) if huge else _pages(size)).view(dtype).view(shape)
+    return _huge_pages(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
 
 
 class Arena:
@@ -51,11 +47,6 @@ class Arena:
         kept = self._free[:size].view(tensor.dtype).view(tensor.shape)
         self._free = self._free[-(-size // _ALIGNMENT) * _ALIGNMENT :]
         return kept.copy_(tensor)
-
-
-def _pages(size: int) -> Tensor:
-    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(pages, dtype=torch.uint8)
 
 
 def _huge_pages(size: int) -> Tensor:

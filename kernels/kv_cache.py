@@ -47,7 +47,7 @@ def new_kv_cache(shape: KVCacheShape, num_blocks: int, device: torch.device) -> 
     page = (shape.kv_heads, shape.head_dim * BLOCK_SIZE)
     size = (num_blocks, shape.layers, 2, *page)
     if device.type == "cpu":
-        blocks = lazy_zeros(size, shape.dtype, huge=True)
+        blocks = lazy_zeros(size, shape.dtype)
     else:
         blocks = torch.zeros(size, dtype=shape.dtype, device=device)
     keys, values = blocks.transpose(0, 1).unbind(2)

@@ -8,6 +8,7 @@
 #include "../decoder_stack/compiled.h"
 #include "../kv_copy/kv_copy.h"
 #include "../linear/linear.h"
+#include "../linear/rows.h"
 #include "../noise/noise.h"
 #include "../paged_attention/segments.h"
 #include "choice.h"
@@ -50,6 +51,20 @@ at::Tensor linear(const at::Tensor& x, const std::string& mode, int64_t n, const
   carve(buffer.reserve(carve(nullptr)));
   const Operations& kernels = active();
   Team::run(threads, [&](Team& team) { run_linear(team, kernels, call); });
+  return out;
+}
+
+at::Tensor take_rows(const std::string& mode, int64_t n, int64_t k, const at::Tensor& panels,
+                     const at::Tensor& ids, bool half) {
+  const int64_t* rows = data_of<int64_t>(ids, 1, "ids");
+  const Matrix matrix = matrix_of(mode, n, k, panels, std::nullopt);
+  const int64_t count = ids.size(0);
+  for (int64_t i = 0; i < count; ++i) {
+    TORCH_CHECK_INDEX(rows[i] >= 0 && rows[i] < n, "no row ", rows[i], " of ", n);
+  }
+  at::Tensor out = at::empty({count, k}, at::kFloat);
+  float* to = out.data_ptr<float>();
+  for (int64_t i = 0; i < count; ++i) take_row(matrix, rows[i], half, to + i * k);
   return out;
 }
 
@@ -105,6 +120,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("use_isa", &plait::use_isa);
   m.def("operations", &plait::operations);
   m.def("linear", &plait::linear, release);
+  m.def("take_rows", &plait::take_rows, release);
   m.def("rms_norm", &plait::rms_norm, release);
   m.def("paged_attention", &plait::paged_attention);
   m.def("pack_segments", &plait::pack_segments);

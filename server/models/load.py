@@ -199,7 +199,7 @@ class _WeightLoader:
         dtype = torch.float32 if self.mode == "fp32" else torch.bfloat16
         is_same = tied and (is_kept or head.mode in ("fp32", "bf16"))  # rounded in the same way
         if is_same and self.backend.device.type == "cpu":
-            return TiedEmbedding(head, dtype), head
+            return TiedEmbedding(head, dtype, self.backend), head
         return stored.dense().to(self.backend.device, dtype), head
 
     def _check_repeated(self, name: str, original: str) -> None:

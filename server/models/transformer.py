@@ -9,46 +9,34 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.kernels.backend import KernelBackend
 from plait.kernels.decoder_stack import LayerWeights, StackConfig
-from plait.kernels.host_memory import lazy_zeros
 from plait.kernels.kv_cache import KVCache, KVCacheShape
-from plait.kernels.linear import Mode, Weight, dequantize, take_rows
+from plait.kernels.linear import Mode, Weight, dequantize
 from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.models.catalog import BadModel
 from plait.server.models.spec import ModelSpec
 
 
+@dataclass(frozen=True, slots=True)
 class TiedEmbedding:
-    """The rows of a head on the CPU as embeddings; each is unpacked when it is first read.
+    """The rows of a head as embeddings, which take no memory of their own."""
 
-    It takes memory for the tokens that occur: those of a language, not the whole vocabulary.
-    """
-
-    def __init__(self, head: Weight, dtype: torch.dtype) -> None:
-        self._head = head
-        self._rows = lazy_zeros((head.n, head.k), dtype)
-        self._is_known = np.zeros(head.n, dtype=np.bool_)
+    head: Weight
+    dtype: torch.dtype  # to which they are rounded
+    backend: KernelBackend
 
     def __getitem__(self, token_ids: Tensor) -> Tensor:
-        """Return [rows, hidden] for [rows] int64."""
-        ids = token_ids.numpy()
-        is_known = self._is_known[ids]
-        if not is_known.all():
-            new = np.unique(ids[~is_known])
-            unpacked = take_rows(self._head, torch.from_numpy(new))
-            self._rows[torch.from_numpy(new)] = unpacked.to(self._rows.dtype)
-            self._is_known[new] = True
-        return self._rows[token_ids]
+        """Return [rows, hidden] fp32 for [rows] int64."""
+        return self.backend.take_rows(self.head, token_ids, self.dtype)
 
     def whole(self) -> Tensor:
         """Return all rows, [vocab, hidden]."""
-        return dequantize(self._head).to(self._rows.dtype)
+        return dequantize(self.head).to(self.dtype)
 
 
 @dataclass(frozen=True, slots=True)

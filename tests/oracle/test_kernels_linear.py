@@ -67,6 +67,11 @@ def test_rows_alone_are_those_of_the_matrix(
     ids = torch.randint(0, n, (50,), generator=torch.Generator().manual_seed(1))
     assert torch.equal(take_rows(weight, ids), dequantize(weight)[ids])
     assert take_rows(weight, ids[:0]).shape == (0, k)
+    for dtype in (torch.float32, torch.bfloat16):
+        have = backend.take_rows(weight, ids, dtype)
+        assert torch.equal(have, dequantize(weight)[ids].to(dtype).float())
+    with pytest.raises(IndexError):
+        backend.take_rows(weight, torch.tensor([n]), torch.float32)
 
 
 @pytest.mark.parametrize(("mode", "steps"), [("int8", 254), ("int4", 15)])
