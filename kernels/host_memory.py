@@ -20,7 +20,7 @@ _ALIGNMENT = 64  # a cache line
 
 
 def lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return zeros in CPU memory that the system hands out when it is first written, 2 MB at a time.
+    """Return zeros in CPU memory that the system hands out when it is first written, 2 MB a time.
 
     torch.zeros would write, and so take, all of it.
 
