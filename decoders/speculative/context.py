@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.speculative.stores.namespaces import DraftStores
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
     from plait.decoders.speculative.draft_model.protocol import DraftModel
     from plait.kernels.backend import KernelBackend
+
+
+class Embedding(Protocol):
+    """Rows of a model's embedding: a tensor [vocab, hidden], or what unpacks them when read."""
+
+    def __getitem__(self, token_ids: Tensor, /) -> Tensor:
+        """Return [*token_ids, hidden], fp32 or bf16."""
 
 
 def _cpu_backend() -> KernelBackend:
@@ -31,7 +38,7 @@ class DrafterContext:
     vocab_size: int
     backend: KernelBackend = field(default_factory=_cpu_backend)  # of the model's device
     num_embeddings: int = 0  # trained inputs with ids vocab_size, vocab_size + 1, ...
-    embedding: Tensor | None = None  # [vocab, hidden] of the served model; not to be modified
+    embedding: Embedding | None = None  # of the served model; not to be modified
     heads: Mapping[str, Path] = field(default_factory=dict)  # weight files, by drafter name
     costs: CostCurve = field(default_factory=CostCurve)  # seconds of a forward pass
     draft_model: DraftModel | None = None

@@ -56,7 +56,8 @@ at::Tensor linear(const at::Tensor& x, const std::string& mode, int64_t n, const
 
 at::Tensor take_rows(const std::string& mode, int64_t n, int64_t k, const at::Tensor& panels,
                      const at::Tensor& ids, bool half) {
-  const int64_t* rows = data_of<int64_t>(ids, 1, "ids");
+  const at::Tensor contiguous = ids.contiguous();
+  const int64_t* rows = data_of<int64_t>(contiguous, 1, "ids");
   const Matrix matrix = matrix_of(mode, n, k, panels, std::nullopt);
   const int64_t count = ids.size(0);
   for (int64_t i = 0; i < count; ++i) {

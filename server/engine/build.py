@@ -33,7 +33,7 @@ from plait.server.engine.runner import Runner
 from plait.server.memory import SystemMemory, return_freed_memory, system_memory
 from plait.server.models.catalog import BadModel, resolve
 from plait.server.models.fingerprint import vocabulary_fingerprint
-from plait.server.models.heads import READ_EMBEDDING, add_inputs, find_heads
+from plait.server.models.heads import add_inputs, find_heads
 from plait.server.models.load import load_model
 from plait.server.prompt.tokenizer import load_tokenizer
 from plait.server.wire.messages import ModelInfo
@@ -240,7 +240,7 @@ def _drafter_context(
         model.vocab_size,
         backend=model.backend,
         num_embeddings=add_inputs(model, heads),
-        embedding=model.embedding if READ_EMBEDDING & heads.keys() else None,
+        embedding=model.embedding_rows,
         heads=heads,
         costs=costs,
         draft_model=draft_model,

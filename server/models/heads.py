@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "drafter_heads"
 NAMES = ("ppd", "eagle", "chimera")
-READ_EMBEDDING = frozenset({"eagle", "chimera"})  # which hold a copy of the model's
 
 
 def find_heads(files: ModelFiles, shipped: Path = SHIPPED) -> dict[str, Path]:

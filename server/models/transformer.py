@@ -31,8 +31,9 @@ class TiedEmbedding:
     backend: KernelBackend
 
     def __getitem__(self, token_ids: Tensor) -> Tensor:
-        """Return [rows, hidden] fp32 for [rows] int64."""
-        return self.backend.take_rows(self.head, token_ids, self.dtype)
+        """Return [*token_ids, hidden] fp32."""
+        rows = self.backend.take_rows(self.head, token_ids.flatten(), self.dtype)
+        return rows.view(*token_ids.shape, self.head.k)
 
     def whole(self) -> Tensor:
         """Return all rows, [vocab, hidden]."""
@@ -167,6 +168,11 @@ class Transformer:
         """
         embedding = self._weights.embedding
         return embedding.whole() if isinstance(embedding, TiedEmbedding) else embedding
+
+    @property
+    def embedding_rows(self) -> Tensor | TiedEmbedding:
+        """The same by rows, without a copy."""
+        return self._weights.embedding
 
     @property
     def kv_block_bytes(self) -> int:

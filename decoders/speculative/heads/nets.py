@@ -20,6 +20,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn.functional import silu
 
+from plait.decoders.speculative.context import Embedding
 from plait.decoders.speculative.heads.layer import HeadLayer, KeysValues, LayerShape, read_weight
 from plait.kernels.backend import KernelBackend
 from plait.kernels.linear import Mode, Weight, from_dense
@@ -120,7 +121,7 @@ class HeadWeights:
     tensors: Mapping[str, Tensor]
     layer: HeadLayer
     draft_ids: Tensor
-    embedding: Tensor  # [vocab, hidden] of the served model
+    embedding: Embedding  # of the served model
     lm_head: Weight  # the rows of the draft vocabulary; tied to the embedding
     mode: Mode
     backend: KernelBackend
@@ -146,10 +147,10 @@ NETS: Mapping[str, Callable[[HeadWeights], HeadNet]] = {"eagle": EagleNet, "chim
 
 
 def load_net(
-    name: str, path: Path, embedding: Tensor, mode: Mode, backend: KernelBackend
+    name: str, path: Path, embedding: Embedding, mode: Mode, backend: KernelBackend
 ) -> HeadNet:
     """Load a head; the metadata of its file have the layer's shape as JSON under `shape`."""
-    with safe_open(path, framework="pt", device=str(embedding.device)) as file:
+    with safe_open(path, framework="pt", device=str(backend.device)) as file:
         shape = LayerShape(**json.loads(file.metadata()["shape"]))
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     draft_ids = tensors["draft_ids"].long()
