@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 _MEASURED = ("decoders", "kernels", "server/engine", "server/models", "benchmarks/tasks")
 _SOURCES = frozenset({".py", ".cpp", ".h"})
-_VECTOR = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+_VECTOR = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
 @dataclass(frozen=True, slots=True)
