@@ -19,9 +19,10 @@ from plait.server.models.catalog import BadModel, ModelFiles, resolve
 from plait.server.models.inspect import open_model
 from plait.server.pool.compile_service.compiler import CompileService, CompileStats
 from plait.server.pool.connected_worker import ConnectedWorker
+from plait.server.pool.early import NATIVE_WORKER_COMMAND
 from plait.server.pool.in_flight import InFlightRequest
 from plait.server.pool.launcher import Launcher
-from plait.server.pool.process import NATIVE_WORKER_COMMAND, ProcessLauncher
+from plait.server.pool.process import ProcessLauncher
 from plait.server.pool.replica import Replica
 from plait.server.pool.replica_group import Readiness, ReplicaGroup, ServedModel
 from plait.server.pool.supervisor import supervise

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
-from collections.abc import Mapping, Sequence
+import subprocess
+import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 import msgspec
 
+from plait.server.pool import early
 from plait.server.pool.worker import WorkerConfig
 from plait.server.wire.address import Address
-
-# -P: nothing is imported from the folder that the server was started in.
-NATIVE_WORKER_COMMAND = (sys.executable, "-P", "-m", "plait.server.workers.native")
 
 
 class ProcessLauncher:
@@ -38,22 +37,65 @@ class ProcessLauncher:
         return Address("ipc", str(self._folder / f"{next(self._serial)}.sock"))
 
     async def start(self, config: WorkerConfig) -> WorkerProcess:
-        """Start the process; return at once. Raises OSError if that is impossible."""
+        """Start the process, or take the one that was started early; return at once.
+
+        Raises:
+            OSError: that is impossible.
+        """
+        settings = msgspec.json.encode(config) + b"\n"
+        if (started := early.take(self._command, config.engine.threads)) is not None:
+            return WorkerProcess(EarlyProcess(started, settings))
         process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.PIPE,
-            env=child_environment(os.environ, config.engine.threads),
+            env=early.child_environment(os.environ, config.engine.threads),
             start_new_session=True,
         )
         assert process.stdin is not None
-        process.stdin.write(msgspec.json.encode(config) + b"\n")
+        process.stdin.write(settings)
         return WorkerProcess(process)
+
+
+class EarlyProcess:
+    """A process that was started before there was an event loop, as asyncio's look."""
+
+    def __init__(self, process: subprocess.Popen[bytes], settings: bytes) -> None:
+        """Give it its settings."""
+        assert process.stdin is not None
+        self.pid = process.pid
+        self.stdin = process.stdin
+        self._process = process
+        with suppress(BrokenPipeError):  # it has ended, which whoever waits for it will see
+            self.stdin.write(settings)
+            self.stdin.flush()
+
+    @property
+    def returncode(self) -> int | None:
+        """How the process ended; None: it runs."""
+        return self._process.poll()
+
+    async def wait(self) -> int:
+        """Return when the process has ended."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[int] = loop.create_future()
+
+        def tell(code: int) -> None:
+            if not ended.cancelled():
+                ended.set_result(code)
+
+        def watch() -> None:
+            code = self._process.wait()
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(tell, code)
+
+        threading.Thread(target=watch, daemon=True, name="worker-watch").start()
+        return await ended
 
 
 class WorkerProcess:
     """A started process (a `LaunchedWorker`)."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | EarlyProcess) -> None:
         self._process = process
 
     @property
@@ -90,19 +132,6 @@ class WorkerProcess:
         await self._process.wait()
         assert self._process.stdin is not None
         self._process.stdin.close()
-
-
-def child_environment(parent: Mapping[str, str], threads: int) -> dict[str, str]:
-    """Return a worker's environment: the parent's without plait's own, which may hold API keys.
-
-    OpenMP's threads must sleep while they wait: spinning, they would take the cores from the front
-    end. A value that the operator has set is kept.
-    """
-    environment = {k: v for k, v in parent.items() if not k.upper().startswith("PLAIT_")}
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if threads:
-        environment["OMP_NUM_THREADS"] = str(threads)
-    return environment
 
 
 def describe_exit(returncode: int) -> str:

@@ -1,0 +1,124 @@
+"""A worker that is started before its settings are known."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from plait.server.pool import early
+from plait.server.pool.process import ProcessLauncher
+from plait.server.pool.worker import WorkerConfig
+from plait.server.settings import EngineSettings, TelemetrySettings
+
+# Stands for a worker: writes its settings to where they say, and ends with code 7.
+WORKER = """
+import json, pathlib, sys
+line = sys.stdin.readline()
+pathlib.Path(json.loads(line)["address"]).write_text(line)
+sys.exit(7)
+"""
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, ...]]:
+    """Return what starts a stand-in for a native worker; nothing is left of it."""
+    command = (sys.executable, "-c", WORKER)
+    monkeypatch.setattr(early, "NATIVE_WORKER_COMMAND", command)
+    yield command
+    early.drop()
+
+
+def config(path: Path, threads: int = 0) -> WorkerConfig:
+    engine = EngineSettings("m", threads=threads)
+    return WorkerConfig(engine, TelemetrySettings(), str(path))
+
+
+async def test_the_first_worker_is_the_one_that_was_started_early(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    early.start(command)
+    (started,) = early._started
+    launcher = ProcessLauncher(command, tmp_path)
+    first = await launcher.start(config(tmp_path / "first"))
+    second = await launcher.start(config(tmp_path / "second"))
+    assert first.pid == started.pid != second.pid
+    for worker, name in ((first, "first"), (second, "second")):
+        assert await worker.wait() == "the worker ended with code 7"
+        assert not worker.is_alive
+        await worker.close()
+        assert json.loads((tmp_path / name).read_text())["engine"]["model"] == "m"
+
+
+async def test_a_worker_with_threads_of_its_own_is_another_one(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    early.start(command)
+    (started,) = early._started
+    worker = await ProcessLauncher(command, tmp_path).start(config(tmp_path / "file", threads=1))
+    assert worker.pid != started.pid
+    assert started.returncode is not None, "the early one was left behind"
+    await worker.close()
+
+
+async def test_one_that_has_ended_is_not_taken(command: tuple[str, ...], tmp_path: Path) -> None:
+    early.start((sys.executable, "-c", ""))
+    early._started[0].wait()
+    worker = await ProcessLauncher(command, tmp_path).start(config(tmp_path / "file"))
+    assert await worker.wait() == "the worker ended with code 7"
+    await worker.close()
+
+
+async def test_an_early_worker_can_be_killed(command: tuple[str, ...], tmp_path: Path) -> None:
+    early.start((sys.executable, "-c", "import time; time.sleep(600)"))
+    worker = await ProcessLauncher(command, tmp_path).start(config(tmp_path / "file"))
+    assert worker.is_alive
+    worker.kill()
+    assert "killed by signal 9" in await worker.wait()
+    await worker.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "want"),
+    [
+        (["serve", "model"], {}, True),
+        (["serve", "model", "--port=1"], {}, True),
+        (["serve", "--help"], {}, False),
+        (["serve", "model", "--threads=2"], {}, False),
+        (["serve", "model"], {"PLAIT_THREADS": "2"}, False),
+        (["serve", "--config", "file"], {}, False),
+        (["version"], {}, False),
+        ([], {}, False),
+    ],
+)
+def test_when_one_is_wanted(arguments: list[str], environment: dict[str, str], want: bool) -> None:
+    assert early.is_wanted(arguments, environment) == want
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc")
+def test_a_command_that_fails_leaves_no_worker() -> None:
+    mark = uuid.uuid4().hex
+    plait = Path(sys.executable).with_name("plait")
+    done = subprocess.run(
+        [plait, "serve", "no-such-model"],
+        env={**os.environ, "EARLY_WORKER_MARK": mark},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+    left = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (process / "environ").read_bytes():
+                left.append(process.name)
+        except OSError:
+            continue
+    assert not left
