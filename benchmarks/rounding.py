@@ -22,6 +22,7 @@ from plait.kernels import extension
 from plait.kernels.linear import reference
 from plait.server.models.catalog import ModelFiles, resolve
 from plait.server.prompt.tokenizer import load_tokenizer
+from plait.server.settings import WeightMode
 
 TEXT = Path(__file__).resolve().parent.parent / "docs" / "architecture.md"
 CHUNK = 500  # tokens of a context
@@ -42,7 +43,7 @@ def near_ties(one: Tensor, other: Tensor) -> str:
     return f"another best token at {len(others)} of {len(best)}{most}"
 
 
-def compare_paths(files: ModelFiles, weights: str, chunks: Sequence[Sequence[int]]) -> None:
+def compare_paths(files: ModelFiles, weights: WeightMode, chunks: Sequence[Sequence[int]]) -> None:
     """Print one line for each path: its near ties with the first one."""
     laws: dict[str, Tensor] = {}
     for name in extension.isas():
