@@ -32,14 +32,13 @@ def is_wanted(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
 def start(command: Sequence[str] = NATIVE_WORKER_COMMAND) -> None:
     """Start a worker, unless that is impossible; it waits for its settings on its input."""
     with suppress(OSError):  # the pool tries again, and tells of it
-        _started.append(
-            subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                env=child_environment(os.environ, 0),
-                start_new_session=True,
-            )
-        )
+        _started.append(spawn(command, 0))
+
+
+def spawn(command: Sequence[str], threads: int) -> subprocess.Popen[bytes]:
+    """Start a worker in a process group of its own. Raises OSError if that is impossible."""
+    environment = child_environment(os.environ, threads)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
 
 
 def take(command: Sequence[str], threads: int) -> subprocess.Popen[bytes] | None:

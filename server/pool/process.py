@@ -42,40 +42,33 @@ class ProcessLauncher:
         Raises:
             OSError: that is impossible.
         """
-        settings = msgspec.json.encode(config) + b"\n"
-        if (started := early.take(self._command, config.engine.threads)) is not None:
-            return WorkerProcess(EarlyProcess(started, settings))
-        process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.PIPE,
-            env=early.child_environment(os.environ, config.engine.threads),
-            start_new_session=True,
-        )
+        threads = config.engine.threads
+        process = early.take(self._command, threads) or early.spawn(self._command, threads)
         assert process.stdin is not None
-        process.stdin.write(settings)
+        with suppress(BrokenPipeError):  # it has ended, which whoever waits for it will see
+            process.stdin.write(msgspec.json.encode(config) + b"\n")
+            process.stdin.flush()
         return WorkerProcess(process)
 
 
-class EarlyProcess:
-    """A process that was started before there was an event loop, as asyncio's look."""
+class WorkerProcess:
+    """A started process (a `LaunchedWorker`)."""
 
-    def __init__(self, process: subprocess.Popen[bytes], settings: bytes) -> None:
-        """Give it its settings."""
-        assert process.stdin is not None
-        self.pid = process.pid
-        self.stdin = process.stdin
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
-        with suppress(BrokenPipeError):  # it has ended, which whoever waits for it will see
-            self.stdin.write(settings)
-            self.stdin.flush()
 
     @property
-    def returncode(self) -> int | None:
-        """How the process ended; None: it runs."""
-        return self._process.poll()
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
 
-    async def wait(self) -> int:
-        """Return when the process has ended."""
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    async def wait(self) -> str:
+        """Return when the process has ended: how, in words."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[int] = loop.create_future()
 
@@ -89,28 +82,7 @@ class EarlyProcess:
                 loop.call_soon_threadsafe(tell, code)
 
         threading.Thread(target=watch, daemon=True, name="worker-watch").start()
-        return await ended
-
-
-class WorkerProcess:
-    """A started process (a `LaunchedWorker`)."""
-
-    def __init__(self, process: asyncio.subprocess.Process | EarlyProcess) -> None:
-        self._process = process
-
-    @property
-    def pid(self) -> int:
-        """The process's id."""
-        return self._process.pid
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the process runs."""
-        return self._process.returncode is None
-
-    async def wait(self) -> str:
-        """Return when the process has ended: how, in words."""
-        return describe_exit(await self._process.wait())
+        return describe_exit(await ended)
 
     def cpu_seconds(self) -> float | None:
         """Return the CPU time of all the process's threads; None where the system does not say."""
@@ -129,7 +101,7 @@ class WorkerProcess:
 
     async def close(self) -> None:
         """Wait until the process has ended; close its input."""
-        await self._process.wait()
+        await self.wait()
         assert self._process.stdin is not None
         self._process.stdin.close()
 
