@@ -14,6 +14,7 @@ Kernels = Literal[
     "reference",
     "amx",
     "avx512bf16",
+    "avx512vnni16",
     "avx512vnni",
     "avx512",
     "avxvnni",

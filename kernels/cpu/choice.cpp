@@ -15,7 +15,8 @@ const std::vector<const Path*>& supported() {
     std::vector<const Path*> paths;
 #if defined(__x86_64__)
     for (const Path* path :
-         {&kAmxPath, &kAvx512Bf16Path, &kAvx512VnniPath, &kAvx512Path, &kAvxVnniPath, &kAvx2Path}) {
+         {&kAmxPath, &kAvx512Bf16Path, &kAvx512Vnni16Path, &kAvx512VnniPath, &kAvx512Path,
+          &kAvxVnniPath, &kAvx2Path}) {
       if (path->supported()) paths.push_back(path);
     }
 #endif

@@ -1,30 +1,15 @@
 // Products on AMX tiles of bytes and of bf16; the rest is that of AVX-512 VNNI.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdlib>
-#include <cstring>
-#include <initializer_list>
-#include <memory>
-#include <new>
-#include <type_traits>
-
 #if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
 
-#include "kernels.h"
+#include "isa.h"
 
 #if defined(__x86_64__)
 
-// System headers are above: only the code below is compiled for the instruction set.
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,avx512vnni,amx-tile,amx-int8,amx-bf16"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,avx512vnni,amx-tile,amx-int8,amx-bf16")
-#endif
+PLAIT_BEGIN_ISA("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,avx512vnni,amx-tile,amx-int8,amx-bf16")
 
 namespace plait {
 namespace amx_isa {
@@ -42,11 +27,7 @@ namespace {
 }  // namespace amx_isa
 }  // namespace plait
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+PLAIT_END_ISA
 
 namespace plait {
 

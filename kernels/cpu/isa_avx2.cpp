@@ -1,25 +1,10 @@
 // The kernels for AVX2 with FMA and F16C.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdlib>
-#include <cstring>
-#include <initializer_list>
-#include <memory>
-#include <new>
-#include <type_traits>
-
-#include "kernels.h"
+#include "isa.h"
 
 #if defined(__x86_64__)
 
-// System headers are above: only the code below is compiled for the instruction set.
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#endif
+PLAIT_BEGIN_ISA("avx2,fma,f16c")
 
 namespace plait {
 namespace avx2_isa {
@@ -39,11 +24,7 @@ namespace {
 }  // namespace avx2_isa
 }  // namespace plait
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+PLAIT_END_ISA
 
 namespace plait {
 

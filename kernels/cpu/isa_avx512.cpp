@@ -1,25 +1,10 @@
 // The kernels for AVX-512 F, BW, VL and DQ.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdlib>
-#include <cstring>
-#include <initializer_list>
-#include <memory>
-#include <new>
-#include <type_traits>
-
-#include "kernels.h"
+#include "isa.h"
 
 #if defined(__x86_64__)
 
-// System headers are above: only the code below is compiled for the instruction set.
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
-#endif
+PLAIT_BEGIN_ISA("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
 
 namespace plait {
 namespace avx512_isa {
@@ -39,11 +24,7 @@ namespace {
 }  // namespace avx512_isa
 }  // namespace plait
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+PLAIT_END_ISA
 
 namespace plait {
 
@@ -52,9 +33,7 @@ static bool supported() {
          __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx2") &&
-         __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
+         kAvx2Path.supported();
 }
 
 const Path kAvx512Path{

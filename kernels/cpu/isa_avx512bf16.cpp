@@ -1,25 +1,10 @@
 // Products with bf16 weights for AVX-512 BF16; the rest is that of AVX-512 VNNI.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdlib>
-#include <cstring>
-#include <initializer_list>
-#include <memory>
-#include <new>
-#include <type_traits>
-
-#include "kernels.h"
+#include "isa.h"
 
 #if defined(__x86_64__)
 
-// System headers are above: only the code below is compiled for the instruction set.
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,avx512vnni,avx512bf16"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,avx512vnni,avx512bf16")
-#endif
+PLAIT_BEGIN_ISA("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,avx512vnni,avx512bf16")
 
 namespace plait {
 namespace avx512bf16_isa {
@@ -35,11 +20,7 @@ namespace {
 }  // namespace avx512bf16_isa
 }  // namespace plait
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+PLAIT_END_ISA
 
 namespace plait {
 
@@ -49,7 +30,7 @@ static bool supported() {
 
 const Path kAvx512Bf16Path{
     "avx512bf16",
-    &kAvx512VnniPath,
+    &kAvx512Vnni16Path,
     supported,
     {{}, avx512bf16_isa::kBf16Pairs, {}, {}, {}},
     {},

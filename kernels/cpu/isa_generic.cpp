@@ -1,12 +1,6 @@
 // The kernels in the compiler's own vector types, for any processor.
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <initializer_list>
-#include <type_traits>
-
-#include "kernels.h"
+#include "isa.h"
 
 namespace plait {
 namespace generic_isa {

@@ -167,7 +167,8 @@ struct Path {
 
 extern const Path kGenericPath;
 #if defined(__x86_64__)
-extern const Path kAvx2Path, kAvxVnniPath, kAvx512Path, kAvx512VnniPath, kAvx512Bf16Path, kAmxPath;
+extern const Path kAvx2Path, kAvxVnniPath, kAvx512Path, kAvx512VnniPath, kAvx512Vnni16Path,
+    kAvx512Bf16Path, kAmxPath;
 #endif
 
 // Numbers of rows that are told apart when a kernel is chosen: 1, 2, 3-4, 5-8, 9-16, 17-32, more.

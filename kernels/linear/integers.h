@@ -4,10 +4,10 @@
 // order, total = scale * (the input's step * sum) + total and
 // total = minimum * (sum of the group's inputs) + total.
 
-// How 8 k are multiplied with R rows. `q` is where their weights begin; a row's group of inputs
-// takes kInput bytes, see pack.h.
+// How kEights times 8 k are multiplied with R rows. `q` is where their weights begin; a row's group of
+// inputs takes kInput bytes, see pack.h.
 struct Int8 {
-  static constexpr int kBytes = 1088, kQuants = 64, kInput = WordRows::kBytes;
+  static constexpr int kBytes = 1088, kQuants = 64, kInput = WordRows::kBytes, kEights = 1;
   static constexpr int kEight = 256, kVector = 32, kPart = kVector / kParts;
   static constexpr bool kMinimum = false;
 
@@ -29,7 +29,7 @@ struct Int8 {
 };
 
 struct Int4 {
-  static constexpr int kBytes = 640, kQuants = 128, kInput = ByteRows::kBytes;
+  static constexpr int kBytes = 640, kQuants = 128, kInput = ByteRows::kBytes, kEights = 1;
   static constexpr int kEight = 128, kVector = 64, kPart = kVector / kParts;
   static constexpr bool kMinimum = true;
 
@@ -69,7 +69,7 @@ inline void sum_group(const uint8_t* q, const uint8_t* x, Part (&sums)[R]) {
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) sums[r] = no_sums();
 #pragma GCC unroll 4
-  for (int eight = 0; eight < 4; ++eight) W::multiply(q + W::kEight * eight, x, eight, sums);
+  for (int eight = 0; eight < 4; eight += W::kEights) W::multiply(q + W::kEight * eight, x, eight, sums);
 }
 
 // One tile of R rows times one panel.

@@ -51,13 +51,19 @@ struct ByteGroup {
 
 struct ByteRows : Rows<kIntegerTile, 48> {
   static void put(uint8_t* out, const ByteGroup& group) {
+    int32_t factors[4];
+    put_quants(out, group, factors);
+    auto* words = reinterpret_cast<int32_t*>(out + kGroup);
+    for (int i = 0; i < 4; ++i) words[i] = factor_word(factors[i]);
+  }
+
+  static void put_quants(uint8_t* out, const ByteGroup& group, int32_t (&factors)[4]) {
     store(reinterpret_cast<int8_t*>(out), group.low);
     store(reinterpret_cast<int8_t*>(out) + 16, group.high);
     float each[32];
     store(each, group.low_factors);
     store(each + 16, group.high_factors);
-    auto* factors = reinterpret_cast<int32_t*>(out + kGroup);
-    for (int i = 0; i < 4; ++i) factors[i] = factor_word(static_cast<int32_t>(each[8 * i]));
+    for (int i = 0; i < 4; ++i) factors[i] = static_cast<int32_t>(each[8 * i]);
   }
 };
 
