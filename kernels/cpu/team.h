@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <memory>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -16,18 +18,20 @@ namespace plait {
 
 // One thread's view of its team.
 //
-// A stage ends when its work is done, not when all threads have come: while one is put off the
-// processor, which it shares with those that serve requests, the others go on without it. When it is
-// back it finds the stages that it missed ended, and catches up.
+// Each stage gives every thread a range of the work, the same one for the same total: what a thread
+// writes in one stage it mostly finds in its own cache in a later one, and claims touch memory of
+// its own. Whoever is done helps the others. A stage ends when its work is done, not when all threads
+// have come: while one is put off the processor, which it shares with those that serve requests, the
+// others do its part. When it is back it finds the stages that it missed ended, and catches up.
 class Team {
  public:
   // Runs work(team) on every thread of one region.
   template <class Work>
   static void run(int threads, const Work& work) {
-    Stage stage;
+    const std::unique_ptr<Range[]> ranges(new Range[threads]);
 #pragma omp parallel num_threads(threads)
     {
-      Team team(stage, omp_get_num_threads(), omp_get_thread_num());
+      Team team(ranges.get(), omp_get_num_threads(), omp_get_thread_num());
       work(team);
     }
   }
@@ -35,31 +39,19 @@ class Team {
   int size() const { return size_; }
   int thread() const { return thread_; }
 
-  // The first chunk of a stage; see share.
-  int first_chunk(int total, int most) const { return chunk(total, most); }
+  // Where the range of this thread begins, of 0 .. total - 1.
+  int first_of(int total) const { return begin_of(thread_, total); }
 
-  // One stage: calls work(begin, end) for chunks of 0 .. total - 1, on whichever thread is free. Chunks
-  // shrink towards the end: long runs are read as one stream, and a thread that is put off the
-  // processor holds up the others by little. No chunk is longer than `most`. All threads call it with the
-  // same total, and see afterwards what any of them wrote. One that waits calls idle() again and
-  // again, which shall be short.
+  // One stage: calls work(begin, end) for chunks of 0 .. total - 1. Chunks shrink towards the end of a
+  // range, so that others can help; none is longer than `most`. All threads call it with the same
+  // total, and see afterwards what any of them wrote. One that waits calls idle() again and again,
+  // which shall be short.
   template <class Work, class Idle>
   void share(int total, int most, const Work& work, const Idle& idle) {
     if (total == 0) return;
-    uint64_t next = stage_.next.load(std::memory_order_acquire);
-    while (is_now(next)) {
-      const int at = static_cast<int>(static_cast<uint32_t>(next));
-      if (at == total) {
-        wait(idle);
-        break;
-      }
-      const int take = chunk(total - at, most);
-      if (!stage_.next.compare_exchange_weak(next, next + take, std::memory_order_acquire)) continue;
-      work(at, at + take);
-      if (stage_.done.fetch_add(take, std::memory_order_acq_rel) + take == total) end();
-      next = stage_.next.load(std::memory_order_acquire);
-    }
-    ++number_;
+    for (int i = 0; i < size_; ++i) work_on((thread_ + i) % size_, total, most, work);
+    for (int owner = 0; owner < size_; ++owner) wait(owner, size_of(owner, total), idle);
+    ++stage_;
   }
 
   template <class Work>
@@ -74,28 +66,68 @@ class Team {
   }
 
  private:
-  // The stage that is worked on: its number and what is to be taken next, and how much of it is done.
-  struct Stage {
-    alignas(64) std::atomic<uint64_t> next{0};
-    alignas(64) std::atomic<int> done{0};
+  // How far a range is in the last stage that anyone began there, in one word: the stage's number, and how
+  // much of the range is taken and how much of that is done. One of an earlier stage is done, or was empty.
+  class Range {
+   public:
+    // Takes up to `most`, and at most half of what is left; the first and how many, 0 if nothing is left.
+    std::pair<int, int> take(uint32_t stage, int size, int most) {
+      uint64_t seen = state_.load(std::memory_order_acquire);
+      for (;;) {
+        if (stage_of(seen) > stage) return {};
+        const uint64_t now = stage_of(seen) == stage ? seen : uint64_t{stage} << 2 * kBits;
+        const int at = static_cast<int>(now >> kBits & kMask);
+        if (at >= size) return {};
+        const int count = std::clamp((size - at) / 2, 1, most);
+        const uint64_t next = now + (static_cast<uint64_t>(count) << kBits);
+        if (state_.compare_exchange_weak(seen, next, std::memory_order_acq_rel,
+                                         std::memory_order_acquire)) {
+          return {at, count};
+        }
+      }
+    }
+
+    void finish(int count) { state_.fetch_add(count, std::memory_order_acq_rel); }
+
+    bool is_done(uint32_t stage, int size) const {
+      const uint64_t seen = state_.load(std::memory_order_acquire);
+      return stage_of(seen) > stage || (stage_of(seen) == stage && (seen & kMask) == uint64_t(size));
+    }
+
+   private:
+    static constexpr int kBits = 20;
+    static constexpr uint64_t kMask = (uint64_t{1} << kBits) - 1;
+
+    static uint32_t stage_of(uint64_t state) { return static_cast<uint32_t>(state >> 2 * kBits); }
+
+    alignas(64) std::atomic<uint64_t> state_{0};
   };
 
   static constexpr int kSpins = 2000;  // some 30 us, far above the length of a stage's tail
 
-  Team(Stage& stage, int size, int thread) : stage_(stage), size_(size), thread_(thread) {}
+  Team(Range* ranges, int size, int thread) : ranges_(ranges), size_(size), thread_(thread) {}
 
-  bool is_now(uint64_t next) const { return next >> 32 == number_; }
+  int begin_of(int thread, int total) const {
+    return static_cast<int>((static_cast<int64_t>(thread) * total + size_ - 1) / size_);
+  }
+  int size_of(int thread, int total) const {
+    return begin_of(thread + 1, total) - begin_of(thread, total);
+  }
 
-  int chunk(int left, int most) const { return std::clamp(left / (2 * size_), 1, most); }
-
-  void end() {
-    stage_.done.store(0, std::memory_order_relaxed);
-    stage_.next.store(static_cast<uint64_t>(number_ + 1) << 32, std::memory_order_release);
+  template <class Work>
+  void work_on(int owner, int total, int most, const Work& work) {
+    const int begin = begin_of(owner, total), size = size_of(owner, total);
+    for (;;) {
+      const auto [at, count] = ranges_[owner].take(stage_, size, most);
+      if (count == 0) return;
+      work(begin + at, begin + at + count);
+      ranges_[owner].finish(count);
+    }
   }
 
   template <class Idle>
-  void wait(const Idle& idle) const {
-    for (int spin = 0; is_now(stage_.next.load(std::memory_order_acquire)); ++spin) {
+  void wait(int owner, int size, const Idle& idle) const {
+    for (int spin = 0; size > 0 && !ranges_[owner].is_done(stage_, size); ++spin) {
       if (spin < kSpins) {
         idle();
       } else {
@@ -104,8 +136,8 @@ class Team {
     }
   }
 
-  Stage& stage_;
-  uint32_t number_ = 0;
+  Range* ranges_;
+  uint32_t stage_ = 0;
   const int size_, thread_;
 };
 

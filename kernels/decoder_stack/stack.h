@@ -90,19 +90,18 @@ class StackRun {
   }
 
   // From now on this thread asks for weights of some matrices while it waits: those that it will
-  // probably multiply first, if all threads come in turns.
+  // multiply first.
   void look_ahead(std::initializer_list<const Matrix*> matrices) {
     ahead_ = ahead_end_ = nullptr;
     if (rows_ > kMostAheadRows) return;
     int panels = 0;
     for (const Matrix* m : matrices) panels += m->panel_count();
-    const int each = team_.first_chunk(panels, kClaim);
-    int first = team_.thread() * each;
+    int first = team_.first_of(panels);
     for (const Matrix* m : matrices) {
       if (first < m->panel_count()) {
         const size_t bytes = m->panel_bytes();
         ahead_ = m->panels + first * bytes;
-        ahead_end_ = ahead_ + std::min(std::min(each, m->panel_count() - first) * bytes, kMostAhead);
+        ahead_end_ = ahead_ + std::min(std::min(kClaim, m->panel_count() - first) * bytes, kMostAhead);
         return;
       }
       first -= m->panel_count();

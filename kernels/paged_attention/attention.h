@@ -261,8 +261,7 @@ void attend_all(Team& team, const AttentionCall& call, const Cache& cache, char*
   team.share(call.tile_count * cache.kv_heads, 1, [&](int task, int) {
     const auto [tile, kv_head] = task_at(call, cache.kv_heads, task);
     AttentionTask<T> work(call, cache, *tile, own);
-    // The other threads will have taken those between.
-    const Strip<T> upcoming = start_of<T>(call, cache, task + team.size());
+    const Strip<T> upcoming = start_of<T>(call, cache, task + 1);
     for (int head = 0; head < group; head += kQueries) {
       work.run(kv_head, kv_head * group + head, std::min(kQueries, group - head), upcoming);
     }
