@@ -94,6 +94,16 @@ inline __m256 highest_eights(__m256 v) {
   return _mm256_max_ps(v, _mm256_permute_ps(v, 0xb1));
 }
 inline Vec highest_eights(Vec v) { return {highest_eights(v.a), highest_eights(v.b)}; }
+// The greater of both halves, which hold one number each.
+inline float highest_of_halves(Vec v) {
+  return _mm_cvtss_f32(_mm_max_ss(_mm256_castps256_ps128(v.a), _mm256_castps256_ps128(v.b)));
+}
+inline bool has_nan(Vec v) {
+  return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(v.a, v.a, _CMP_UNORD_Q),
+                                         _mm256_cmp_ps(v.b, v.b, _CMP_UNORD_Q))) != 0;
+}
+// 1 / v, of whole numbers 1 .. 16.
+inline Vec inverse_of(Vec v) { return div(splat(1.0f), v); }
 inline Vec ceil(Vec v) { return {_mm256_ceil_ps(v.a), _mm256_ceil_ps(v.b)}; }
 inline Vec nearest(Vec v) { return {_mm256_round_ps(v.a, 8), _mm256_round_ps(v.b, 8)}; }
 inline __m256 power_of_two(__m256i exponent) {

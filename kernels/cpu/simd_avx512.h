@@ -59,6 +59,14 @@ inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vec keep(uint16_t bits, Vec a, Vec other) { return _mm512_mask_mov_ps(other, bits, a); }
 inline float sum(Vec a) { return _mm512_reduce_add_ps(a); }
 inline float highest(Vec a) { return _mm512_reduce_max_ps(a); }
+inline bool has_nan(Vec a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q) != 0; }
+// 1 / a, of whole numbers 1 .. 16.
+inline Vec inverse_of(Vec a) {
+  const Vec inverses = _mm512_setr_ps(1.0f / 16, 1.0f, 1.0f / 2, 1.0f / 3, 1.0f / 4, 1.0f / 5, 1.0f / 6,
+                                      1.0f / 7, 1.0f / 8, 1.0f / 9, 1.0f / 10, 1.0f / 11, 1.0f / 12,
+                                      1.0f / 13, 1.0f / 14, 1.0f / 15);
+  return _mm512_permutexvar_ps(_mm512_cvtps_epi32(a), inverses);  // which reads four bits
+}
 inline Vec nearest(Vec a) { return _mm512_roundscale_ps(a, 0); }
 inline Vec ceil(Vec a) { return _mm512_roundscale_ps(a, 2); }
 inline Vec ldexp(Vec a, Vec exponent) { return _mm512_scalef_ps(a, exponent); }
@@ -111,4 +119,8 @@ inline Vec highest_eights(Vec a) {
   a = max(a, _mm512_shuffle_f32x4(a, a, 0xb1));
   a = max(a, _mm512_permute_ps(a, 0x4e));
   return max(a, _mm512_permute_ps(a, 0xb1));
+}
+// The greater of both halves, which hold one number each.
+inline float highest_of_halves(Vec a) {
+  return _mm_cvtss_f32(_mm_max_ss(_mm512_castps512_ps128(a), _mm512_extractf32x4_ps(a, 2)));
 }

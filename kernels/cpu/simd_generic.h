@@ -156,6 +156,15 @@ inline Vec highest_eights(Vec a) {
   }
   return all;
 }
+// The greater of both halves, which hold one number each.
+inline float highest_of_halves(Vec a) { return a[0] > a[8] ? a[0] : a[8]; }
+inline bool has_nan(Vec a) {
+  bool found = false;
+  for (int i = 0; i < 16; ++i) found |= a[i] != a[i];
+  return found;
+}
+// 1 / a, of whole numbers 1 .. 16.
+inline Vec inverse_of(Vec a) { return div(splat(1.0f), a); }
 // For magnitudes below 2^31.
 inline Vec ceil(Vec a) {
   const Vec down = __builtin_convertvector(__builtin_convertvector(a, Ints), Vec);

@@ -97,7 +97,10 @@ void pack_floats(const float* x, int k, int row, const Acts& acts) {
 inline Vec magnitude(Vec v) { return max(v, sub(zero(), v)); }
 
 // 0, or NaN where one of 32 is infinite or NaN: added to a step, it spoils all that the group gives.
-inline float fault_of(Vec low, Vec high) { return sum(add(sub(low, low), sub(high, high))); }
+inline float fault_of(Vec low, Vec high) {
+  const bool is_faulty = has_nan(add(sub(low, low), sub(high, high)));
+  return is_faulty ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
+}
 
 template <class Layout>
 void pack_words(const float* x, int k, int row, const Acts& acts) {
@@ -120,7 +123,7 @@ inline Vec factors_for(Vec tops, float scale) {
 }
 
 inline Vec quotients(Vec x, Vec factors, float scale) {
-  return nearest(mul(x, mul(splat(scale), div(splat(1.0f), factors))));
+  return nearest(mul(x, mul(splat(scale), inverse_of(factors))));
 }
 
 template <class Layout>
@@ -129,7 +132,7 @@ void pack_bytes(const float* x, int k, int row, const Acts& acts) {
   for (int g = 0; g < acts.groups; ++g) {
     const Vec low = inputs_at(x, g * kGroup, k), high = inputs_at(x, g * kGroup + 16, k);
     const Vec low_tops = highest_eights(magnitude(low)), high_tops = highest_eights(magnitude(high));
-    const float top = highest(max(low_tops, high_tops));
+    const float top = highest_of_halves(max(low_tops, high_tops));
     const float fault = fault_of(low, high);
     const size_t at = group_at<Layout>(acts, row, g);
     uint8_t* out = place_of<Layout>(acts, at);
