@@ -232,13 +232,12 @@ class AttentionTask {
 };
 
 // The tile and KV head of task 0, 1, ... of a call. Those of one segment read the same keys, which
-// may fit a core's own cache for one head: head by head. Late tiles read most: first.
+// may fit a core's own cache for one head: head by head.
 inline std::pair<const RowTile*, int> task_at(const AttentionCall& call, int kv_heads, int task) {
-  const int back = call.tile_count * kv_heads - 1 - task;
   const auto [first, last] = std::equal_range(
-      call.tiles, call.tiles + call.tile_count, call.tiles[back / kv_heads],
+      call.tiles, call.tiles + call.tile_count, call.tiles[task / kv_heads],
       [](const RowTile& tile, const RowTile& other) { return tile.segment < other.segment; });
-  const int among = back - static_cast<int>(first - call.tiles) * kv_heads;
+  const int among = task - static_cast<int>(first - call.tiles) * kv_heads;
   const int tiles = static_cast<int>(last - first);
   return {first + among % tiles, among / tiles};
 }
