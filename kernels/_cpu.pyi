@@ -41,4 +41,5 @@ class CompiledStack:
         v_cache: Tensor,
         first_layer: int,
         last_layer: int,
+        read: Tensor | None,
     ) -> None: ...

@@ -77,11 +77,17 @@ class CountingModel:
         """Columns of the logits."""
         return self._model.vocab_size
 
-    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
+    def forward(
+        self,
+        token_ids: Tensor,
+        metadata: AttentionMetadata,
+        kv: KVCache,
+        read: Tensor | None = None,
+    ) -> Tensor:
         """Run the model; count its rows and (row, key) pairs."""
         self._work.rows += len(token_ids)
         self._work.pairs += seen_keys(metadata)
-        return self._model.forward(token_ids, metadata, kv)
+        return self._model.forward(token_ids, metadata, kv, read)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits; count their rows."""

@@ -124,6 +124,7 @@ struct Scratch {
   Acts acts[kModes];           // each fits the widest input
   float *q, *k, *v, *read;     // [rows, heads or kv_heads, head_dim]
   float *gate, *up;            // [rows, ffn]
+  float* x;                    // [rows that are read, hidden]
   char* own;
   size_t own_bytes;
 };
@@ -201,6 +202,11 @@ struct StackCall {
   AttentionMetadata metadata;
   const RowTile* tiles;
   int tile_count;
+  bool reads_all;
+  const int64_t* read;  // else the rows whose output is read, ascending, and the tiles of these
+  int read_count;
+  const RowTile* read_tiles;
+  int read_tile_count;
   Scratch scratch;
 };
 

@@ -94,6 +94,11 @@ inline __m256 highest_eights(__m256 v) {
   return _mm256_max_ps(v, _mm256_permute_ps(v, 0xb1));
 }
 inline Vec highest_eights(Vec v) { return {highest_eights(v.a), highest_eights(v.b)}; }
+// The whole numbers that both halves hold.
+inline void store_each_eighth(Vec v, int32_t* p) {
+  p[0] = _mm_cvtss_si32(_mm256_castps256_ps128(v.a));
+  p[1] = _mm_cvtss_si32(_mm256_castps256_ps128(v.b));
+}
 // The greater of both halves, which hold one number each.
 inline float highest_of_halves(Vec v) {
   return _mm_cvtss_f32(_mm_max_ss(_mm256_castps256_ps128(v.a), _mm256_castps256_ps128(v.b)));

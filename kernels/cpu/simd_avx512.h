@@ -120,6 +120,12 @@ inline Vec highest_eights(Vec a) {
   a = max(a, _mm512_permute_ps(a, 0x4e));
   return max(a, _mm512_permute_ps(a, 0xb1));
 }
+// The whole numbers that both halves hold.
+inline void store_each_eighth(Vec a, int32_t* p) {
+  const __m256i ints = _mm512_castsi512_si256(_mm512_cvtps_epi32(
+      _mm512_permutexvar_ps(_mm512_setr_epi32(0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), a)));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(ints));
+}
 // The greater of both halves, which hold one number each.
 inline float highest_of_halves(Vec a) {
   return _mm_cvtss_f32(_mm_max_ss(_mm512_castps512_ps128(a), _mm512_extractf32x4_ps(a, 2)));

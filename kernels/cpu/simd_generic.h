@@ -156,6 +156,10 @@ inline Vec highest_eights(Vec a) {
   }
   return all;
 }
+// The whole numbers that both halves hold.
+inline void store_each_eighth(Vec a, int32_t* p) {
+  for (int i = 0; i < 2; ++i) p[i] = static_cast<int32_t>(a[8 * i]);
+}
 // The greater of both halves, which hold one number each.
 inline float highest_of_halves(Vec a) { return a[0] > a[8] ? a[0] : a[8]; }
 inline bool has_nan(Vec a) {

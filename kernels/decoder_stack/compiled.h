@@ -51,7 +51,8 @@ class CompiledStack {
   }
 
   void forward(const at::Tensor& x, py::handle metadata, const at::Tensor& k_cache,
-               const at::Tensor& v_cache, int64_t first_layer, int64_t last_layer) {
+               const at::Tensor& v_cache, int64_t first_layer, int64_t last_layer,
+               const std::optional<at::Tensor>& read) {
     StackCall call{};
     call.x = data_of<float>(x, 2, "x");
     TORCH_CHECK_VALUE(x.size(1) == shape_.hidden, "x ", x.sizes(), " has not the hidden size ",
@@ -65,6 +66,13 @@ class CompiledStack {
                       "the cache ", k_cache.sizes(), " is not of this model");
     const AttentionMetadataView view(metadata, x.size(0), cache.num_blocks, layers);
     view.check_positions(max_positions_);
+    std::vector<int64_t> rows;
+    call.reads_all = !read;
+    if (read) {
+      rows = sorted_rows(*read, x.size(0));
+      call.read = rows.data();
+      call.read_count = static_cast<int>(rows.size());
+    }
 
     const py::gil_scoped_release release;
     const std::vector<RowTile> tiles = view.tiles(shape_.heads / shape_.kv_heads);
@@ -77,6 +85,9 @@ class CompiledStack {
     call.metadata = view.view();
     call.tiles = tiles.data();
     call.tile_count = static_cast<int>(tiles.size());
+    const std::vector<RowTile> read_tiles = tiles_with(call, tiles);
+    call.read_tiles = read_tiles.data();
+    call.read_tile_count = static_cast<int>(read_tiles.size());
     const int threads = threads_for(1.0 * call.metadata.rows * weights_of_a_layer());
     const size_t bytes = carve(nullptr, call, threads);
     carve(buffer_.reserve(bytes), call, threads);
@@ -85,6 +96,30 @@ class CompiledStack {
   }
 
  private:
+  // Rows in ascending order, each once.
+  static std::vector<int64_t> sorted_rows(const at::Tensor& read, int64_t rows) {
+    const int64_t* first = data_of<int64_t>(read, 1, "read");
+    std::vector<int64_t> found(first, first + read.numel());
+    std::sort(found.begin(), found.end());
+    found.erase(std::unique(found.begin(), found.end()), found.end());
+    TORCH_CHECK_INDEX(found.empty() || (found.front() >= 0 && found.back() < rows), "read ", read,
+                      " is not of ", rows, " rows");
+    return found;
+  }
+
+  // The tiles that hold a row that is read, cut to these.
+  static std::vector<RowTile> tiles_with(const StackCall& call, const std::vector<RowTile>& all) {
+    std::vector<RowTile> found;
+    const int64_t *at = call.read, *end = at + call.read_count;
+    for (const RowTile& tile : all) {
+      const int64_t* first = std::lower_bound(at, end, int64_t{tile.first});
+      const int64_t* last = std::lower_bound(first, end, int64_t{tile.last});
+      if (first == last) continue;
+      found.push_back({tile.segment, static_cast<int>(*first), static_cast<int>(last[-1]) + 1});
+    }
+    return found;
+  }
+
   at::Tensor hold(const py::object& tensor) {
     held_.push_back(tensor.cast<at::Tensor>());
     return held_.back();
@@ -126,6 +161,7 @@ class CompiledStack {
     scratch.read = carver.take<float>(rows * q);
     scratch.gate = carver.take<float>(rows * shape_.ffn);
     scratch.up = carver.take<float>(rows * shape_.ffn);
+    scratch.x = carver.take<float>(static_cast<size_t>(call.read_count) * shape_.hidden);
     scratch.own_bytes = own_bytes(widest, shape_.head_dim, static_cast<int>(rows));
     scratch.own = carver.take<char>(scratch.own_bytes * threads);
     return carver.used();

@@ -18,6 +18,7 @@ class StackRun {
         shape_(*call.shape),
         scratch_(call.scratch),
         own_(call.scratch.own + team.thread() * call.scratch.own_bytes),
+        x_(call.x),
         rows_(call.metadata.rows) {}
 
   void run() {
@@ -27,13 +28,37 @@ class StackRun {
       Cache cache = call_.cache;
       cache.k = static_cast<char*>(cache.k) + i * call_.layer_stride;
       cache.v = static_cast<char*>(cache.v) + i * call_.layer_stride;
-      attend_layer(layer, cache);
+      write_keys(layer, cache);
+      if (!call_.reads_all && i == call_.last - 1) return finish_read(layer, cache);
+      attend(cache, layer.window, call_.tiles, call_.tile_count);
+      pack(layer.o, [](int row) { return row; });
+      add_read(layer);
       feed_forward(layer);
     }
   }
 
  private:
-  void attend_layer(const Layer& layer, const Cache& cache) {
+  // What is left of the last layer once all keys are written, for the rows that are read.
+  void finish_read(const Layer& layer, const Cache& cache) {
+    if (call_.read_count == 0) return;
+    attend(cache, layer.window, call_.read_tiles, call_.read_tile_count);
+    x_ = scratch_.x;
+    rows_ = call_.read_count;
+    const auto place = [this](int row) { return static_cast<int>(call_.read[row]); };
+    each_row([&](int row) { copy_row(call_.x, place(row), x_, row); });
+    pack(layer.o, place);
+    add_read(layer);
+    feed_forward(layer);
+    each_row([&](int row) { copy_row(x_, row, call_.x, place(row)); });
+  }
+
+  void copy_row(const float* from, int row, float* to, int place) const {
+    const size_t width = shape_.hidden;
+    std::copy_n(from + row * width, width, to + place * width);
+  }
+
+  // Queries, keys and values of all rows; the latter go into the cache.
+  void write_keys(const Layer& layer, const Cache& cache) {
     const int q_width = shape_.heads * shape_.head_dim, k_width = shape_.kv_heads * shape_.head_dim;
     norm(layer.attn_norm, {&layer.q, &layer.k, &layer.v});
     products({{&layer.q, {scratch_.q, q_width, false}},
@@ -41,12 +66,16 @@ class StackRun {
               {&layer.v, {scratch_.v, k_width, false}}},
              {&layer.o});
     each_row([&](int row) { place(layer, cache, row); });
-    const AttentionCall attention_call{scratch_.q,   scratch_.read, shape_.heads,
-                                       shape_.scale, layer.window,  metadata_,
-                                       call_.tiles,  call_.tile_count};
-    operations_.attention(team_, attention_call, cache, own_);
-    pack(scratch_.read, layer.o);
-    products({{&layer.o, {call_.x, shape_.hidden, true}}}, {&layer.gate, &layer.up});
+  }
+
+  void attend(const Cache& cache, int window, const RowTile* tiles, int count) {
+    const AttentionCall call{scratch_.q, scratch_.read, shape_.heads, shape_.scale,
+                             window,     metadata_,     tiles,        count};
+    operations_.attention(team_, call, cache, own_);
+  }
+
+  void add_read(const Layer& layer) {
+    products({{&layer.o, {x_, shape_.hidden, true}}}, {&layer.gate, &layer.up});
   }
 
   void feed_forward(const Layer& layer) {
@@ -62,7 +91,7 @@ class StackRun {
       kernel(layer.down).pack(gate, shape_.ffn, row, acts);
     });
     const Layer& next = *(&layer + (&layer + 1 < call_.layers + call_.last));
-    products({{&layer.down, {call_.x, shape_.hidden, true}}}, {&next.q, &next.k, &next.v});
+    products({{&layer.down, {x_, shape_.hidden, true}}}, {&next.q, &next.k, &next.v});
   }
 
   struct Product {
@@ -141,7 +170,7 @@ class StackRun {
   void norm(const float* gain, std::initializer_list<const Matrix*> readers) {
     float* normed = reinterpret_cast<float*>(own_);
     each_row([&](int row) {
-      const float* x = call_.x + static_cast<size_t>(row) * shape_.hidden;
+      const float* x = x_ + static_cast<size_t>(row) * shape_.hidden;
       operations_.rows.rms_norm(x, gain, normed, shape_.hidden, shape_.eps);
       int packed = 0;
       for (const Matrix* reader : readers) {
@@ -152,10 +181,12 @@ class StackRun {
     });
   }
 
-  void pack(const float* x, const Matrix& next) {
+  // What attention read for place(row), for each row.
+  template <class Place>
+  void pack(const Matrix& next, const Place& place) {
     const Acts acts = acts_for(next);
     each_row([&](int row) {
-      kernel(next).pack(x + static_cast<size_t>(row) * next.k, next.k, row, acts);
+      kernel(next).pack(scratch_.read + static_cast<size_t>(place(row)) * next.k, next.k, row, acts);
     });
   }
 
@@ -186,6 +217,7 @@ class StackRun {
   const uint8_t *ahead_ = nullptr, *ahead_end_ = nullptr;
   AttentionMetadata metadata_{};  // of the layer that runs
   char* own_;
+  float* x_;  // [rows, hidden]
   int rows_;
 };
 

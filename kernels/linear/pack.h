@@ -60,10 +60,8 @@ struct ByteRows : Rows<kIntegerTile, 48> {
   static void put_quants(uint8_t* out, const ByteGroup& group, int32_t (&factors)[4]) {
     store(reinterpret_cast<int8_t*>(out), group.low);
     store(reinterpret_cast<int8_t*>(out) + 16, group.high);
-    float each[32];
-    store(each, group.low_factors);
-    store(each + 16, group.high_factors);
-    for (int i = 0; i < 4; ++i) factors[i] = static_cast<int32_t>(each[8 * i]);
+    store_each_eighth(group.low_factors, factors);
+    store_each_eighth(group.high_factors, factors + 2);
   }
 };
 

@@ -25,8 +25,17 @@ class RunnableModel(Protocol):
     def vocab_size(self) -> int:
         """Columns of the logits."""
 
-    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
-        """Return hidden states [rows, hidden]; writes the rows' keys and values."""
+    def forward(
+        self,
+        token_ids: Tensor,
+        metadata: AttentionMetadata,
+        kv: KVCache,
+        read: Tensor | None = None,
+    ) -> Tensor:
+        """Return hidden states [rows, hidden]; writes the rows' keys and values.
+
+        Rows that are not `read` may hold anything.
+        """
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits [rows, vocab] float32."""
@@ -58,11 +67,15 @@ class Runner:
         target = self.backend.tensor(slots[: len(keep)], torch.int64)
         self.backend.move_slots(self.kv, source, target)
 
-    def forward(self, batch: ForwardBatch) -> Tensor:
-        """Run the model over a batch; return hidden states [rows, hidden]."""
+    def forward(self, batch: ForwardBatch, *, whole: bool = False) -> Tensor:
+        """Run the model over a batch; return hidden states [rows, hidden].
+
+        Only the rows whose logits are read hold them, unless the `whole` is asked for.
+        """
         if not batch.num_rows:
             return torch.empty(0, 0, device=self.backend.device)
-        return self.model.forward(batch.token_ids, batch.metadata, self.kv)
+        read = None if whole else batch.logits_index
+        return self.model.forward(batch.token_ids, batch.metadata, self.kv, read)
 
     def logits(self, batch: ForwardBatch, hidden: Tensor) -> Forward:
         """Return the logits that are read of a batch, from its hidden states [rows, hidden]."""

@@ -106,17 +106,25 @@ class Transformer:
             diffusion=self.diffusion,
         )
 
-    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
+    def forward(
+        self,
+        token_ids: Tensor,
+        metadata: AttentionMetadata,
+        kv: KVCache,
+        read: Tensor | None = None,
+    ) -> Tensor:
         """Run rows through the model and write their keys and values into the cache.
 
         Args:
             token_ids: [rows] int64, of the vocabulary or of `extend`.
             segments: which rows belong together, what they see and where their KV goes; positions
                 below max_positions.
+            read: [n] int64, the rows that are read of what is returned, all unless given; the others
+                may hold anything.
         Returns:
             [rows, hidden] fp32 after the final norm: what `logits` takes.
         """
-        return self._run(self._embed(token_ids), metadata, kv)
+        return self._run(self._embed(token_ids), metadata, kv, read)
 
     def superpose(
         self, token_ids: Tensor, weights: Tensor, metadata: AttentionMetadata, kv: KVCache
@@ -179,9 +187,11 @@ class Transformer:
         """Bytes of one cache block over all layers, keys and values."""
         return self._kv_cache_shape.block_bytes
 
-    def _run(self, x: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
+    def _run(
+        self, x: Tensor, metadata: AttentionMetadata, kv: KVCache, read: Tensor | None = None
+    ) -> Tensor:
         """Run inputs [rows, hidden] fp32, which are overwritten, through the model."""
-        self._stack.forward(x, metadata, kv)
+        self._stack.forward(x, metadata, kv, read=read)
         return self.backend.rms_norm(x, self._weights.final_norm, self.spec.norm_eps)
 
     def _embed(self, token_ids: Tensor) -> Tensor:

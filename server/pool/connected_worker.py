@@ -120,7 +120,9 @@ class ConnectedWorker:
                 self.send(Shutdown())
                 await asyncio.wait({self._ended}, timeout=grace_s)
             self._handle.kill()
-            await self._ended
-            await self._handle.close()
+            try:
+                await self._ended
+            finally:
+                await self._handle.close()
         if self._channel is not None:
             self._channel.close()

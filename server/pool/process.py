@@ -101,9 +101,12 @@ class WorkerProcess:
 
     async def close(self) -> None:
         """Wait until the process has ended; close its input."""
-        await self.wait()
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        try:
+            await self.wait()
+        finally:
+            with suppress(BrokenPipeError):  # settings that it did not live to read
+                self._process.stdin.close()
 
 
 def describe_exit(returncode: int) -> str:

@@ -37,8 +37,14 @@ BEAM = {"depth": 3, "width": 3, "beam": 2, "confidence": 0.0, "max_draft": 12, "
 class Wide(TableModel):
     """Hands over hidden states as wide as a head's, the first two columns the name of a row."""
 
-    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
-        names = super().forward(token_ids, metadata, kv)
+    def forward(
+        self,
+        token_ids: Tensor,
+        metadata: AttentionMetadata,
+        kv: KVCache,
+        read: Tensor | None = None,
+    ) -> Tensor:
+        names = super().forward(token_ids, metadata, kv, read)
         waves = torch.sin(names % 1000 * torch.arange(2, HIDDEN, dtype=torch.float64))
         return torch.cat([names // SPLIT, names % SPLIT, waves], dim=1).float()
 

@@ -32,8 +32,14 @@ CHOICES: dict[str, Any] = {
 class Forgetful(TableModel):
     """A law that depends on nothing but the position."""
 
-    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
-        super().forward(token_ids, metadata, kv)
+    def forward(
+        self,
+        token_ids: Tensor,
+        metadata: AttentionMetadata,
+        kv: KVCache,
+        read: Tensor | None = None,
+    ) -> Tensor:
+        super().forward(token_ids, metadata, kv, read)
         return metadata.positions.double()[:, None]
 
 

@@ -50,8 +50,14 @@ DRAFTER = {"name": "ppd", "length": 12}
 class Forgetful(TableModel):
     """A law of nothing but the position, so that a prompt says the truth about its place."""
 
-    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
-        super().forward(token_ids, metadata, kv)
+    def forward(
+        self,
+        token_ids: Tensor,
+        metadata: AttentionMetadata,
+        kv: KVCache,
+        read: Tensor | None = None,
+    ) -> Tensor:
+        super().forward(token_ids, metadata, kv, read)
         return metadata.positions.double()[:, None]
 
 
@@ -60,11 +66,17 @@ class Watching(TableModel):
 
     saw_prompt = False
 
-    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
+    def forward(
+        self,
+        token_ids: Tensor,
+        metadata: AttentionMetadata,
+        kv: KVCache,
+        read: Tensor | None = None,
+    ) -> Tensor:
         for context, table in zip(metadata.context_lens, metadata.block_tables, strict=True):
             cached = kv.v[0, table.long(), 0].flatten()[: int(context)]
             self.saw_prompt |= bool((cached >= self.vocab_size).any())
-        return super().forward(token_ids, metadata, kv)
+        return super().forward(token_ids, metadata, kv, read)
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_blocks": 12}, {"max_step_tokens": 16}], ids=str)

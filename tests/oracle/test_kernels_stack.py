@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, repeat
 from typing import Literal
@@ -253,6 +254,26 @@ def test_scratch_of_an_earlier_pass_is_never_read(isa: str) -> None:
     assert torch.equal(_run(stack, x, metadata, cache), want)
 
 
+@pytest.mark.parametrize("mode", list(TOLERANCE))
+@pytest.mark.parametrize("read", [[], [4], [73, 11, 12, 60, 11, 108, 40], range(109)], ids=str)
+def test_rows_that_are_read_do_not_depend_on_the_others_being_read(
+    isa: str, read: Sequence[int], mode: Modes
+) -> None:
+    family = FAMILIES["qwen3"]
+    stack = make_stack(family, mode, COMPILED)
+    torch.manual_seed(0)
+    metadata = make_segments(MIXED)
+    kv = _cache(metadata, family, mode)
+    own_kv = KVCache(kv.k.clone(), kv.v.clone())
+    x = torch.randn(int(metadata.cu_seqlens_q[-1]), family.hidden)
+    want = _run(stack, x, metadata, kv)
+    rows = torch.tensor(read, dtype=torch.int64)
+    stack.forward(x, metadata, own_kv, read=rows)
+    assert torch.equal(x[rows], want[rows])
+    for have, all_read in ((own_kv.k, kv.k), (own_kv.v, kv.v)):
+        assert torch.equal(have.nan_to_num(7), all_read.nan_to_num(7))
+
+
 def test_layers_can_run_one_by_one(isa: str) -> None:
     family = FAMILIES["llama"]
     stack = make_stack(family, "bf16", COMPILED)
@@ -320,6 +341,9 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(IndexError, match="rotary tables end"):
         far = replace(metadata, positions=metadata.positions + 1000)
         stack.forward(x, far, kv)
+    for row in (-1, 4):
+        with pytest.raises(IndexError, match="not of 4 rows"):
+            stack.forward(x, metadata, kv, read=torch.tensor([row]))
     with pytest.raises(IndexError, match="no layers"):
         stack.forward(x, metadata, kv, 0, 9)
 

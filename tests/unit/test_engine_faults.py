@@ -96,10 +96,16 @@ class FussyModel(TableModel):
 
     is_broken = False
 
-    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv: KVCache) -> Tensor:
+    def forward(
+        self,
+        token_ids: Tensor,
+        metadata: AttentionMetadata,
+        kv: KVCache,
+        read: Tensor | None = None,
+    ) -> Tensor:
         if self.is_broken or bool((token_ids == BAD).any()):
             raise Fault("forward")
-        return super().forward(token_ids, metadata, kv)
+        return super().forward(token_ids, metadata, kv, read)
 
 
 class Explosive(WordConstraint):

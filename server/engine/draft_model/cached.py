@@ -85,7 +85,7 @@ class CachedDraftModel:
     def extend(self, feeds: Sequence[tuple[DraftCache, Sequence[int]]]) -> Tensor:
         """Feed tokens at the end of each cache; return [feeds, vocab] float32 logits."""
         batch = self._append(feeds)
-        hidden = self.model.forward(batch.token_ids, batch.metadata, self._kv)
+        hidden = self.model.forward(batch.token_ids, batch.metadata, self._kv, batch.logits_index)
         return self._logits(batch.read(hidden))
 
     def superpose(

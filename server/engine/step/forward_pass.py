@@ -67,7 +67,8 @@ def check_runner(runner: Runner, pool: BlockPool) -> None:
 def _run(runner: Runner, slices: Sequences[ScheduledSequence]) -> ForwardPass:
     begun = time.perf_counter()
     batch = build_forward_batch([scheduled_input(each) for each in slices], runner.backend)
-    hidden = runner.forward(batch)
+    whole = any(piece.sequence.reports_prompt_logprobs for piece in slices)
+    hidden = runner.forward(batch, whole=whole)
     _collect_prompt_logprobs(runner, slices, hidden, batch.row_offsets)
     forward = runner.logits(batch, hidden)
     return ForwardPass(slices, forward, len(hidden), time.perf_counter() - begun)
