@@ -39,10 +39,10 @@ class DecoderStack:
         """Run x [rows, hidden] fp32 through layers first_layer .. last_layer - 1, in place.
 
         The rows' keys and values are written into the cache at their slots, then read with the
-        rest. `read` [n] int64 names the rows whose output is wanted, all unless given: the others need not
-        go through the rest of the last layer, and may hold anything afterwards. Law: on the compiled
-        path every row has the same bits whatever the other rows are, and however a prompt is cut into
-        calls.
+        rest. `read` [n] int64 names the rows whose output is wanted, all unless given: the others
+        need not go through the rest of the last layer, and may hold anything afterwards. Law: on
+        the compiled path every row has the same bits whatever the other rows are, and however a
+        prompt is cut into calls.
         """
         for index in range(first_layer, len(self.layers) if last_layer is None else last_layer):
             kv_layer = kv.k[index], kv.v[index]

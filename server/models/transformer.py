@@ -119,8 +119,8 @@ class Transformer:
             token_ids: [rows] int64, of the vocabulary or of `extend`.
             segments: which rows belong together, what they see and where their KV goes; positions
                 below max_positions.
-            read: [n] int64, the rows that are read of what is returned, all unless given; the others
-                may hold anything.
+            read: [n] int64, the rows that are read of what is returned, all unless given; the
+                others may hold anything.
         Returns:
             [rows, hidden] fp32 after the final norm: what `logits` takes.
         """
