@@ -119,13 +119,13 @@ std::vector<const Path*> paths_with(int mode, bool has_own_bits) {
   return paths;
 }
 
-// The best of the paths whose kernels of a mode are within a tenth of the fastest, for so many rows.
+// The best of the paths whose kernels of a mode are within a twentieth of the fastest, for so many rows.
 const Path* fastest(int mode, int rows) {
   std::vector<const Path*> paths = paths_with(mode, false);
   if (paths.size() > 1) paths.pop_back();  // the generic one is last
   if (paths.size() == 1) return paths.front();
   const std::vector<double> best = times(mode, rows, paths);
-  const double enough = 1.1 * *std::min_element(best.begin(), best.end());
+  const double enough = 1.05 * *std::min_element(best.begin(), best.end());
   return paths[std::find_if(best.begin(), best.end(), [&](double t) { return t <= enough; }) -
                best.begin()];
 }

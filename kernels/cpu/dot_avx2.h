@@ -1,8 +1,8 @@
 // Products of integers with AVX2. Included after simd_avx2.h.
 
-// sums + the products of pairs, each pair's two added.
-inline Part dot_words(Part sums, Part w, Part x) {
-  return _mm256_add_epi32(sums, _mm256_madd_epi16(w, x));
+// sums + the products of pairs with the pair at x, each pair's two added.
+inline Part dot_words(Part sums, Part w, const uint8_t* x) {
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(w, spread(x)));
 }
 
 // How dot_bytes takes a factor.

@@ -1,7 +1,9 @@
 // Products of integers with AVX-VNNI. Included after simd_avx2.h.
 
-// sums + the products of pairs, each pair's two added.
-inline Part dot_words(Part sums, Part w, Part x) { return _mm256_dpwssd_avx_epi32(sums, w, x); }
+// sums + the products of pairs with the pair at x, each pair's two added.
+inline Part dot_words(Part sums, Part w, const uint8_t* x) {
+  return _mm256_dpwssd_avx_epi32(sums, w, spread(x));
+}
 
 // How dot_bytes takes a factor: sums of 8 k fit 16 bits, and what is above them is multiplied by 0.
 inline int32_t factor_word(int32_t factor) { return factor; }

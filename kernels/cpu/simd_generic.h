@@ -114,6 +114,7 @@ inline Part widen(const uint8_t* p) {
 inline Part dot_words(Part sums, Part w, Part x) {
   return sums + ((w << 16) >> 16) * ((x << 16) >> 16) + (w >> 16) * (x >> 16);
 }
+inline Part dot_words(Part sums, Part w, const uint8_t* x) { return dot_words(sums, w, spread(x)); }
 
 // The nibbles of a part's bytes, each a byte.
 struct Nibbles {

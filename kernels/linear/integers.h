@@ -21,7 +21,7 @@ struct Int8 {
       keep_order(w);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-        sums[r] = dot_words(sums[r], w, spread(x + r * kInput + 16 * eight + 4 * p));
+        sums[r] = dot_words(sums[r], w, x + r * kInput + 16 * eight + 4 * p);
         keep_order(sums[r]);
       }
     }
