@@ -12,6 +12,7 @@
 #include <new>
 #include <type_traits>
 
+#include "../paged_attention/upcoming.h"
 #include "kernels.h"
 
 #define PLAIT_PRAGMA(...) _Pragma(#__VA_ARGS__)

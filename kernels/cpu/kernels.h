@@ -49,12 +49,15 @@ struct Matrix {
   }
 };
 
+class UpcomingKeys;
+
 // Rows of a matrix product's input, packed for the weights' mode as linear/pack.h says. Beside
 // integers their groups' steps and sums.
 struct Acts {
   void* values;
   float *steps, *sums;
   int rows, groups;
+  UpcomingKeys* upcoming;  // what the thread asks for while it multiplies; may be null
 };
 
 struct AttentionMetadata {

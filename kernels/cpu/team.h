@@ -39,8 +39,9 @@ class Team {
   int size() const { return size_; }
   int thread() const { return thread_; }
 
-  // Where the range of this thread begins, of 0 .. total - 1.
+  // Where the range of this thread begins and ends, of 0 .. total - 1.
   int first_of(int total) const { return begin_of(thread_, total); }
+  int end_of(int total) const { return begin_of(thread_ + 1, total); }
 
   // One stage: calls work(begin, end) for chunks of 0 .. total - 1. Chunks shrink towards the end of a
   // range, so that others can help; none is longer than `most`. All threads call it with the same

@@ -5,6 +5,7 @@
 #include <initializer_list>
 
 #include "../linear/linear.h"
+#include "../paged_attention/upcoming.h"
 
 namespace plait {
 
@@ -22,22 +23,40 @@ class StackRun {
         rows_(call.metadata.rows) {}
 
   void run() {
+    foresee(call_.first);
     for (int i = call_.first; i < call_.last; ++i) {
       const Layer& layer = call_.layers[i];
       metadata_ = call_.metadata.at_layer(i);
-      Cache cache = call_.cache;
-      cache.k = static_cast<char*>(cache.k) + i * call_.layer_stride;
-      cache.v = static_cast<char*>(cache.v) + i * call_.layer_stride;
+      const Cache cache = cache_of(i);
       write_keys(layer, cache);
       if (!call_.reads_all && i == call_.last - 1) return finish_read(layer, cache);
       attend(cache, layer.window, call_.tiles, call_.tile_count);
       pack(layer.o, [](int row) { return row; });
+      foresee(i + 1);
       add_read(layer);
       feed_forward(layer);
     }
   }
 
  private:
+  Cache cache_of(int layer) const {
+    Cache cache = call_.cache;
+    cache.k = static_cast<char*>(cache.k) + layer * call_.layer_stride;
+    cache.v = static_cast<char*>(cache.v) + layer * call_.layer_stride;
+    return cache;
+  }
+
+  // From now on products ask for the keys and values that this thread will read in a layer. Few rows
+  // wait for their weights, which shall come first.
+  void foresee(int layer) {
+    upcoming_ = {};
+    if (layer == call_.last || rows_ < kLeastForeseen) return;
+    const int heads = shape_.kv_heads, tasks = call_.tile_count * heads;
+    const RowTile* first = call_.tiles + team_.first_of(tasks) / heads;
+    const RowTile* last = call_.tiles + ceil_div(team_.end_of(tasks), heads);
+    upcoming_ = {call_.metadata.at_layer(layer), cache_of(layer), first, last};
+  }
+
   // What is left of the last layer once all keys are written, for the rows that are read.
   void finish_read(const Layer& layer, const Cache& cache) {
     if (call_.read_count == 0) return;
@@ -192,9 +211,10 @@ class StackRun {
 
   const LinearKernel& kernel(const Matrix& m) const { return operations_.linear(m.mode, rows_); }
 
-  Acts acts_for(const Matrix& m) const {
+  Acts acts_for(const Matrix& m) {
     Acts acts = scratch_.acts[static_cast<int>(m.mode)];
     acts.rows = rows_;
+    acts.upcoming = upcoming_.is_done() ? nullptr : &upcoming_;
     acts.groups = m.groups();
     return acts;
   }
@@ -213,9 +233,11 @@ class StackRun {
   const Scratch& scratch_;
   static constexpr size_t kMostAhead = 1 << 18;
   static constexpr int kMostAheadRows = 32;
+  static constexpr int kLeastForeseen = 9;  // above a tile: its weights are multiplied more than once
 
   const uint8_t *ahead_ = nullptr, *ahead_end_ = nullptr;
   AttentionMetadata metadata_{};  // of the layer that runs
+  UpcomingKeys upcoming_;
   char* own_;
   float* x_;  // [rows, hidden]
   int rows_;

@@ -226,6 +226,7 @@ template <int R, class W>
   for (int g = 0; g < kAhead; ++g) unpack(g);
   for (int g = 0; g < groups + kBehind; ++g) {
     if (g < groups) {
+      ask_for_keys(acts);
       unpack(g + kAhead);
       W::multiply(x + static_cast<size_t>(g) * R * 64, tiles.at(g, v), sums[g % kRing]);
     }
@@ -308,6 +309,7 @@ void amx_bf16_panels(const Matrix& m, int begin, int end, const Acts& acts, cons
     clear_tile<1>();
     for (int g = 0; g < acts.groups; ++g, block += Bf16::kBytes, x += taken * 64) {
       if (row == 0) prefetch_ahead<Bf16::kBytes>(block);
+      ask_for_keys(acts);
       load_tile<2>(x, 64);
       load_tile<4>(block, kPair);
       dot_bf16<0, 2, 4>();

@@ -61,6 +61,7 @@ void fp32_tile(const Matrix& m, int panel, const Acts& acts, int row, const Sink
   clear(acc);
   for (int g = 0; g < acts.groups; ++g, block += Fp32::kBytes, x += R * kGroup) {
     if constexpr (R < kTile) prefetch_ahead<Fp32::kBytes>(block);
+    ask_for_keys(acts);
     multiply<R>(block, x, acc);
   }
   emit<R>(m, panel, row, acc, sink);
@@ -99,6 +100,7 @@ void bf16_tile(const Matrix& m, int panel, const Acts& acts, int row, const Sink
   clear(total);
   for (int g = 0; g < acts.groups; ++g, block += Bf16::kBytes, x += R * kGroup) {
     if constexpr (R < kHalfTile) prefetch_ahead<Bf16::kBytes>(block);
+    ask_for_keys(acts);
     add_half_group<R>(block, 0, x, total);
     add_half_group<R>(block, 1, x, total);
   }

@@ -84,6 +84,7 @@ template <int R, class W>
   clear(total);
   for (int g = 0; g < acts.groups; ++g) {
     prefetch_ahead<W::kBytes>(block);
+    ask_for_keys(acts);
 #pragma GCC unroll 1
     for (int v = 0; v < 2; ++v) {
       Part whole[R][kParts];

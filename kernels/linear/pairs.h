@@ -26,6 +26,7 @@ template <int R>
   clear(total);
   for (int g = 0; g < acts.groups; ++g, block += kBytes, x += R * PairRows::kBytes) {
     if constexpr (R < kHalfTile) prefetch_ahead<kBytes>(block);
+    ask_for_keys(acts);
 #pragma GCC unroll 4
     for (int p = 0; p < 16; ++p) {
       const __m512i first = _mm512_loadu_si512(block + 128 * p);

@@ -9,6 +9,12 @@ inline void prefetch_ahead(const uint8_t* block) {
   for (int i = 0; i < kBytes; i += 64) prefetch(block + kAhead + i);
 }
 
+// Asks for some keys, with every block of weights.
+inline void ask_for_keys(const Acts& acts) {
+  constexpr int kLines = 6;
+  if (acts.upcoming) acts.upcoming->ask(kLines);
+}
+
 template <class W>
 inline const uint8_t* panel_at(const Matrix& m, int panel) {
   return m.panels + static_cast<size_t>(panel) * m.groups() * W::kBytes;
