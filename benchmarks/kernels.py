@@ -80,7 +80,10 @@ def build(mode: Mode, head_mode: Mode, num_blocks: int) -> Bench:
     head = backend.pack(from_dense(torch.randn(VOCAB, HIDDEN) * HIDDEN**-0.5, head_mode))
     dtype = torch.float32 if mode == "fp32" else torch.bfloat16
     shape = KVCacheShape(LAYERS, KV_HEADS, HEAD_DIM, dtype)
-    return Bench(stack, head, backend.new_kv_cache(shape, num_blocks))
+    kv = backend.new_kv_cache(shape, num_blocks)
+    kv.k.normal_()  # or the system would show one page of zeros, which stays in the cache
+    kv.v.normal_()
+    return Bench(stack, head, kv)
 
 
 def decode_rows(rows: int, context: int) -> AttentionMetadata:
