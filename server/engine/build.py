@@ -240,7 +240,7 @@ def _drafter_context(
         model.vocab_size,
         backend=model.backend,
         num_embeddings=add_inputs(model, heads),
-        embedding=model.embedding_rows,
+        embedding=model.embedding,
         heads=heads,
         costs=costs,
         draft_model=draft_model,

@@ -16,7 +16,7 @@ from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.kernels.backend import KernelBackend
 from plait.kernels.decoder_stack import LayerWeights, StackConfig
 from plait.kernels.kv_cache import KVCache, KVCacheShape
-from plait.kernels.linear import Mode, Weight, dequantize
+from plait.kernels.linear import Mode, Weight
 from plait.kernels.paged_attention import AttentionMetadata
 from plait.server.models.catalog import BadModel
 from plait.server.models.spec import ModelSpec
@@ -34,10 +34,6 @@ class TiedEmbedding:
         """Return [*token_ids, hidden] fp32."""
         rows = self.backend.take_rows(self.head, token_ids.flatten(), self.dtype)
         return rows.view(*token_ids.shape, self.head.k)
-
-    def whole(self) -> Tensor:
-        """Return all rows, [vocab, hidden]."""
-        return dequantize(self.head).to(self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +165,8 @@ class Transformer:
         return self.spec.vocab
 
     @property
-    def embedding(self) -> Tensor:
-        """The vocabulary's embeddings, [vocab, hidden] fp32 or bf16; not to be modified.
-
-        Cost: where they are the head's, memory and time for a copy, in every call.
-        """
-        embedding = self._weights.embedding
-        return embedding.whole() if isinstance(embedding, TiedEmbedding) else embedding
-
-    @property
-    def embedding_rows(self) -> Tensor | TiedEmbedding:
-        """The same by rows, without a copy."""
+    def embedding(self) -> Tensor | TiedEmbedding:
+        """The vocabulary's embeddings [vocab, hidden], to be read by rows; not to be modified."""
         return self._weights.embedding
 
     @property

@@ -205,7 +205,7 @@ def test_an_input_is_the_weighted_sum_of_embeddings(tmp_path: Path) -> None:
     files = resolve(str(write_tiny_model(tmp_path / "tiny")))
     model = load_model(files, weights="fp32", device="cpu", threads=1)
     tokens, weights, text = [7, 40, 3], [0.5, 0.3, 0.2], [5, 17, 200]
-    mixed = torch.tensor(weights) @ model.embedding[tokens].float()
+    mixed = torch.tensor(weights) @ model.embedding[torch.tensor(tokens)].float()
     model.extend(mixed[None])
     want = model_logits(model, [*text, model.vocab_size])
     assert torch.allclose(_after(model, text, tokens, weights), want, atol=1e-5)

@@ -89,7 +89,7 @@ def test_an_input_that_is_an_embedding_acts_as_its_token(files: ModelFiles) -> N
     model = load_model(files, weights="fp32")
     text = [5, 17, 200, 3]
     want = _rows(model, text, [41, 7], [-1, 0])
-    model.extend(model.embedding[[41, 7]])
+    model.extend(model.embedding[torch.tensor([41, 7])])
     assert torch.equal(_rows(model, text, [VOCAB, VOCAB + 1], [-1, 0]), want)
 
 
