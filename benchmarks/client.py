@@ -17,7 +17,11 @@ TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 
 
 class ServerFault(RuntimeError):
-    """The server answered with an error."""
+    """The server answered with an error; the status is 200 where it came within the stream."""
+
+    def __init__(self, message: str, status: int = httpx.codes.OK) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class Answer:
     prompt_tokens: int
     tokens: int
     decoding: dict[str, Any] = field(default_factory=dict)  # the trace, if one was asked for
+    finish_reason: str = ""
 
     @property
     def ttft_ms(self) -> float:
@@ -59,6 +64,7 @@ class _Stream:
     pieces: list[str] = field(default_factory=list)
     usage: dict[str, Any] = field(default_factory=dict)
     decoding: dict[str, Any] = field(default_factory=dict)
+    finish_reason: str = ""
 
     def take(self, chunk: dict[str, Any]) -> None:
         if error := chunk.get("error"):
@@ -67,6 +73,7 @@ class _Stream:
             self.usage = usage
         self.decoding = chunk.get("decoding") or self.decoding
         for choice in chunk.get("choices", ()):
+            self.finish_reason = choice.get("finish_reason") or self.finish_reason
             if text := choice["delta"].get("content"):
                 self.last = time.perf_counter()
                 self.first = self.first or self.last
@@ -97,7 +104,8 @@ async def ask(
     stream, sent = _Stream(), time.perf_counter()
     async with client.stream("POST", "/v1/chat/completions", json=body) as response:
         if response.status_code != httpx.codes.OK:
-            raise ServerFault(f"{response.status_code}: {(await response.aread())[:500]!r}")
+            text = (await response.aread())[:500]
+            raise ServerFault(f"{response.status_code}: {text!r}", response.status_code)
         async for chunk in _events(response):
             stream.take(chunk)
     ended = time.perf_counter()
@@ -110,6 +118,7 @@ async def ask(
         prompt_tokens=stream.usage["prompt_tokens"],
         tokens=stream.usage["completion_tokens"],
         decoding=stream.decoding,
+        finish_reason=stream.finish_reason,
     )
 
 

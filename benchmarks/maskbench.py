@@ -53,6 +53,7 @@ class Case:
     name: str
     schema: Any
     tests: list[dict[str, Any]]
+    group: str = ""  # of the Test-Suite the keyword's file, of maskbench the source
 
 
 @dataclass(slots=True)
@@ -70,28 +71,33 @@ class Tally:
         return 1000 * ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
-def cases(corpus: Path) -> Iterator[Case]:
-    """Yield the schemas of a corpus; of the Test-Suite the required part."""
-    return _lines(corpus) if corpus.name.endswith(".jsonl.gz") else _suite(corpus)
+def cases(corpus: Path, draft: str = "draft2020-12") -> Iterator[Case]:
+    """Yield the schemas of a corpus; of the Test-Suite the required part of a draft."""
+    return _lines(corpus) if corpus.name.endswith(".jsonl.gz") else _suite(corpus, draft)
 
 
 def _lines(corpus: Path) -> Iterator[Case]:
     with gzip.open(corpus, "rt", encoding="utf-8") as lines:
         for row in map(json.loads, lines):
-            yield Case(row["id"], row["schema"], row["tests"])
+            yield Case(row["id"], row["schema"], row["tests"], _source(row["id"]))
 
 
-def _suite(corpus: Path) -> Iterator[Case]:
+def _source(name: str) -> str:
+    """Return where a schema comes from: Github_easy of Github_easy---o1, BFCL of BFCL_simple_1."""
+    return name.partition("---" if "---" in name else "_")[0]
+
+
+def _suite(corpus: Path, draft: str) -> Iterator[Case]:
     with tarfile.open(corpus) as archive:
         for member in archive.getmembers():
             path = Path(member.name)
-            if path.parts[-3:-1] != ("tests", "draft2020-12") or path.suffix != ".json":
+            if path.parts[-3:-1] != ("tests", draft) or path.suffix != ".json":
                 continue
             content = archive.extractfile(member)
             assert content is not None
             for index, group in enumerate(json.load(content)):
                 name = f"{path.stem} {index}: {group['description']}"
-                yield Case(name, group["schema"], group["tests"])
+                yield Case(name, group["schema"], group["tests"], path.stem)
 
 
 def key_order(schema: Any) -> dict[str, int]:
@@ -116,12 +122,22 @@ def reordered(instance: Any, ranks: dict[str, int]) -> Any:
     return [reordered(i, ranks) for i in instance] if isinstance(instance, list) else instance
 
 
-def is_accepted(start: GrammarConstraint, instance: Any, vocabulary: Vocabulary) -> bool:
-    """Walk an instance through the matcher, byte by byte."""
+def instance_text(instance: Any, separators: tuple[str, str] = (", ", ": ")) -> bytes | None:
+    """Return an instance as JSON; None for half a surrogate pair, which no text can hold."""
     try:
-        text = json.dumps(instance, ensure_ascii=False).encode()
+        return json.dumps(instance, ensure_ascii=False, separators=separators).encode()
     except UnicodeEncodeError:
-        return False  # half a surrogate pair, which no text can hold
+        return None
+
+
+def is_accepted(start: GrammarConstraint, instance: Any, vocabulary: Vocabulary) -> bool:
+    """Walk an instance through the matcher."""
+    text = instance_text(instance)
+    return text is not None and is_complete(start, text, vocabulary)
+
+
+def is_complete(start: GrammarConstraint, text: bytes, vocabulary: Vocabulary) -> bool:
+    """Walk a text through the matcher, byte by byte."""
     constraint = start.fork()
     tokens = vocabulary.token_of
     return all(constraint.accept_token(tokens[bytes([b])]) for b in text) and (
@@ -138,8 +154,7 @@ def judge(case: Case, vocabulary: Vocabulary, tally: Tally) -> None:
     except (ConstraintError, Deadline) as error:
         tally.counts["refused"] += 1
         tally.counts["valid, schema refused"] += sum(test["valid"] for test in case.tests)
-        named = f"{error.keyword}: {error.reason}" if isinstance(error, UnsupportedKeyword) else ""
-        tally.refusals[(named or str(error) or type(error).__name__)[:90]] += 1
+        tally.refusals[refusal(error)] += 1
         return
     tally.seconds.append(time.perf_counter() - started)
     tally.counts["accepted"] += 1
@@ -153,6 +168,12 @@ def judge(case: Case, vocabulary: Vocabulary, tally: Tally) -> None:
         tally.counts[f"{kind}, {how}"] += 1
         if either and not test["valid"]:
             tally.leaks.append(case.name)
+
+
+def refusal(error: Exception) -> str:
+    """Return why a schema was refused, without the place in the schema."""
+    named = f"{error.keyword}: {error.reason}" if isinstance(error, UnsupportedKeyword) else ""
+    return (named or str(error) or type(error).__name__)[:90]
 
 
 def run(corpus: Path, vocabulary: Vocabulary) -> Tally:

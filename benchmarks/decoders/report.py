@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from benchmarks.decoders.serving import Rate
 from benchmarks.decoders.statistics import Interval
 from benchmarks.decoders.summary import LOSS, Line, Reach, claimed
 from benchmarks.machine import Machine
+from benchmarks.markdown import percent, table
 
 if TYPE_CHECKING:  # it needs the extra bench
     from benchmarks.decoders.objects import Extraction
@@ -210,17 +211,6 @@ def objects_table(found: Sequence[Extraction]) -> str:
             for each in found
         ),
     )
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
-    """Return a Markdown table; its first columns are text, the others are numbers."""
-    rule = ["---" if i < texts else "---:" for i in range(len(header))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
-
-
-def percent(share: Interval) -> str:
-    """Write a share with its interval, in percent."""
-    return f"{100 * share.value:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
 
 
 def points(difference: Interval) -> str:

@@ -15,7 +15,6 @@ from benchmarks.decoders.report import (
     claim_table,
     comparison_table,
     objects_table,
-    percent,
     points,
     reach_table,
 )
@@ -31,6 +30,7 @@ from benchmarks.decoders.summary import (
     summarise,
     unequal,
 )
+from benchmarks.markdown import percent
 from tests.fixtures.bench import cell, setting
 
 
