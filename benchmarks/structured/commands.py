@@ -1,0 +1,160 @@
+"""Runs the commands of `python -m benchmarks.structured`: what is read, measured and written."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import httpx
+import msgspec
+import uvloop
+from pydantic_settings import get_subcommand
+
+from benchmarks.client import ServerFault, connect
+from benchmarks.machine import this_machine
+from benchmarks.maskbench import SHARED, Case, cases
+from benchmarks.rows import Bench
+from benchmarks.servers import NotInstalled, NotReady, Venvs
+from benchmarks.structured import http_report, suite_report
+from benchmarks.structured.coverage import Attempt, coverage, speed
+from benchmarks.structured.engines import ENGINES
+from benchmarks.structured.http_report import HttpReport, ServerResult
+from benchmarks.structured.isolation import IsolatedEngine
+from benchmarks.structured.measuring import Plan, Schema, draw_schemas, measure
+from benchmarks.structured.options import HttpOptions, StructuredOptions, SuiteOptions
+from benchmarks.structured.serving import Server, found, started
+from benchmarks.structured.suite import DIALECTS, EngineResult, judge_case, summarise
+from benchmarks.structured.suite_report import Section, SuiteReport
+
+SUITES = "json-schema-test-suite-*.tar.gz"
+MODEL = "smollm2-135m-instruct"
+
+
+def run(options: StructuredOptions) -> int:
+    """Run the subcommand that was named; return the exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unwinds, so that servers are stopped
+    chosen = get_subcommand(options)
+    if isinstance(chosen, SuiteOptions):
+        return run_suite(chosen)
+    assert isinstance(chosen, HttpOptions), "there are two subcommands"
+    return run_http(chosen)
+
+
+def run_suite(options: SuiteOptions) -> int:
+    """Judge the corpora with every engine; return 1 where plait accepts an invalid instance."""
+    versions = {name: ENGINES[name].version for name in options.engines}
+    left_out = [f"{name}: it is not installed" for name, found in versions.items() if not found]
+    engines = {name: version for name, version in versions.items() if version}
+    sections = []
+    for title, rows, dialect in _corpora(options):
+        if rows:
+            sections.append(Section(title, _judge(rows, dialect, engines, options.deadline)))
+        else:
+            left_out.append(f"{title}: no such tests")
+    report = SuiteReport(_now(), _command(), this_machine(), sections, left_out)
+    _write(suite_report.markdown(report), report, options.output)
+    return int(report.wrong > 0)
+
+
+def _corpora(options: SuiteOptions) -> Iterator[tuple[str, list[Case], str]]:
+    """Yield title, schemas and dialect of each draft of the suite, and of other corpora."""
+    corpora = options.corpora or sorted(SHARED.glob(SUITES))
+    for corpus in (path for path in corpora if path.name.endswith(".jsonl.gz")):
+        yield corpus.name, [*cases(corpus)], ""
+    suites = [path for path in corpora if not path.name.endswith(".jsonl.gz")]
+    for draft in options.drafts if suites or not options.corpora else ():
+        rows = [case for path in suites for case in cases(path, draft)]
+        yield f"JSON-Schema-Test-Suite, {draft}, required", rows, DIALECTS[draft]
+
+
+def _judge(
+    rows: list[Case], dialect: str, engines: dict[str, str], deadline_s: float
+) -> dict[str, EngineResult]:
+    results = {}
+    for name, version in engines.items():
+        with IsolatedEngine(ENGINES[name].make, deadline_s) as engine:
+            judged = [judge_case(case, engine.judge, dialect) for case in rows]
+        results[name] = summarise(version, judged)
+    return results
+
+
+def run_http(options: HttpOptions) -> int:
+    """Measure the servers one after the other; return 1 where one could not be measured."""
+    if not options.corpus.exists():
+        print(f"skipped: {options.corpus.name} is not on this machine")
+        return 0
+    schemas, passed_over = draw_schemas(cases(options.corpus), options.schemas, options.seed)
+    left_out = [f"{passed_over.count(why)} schemas: {why}" for why in dict.fromkeys(passed_over)]
+    servers: dict[str, ServerResult] = {}
+    faults: list[str] = []
+    for name, server in _servers(options):
+        try:
+            with server as reached:
+                servers[reached.name] = _measure(reached, schemas, _plan(options))
+        except (NotInstalled, NotReady, ServerFault, httpx.HTTPError, TimeoutError) as fault:
+            faults.append(f"{name}: {fault!r}")
+    report = HttpReport(_now(), _command(), this_machine(), servers, [*left_out, *faults])
+    _write(http_report.markdown(report), report, options.output)
+    return int(bool(faults))
+
+
+def _servers(options: HttpOptions) -> Iterator[tuple[str, AbstractContextManager[Server]]]:
+    """Yield the servers by name; each is started when its context is entered."""
+    if options.url is not None:
+        key = options.api_key.get_secret_value() if options.api_key else ""
+        yield options.url, found(options.url, options.model, key)
+        return
+    files = options.files or Path(tempfile.mkdtemp(prefix="plait-structured-"))
+    files.mkdir(parents=True, exist_ok=True)
+    places = Venvs.below(options.peers.absolute(), files.absolute(), options.model or MODEL)
+    for name in options.servers:
+        yield name, started(name, places)
+
+
+def _plan(options: HttpOptions) -> Plan:
+    return Plan(
+        outputs=options.outputs,
+        streams=options.streams,
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+        timeout_s=options.timeout,
+    )
+
+
+def _measure(server: Server, schemas: list[Schema], plan: Plan) -> ServerResult:
+    async def ask_all() -> list[Attempt]:
+        async with connect(server.base_url) as client:
+            client.headers.update(server.headers)
+            return await measure(Bench(client, server.model), schemas, plan)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        attempts = runner.run(ask_all())
+    return ServerResult(server.version, server.model, coverage(attempts), speed(attempts), attempts)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _command() -> str:
+    """Return the command that measures the same; its paths are this machine's affair."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return f"python -m benchmarks.structured {shlex.join(words)}"
+
+
+def _write(text: str, report: SuiteReport | HttpReport, output: Path | None) -> None:
+    """Print the tables; write them and the findings as JSON where they are asked for."""
+    print(text)
+    if output is None:
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    output.with_suffix(".md").write_text(text)

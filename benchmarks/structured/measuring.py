@@ -1,0 +1,182 @@
+"""Requests with schemas to one server, and what each answer is worth."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import jsonschema_rs
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.client import Answer, ServerFault
+from benchmarks.maskbench import Case
+from benchmarks.rows import Bench
+from benchmarks.structured.coverage import Attempt, Outcome, Timing
+
+PROMPT = "Answer in JSON with an example."
+COMPILE_METRIC = "plait_grammar_compile_seconds"
+# What servers say of a schema that they do not take; anything else is a failure.
+REFUSED = (httpx.codes.BAD_REQUEST, httpx.codes.UNPROCESSABLE_ENTITY)
+REASON_CHARS = 200
+UNCONSTRAINED_TOKENS = 4  # of the request that a schema's first token is compared with
+
+
+class Unsendable(ValueError):
+    """The schema can't be asked for, or no validator can judge its answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """A schema, and what judges its answers."""
+
+    name: str
+    content: dict[str, Any]
+    validator: jsonschema_rs.Validator
+
+    def is_valid(self, text: str) -> bool:
+        """Return whether a text is JSON that the schema accepts, formats included."""
+        try:
+            value = json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
+            return bool(self.validator.is_valid(value))
+        except ValueError:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How many requests are sent, and with what."""
+
+    outputs: int
+    streams: int
+    max_tokens: int
+    temperature: float
+    seed: int
+    timeout_s: float
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def make_schema(case: Case) -> Schema:
+    """Return a schema with its validator.
+
+    Raises:
+        Unsendable: it is no object, has no valid instance, or the validator does not take it.
+    """
+    if not isinstance(case.schema, dict):
+        raise Unsendable("the schema is no object")
+    if not any(test["valid"] for test in case.tests):
+        raise Unsendable("no valid instance is known")
+    try:
+        validator = jsonschema_rs.validator_for(case.schema, validate_formats=True, offline=True)
+    except (ValueError, jsonschema_rs.ReferencingError):
+        raise Unsendable("the validator does not take it") from None
+    return Schema(case.name, case.schema, validator)
+
+
+def draw_schemas(cases: Iterable[Case], count: int, seed: int) -> tuple[list[Schema], list[str]]:
+    """Return that many schemas in random order, and why others were passed over on the way."""
+    rows, passed_over = [*cases], list[str]()
+    random.Random(seed).shuffle(rows)
+    found: list[Schema] = []
+    for case in rows:
+        if len(found) == count:
+            break
+        try:
+            found.append(make_schema(case))
+        except Unsendable as reason:
+            passed_over.append(str(reason))
+    return found, passed_over
+
+
+async def measure(bench: Bench, schemas: Sequence[Schema], plan: Plan) -> list[Attempt]:
+    """Ask for each schema alone, then for those that were accepted, several at once.
+
+    A request's prompt and seed depend on its number and the plan's seed: servers get the same.
+
+    Raises:
+        ServerFault, httpx.HTTPError, TimeoutError: it does not answer without a schema either.
+    """
+    await _unconstrained_ttft(bench, len(schemas) + plan.outputs, plan)  # a first one may be slow
+    attempts = [await _first(bench, schema, i, plan) for i, schema in enumerate(schemas)]
+    accepted = [schemas[a.index] for a in attempts if a.outcome == "answered"]
+    numbers = iter(range(len(schemas), len(schemas) + plan.outputs - len(accepted)))
+
+    async def stream(pending: Iterator[int]) -> None:
+        for i in pending:
+            attempts.append(await _attempt(bench, accepted[i % len(accepted)], i, plan))
+
+    if accepted:
+        await asyncio.gather(*(stream(numbers) for _ in range(plan.streams)))
+    return sorted(attempts, key=lambda attempt: attempt.index)
+
+
+async def _first(bench: Bench, schema: Schema, number: int, plan: Plan) -> Attempt:
+    """Ask for a schema that is new to the server, and find out how long it took to compile.
+
+    The server's metrics tell that, or else the time to the first token, less that of a request
+    without a schema which was sent just before.
+    """
+    before = await told_compile_ms(bench.client)
+    plain = 0.0 if before is not None else await _unconstrained_ttft(bench, number, plan)
+    attempt = await _attempt(bench, schema, number, plan, is_first=True)
+    if attempt.timing is None:
+        return attempt
+    after = None if before is None else await told_compile_ms(bench.client)
+    known = attempt.timing.ttft - plain if before is None or after is None else after - before
+    return replace(attempt, timing=replace(attempt.timing, compile=known))
+
+
+async def told_compile_ms(client: httpx.AsyncClient) -> float | None:
+    """Return how long the server has compiled so far, by its metrics; None: they say nothing."""
+    try:
+        response = await client.get("/metrics")
+        families = [*text_string_to_metric_families(response.text)]
+    except (httpx.HTTPError, ValueError):
+        return None
+    samples = [s for f in families if f.name == COMPILE_METRIC for s in f.samples]
+    is_told = any(family.name == COMPILE_METRIC for family in families)
+    return 1e3 * sum(s.value for s in samples if s.name.endswith("_sum")) if is_told else None
+
+
+async def _unconstrained_ttft(bench: Bench, number: int, plan: Plan) -> float:
+    answer = await _ask(bench, -1 - number, plan, UNCONSTRAINED_TOKENS)
+    return answer.ttft_ms
+
+
+async def _attempt(
+    bench: Bench, schema: Schema, number: int, plan: Plan, *, is_first: bool = False
+) -> Attempt:
+    """Send a request with a schema and judge its answer."""
+    attempt = Attempt(number, schema.name, is_first, "answered")
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema.content}}
+    try:
+        answer = await _ask(bench, number, plan, plan.max_tokens, response_format=form)
+    except ServerFault as fault:
+        outcome: Outcome = "refused" if fault.status in REFUSED else "failed"
+        return replace(attempt, outcome=outcome, reason=str(fault)[:REASON_CHARS])
+    except (httpx.HTTPError, TimeoutError) as error:
+        return replace(attempt, outcome="failed", reason=repr(error)[:REASON_CHARS])
+    return replace(
+        attempt,
+        finish_reason=answer.finish_reason,
+        is_valid=schema.is_valid(answer.text),
+        tokens=answer.tokens,
+        timing=Timing(answer.ttft_ms, 1e3 / answer.decode_rate if answer.decode_rate else None),
+        text=answer.text,
+    )
+
+
+async def _ask(bench: Bench, number: int, plan: Plan, max_tokens: int, **extra: Any) -> Answer:
+    """Send a request; its prompt begins with a number that no other one has."""
+    drawn = {"temperature": plan.temperature, "seed": (plan.seed + number) % 2**31}
+    own = bench.at(f"structured {plan.seed}", number, drawn)
+    async with asyncio.timeout(plan.timeout_s):
+        return await own.ask(own.prompt(PROMPT), max_tokens, **extra)
