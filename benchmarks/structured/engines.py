@@ -9,12 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module, metadata
 
 from benchmarks.maskbench import choose_vocabulary, is_complete, refusal
 from plait.decoders.constrained.compile import compile_constraint
 from plait.decoders.constrained.load import ConstraintLoader
-from plait.decoders.constrained.spec import ConstraintError, ConstraintLimits, ConstraintSpec
+from plait.decoders.constrained.spec import (
+    PRETTY,
+    ConstraintError,
+    ConstraintLimits,
+    ConstraintSpec,
+    JsonStyle,
+)
 
 MAX_BYTES = 2**20  # of a schema
 LOG_PREFIX = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
@@ -43,12 +50,12 @@ class Engine:
             return ""
 
 
-def make_plait() -> Compiler:
+def make_plait(style: JsonStyle = PRETTY) -> Compiler:
     """Return plait's compiler and matcher, as a worker loads it."""
     vocabulary = choose_vocabulary(None)
 
     def compile_schema(schema: str) -> Matcher:
-        spec = ConstraintSpec("json_schema", schema)
+        spec = ConstraintSpec("json_schema", schema, style=style)
         try:
             done = compile_constraint(spec, vocabulary, ConstraintLimits(max_bytes=MAX_BYTES))
         except ConstraintError as error:
@@ -109,6 +116,7 @@ def _first_line(reason: str) -> str:
 
 ENGINES = {
     "plait": Engine("plait", make_plait),
+    "plait-open": Engine("plait", partial(make_plait, JsonStyle(objects="open"))),
     "llguidance": Engine("llguidance", make_llguidance),
     "xgrammar": Engine("xgrammar", make_xgrammar),
 }

@@ -69,15 +69,16 @@ def lower(spec: ConstraintSpec, limits: ConstraintLimits) -> Grammar:
     return grammar
 
 
-def _json_object(_: ConstraintSpec, limits: ConstraintLimits) -> Grammar:
-    return Grammar({"root": json_text.OBJECT, **json_rules(limits.max_whitespace)})
+def _json_object(spec: ConstraintSpec, limits: ConstraintLimits) -> Grammar:
+    rules = json_rules(limits.max_whitespace, whitespace=spec.style.whitespace)
+    return Grammar({"root": json_text.OBJECT, **rules})
 
 
 def _json_schema(spec: ConstraintSpec, limits: ConstraintLimits) -> Grammar:
     schema = parse_json(spec)
     if spec.strict:
         check_strict(schema)
-    return schema_grammar(schema, limits)
+    return schema_grammar(schema, limits, spec.style)
 
 
 def _regex(spec: ConstraintSpec, _: ConstraintLimits) -> Grammar:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from math import isfinite
 from typing import Any, Literal
 
 ConstraintKind = Literal["json_object", "json_schema", "regex", "grammar", "choice"]
-_LOWERING = 2  # counts changes of what a constraint means; part of every content key
+Whitespace = Literal["compact", "spaced"]
+Objects = Literal["closed", "open"]
+_LOWERING = 3  # counts changes of what a constraint means; part of every content key
 
 
 class ConstraintError(ValueError):
@@ -38,16 +40,34 @@ class Unsatisfiable(ConstraintError):
 
 
 @dataclass(frozen=True, slots=True)
+class JsonStyle:
+    """How JSON is written where its schema leaves that open.
+
+    whitespace: None: as pretty printers do, as far as the limits allow; "compact": none; "spaced":
+    one blank after each comma and colon.
+    objects: whether an object may have properties that its schema does not name, where that says
+    nothing of them.
+    """
+
+    whitespace: Whitespace | None = None
+    objects: Objects = "closed"
+
+
+PRETTY = JsonStyle()
+
+
+@dataclass(frozen=True, slots=True)
 class ConstraintSpec:
     """A constraint as text.
 
     text: the JSON schema, the regular expression, the GBNF grammar, or the JSON list of choices;
-    "" for json_object. `strict` asks for OpenAI's strict subset of JSON schema.
+    "" for json_object. `strict` asks for OpenAI's strict subset of JSON schema. `style`: of JSON.
     """
 
     kind: ConstraintKind
     text: str
     strict: bool = False
+    style: JsonStyle = PRETTY
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +112,7 @@ def canonical(spec: ConstraintSpec) -> ConstraintSpec:
         return spec
     parsed = parse_json(spec)
     text = json.dumps(parsed, ensure_ascii=False, separators=(",", ":"))
-    return ConstraintSpec(spec.kind, text, spec.strict)
+    return replace(spec, text=text)
 
 
 def parse_json(spec: ConstraintSpec) -> Any:
@@ -134,6 +154,7 @@ def content_key(spec: ConstraintSpec, limits: ConstraintLimits, fingerprint: str
         spec.kind,
         spec.text,
         spec.strict,
+        astuple(spec.style),
         astuple(limits),
         fingerprint,
         _LOWERING,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from plait.decoders.constrained.spec import ConstraintSpec
+from plait.decoders.constrained.spec import PRETTY, ConstraintSpec, JsonStyle
 from plait.decoders.contract.decoding import AutoregressiveMethods, DecodingSpec, MethodSpec
 from plait.server.api.requests.chat import lower_chat
 from plait.server.api.requests.completions import lower_completion
@@ -182,6 +182,11 @@ async def test_the_context_is_the_models_or_what_its_cache_holds() -> None:
         ({"max_tokens": -1, "suffix": "x"}, "max_tokens"),
         ({"decoding": {"drafter": "telepathy"}}, "decoding.drafter"),
         ({"decoding": {"sampler": {"name": "ordinary", "x": 1}}}, "decoding.sampler.x"),
+        ({"structured_outputs": {"options": {}}}, "structured_outputs"),
+        (
+            {"structured_outputs": {"regex": "a", "options": {"whitespace": "compact"}}},
+            "structured_outputs.options",
+        ),
         ({"structured_outputs": {}}, "structured_outputs"),
         ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs"),
         ({"structured_outputs": {"json": "{"}}, "structured_outputs.json"),
@@ -208,6 +213,22 @@ async def test_a_constraint_is_compiled_in_the_turn_of_its_key() -> None:
     pool = StubPool()
     await chat(pool, "key-of-one", structured_outputs={"regex": "[a-z]"})
     assert pool.compiling_tenants == ["key-of-one"]
+
+
+async def test_options_of_json_reach_the_compiler() -> None:
+    pool = StubPool()
+    options = {"whitespace": "spaced", "objects": "open"}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
+    await chat(pool, structured_outputs={"json": {}, "options": options})
+    await chat(pool, response_format=form, structured_outputs={"options": options})
+    await chat(pool, response_format=form, structured_outputs={"options": {"whitespace": None}})
+    await chat(
+        pool,
+        response_format={"type": "json_object"},
+        structured_outputs={"options": {"whitespace": "compact"}},
+    )
+    spaced = JsonStyle("spaced", "open")
+    assert [spec.style for spec in pool.specs] == [spaced, spaced, PRETTY, JsonStyle("compact")]
 
 
 async def test_constraints_reach_the_compiler_as_written() -> None:

@@ -1,8 +1,8 @@
 """JSON syntax as grammar rules that every JSON constraint shares.
 
 The generation profile (all of it RFC 8259): blanks stand only where pretty printers put them,
-inside brackets and after a comma or colon: at most `max_whitespace` in a place, or one line break
-and the indentation of the deepest level; strings are free of control characters and of half
+inside brackets and after a comma or colon (GAP): at most `max_whitespace` in a place, or one line
+break and the indentation of the deepest level; strings are free of control characters and of half
 surrogate pairs; numbers have at most 19 integer digits, 20 decimals and a two-digit exponent, so
 that no reader overflows and no path of digits or blanks is endless.
 """
@@ -29,6 +29,7 @@ from plait.decoders.constrained.grammar.nodes import (
     repeat,
     seq,
 )
+from plait.decoders.constrained.spec import Whitespace
 
 MAX_INTEGER_DIGITS = 19
 MAX_DECIMALS = 20
@@ -38,8 +39,9 @@ ENDLESS_LEVELS = 8  # that are indented where nesting has no end; twice as many 
 MAX_LEVELS = 16
 
 WS = Ref("ws")
-COMMA = seq(LiteralText(","), WS)
-COLON = seq(LiteralText(":"), WS)
+GAP = Ref("gap")
+COMMA = seq(LiteralText(","), GAP)
+COLON = seq(LiteralText(":"), GAP)
 STRING = Ref("string")
 NUMBER = Ref("number")
 INTEGER = Ref("integer")
@@ -58,14 +60,21 @@ _SHORT_ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n
 _SHORT_ESCAPES |= {"\r": "\\r", "\t": "\\t"}
 
 
-def json_rules(max_whitespace: int, levels: int | None = None) -> dict[str, Node]:
+def json_rules(
+    max_whitespace: int, levels: int | None = None, whitespace: Whitespace | None = None
+) -> dict[str, Node]:
     """Return the shared rules by name; those that a grammar does not use are pruned later.
 
     max_whitespace: blanks in one place, besides an indentation; 0 writes compact JSON.
     levels: how deep objects and arrays nest; None: without end.
+    whitespace: one way to write it instead, see JsonStyle.
     """
+    if whitespace is not None:
+        gap = LiteralText(" ") if whitespace == "spaced" else EMPTY
+        return {"ws": EMPTY, "gap": gap, **_RULES}
     indented = ENDLESS_LEVELS if levels is None else min(levels, MAX_LEVELS)
-    return {"ws": _blanks(max_whitespace, INDENT * indented), **_RULES}
+    blanks = _blanks(max_whitespace, INDENT * indented)
+    return {"ws": blanks, "gap": WS, **_RULES}
 
 
 def _blanks(most: int, indentation: int) -> Node:

@@ -61,7 +61,13 @@ from plait.decoders.constrained.schema.objects import (
 )
 from plait.decoders.constrained.schema.read import ANNOTATIONS
 from plait.decoders.constrained.schema.unsatisfiable import UnsatisfiableDiagnosis
-from plait.decoders.constrained.spec import ConstraintError, ConstraintLimits, UnsupportedKeyword
+from plait.decoders.constrained.spec import (
+    PRETTY,
+    ConstraintError,
+    ConstraintLimits,
+    JsonStyle,
+    UnsupportedKeyword,
+)
 
 TOO_MANY_REMAINDERS = "its multiples need too many remainders; a small range makes them few"
 MAX_REFERENCES = 32  # one to the next
@@ -70,7 +76,7 @@ MAX_COUNT = 100_000  # longest array or string that is told apart from an endles
 _QUOTE = LiteralText('"')
 
 
-def schema_grammar(schema: Any, limits: ConstraintLimits) -> Grammar:
+def schema_grammar(schema: Any, limits: ConstraintLimits, style: JsonStyle = PRETTY) -> Grammar:
     """Return the grammar of a JSON schema; it may have dead rules (grammar.check.prune).
 
     Raises:
@@ -79,7 +85,7 @@ def schema_grammar(schema: Any, limits: ConstraintLimits) -> Grammar:
     """
     document = Document(schema, max_depth=limits.max_depth)
     alternatives = Alternatives(document)
-    lowering = _Lowering(document, alternatives, limits)
+    lowering = _Lowering(document, alternatives, limits, style)
     rules = lowering.run()
     return Grammar(
         rules, UnsatisfiableDiagnosis(rules, lowering.names, document, alternatives).error
@@ -130,11 +136,16 @@ class _Lowering:
     """Rules by name, and the places whose rules are still to be written."""
 
     def __init__(
-        self, document: Document, alternatives: Alternatives, limits: ConstraintLimits
+        self,
+        document: Document,
+        alternatives: Alternatives,
+        limits: ConstraintLimits,
+        style: JsonStyle,
     ) -> None:
         self._document = document
         self._alternatives = alternatives
         self._limits = limits
+        self._style = style
         self._rules: dict[str, Node] = {}
         self._names: dict[SchemaRefs, str] = {}
         self._todo: list[SchemaRefs] = []
@@ -155,7 +166,9 @@ class _Lowering:
             places = self._todo.pop(0)
             self._writing = self._names[places]
             self._define(self._writing, self._places(places))
-        shared = json_text.json_rules(self._limits.max_whitespace, self._levels())
+        shared = json_text.json_rules(
+            self._limits.max_whitespace, self._levels(), self._style.whitespace
+        )
         return {"root": root, **self._rules, **shared}
 
     def _levels(self) -> int | None:
@@ -352,7 +365,10 @@ class _Lowering:
     def _extra(self, facts: Facts) -> Node:
         """Return one undeclared member, whatever its class."""
         found = []
-        for keys in key_classes(facts, lambda places: bool(self._alternatives.of(places))):
+        classes = key_classes(
+            facts, lambda places: bool(self._alternatives.of(places)), self._style.objects
+        )
+        for keys in classes:
             for allowed in self._key_texts(facts):
                 expr = regex.intersection(keys.keys, allowed)
                 text = self._text(expr, facts, "patternProperties", is_quoted=True)

@@ -1,6 +1,7 @@
 """Objects as grammar rules: declared keys in the schema's order, then the others.
 
-An object is closed unless its schema says something of further properties, or names none at all.
+An object is closed unless its schema says something of further properties, or names none at all, or
+the request asks for open ones.
 Keys beyond the declared ones are written without escapes and never repeat a declared name.
 """
 
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from plait.decoders.constrained.grammar import json_text, regex
-from plait.decoders.constrained.grammar.json_text import COLON, COMMA, WS
+from plait.decoders.constrained.grammar.json_text import COLON, COMMA, GAP, WS
 from plait.decoders.constrained.grammar.nodes import (
     EMPTY,
     NOTHING,
@@ -25,7 +26,7 @@ from plait.decoders.constrained.grammar.nodes import (
 )
 from plait.decoders.constrained.grammar.regex import Expr
 from plait.decoders.constrained.schema.facts import Facts, SchemaRefs, merged_refs
-from plait.decoders.constrained.spec import UnsupportedKeyword
+from plait.decoders.constrained.spec import Objects, UnsupportedKeyword
 
 MAX_PATTERNS = 6  # of patternProperties that may overlap
 MAX_COUNTED = 20_000  # rules of one object whose properties are counted
@@ -65,15 +66,19 @@ def is_closed(facts: Facts) -> bool:
     return bool(declared) and not facts.names
 
 
-def key_classes(facts: Facts, is_possible: Callable[[SchemaRefs], bool]) -> list[UndeclaredKeys]:
+def key_classes(
+    facts: Facts, is_possible: Callable[[SchemaRefs], bool], objects: Objects = "closed"
+) -> list[UndeclaredKeys]:
     """Return the classes of undeclared keys.
 
     is_possible: whether any value is valid at some places; keys without one are left out.
+    objects: "open": keys of which nothing is said may have any value.
 
     Raises:
         UnsupportedKeyword: too many patterns overlap.
     """
-    if is_closed(facts):
+    is_open = objects == "open"
+    if is_closed(facts) and not is_open:
         return []
     patterns = list(dict.fromkeys(expr for rule in facts.objects for expr, _ in rule.patterns))
     if len(patterns) > MAX_PATTERNS:
@@ -83,7 +88,7 @@ def key_classes(facts: Facts, is_possible: Callable[[SchemaRefs], bool]) -> list
     found = []
     for signs in product((True, False), repeat=len(patterns)):
         chosen = {p for p, sign in zip(patterns, signs, strict=True) if sign}
-        places = _places_of(facts, chosen)
+        places = _places_of(facts, chosen, is_open)
         if places is None or not is_possible(places):
             continue
         keys = free = free or _free_keys(facts)  # not before it is needed: names may be many
@@ -103,13 +108,14 @@ def _free_keys(facts: Facts) -> Expr:
     )
 
 
-def _places_of(facts: Facts, chosen: set[Expr]) -> SchemaRefs | None:
+def _places_of(facts: Facts, chosen: set[Expr], is_open: bool) -> SchemaRefs | None:
     """Return what holds for the value of a key with these patterns; None: the key is closed.
 
-    When no schema says a word about keys without a pattern, patternProperties name all there are.
+    When no schema says a word about keys without a pattern, patternProperties name all there are,
+    unless objects are open.
     """
     found: list[SchemaRefs] = []
-    is_said = not any(rule.patterns for rule in facts.objects) or bool(chosen)
+    is_said = is_open or not any(rule.patterns for rule in facts.objects) or bool(chosen)
     for rule in facts.objects:
         matching = [places for expr, places in rule.patterns if expr in chosen]
         found += matching or ([rule.extra] if rule.extra is not None else [])
@@ -120,7 +126,7 @@ def _places_of(facts: Facts, chosen: set[Expr]) -> SchemaRefs | None:
 def member(key: Node, value: Node) -> Node:
     """Return `key: value`, the key's node with its quotes."""
     if isinstance(key, LiteralText):
-        return seq(LiteralText(key.value + ":"), WS, value)
+        return seq(LiteralText(key.value + ":"), GAP, value)
     return seq(key, COLON, value)
 
 

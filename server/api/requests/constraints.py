@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from plait.decoders.constrained.spec import ConstraintSpec
+from plait.decoders.constrained.spec import PRETTY, ConstraintSpec, JsonStyle
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.api.interfaces import PoolLike
 from plait.server.api.json_body import parse_json
@@ -93,30 +93,48 @@ def constraint_spec(request: GenerationRequest) -> tuple[ConstraintSpec | None, 
     output_format = request.output_format
     if output_format is None or isinstance(output_format, TextFormat):
         return _structured(chosen) if chosen else (None, "structured_outputs")
-    if chosen is not None:
+    if chosen is not None and (given := _given(chosen)):
         raise BadRequest(
-            "response_format and structured_outputs exclude each other.", param="structured_outputs"
+            f"response_format and structured_outputs.{given[0]} exclude each other.",
+            param="structured_outputs",
         )
+    style = _style(chosen)
     if not isinstance(output_format, JsonSchemaFormat):
-        return ConstraintSpec("json_object", ""), "response_format"
+        return ConstraintSpec("json_object", "", style=style), "response_format"
     schema = output_format.json_schema
-    spec = ConstraintSpec("json_schema", _write(schema.schema_ or {}), bool(schema.strict))
+    spec = ConstraintSpec("json_schema", _write(schema.schema_ or {}), bool(schema.strict), style)
     return spec, "response_format.json_schema.schema"
 
 
+def _given(outputs: StructuredOutputs) -> list[str]:
+    return list(outputs.model_dump(by_alias=True, exclude_none=True, exclude={"options"}))
+
+
+def _style(outputs: StructuredOutputs | None) -> JsonStyle:
+    options = None if outputs is None else outputs.options
+    return JsonStyle(**options.model_dump(exclude_none=True)) if options else PRETTY
+
+
 def _structured(outputs: StructuredOutputs) -> tuple[ConstraintSpec, str]:
-    given = list(outputs.model_dump(by_alias=True, exclude_none=True))
+    given = _given(outputs)
     if len(given) != 1:
         raise BadRequest(
-            "structured_outputs needs exactly one of json, regex, choice and grammar.",
+            "structured_outputs needs exactly one of json, regex, choice and grammar"
+            + (", or response_format beside its options." if outputs.options else "."),
             param="structured_outputs",
+        )
+    if outputs.options is not None and outputs.json_ is None:
+        raise BadRequest(
+            f"structured_outputs.options are about JSON, but {given[0]} is given.",
+            param="structured_outputs.options",
         )
     return _structured_spec(outputs), f"structured_outputs.{given[0]}"
 
 
 def _structured_spec(outputs: StructuredOutputs) -> ConstraintSpec:
     if outputs.json_ is not None:
-        return ConstraintSpec("json_schema", _write(_schema(outputs.json_)))
+        text = _write(_schema(outputs.json_))
+        return ConstraintSpec("json_schema", text, style=_style(outputs))
     if outputs.choice is not None:
         return ConstraintSpec("choice", _write(outputs.choice))
     if outputs.regex is not None:

@@ -32,15 +32,17 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def exactly_one_of(*names: str) -> ConfigDict:
+def exactly_one_of(*names: str, unless: str | None = None) -> ConfigDict:
     """Return the configuration of a model whose JSON schema says that one of these is given.
 
     The model itself allows all of them to be absent; its reader checks the number.
+    unless: a field with which none needs to be given.
     """
     given: list[Any] = [
         {"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in names
     ]
-    return ConfigDict(json_schema_extra={"oneOf": given})
+    alone: list[Any] = [{"required": [unless], "not": {"anyOf": given}}] if unless else []
+    return ConfigDict(json_schema_extra={"oneOf": [*given, *alone]})
 
 
 @dataclass(frozen=True, slots=True)

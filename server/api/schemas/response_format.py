@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
+from plait.decoders.constrained.spec import Objects, Whitespace
 from plait.server.api.schemas.base import FailFastList, StrictModel, exactly_one_of
 
 
@@ -48,12 +49,28 @@ ResponseFormat = Annotated[
 ]
 
 
-class StructuredOutputs(StrictModel):
-    """What the answer must match; exactly one of the four (vLLM's names)."""
+class JsonOptions(StrictModel):
+    """How JSON is written where its schema leaves that open."""
 
-    model_config = exactly_one_of("json", "regex", "choice", "grammar")
+    whitespace: Whitespace | None = Field(
+        None,
+        description="compact: none; spaced: one blank after each comma and colon; else as pretty "
+        "printers do.",
+    )
+    objects: Objects | None = Field(
+        None,
+        description="open: objects may have properties that their schema neither names nor "
+        "forbids, behind those that it names; closed: they may not.",
+    )
+
+
+class StructuredOutputs(StrictModel):
+    """What the answer must match: exactly one of the four (vLLM's names), or response_format's."""
+
+    model_config = exactly_one_of("json", "regex", "choice", "grammar", unless="options")
 
     json_: dict[str, Any] | str | None = Field(None, alias="json", description="A JSON schema.")
     regex: str | None = None
     choice: Annotated[FailFastList[str], Field(min_length=1)] | None = None
     grammar: str | None = Field(None, description="EBNF; the first rule is `root`.")
+    options: JsonOptions | None = Field(None, description="Of JSON, response_format's as well.")

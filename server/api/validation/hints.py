@@ -76,6 +76,9 @@ SAID: dict[str, str] = {
     "request_id": "Send the header X-Request-Id.",
     "messages[].prefix": "continue_final_message=true writes on where the last message ends.",
     "messages[].tool_call_id": "Tools are not implemented yet.",
+    "structured_outputs.disable_any_whitespace": 'Send "options": {"whitespace": "compact"}.',
+    "structured_outputs.disable_additional_properties": "Objects are closed unless "
+    'structured_outputs.options has "objects": "open".',
     "structured_outputs.json_object": 'Send "response_format": {"type": "json_object"}.',
     "response_format.schema": 'A schema goes with "type": "json_schema", into '
     "response_format.json_schema.schema.",
