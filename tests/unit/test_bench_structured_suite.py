@@ -190,4 +190,4 @@ def test_the_suite_says_what_is_left_out_and_fails_where_plait_is_wrong(
 def test_unknown_engines_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         run_command(StructuredOptions, ["suite", "--engines", "plait,nobody"])
-    assert "nobody: not among plait, llguidance, xgrammar" in capsys.readouterr().err
+    assert "nobody: not among plait, plait-open, llguidance, xgrammar" in capsys.readouterr().err

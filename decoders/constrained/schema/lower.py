@@ -66,6 +66,7 @@ from plait.decoders.constrained.spec import (
     ConstraintError,
     ConstraintLimits,
     JsonStyle,
+    Objects,
     UnsupportedKeyword,
 )
 
@@ -85,8 +86,9 @@ def schema_grammar(schema: Any, limits: ConstraintLimits, style: JsonStyle = PRE
     """
     document = Document(schema, max_depth=limits.max_depth)
     alternatives = Alternatives(document)
-    lowering = _Lowering(document, alternatives, limits, style)
+    lowering = _Lowering(document, alternatives, limits.max_rules, style.objects)
     rules = lowering.run()
+    rules |= json_text.json_rules(limits.max_whitespace, lowering.levels(), style.whitespace)
     return Grammar(
         rules, UnsatisfiableDiagnosis(rules, lowering.names, document, alternatives).error
     )
@@ -136,16 +138,12 @@ class _Lowering:
     """Rules by name, and the places whose rules are still to be written."""
 
     def __init__(
-        self,
-        document: Document,
-        alternatives: Alternatives,
-        limits: ConstraintLimits,
-        style: JsonStyle,
+        self, document: Document, alternatives: Alternatives, max_rules: int, objects: Objects
     ) -> None:
         self._document = document
         self._alternatives = alternatives
-        self._limits = limits
-        self._style = style
+        self._max_rules = max_rules
+        self._objects = objects
         self._rules: dict[str, Node] = {}
         self._names: dict[SchemaRefs, str] = {}
         self._todo: list[SchemaRefs] = []
@@ -160,26 +158,23 @@ class _Lowering:
         return self._names
 
     def run(self) -> dict[str, Node]:
-        """Return the rules of the schema, and those that all of JSON shares."""
+        """Return the rules of the schema."""
         root = self._value((SchemaRef(""),))
         while self._todo:
             places = self._todo.pop(0)
             self._writing = self._names[places]
             self._define(self._writing, self._places(places))
-        shared = json_text.json_rules(
-            self._limits.max_whitespace, self._levels(), self._style.whitespace
-        )
-        return {"root": root, **self._rules, **shared}
+        return {"root": root, **self._rules}
 
-    def _levels(self) -> int | None:
+    def levels(self) -> int | None:
         """Return how deep objects and arrays nest, at most; None: without end."""
         levels = None if self._is_endless else longest_path(self._inside, "root")
         return None if levels is None else levels - 1 + self._listed_levels
 
     def _define(self, name: str, node: Node) -> None:
         self._rules[name] = node
-        if len(self._rules) > self._limits.max_rules:
-            raise ConstraintError(f"it needs more than {self._limits.max_rules} grammar rules")
+        if len(self._rules) > self._max_rules:
+            raise ConstraintError(f"it needs more than {self._max_rules} grammar rules")
 
     def _value(self, places: SchemaRefs) -> Node:
         """Return the rule of a value at some places, to be written later."""
@@ -365,10 +360,7 @@ class _Lowering:
     def _extra(self, facts: Facts) -> Node:
         """Return one undeclared member, whatever its class."""
         found = []
-        classes = key_classes(
-            facts, lambda places: bool(self._alternatives.of(places)), self._style.objects
-        )
-        for keys in classes:
+        for keys in key_classes(facts, self._alternatives.of, self._objects):
             for allowed in self._key_texts(facts):
                 expr = regex.intersection(keys.keys, allowed)
                 text = self._text(expr, facts, "patternProperties", is_quoted=True)

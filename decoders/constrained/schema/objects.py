@@ -67,11 +67,11 @@ def is_closed(facts: Facts) -> bool:
 
 
 def key_classes(
-    facts: Facts, is_possible: Callable[[SchemaRefs], bool], objects: Objects = "closed"
+    facts: Facts, ways: Callable[[SchemaRefs], Sequence[object]], objects: Objects = "closed"
 ) -> list[UndeclaredKeys]:
     """Return the classes of undeclared keys.
 
-    is_possible: whether any value is valid at some places; keys without one are left out.
+    ways: the alternatives of what is valid at some places; keys without any are left out.
     objects: "open": keys of which nothing is said may have any value.
 
     Raises:
@@ -89,7 +89,7 @@ def key_classes(
     for signs in product((True, False), repeat=len(patterns)):
         chosen = {p for p, sign in zip(patterns, signs, strict=True) if sign}
         places = _places_of(facts, chosen, is_open)
-        if places is None or not is_possible(places):
+        if places is None or not ways(places):
             continue
         keys = free = free or _free_keys(facts)  # not before it is needed: names may be many
         for pattern, sign in zip(patterns, signs, strict=True):
