@@ -45,8 +45,8 @@ class Team {
 
   // One stage: calls work(begin, end) for chunks of 0 .. total - 1. Chunks shrink towards the end of a
   // range, so that others can help; none is longer than `most`. All threads call it with the same
-  // total, of fewer than 2^20 for each thread, and see afterwards what any of them wrote. One that waits calls idle() again and again,
-  // which shall be short.
+  // total, of fewer than 2^20 for each thread, and see afterwards what any of them wrote. One that
+  // waits calls idle() again and again, which shall be short.
   template <class Work, class Idle>
   void share(int total, int most, const Work& work, const Idle& idle) {
     if (total == 0) return;
