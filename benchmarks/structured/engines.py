@@ -120,3 +120,4 @@ ENGINES = {
     "llguidance": Engine("llguidance", make_llguidance),
     "xgrammar": Engine("xgrammar", make_xgrammar),
 }
+OWN = tuple(name for name, engine in ENGINES.items() if engine.distribution == "plait")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from benchmarks.machine import Machine
 from benchmarks.markdown import table
+from benchmarks.structured.engines import OWN
 from benchmarks.structured.suite import Counts, EngineResult
 
-OWN = "plait"
 MOST_REASONS = 12  # that are listed of an engine
 COLUMNS = ("accepted", "matched", "refused", "wrong")
 
@@ -20,6 +20,11 @@ class Section:
 
     title: str
     engines: Mapping[str, EngineResult]
+
+    @property
+    def own(self) -> list[EngineResult]:
+        """Those of plait."""
+        return [self.engines[name] for name in OWN if name in self.engines]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +40,7 @@ class SuiteReport:
     @property
     def wrong(self) -> int:
         """How many invalid instances plait has accepted."""
-        results = (section.engines.get(OWN) for section in self.sections)
-        return sum(result.total.wrong for result in results if result)
+        return sum(each.total.wrong for section in self.sections for each in section.own)
 
 
 def markdown(report: SuiteReport) -> str:
@@ -86,5 +90,5 @@ def _notes(section: Section) -> Iterable[str]:
         reasons = list(result.reasons.items())[:MOST_REASONS]
         if reasons:
             yield "\n".join(f"- {count} x {reason}" for reason, count in reasons)
-    own = section.engines.get(OWN)
-    yield from (f"WRONG: {instance}" for instance in (own.wrong_instances if own else ()))
+    for own in section.own:
+        yield from (f"WRONG: {instance}" for instance in own.wrong_instances)

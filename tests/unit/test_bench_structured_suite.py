@@ -12,13 +12,21 @@ from typing import Any
 import pytest
 
 from benchmarks.command_line import run_command
+from benchmarks.machine import this_machine
 from benchmarks.maskbench import Case, cases
 from benchmarks.structured import commands
 from benchmarks.structured.engines import ENGINES, Engine, Refused
 from benchmarks.structured.isolation import IsolatedEngine, Verdict, judge
 from benchmarks.structured.options import StructuredOptions, SuiteOptions
-from benchmarks.structured.suite import DIALECTS, Counts, JudgedCase, judge_case, summarise
-from benchmarks.structured.suite_report import Section, section_table
+from benchmarks.structured.suite import (
+    DIALECTS,
+    Counts,
+    EngineResult,
+    JudgedCase,
+    judge_case,
+    summarise,
+)
+from benchmarks.structured.suite_report import Section, SuiteReport, section_table
 from tests.fixtures.stub_engines import compile_stub, make_stub
 
 
@@ -185,6 +193,13 @@ def test_the_suite_says_what_is_left_out_and_fails_where_plait_is_wrong(
     ]
     assert output.with_suffix(".md").read_text() == capsys.readouterr().out.removesuffix("\n")
     assert "WRONG: enum 0: all kinds / let through" in output.with_suffix(".md").read_text()
+
+
+def test_what_plait_accepts_wrongly_counts_in_each_of_its_styles() -> None:
+    wrong = {"plait": 1, "plait-open": 2, "xgrammar": 5}
+    engines = {name: EngineResult("", Counts(wrong=count), {}) for name, count in wrong.items()}
+    sections = [Section("one", engines), Section("another", {"xgrammar": engines["xgrammar"]})]
+    assert SuiteReport("", "", this_machine(), sections).wrong == 3
 
 
 def test_unknown_engines_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
