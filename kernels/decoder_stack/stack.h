@@ -31,7 +31,7 @@ class StackRun {
       write_keys(layer, cache);
       if (!call_.reads_all && i == call_.last - 1) return finish_read(layer, cache);
       attend(cache, layer.window, call_.tiles, call_.tile_count);
-      pack(layer.o, [](int row) { return row; });
+      each_row([&](int row) { pack_read(layer.o, row, row); });
       foresee(i + 1);
       add_read(layer);
       feed_forward(layer);
@@ -64,8 +64,10 @@ class StackRun {
     x_ = scratch_.x;
     rows_ = call_.read_count;
     const auto place = [this](int row) { return static_cast<int>(call_.read[row]); };
-    each_row([&](int row) { copy_row(call_.x, place(row), x_, row); });
-    pack(layer.o, place);
+    each_row([&](int row) {
+      copy_row(call_.x, place(row), x_, row);
+      pack_read(layer.o, place(row), row);
+    });
     add_read(layer);
     feed_forward(layer);
     each_row([&](int row) { copy_row(x_, row, call_.x, place(row)); });
@@ -200,13 +202,10 @@ class StackRun {
     });
   }
 
-  // What attention read for place(row), for each row.
-  template <class Place>
-  void pack(const Matrix& next, const Place& place) {
-    const Acts acts = acts_for(next);
-    each_row([&](int row) {
-      kernel(next).pack(scratch_.read + static_cast<size_t>(place(row)) * next.k, next.k, row, acts);
-    });
+  // Packs what attention read for the row at a place.
+  void pack_read(const Matrix& next, int place, int row) {
+    const float* x = scratch_.read + static_cast<size_t>(place) * next.k;
+    kernel(next).pack(x, next.k, row, acts_for(next));
   }
 
   const LinearKernel& kernel(const Matrix& m) const { return operations_.linear(m.mode, rows_); }
