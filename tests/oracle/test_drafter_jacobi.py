@@ -6,16 +6,13 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from torch import Tensor
 
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.context import DrafterContext
-from plait.kernels.kv_cache import KVCache
-from plait.kernels.paged_attention import AttentionMetadata
 from tests.fixtures.drafting import drafted_by, speculating, texts
 from tests.fixtures.engines import request, run
 from tests.fixtures.random_requests import random_requests
-from tests.fixtures.table_model import TableModel
+from tests.fixtures.table_model import Forgetful, TableModel
 
 VOCAB = 40
 CONTEXT = DrafterContext(VOCAB)
@@ -27,20 +24,6 @@ CHOICES: dict[str, Any] = {
     "behind n-gram": ["n-gram", {"name": "jacobi", "fill": "off"}],
     "as it pays": "jacobi",
 }
-
-
-class Forgetful(TableModel):
-    """A law that depends on nothing but the position."""
-
-    def forward(
-        self,
-        token_ids: Tensor,
-        metadata: AttentionMetadata,
-        kv: KVCache,
-        read: Tensor | None = None,
-    ) -> Tensor:
-        super().forward(token_ids, metadata, kv, read)
-        return metadata.positions.double()[:, None]
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_blocks": 12}, {"max_step_tokens": 16}], ids=str)

@@ -23,7 +23,7 @@ from plait.kernels.paged_attention import AttentionMetadata
 from tests.fixtures.drafting import drafted_by, speculating, texts
 from tests.fixtures.engines import request, run
 from tests.fixtures.random_requests import random_requests
-from tests.fixtures.table_model import TableModel
+from tests.fixtures.table_model import Forgetful, TableModel
 
 VOCAB = 40
 PROMPTS = 3
@@ -45,20 +45,6 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> DrafterContext:
 
 
 DRAFTER = {"name": "ppd", "length": 12}
-
-
-class Forgetful(TableModel):
-    """A law of nothing but the position, so that a prompt says the truth about its place."""
-
-    def forward(
-        self,
-        token_ids: Tensor,
-        metadata: AttentionMetadata,
-        kv: KVCache,
-        read: Tensor | None = None,
-    ) -> Tensor:
-        super().forward(token_ids, metadata, kv, read)
-        return metadata.positions.double()[:, None]
 
 
 class Watching(TableModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -72,6 +73,20 @@ async def test_one_that_has_ended_is_not_taken(command: tuple[str, ...], tmp_pat
     early._started[0].wait()
     worker = await ProcessLauncher(command, tmp_path).start(config(tmp_path / "file"))
     assert await worker.wait() == "the worker ended with code 7"
+    await worker.close()
+
+
+async def test_input_is_closed_though_nobody_waits_for_the_end(tmp_path: Path) -> None:
+    command = (sys.executable, "-c", "import time; time.sleep(600)")
+    worker = await ProcessLauncher(command, tmp_path).start(config(tmp_path / "file"))
+    closing = asyncio.create_task(worker.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    stdin = worker._process.stdin
+    assert stdin is not None and stdin.closed
+    worker.kill()
     await worker.close()
 
 
