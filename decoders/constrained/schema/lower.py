@@ -62,7 +62,6 @@ from plait.decoders.constrained.schema.objects import (
 from plait.decoders.constrained.schema.read import ANNOTATIONS
 from plait.decoders.constrained.schema.unsatisfiable import UnsatisfiableDiagnosis
 from plait.decoders.constrained.spec import (
-    PRETTY,
     ConstraintError,
     ConstraintLimits,
     JsonStyle,
@@ -77,7 +76,7 @@ MAX_COUNT = 100_000  # longest array or string that is told apart from an endles
 _QUOTE = LiteralText('"')
 
 
-def schema_grammar(schema: Any, limits: ConstraintLimits, style: JsonStyle = PRETTY) -> Grammar:
+def schema_grammar(schema: Any, limits: ConstraintLimits, style: JsonStyle) -> Grammar:
     """Return the grammar of a JSON schema; it may have dead rules (grammar.check.prune).
 
     Raises:

@@ -67,7 +67,7 @@ def is_closed(facts: Facts) -> bool:
 
 
 def key_classes(
-    facts: Facts, ways: Callable[[SchemaRefs], Sequence[object]], objects: Objects = "closed"
+    facts: Facts, ways: Callable[[SchemaRefs], Sequence[object]], objects: Objects
 ) -> list[UndeclaredKeys]:
     """Return the classes of undeclared keys.
 
