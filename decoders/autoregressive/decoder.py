@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import exp
+from math import exp, inf
 from typing import Any, ClassVar
 
 import msgspec
@@ -155,7 +155,8 @@ class AutoregressiveDecoder:
 
     def report(self, state: AutoregressiveState) -> Mapping[str, Any]:
         """Return drafts by source and, under a constraint, its weight (log_weight: sum of the log
-        legal mass; legal_mass: its mean per token as a mass) and how often it was steered."""
+        legal mass; None where it is -inf), its mean per token as a mass, and how often tokens were
+        drawn outside of truncation, refused by a check, or replaced to fit the budget."""
         found: dict[str, Any] = {}
         if state.speculation is not None:
             found |= {
@@ -165,9 +166,12 @@ class AutoregressiveDecoder:
             if state.speculation.rule is not None:
                 found["lossy"] = state.speculation.rule.name
         if state.constraint is not None:
+            log_weight = state.log_weight
             found |= {
-                "log_weight": state.log_weight,
-                "legal_mass": exp(state.log_weight / max(state.request.text.num_output, 1)),
+                "log_weight": log_weight if log_weight > -inf else None,  # JSON has no infinity
+                "legal_mass": exp(log_weight / max(state.request.text.num_output, 1)),
+                "untruncated": state.num_untruncated,
+                "refused": state.num_refused,
                 "steered": state.num_steered,
             }
         return found

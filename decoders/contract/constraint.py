@@ -45,3 +45,13 @@ class Constraint(ConstraintView, Protocol):
 
     def rollback(self, num_tokens: int) -> None:
         """Take back the last accepted tokens."""
+
+
+def is_exact(constraint: ConstraintView) -> bool:
+    """Tell whether every token that the bitmask allows is accepted.
+
+    A constraint with a part that only says yes or no to a token (a checker, a validator) has an
+    attribute `is_exact = False`: its bitmask allows more than is legal, and accept_token refuses
+    the rest. Its min_tokens() and closing_tokens() may then be too short, and refused.
+    """
+    return bool(getattr(constraint, "is_exact", True))

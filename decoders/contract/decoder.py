@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from plait.decoders.contract.text import Text
     from plait.decoders.sampling.params import SamplingParams
 
-# Why a text has ended; decoders say "stop" or "length", the others are the server's.
-FinishReason = Literal["stop", "length", "abort", "deadline", "error"]
+# Why a text has ended; decoders say "stop", "length" or "dead_end" (its constraint refuses whatever
+# may follow), the others are the server's.
+FinishReason = Literal["stop", "length", "dead_end", "abort", "deadline", "error"]
 State = TypeVar("State")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from plait.decoders.contract.decoder import TokenLogprobs
@@ -26,7 +26,9 @@ class Sampler(Protocol):
     ) -> Draws:
         """Draw one token per row of logits [rows, vocab], which stay as they are.
 
-        Law: E[exp(log_mass) * 1[token = v]] == p(v) * 1[v is legal]; p: the request's distribution.
+        Law: E[exp(log_mass) * 1[token = v]] == p(v) * 1[v is legal]; p: the request's distribution,
+        truncated and normalised, before the constraint. (Where no legal token has a probability,
+        some legal token is drawn, with log_mass -inf.)
         """
 
     def scores(
@@ -37,6 +39,12 @@ class Sampler(Protocol):
         banned: Sequence[Collection[int]] | None = None,
     ) -> Tensor:
         """Return the scores [rows, vocab] to draw from: a distribution is their softmax."""
+
+    def order(
+        self, logits: Tensor, state: SamplingState, bitmask: Tensor | None = None
+    ) -> Iterator[int]:
+        """Yield the legal tokens of a row [1, vocab]: what `sample` draws if those before it are
+        banned."""
 
     def report(
         self, logits: Tensor, states: Sequence[SamplingState], token_ids: Sequence[int]

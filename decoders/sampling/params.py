@@ -12,8 +12,11 @@ class SamplingParams:
     """The distribution of the next token. Every field is range-checked before (server/api/schemas).
 
     Order of application: logprobs are read first, off the model's own; then allowed_token_ids,
-    bad_words, min_tokens, logit_bias, repetition, presence and frequency penalties, the constraint,
-    temperature, min_p, top_k, top_p. temperature 0 is greedy.
+    bad_words, min_tokens, logit_bias, repetition, presence and frequency penalties, temperature,
+    min_p, top_k, top_p (truncation), the constraint. temperature 0 is greedy.
+    The law before the constraint is the request's distribution p; the legal mass (Draws.log_mass)
+    is measured under it. Where truncation leaves no legal token, the constraint is applied first
+    and what it allows is truncated: the draw is legal, of probability 0 under p, its log mass -inf.
     """
 
     temperature: float = 1.0

@@ -7,7 +7,7 @@ same state and logits give the same token in any batch. Exact up to float32 roun
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from math import inf
@@ -19,6 +19,7 @@ from plait.decoders.contract.decoder import TokenLogprobs
 from plait.decoders.contract.registry import Options
 from plait.decoders.sampling import edits
 from plait.decoders.sampling.logprobs import logprobs_of, with_named
+from plait.decoders.sampling.order import draw_order
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.state import SamplingState
 from plait.kernels.backend import KernelBackend
@@ -33,9 +34,10 @@ class Draws:
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs | None]  # None where the request asks for none
-    # log of the probability that the distribution before the constraint, at the request's
-    # temperature (1 when greedy) and before truncation, gives to what the constraint allows;
-    # 0.0 for rows without a constraint. Summed over a text it is its importance weight.
+    # log of the probability that the request's distribution before the constraint (bans, bias,
+    # penalties, temperature, which is 1 when greedy, and truncation are in it) gives to what the
+    # constraint and the caller allow; 0.0 for rows without either; -inf where truncation leaves
+    # nothing of it, see SamplingParams. Summed over a text it is its importance weight.
     log_mass: list[float]
 
 
@@ -104,13 +106,14 @@ class OrdinarySampler:
 
         A row without a legal token drops the request's own bans, then the caller's, then the
         constraint (a sound one never gets there, and its accept_token refuses what is drawn).
+        Truncation is dropped before them, where it leaves nothing legal: see SamplingParams.
 
         Args:
             logits: [b, vocab] float32, rows contiguous; not modified.
             states: one per row; a state may stand in several rows.
             bitmask: [b, words] int32, bit t % 32 of word t // 32 says that token t is legal; a row
                 of all ones is unconstrained, in other rows tokens without a bit are illegal.
-            banned: per row, token ids that must not be drawn.
+            banned: per row, token ids that must not be drawn; a constraint as well, in addition.
         """
         if bitmask is None and banned is None and all(state.is_plain for state in states):
             temperatures = [0.0 if s.greedy else s.params.temperature for s in states]
@@ -142,6 +145,26 @@ class OrdinarySampler:
         """
         rows = _rows(logits, states, bitmask, banned)
         return self._scores(logits, rows, BanLevel.ALL)[0]
+
+    def order(
+        self, logits: Tensor, state: SamplingState, bitmask: Tensor | None = None
+    ) -> Iterator[int]:
+        """Yield the legal tokens of a row [1, vocab], each as it would be drawn next.
+
+        Law: the first is what `sample` draws, and each is what it draws with those before banned.
+        Where nothing is left, the request's own bans are dropped. Cost: that of a draw; then of a
+        sort of the tokens that are read.
+        """
+        rows, seen = _rows(logits, [state], bitmask, None), set[int]()
+        for ban_level in (BanLevel.ALL, BanLevel.CALLER):
+            scores = self._scores(logits, rows, ban_level)[0][0]
+            noise = (
+                None if state.greedy else self.backend.gumbel(rows.keys(logits.device), len(scores))
+            )
+            for token_id in draw_order(scores, noise):
+                if token_id not in seen:
+                    seen.add(token_id)
+                    yield token_id
 
     def report(
         self, logits: Tensor, states: Sequence[SamplingState], token_ids: Sequence[int]
@@ -218,19 +241,26 @@ class OrdinarySampler:
     ) -> tuple[Tensor, Sequence[float]]:
         """Return the scores to draw from, in the order of SamplingParams, and the log masses."""
         scores = logits[_index(rows, logits)]
-        for row, state, banned in zip(scores, rows.states, rows.banned, strict=True):
-            if state.edits or banned:
-                _edit(row, state, banned, ban_level)
-        temperatures = rows.temperatures(1.0, logits.device)
-        scores /= temperatures[:, None]
-        mass: Sequence[float] = [0.0] * len(temperatures)
-        bitmask = rows.bitmask_on(logits.device)
-        if bitmask is not None and ban_level >= BanLevel.CONSTRAINT:
-            cold = torch.ones_like(temperatures)
-            mass = self.backend.legal_mass(scores, bitmask, cold).tolist()
-            self.backend.apply_bitmask(scores, bitmask)
-        if any(state.truncates for state in rows.states):
+        for row, state in zip(scores, rows.states, strict=True):
+            if state.edits:
+                _edit(row, state, ban_level)
+        scores /= rows.temperatures(1.0, logits.device)[:, None]
+        allowed = _allowed(rows, scores, ban_level)
+        truncates = any(state.truncates for state in rows.states)
+        whole = scores.clone() if truncates and allowed is not None else scores
+        if truncates:
             _truncate(scores, rows.states, self.backend)
+        if allowed is None:
+            return scores, [0.0] * len(rows.states)
+        cold = torch.ones(len(rows.states), device=scores.device)
+        mass: list[float] = self.backend.legal_mass(scores, allowed, cold).tolist()
+        self.backend.apply_bitmask(scores, allowed)
+        outside = [i for i, value in enumerate(mass) if value == -inf and rows.states[i].truncates]
+        if outside:  # truncation leaves nothing legal: the best of what is legal
+            best = whole[outside]
+            self.backend.apply_bitmask(best, allowed[outside])
+            _truncate(best, [rows.states[i] for i in outside], self.backend)
+            scores[outside] = best
         return scores, mass
 
 
@@ -266,16 +296,36 @@ def _is_constrained(bitmask: Tensor) -> Tensor:
     return (bitmask != -1).any(dim=1)
 
 
-def _edit(row: Tensor, state: SamplingState, banned: Collection[int], ban_level: BanLevel) -> None:
-    """Apply bans, bias and penalties to one row of scores."""
+def _allowed(rows: SamplingBatch, scores: Tensor, ban_level: BanLevel) -> Tensor | None:
+    """Return a bitmask [rows, words] of what constraint and caller allow; None: everything."""
+    bitmask = rows.bitmask_on(scores.device) if ban_level >= BanLevel.CONSTRAINT else None
+    if ban_level < BanLevel.CALLER or not any(rows.banned):
+        return bitmask
+    if bitmask is None:
+        words = -(-scores.shape[1] // 32)
+        bitmask = torch.full((len(scores), words), -1, dtype=torch.int32, device=scores.device)
+    elif bitmask is rows.bitmask:
+        bitmask = bitmask.clone()
+    for row, banned in enumerate(rows.banned):
+        for token_id in banned:
+            bitmask[row, token_id // 32] &= ~_bit(token_id)
+    return bitmask
+
+
+def _bit(token_id: int) -> int:
+    """Return the word in which only the token's bit is set, as int32."""
+    shift = token_id % 32
+    return 1 << shift if shift < 31 else -(1 << 31)
+
+
+def _edit(row: Tensor, state: SamplingState, ban_level: BanLevel) -> None:
+    """Apply the request's bans, bias and penalties to one row of scores."""
     params = state.params
-    illegal = set(banned) if ban_level >= BanLevel.CALLER else set()
     if ban_level is BanLevel.ALL:
-        illegal |= state.bans()
         if params.allowed_token_ids:
             edits.keep_only(row, params.allowed_token_ids)
-    if illegal:
-        edits.ban(row, illegal)
+        if illegal := state.bans():
+            edits.ban(row, illegal)
     if params.logit_bias:
         edits.add_bias(row, params.logit_bias)
     if state.counts:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from plait.decoders.autoregressive import commit
+from plait.decoders.autoregressive import steering
 from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
 from plait.decoders.contract.decoding import DecodingSpec
 from plait.decoders.sampling.params import SamplingParams
@@ -105,7 +105,7 @@ def test_a_complete_text_ends_when_nothing_that_is_drawn_fits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The empty text is legal, and every token opens a word that is longer than the budget."""
-    monkeypatch.setattr(commit, "MAX_REDRAWS", 2)
+    monkeypatch.setattr(steering, "MAX_REDRAWS", 2)
     words = [(), *((token, token) for token in range(END))]
     sampling = [SamplingParams(temperature=2.0, seed=seed) for seed in range(40)]
     assert texts(sampling, 1, words=words) == [[]] * 40

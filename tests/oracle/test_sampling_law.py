@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from itertools import product
-from math import exp, inf, log, sqrt
+from math import exp, inf, sqrt
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from plait.decoders.sampling.order import draw_order
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.sampling.sampler import OrdinarySampler
 from plait.decoders.sampling.state import SamplingState
 from plait.kernels import extension
 from tests.fixtures.backends import REFERENCE, KernelBackend, both_backends
-from tests.fixtures.sampling_law import Situation, law, scores
+from tests.fixtures.sampling_law import Situation, base_law, law, scores
 from tests.fixtures.sampling_states import grow, sampling_state
 
 # all numbers below are short binary fractions, so float32 makes no rounding error in the scores
@@ -48,6 +50,7 @@ SHAPES: list[dict[str, Any]] = [
     {"temperature": 1.0, "min_p": 0.13, "top_k": 4, "top_p": 0.85},
 ]
 CONSTRAINTS = [None, (0, 2, 3, 5)]
+VOCAB = 6
 TEXT: dict[str, tuple[int, ...]] = {"prompt": (5, 4, 4), "output": (2, 4, 3), "stop": (5,)}
 
 
@@ -211,11 +214,89 @@ def test_compiled_draws_are_the_oracles() -> None:
 
 
 @both_backends
-def test_log_mass_is_the_legal_share(backend: KernelBackend) -> None:
-    table = TABLES[0]
-    now = Situation(SamplingParams(temperature=0.5, top_k=1), legal=(1, 3, 4))
+def test_the_log_mass_is_the_legal_share_of_the_truncated_law(backend: KernelBackend) -> None:
+    """exp(log_mass) == sum of p(v) over the legal v; it holds in all rows of a batch."""
+    hot = [now for now in situations() if now.params.temperature > 0]
+    grid = [*hot, *(replace(now, legal=(1, 4)) for now in hot)]
+    logits = torch.tensor([float(x) for x in TABLES[0]]).expand(len(grid), -1)
+    have = OrdinarySampler(backend).sample(
+        logits, [state(now) for now in grid], bitmask(grid), [now.banned for now in grid]
+    )
+    num_outside = 0
+    for now, value in zip(grid, have.log_mass, strict=True):
+        legal = set(range(VOCAB) if now.legal is None else now.legal) - set(now.banned)
+        want = sum(mass for token, mass in enumerate(base_law(TABLES[0], now)) if token in legal)
+        if now.legal is None and not now.banned:
+            assert value == 0.0, now
+        assert exp(value) == pytest.approx(want, abs=1e-6), now
+        num_outside += value == -inf
+    assert num_outside > 0
+
+
+@both_backends
+@pytest.mark.parametrize("shape", SHAPES[1:])
+@pytest.mark.parametrize("legal", [(0, 2, 3, 5), (1, 3, 4), (4,)])
+def test_draws_are_properly_weighted(
+    legal: tuple[int, ...], shape: dict[str, Any], backend: KernelBackend
+) -> None:
+    """E[exp(log_mass) 1[token = v]] == p(v) 1[v is legal], by frequencies: 4 standard errors."""
+    draws, now = 1000, Situation(SamplingParams(**shape), legal=legal)
+    states = [state(now, stream) for stream in range(draws)]
+    logits = torch.tensor([float(x) for x in TABLES[0]]).expand(draws, -1)
+    have = OrdinarySampler(backend).sample(logits, states, bitmask([now] * draws))
+    weight = exp(have.log_mass[0])
+    assert set(have.log_mass) == {have.log_mass[0]}
+    assert set(have.token_ids) <= set(legal)
+    counts = Counter(have.token_ids)
+    for token, mass in enumerate(base_law(TABLES[0], now)):
+        share = mass / weight if weight and token in legal else 0.0
+        error = weight * sqrt(share * (1.0 - share) / draws)
+        want = mass if token in legal else 0.0
+        assert abs(weight * counts[token] / draws - want) <= 4.0 * error + 1e-6
+
+
+@both_backends
+def test_what_truncation_leaves_no_legal_token_of_is_drawn_from_the_best(
+    backend: KernelBackend,
+) -> None:
+    """Legal always, of probability 0 under the request's own law, and said so."""
+    now = Situation(SamplingParams(temperature=0.5, top_k=2), legal=(1, 3, 4))
+    draws = 500
+    logits = torch.tensor([float(x) for x in TABLES[0]]).expand(draws, -1)
+    states = [state(now, stream) for stream in range(draws)]
+    have = OrdinarySampler(backend).sample(logits, states, bitmask([now] * draws))
+    assert set(have.log_mass) == {-inf}
+    assert set(have.token_ids) == {1, 3}
+    within(Counter(have.token_ids), law(TABLES[0], now), draws)
+
+
+@both_backends
+@pytest.mark.parametrize("now", situations()[::5])
+def test_the_order_is_that_of_draws_under_bans(now: Situation, backend: KernelBackend) -> None:
+    """Each token is what is drawn if those before it are banned, as long as one is legal."""
+    sampler, table = OrdinarySampler(backend), TABLES[0]
     logits = torch.tensor([[float(x) for x in table]])
-    have = OrdinarySampler(backend).sample(logits, [state(now)], bitmask([now])).log_mass[0]
-    weights = [exp(2.0 * float(x)) for x in table]
-    want = log(sum(weights[t] for t in (1, 3, 4)) / sum(weights))
-    assert have == pytest.approx(want, abs=1e-5)
+    mask = None if now.legal is None else bitmask([now])
+    for stream in range(10):
+        order = list(sampler.order(logits, state(now, stream), mask))
+        legal = set(range(VOCAB) if now.legal is None else now.legal)
+        assert len(order) == len(set(order))
+        allowed = {token for token, score in enumerate(scores(table, now)) if score is not None}
+        assert set(order) >= allowed - set(now.banned)
+        assert set(order) <= legal
+        for i, token in enumerate(order):
+            banned = order[:i]
+            if not any(base_law(table, now)[t] > 0 for t in legal - set(banned)):
+                break
+            have = sampler.sample(logits, [state(now, stream)], mask, [banned])
+            assert have.token_ids == [token]
+
+
+def test_the_order_of_a_wide_row_is_a_sort() -> None:
+    values = torch.randint(0, 40, (5000,), generator=torch.Generator().manual_seed(1)).float()
+    values[::7] = -inf
+    values[3] = float("nan")
+    want = sorted(
+        (i for i in range(5000) if values[i] > -inf), key=lambda i: (-float(values[i]), i)
+    )
+    assert list(draw_order(values, None)) == want

@@ -7,7 +7,7 @@ one draws each row afresh, the other, as the real one does, reads off each posit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -68,6 +68,15 @@ class Fresh:
         self, logits: Tensor, states: Any, bitmask: Any = None, banned: Any = None
     ) -> Tensor:
         raise AssertionError("nobody judges")
+
+    def order(
+        self, logits: Tensor, state: SamplingState, bitmask: Tensor | None = None
+    ) -> Iterator[int]:
+        row, mask = logits[0].tolist(), None if bitmask is None else int(bitmask[0, 0])
+        banned: list[int] = []
+        while any(mask is None or mask >> t & 1 for t in range(VOCAB) if t not in banned):
+            banned.append(self.draw(row, mask, banned, state.position))
+            yield banned[-1]
 
     def draw(
         self, row: list[float], mask: int | None, banned: Collection[int], position: int

@@ -177,6 +177,21 @@ async def refused(param: str, job: GenerationJob) -> str | None:
     return caught.value.param
 
 
+async def test_a_dead_end_is_an_error_that_says_so() -> None:
+    """A text that its constraint's checks let nothing follow is never passed off as complete."""
+
+    async def stuck(request: GenerateRequest) -> AsyncIterator[Event]:
+        yield Delta(request.request_id, 0, [97])
+        yield Delta(request.request_id, 0, [], finish_reason="dead_end")
+
+    pool = StubPool()
+    pool.scripts.append(stuck)
+    with pytest.raises(BadRequest, match="refuse every token") as caught:
+        async for _ in GenerationOutput(pool, await complete()).deltas():
+            pass
+    assert caught.value.code == "dead_end"
+
+
 async def test_usage_counts_what_was_searched_beside_what_is_returned() -> None:
     async def searched(request: GenerateRequest) -> AsyncIterator[Event]:
         for index in range(request.n):

@@ -32,6 +32,10 @@ from plait.server.wire.messages import Delta, Started
 
 Event = Started | Delta
 NO_TEXT = TextDelta("")
+DEAD_END = (
+    "The output came to a place where the constraint's checks refuse every token that may follow. "
+    "Another seed, or a decoding.search, may find a way."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +247,7 @@ def _check_reason(reason: FinishReason | None) -> None:
         "deadline": DeadlineExceeded("The request's deadline has passed."),
         "abort": Unavailable("The request was aborted."),
         "error": Internal("The server failed."),
+        "dead_end": BadRequest(DEAD_END, code="dead_end"),
     }
     if reason in errors:
         raise errors[reason]

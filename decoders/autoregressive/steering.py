@@ -1,0 +1,122 @@
+"""Which drawn token may follow one sequence: what its constraint refuses is drawn again.
+
+Two kinds of tokens are taken back: those that the constraint refuses though its bitmask allows them
+(decoders/contract/constraint.py, is_exact), and those after which the shortest legal end would no
+longer fit into the budget. The next token of the draw's own order follows (Sampler.order), so the
+draw is exact for the distribution restricted to what is not taken back. After MAX_REDRAWS tokens
+that do not fit, the shortest end known is followed to its end.
+
+Law: if min_tokens() <= max_tokens at the start and the bitmask is exact, the text ends complete.
+Where every legal token is refused, the text is at a dead end (`DEAD_END`): it ends there, for a
+search that can cut it back and go on elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum, auto
+
+from torch import Tensor
+
+from plait.decoders.autoregressive.bitmask import next_bitmask
+from plait.decoders.autoregressive.state import AutoregressiveState
+from plait.decoders.contract.constraint import Constraint, is_exact
+from plait.decoders.contract.decoder import FinishReason, SequenceError
+
+MAX_REDRAWS = 8
+DEAD_END: FinishReason = "dead_end"
+
+
+class ConstraintContradiction(SequenceError):
+    """A constraint contradicts itself."""
+
+
+class Verdict(Enum):
+    """What becomes of a drawn token."""
+
+    ACCEPTED = auto()  # the constraint has advanced by it
+    REFUSED = auto()  # by a check of the constraint
+    TOO_LONG = auto()  # the answer could not be completed within its budget
+
+
+def steer(state: AutoregressiveState, token: int, logits: Tensor) -> int | FinishReason:
+    """Advance the constraint by the token, or by the one to take in its place, and return that.
+
+    Returns why the text ends instead: "stop" if it is complete as it stands and no longer one that
+    was drawn fits, DEAD_END if whatever may follow is refused.
+
+    Args:
+        state: of a sequence with a constraint.
+        token: as drawn.
+        logits: [1, vocab], what it was drawn from.
+    Raises:
+        ConstraintContradiction: an exact constraint refuses what it had allowed.
+    """
+    if state.is_closing:
+        return _close(state)
+    num_refused = num_long = 0
+    found: int | None = None
+    for candidate in _candidates(state, token, logits):
+        verdict = try_token(state, candidate)
+        if verdict is Verdict.ACCEPTED:
+            found = candidate
+            break
+        num_refused += verdict is Verdict.REFUSED
+        num_long += verdict is Verdict.TOO_LONG
+        if num_long > MAX_REDRAWS:
+            break
+    state.num_refused += num_refused
+    state.num_steered += num_long > 0
+    if found is not None:
+        state.num_accepted += 1
+        return found
+    return _begin_closing(state) if num_long else DEAD_END
+
+
+def try_token(state: AutoregressiveState, token: int) -> Verdict:
+    """Advance the constraint by the token if it may follow; otherwise it stays where it is."""
+    constraint = state.constraint
+    assert constraint is not None
+    if not constraint.accept_token(token):
+        if is_exact(constraint):
+            raise _contradiction(token)
+        return Verdict.REFUSED
+    if token in state.stop_token_ids or constraint.min_tokens() < state.remaining:
+        return Verdict.ACCEPTED
+    constraint.rollback(1)
+    return Verdict.TOO_LONG
+
+
+def _candidates(state: AutoregressiveState, token: int, logits: Tensor) -> Iterator[int]:
+    """Yield the token, then what is drawn if those before it are banned."""
+    yield token
+    bitmask = next_bitmask(state.constraint, logits.shape[1])
+    for each in state.sampler.order(logits, state.sampling, bitmask):
+        if each != token:
+            yield each
+
+
+def _begin_closing(state: AutoregressiveState) -> int | FinishReason:
+    """Follow the shortest end known from here on."""
+    assert state.constraint is not None
+    state.closing = tuple(state.constraint.closing_tokens())
+    state.closing_start = state.request.text.num_output
+    return _close(state) if state.closing else "stop"
+
+
+def _close(state: AutoregressiveState) -> int | FinishReason:
+    """Advance the constraint by the next token of the end that is followed."""
+    constraint: Constraint | None = state.constraint
+    assert constraint is not None
+    token = state.next_closing()
+    if not constraint.accept_token(token):
+        if is_exact(constraint):
+            raise _contradiction(token)
+        state.num_refused += 1
+        return DEAD_END
+    state.num_accepted += 1
+    return token
+
+
+def _contradiction(token: int) -> ConstraintContradiction:
+    return ConstraintContradiction(f"the constraint refuses token {token}, which it had allowed")
