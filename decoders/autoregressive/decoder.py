@@ -26,10 +26,9 @@ from plait.decoders.autoregressive.acceptance import (
     accept_unverified,
     apply_acceptance_rule,
 )
-from plait.decoders.autoregressive.bitmask import allow_all_bitmask
+from plait.decoders.autoregressive.bitmask import allow_all_bitmask, fill_bitmask
 from plait.decoders.autoregressive.commit import commit_token
 from plait.decoders.autoregressive.state import AutoregressiveState
-from plait.decoders.contract.constraint import Constraint
 from plait.decoders.contract.decoder import (
     Alternative,
     DecodeRequest,
@@ -77,6 +76,7 @@ class VerifiedRows:
     draws: Draws
     logits: Tensor  # [rows, vocab]
     hidden: Tensor | None  # [rows, hidden]
+    entropies: Mapping[int, float]  # of the rows whose searches ask for them, in nats
 
 
 class AutoregressiveDecoder:
@@ -203,7 +203,7 @@ class AutoregressiveDecoder:
         draws = attempt(lambda: self._draw(sampler, walks, logits))
         if not isinstance(draws, Exception):
             accepted: dict[int, Outcome] = {}
-            verified = VerifiedRows(draws, logits, hidden)
+            verified = VerifiedRows(draws, logits, hidden, self._entropies(walks, logits))
             for i, walk in zip(members, walks, strict=True):
                 outcome = attempt(partial(self._walk, walk, verified))
                 accepted[i] = faulty(outcome) if isinstance(outcome, Exception) else outcome
@@ -218,6 +218,14 @@ class AutoregressiveDecoder:
         ahead = _row_states(walks, self._vocab_size)
         return sampler.sample(logits, ahead, self._bitmask(walks))
 
+    def _entropies(self, walks: Sequence[VerificationRows], logits: Tensor) -> dict[int, float]:
+        asking = [walk for walk in walks if walk.state.request.search.entropies]
+        rows = [walk.first + row for walk in asking for row in range(walk.num_rows)]
+        if not rows:
+            return {}
+        found = self._backend.row_stats(logits[rows]).entropy.tolist()
+        return dict(zip(rows, found, strict=True))
+
     def _bitmask(self, walks: Sequence[VerificationRows]) -> Tensor | None:
         """Return what each row's constraint allows, had the draft before it come true."""
         if all(walk.state.constraint is None for walk in walks):
@@ -225,7 +233,7 @@ class AutoregressiveDecoder:
         bitmask = allow_all_bitmask(sum(walk.num_rows for walk in walks), self._vocab_size)
         for walk in walks:
             if walk.state.constraint is not None:
-                _fill_bitmask(walk.state.constraint, walk, bitmask)
+                fill_bitmask(walk.state.constraint, walk.tree, walk.first, bitmask)
         return bitmask
 
     def _walk(self, walk: VerificationRows, verified: VerifiedRows) -> Outcome:
@@ -276,8 +284,11 @@ class AutoregressiveDecoder:
         accepted_rows: Sequence[int],
         rows: VerifiedRows,
     ) -> Outcome:
-        """Tell the drafters; return the outcome with what was drafted and accepted."""
+        """Tell the drafters; return the outcome with what else is known of it."""
         state, tree = walk.state, walk.tree
+        if rows.entropies and state.request.search.entropies:
+            entropies = [rows.entropies[walk.first + row] for row in accepted_rows]
+            outcome = msgspec.structs.replace(outcome, entropies=entropies)
         if self._speculator is None or state.speculation is None:
             return outcome
         result = VerificationResult(
@@ -342,48 +353,3 @@ def _row_states(walks: Sequence[VerificationRows], vocab_size: int) -> list[Samp
             before = found[walk.first + 1 + parent]
             found.append(before.ahead(token if token < vocab_size else None))
     return found
-
-
-def _fill_bitmask(constraint: Constraint, walk: VerificationRows, bitmask: Tensor) -> None:
-    """Fill the rows of one sequence; the constraint stands afterwards where it stood.
-
-    Rows behind a token that it forbids stay as they are: they are never reached.
-    """
-    constraint.fill_bitmask(bitmask, walk.first)
-    path: list[int] = []  # nodes whose tokens the constraint has accepted
-    try:
-        for node in range(len(walk.tree)):
-            if _move_constraint(constraint, walk.tree, path, node):
-                constraint.fill_bitmask(bitmask, walk.first + 1 + node)
-    finally:
-        constraint.rollback(len(path))
-
-
-def _move_constraint(constraint: Constraint, tree: DraftTree, path: list[int], node: int) -> bool:
-    """Move the constraint from the end of a path to a node; False if that can't be reached."""
-    wanted = [*_path_to(tree, tree.parents[node]), node]
-    shared = _num_common(path, wanted)
-    constraint.rollback(len(path) - shared)
-    del path[shared:]
-    for each in wanted[shared:]:
-        if not constraint.accept_token(tree.token_ids[each]):
-            return False
-        path.append(each)
-    return True
-
-
-def _path_to(tree: DraftTree, node: int) -> list[int]:
-    """Return the nodes from the first level down to one."""
-    path: list[int] = []
-    while node != ROOT:
-        path.append(node)
-        node = tree.parents[node]
-    return path[::-1]
-
-
-def _num_common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return the length of the longest common beginning."""
-    for i, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return i
-    return min(len(one), len(other))

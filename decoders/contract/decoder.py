@@ -108,6 +108,8 @@ class SearchNeeds:
 
     num_alternatives: int = 0  # to be told of each drawn token
     logprobs: bool = False  # of each emitted token, whether or not the request asks for them
+    entropies: bool = False  # of the model's own distribution at each drawn token
+    is_greedy: bool = False  # members draw the likeliest legal token, whatever the temperature
     max_tokens_per_step: int | None = None  # 1: no drafts
     is_synchronous: bool = False  # all members take one step, then the search acts
     has_fixed_choices: bool = False  # member i is choice i and streams at once; there is no action
@@ -136,6 +138,7 @@ class Outcome(msgspec.Struct, frozen=True):
     predicted: PredictionResult | None = None  # when rows were drafted from a prediction
     log_mass: float = 0.0  # sum over the drawn tokens: log of the mass that the constraint allows
     alternatives: Sequence[Sequence[Alternative]] = ()  # to each drawn token, best first, if needed
+    entropies: Sequence[float] = ()  # nats, at each drawn token, if needed
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,7 @@ def _method(name: Any, kind: Kind, param: str) -> Method:
 
 def _option_fault(method: Method, error: Any) -> str:
     if error["type"] != "extra_forbidden":
-        return f"{method.name}: {error['msg']}."
+        return f"{method.name}: {error['msg'].removeprefix('Value error, ')}."
     known = ", ".join(sorted(method.options.model_fields)) or "none"
     return f"{method.name} has no option {error['loc'][-1]!r}; its options are: {known}."
 

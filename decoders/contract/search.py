@@ -42,6 +42,8 @@ class MemberOutcome:
     # emitted), the best SearchNeeds.num_alternatives, best first
     log_mass: float  # of the drawn tokens: sum of the log of what the constraint allows
     finish: FinishReason | None  # why its text ends, if it does; it may be forked all the same
+    entropies: Sequence[float] = ()  # nats, of the model's own distribution (temperature 1, before
+    # any parameter) at each drawn token, if SearchNeeds.entropies
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,13 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """The member waits, and keeps its KV blocks as long as nobody else needs them."""
+
+    member: int
+
+
+@dataclass(frozen=True, slots=True)
 class Park:
     """The member waits: it keeps its text and gives its KV blocks back."""
 
@@ -83,7 +92,7 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """A parked member runs again."""
+    """A parked or held member runs again."""
 
     member: int
 
@@ -93,7 +102,7 @@ class Finish:
     """The search is over: rank() says what is returned."""
 
 
-Action = Fork | Truncate | Drop | Park | Resume | Finish
+Action = Fork | Truncate | Drop | Hold | Park | Resume | Finish
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ from functools import partial
 from typing import Any
 
 from plait.decoders.contract.constraint import Constraint
-from plait.decoders.contract.decoder import Decoder, DecodeRequest
+from plait.decoders.contract.decoder import Decoder, DecodeRequest, SearchNeeds
 from plait.decoders.contract.isolation import FAILED, attempt
 from plait.decoders.contract.registry import MethodError
 from plait.decoders.contract.text import NoiseKey, Text
+from plait.decoders.sampling.params import SamplingParams
 from plait.server.engine.group.group import Group, begin_group
 from plait.server.engine.kv.block_table import BLOCK_SIZE, BlockTable
 from plait.server.engine.kv.prefix_index import hash_span, root_hash
@@ -170,9 +171,7 @@ class Admission:
     def _add_members(self, group: Group, base: Constraint | None) -> None:
         """Make the members that a group begins with, but for choices that nobody waits for."""
         request, needs = group.request, group.search.needs
-        sampling = request.sampling
-        if needs.logprobs and sampling.logprobs is None:
-            sampling = replace(sampling, logprobs=0)
+        sampling = _member_sampling(request.sampling, needs)
         decoder = self._choose_decoder(request)
         numbers = sorted(group.open_choices) if group.is_independent else range(group.num_members)
         for number in numbers if group.open_choices else ():
@@ -207,6 +206,13 @@ class Admission:
         """Return an empty table; equal texts share blocks if all that is hashed here is equal."""
         root = root_hash(self._capacity.fingerprint, request.cache_salt, str(block))
         return BlockTable(root, hash_span(block))
+
+
+def _member_sampling(sampling: SamplingParams, needs: SearchNeeds) -> SamplingParams:
+    """Return the parameters that a search's members are drawn with."""
+    if needs.logprobs and sampling.logprobs is None:
+        sampling = replace(sampling, logprobs=0)
+    return replace(sampling, temperature=0.0) if needs.is_greedy else sampling
 
 
 def _make_failed(request_id: str, fault: Exception) -> Failed:

@@ -43,8 +43,9 @@ class Group:
 
     @property
     def running(self) -> list[Sequence]:
-        """The members that take part in steps: neither complete nor parked."""
-        return [s for s in self.members.values() if s.finish is None and not s.is_parked]
+        """The members that take part in steps: neither complete, nor parked, nor on hold."""
+        members = self.members.values()
+        return [s for s in members if s.finish is None and not (s.is_parked or s.is_on_hold)]
 
     @property
     def is_due(self) -> bool:

@@ -16,6 +16,7 @@ from plait.decoders.contract.search import (
     Drop,
     Finish,
     Fork,
+    Hold,
     MemberOutcome,
     Park,
     Ranked,
@@ -62,6 +63,7 @@ class SearchRunner:
                 outcome.alternatives,
                 outcome.log_mass,
                 outcome.finish,
+                outcome.entropies,
             )
         )
 
@@ -77,7 +79,7 @@ class SearchRunner:
             is_over |= isinstance(action, Finish)
             self._apply(group, action)
         for sequence in group.members.values():
-            sequence.is_held = False
+            sequence.is_held = sequence.is_on_hold
             if sequence.finish is not None:
                 self._scheduler.park(sequence)
         if is_over or not group.running or group.is_over_budget:
@@ -115,18 +117,23 @@ class SearchRunner:
                 self._truncate(group, self._member(group, member), num_output)
             case Drop(member):
                 self.drop(group, self._member(group, member))
+            case Hold(member):
+                self._member(group, member).is_on_hold = True
             case Park(member):
                 sequence = self._member(group, member)
                 sequence.is_parked = True
                 self._scheduler.park(sequence)
             case Resume(member):
-                sequence = self._member(group, member)
-                if not sequence.is_parked:
-                    raise SearchError(f"member {member} is not parked")
-                sequence.is_parked = False
-                self._scheduler.add(sequence)
+                self._resume(self._member(group, member))
             case Finish():
                 pass
+
+    def _resume(self, sequence: Sequence) -> None:
+        if not (sequence.is_parked or sequence.is_on_hold):
+            raise SearchError(f"member {sequence.index} is neither parked nor on hold")
+        if sequence.is_parked and sequence.finish is None:
+            self._scheduler.add(sequence)
+        sequence.is_parked = sequence.is_on_hold = False
 
     def _fork(self, group: Group, action: Fork) -> None:
         parent = self._member(group, action.parent)
