@@ -17,19 +17,28 @@ from pydantic_settings import (
     get_subcommand,
 )
 
+from plait.server.calibration.ada_dec import AdaDecCalibration
 from plait.server.options import ServeOptions
 from plait.server.parser import make_source
 from plait.server.serve import run
 from plait.server.telemetry.streams import open_standard_streams
 
 EXIT_USAGE = 2
-SUBCOMMANDS = ("serve",)
+SUBCOMMANDS = ("serve", "calibrate", "ada_dec")
 
 Command = TypeVar("Command", bound=BaseSettings)
 
 
 class VersionOptions(BaseSettings):
     """Print the version."""
+
+
+class CalibrateOptions(BaseSettings):
+    """Measure an option of a decoding method that depends on the model."""
+
+    ada_dec: CliSubCommand[AdaDecCalibration] = Field(
+        description="The entropy from which ada-dec looks ahead."
+    )
 
 
 class Plait(BaseSettings):
@@ -44,6 +53,9 @@ class Plait(BaseSettings):
     )
 
     serve: CliSubCommand[ServeOptions] = Field(description="Serve models.")
+    calibrate: CliSubCommand[CalibrateOptions] = Field(
+        description="Measure options that depend on the model."
+    )
     version: CliSubCommand[VersionOptions] = Field(description="Print the version.")
 
     def cli_cmd(self) -> None:
@@ -51,6 +63,10 @@ class Plait(BaseSettings):
         chosen = get_subcommand(self, cli_exit_on_error=False)
         if isinstance(chosen, ServeOptions):
             sys.exit(run(chosen.settings()))
+        if isinstance(chosen, CalibrateOptions):
+            method = get_subcommand(chosen, cli_exit_on_error=False)
+            assert isinstance(method, AdaDecCalibration), "the only one"
+            sys.exit(method.run())
         sys.stdout.write(f"plait {version('plait')}\n")
 
 

@@ -1,0 +1,1 @@
+"""Searches that look ahead: they roll candidates out before they choose one."""

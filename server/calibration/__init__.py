@@ -1,0 +1,1 @@
+"""Options of decoding methods that depend on the model, measured on texts."""
