@@ -12,17 +12,24 @@ from typing import Any, Literal
 ConstraintKind = Literal["json_object", "json_schema", "regex", "grammar", "choice"]
 Whitespace = Literal["compact", "spaced"]
 Objects = Literal["closed", "open"]
-_LOWERING = 3  # counts changes of what a constraint means; part of every content key
+SCOPE_MARK = "@"  # in front of a place that is read in a dynamic scope
+_LOWERING = 4  # counts changes of what a constraint means; part of every content key
 
 
 class ConstraintError(ValueError):
     """The constraint is malformed or too large; the message can be shown to the client."""
 
 
+def plain_pointer(place: str) -> str:
+    """Return a place's JSON pointer, without the scope that schema.document.Document reads it in."""
+    return place[place.find("/") :] if "/" in place else place.partition(SCOPE_MARK)[0]
+
+
 class UnsupportedKeyword(ConstraintError):
     """A JSON schema uses a keyword that cannot be enforced exactly by masks."""
 
     def __init__(self, pointer: str, keyword: str, reason: str) -> None:
+        pointer = plain_pointer(pointer)
         super().__init__(f"{pointer or '/'}: keyword '{keyword}': {reason}")
         self.pointer = pointer
         self.keyword = keyword
@@ -33,6 +40,7 @@ class Unsatisfiable(ConstraintError):
     """No answer can satisfy a JSON schema; the pointer is the deepest place that makes it so."""
 
     def __init__(self, pointer: str, keyword: str, reason: str) -> None:
+        pointer = plain_pointer(pointer)
         where = f"{pointer or '/'}: keyword '{keyword}'" if keyword else pointer or "/"
         super().__init__(f"{where}: no answer can satisfy it: {reason}")
         self.pointer = pointer

@@ -21,9 +21,15 @@ from plait.decoders.constrained.schema.branches import (
     of_literals,
     once_and_all,
 )
-from plait.decoders.constrained.schema.document import Document, escape
+from plait.decoders.constrained.schema.document import Document
 from plait.decoders.constrained.schema.facts import Facts, SchemaRef, SchemaRefs, meet
-from plait.decoders.constrained.schema.read import ANNOTATIONS, Schema, close, read_assertions
+from plait.decoders.constrained.schema.read import (
+    ANNOTATIONS,
+    Schema,
+    close,
+    read_assertions,
+)
+from plait.decoders.constrained.schema.resources import REFERENCES, escape
 from plait.decoders.constrained.spec import UnsupportedKeyword
 
 MAX_ALTERNATIVES = 256  # of a product of several unions: those grow fast
@@ -130,14 +136,15 @@ class Alternatives:
         return self._narrow.isdisjoint(places)
 
     def _schema(self, pointer: str) -> Several:
+        pointer = self._document.entered(pointer)
         schema = self._document.at(pointer)
         if isinstance(schema, bool):
             return (Facts(pointer=pointer),) if schema else ()
         if not isinstance(schema, dict):
             raise UnsupportedKeyword(pointer, "", "a schema is an object or a boolean")
         context: Several = (read_assertions(schema, pointer),)
-        if "$ref" in schema:
-            context = self._reference(context, schema, pointer)
+        for keyword in REFERENCES & schema.keys():
+            context = self._reference(context, schema, pointer, keyword)
         for place in self._listed(schema, pointer, "allOf"):
             context = self._product(context, self._at(place), pointer, "allOf")
         if "anyOf" in schema:
@@ -160,18 +167,19 @@ class Alternatives:
 
     def _not(self, context: Several, negated: str, pointer: str) -> Several:
         """Return the context without what a schema allows; not of not is the schema itself."""
+        negated = self._document.entered(negated)
         schema = self._document.at(negated)
         if isinstance(schema, dict) and {"not"} == set(schema) - ANNOTATIONS:
             inner = tuple(map(unevaluating, self._at(SchemaRef(f"{negated}/not"))))
             return self._product(context, inner, pointer, "not")
         return self._without(context, SchemaRef(negated), pointer, "not")
 
-    def _reference(self, context: Several, schema: Schema, pointer: str) -> Several:
-        reference = schema["$ref"]
+    def _reference(self, context: Several, schema: Schema, pointer: str, keyword: str) -> Several:
+        reference = schema[keyword]
         if not isinstance(reference, str):
-            raise UnsupportedKeyword(pointer, "$ref", "its value must be a string")
-        target = SchemaRef(self._document.resolve(reference, pointer))
-        return self._product(context, self._at(target), pointer, "$ref")
+            raise UnsupportedKeyword(pointer, keyword, "its value must be a string")
+        target = SchemaRef(self._document.resolve(reference, pointer, keyword))
+        return self._product(context, self._at(target), pointer, keyword)
 
     def _listed(self, schema: Schema, pointer: str, keyword: str) -> list[SchemaRef]:
         listed = schema.get(keyword, [])

@@ -60,6 +60,7 @@ from plait.decoders.constrained.schema.objects import (
     member,
 )
 from plait.decoders.constrained.schema.read import ANNOTATIONS
+from plait.decoders.constrained.schema.resources import REFERENCES
 from plait.decoders.constrained.schema.unsatisfiable import UnsatisfiableDiagnosis
 from plait.decoders.constrained.spec import (
     ConstraintError,
@@ -117,12 +118,15 @@ def meant(document: Document, place: SchemaRef) -> SchemaRef:
     """Return the place that another one refers to and says nothing else."""
     pointer = place.pointer
     for _ in range(MAX_REFERENCES):
+        pointer = document.entered(pointer)
         schema = document.at(pointer)
-        if not isinstance(schema, dict) or schema.keys() - ANNOTATIONS != {"$ref"}:
+        said = schema.keys() - ANNOTATIONS if isinstance(schema, dict) else set()
+        if len(said) != 1 or not said <= REFERENCES:
             return SchemaRef(pointer, place.negated)
-        if not isinstance(schema["$ref"], str):
+        keyword = said.pop()
+        if not isinstance(schema[keyword], str):
             break
-        pointer = document.resolve(schema["$ref"], pointer)
+        pointer = document.resolve(schema[keyword], pointer, keyword)
     return place  # they lead in a circle, or nearly so; reading it says what is wrong
 
 
@@ -158,7 +162,7 @@ class _Lowering:
 
     def run(self) -> dict[str, Node]:
         """Return the rules of the schema."""
-        root = self._value((SchemaRef(""),))
+        root = self._value((SchemaRef(self._document.root),))
         while self._todo:
             places = self._todo.pop(0)
             self._writing = self._names[places]

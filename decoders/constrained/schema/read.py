@@ -16,7 +16,7 @@ from typing import Any
 from plait.decoders.constrained.grammar import regex
 from plait.decoders.constrained.grammar.regex import Expr
 from plait.decoders.constrained.grammar.regex_parser import RegexError, parse_search
-from plait.decoders.constrained.schema.document import escape
+from plait.decoders.constrained.schema.resources import REFERENCES, escape
 from plait.decoders.constrained.schema.facts import (
     ALL,
     TYPES,
@@ -41,10 +41,10 @@ Schema = dict[str, Any]
 Reader = Callable[[Facts, Schema, str], Facts]
 
 # Spread out by alternatives.py.
-APPLICATORS = frozenset(("$ref", "allOf", "anyOf", "oneOf", "not", "if", "then", "else"))
+APPLICATORS = REFERENCES | {"allOf", "anyOf", "oneOf", "not", "if", "then", "else"}
 APPLICATORS |= {"dependentRequired", "dependentSchemas", "dependencies"}
 # Assertions and references of other drafts and of validators' extensions.
-FOREIGN = frozenset(("$dynamicRef", "$recursiveRef", "$data", "$merge", "$patch", "extends"))
+FOREIGN = frozenset(("$data", "$merge", "$patch", "extends"))
 FOREIGN |= {"disallow", "divisibleBy", "propertyDependencies", "uniqueItemProperties", "min", "max"}
 FOREIGN |= {"allRequired", "anyRequired", "oneRequired", "patternRequired", "prohibited", "regexp"}
 FOREIGN |= {"formatMinimum", "formatMaximum", "formatExclusiveMinimum", "formatExclusiveMaximum"}

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from plait.decoders.constrained.grammar.check import Known, dead_refs, productive_rules
 from plait.decoders.constrained.grammar.nodes import Node
 from plait.decoders.constrained.schema.alternatives import Alternatives, untyped
-from plait.decoders.constrained.schema.document import Document, Pointer
+from plait.decoders.constrained.schema.document import Document
 from plait.decoders.constrained.schema.facts import Facts, SchemaRef, SchemaRefs
+from plait.decoders.constrained.schema.resources import REFERENCES, Pointer
 from plait.decoders.constrained.spec import ConstraintError, Unsatisfiable
 
 _IN_PLACE = ("allOf", "anyOf", "oneOf")
@@ -114,8 +115,8 @@ class UnsatisfiableDiagnosis:
         schema = self._document.at(pointer)
         if not isinstance(schema, dict):
             return
-        if "$ref" in schema:
-            yield self._document.resolve(schema["$ref"], pointer)
+        for keyword in REFERENCES & schema.keys():
+            yield self._document.resolve(schema[keyword], pointer, keyword)
         for keyword in _IN_PLACE:
             places = [f"{pointer}/{keyword}/{i}" for i in range(len(schema.get(keyword, ())))]
             if keyword == "allOf" or len(places) == 1:
