@@ -71,7 +71,8 @@ def lower(spec: ConstraintSpec, limits: ConstraintLimits) -> Grammar:
 
 def _json_object(spec: ConstraintSpec, limits: ConstraintLimits) -> Grammar:
     rules = json_rules(limits.max_whitespace, whitespace=spec.style.whitespace)
-    return Grammar({"root": json_text.OBJECT, **rules})
+    root = json_text.whole_text(json_text.OBJECT, spec.style.whitespace)
+    return Grammar({"root": root, **rules})
 
 
 def _json_schema(spec: ConstraintSpec, limits: ConstraintLimits) -> Grammar:

@@ -10,8 +10,12 @@ from math import isfinite
 from typing import Any, Literal
 
 ConstraintKind = Literal["json_object", "json_schema", "regex", "grammar", "choice"]
-Whitespace = Literal["compact", "spaced"]
+Whitespace = Literal["compact", "spaced", "any"]
 Objects = Literal["closed", "open"]
+KeyOrder = Literal["schema", "any"]
+Untyped = Literal["described", "any"]
+Formats = Literal["assert", "annotate"]
+Numbers = Literal["plain", "any"]
 SCOPE_MARK = "@"  # in front of a place that is read in a dynamic scope
 _LOWERING = 4  # counts changes of what a constraint means; part of every content key
 
@@ -21,7 +25,7 @@ class ConstraintError(ValueError):
 
 
 def plain_pointer(place: str) -> str:
-    """Return a place's JSON pointer, without the scope that schema.document.Document reads it in."""
+    """Return a place's JSON pointer, without the scope that a schema's Document reads it in."""
     return place[place.find("/") :] if "/" in place else place.partition(SCOPE_MARK)[0]
 
 
@@ -52,13 +56,22 @@ class JsonStyle:
     """How JSON is written where its schema leaves that open.
 
     whitespace: None: as pretty printers do, as far as the limits allow; "compact": none; "spaced":
-    one blank after each comma and colon.
+    one blank after each comma and colon; "any": around every token.
     objects: whether an object may have properties that its schema does not name, where that says
     nothing of them.
+    key_order: whether an object's properties come in the order of its schema.
+    untyped: whether a schema without `type` is meant of the types that its keywords speak of, or,
+    as the standard has it, of all.
+    formats: whether `format` is enforced, or says nothing, as the standard has it by default.
+    numbers: whether a number may have zeros at its end: 1.0 is an integer, and equals the const 1.
     """
 
     whitespace: Whitespace | None = None
     objects: Objects = "closed"
+    key_order: KeyOrder = "schema"
+    untyped: Untyped = "described"
+    formats: Formats = "assert"
+    numbers: Numbers = "plain"
 
 
 PRETTY = JsonStyle()

@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 
 from plait.decoders.constrained.grammar.nodes import (
+    EMPTY,
     Alternation,
+    AnyOrder,
     CharClass,
     Grammar,
     Lexeme,
@@ -76,8 +78,10 @@ class _Builder:
         self._chars: dict[Ranges, int] = {}
         self._dfa_numbers: dict[int, int] = {}  # by identity: they are large, and made once
         self._nodes: dict[int, int] = {}  # by identity: hashing a node hashes all below it
+        self._empty: set[str] = set()  # rules that match the empty text only
 
     def run(self, grammar: Grammar) -> OperationTable:
+        self._empty = {name for name, node in grammar.rules.items() if node == EMPTY}
         for name in grammar.rules:
             self._rules[name] = len(self._operations)
             self._operations.append((OpKind.RULE.value, 0))
@@ -98,15 +102,36 @@ class _Builder:
             known = self._nodes[id(node)] = self._compound(node)
         return known
 
-    def _compound(self, node: Seq | Alternation | Repeat | Lexeme) -> int:
+    def _compound(self, node: Seq | Alternation | Repeat | Lexeme | AnyOrder) -> int:
         if isinstance(node, Seq):
-            return self._put(OpKind.SEQ, [self.add(item) for item in node.items])
+            row = self._row(node)
+            if len(row) < 2:
+                return self.add(row[0] if row else EMPTY)
+            return self._put(OpKind.SEQ, [self.add(item) for item in row])
         if isinstance(node, Alternation):
             return self._choice(node.items)
         most = -1 if node.most is None else node.most
+        if isinstance(node, AnyOrder):
+            items = [self.add(item.node) for item in node.items]
+            flags = bytes(item.is_required + 2 * item.may_repeat for item in node.items)
+            return self._put(
+                OpKind.ANY_ORDER, items, flags, self.add(node.separator), node.least, most
+            )
         if isinstance(node, Lexeme):
             return self._put(OpKind.LEXEME, self._dfa(node.dfa), node.least, most)
         return self._put(OpKind.REPEAT, self.add(node.item), node.least, most)
+
+    def _row(self, node: Seq) -> list[Node]:
+        """Return the items of a row without what is empty, its texts in one piece."""
+        found: list[Node] = []
+        for item in node.items:
+            if isinstance(item, Ref) and item.name in self._empty:
+                continue
+            if isinstance(item, LiteralText) and found and isinstance(found[-1], LiteralText):
+                found[-1] = LiteralText(found[-1].value + item.value)
+            else:
+                found.append(item)
+        return found
 
     def _choice(self, items: Sequence[Node]) -> int:
         """Return the operation of an alternation; its literal texts become one LISTED operation."""

@@ -38,6 +38,8 @@ class OpKind(IntEnum):
     RULE = 5  # operation; may be recursive
     LISTED = 6  # sorted, distinct texts as bytes: one of them
     LEXEME = 7  # index of a DFA, minimum and maximum number of characters (-1: no maximum)
+    ANY_ORDER = 8  # operations in any order; flags of each as bytes (1: it must be there, 2: it may
+    # be there more than once); the operation between two of them; minimum and maximum number
 
 
 class TooLarge(ValueError):

@@ -147,6 +147,9 @@ void Automaton::move(int stack, std::vector<int>& todo, std::vector<int>& ready)
     case Kind::kRule:
       todo.push_back(begin(operation.items[0], at.below));
       return;
+    case Kind::kAnyOrder:
+      move_any_order(stack, todo);
+      return;
     default:
       for (int item : operation.items) {
         if (item != operation.best) todo.push_back(begin(item, at.below));

@@ -62,7 +62,8 @@ class Automaton {
 
   // What is still to be matched: a place in an operation, then the stack below. a, b, c depend on
   // the operation: kText: offset; kSeq: item; kRepeat: least and most that are left; kListed:
-  // range of texts and offset; kLexeme: state and count.
+  // range of texts and offset; kLexeme: state and count; kAnyOrder: set of the items that are used,
+  // their count as far as it matters, and 1 behind a separator.
   struct Stack {
     int op, a, b, c, below;
     bool operator==(const Stack&) const = default;
@@ -92,6 +93,12 @@ class Automaton {
   int expand(std::vector<int> todo, std::vector<int>& ready);
   bool expand_up_to(int limit, std::vector<int> todo, std::vector<int>& ready);
   void move(int stack, std::vector<int>& todo, std::vector<int>& ready);
+  void move_any_order(int stack, std::vector<int>& todo);
+  bool may_take(const Stack& at, int item) const;
+  bool is_used(int set, int item) const;
+  int with_item(int set, int item);
+  int num_missing(const Stack& at) const;
+  std::vector<int> plan(const Stack& at) const;
   int consume(int stack, uint8_t byte);
   int intern(std::vector<int> ready);
   std::bitset<256> first_bytes(int stack) const;
@@ -121,6 +128,8 @@ class Automaton {
   int expansion_ = 0, moves_ = 0;
   int walk_ = 0;
   std::unordered_map<Stack, int, StackHash> stack_ids_;
+  std::vector<std::string> sets_{""};  // of items, as bits, without zero bytes at the end
+  std::unordered_map<std::string, int> set_ids_{{"", 0}};
   std::deque<State> states_;
   struct SetHash {
     size_t operator()(const std::vector<int>& key) const;

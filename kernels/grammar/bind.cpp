@@ -59,6 +59,13 @@ Operation operation_of(const py::tuple& row, const std::vector<DfaParts>& dfas) 
     case Kind::kListed:
       operation.listed = row[1].cast<std::vector<std::string>>();
       break;
+    case Kind::kAnyOrder:
+      operation.items = row[1].cast<std::vector<int>>();
+      operation.flags = row[2].cast<std::string>();
+      operation.separator = row[3].cast<int>();
+      operation.least = row[4].cast<int>();
+      operation.most = row[5].cast<int>();
+      break;
     default:
       operation.lexeme = std::make_unique<Lexeme>(dfa_of(dfas.at(row[1].cast<size_t>())),
                                                   row[2].cast<int>(), row[3].cast<int>());

@@ -14,6 +14,7 @@ void Automaton::estimate() {
   std::vector<std::vector<int>> users(size);
   for (int op = 0; op < size; ++op) {
     for (int item : operations_[op].items) users[item].push_back(op);
+    if (operations_[op].kind == Kind::kAnyOrder) users[operations_[op].separator].push_back(op);
   }
   std::vector<int> waiting(size);
   std::vector<bool> is_waiting(size, true);
@@ -79,6 +80,14 @@ bool Automaton::improve(Operation& operation) {
     case Kind::kRepeat:
       cost = operation.least * static_cast<int64_t>(operations_[operation.items[0]].cost);
       break;
+    case Kind::kAnyOrder: {
+      const int op = static_cast<int>(&operation - operations_.data());
+      const std::vector<int> taken = plan({op, 0, 0, 0, kBottom});
+      cost = 0;
+      for (int item : taken) cost += operations_[operation.items[item]].cost;
+      if (taken.size() > 1) cost += (taken.size() - 1) * operations_[operation.separator].cost;
+      break;
+    }
     default:
       cost = 0;
       for (int item : operation.items) cost += operations_[item].cost;
@@ -119,6 +128,15 @@ std::string Automaton::cheapest(int op) const {
       case Kind::kRepeat:
         todo.insert(todo.end(), at.least, at.items[0]);
         break;
+      case Kind::kAnyOrder: {
+        const int number = static_cast<int>(&at - operations_.data());
+        std::vector<int> taken = plan({number, 0, 0, 0, kBottom});
+        for (size_t i = taken.size(); i-- > 0;) {
+          todo.push_back(at.items[taken[i]]);
+          if (i > 0) todo.push_back(at.separator);
+        }
+        break;
+      }
       default:
         todo.insert(todo.end(), at.items.rbegin(), at.items.rend());
     }
@@ -141,6 +159,15 @@ std::string Automaton::rest(const Stack& stack) const {
     case Kind::kRepeat: {
       const std::string once = stack.a > 0 ? cheapest(operation.items[0]) : "";
       for (int i = 0; i < stack.a; ++i) spelled += once;
+      return spelled;
+    }
+    case Kind::kAnyOrder: {
+      bool is_separated = stack.b == 0 || stack.c == 1;
+      for (int item : plan(stack)) {
+        if (!is_separated) spelled += cheapest(operation.separator);
+        spelled += cheapest(operation.items[item]);
+        is_separated = false;
+      }
       return spelled;
     }
     case Kind::kListed: {

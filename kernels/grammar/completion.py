@@ -14,10 +14,18 @@ MAX_CLOSING_TOKENS = 8192  # of any one operation
 
 class StackFrame(NamedTuple):
     """A place in an operation. TEXT: offset; SEQ: item; REPEAT: least and most that are left;
-    LISTED: what was read; LEXEME: state and count."""
+    LISTED: what was read; LEXEME: state and count; ANY_ORDER: see AnyOrderPlace."""
 
     op: int
     at: Any = 0
+
+
+class AnyOrderPlace(NamedTuple):
+    """How far items in any order have come."""
+
+    used: frozenset[int] = frozenset()  # indices of items
+    taken: int = 0  # items so far, as far as their number matters
+    is_separated: bool = False  # a separator was read
 
 
 _BEGINNINGS = {OpKind.LISTED: b"", OpKind.LEXEME: (0, 0)}
@@ -74,6 +82,10 @@ class CheapestCompletion:
         if kind == OpKind.CHOICE:
             best = rest[0][costs.index(min(costs))]
             return min(costs), cheapest[best]
+        if kind == OpKind.ANY_ORDER:
+            parts = self._spelled_plan(op, AnyOrderPlace())
+            cost = min(sum(self._costs[part] for part in parts), UNREACHABLE)
+            return cost, b"".join(self._cheapest.get(part, b"") for part in parts)
         if kind == OpKind.REPEAT:
             cost = min(rest[1] * costs[0], UNREACHABLE)
             return cost, cheapest[rest[0]] * (rest[1] if cost <= MAX_CLOSING_TOKENS else 0)
@@ -81,7 +93,33 @@ class CheapestCompletion:
 
     def _items(self, op: int) -> list[int]:
         kind, *rest = self._operations[op]
-        return list(rest[0]) if kind in (OpKind.SEQ, OpKind.CHOICE) else [rest[0]]
+        listed = (OpKind.SEQ, OpKind.CHOICE, OpKind.ANY_ORDER)
+        return list(rest[0]) if kind in listed else [rest[0]]
+
+    def plan(self, op: int, at: AnyOrderPlace) -> list[int]:
+        """Return the items that end ANY_ORDER soonest, by index.
+
+        The required ones in their order, then the cheapest until there are enough.
+        """
+        items, flags, _, least, _ = self._operations[op][1:]
+        due = [i for i in range(len(items)) if flags[i] & 1 and i not in at.used]
+        others = [i for i in range(len(items)) if i not in at.used or flags[i] & 2]
+        others = sorted(set(others) - set(due), key=lambda i: (self._costs[items[i]], i))
+        wanted = max(least - at.taken, int(at.is_separated))
+        while len(due) < wanted and others:
+            due.append(others[0])
+            if not flags[others[0]] & 2:
+                del others[0]
+        return due
+
+    def _spelled_plan(self, op: int, at: AnyOrderPlace) -> list[int]:
+        """Return the plan as operations, separators among them."""
+        items, _, separator, _, _ = self._operations[op][1:]
+        found: list[int] = []
+        for index, item in enumerate(self.plan(op, at)):
+            is_separated = at.taken == 0 or at.is_separated if index == 0 else False
+            found += [items[item]] if is_separated else [separator, items[item]]
+        return found
 
     def _leaf(self, op: int, at: Any) -> bytes:
         """Return the cheapest text of a frame without sub-operations."""
@@ -100,6 +138,9 @@ class CheapestCompletion:
         kind, *rest = self._operations[frame.op]
         if kind == OpKind.SEQ:
             return b"".join(self._cheapest[item] for item in rest[0][frame.at :])
+        if kind == OpKind.ANY_ORDER:
+            parts = self._spelled_plan(frame.op, frame.at)
+            return b"".join(self._cheapest[part] for part in parts)
         if kind == OpKind.REPEAT:
             return bytes(self._cheapest[rest[0]] * frame.at[0])
         if kind in (OpKind.RULE, OpKind.CHOICE):

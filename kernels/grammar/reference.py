@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.kernels.grammar import DEAD, DfaParts, OpKind
-from plait.kernels.grammar.completion import CheapestCompletion, StackFrame
+from plait.kernels.grammar.completion import AnyOrderPlace, CheapestCompletion, StackFrame
 from plait.kernels.grammar.lexeme import LexemeAutomaton
 from plait.kernels.grammar.tails import Tail, Tails, tokens_of
 
@@ -31,6 +31,9 @@ MAX_FORCED = 256  # bytes of one forced text
 
 Stack = tuple[StackFrame, Any]  # the top frame and the stack below, () at the bottom
 EMPTY: Any = ()
+
+
+_BEGINNINGS = {OpKind.LISTED: b"", OpKind.LEXEME: (0, 0), OpKind.ANY_ORDER: AnyOrderPlace()}
 
 
 class ReferenceVocabulary:
@@ -169,7 +172,7 @@ class ReferenceAutomaton:
         kind, *rest = self._operations[op]
         if kind == OpKind.REPEAT:
             return (StackFrame(op, (rest[1], rest[2])), below)
-        return (StackFrame(op, {OpKind.LISTED: b"", OpKind.LEXEME: (0, 0)}.get(kind, 0)), below)
+        return (StackFrame(op, _BEGINNINGS.get(kind, 0)), below)
 
     def _expand(self, stacks: list[Any]) -> frozenset[Any]:
         """Return the stacks after all epsilon moves: their top reads a byte, or they are empty."""
@@ -187,8 +190,6 @@ class ReferenceAutomaton:
 
     def _moves(self, frame: StackFrame, below: Any) -> list[Any]:
         kind, *rest = self._operations[frame.op]
-        if kind == OpKind.TEXT:
-            return [below] if frame.at == len(rest[0]) else []
         if kind == OpKind.SEQ:
             ahead = frame.at + 1
             behind = (StackFrame(frame.op, ahead), below) if ahead < len(rest[0]) else below
@@ -200,12 +201,40 @@ class ReferenceAutomaton:
                 again = StackFrame(frame.op, (max(least - 1, 0), most - 1 if most > 0 else most))
                 found.append(self._begin(rest[0], (again, below)))
             return found
-        if kind == OpKind.LISTED:
-            return [below] if frame.at in rest[0] else []
-        if kind == OpKind.LEXEME:
-            return [below] if self._lexemes[frame.op].ends(frame.at) else []
+        if kind in (OpKind.TEXT, OpKind.SET, OpKind.LISTED, OpKind.LEXEME):
+            return [below] if self._ends(frame) else []
+        if kind == OpKind.ANY_ORDER:
+            return self._moves_in_any_order(frame, below)
         items = rest[0] if kind == OpKind.CHOICE else rest
-        return [] if kind == OpKind.SET else [self._begin(item, below) for item in items]
+        return [self._begin(item, below) for item in items]
+
+    def _ends(self, frame: StackFrame) -> bool:
+        """Return whether nothing is left to be read of an operation on bytes."""
+        kind, *rest = self._operations[frame.op]
+        if kind == OpKind.TEXT:
+            return bool(frame.at == len(rest[0]))
+        if kind == OpKind.LEXEME:
+            return bool(self._lexemes[frame.op].ends(frame.at))
+        return kind == OpKind.LISTED and frame.at in rest[0]
+
+    def _moves_in_any_order(self, frame: StackFrame, below: Any) -> list[Any]:
+        items, flags, separator, least, most = self._operations[frame.op][1:]
+        used, count, is_separated = frame.at
+        due = {i for i in range(len(items)) if flags[i] & 1} - used
+        taken = [
+            i
+            for i in range(len(items))
+            if (i not in used or flags[i] & 2) and (most < 0 or count + 1 + len(due - {i}) <= most)
+        ]
+        found = [below] if not is_separated and not due and count >= least else []
+        if count and not is_separated:
+            behind = StackFrame(frame.op, AnyOrderPlace(used, count, is_separated=True))
+            return [*found, self._begin(separator, (behind, below))] if taken else found
+        after = count + 1 if most >= 0 else min(count + 1, max(least, 1))
+        for i in taken:
+            place = AnyOrderPlace(used | {i}, after)
+            found.append(self._begin(items[i], (StackFrame(frame.op, place), below)))
+        return found
 
     def _begins(self, frame: StackFrame, below: Any) -> bool:
         """Return whether the top of the stack reads a byte."""

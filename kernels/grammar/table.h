@@ -10,15 +10,20 @@
 
 namespace plait::grammar {
 
+// Flags of the items of kAnyOrder.
+constexpr char kRequired = 1, kMayRepeat = 2;
+
 // The numbers are those of plait.decoders.constrained.table.Kind.
-enum class Kind { kText, kSet, kSeq, kChoice, kRepeat, kRule, kListed, kLexeme };
+enum class Kind { kText, kSet, kSeq, kChoice, kRepeat, kRule, kListed, kLexeme, kAnyOrder };
 
 struct Operation {
   Kind kind;
   std::string text;                 // kText
   std::bitset<256> set;             // kSet
-  std::vector<int> items;           // kSeq, kChoice: all; kRepeat, kRule: the body
-  int least = 0, most = 0;          // kRepeat; most -1: without end
+  std::vector<int> items;           // kSeq, kChoice, kAnyOrder: all; kRepeat, kRule: the body
+  int least = 0, most = 0;          // kRepeat, kAnyOrder; most -1: without end
+  std::string flags;                // kAnyOrder: of each item
+  int separator = 0;                // kAnyOrder: what stands between two items
   std::vector<std::string> listed;  // kListed: sorted, each once
   std::unique_ptr<Lexeme> lexeme;   // kLexeme
   // Filled by estimate(): the cheapest text.

@@ -11,7 +11,7 @@ import pytest
 from plait.decoders.constrained.compile import lower
 from plait.decoders.constrained.grammar import check
 from plait.decoders.constrained.grammar.nodes import Grammar, Node, Ref, walk
-from plait.decoders.constrained.schema.algebra import Algebra
+from plait.decoders.constrained.schema.sets.algebra import Algebra
 from plait.decoders.constrained.schema.facts import json_key
 from plait.decoders.constrained.spec import (
     ConstraintLimits,

@@ -12,8 +12,10 @@ from plait.decoders.constrained.grammar.nodes import (
     EMPTY,
     NOTHING,
     Alternation,
+    AnyOrder,
     CharClass,
     Grammar,
+    Item,
     Lexeme,
     LiteralText,
     Node,
@@ -21,6 +23,8 @@ from plait.decoders.constrained.grammar.nodes import (
     Repeat,
     Seq,
     alternation,
+    any_order,
+    children,
     is_nothing,
     repeat,
     seq,
@@ -94,6 +98,8 @@ def _refs(node: Node) -> tuple[dict[str, None], bool]:
             todo += node.items
         elif type(node) is Repeat:
             todo.append(node.item)
+        elif type(node) is AnyOrder:
+            todo += children(node)
         else:
             is_dead |= type(node) is CharClass and not node.ranges
     return found, is_dead
@@ -116,6 +122,8 @@ def dead_refs(node: Node, alive: Known) -> Known:
         return dead_refs(node.item, alive) if node.least else set()
     if isinstance(node, Alternation):
         return set().union(*(dead_refs(item, alive) for item in node.items))
+    if isinstance(node, AnyOrder):
+        return set().union(*(dead_refs(i.node, alive) for i in node.items if i.is_required))
     if isinstance(node, Seq):
         return next((dead for item in node.items if (dead := dead_refs(item, alive))), set())
     return set()
@@ -186,7 +194,17 @@ def _holds(
         return all(_holds(item, known, holds) for item in node.items)
     if isinstance(node, Alternation):
         return any(_holds(item, known, holds) for item in node.items)
+    if isinstance(node, AnyOrder):
+        return _hold_enough(node, [_holds(item.node, known, holds) for item in node.items])
     return holds(node)
+
+
+def _hold_enough(node: AnyOrder, held: list[bool]) -> bool:
+    """Tell whether enough items hold, the required ones among them."""
+    items = list(zip(node.items, held, strict=True))
+    if not all(holds or not item.is_required for item, holds in items):
+        return False
+    return sum(held) >= node.least or any(holds and item.may_repeat for item, holds in items)
 
 
 def _cut(node: Node, alive: Known) -> Node:
@@ -198,6 +216,9 @@ def _cut(node: Node, alive: Known) -> Node:
         return alternation([kept for i in node.items if not is_nothing(kept := _cut(i, alive))])
     if isinstance(node, Repeat):
         return repeat(_cut(node.item, alive), node.least, node.most)
+    if isinstance(node, AnyOrder):
+        items = [Item(_cut(i.node, alive), i.is_required, i.may_repeat) for i in node.items]
+        return any_order(items, node.separator, node.least, node.most)
     return NOTHING if isinstance(node, CharClass) and not node.ranges else node
 
 
@@ -207,8 +228,8 @@ def _first_refs(node: Node, nullable: Known) -> Known:
         return {node.name}
     if isinstance(node, Repeat):
         return _first_refs(node.item, nullable)
-    if isinstance(node, Alternation):
-        return set().union(*(_first_refs(item, nullable) for item in node.items))
+    if isinstance(node, Alternation | AnyOrder):
+        return set().union(*(_first_refs(item, nullable) for item in children(node)))
     found: Known = set()
     for item in node.items if isinstance(node, Seq) else ():
         found |= _first_refs(item, nullable)

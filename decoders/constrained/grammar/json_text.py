@@ -10,7 +10,7 @@ that no reader overflows and no path of digits or blanks is endless.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -19,17 +19,20 @@ from plait.decoders.constrained.grammar.nodes import (
     EMPTY,
     NOTHING,
     CharClass,
+    Item,
     LiteralText,
     Node,
     Ranges,
     Ref,
     Repeat,
     alternation,
+    any_order,
+    is_nothing,
     optional,
     repeat,
     seq,
 )
-from plait.decoders.constrained.spec import Whitespace
+from plait.decoders.constrained.spec import PRETTY, JsonStyle, Whitespace
 
 MAX_INTEGER_DIGITS = 19
 MAX_DECIMALS = 20
@@ -40,8 +43,9 @@ MAX_LEVELS = 16
 
 WS = Ref("ws")
 GAP = Ref("gap")
-COMMA = seq(LiteralText(","), GAP)
-COLON = seq(LiteralText(":"), GAP)
+_BEFORE = Ref("before")  # blanks before a comma or a colon
+COMMA = seq(_BEFORE, LiteralText(","), GAP)
+COLON = seq(_BEFORE, LiteralText(":"), GAP)
 STRING = Ref("string")
 NUMBER = Ref("number")
 INTEGER = Ref("integer")
@@ -53,6 +57,7 @@ ARRAY = Ref("array")
 
 DIGIT = CharClass(chars.of("0123456789"))
 DIGIT_1_9 = CharClass(chars.of("123456789"))
+_BLANK = CharClass(chars.of(" \n\r\t"))
 _HEX = CharClass(chars.of("0123456789abcdefABCDEF"))
 PLAIN: Ranges = chars.complement(chars.normalise([(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)]))
 _TO_ESCAPE: Ranges = chars.complement(PLAIN)
@@ -69,12 +74,20 @@ def json_rules(
     levels: how deep objects and arrays nest; None: without end.
     whitespace: one way to write it instead, see JsonStyle.
     """
-    if whitespace is not None:
+    if whitespace in ("compact", "spaced"):
         gap = LiteralText(" ") if whitespace == "spaced" else EMPTY
-        return {"ws": EMPTY, "gap": gap, **_RULES}
+        return {"ws": EMPTY, "gap": gap, "before": EMPTY, **_RULES}
     indented = ENDLESS_LEVELS if levels is None else min(levels, MAX_LEVELS)
+    if whitespace == "any":
+        most = max(max_whitespace, INDENT * indented + 2)
+        return {"ws": repeat(_BLANK, 0, most), "gap": WS, "before": WS, **_RULES}
     blanks = _blanks(max_whitespace, INDENT * indented)
-    return {"ws": blanks, "gap": WS, **_RULES}
+    return {"ws": blanks, "gap": WS, "before": EMPTY, **_RULES}
+
+
+def whole_text(value: Node, whitespace: Whitespace | None) -> Node:
+    """Return a JSON text that is this value; blanks around it belong to it where any may stand."""
+    return seq(WS, value, WS) if whitespace == "any" else value
 
 
 def _blanks(most: int, indentation: int) -> Node:
@@ -86,7 +99,7 @@ def _blanks(most: int, indentation: int) -> Node:
         LiteralText("\n"),
         repeat(CharClass(chars.of(" \t")), 0, indentation),
     )
-    return alternation([repeat(CharClass(chars.of(" \n\r\t")), 0, most), line])
+    return alternation([repeat(_BLANK, 0, most), line])
 
 
 def _bracketed(left: str, inner: Node, right: str) -> Node:
@@ -151,17 +164,44 @@ def quoted(ranges: Ranges) -> Node:
     return alternation(found) if found else NOTHING
 
 
-def literal(value: Any) -> Node:
+def in_any_order(
+    left: str, items: Iterable[Item], least: int, most: int | None, right: str
+) -> Node:
+    """Return least..most items in any order between brackets; see nodes.AnyOrder."""
+    given = list(items)
+    some = any_order(given, COMMA, max(least, 1), most)
+    filled = NOTHING if is_nothing(some) else seq(some, WS, LiteralText(right))
+    may_be_empty = not least and not any(item.is_required for item in given)
+    inner = alternation([filled, LiteralText(right)]) if may_be_empty else filled
+    return seq(LiteralText(left), WS, inner)
+
+
+def with_zeros(number: Node, *, is_integer: bool) -> Node:
+    """Return a number without exponent, and the same with zeros behind its decimals."""
+    if is_integer:
+        zeros = seq(LiteralText("."), repeat(LiteralText("0"), 1, MAX_DECIMALS))
+        return seq(number, optional(zeros))
+    return seq(number, repeat(LiteralText("0"), 0, MAX_DECIMALS))
+
+
+def literal(value: Any, style: JsonStyle = PRETTY) -> Node:
     """Return the text of a JSON value, with blanks between its tokens.
 
     NOTHING if a string in it holds half of a surrogate pair, which no text can.
     """
     if isinstance(value, Mapping):
-        members = [seq(literal(name), COLON, literal(item)) for name, item in value.items()]
-        return _fixed("{", members, "}")
+        members = [seq(literal(name), COLON, literal(item, style)) for name, item in value.items()]
+        if style.key_order == "schema" or len(members) < 2:
+            return _fixed("{", members, "}")
+        required = [Item(member, is_required=True) for member in members]
+        return in_any_order("{", required, 0, None, "}")
     if isinstance(value, list):
-        return _fixed("[", [literal(item) for item in value], "]")
+        return _fixed("[", [literal(item, style) for item in value], "]")
     text = json.dumps(value, ensure_ascii=False)
+    if style.numbers == "any" and type(value) in (int, float) and "e" not in text:
+        whole, _, decimals = text.partition(".")
+        is_integer = not decimals.strip("0")
+        return with_zeros(LiteralText(whole if is_integer else text), is_integer=is_integer)
     return LiteralText(text) if text.isascii() or _is_encodable(text) else NOTHING
 
 

@@ -86,7 +86,30 @@ class Lexeme:
     most: int | None = None
 
 
-Node = LiteralText | CharClass | Seq | Alternation | Repeat | Ref | Lexeme
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One of the items of AnyOrder."""
+
+    node: Node
+    is_required: bool = False
+    may_repeat: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnyOrder:
+    """least..most of the items (most None: any number) in any order, separators between them.
+
+    Each at most once unless it may repeat; those that are required are among them. No item matches
+    the empty text.
+    """
+
+    items: tuple[Item, ...]
+    separator: Node
+    least: int = 0
+    most: int | None = None
+
+
+Node = LiteralText | CharClass | Seq | Alternation | Repeat | Ref | Lexeme | AnyOrder
 EMPTY = LiteralText("")
 NOTHING = Alternation(())
 
@@ -157,10 +180,25 @@ def repeat(item: Node, least: int, most: int | None) -> Node:
     return item if (least, most) == (1, 1) else Repeat(item, least, most)
 
 
+def any_order(items: Iterable[Item], separator: Node, least: int, most: int | None) -> Node:
+    """Return the items in any order, without those that match nothing; NOTHING if none is left."""
+    given = tuple(items)
+    kept = tuple(item for item in given if not is_nothing(item.node))
+    num_required = sum(item.is_required for item in given)
+    enough = any(item.may_repeat for item in kept) or len(kept) >= least
+    if sum(item.is_required for item in kept) < num_required or not enough:
+        return NOTHING
+    if most is not None and max(least, num_required) > most:
+        return NOTHING
+    return AnyOrder(kept, separator, least, most) if kept and most != 0 else EMPTY
+
+
 def children(node: Node) -> tuple[Node, ...]:
     """Return the nodes right below this one."""
     if isinstance(node, Seq | Alternation):
         return node.items
+    if isinstance(node, AnyOrder):
+        return (node.separator, *(item.node for item in node.items))
     return (node.item,) if isinstance(node, Repeat) else ()
 
 
@@ -181,15 +219,23 @@ def _show(node: Node, level: int) -> str:
         return "[" + "".join(_show_range(*pair) for pair in node.ranges) + "]"
     if isinstance(node, Ref):
         return node.name
-    if isinstance(node, Lexeme):
-        return f"<{len(node.dfa[3])} states>{_show_times(node.least, node.most)}"
-    if isinstance(node, Repeat):
-        item = _show(node.item, 2)
-        item = f"({item})" if isinstance(node.item, Repeat) else item
-        return item + _show_times(node.least, node.most)
+    if isinstance(node, Lexeme | AnyOrder | Repeat):
+        return _show_counted(node) + _show_times(node.least, node.most)
     own, sign = (1, " ") if isinstance(node, Seq) else (0, " | ")
     text = sign.join(_show(item, own + 1) for item in node.items)
     return f"({text})" if level > own else text
+
+
+def _show_counted(node: Lexeme | AnyOrder | Repeat) -> str:
+    """Write what is counted; automata and items in any order have no form in GBNF."""
+    if isinstance(node, Lexeme):
+        return f"<{len(node.dfa[3])} states>"
+    if isinstance(node, AnyOrder):
+        signs = ("", "!", "*", "+")
+        shown = [_show(i.node, 0) + signs[i.is_required + 2 * i.may_repeat] for i in node.items]
+        return f"<{', '.join(shown)}>"
+    item = _show(node.item, 2)
+    return f"({item})" if isinstance(node.item, Repeat) else item
 
 
 def _show_range(first: int, last: int) -> str:

@@ -11,8 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from plait.decoders.constrained.schema.algebra import Algebra, Unprovable
-from plait.decoders.constrained.schema.branches import (
+from plait.decoders.constrained.schema.facts import Facts, SchemaRef, SchemaRefs, meet
+from plait.decoders.constrained.schema.read import (
+    ANNOTATIONS,
+    Schema,
+    close,
+    read_assertions,
+)
+from plait.decoders.constrained.schema.references.document import Document
+from plait.decoders.constrained.schema.references.resources import REFERENCES, escape
+from plait.decoders.constrained.schema.sets.algebra import Algebra
+from plait.decoders.constrained.schema.sets.branches import (
     FreeKinds,
     Overlaps,
     Several,
@@ -21,20 +30,13 @@ from plait.decoders.constrained.schema.branches import (
     of_literals,
     once_and_all,
 )
-from plait.decoders.constrained.schema.document import Document
-from plait.decoders.constrained.schema.facts import Facts, SchemaRef, SchemaRefs, meet
-from plait.decoders.constrained.schema.read import (
-    ANNOTATIONS,
-    Schema,
-    close,
-    read_assertions,
-)
-from plait.decoders.constrained.schema.resources import REFERENCES, escape
+from plait.decoders.constrained.schema.sets.outside import Unprovable
 from plait.decoders.constrained.spec import UnsupportedKeyword
 
 MAX_ALTERNATIVES = 256  # of a product of several unions: those grow fast
 MAX_BRANCHES = 4096  # of one union: those are written out in the schema
 MAX_PAIRS = MAX_ALTERNATIVES**2  # of alternatives that are compared or combined in one place
+MAX_TOGETHER = 4  # branches of an anyOf of which several may hold, where that matters
 MAX_LEVELS = 4  # of questions about further levels, asked while reading
 MANY = 8  # alternatives from which on it pays to look for empty ones
 
@@ -188,9 +190,19 @@ class Alternatives:
         return [SchemaRef(f"{pointer}/{keyword}/{index}") for index in range(len(listed))]
 
     def _any_of(self, context: Several, schema: Schema, pointer: str) -> Several:
-        places = self._listed(schema, pointer, "anyOf")
-        union = tuple(facts for place in places for facts in self._at(place))
+        branches = [self._at(place) for place in self._listed(schema, pointer, "anyOf")]
+        if self._document.tracks_evaluated and len(branches) <= MAX_TOGETHER:
+            branches = self._together(branches, pointer)
+        union = tuple(facts for branch in branches for facts in branch)
         return self._product(context, folded(union, self._algebra, pointer), pointer, "anyOf")
+
+    def _together(self, branches: Sequence[Several], pointer: str) -> list[Several]:
+        """Return the branches, and what several of them evaluate that hold at once."""
+        found: list[Several] = []
+        for branch in branches:
+            both = [self._product(known, branch, pointer, "anyOf") for known in found]
+            found += [branch, *both]
+        return found
 
     def _one_of(self, context: Several, schema: Schema, pointer: str) -> Several:
         """Return each branch without what another branch accepts as well."""
@@ -230,6 +242,10 @@ class Alternatives:
     def _condition(self, context: Several, schema: Schema, pointer: str) -> Several:
         """Return what holds with the `if` and the `then`, and without the `if` but the `else`."""
         condition = SchemaRef(f"{pointer}/if")
+        if "then" not in schema and "else" not in schema:
+            # It asserts nothing; what holds for a value may be evaluated.
+            tracks = self._document.tracks_evaluated
+            return context + self._product(context, self._at(condition), pointer, "if") * tracks
         yes = self._product(context, self._at(condition), pointer, "if")
         if "then" in schema:
             yes = self._product(yes, self._at(SchemaRef(f"{pointer}/then")), pointer, "then")
@@ -316,6 +332,7 @@ def unevaluating(facts: Facts) -> Facts:
     return replace(
         facts,
         arrays=tuple(replace(rule, evaluates=False) for rule in facts.arrays),
+        contains=tuple(replace(rule, evaluates=False) for rule in facts.contains),
         objects=tuple(replace(rule, evaluates=False) for rule in facts.objects),
     )
 

@@ -8,8 +8,8 @@ alternatives (a disjunction).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Literal, TypeVar
@@ -61,10 +61,29 @@ class ArrayRule:
     prefix: tuple[SchemaRefs, ...]
     rest: SchemaRefs | None
     evaluates: bool = True  # for unevaluatedItems; what a negation says does not
+    unless: frozenset[SchemaRefs] = frozenset()  # an item that one of these holds for is left alone
 
-    def places(self, index: int) -> SchemaRefs:
-        """Return what holds for the item at an index."""
+    def places(self, index: int, contained: Set[SchemaRefs] = frozenset()) -> SchemaRefs:
+        """Return what holds for the item at an index; contained: of contains, what holds for it."""
+        if not self.unless.isdisjoint(contained):
+            return ()
         return self.prefix[index] if index < len(self.prefix) else self.rest or ()
+
+
+@dataclass(frozen=True, slots=True)
+class ContainsRule:
+    """Of the items from `start` on, least..most (None: any number) are valid at some places."""
+
+    places: SchemaRefs  # one
+    least: int
+    most: int | None = None
+    start: int = 0
+    evaluates: bool = True  # for unevaluatedItems; what a negation says does not
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether any number of items will do."""
+        return not self.least and self.most is None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,6 +136,7 @@ class Facts:
     arrays: tuple[ArrayRule, ...] = ()
     min_items: int = 0
     max_items: int | None = None
+    contains: tuple[ContainsRule, ...] = ()
     objects: tuple[ObjectRule, ...] = ()
     required: tuple[str, ...] = ()
     forbidden: frozenset[str] = frozenset()
@@ -126,9 +146,9 @@ class Facts:
     obstacles: tuple[Obstacle, ...] = ()
     pointer: str = ""  # where most of it was said, for messages
 
-    def item(self, index: int) -> SchemaRefs:
-        """Return what holds for the array item at an index."""
-        return merged_refs(*(rule.places(index) for rule in self.arrays))
+    def item(self, index: int, contained: Set[SchemaRefs] = frozenset()) -> SchemaRefs:
+        """Return what holds for the array item at an index; contained: see ArrayRule."""
+        return merged_refs(*(rule.places(index, contained) for rule in self.arrays))
 
     def value(self, name: str) -> SchemaRefs:
         """Return what holds for the value of a property."""
@@ -146,6 +166,8 @@ class Facts:
         if self.max_length is not None:
             said.add("string")
         if self.arrays or self.min_items or self.max_items is not None:
+            said.add("array")
+        if not all(rule.says_nothing for rule in self.contains):
             said.add("array")
         if self.objects or self.required or self.forbidden or self.names:
             said.add("object")
@@ -171,6 +193,12 @@ def merged_refs(*several: SchemaRefs) -> SchemaRefs:
     return tuple(dict.fromkeys(place for places in several for place in places))
 
 
+def negation(places: SchemaRefs) -> SchemaRef:
+    """Return where the values are that are not valid at one place."""
+    (place,) = places
+    return replace(place, negated=not place.negated)
+
+
 def meet(left: Facts, right: Facts) -> Facts | None:
     """Return what holds when both do; None: plainly nothing does."""
     kinds = left.kinds & right.kinds
@@ -192,6 +220,7 @@ def meet(left: Facts, right: Facts) -> Facts | None:
         arrays=left.arrays + right.arrays,
         min_items=max(left.min_items, right.min_items),
         max_items=_least(left.max_items, right.max_items),
+        contains=_each_once(left.contains, right.contains),
         objects=left.objects + right.objects,
         required=_each_once(left.required, right.required),
         forbidden=left.forbidden | right.forbidden,

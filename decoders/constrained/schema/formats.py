@@ -90,8 +90,9 @@ _TAIL = rf"(?:/{_URI_CHAR}*)*(?:\?(?:{_URI_CHAR}|[/?])*)?(?:#(?:{_URI_CHAR}|[/?]
 _WEB_HOST = rf"(?:(?:{_LABEL}\.)*[A-Za-z](?:-?[A-Za-z0-9])*|{_IPV4})"
 _AUTHORITY = rf"{_WEB_HOST}(?::(?:[1-9]\d{{0,3}}|[1-5]\d{{4}}))?"
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*:"
-_URI = rf"{_SCHEME}(?://{_AUTHORITY}{_TAIL}|{_URI_CHAR}+{_TAIL})"
-_REFERENCE = rf"(?:{_URI}|/(?:{_URI_CHAR}+{_TAIL})?|(?:[A-Za-z0-9._~-]+{_TAIL})?)"
+_URI = rf"{_SCHEME}(?://{_AUTHORITY}{_TAIL}|{_URI_CHAR}+{_TAIL})|file:///{_URI_CHAR}+{_TAIL}"
+_FRAGMENT = rf"#(?:{_URI_CHAR}|[/?])*"
+_REFERENCE = rf"(?:{_URI}|/(?:{_URI_CHAR}+{_TAIL})?|(?:[A-Za-z0-9._~-]+{_TAIL})?|{_FRAGMENT})"
 _USER = r"(?:(?:[A-Za-z0-9._~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})*@)?"
 _REG_NAME = r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*"
 _HIERARCHY = (

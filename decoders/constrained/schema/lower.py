@@ -12,14 +12,13 @@ writes them; const and enum values as given.
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
 from plait.decoders.constrained.grammar import json_text, regex, residues
 from plait.decoders.constrained.grammar.dfa import lexeme
-from plait.decoders.constrained.grammar.json_text import COMMA, WS
 from plait.decoders.constrained.grammar.nodes import (
-    EMPTY,
     NOTHING,
     CharClass,
     Grammar,
@@ -27,13 +26,11 @@ from plait.decoders.constrained.grammar.nodes import (
     Node,
     Ref,
     alternation,
-    repeat,
     seq,
 )
 from plait.decoders.constrained.grammar.regex import ANY_TEXT, Expr
-from plait.decoders.constrained.schema.algebra import Unprovable, text_of
 from plait.decoders.constrained.schema.alternatives import Alternatives, enforceable, untyped
-from plait.decoders.constrained.schema.document import Document
+from plait.decoders.constrained.schema.arrays import ArrayRules, repeated
 from plait.decoders.constrained.schema.facts import (
     NUMBERS,
     Facts,
@@ -60,19 +57,20 @@ from plait.decoders.constrained.schema.objects import (
     member,
 )
 from plait.decoders.constrained.schema.read import ANNOTATIONS
-from plait.decoders.constrained.schema.resources import REFERENCES
+from plait.decoders.constrained.schema.references.document import Document
+from plait.decoders.constrained.schema.references.resources import REFERENCES, schemas
+from plait.decoders.constrained.schema.sets.algebra import text_of
+from plait.decoders.constrained.schema.sets.outside import Unprovable
 from plait.decoders.constrained.schema.unsatisfiable import UnsatisfiableDiagnosis
 from plait.decoders.constrained.spec import (
     ConstraintError,
     ConstraintLimits,
     JsonStyle,
-    Objects,
     UnsupportedKeyword,
 )
 
 TOO_MANY_REMAINDERS = "its multiples need too many remainders; a small range makes them few"
 MAX_REFERENCES = 32  # one to the next
-MAX_COUNT = 100_000  # longest array or string that is told apart from an endless one
 
 _QUOTE = LiteralText('"')
 
@@ -84,14 +82,26 @@ def schema_grammar(schema: Any, limits: ConstraintLimits, style: JsonStyle) -> G
         UnsupportedKeyword: a keyword can't be enforced here.
         ConstraintError: the schema is malformed or too large.
     """
+    if isinstance(schema, dict) and "/draft-04/" in str(schema.get("$schema")):
+        style = replace(style, numbers="plain")  # there, 1.0 is no integer
+    if style.formats == "annotate":
+        schema = without_formats(schema)
     document = Document(schema, max_depth=limits.max_depth)
     alternatives = Alternatives(document)
-    lowering = _Lowering(document, alternatives, limits.max_rules, style.objects)
+    lowering = _Lowering(document, alternatives, limits.max_rules, style)
     rules = lowering.run()
     rules |= json_text.json_rules(limits.max_whitespace, lowering.levels(), style.whitespace)
     return Grammar(
         rules, UnsatisfiableDiagnosis(rules, lowering.names, document, alternatives).error
     )
+
+
+def without_formats(schema: Any) -> Any:
+    """Return a copy of a schema in which no format is named."""
+    found = deepcopy(schema)
+    for _, each in schemas(found):
+        each.pop("format", None)
+    return found
 
 
 def longest_path(edges: Mapping[str, Set[str]], start: str) -> int | None:
@@ -130,23 +140,16 @@ def meant(document: Document, place: SchemaRef) -> SchemaRef:
     return place  # they lead in a circle, or nearly so; reading it says what is wrong
 
 
-def _repeated(item: Node, least: int, most: int | None, facts: Facts, keyword: str) -> Node:
-    if least > MAX_COUNT:
-        reason = f"more than {MAX_COUNT} are not supported"
-        raise UnsupportedKeyword(facts.pointer, keyword, reason)
-    return repeat(item, least, None if most is None else min(most, MAX_COUNT))
-
-
 class _Lowering:
     """Rules by name, and the places whose rules are still to be written."""
 
     def __init__(
-        self, document: Document, alternatives: Alternatives, max_rules: int, objects: Objects
+        self, document: Document, alternatives: Alternatives, max_rules: int, style: JsonStyle
     ) -> None:
         self._document = document
         self._alternatives = alternatives
         self._max_rules = max_rules
-        self._objects = objects
+        self._style = style
         self._rules: dict[str, Node] = {}
         self._names: dict[SchemaRefs, str] = {}
         self._todo: list[SchemaRefs] = []
@@ -167,7 +170,7 @@ class _Lowering:
             places = self._todo.pop(0)
             self._writing = self._names[places]
             self._define(self._writing, self._places(places))
-        return {"root": root, **self._rules}
+        return {"root": json_text.whole_text(root, self._style.whitespace), **self._rules}
 
     def levels(self) -> int | None:
         """Return how deep objects and arrays nest, at most; None: without end."""
@@ -198,7 +201,7 @@ class _Lowering:
         return alternation([self._facts(facts, f"{name}-{i}") for i, facts in enumerate(found)])
 
     def _facts(self, facts: Facts, name: str) -> Node:
-        facts = untyped(facts)
+        facts = untyped(facts) if self._style.untyped == "described" else facts
         if facts.literals is not None:
             return self._literals(facts)
         if not facts.is_typed and not facts.mentions():
@@ -216,7 +219,7 @@ class _Lowering:
         for value in (facts.literals or {}).values():
             try:
                 if self._alternatives.algebra.admits(others, value):
-                    found.append(json_text.literal(value))
+                    found.append(json_text.literal(value, self._style))
                     self._listed_levels = max(self._listed_levels, json_text.levels_of(value))
             except Unprovable as error:
                 keyword = "format" if facts.formats else "enum"
@@ -227,7 +230,7 @@ class _Lowering:
         if kind == "object":
             return self._object(facts, name)
         if kind == "array":
-            return self._array(facts)
+            return ArrayRules(name, facts, self._value, self._define).node()
         if kind == "string":
             return self._string(facts)
         if kind == "boolean":
@@ -238,8 +241,19 @@ class _Lowering:
         kinds = facts.kinds & NUMBERS
         if not kinds:
             return NOTHING
-        if "integer" in kinds and not facts.mentions() & NUMBERS:
-            return json_text.INTEGER if kinds == {"integer"} else json_text.NUMBER
+        if kinds == NUMBERS and not facts.mentions() & NUMBERS:
+            return json_text.NUMBER
+        if self._style.numbers == "plain":
+            return self._plain_number(facts)
+        found = []
+        for kind in sorted(kinds):
+            node = self._plain_number(replace(facts, kinds=frozenset({kind})))
+            found.append(json_text.with_zeros(node, is_integer=kind == "integer"))
+        return alternation(found)
+
+    def _plain_number(self, facts: Facts) -> Node:
+        if facts.kinds & NUMBERS == {"integer"} and not facts.mentions() & NUMBERS:
+            return json_text.INTEGER
         try:
             expr = number_text(facts)
         except NeedsRemainders:
@@ -249,7 +263,7 @@ class _Lowering:
     def _multiples(self, facts: Facts) -> Node:
         """Return the numbers that are multiples of some steps, and of no other."""
         if (parts := by_kind(facts)) != [facts]:
-            return alternation([self._number(part) for part in parts])
+            return alternation([self._plain_number(part) for part in parts])
         try:
             remainders = remainders_of(facts)
             found = remainders_text(facts, remainders)
@@ -262,7 +276,7 @@ class _Lowering:
             if not facts.min_length and facts.max_length is None:
                 return json_text.STRING
             most = facts.max_length
-            inner = _repeated(json_text.CHARACTER, facts.min_length, most, facts, "minLength")
+            inner = repeated(json_text.CHARACTER, facts.min_length, most, facts, "minLength")
             return seq(_QUOTE, inner, _QUOTE)
         keyword = "format" if facts.text is ANY_TEXT else "pattern"
         facts = with_formats(facts)
@@ -308,24 +322,6 @@ class _Lowering:
             reason = f"together with its neighbours it is too complex: {error}"
             raise UnsupportedKeyword(facts.pointer, keyword, reason) from None
 
-    def _array(self, facts: Facts) -> Node:
-        """Return `[item, ...]`: the listed items first, then the others, as many as allowed."""
-        end, empty = seq(WS, LiteralText("]")), LiteralText("]")
-        most = facts.max_items
-        listed = max((len(rule.prefix) for rule in facts.arrays), default=0)
-        # An array without listed items begins with one of the others, which has no comma.
-        listed = max(listed, 1) if most is None else min(max(listed, 1), most)
-        room = None if most is None else most - listed
-        missing = max(facts.min_items - listed, 0)
-        rest = self._value(facts.item(listed))
-        tail = seq(_repeated(seq(COMMA, rest), missing, room, facts, "minItems"), end)
-        for index in range(listed - 1, -1, -1):
-            tail = seq(COMMA if index else EMPTY, self._value(facts.item(index)), tail)
-            tail = tail if index < facts.min_items else alternation([tail, end if index else empty])
-        if not listed:
-            tail = NOTHING if facts.min_items else empty
-        return seq(LiteralText("["), WS, tail)
-
     def _object(self, facts: Facts, name: str) -> Node:
         names = [key for key in declared_names(facts) if self._is_name(facts, key)]
         required = set(facts.required)
@@ -350,7 +346,7 @@ class _Lowering:
             facts.max_properties,
             self._define,
         )
-        return rules.node()
+        return rules.in_any_order() if self._style.key_order == "any" else rules.node()
 
     def _is_name(self, facts: Facts, key: str) -> bool:
         if not facts.names:
@@ -363,7 +359,7 @@ class _Lowering:
     def _extra(self, facts: Facts) -> Node:
         """Return one undeclared member, whatever its class."""
         found = []
-        for keys in key_classes(facts, self._alternatives.of, self._objects):
+        for keys in key_classes(facts, self._alternatives.of, self._style.objects):
             for allowed in self._key_texts(facts):
                 expr = regex.intersection(keys.keys, allowed)
                 text = self._text(expr, facts, "patternProperties", is_quoted=True)

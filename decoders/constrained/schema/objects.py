@@ -2,20 +2,20 @@
 
 An object is closed unless its schema says something of further properties, or names none at all, or
 the request asks for open ones.
-Keys beyond the declared ones are written without escapes and never repeat a declared name.
+Keys beyond the declared ones never repeat a declared name: each has one spelling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from itertools import product
 
 from plait.decoders.constrained.grammar import json_text, regex
-from plait.decoders.constrained.grammar.json_text import COLON, COMMA, GAP, WS
+from plait.decoders.constrained.grammar.json_text import COLON, COMMA, WS
 from plait.decoders.constrained.grammar.nodes import (
     EMPTY,
     NOTHING,
+    Item,
     LiteralText,
     Node,
     Ref,
@@ -28,10 +28,9 @@ from plait.decoders.constrained.grammar.regex import Expr
 from plait.decoders.constrained.schema.facts import Facts, SchemaRefs, merged_refs
 from plait.decoders.constrained.spec import Objects, UnsupportedKeyword
 
-MAX_PATTERNS = 6  # of patternProperties that may overlap
+MAX_CLASSES = 64  # of undeclared keys, by the patterns that they have
+MAX_STATES = 500  # of the automata that tell whether a class has any key
 MAX_COUNTED = 20_000  # rules of one object whose properties are counted
-
-_NO_ESCAPES = regex.times(regex.char(json_text.PLAIN), 0, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,35 +79,46 @@ def key_classes(
     is_open = objects == "open"
     if is_closed(facts) and not is_open:
         return []
-    patterns = list(dict.fromkeys(expr for rule in facts.objects for expr, _ in rule.patterns))
-    if len(patterns) > MAX_PATTERNS:
-        reason = f"more than {MAX_PATTERNS} patterns on one object are not supported"
-        raise UnsupportedKeyword(facts.pointer, "patternProperties", reason)
-    free: Expr | None = None
+    patterns = dict.fromkeys(expr for rule in facts.objects for expr, _ in rule.patterns)
+    classes: list[tuple[Expr, frozenset[Expr]]] = [(_free_keys(facts), frozenset())]
+    for pattern in patterns:
+        classes = [half for each in classes for half in _split(*each, pattern)]
+        if len(classes) > MAX_CLASSES:
+            reason = f"its patterns make more than {MAX_CLASSES} kinds of keys"
+            raise UnsupportedKeyword(facts.pointer, "patternProperties", reason)
     found = []
-    for signs in product((True, False), repeat=len(patterns)):
-        chosen = {p for p, sign in zip(patterns, signs, strict=True) if sign}
+    for keys, chosen in classes:
         places = _places_of(facts, chosen, is_open)
-        if places is None or not ways(places):
-            continue
-        keys = free = free or _free_keys(facts)  # not before it is needed: names may be many
-        for pattern, sign in zip(patterns, signs, strict=True):
-            keys = regex.intersection(keys, pattern if sign else regex.complement(pattern))
-        if keys is not regex.EMPTY_SET:
+        if places is not None and ways(places):
             found.append(UndeclaredKeys(keys, places))
     return found
 
 
+def _split(
+    keys: Expr, chosen: frozenset[Expr], pattern: Expr
+) -> Iterator[tuple[Expr, frozenset[Expr]]]:
+    """Yield the keys with a pattern and those without it, where there are any."""
+    for sign, part in ((True, pattern), (False, regex.complement(pattern))):
+        half = regex.intersection(keys, part)
+        if not _is_empty(half):
+            yield half, chosen | {pattern} if sign else chosen
+
+
+def _is_empty(keys: Expr) -> bool:
+    try:
+        return regex.is_empty_set(keys, max_states=MAX_STATES)
+    except regex.TooManyStates:
+        return False
+
+
 def _free_keys(facts: Facts) -> Expr:
-    """Return the keys without escapes that no schema names."""
+    """Return the keys that no schema names."""
     taken = {*declared_names(facts), *facts.forbidden}
     taken |= {name for rule in facts.objects for name in rule.named}
-    return regex.intersection(
-        _NO_ESCAPES, regex.complement(regex.union(map(regex.literal, sorted(taken))))
-    )
+    return regex.complement(regex.union(map(regex.literal, sorted(taken))))
 
 
-def _places_of(facts: Facts, chosen: set[Expr], is_open: bool) -> SchemaRefs | None:
+def _places_of(facts: Facts, chosen: Set[Expr], is_open: bool) -> SchemaRefs | None:
     """Return what holds for the value of a key with these patterns; None: the key is closed.
 
     When no schema says a word about keys without a pattern, patternProperties name all there are,
@@ -125,8 +135,6 @@ def _places_of(facts: Facts, chosen: set[Expr], is_open: bool) -> SchemaRefs | N
 
 def member(key: Node, value: Node) -> Node:
     """Return `key: value`, the key's node with its quotes."""
-    if isinstance(key, LiteralText):
-        return seq(LiteralText(key.value + ":"), GAP, value)
     return seq(key, COLON, value)
 
 
@@ -144,6 +152,12 @@ class ObjectRules:
     least: int
     most: int | None
     define: Callable[[str, Node], None]
+
+    def in_any_order(self) -> Node:
+        """Return the object's node, its properties in any order. Cost: linear in the members."""
+        items = [Item(m.node, is_required=m.is_required) for m in self.members]
+        items.append(Item(self.extra, may_repeat=True))
+        return json_text.in_any_order("{", items, self.least, self.most, "}")
 
     def node(self) -> Node:
         """Return the object's node; its rules are defined on the way.

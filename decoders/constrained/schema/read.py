@@ -16,12 +16,12 @@ from typing import Any
 from plait.decoders.constrained.grammar import regex
 from plait.decoders.constrained.grammar.regex import Expr
 from plait.decoders.constrained.grammar.regex_parser import RegexError, parse_search
-from plait.decoders.constrained.schema.resources import REFERENCES, escape
 from plait.decoders.constrained.schema.facts import (
     ALL,
     TYPES,
     ArrayRule,
     Bound,
+    ContainsRule,
     Facts,
     Kind,
     Kinds,
@@ -35,6 +35,7 @@ from plait.decoders.constrained.schema.facts import (
     tighter,
 )
 from plait.decoders.constrained.schema.formats import FORMATS, NUMBER_FORMATS, number_bounds
+from plait.decoders.constrained.schema.references.resources import REFERENCES, escape
 from plait.decoders.constrained.spec import UnsupportedKeyword
 
 Schema = dict[str, Any]
@@ -274,10 +275,10 @@ def _is_distinct(items: list[Any]) -> bool:
 
 
 def _contains(facts: Facts, schema: Schema, pointer: str) -> Facts:
+    places = _places(schema, pointer, "contains")
     least = _count(schema, pointer, "minContains") if "minContains" in schema else 1
-    if least == 0 and "maxContains" not in schema:
-        return facts
-    return _blocked(facts, "array", pointer, "contains", "counting items cannot be enforced")
+    most = _count(schema, pointer, "maxContains") if "maxContains" in schema else None
+    return replace(facts, contains=(ContainsRule(places, least, most),))
 
 
 def _read_elsewhere(facts: Facts, schema: Schema, pointer: str) -> Facts:
@@ -352,7 +353,9 @@ def close(facts: Facts, schema: Schema, pointer: str) -> Facts:
         if all(rule.rest is None for rule in lists):
             listed = max((len(rule.prefix) for rule in lists), default=0)
             rest = _places(schema, pointer, "unevaluatedItems")
-            facts = replace(facts, arrays=(*facts.arrays, ArrayRule(((),) * listed, rest)))
+            unless = frozenset(rule.places for rule in facts.contains if rule.evaluates)
+            others = ArrayRule(((),) * listed, rest, unless=unless)
+            facts = replace(facts, arrays=(*facts.arrays, others))
     return facts
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from plait.decoders.constrained.schema.resources import schemas
+from plait.decoders.constrained.schema.references.resources import schemas
 from plait.decoders.constrained.spec import UnsupportedKeyword
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from plait.decoders.constrained.grammar.check import Known, dead_refs, productive_rules
 from plait.decoders.constrained.grammar.nodes import Node
 from plait.decoders.constrained.schema.alternatives import Alternatives, untyped
-from plait.decoders.constrained.schema.document import Document
 from plait.decoders.constrained.schema.facts import Facts, SchemaRef, SchemaRefs
-from plait.decoders.constrained.schema.resources import REFERENCES, Pointer
+from plait.decoders.constrained.schema.references.document import Document
+from plait.decoders.constrained.schema.references.resources import REFERENCES, Pointer
 from plait.decoders.constrained.spec import ConstraintError, Unsatisfiable
 
 _IN_PLACE = ("allOf", "anyOf", "oneOf")

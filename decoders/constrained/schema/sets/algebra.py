@@ -8,36 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 from plait.decoders.constrained.grammar import regex
-from plait.decoders.constrained.grammar.regex import ANY_CHAR, ANY_TEXT, EMPTY_SET, Expr
+from plait.decoders.constrained.grammar.regex import ANY_CHAR, ANY_TEXT, Expr
 from plait.decoders.constrained.schema.facts import (
     NUMBERS,
-    Bound,
+    ArrayRule,
+    ContainsRule,
     Facts,
     Kind,
     Literals,
     ObjectRule,
-    Obstacle,
-    SchemaRef,
     SchemaRefs,
     decimal_of,
     is_multiple,
     json_key,
     kind_of,
     meet,
+    negation,
 )
-from plait.decoders.constrained.schema.formats import NUMBER_FORMATS, is_exact, possible, valid
+from plait.decoders.constrained.schema.formats import is_exact, possible, valid
+from plait.decoders.constrained.schema.sets.outside import (
+    Unprovable,
+    lengths_outside,
+    numbers_outside,
+    texts_outside,
+    without_literals,
+)
 
 MAX_STATES = 500  # of the automata that emptiness of texts is decided with
-MAX_GAPS = 64  # numbers that are left out one by one
 MAX_LEVELS = 4  # how deep emptiness looks into objects and arrays
-
-
-class Unprovable(Exception):
-    """The question is beyond what can be decided here; the message says why."""
 
 
 class Algebra:
@@ -119,8 +120,17 @@ class Algebra:
     def _is_array_empty(self, facts: Facts, levels: int) -> bool:
         if facts.max_items is not None and facts.min_items > facts.max_items:
             return True
+        for rule in facts.contains:
+            least, most = rule.least, facts.max_items
+            if rule.most is not None and least > rule.most:
+                return True
+            if least and self._is_nothing(rule.places, levels):
+                return True
+            if most is not None and rule.start + least > most and least:
+                return True
+        exempt = frozenset(rule.places for rule in facts.contains)
         checked = min(facts.min_items, 1 + max((len(r.prefix) for r in facts.arrays), default=0))
-        return any(self._is_nothing(facts.item(index), levels) for index in range(checked))
+        return any(self._is_nothing(facts.item(index, exempt), levels) for index in range(checked))
 
     def _is_object_empty(self, facts: Facts, levels: int) -> bool:
         if facts.max_properties is not None and facts.max_properties < len(facts.required):
@@ -178,7 +188,9 @@ class Algebra:
         if unwanted.literals is not None:
             return self._is_decided(unwanted, kind)
         if kind == "array":
-            return not unwanted.arrays
+            places = [each for rule in unwanted.arrays for each in (*rule.prefix, rule.rest)]
+            is_plain = not any(rule.unless for rule in unwanted.arrays)
+            return is_plain and all(map(self._is_negatable, filter(None, places)))
         if kind == "string":
             return all(map(is_exact, unwanted.formats))
         return kind != "object" or self._is_object_covered(unwanted)
@@ -202,24 +214,44 @@ class Algebra:
         return True
 
     def _is_negatable(self, places: SchemaRefs) -> bool:
-        return len(places) == 1 and not places[0].negated and self._is_exact(places)
+        return len(places) == 1 and self._is_exact(places)
 
     def _pieces(self, facts: Facts, unwanted: Facts, kind: Kind) -> Iterator[Facts]:
         """Yield parts of the facts that break one assertion of `unwanted` each."""
         if unwanted.literals is not None:
             values = [v for v in unwanted.literals.values() if kind_of(v) == kind]
             allowed = [v for v in values if all(self._may_admit(f, v) for f in (facts, unwanted))]
-            yield from _without_literals(facts, allowed, unwanted.pointer) if allowed else [facts]
+            yield from without_literals(facts, allowed, unwanted.pointer) if allowed else [facts]
         elif kind == "boolean":
             yield replace(facts, booleans=facts.booleans - unwanted.booleans)
         elif kind in NUMBERS:
-            yield from _numbers_outside(facts, unwanted)
+            yield from numbers_outside(facts, unwanted)
         elif kind == "string":
-            yield from _texts_outside(facts, unwanted)
+            yield from texts_outside(facts, unwanted)
         elif kind == "array":
-            yield from _arrays_outside(facts, unwanted)
+            yield from lengths_outside(facts, unwanted)
+            yield from self._items_outside(facts, unwanted)
         else:
             yield from self._objects_outside(facts, unwanted)
+
+    def _items_outside(self, facts: Facts, unwanted: Facts) -> Iterator[Facts]:
+        """Yield the arrays of which some item breaks a rule, or that contain too few or many."""
+        for rule in unwanted.arrays:
+            for index, places in enumerate(rule.prefix):
+                if places and self._is_negatable(places):
+                    broken = ArrayRule(((),) * index + ((negation(places),),), None, False)
+                    longer = max(facts.min_items, index + 1)
+                    yield replace(facts, arrays=(*facts.arrays, broken), min_items=longer)
+            if rule.rest and not rule.unless and self._is_negatable(rule.rest):
+                wrong = ContainsRule((negation(rule.rest),), 1, None, len(rule.prefix), False)
+                yield replace(facts, contains=(*facts.contains, wrong))
+        for counted in unwanted.contains:
+            low = replace(counted, least=0, most=counted.least - 1, evaluates=False)
+            high = replace(counted, least=(counted.most or 0) + 1, most=None, evaluates=False)
+            if counted.least:
+                yield replace(facts, contains=(*facts.contains, low))
+            if counted.most is not None:
+                yield replace(facts, contains=(*facts.contains, high))
 
     def _objects_outside(self, facts: Facts, unwanted: Facts) -> Iterator[Facts]:
         for name in unwanted.required:
@@ -230,8 +262,7 @@ class Algebra:
         for name in dict.fromkeys(n for rule in unwanted.objects for n in rule.named):
             places = unwanted.value(name)
             if self._is_negatable(places):
-                negated = SchemaRef(places[0].pointer, negated=True)
-                rule = ObjectRule({name: (negated,)}, evaluates=False)
+                rule = ObjectRule({name: (negation(places),)}, evaluates=False)
                 required = tuple(dict.fromkeys((*facts.required, name)))
                 yield replace(facts, required=required, objects=(*facts.objects, rule))
         if unwanted.min_properties:
@@ -240,79 +271,6 @@ class Algebra:
 
 def _of_kinds(facts: Facts, kinds: Set[Kind]) -> Facts:
     return replace(facts, kinds=facts.kinds & kinds, is_typed=True)
-
-
-def _without_literals(facts: Facts, values: list[Any], pointer: str) -> Iterator[Facts]:
-    kind = kind_of(values[0])
-    if kind == "boolean":
-        yield replace(facts, booleans=facts.booleans - set(values))
-    elif kind == "string":
-        named = regex.union(regex.literal(value) for value in values)
-        yield replace(facts, text=regex.intersection(facts.text, regex.complement(named)))
-    elif kind in ("array", "object"):
-        others = _not_among(values, kind, pointer)
-        yield replace(facts, obstacles=(*facts.obstacles, others))
-    elif kind in NUMBERS and len(values) <= MAX_GAPS:
-        bounds = [Bound(value, is_open=True) for value in sorted(map(decimal_of, values))]
-        for low, high in pairwise([None, *bounds, None]):
-            if (part := meet(facts, Facts(low=low, high=high))) is not None:
-                yield part
-    else:
-        raise Unprovable(f"{kind} values cannot be excluded one by one")
-
-
-def _not_among(values: list[Any], kind: Kind, pointer: str) -> Obstacle:
-    """Return what rules values out: one by one in a list that is given, arrays by length else."""
-    keys, lengths = set(map(json_key, values)), [len(value) for value in values]
-    listed = Facts(min_items=min(lengths), max_items=max(lengths))
-    apart = tuple(_arrays_outside(Facts(), listed)) if kind == "array" else ()
-    reason = f"{kind} values cannot be excluded one by one"
-    keyword = "const" if len(values) == 1 else "enum"
-    return Obstacle(kind, pointer, keyword, reason, lambda v: json_key(v) not in keys, apart)
-
-
-def _numbers_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
-    if any(name in NUMBER_FORMATS for name in unwanted.formats):
-        raise Unprovable("a format cannot be negated")
-    if unwanted.low is not None:
-        below = Bound(unwanted.low.value, not unwanted.low.is_open)
-        if (part := meet(facts, Facts(high=below))) is not None:
-            yield part
-    if unwanted.high is not None:
-        above = Bound(unwanted.high.value, not unwanted.high.is_open)
-        if (part := meet(facts, Facts(low=above))) is not None:
-            yield part
-    for multiple in unwanted.multiples:
-        yield replace(facts, non_multiples=(*facts.non_multiples, multiple))
-    for multiple in unwanted.non_multiples:
-        yield replace(facts, multiples=(*facts.multiples, multiple))
-
-
-def _texts_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
-    for name in unwanted.formats:
-        if (others := regex.complement(possible(name))) is not EMPTY_SET:
-            yield replace(facts, text=regex.intersection(facts.text, others))
-    if unwanted.text is not ANY_TEXT:
-        yield replace(facts, text=regex.intersection(facts.text, regex.complement(unwanted.text)))
-    if unwanted.min_length:
-        shorter = Facts(max_length=unwanted.min_length - 1)
-        if (part := meet(facts, shorter)) is not None:
-            yield part
-    if unwanted.max_length is not None:
-        longer = Facts(min_length=unwanted.max_length + 1)
-        if (part := meet(facts, longer)) is not None:
-            yield part
-
-
-def _arrays_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
-    if unwanted.min_items:
-        shorter = Facts(max_items=unwanted.min_items - 1)
-        if (part := meet(facts, shorter)) is not None:
-            yield part
-    if unwanted.max_items is not None:
-        longer = Facts(min_items=unwanted.max_items + 1)
-        if (part := meet(facts, longer)) is not None:
-            yield part
 
 
 def _is_range_empty(facts: Facts) -> bool:
@@ -373,7 +331,19 @@ def _admits_array(algebra: Algebra, facts: Facts, value: Any) -> bool:
         return False
     if facts.max_items is not None and len(value) > facts.max_items:
         return False
-    return all(algebra.admits_below(facts.item(i), item) for i, item in enumerate(value))
+    counts = [0] * len(facts.contains)
+    for index, item in enumerate(value):
+        contained = set()
+        for at, rule in enumerate(facts.contains):
+            if algebra.admits_below(rule.places, item):
+                contained.add(rule.places)
+                counts[at] += index >= rule.start
+        if not algebra.admits_below(facts.item(index, contained), item):
+            return False
+    return all(
+        rule.least <= count and (rule.most is None or count <= rule.most)
+        for rule, count in zip(facts.contains, counts, strict=True)
+    )
 
 
 def _admits_object(algebra: Algebra, facts: Facts, value: Any) -> bool:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from plait.decoders.constrained.schema.resources import Pointer, Resource, Resources, schemas
+from plait.decoders.constrained.schema.references.resources import (
+    Pointer,
+    Resource,
+    Resources,
+    schemas,
+)
 from plait.decoders.constrained.spec import (
     SCOPE_MARK,
     ConstraintError,
@@ -12,11 +17,15 @@ from plait.decoders.constrained.spec import (
     plain_pointer,
 )
 
+_UNEVALUATED = frozenset(("unevaluatedProperties", "unevaluatedItems"))
 Scope = tuple[tuple[str, Pointer], ...]  # dynamic anchors, each with where it leads, by name
 
 
 class Document:
     """A root schema and what its references point to.
+
+    Where `$schema` names one of the drafts 4 to 7, what stands beside a `$ref` is ignored, as they
+    say; a fragment that leads nowhere in its own resource is looked for in the whole document.
 
     A place is a JSON pointer. Where the document has dynamic references, the number of the scope
     that it is read in comes first ("@2/properties/x"), since that decides where they lead: the same
@@ -31,9 +40,12 @@ class Document:
         self._at: dict[Pointer, Any] = {}  # schema objects, and whatever else was asked for
         self._scopes: list[Scope] = []
         self._scope_numbers: dict[Scope, int] = {}
+        self.tracks_evaluated = False  # whether unevaluatedProperties or -Items stand anywhere
         is_dynamic = False
         for pointer, schema in schemas(root):
-            self._at[pointer] = schema
+            is_alone = "$ref" in schema and self._resources.of(pointer).is_old
+            self._at[pointer] = {"$ref": schema["$ref"]} if is_alone else schema
+            self.tracks_evaluated |= not _UNEVALUATED.isdisjoint(schema)
             is_dynamic |= "$dynamicRef" in schema or "$recursiveRef" in schema
         self.root: Pointer = self._place("", ()) if is_dynamic else ""
 
@@ -62,6 +74,8 @@ class Document:
         plain = plain_pointer(pointer)
         uri = self._resources.uri(reference, plain)
         found = self._resources.find(uri)
+        if found is None and reference.startswith("#/") and self._resources.step(reference[1:]):
+            found = reference[1:]
         if found is None and self._resources.find(uri.partition("#")[0]) is None:
             reason = f"{reference!r} lies outside the schema; nothing is fetched"
             raise UnsupportedKeyword(plain, keyword, reason)

@@ -11,7 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urldefrag
 
-from plait.decoders.constrained.schema.resources import REFERENCES, Resources, absolute, schemas
+from plait.decoders.constrained.schema.references.resources import (
+    REFERENCES,
+    Resources,
+    absolute,
+    schemas,
+)
 
 Library = Mapping[str, Any]  # documents by the URIs, without fragment, that references may use
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from plait.decoders.constrained.schema.algebra import Algebra, Unprovable
 from plait.decoders.constrained.schema.facts import (
     Facts,
     Kind,
@@ -22,6 +21,8 @@ from plait.decoders.constrained.schema.facts import (
     json_key,
     kind_of,
 )
+from plait.decoders.constrained.schema.sets.algebra import Algebra
+from plait.decoders.constrained.schema.sets.outside import Unprovable
 
 MAX_DISCRIMINATORS = 8  # names of properties that are tried
 

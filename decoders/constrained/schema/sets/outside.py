@@ -1,0 +1,106 @@
+"""Parts of facts that break one assertion of unwanted facts: numbers, texts, lengths, values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from plait.decoders.constrained.grammar import regex
+from plait.decoders.constrained.grammar.regex import ANY_TEXT, EMPTY_SET
+from plait.decoders.constrained.schema.facts import (
+    NUMBERS,
+    Bound,
+    Facts,
+    Kind,
+    Obstacle,
+    decimal_of,
+    json_key,
+    kind_of,
+    meet,
+)
+from plait.decoders.constrained.schema.formats import NUMBER_FORMATS, possible
+
+MAX_GAPS = 64  # numbers that are left out one by one
+
+
+class Unprovable(Exception):
+    """The question is beyond what can be decided here; the message says why."""
+
+
+def without_literals(facts: Facts, values: list[Any], pointer: str) -> Iterator[Facts]:
+    """Yield the facts without some values of one kind; raise Unprovable if it can't be said."""
+    kind = kind_of(values[0])
+    if kind == "boolean":
+        yield replace(facts, booleans=facts.booleans - set(values))
+    elif kind == "string":
+        named = regex.union(regex.literal(value) for value in values)
+        yield replace(facts, text=regex.intersection(facts.text, regex.complement(named)))
+    elif kind in ("array", "object"):
+        others = _not_among(values, kind, pointer)
+        yield replace(facts, obstacles=(*facts.obstacles, others))
+    elif kind in NUMBERS and len(values) <= MAX_GAPS:
+        bounds = [Bound(value, is_open=True) for value in sorted(map(decimal_of, values))]
+        for low, high in pairwise([None, *bounds, None]):
+            if (part := meet(facts, Facts(low=low, high=high))) is not None:
+                yield part
+    else:
+        raise Unprovable(f"{kind} values cannot be excluded one by one")
+
+
+def _not_among(values: list[Any], kind: Kind, pointer: str) -> Obstacle:
+    """Return what rules values out: one by one in a list that is given, arrays by length else."""
+    keys, lengths = set(map(json_key, values)), [len(value) for value in values]
+    listed = Facts(min_items=min(lengths), max_items=max(lengths))
+    apart = tuple(lengths_outside(Facts(), listed)) if kind == "array" else ()
+    reason = f"{kind} values cannot be excluded one by one"
+    keyword = "const" if len(values) == 1 else "enum"
+    return Obstacle(kind, pointer, keyword, reason, lambda v: json_key(v) not in keys, apart)
+
+
+def numbers_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
+    """Yield the numbers beyond a bound, or beside the multiples."""
+    if any(name in NUMBER_FORMATS for name in unwanted.formats):
+        raise Unprovable("a format cannot be negated")
+    if unwanted.low is not None:
+        below = Bound(unwanted.low.value, not unwanted.low.is_open)
+        if (part := meet(facts, Facts(high=below))) is not None:
+            yield part
+    if unwanted.high is not None:
+        above = Bound(unwanted.high.value, not unwanted.high.is_open)
+        if (part := meet(facts, Facts(low=above))) is not None:
+            yield part
+    for multiple in unwanted.multiples:
+        yield replace(facts, non_multiples=(*facts.non_multiples, multiple))
+    for multiple in unwanted.non_multiples:
+        yield replace(facts, multiples=(*facts.multiples, multiple))
+
+
+def texts_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
+    """Yield the texts without the format, the pattern, or the length."""
+    for name in unwanted.formats:
+        if (others := regex.complement(possible(name))) is not EMPTY_SET:
+            yield replace(facts, text=regex.intersection(facts.text, others))
+    if unwanted.text is not ANY_TEXT:
+        yield replace(facts, text=regex.intersection(facts.text, regex.complement(unwanted.text)))
+    if unwanted.min_length:
+        shorter = Facts(max_length=unwanted.min_length - 1)
+        if (part := meet(facts, shorter)) is not None:
+            yield part
+    if unwanted.max_length is not None:
+        longer = Facts(min_length=unwanted.max_length + 1)
+        if (part := meet(facts, longer)) is not None:
+            yield part
+
+
+def lengths_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
+    """Yield the arrays that are too short or too long."""
+    if unwanted.min_items:
+        shorter = Facts(max_items=unwanted.min_items - 1)
+        if (part := meet(facts, shorter)) is not None:
+            yield part
+    if unwanted.max_items is not None:
+        longer = Facts(min_items=unwanted.max_items + 1)
+        if (part := meet(facts, longer)) is not None:
+            yield part
