@@ -15,7 +15,7 @@ Objects = Literal["closed", "open"]
 KeyOrder = Literal["schema", "any"]
 Untyped = Literal["described", "any"]
 Formats = Literal["assert", "annotate"]
-Numbers = Literal["plain", "any"]
+Numbers = Literal["plain", "decimals", "any"]  # where zeros may end a number
 SCOPE_MARK = "@"  # in front of a place that is read in a dynamic scope
 _LOWERING = 4  # counts changes of what a constraint means; part of every content key
 
@@ -63,7 +63,8 @@ class JsonStyle:
     untyped: whether a schema without `type` is meant of the types that its keywords speak of, or,
     as the standard has it, of all.
     formats: whether `format` is enforced, or says nothing, as the standard has it by default.
-    numbers: whether a number may have zeros at its end: 1.0 is an integer, and equals the const 1.
+    numbers: whether a number may have zeros at its end: 1.0 is an integer, and equals the const 1;
+    "decimals": not where an integer is asked for, as draft 4 has it.
     """
 
     whitespace: Whitespace | None = None

@@ -16,14 +16,17 @@ from plait.decoders.constrained.grammar.check import left_recursion, prune
 from plait.decoders.constrained.grammar.nodes import (
     EMPTY,
     Alternation,
+    AnyOrder,
     CharClass,
     Grammar,
+    Item,
     Lexeme,
     LiteralText,
     Node,
     Ref,
     Repeat,
     Seq,
+    any_order,
 )
 from plait.decoders.constrained.grammar.regex import Expr
 from plait.decoders.constrained.grammar.regex_parser import parse_full_match, parse_search
@@ -40,13 +43,11 @@ PAIRS = [
 
 
 def _random_node(draw: random.Random, depth: int) -> Node:
-    kind = draw.randrange(3 if depth == 0 else 8)
-    if kind == 0:
-        return LiteralText("".join(draw.choices("abcé", k=draw.randrange(3))))
-    if kind == 1:
-        return CharClass(chars.of("".join(draw.choices("abcé", k=2))))
-    if kind == 2:
-        return Ref(draw.choice(["x", "y"])) if depth else LiteralText("c")
+    kind = draw.randrange(3 if depth == 0 else 9)
+    if kind < 3:
+        return _random_leaf(draw, kind, depth)
+    if kind == 8:
+        return _random_any_order(draw, depth)
     parts = tuple(_random_node(draw, depth - 1) for _ in range(draw.randrange(1, 4)))
     if kind == 3:
         least = draw.randrange(3)
@@ -57,6 +58,28 @@ def _random_node(draw: random.Random, depth: int) -> Node:
         found = dfa.lexeme(expr, least, draw.choice([None, least + 2]), is_quoted=False)
         return found if isinstance(found, Lexeme) else EMPTY
     return Seq(parts) if kind < 6 else Alternation(parts)
+
+
+def _random_leaf(draw: random.Random, kind: int, depth: int) -> Node:
+    if kind == 0:
+        return LiteralText("".join(draw.choices("abcé", k=draw.randrange(3))))
+    if kind == 1:
+        return CharClass(chars.of("".join(draw.choices("abcé", k=2))))
+    return Ref(draw.choice(["x", "y"])) if depth else LiteralText("c")
+
+
+def _random_any_order(draw: random.Random, depth: int) -> Node:
+    items = [
+        Item(
+            _random_node(draw, depth - 1),
+            is_required=draw.random() < 0.3,
+            may_repeat=draw.random() < 0.2,
+        )
+        for _ in range(draw.randrange(1, 4))
+    ]
+    separator = draw.choice([LiteralText("c"), LiteralText("é"), EMPTY])
+    least = draw.randrange(3)
+    return any_order(items, separator, least, draw.choice([None, least + draw.randrange(3)]))
 
 
 def _random_grammars(seed: int, count: int) -> Iterator[Grammar]:
@@ -133,10 +156,35 @@ def _texts(node: Node, known: dict[str, set[str]], longest: int) -> set[str]:
         return set().union(*(_texts(item, known, longest) for item in node.items))
     if isinstance(node, Seq):
         return _joined([_texts(item, known, longest) for item in node.items], longest)
+    if isinstance(node, AnyOrder):
+        return _any_order_texts(node, known, longest)
     item = _texts(node.item, known, longest)
     most = node.least + longest if node.most is None else node.most
     counts = range(node.least, most + 1)
     return set().union(*(_joined([item] * count, longest) for count in counts))
+
+
+def _any_order_texts(node: AnyOrder, known: dict[str, set[str]], longest: int) -> set[str]:
+    """Return the texts of every sequence of items that the node allows."""
+    items = [_texts(item.node, known, longest) for item in node.items]
+    separator = _texts(node.separator, known, longest)
+    required = {i for i, item in enumerate(node.items) if item.is_required}
+    most = node.least + len(items) + longest if node.most is None else node.most
+    found: set[str] = set()
+    rows: dict[tuple[frozenset[int], int], set[str]] = {(frozenset(), 0): {""}}
+    while rows:
+        ahead: dict[tuple[frozenset[int], int], set[str]] = {}
+        for (used, count), texts in rows.items():
+            if required <= used and node.least <= count <= most:
+                found |= texts
+            open_items = (
+                i for i, item in enumerate(node.items) if item.may_repeat or i not in used
+            )
+            for i in open_items if count < most else ():
+                parts = [texts, separator, items[i]] if count else [texts, items[i]]
+                ahead.setdefault((used | {i}, count + 1), set()).update(_joined(parts, longest))
+        rows = {place: texts for place, texts in ahead.items() if texts}
+    return found
 
 
 def _joined(parts: list[set[str]], longest: int) -> set[str]:

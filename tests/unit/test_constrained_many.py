@@ -11,8 +11,8 @@ import pytest
 from plait.decoders.constrained.compile import lower
 from plait.decoders.constrained.grammar import check
 from plait.decoders.constrained.grammar.nodes import Grammar, Node, Ref, walk
-from plait.decoders.constrained.schema.sets.algebra import Algebra
 from plait.decoders.constrained.schema.facts import json_key
+from plait.decoders.constrained.schema.sets.algebra import Algebra
 from plait.decoders.constrained.spec import (
     ConstraintLimits,
     ConstraintSpec,
@@ -120,7 +120,7 @@ def test_questions_grow_with_the_schema_and_no_faster(
 
         return ask
 
-    for module in ("facts", "algebra", "branches"):
+    for module in ("facts", "sets.algebra", "sets.branches"):
         monkeypatch.setattr(
             f"plait.decoders.constrained.schema.{module}.json_key", counted(json_key)
         )

@@ -11,7 +11,15 @@ import pytest
 
 from plait.decoders.constrained.compile import lower
 from plait.decoders.constrained.grammar.regex import EMPTY_SET
-from plait.decoders.constrained.schema.facts import NUMBERS, Bound, Facts, Obstacle, meet
+from plait.decoders.constrained.schema.facts import (
+    NUMBERS,
+    Bound,
+    ContainsRule,
+    Facts,
+    Obstacle,
+    SchemaRef,
+    meet,
+)
 from plait.decoders.constrained.spec import (
     ConstraintError,
     ConstraintLimits,
@@ -243,7 +251,7 @@ def test_what_a_schema_accepts(schema: Schema, good: list[str], bad: list[str]) 
 REFUSED: list[tuple[Schema, str, str]] = [
     ({"type": "object", "not": {"const": {"a": 1}}}, "/not", "const"),
     ({"type": "array", "uniqueItems": True}, "", "uniqueItems"),
-    (_object(a={"type": "array", "contains": {"const": 1}}), "/properties/a", "contains"),
+    (_object(a={"type": "array", "contains": 1}), "/properties/a", "contains"),
     (_object(a={"type": "string", "format": 7}), "/properties/a", "format"),
     ({"type": "string", "pattern": r"(a)\1"}, "", "pattern"),
     ({"type": "integer", "multipleOf": 3001}, "", "multipleOf"),
@@ -325,6 +333,7 @@ def test_a_conjunction_keeps_each_assertion_of_either_side(name: str) -> None:
     said |= dict.fromkeys(("low", "high"), Bound(Decimal(1), is_open=True))
     said |= dict.fromkeys(("min_length", "max_length", "min_items", "max_items"), 3)
     said |= dict.fromkeys(("min_properties", "max_properties"), 3)
+    said["contains"] = (ContainsRule((SchemaRef("/a"),), 1),)
     said["obstacles"] = (Obstacle("array", "/a", "contains", "x"),)
     value = said.get(name, ("x",))
     facts = Facts(**{name: value})

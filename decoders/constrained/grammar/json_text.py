@@ -198,7 +198,7 @@ def literal(value: Any, style: JsonStyle = PRETTY) -> Node:
     if isinstance(value, list):
         return _fixed("[", [literal(item, style) for item in value], "]")
     text = json.dumps(value, ensure_ascii=False)
-    if style.numbers == "any" and type(value) in (int, float) and "e" not in text:
+    if style.numbers != "plain" and type(value) in (int, float) and "e" not in text:
         whole, _, decimals = text.partition(".")
         is_integer = not decimals.strip("0")
         return with_zeros(LiteralText(whole if is_integer else text), is_integer=is_integer)

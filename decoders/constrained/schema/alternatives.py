@@ -101,7 +101,8 @@ class Alternatives:
         self._open[place] = len(self._open)
         outside, self._has_narrowed = self._has_narrowed, False
         try:
-            known = self._negation(place) if place.negated else self._schema(place.pointer)
+            at = place.pointer
+            known = self._not((Facts(),), at, at) if place.negated else self._schema(at)
             if self._has_narrowed:
                 self._narrow.add(place)
         finally:
@@ -147,7 +148,7 @@ class Alternatives:
         context: Several = (read_assertions(schema, pointer),)
         for keyword in REFERENCES & schema.keys():
             context = self._reference(context, schema, pointer, keyword)
-        for place in self._listed(schema, pointer, "allOf"):
+        for place in _listed(schema, pointer, "allOf"):
             context = self._product(context, self._at(place), pointer, "allOf")
         if "anyOf" in schema:
             context = self._any_of(context, schema, pointer)
@@ -163,9 +164,6 @@ class Alternatives:
         # A value of two alternatives has more evaluated than either of them knows.
         self._has_narrowed |= len(context) > 1
         return tuple(close(facts, schema, pointer) for facts in context)
-
-    def _negation(self, place: SchemaRef) -> Several:
-        return self._not((Facts(),), place.pointer, place.pointer)
 
     def _not(self, context: Several, negated: str, pointer: str) -> Several:
         """Return the context without what a schema allows; not of not is the schema itself."""
@@ -183,14 +181,8 @@ class Alternatives:
         target = SchemaRef(self._document.resolve(reference, pointer, keyword))
         return self._product(context, self._at(target), pointer, keyword)
 
-    def _listed(self, schema: Schema, pointer: str, keyword: str) -> list[SchemaRef]:
-        listed = schema.get(keyword, [])
-        if not isinstance(listed, list) or (keyword in schema and not listed):
-            raise UnsupportedKeyword(pointer, keyword, "its value must be a list of schemas")
-        return [SchemaRef(f"{pointer}/{keyword}/{index}") for index in range(len(listed))]
-
     def _any_of(self, context: Several, schema: Schema, pointer: str) -> Several:
-        branches = [self._at(place) for place in self._listed(schema, pointer, "anyOf")]
+        branches = [self._at(place) for place in _listed(schema, pointer, "anyOf")]
         if self._document.tracks_evaluated and len(branches) <= MAX_TOGETHER:
             branches = self._together(branches, pointer)
         union = tuple(facts for branch in branches for facts in branch)
@@ -227,7 +219,7 @@ class Alternatives:
     def _branches(self, schema: Schema, pointer: str) -> list[OneOfBranch]:
         """Return the branches of a oneOf, those that only list values as one of them."""
         found, lists = [], []
-        for place in self._listed(schema, pointer, "oneOf"):
+        for place in _listed(schema, pointer, "oneOf"):
             several = self._at(place)
             values = folded(several, self._algebra, pointer)
             is_narrow = place in self._narrow
@@ -242,11 +234,9 @@ class Alternatives:
     def _condition(self, context: Several, schema: Schema, pointer: str) -> Several:
         """Return what holds with the `if` and the `then`, and without the `if` but the `else`."""
         condition = SchemaRef(f"{pointer}/if")
-        if "then" not in schema and "else" not in schema:
-            # It asserts nothing; what holds for a value may be evaluated.
-            tracks = self._document.tracks_evaluated
-            return context + self._product(context, self._at(condition), pointer, "if") * tracks
         yes = self._product(context, self._at(condition), pointer, "if")
+        if "then" not in schema and "else" not in schema:  # it asserts nothing, but it evaluates
+            return context + yes * self._document.tracks_evaluated
         if "then" in schema:
             yes = self._product(yes, self._at(SchemaRef(f"{pointer}/then")), pointer, "then")
         no = self._without(context, condition, pointer, "if")
@@ -314,6 +304,14 @@ class Alternatives:
     def _note(self, before: Several, found: Sequence[Facts], pointer: str, keyword: str) -> None:
         if before and not found:
             self.conflicts.setdefault(pointer, keyword)
+
+
+def _listed(schema: Schema, pointer: str, keyword: str) -> list[SchemaRef]:
+    """Return the schemas that a keyword lists."""
+    listed = schema.get(keyword, [])
+    if not isinstance(listed, list) or (keyword in schema and not listed):
+        raise UnsupportedKeyword(pointer, keyword, "its value must be a list of schemas")
+    return [SchemaRef(f"{pointer}/{keyword}/{index}") for index in range(len(listed))]
 
 
 def _check(count: int, most: int, pointer: str, keyword: str, what: str = "alternatives") -> None:

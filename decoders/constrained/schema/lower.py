@@ -66,6 +66,7 @@ from plait.decoders.constrained.spec import (
     ConstraintError,
     ConstraintLimits,
     JsonStyle,
+    Numbers,
     UnsupportedKeyword,
 )
 
@@ -83,7 +84,8 @@ def schema_grammar(schema: Any, limits: ConstraintLimits, style: JsonStyle) -> G
         ConstraintError: the schema is malformed or too large.
     """
     if isinstance(schema, dict) and "/draft-04/" in str(schema.get("$schema")):
-        style = replace(style, numbers="plain")  # there, 1.0 is no integer
+        numbers: Numbers = "plain" if style.numbers == "plain" else "decimals"
+        style = replace(style, numbers=numbers)
     if style.formats == "annotate":
         schema = without_formats(schema)
     document = Document(schema, max_depth=limits.max_depth)
@@ -243,7 +245,8 @@ class _Lowering:
             return NOTHING
         if kinds == NUMBERS and not facts.mentions() & NUMBERS:
             return json_text.NUMBER
-        if self._style.numbers == "plain":
+        numbers = self._style.numbers
+        if numbers == "plain" or (numbers == "decimals" and kinds == {"integer"}):
             return self._plain_number(facts)
         found = []
         for kind in sorted(kinds):

@@ -45,12 +45,16 @@ def _with(schema: dict[str, Any], added: Mapping[str, Any]) -> Any:
 def _missing(schema: Any, library: Library) -> Iterator[tuple[str, Any]]:
     """Yield what the references of a document need besides it, by URI."""
     resources = Resources(schema)
-    for pointer, found in schemas(schema):
-        for keyword in REFERENCES & found.keys():
-            if isinstance(found[keyword], str):
-                uri = urldefrag(resources.uri(found[keyword], pointer))[0]
-                if uri in library and resources.find(uri) is None:
-                    yield from _named(uri, library[uri])
+    references = (
+        (pointer, found[keyword])
+        for pointer, found in schemas(schema)
+        for keyword in REFERENCES & found.keys()
+        if isinstance(found[keyword], str)
+    )
+    for pointer, reference in references:
+        uri = urldefrag(resources.uri(reference, pointer))[0]
+        if uri in library and resources.find(uri) is None:
+            yield from _named(uri, library[uri])
 
 
 def _named(uri: str, document: Any) -> Iterator[tuple[str, Any]]:

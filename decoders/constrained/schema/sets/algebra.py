@@ -14,7 +14,6 @@ from plait.decoders.constrained.grammar import regex
 from plait.decoders.constrained.grammar.regex import ANY_CHAR, ANY_TEXT, Expr
 from plait.decoders.constrained.schema.facts import (
     NUMBERS,
-    ArrayRule,
     ContainsRule,
     Facts,
     Kind,
@@ -31,6 +30,8 @@ from plait.decoders.constrained.schema.facts import (
 from plait.decoders.constrained.schema.formats import is_exact, possible, valid
 from plait.decoders.constrained.schema.sets.outside import (
     Unprovable,
+    counts_outside,
+    items_outside,
     lengths_outside,
     numbers_outside,
     texts_outside,
@@ -120,17 +121,21 @@ class Algebra:
     def _is_array_empty(self, facts: Facts, levels: int) -> bool:
         if facts.max_items is not None and facts.min_items > facts.max_items:
             return True
-        for rule in facts.contains:
-            least, most = rule.least, facts.max_items
-            if rule.most is not None and least > rule.most:
-                return True
-            if least and self._is_nothing(rule.places, levels):
-                return True
-            if most is not None and rule.start + least > most and least:
-                return True
+        if any(self._is_too_few(facts, rule, levels) for rule in facts.contains):
+            return True
         exempt = frozenset(rule.places for rule in facts.contains)
         checked = min(facts.min_items, 1 + max((len(r.prefix) for r in facts.arrays), default=0))
         return any(self._is_nothing(facts.item(index, exempt), levels) for index in range(checked))
+
+    def _is_too_few(self, facts: Facts, rule: ContainsRule, levels: int) -> bool:
+        """Tell whether provably no array holds as many items as a rule asks for."""
+        if not rule.least:
+            return False
+        most = [number for number in (rule.most, facts.max_items) if number is not None]
+        room = min(most, default=rule.least)
+        if facts.max_items is not None:
+            room = min(room, facts.max_items - rule.start)
+        return rule.least > room or self._is_nothing(rule.places, levels)
 
     def _is_object_empty(self, facts: Facts, levels: int) -> bool:
         if facts.max_properties is not None and facts.max_properties < len(facts.required):
@@ -230,28 +235,10 @@ class Algebra:
             yield from texts_outside(facts, unwanted)
         elif kind == "array":
             yield from lengths_outside(facts, unwanted)
-            yield from self._items_outside(facts, unwanted)
+            yield from items_outside(facts, unwanted, self._is_negatable)
+            yield from counts_outside(facts, unwanted)
         else:
             yield from self._objects_outside(facts, unwanted)
-
-    def _items_outside(self, facts: Facts, unwanted: Facts) -> Iterator[Facts]:
-        """Yield the arrays of which some item breaks a rule, or that contain too few or many."""
-        for rule in unwanted.arrays:
-            for index, places in enumerate(rule.prefix):
-                if places and self._is_negatable(places):
-                    broken = ArrayRule(((),) * index + ((negation(places),),), None, False)
-                    longer = max(facts.min_items, index + 1)
-                    yield replace(facts, arrays=(*facts.arrays, broken), min_items=longer)
-            if rule.rest and not rule.unless and self._is_negatable(rule.rest):
-                wrong = ContainsRule((negation(rule.rest),), 1, None, len(rule.prefix), False)
-                yield replace(facts, contains=(*facts.contains, wrong))
-        for counted in unwanted.contains:
-            low = replace(counted, least=0, most=counted.least - 1, evaluates=False)
-            high = replace(counted, least=(counted.most or 0) + 1, most=None, evaluates=False)
-            if counted.least:
-                yield replace(facts, contains=(*facts.contains, low))
-            if counted.most is not None:
-                yield replace(facts, contains=(*facts.contains, high))
 
     def _objects_outside(self, facts: Facts, unwanted: Facts) -> Iterator[Facts]:
         for name in unwanted.required:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -11,14 +11,18 @@ from plait.decoders.constrained.grammar import regex
 from plait.decoders.constrained.grammar.regex import ANY_TEXT, EMPTY_SET
 from plait.decoders.constrained.schema.facts import (
     NUMBERS,
+    ArrayRule,
     Bound,
+    ContainsRule,
     Facts,
     Kind,
     Obstacle,
+    SchemaRefs,
     decimal_of,
     json_key,
     kind_of,
     meet,
+    negation,
 )
 from plait.decoders.constrained.schema.formats import NUMBER_FORMATS, possible
 
@@ -104,3 +108,30 @@ def lengths_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
         longer = Facts(min_items=unwanted.max_items + 1)
         if (part := meet(facts, longer)) is not None:
             yield part
+
+
+def items_outside(
+    facts: Facts, unwanted: Facts, is_negatable: Callable[[SchemaRefs], bool]
+) -> Iterator[Facts]:
+    """Yield the arrays of which an item breaks a rule that can be negated."""
+    for rule in unwanted.arrays:
+        for index, places in enumerate(rule.prefix):
+            if places and is_negatable(places):
+                broken = ArrayRule(((),) * index + ((negation(places),),), None, evaluates=False)
+                longer = max(facts.min_items, index + 1)
+                yield replace(facts, arrays=(*facts.arrays, broken), min_items=longer)
+        if rule.rest and not rule.unless and is_negatable(rule.rest):
+            start = len(rule.prefix)
+            wrong = ContainsRule((negation(rule.rest),), 1, start=start, evaluates=False)
+            yield replace(facts, contains=(*facts.contains, wrong))
+
+
+def counts_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
+    """Yield the arrays that contain too few or too many items of a kind."""
+    for rule in unwanted.contains:
+        if rule.least:
+            fewer = replace(rule, least=0, most=rule.least - 1, evaluates=False)
+            yield replace(facts, contains=(*facts.contains, fewer))
+        if rule.most is not None:
+            more = replace(rule, least=rule.most + 1, most=None, evaluates=False)
+            yield replace(facts, contains=(*facts.contains, more))
