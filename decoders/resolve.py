@@ -81,7 +81,7 @@ def _named(decoding: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:
 
 def _check_model(choice: Choice, diffusion: DiffusionSpec | None) -> None:
     method = choice.method
-    is_for_both = method.kind in ("unmasker", "search")
+    is_for_both = method.kind in ("unmasker", "search") and not method.is_causal
     is_for_both = is_for_both or method.name == DEFAULTS.get(method.kind)
     if diffusion is not None and not is_for_both:
         raise MethodError(

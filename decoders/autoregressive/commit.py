@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from plait.decoders.autoregressive.alternatives import list_alternatives
 from plait.decoders.autoregressive.state import AutoregressiveState
-from plait.decoders.autoregressive.steering import DEAD_END, steer
+from plait.decoders.autoregressive.steering import DEAD_END, Steered, steer
 from plait.decoders.contract.decoder import (
     Alternative,
+    Drawn,
     FinishReason,
     Outcome,
     SequenceError,
@@ -45,34 +46,44 @@ def commit_token(state: AutoregressiveState, row: int, draws: Draws, logits: Ten
     """
     if state.remaining == 0:  # max_tokens 0: only the prompt was asked about
         return Outcome(finish="length")
-    token, logprobs = draws.token_ids[row], draws.logprobs[row]
-    log_mass, alternatives = draws.log_mass[row], _alternatives(state, logits[row : row + 1])
+    token, logprobs, log_mass = draws.token_ids[row], draws.logprobs[row], draws.log_mass[row]
+    own = logits[row : row + 1]
+    alternatives, steered = _alternatives(state, own), Steered(token)
     if state.constraint is not None:
         state.num_untruncated += log_mass == -inf
-        steered = steer(state, token, logits[row : row + 1])
-        log_mass = -inf if steered == DEAD_END else log_mass
+        steered = steer(state, token, own)
+        log_mass = -inf if steered.finish == DEAD_END else log_mass
         state.log_masses.append(log_mass)
-        if not isinstance(steered, int):
-            return Outcome(finish=steered, log_mass=log_mass, alternatives=alternatives)
-        if steered != token:
-            token = steered
-            (logprobs,) = state.sampler.report(logits[row : row + 1], [state.sampling], [token])
+        if steered.token is not None and steered.token != token:
+            (logprobs,) = state.sampler.report(own, [state.sampling], [steered.token])
+    drawn = _drawn(state, steered, log_mass, own)
+    told: dict[str, Any] = {"log_mass": log_mass, "alternatives": alternatives, "draws": drawn}
+    if steered.token is None:
+        return Outcome(finish=steered.finish, **told)
+    token = steered.token
     is_end = token in state.stop_token_ids
     if not (is_end and state.constraint is not None) and state.sampling.is_banned(token):
         raise NoAllowedToken(NO_ALLOWED_TOKEN)
     if is_end:
-        return Outcome(
-            finish="stop", stop_token=token, log_mass=log_mass, alternatives=alternatives
-        )
+        return Outcome(finish="stop", stop_token=token, **told)
     state.request.text.append(token)
     state.sampling.observe(token)
-    return Outcome(
-        emit=(token,),
-        finish=_finish(state),
-        logprobs=(logprobs,) if logprobs is not None else (),
-        log_mass=log_mass,
-        alternatives=alternatives,
-    )
+    shown = (logprobs,) if logprobs is not None else ()
+    return Outcome(emit=(token,), finish=_finish(state), logprobs=shown, **told)
+
+
+def _drawn(
+    state: AutoregressiveState, steered: Steered, log_mass: float, logits: Tensor
+) -> tuple[()] | tuple[Drawn]:
+    """Return what a search wants to be told of a draw, before the text goes on."""
+    if not state.request.search.draws:
+        return ()
+    token = steered.token
+    asked = [*steered.taken_back, *(() if token is None else (token,))]
+    found = state.sampler.base_logprobs(logits, state.sampling, asked)
+    taken_back = [*zip(steered.taken_back, found, strict=False)]
+    last = -inf if token is None else found[-1]
+    return (Drawn(token, last, log_mass, taken_back, steered.is_forced),)
 
 
 def _alternatives(

@@ -33,6 +33,7 @@ from plait.decoders.contract.decoder import (
     Alternative,
     DecodeRequest,
     DraftBudget,
+    Drawn,
     Forward,
     Outcome,
     Proposal,
@@ -120,6 +121,10 @@ class AutoregressiveDecoder:
         if self._speculator is not None and state.speculation is not None:
             state.speculation = self._speculator.truncate(state.speculation, state.request)
         return state
+
+    def reweigh(self, state: AutoregressiveState, log_factors: Mapping[int, float]) -> None:
+        """Scale the next draw."""
+        state.sampling.log_factors = log_factors
 
     def attention_block_size(self, state: AutoregressiveState) -> int:
         """Read text causally."""
@@ -245,7 +250,7 @@ class AutoregressiveDecoder:
         emit: list[int] = []
         logprobs: list[TokenLogprobs] = []
         alternatives: list[Sequence[Alternative]] = []
-        log_mass = 0.0
+        drawn, log_mass = list[Drawn](), 0.0
         node, accepted_rows, keep = ROOT, [0], list[int]()
         rows = DrawnRows(draws, logits, walk.first)
         while True:
@@ -255,6 +260,7 @@ class AutoregressiveDecoder:
             emit += one.emit
             logprobs += one.logprobs
             alternatives += one.alternatives
+            drawn += one.draws
             log_mass += one.log_mass
             child = tree.child(node, one.emit[0]) if one.emit else None
             if child is not None:
@@ -274,6 +280,7 @@ class AutoregressiveDecoder:
             logprobs,
             log_mass=log_mass,
             alternatives=alternatives,
+            draws=drawn,
         )
         return self._record(walk, outcome, accepted_rows, verified)
 

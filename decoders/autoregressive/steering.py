@@ -13,14 +13,15 @@ search that can cut it back and go on elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from torch import Tensor
 
 from plait.decoders.autoregressive.bitmask import next_bitmask
 from plait.decoders.autoregressive.state import AutoregressiveState
-from plait.decoders.contract.constraint import Constraint, is_exact
+from plait.decoders.contract.constraint import is_exact
 from plait.decoders.contract.decoder import FinishReason, SequenceError
 
 MAX_REDRAWS = 8
@@ -39,11 +40,21 @@ class Verdict(Enum):
     TOO_LONG = auto()  # the answer could not be completed within its budget
 
 
-def steer(state: AutoregressiveState, token: int, logits: Tensor) -> int | FinishReason:
-    """Advance the constraint by the token, or by the one to take in its place, and return that.
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """What follows a text, after what its constraint and its budget have made of a draw."""
 
-    Returns why the text ends instead: "stop" if it is complete as it stands and no longer one that
-    was drawn fits, DEAD_END if whatever may follow is refused.
+    token: int | None  # by which the constraint has advanced; None: the text ends without one
+    finish: FinishReason | None = None  # of a text that ends without one
+    taken_back: Sequence[int] = ()  # drawn before it, in this order
+    is_forced: bool = False  # not drawn
+
+
+def steer(state: AutoregressiveState, token: int, logits: Tensor) -> Steered:
+    """Advance the constraint by the token, or by the one to take in its place.
+
+    The text ends with "stop" if it is complete as it stands and no longer one that was drawn fits,
+    at a DEAD_END if whatever may follow is refused.
 
     Args:
         state: of a sequence with a constraint.
@@ -53,24 +64,32 @@ def steer(state: AutoregressiveState, token: int, logits: Tensor) -> int | Finis
         ConstraintContradiction: an exact constraint refuses what it had allowed.
     """
     if state.is_closing:
-        return _close(state)
-    num_refused = num_long = 0
-    found: int | None = None
+        return _close(state, ())
+    taken_back: list[int] = []
+    num_long = 0
     for candidate in _candidates(state, token, logits):
         verdict = try_token(state, candidate)
         if verdict is Verdict.ACCEPTED:
-            found = candidate
-            break
-        num_refused += verdict is Verdict.REFUSED
+            _count(state, len(taken_back), num_long)
+            state.num_accepted += 1
+            return Steered(candidate, taken_back=taken_back)
+        taken_back.append(candidate)
         num_long += verdict is Verdict.TOO_LONG
         if num_long > MAX_REDRAWS:
             break
-    state.num_refused += num_refused
+    _count(state, len(taken_back), num_long)
+    if not num_long:
+        return Steered(None, DEAD_END, taken_back)
+    constraint = state.constraint
+    assert constraint is not None
+    state.closing = tuple(constraint.closing_tokens())
+    state.closing_start = state.request.text.num_output
+    return _close(state, taken_back) if state.closing else Steered(None, "stop", taken_back)
+
+
+def _count(state: AutoregressiveState, num_taken_back: int, num_long: int) -> None:
+    state.num_refused += num_taken_back - num_long
     state.num_steered += num_long > 0
-    if found is not None:
-        state.num_accepted += 1
-        return found
-    return _begin_closing(state) if num_long else DEAD_END
 
 
 def try_token(state: AutoregressiveState, token: int) -> Verdict:
@@ -96,26 +115,18 @@ def _candidates(state: AutoregressiveState, token: int, logits: Tensor) -> Itera
             yield each
 
 
-def _begin_closing(state: AutoregressiveState) -> int | FinishReason:
-    """Follow the shortest end known from here on."""
-    assert state.constraint is not None
-    state.closing = tuple(state.constraint.closing_tokens())
-    state.closing_start = state.request.text.num_output
-    return _close(state) if state.closing else "stop"
-
-
-def _close(state: AutoregressiveState) -> int | FinishReason:
-    """Advance the constraint by the next token of the end that is followed."""
-    constraint: Constraint | None = state.constraint
+def _close(state: AutoregressiveState, taken_back: Sequence[int]) -> Steered:
+    """Advance the constraint by the next token of the shortest end known, which is followed."""
+    constraint = state.constraint
     assert constraint is not None
     token = state.next_closing()
     if not constraint.accept_token(token):
         if is_exact(constraint):
             raise _contradiction(token)
         state.num_refused += 1
-        return DEAD_END
+        return Steered(None, DEAD_END, taken_back)
     state.num_accepted += 1
-    return token
+    return Steered(token, taken_back=taken_back, is_forced=True)
 
 
 def _contradiction(token: int) -> ConstraintContradiction:

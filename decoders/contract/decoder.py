@@ -99,6 +99,21 @@ class Alternative:
     is_stop: bool = False  # a stop token: it ends the text and is not part of it
 
 
+class Drawn(msgspec.Struct, frozen=True):
+    """What a search is told of one draw.
+
+    The base law is the request's distribution, truncated and normalised, before the constraint and
+    a search's own factors. What is taken back was drawn first, in this order: a check of the
+    constraint refuses it, or the text could not end within its budget.
+    """
+
+    token_id: int | None  # that follows, or the stop token that ends the text; None: none does
+    base_logprob: float  # its log-probability under the base law; -inf where there is no token
+    log_mass: float  # as in sampling.sampler.Draws; what is taken back counts as legal there
+    taken_back: Sequence[tuple[int, float]] = ()  # with their log-probabilities under the base law
+    is_forced: bool = False  # the token was not drawn: the text is being brought to its end
+
+
 @dataclass(frozen=True, slots=True)
 class SearchNeeds:
     """What a search (decoders/contract/search.py) needs from decoders and the engine, and may use.
@@ -110,6 +125,7 @@ class SearchNeeds:
     logprobs: bool = False  # of each emitted token, whether or not the request asks for them
     entropies: bool = False  # of the model's own distribution at each drawn token
     is_greedy: bool = False  # members draw the likeliest legal token, whatever the temperature
+    draws: bool = False  # to be told of each draw: Drawn. Costs a pass over the row's scores
     max_tokens_per_step: int | None = None  # 1: no drafts
     is_synchronous: bool = False  # all members take one step, then the search acts
     has_fixed_choices: bool = False  # member i is choice i and streams at once; there is no action
@@ -139,6 +155,7 @@ class Outcome(msgspec.Struct, frozen=True):
     log_mass: float = 0.0  # sum over the drawn tokens: log of the mass that the constraint allows
     alternatives: Sequence[Sequence[Alternative]] = ()  # to each drawn token, best first, if needed
     entropies: Sequence[float] = ()  # nats, at each drawn token, if needed
+    draws: Sequence[Drawn] = ()  # if needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +220,17 @@ class Decoder(Protocol[State]):
 
     def truncate(self, state: State, text: Text) -> State:
         """Return the state for the state's own text, which has been cut; `state` is used up."""
+
+    def reweigh(self, state: State, log_factors: Mapping[int, float]) -> None:
+        """Scale the next draw's probabilities by token; until then, or until the text is cut.
+
+        Law: the token v is drawn in proportion to p(v) f(v) over the legal v, p being the base law
+        (Drawn) and f(v) 1 where log_factors names no other; the draw's log_mass is the log of the
+        sum of these.
+
+        Raises:
+            SequenceError: the decoder draws no single tokens.
+        """
 
     def attention_block_size(self, state: State) -> int:
         """Return how committed tokens enter the cache; it never changes for a sequence.

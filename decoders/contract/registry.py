@@ -54,6 +54,7 @@ class Method:
     replays: bool = False  # drafters: whether it reads nothing but tokens
     lossy: bool = False  # drafters: whether texts may follow another distribution with it
     num_sequences: str = ""  # of a search: the option that says how many sequences it runs
+    is_causal: bool = False  # searches: whether it needs models that write token after token
     unused: frozenset[str] = frozenset()  # searches: request fields that can't be honoured with it
     presets: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict, hash=False

@@ -46,6 +46,11 @@ class Sampler(Protocol):
         """Yield the legal tokens of a row [1, vocab]: what `sample` draws if those before it are
         banned."""
 
+    def base_logprobs(
+        self, logits: Tensor, state: SamplingState, token_ids: Sequence[int]
+    ) -> Sequence[float]:
+        """Return the log-probabilities of tokens of a row [1, vocab] under the base law (Drawn)."""
+
     def report(
         self, logits: Tensor, states: Sequence[SamplingState], token_ids: Sequence[int]
     ) -> Sequence[TokenLogprobs | None]:

@@ -8,11 +8,12 @@ hold before the next step. It knows tokens and numbers, neither logits nor block
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from plait.decoders.contract.decoder import (
     Alternative,
+    Drawn,
     FinishReason,
     SearchNeeds,
     TokenLogprobs,
@@ -41,9 +42,11 @@ class MemberOutcome:
     alternatives: Sequence[Sequence[Alternative]]  # of each drawn token (a stop token is drawn, not
     # emitted), the best SearchNeeds.num_alternatives, best first
     log_mass: float  # of the drawn tokens: sum of the log of what the constraint allows
-    finish: FinishReason | None  # why its text ends, if it does; it may be forked all the same
+    finish: FinishReason | None  # why its text ends, if it does; it may be forked all the same.
+    # "dead_end": the constraint refuses whatever may follow; cut back, it may go on elsewhere
     entropies: Sequence[float] = ()  # nats, of the model's own distribution (temperature 1, before
     # any parameter) at each drawn token, if SearchNeeds.entropies
+    draws: Sequence[Drawn] = ()  # one for each drawn token, if SearchNeeds.draws
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +101,19 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class Reweigh:
+    """The member's next draw is scaled, token by token: Decoder.reweigh."""
+
+    member: int
+    log_factors: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The search is over: rank() says what is returned."""
 
 
-Action = Fork | Truncate | Drop | Hold | Park | Resume | Finish
+Action = Fork | Truncate | Drop | Hold | Park | Resume | Reweigh | Finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +123,7 @@ class Ranked:
     member: int
     score: float = 0.0  # by which the search has ranked it
     log_weight: float = 0.0  # of a sample: the log of its importance weight
+    report: Mapping[str, Any] = field(default_factory=dict)  # the text's own, as Search.report
 
 
 class Search(Protocol[SearchState]):

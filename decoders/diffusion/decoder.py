@@ -19,7 +19,14 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
-from plait.decoders.contract.decoder import DecodeRequest, DraftBudget, Forward, Outcome, Proposal
+from plait.decoders.contract.decoder import (
+    DecodeRequest,
+    DraftBudget,
+    Forward,
+    Outcome,
+    Proposal,
+    SequenceError,
+)
 from plait.decoders.contract.decoding import DiffusionMethods
 from plait.decoders.contract.registry import MethodError
 from plait.decoders.contract.text import Text
@@ -96,6 +103,10 @@ class DiffusionDecoder:
     def truncate(self, state: DiffusionState, text: Text) -> DiffusionState:
         """Return the state for the state's own text, which has been cut; it is built again."""
         return self._rebuilt(state, text)
+
+    def reweigh(self, state: DiffusionState, log_factors: Mapping[int, float]) -> None:
+        """Refuse: positions are drawn together."""
+        raise SequenceError("A canvas draws many positions at once, which no search can reweigh.")
 
     def attention_block_size(self, state: DiffusionState) -> int:
         """Return the block size, or 0 with full attention."""

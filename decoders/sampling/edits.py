@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from math import inf
 
 import torch
 from torch import Tensor
@@ -41,6 +42,19 @@ def penalise(row: Tensor, counts: TokenCounts, params: SamplingParams) -> None:
     logits = torch.where(logits > 0.0, logits / factor, logits * factor)
     logits -= params.presence_penalty * (occurrences > 0.0) + params.frequency_penalty * occurrences
     row[ids] = logits
+
+
+def scale(row: Tensor, log_factors: Mapping[int, float]) -> float:
+    """Add the logs of factors to a row of scores; return the log of what its mass is multiplied by.
+
+    Tokens that have no probability keep none. -inf: nothing is left.
+    """
+    before = row.double().logsumexp(0)
+    row[_index(log_factors.keys(), row)] += torch.tensor(
+        list(log_factors.values()), device=row.device
+    )
+    after = row.double().logsumexp(0)
+    return float(after - before) if after > -inf else -inf
 
 
 def _index(token_ids: Collection[int], row: Tensor) -> Tensor:

@@ -36,8 +36,9 @@ class Draws:
     logprobs: list[TokenLogprobs | None]  # None where the request asks for none
     # log of the probability that the request's distribution before the constraint (bans, bias,
     # penalties, temperature, which is 1 when greedy, and truncation are in it) gives to what the
-    # constraint and the caller allow; 0.0 for rows without either; -inf where truncation leaves
-    # nothing of it, see SamplingParams. Summed over a text it is its importance weight.
+    # constraint and the caller allow, each token times its factor (SamplingState.log_factors); 0.0
+    # for rows without any of these; -inf where truncation leaves nothing of it, see SamplingParams.
+    # Summed over a text it is its importance weight.
     log_mass: list[float]
 
 
@@ -115,7 +116,7 @@ class OrdinarySampler:
                 of all ones is unconstrained, in other rows tokens without a bit are illegal.
             banned: per row, token ids that must not be drawn; a constraint as well, in addition.
         """
-        if bitmask is None and banned is None and all(state.is_plain for state in states):
+        if bitmask is None and banned is None and all(state.draws_plainly for state in states):
             temperatures = [0.0 if s.greedy else s.params.temperature for s in states]
             drawn = self.backend.draw_rows(logits, [s.key for s in states], temperatures)
             return Draws(drawn, [None] * len(states), [0.0] * len(states))
@@ -165,6 +166,23 @@ class OrdinarySampler:
                 if token_id not in seen:
                     seen.add(token_id)
                     yield token_id
+
+    def base_logprobs(
+        self, logits: Tensor, state: SamplingState, token_ids: Sequence[int]
+    ) -> list[float]:
+        """Return the log-probabilities of tokens under the law before the constraint.
+
+        Args:
+            logits: [1, vocab].
+            state: its factors are left out; greedy counts as a temperature of 1.
+            token_ids: any; those that the law gives no probability have -inf.
+        """
+        scores = self._tempered(logits, _rows(logits, [state], None, None), BanLevel.ALL)
+        if state.truncates:
+            _truncate(scores, [state], self.backend)
+        exact = scores[0].double()
+        found: list[float] = (exact[list(token_ids)] - exact.logsumexp(0)).tolist()
+        return found
 
     def report(
         self, logits: Tensor, states: Sequence[SamplingState], token_ids: Sequence[int]
@@ -240,28 +258,36 @@ class OrdinarySampler:
         self, logits: Tensor, rows: SamplingBatch, ban_level: BanLevel
     ) -> tuple[Tensor, Sequence[float]]:
         """Return the scores to draw from, in the order of SamplingParams, and the log masses."""
-        scores = logits[_index(rows, logits)]
-        for row, state in zip(scores, rows.states, strict=True):
-            if state.edits:
-                _edit(row, state, ban_level)
-        scores /= rows.temperatures(1.0, logits.device)[:, None]
+        scores = self._tempered(logits, rows, ban_level)
         allowed = _allowed(rows, scores, ban_level)
         truncates = any(state.truncates for state in rows.states)
         whole = scores.clone() if truncates and allowed is not None else scores
         if truncates:
             _truncate(scores, rows.states, self.backend)
-        if allowed is None:
-            return scores, [0.0] * len(rows.states)
-        cold = torch.ones(len(rows.states), device=scores.device)
-        mass: list[float] = self.backend.legal_mass(scores, allowed, cold).tolist()
-        self.backend.apply_bitmask(scores, allowed)
-        outside = [i for i, value in enumerate(mass) if value == -inf and rows.states[i].truncates]
-        if outside:  # truncation leaves nothing legal: the best of what is legal
-            best = whole[outside]
-            self.backend.apply_bitmask(best, allowed[outside])
-            _truncate(best, [rows.states[i] for i in outside], self.backend)
-            scores[outside] = best
+        mass = [0.0] * len(rows.states)
+        if allowed is not None:
+            cold = torch.ones(len(rows.states), device=scores.device)
+            mass = self.backend.legal_mass(scores, allowed, cold).tolist()
+            self.backend.apply_bitmask(scores, allowed)
+            outside = [i for i, x in enumerate(mass) if x == -inf and rows.states[i].truncates]
+            if outside:  # truncation leaves nothing legal: the best of what is legal
+                best = whole[outside]
+                self.backend.apply_bitmask(best, allowed[outside])
+                _truncate(best, [rows.states[i] for i in outside], self.backend)
+                scores[outside] = best
+        for i, state in enumerate(rows.states if ban_level >= BanLevel.CALLER else ()):
+            if state.log_factors:
+                mass[i] += edits.scale(scores[i], state.log_factors)
         return scores, mass
+
+    def _tempered(self, logits: Tensor, rows: SamplingBatch, ban_level: BanLevel) -> Tensor:
+        """Return the scores [rows, vocab] before truncation and constraint."""
+        scores = logits[_index(rows, logits)]
+        for row, state in zip(scores, rows.states, strict=True):
+            if state.edits:
+                _edit(row, state, ban_level)
+        scores /= rows.temperatures(1.0, logits.device)[:, None]
+        return scores
 
 
 def _by_needs(rows: SamplingBatch) -> tuple[SamplingBatch, SamplingBatch, SamplingBatch]:
@@ -271,7 +297,8 @@ def _by_needs(rows: SamplingBatch) -> tuple[SamplingBatch, SamplingBatch, Sampli
     if rows.bitmask is not None:
         flags = _is_constrained(rows.bitmask).tolist()
     for i, (state, banned) in enumerate(zip(rows.states, rows.banned, strict=True)):
-        found[2 if banned or state.edits or state.truncates else flags[i]].append(i)
+        is_other = banned or state.edits or state.truncates or state.log_factors
+        found[2 if is_other else flags[i]].append(i)
     plain, constrained, others = (rows.select(entries) for entries in found)
     return replace(plain, bitmask=None), constrained, others
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 
 from plait.decoders.contract.text import Text
@@ -39,6 +39,7 @@ class SamplingState:
             or params.min_tokens
             or params.logprobs is not None
         )
+        self.log_factors: Mapping[int, float] = {}  # by which a search scales the next draw
         self._ahead: tuple[int, ...] = ()  # tokens that are assumed behind the text
         self._num_unknown = 0  # further ones, of which only their number is known
 
@@ -54,12 +55,18 @@ class SamplingState:
         return noise.key(key.seed, key.stream, self.position)
 
     @property
+    def draws_plainly(self) -> bool:
+        """Whether the next row is drawn as it is, and nothing is told of it."""
+        return self.is_plain and not self.log_factors
+
+    @property
     def edits(self) -> bool:
         """Whether bans, bias or penalties may change the next row."""
         return self._always_edits or self._too_short or bool(self.counts)
 
     def observe(self, token_id: int) -> None:
         """Take note of a token that has just been appended to the text. Cost: O(1)."""
+        self.log_factors = {}
         if self.counts is not None:
             self.counts.add(token_id)
 
@@ -70,6 +77,7 @@ class SamplingState:
         no parameter looks at the text; with penalties O(distinct tokens).
         """
         twin = copy(self)
+        twin.log_factors = {}
         if token_id is None or not (self.counts is not None or self.params.bad_words):
             twin._num_unknown += 1
             return twin
@@ -86,7 +94,7 @@ class SamplingState:
         one's end, O(text) where it does not.
         """
         twin = copy(self)
-        twin.text = text
+        twin.text, twin.log_factors = text, {}
         if self.counts is not None:
             shared, length = text.num_shared(self.text), len(self.text)
             twin.counts = self.counts.copy() if shared == length else _counts(self.params, text)
@@ -96,7 +104,7 @@ class SamplingState:
 
     def truncate(self) -> None:
         """Take note that the text has been cut. Cost: with penalties O(text), otherwise O(1)."""
-        self.counts = _counts(self.params, self.text)
+        self.counts, self.log_factors = _counts(self.params, self.text), {}
 
     def bans(self) -> set[int]:
         """Return the tokens that bad_words and min_tokens forbid next."""

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
 from itertools import product
-from math import exp, inf, sqrt
+from math import exp, inf, log, sqrt
 from typing import Any
 
 import pytest
@@ -300,3 +300,43 @@ def test_the_order_of_a_wide_row_is_a_sort() -> None:
         (i for i in range(5000) if values[i] > -inf), key=lambda i: (-float(values[i]), i)
     )
     assert list(draw_order(values, None)) == want
+
+
+@both_backends
+@pytest.mark.parametrize("now", situations()[8::9])
+def test_the_base_law_is_told_of_any_token(now: Situation, backend: KernelBackend) -> None:
+    """Before the constraint, the caller's bans and factors; greedy counts as temperature 1."""
+    hot = now if now.params.temperature else replace(now, params=replace(now.params, temperature=1))
+    hot = replace(hot, params=replace(hot.params, top_k=0)) if hot is not now else hot
+    logits = torch.tensor([[float(x) for x in TABLES[0]]])
+    scaled = state(now)
+    scaled.log_factors = {0: -3.0}
+    have = OrdinarySampler(backend).base_logprobs(logits, scaled, range(VOCAB))
+    assert [exp(each) for each in have] == pytest.approx(base_law(TABLES[0], hot), abs=1e-6)
+
+
+@both_backends
+@pytest.mark.parametrize("shape", SHAPES[1:])
+@pytest.mark.parametrize("legal", [None, (0, 2, 3, 5)])
+def test_factors_scale_a_draw_and_its_mass(
+    legal: tuple[int, ...] | None, shape: dict[str, Any], backend: KernelBackend
+) -> None:
+    """v is drawn in proportion to p(v) f(v) over the legal; exp(log_mass) is their sum."""
+    draws, now = 1000, Situation(SamplingParams(**shape), legal=legal)
+    factors = {0: 0.5, 2: 0.125, 4: 0.25, 5: 0.0}
+    states = [state(now, stream) for stream in range(draws)]
+    for each in states:
+        each.log_factors = {token: log(f) if f else -inf for token, f in factors.items()}
+    logits = torch.tensor([float(x) for x in TABLES[0]]).expand(draws, -1)
+    mask = bitmask([now] * draws) if legal else None
+    have = OrdinarySampler(backend).sample(logits, states, mask)
+    masses = [
+        mass * factors.get(token, 1.0) * (legal is None or token in legal)
+        for token, mass in enumerate(base_law(TABLES[0], now))
+    ]
+    assert exp(have.log_mass[0]) == pytest.approx(sum(masses), abs=1e-6)
+    within(Counter(have.token_ids), [mass / sum(masses) for mass in masses], draws)
+    grown = [each.ahead(1) for each in states[:1]]
+    grow(states[0], 1)
+    assert not states[0].log_factors
+    assert not grown[0].log_factors

@@ -69,6 +69,9 @@ class Fresh:
     ) -> Tensor:
         raise AssertionError("nobody judges")
 
+    def base_logprobs(self, logits: Tensor, state: Any, token_ids: Sequence[int]) -> list[float]:
+        raise AssertionError("no search asks")
+
     def order(
         self, logits: Tensor, state: SamplingState, bitmask: Tensor | None = None
     ) -> Iterator[int]:

@@ -21,6 +21,7 @@ from plait.decoders.contract.search import (
     Park,
     Ranked,
     Resume,
+    Reweigh,
     Truncate,
 )
 from plait.server.engine.group.group import Group
@@ -53,7 +54,7 @@ class SearchRunner:
         sequence.logprobs.extend(outcome.logprobs)
         sequence.alternatives = outcome.alternatives[-1] if outcome.alternatives else ()
         sequence.is_held = group.search.needs.is_synchronous
-        group.num_tokens += max(len(outcome.emit), len(outcome.alternatives))
+        group.num_tokens += max(len(outcome.emit), len(outcome.alternatives), len(outcome.draws))
         group.outcomes.append(
             MemberOutcome(
                 sequence.index,
@@ -64,6 +65,7 @@ class SearchRunner:
                 outcome.log_mass,
                 outcome.finish,
                 outcome.entropies,
+                outcome.draws,
             )
         )
 
@@ -125,6 +127,9 @@ class SearchRunner:
                 self._scheduler.park(sequence)
             case Resume(member):
                 self._resume(self._member(group, member))
+            case Reweigh(member, log_factors):
+                sequence = self._member(group, member)
+                sequence.decoder.reweigh(sequence.state, log_factors)
             case Finish():
                 pass
 
@@ -220,7 +225,7 @@ class SearchRunner:
             finish_reason=sequence.finish or reason,
             stop_token=sequence.stop_token,
             prompt_logprobs=_prompt_logprobs(group, choice, sequence, group.num_streamed),
-            trace=_trace(group, sequence),
+            trace=_trace(group, sequence, place),
             search=SearchResult(place.score, place.log_weight, group.num_members, group.num_tokens),
         )
 
@@ -257,7 +262,7 @@ def _prompt_logprobs(
     return group.prompt_logprobs if is_first else None
 
 
-def _trace(group: Group, sequence: Sequence) -> dict[str, Any] | None:
+def _trace(group: Group, sequence: Sequence, place: Ranked) -> dict[str, Any] | None:
     if not group.request.decoding.trace:
         return None
-    return {**decoding_report(sequence), **group.search.report(group.state)}
+    return {**decoding_report(sequence), **group.search.report(group.state), **place.report}
