@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from plait.decoders.search import beam, best_of, independent
+from plait.decoders.search.faithful import smc
 from plait.decoders.search.lookahead import ada_dec
 
-METHODS = (independent.METHOD, best_of.METHOD, beam.METHOD, ada_dec.METHOD)
+METHODS = (independent.METHOD, best_of.METHOD, beam.METHOD, ada_dec.METHOD, smc.METHOD)

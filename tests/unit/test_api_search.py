@@ -217,6 +217,9 @@ async def test_a_diffusion_model_may_be_searched() -> None:
     info = structs.replace(INFO, capabilities=["canvas"], diffusion=spec)
     job = await complete(StubPool([StubModel(info=info)]), best_of=4)
     assert job.requests[0].decoding.search == best_of(4)
+    with pytest.raises(BadRequest, match="smc is a search of models that write one") as caught:
+        await complete(StubPool([StubModel(info=info)]), decoding={"search": "smc"})
+    assert caught.value.param == "decoding.search"
 
 
 def test_fields_are_renamed_with_all_that_is_within_them() -> None:
