@@ -33,6 +33,21 @@ class Automaton:
     def closing_tokens(self, state: int) -> list[int]: ...
     def forced(self, state: int) -> tuple[list[int], list[int]]: ...
 
+class Saturation:
+    def __init__(
+        self,
+        edges: Sequence[tuple[int, int, int, int]],
+        num_states: int,
+        starts: Sequence[int],
+        finals: Sequence[int],
+        sets: Sequence[bytes],
+        root: int,
+        byte_costs: Sequence[int],
+    ) -> None: ...
+    def fill(
+        self, leave: Sequence[int], loops: Sequence[bool], max_items: int
+    ) -> tuple[int, list[tuple[int, int]]]: ...
+
 def determinise(
     expressions: Sequence[tuple[int, Sequence[int], Sequence[tuple[int, int]], int, int]],
     is_quoted: bool,

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["DEAD", "Automaton", "DfaParts", "Kind", "TooLarge", "available", "extension"]
-__all__ += ["UNREACHABLE", "make_automaton", "make_vocabulary"]
+__all__ += ["UNREACHABLE", "extension_or_none", "make_automaton", "make_vocabulary"]
 
 UNREACHABLE = 1 << 30  # token count of a text that the vocabulary cannot spell
 DEAD = -1  # the state after a byte that the grammar does not allow
@@ -127,6 +127,11 @@ def extension() -> Any:
     if module is None:
         raise RuntimeError("plait was installed without its compiled grammar kernels")
     return module
+
+
+def extension_or_none() -> Any:
+    """Return the compiled module; None if it was not built."""
+    return _load()
 
 
 def make_vocabulary(spelled: Sequence[bytes]) -> Any:

@@ -8,6 +8,7 @@
 
 #include "automaton.h"
 #include "determinise.h"
+#include "saturation.h"
 
 namespace py = pybind11;
 
@@ -131,6 +132,40 @@ void write_mask(Automaton& automaton, int state, Words& row) {
   }
 }
 
+using EdgeRow = std::tuple<int, int, int, int>;  // state, kind, value, target; by rising state
+
+std::unique_ptr<Saturation> make_saturation(const std::vector<EdgeRow>& edges, int num_states,
+                                            std::vector<int> starts, std::vector<int> finals,
+                                            const std::vector<std::string>& sets, int root,
+                                            const std::vector<int>& byte_costs) {
+  Network network;
+  network.first.assign(static_cast<size_t>(num_states) + 1, 0);
+  for (const auto& [state, kind, value, target] : edges) {
+    ++network.first.at(static_cast<size_t>(state) + 1);
+    network.edges.push_back({kind, value, target});
+  }
+  for (int i = 0; i < num_states; ++i) network.first[i + 1] += network.first[i];
+  for (const std::string& members : sets) {
+    network.sets.emplace_back();
+    for (char byte : members) network.sets.back().set(static_cast<uint8_t>(byte));
+  }
+  network.starts = std::move(starts);
+  network.finals = std::move(finals);
+  network.root = root;
+  if (byte_costs.size() != 256) throw py::value_error("a byte has one of 256 values");
+  return std::make_unique<Saturation>(std::move(network), byte_costs);
+}
+
+std::pair<int, std::vector<std::pair<int, int>>> fill(Saturation& saturation,
+                                                      const std::vector<int>& leave,
+                                                      const std::vector<bool>& loops,
+                                                      size_t max_items) {
+  if (loops.size() != leave.size() + 1) throw py::value_error("a position has one loop");
+  std::vector<std::pair<int, int>> filling;
+  const int found = saturation.fill(leave, loops, max_items, filling);
+  return {found, std::move(filling)};
+}
+
 }  // namespace
 }  // namespace plait::grammar
 
@@ -152,6 +187,10 @@ PYBIND11_MODULE(_grammar, m) {
       .def("num_closing", checked(&Automaton::num_closing))
       .def("closing_tokens", checked(&Automaton::closing_tokens))
       .def("forced", checked(&Automaton::forced));
+  py::class_<Saturation>(m, "Saturation")
+      .def(py::init(&make_saturation), py::arg("edges"), py::arg("num_states"), py::arg("starts"),
+           py::arg("finals"), py::arg("sets"), py::arg("root"), py::arg("byte_costs"))
+      .def("fill", &fill, py::arg("leave"), py::arg("loops"), py::arg("max_items"));
   m.def("determinise", &determinise_rows, py::arg("expressions"), py::arg("is_quoted"),
         py::arg("max_states"), py::arg("max_steps"));
   m.def("is_possible", &is_possible);

@@ -1,0 +1,76 @@
+// Whether a text with gaps can be filled to a text of a grammar: see saturation.py, the reference.
+#pragma once
+
+#include <array>
+#include <bitset>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace plait::grammar {
+
+// Automata that call each other; the states of all of them are numbered together.
+struct Network {
+  struct Edge {
+    int kind;  // 0: reads nothing, 1: a byte of set `value`, 2: calls nonterminal `value`
+    int value;
+    int target;
+  };
+  std::vector<int> first;  // [states + 1] into edges
+  std::vector<Edge> edges;
+  std::vector<int> starts, finals;  // by nonterminal
+  std::vector<std::bitset<256>> sets;
+  int root;
+};
+
+class Saturation {
+ public:
+  enum Found { kEmpty, kFilled, kLimit };
+  static constexpr int kAnyByte = 256;
+
+  // byte_costs: [256] of filled-in bytes; 0: never filled in.
+  Saturation(Network network, const std::vector<int>& byte_costs);
+
+  // Answer one question; on kFilled, `filling` holds (position, byte) in the order of the text.
+  Found fill(const std::vector<int>& leave, const std::vector<bool>& loops, size_t max_items,
+             std::vector<std::pair<int, int>>& filling);
+
+ private:
+  // The cheapest way to a triple: from the item `before` by a byte, a call or nothing.
+  struct Item {
+    int state, origin, at, cost;
+    int before, callee;  // items; -1: none
+    int16_t byte;        // filled in; -1: given, or none
+    bool is_settled;
+  };
+  // A nonterminal entered at a position: who waits for its ends, and those found.
+  struct Call {
+    std::vector<std::pair<int, int>> waiting;  // item, and the state behind the call
+    std::vector<int> ends;
+  };
+
+  void push(const Item& item);
+  void complete(int index);
+  void follow(int index, const Network::Edge& edge);
+  void read(int index, const Network::Edge& edge);
+  size_t slot_of(int state, int origin, int at) const;
+  void grow();
+  std::vector<std::pair<int, int>> filling_of(int index) const;
+
+  Network network_;
+  std::vector<int> final_of_;  // by state: the nonterminal that ends there, or -1
+  std::vector<int> best_, price_;  // by set: the cheapest byte to fill in (-1: none), its cost
+
+  // Of the question that is being answered.
+  const std::vector<int>* leave_ = nullptr;
+  const std::vector<bool>* loops_ = nullptr;
+  std::vector<Item> items_;
+  std::vector<int> slots_;  // open addressing: items by (state, origin, at), -1: free
+  std::vector<Call> calls_;
+  std::vector<int> call_of_;  // by nonterminal and position: index of its call, -1: not entered
+  std::vector<std::vector<int>> buckets_;  // items by cost, the latest first
+  size_t cheapest_ = 0;
+};
+
+}  // namespace plait::grammar
