@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
+from plait.decoders.constrained.gaps import GapFiller
 from plait.decoders.constrained.table import OperationTable, load_automaton
 from plait.decoders.constrained.vocabulary import Vocabulary
+from plait.decoders.contract.constraint import Gap, GapFilling
 from plait.decoders.contract.decoder import SequenceError
 from plait.kernels.grammar import DEAD, Automaton
 
@@ -56,6 +59,11 @@ class LoadedGrammar:
             self._num_masks = 0
             self._automaton = load_automaton(self._table, self.vocabulary)
         return self._automaton
+
+    @cached_property
+    def gap_filler(self) -> GapFiller:
+        """What fills texts with gaps. Cost: linear in the grammar, once."""
+        return GapFiller(self._table, self.vocabulary)
 
     def count_mask(self) -> None:
         """Count one more mask of the automaton."""
@@ -176,6 +184,11 @@ class GrammarConstraint:
         Other legal tokens reach beyond its end, into text that is not forced.
         """
         return self._forced()[1]
+
+    def fill_gaps(self, pieces: Sequence[int | Gap]) -> GapFilling:
+        """Return whether a whole text can be filled; what was accepted so far does not matter."""
+        automaton = self._grammar.automaton()
+        return self._grammar.gap_filler.fill(self._prefill, pieces, automaton)
 
     def _forced(self) -> tuple[Sequence[int], Sequence[int]]:
         return ((), ()) if self._is_ended else self._automaton.forced(self._state())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -55,3 +56,26 @@ def is_exact(constraint: ConstraintView) -> bool:
     the rest. Its min_tokens() and closing_tokens() may then be too short, and refused.
     """
     return bool(getattr(constraint, "is_exact", True))
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A run of unknown tokens in a text."""
+
+    least: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class GapFilling:
+    """Whether the gaps of a text can be filled so that it becomes a complete, legal one."""
+
+    exists: bool | None  # None: unknown
+    tokens: Sequence[Sequence[int]] = ()  # of each gap, if a filling exists
+
+
+class GapConstraint(Constraint, Protocol):
+    """A constraint that can judge texts with gaps, fixed in any order."""
+
+    def fill_gaps(self, pieces: Sequence[int | Gap]) -> GapFilling:
+        """Return whether a whole text of tokens and gaps can be filled; gaps don't touch."""
