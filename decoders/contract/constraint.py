@@ -10,6 +10,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A run of unknown tokens in a text."""
+
+    least: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class GapFilling:
+    """Whether the gaps of a text can be filled so that it becomes a complete, legal one."""
+
+    exists: bool | None  # None: unknown
+    tokens: Sequence[Sequence[int]] = ()  # of each gap, if a filling exists
+
+
 class ConstraintView(Protocol):
     """Which tokens may come next, to read; `fork` gives a copy that may be advanced."""
 
@@ -58,24 +74,11 @@ def is_exact(constraint: ConstraintView) -> bool:
     return bool(getattr(constraint, "is_exact", True))
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A run of unknown tokens in a text."""
+def fill_gaps(constraint: ConstraintView, pieces: Sequence[int | Gap]) -> GapFilling:
+    """Tell whether a whole text of tokens and gaps, which don't touch, can be filled, and how.
 
-    least: int
-    most: int
-
-
-@dataclass(frozen=True, slots=True)
-class GapFilling:
-    """Whether the gaps of a text can be filled so that it becomes a complete, legal one."""
-
-    exists: bool | None  # None: unknown
-    tokens: Sequence[Sequence[int]] = ()  # of each gap, if a filling exists
-
-
-class GapConstraint(Constraint, Protocol):
-    """A constraint that can judge texts with gaps, fixed in any order."""
-
-    def fill_gaps(self, pieces: Sequence[int | Gap]) -> GapFilling:
-        """Return whether a whole text of tokens and gaps can be filled; gaps don't touch."""
+    What the constraint has accepted so far does not matter. Where it has no method `fill_gaps` of
+    the same meaning, nothing is known.
+    """
+    fill = getattr(constraint, "fill_gaps", None)
+    return GapFilling(exists=None) if fill is None else fill(pieces)

@@ -37,6 +37,7 @@ from plait.decoders.diffusion.canvas import GIVEN, Canvas
 from plait.decoders.diffusion.constraints.canvas_constraint import CanvasConstraint
 from plait.decoders.diffusion.constraints.prefix_matcher import PrefixMatcher
 from plait.decoders.diffusion.pipeline import (
+    NEEDS_CONSTRAINT,
     UnmaskingConfig,
     UnmaskingPipeline,
     build_pipeline,
@@ -49,7 +50,7 @@ from plait.decoders.diffusion.unmasking import StepContext, finish_blocks
 from plait.kernels.backend import KernelBackend
 from plait.kernels.dispatch import cpu_backend
 
-NO_LITERALS = "A scaffold is for answers that a constraint gives a form."
+NO_FORM = "{} is for answers that a constraint gives a form."
 NO_INFILL = "A constraint is for text that follows its prompt, not for text between."
 ILLEGAL = "The constraint refuses the text that the sequence has."
 
@@ -87,8 +88,9 @@ class DiffusionDecoder:
         state = states_of.start(request, self._pipeline(request), self.spec)
         if request.constraint is not None and state.output_positions:
             self._constrain(state, request)
-        if state.pipeline.scaffold is not None and request.constraint is None:
-            state.fault = NO_LITERALS
+        needing = [state.pipeline.names.get(part) for part in NEEDS_CONSTRAINT]
+        if request.constraint is None and any(needing):
+            state.fault = NO_FORM.format(next(filter(None, needing)))
         return state
 
     def fork(self, state: DiffusionState, text: Text) -> DiffusionState:

@@ -14,6 +14,7 @@ from plait.decoders.diffusion.components import (
     recap,
     scaffold,
 )
+from plait.decoders.diffusion.constraints import cfg_intersection, lookahead
 from plait.decoders.diffusion.selectors import (
     d_parallel,
     dynamic,
@@ -58,6 +59,8 @@ PARTS: tuple[Method, ...] = tuple(
         dkv_cache,
         recap,
         scaffold,
+        lookahead,
+        cfg_intersection,
     )
 )
 METHODS: tuple[Method, ...] = SELECTORS + PARTS

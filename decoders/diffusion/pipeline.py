@@ -14,6 +14,7 @@ from plait.decoders.contract.decoding import NO_EXTRAS, DiffusionMethods, Prompt
 from plait.decoders.contract.registry import Choice, MethodError, compose, from_spec, to_spec
 from plait.decoders.diffusion.protocols import (
     CachePolicy,
+    ConstraintMethod,
     Scaffold,
     Scorer,
     Selector,
@@ -25,6 +26,7 @@ from plait.decoders.diffusion.spec import Attention, DiffusionSpec
 
 AUTO = ("static", "free-dave")  # one token per step, several steps verified per pass
 SELECTOR = "static"  # for a list that names no selector
+NEEDS_CONSTRAINT = ("scaffold", "constraint")  # parts that mean nothing without one
 KV_BLOCK_SIZE = 16  # tokens of a KV block; a diffusion block divides it or is a multiple of it
 
 
@@ -51,6 +53,7 @@ class UnmaskingPipeline:
     verifier: Verifier | None = None
     cache: CachePolicy | None = None
     scaffold: Scaffold | None = None
+    constraint: ConstraintMethod | None = None  # None: the lookahead
 
     @property
     def needs(self) -> frozenset[str]:

@@ -10,6 +10,7 @@ A canvas is a range of positions, each unmasked or still masked. A method decide
     verifier   how many draft canvases are computed in the same forward pass
     cache      which positions of a canvas with full attention are computed again
     scaffold   which literals of a constraint are unmasked before the values in front of them
+    constraint which draws a constraint lets stand
 
 Methods are stateless. What one remembers of a block is a value, its memory: None when the block
 begins, then whatever its last result carried. Memories are never changed in place, so copies of a
@@ -20,10 +21,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from plait.decoders.diffusion.constraints.canvas_constraint import (
+        ConstrainedDraws,
+        LookaheadJob,
+    )
+    from plait.kernels.backend import KernelBackend
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -193,6 +201,19 @@ class Scaffold(Protocol):
             literal: [m] which masked positions, rising, hold a literal in the lookahead.
             p: [m] probability of the lookahead's tokens; 1 where one is unmasked now, 0 behind the
                 lookahead's end.
+        """
+
+
+class ConstraintMethod(Protocol):
+    """Decides which of a step's draws a constraint lets stand."""
+
+    def constrain(
+        self, jobs: Sequence[LookaheadJob], *, backend: KernelBackend
+    ) -> Sequence[ConstrainedDraws | str]:
+        """Return what may be unmasked on each job's canvas, or the message of its error.
+
+        Law: the first masked position is always among it, with a token that the prefix allows and
+        behind which the answer can be completed in time.
         """
 
 

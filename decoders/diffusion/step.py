@@ -31,6 +31,7 @@ from plait.decoders.diffusion.draws import (
 )
 from plait.decoders.diffusion.protocols import (
     Bools,
+    ConstraintMethod,
     Floats,
     Ints,
     LogitBias,
@@ -281,19 +282,22 @@ def _constrain(
     """Return the cursors, their views, and what constraints allow of them."""
     views = [view for view, _, _ in drawn]
     allowed: list[ConstrainedDraws | None] = [None] * len(drawn)
-    jobs: dict[int, LookaheadJob] = {}
+    jobs: dict[ConstraintMethod | None, dict[int, LookaheadJob]] = {}  # by method, then sequence
     for i, (cursor, (view, scores, job)) in enumerate(zip(cursors, drawn, strict=True)):
         state = cursor.state
         if state.constraint is not None and not state.fault:
             literals = state.pipeline.scaffold is not None
-            jobs[i] = LookaheadJob(
+            own = jobs.setdefault(state.pipeline.constraint, {})
+            own[i] = LookaheadJob(
                 state.constraint, cursor.canvas, view, scores, job, literals=literals
             )
-    for i, found in zip(jobs, constrain_draws(list(jobs.values()), backend=backend), strict=True):
-        if isinstance(found, str):
-            cursors[i].state.fault = found
-        else:
-            views[i], allowed[i] = found.view, found
+    for method, each in jobs.items():
+        constrain = constrain_draws if method is None else method.constrain
+        for i, found in zip(each, constrain(list(each.values()), backend=backend), strict=True):
+            if isinstance(found, str):
+                cursors[i].state.fault = found
+            else:
+                views[i], allowed[i] = found.view, found
     return cursors, views, allowed
 
 

@@ -62,6 +62,8 @@ def unmask(
     if pipeline.scaffold is not None and constrained is not None:
         p = np.where(chosen, 1.0, view.p)
         chosen = chosen | pipeline.scaffold.place(constrained.literal, p)
+    if constrained is not None and constrained.admit is not None:
+        view, chosen = constrained.admit(view, chosen, scores)
     _fill(canvas, view, chosen, context.step)
     end = _predicted_end(canvas, pipeline, view)
     if end is not None and (context.constraint is None or context.constraint.fits(canvas, end + 1)):

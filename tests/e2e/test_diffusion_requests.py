@@ -14,6 +14,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
 from plait.decoders.contract.registry import Method, methods
+from plait.decoders.diffusion.pipeline import NEEDS_CONSTRAINT
 from tests.e2e.conftest import DIFFUSION
 from tests.fixtures.completion_pieces import streamed, texts
 from tests.fixtures.prompts import NAMES, chat_of
@@ -21,6 +22,7 @@ from tests.fixtures.real_server import RealServer
 from tests.fixtures.source_tree import ROOT
 
 UNMASKERS = {name: method for (kind, name), method in methods().items() if kind == "unmasker"}
+WANT_A_FORM = sorted(name for name, each in UNMASKERS.items() if each.part in NEEDS_CONSTRAINT)
 FULL = {"attention": "full"}
 
 
@@ -80,7 +82,7 @@ def decoding_of(method: Method) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
-@pytest.mark.parametrize("name", sorted(UNMASKERS.keys() - {"scaffold"}))  # it wants a schema
+@pytest.mark.parametrize("name", sorted(UNMASKERS.keys() - set(WANT_A_FORM)))
 def test_every_method_answers_exactly_as_long_as_asked(
     client: openai.OpenAI, name: str, temperature: int
 ) -> None:
@@ -94,7 +96,8 @@ def test_every_method_answers_exactly_as_long_as_asked(
     assert max(trace["steps"]) <= trace["forwards"]
 
 
-def test_a_scaffold_stands_beside_a_schema(client: openai.OpenAI) -> None:
+@pytest.mark.parametrize("name", WANT_A_FORM)
+def test_methods_for_forms_stand_beside_a_schema(client: openai.OpenAI, name: str) -> None:
     schema = {
         "type": "object",
         "properties": {"a": {"type": "boolean"}},
@@ -102,9 +105,9 @@ def test_a_scaffold_stands_beside_a_schema(client: openai.OpenAI) -> None:
         "additionalProperties": False,
     }
     form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema, "strict": True}}
-    have = ask(client, {"unmasker": ["static", "scaffold"]}, response_format=form)
+    have = ask(client, {"unmasker": ["static", name]}, response_format=form)
     assert json.loads(text_of(have))["a"] in (True, False)
-    assert "scaffold" in trace_of(have)["unmasker"]
+    assert name in trace_of(have)["unmasker"]
 
 
 @pytest.mark.parametrize("temperature", [0, 1])

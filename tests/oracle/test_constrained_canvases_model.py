@@ -108,6 +108,9 @@ def check(served: LoadedModel, run: MeasuredRun, schemas: Sequence[Mapping[str, 
         {"unmasker": ["threshold"], "canvas": {"block_size": 8}},
         {"unmasker": ["wino"]},
         {"unmasker": ["local-leap", "dual-cache"], "canvas": {"attention": "full"}},
+        {"unmasker": ["cfg-intersection", "threshold"]},
+        {"unmasker": ["cfg-intersection", "free-dave"], "canvas": {"block_size": 8}},
+        {"unmasker": ["cfg-intersection", "threshold"], "canvas": {"attention": "full"}},
     ],
     ids=str,
 )
@@ -120,6 +123,29 @@ def test_answers_are_valid_json_of_their_schema(
     tight = answers(served, schemas, 6, max_tokens=budget, **decoding)
     check(served, tight, schemas)
     assert all(len(answer.token_ids) <= budget for answer in tight.answers)
+
+
+def test_any_json_is_valid_for_many_seeds(served: LoadedModel) -> None:
+    """A recursive grammar, at a temperature at which free answers are no JSON."""
+    tokenizer = served.tokenizer
+    vocabulary = make_vocabulary(tokenizer.token_bytes, tokenizer.eos_token_ids)
+    done = compile_constraint(ConstraintSpec("json_object", ""), vocabulary, ConstraintLimits())
+    decoding = resolve_decoding(
+        {"unmasker": ["cfg-intersection", {"name": "threshold", "threshold": 0.3}], "trace": True},
+        served.info.diffusion,
+    )
+    requests = []
+    for seed in range(24):
+        params = SamplingParams(temperature=1.5, seed=seed)
+        form = CompiledConstraint("json_object", done.table, done.min_tokens)
+        one = question(served, seed % len(CASES), form, 24 + seed)
+        requests.append(
+            structs.replace(one, request_id=f"s{seed}", sampling=params, decoding=decoding)
+        )
+    run = run_requests(served, requests, 8)
+    texts = [tokenizer.decode(answer.token_ids) for answer in run.answers]
+    assert all(isinstance(json.loads(text), dict) for text in texts)
+    assert len(set(texts)) > 8
 
 
 def test_constrained_answers_depend_on_their_request_alone(served: LoadedModel) -> None:

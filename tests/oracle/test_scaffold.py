@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from plait.decoders.contract.decoder import DecodeRequest
-from plait.decoders.diffusion.decoder import NO_LITERALS
+from plait.decoders.diffusion.decoder import NO_FORM
 from tests.fixtures.canvas_driver import Run, decode_request, drive, start
 from tests.fixtures.constrained_canvases import VOCAB, asked, host
 from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES, EOS, GRAMMARS, load, spell
@@ -186,4 +186,4 @@ def test_logprobs_change_nothing() -> None:
 
 def test_without_a_constraint_there_is_nothing_to_put_up() -> None:
     request = decode_request([1], 4, {"unmasker": ["static", scaffold(0.5)]})
-    assert start(host(LAW, 4), request).fault == NO_LITERALS
+    assert start(host(LAW, 4), request).fault == NO_FORM.format("scaffold")

@@ -109,7 +109,8 @@ async def test_what_can_run_reaches_the_worker_resolved(
         ({"unmasker": ["static", "dual-cache"]}, "decoding.unmasker", "dual-cache"),
         ({"canvas": {"block_size": 5}}, "decoding.canvas.block_size", "1, 4, 8, 16, 32, not 5"),
         ({"unmasker": "off", "canvas": {"block_size": 8}}, "decoding.canvas.block_size", "off"),
-        ({"unmasker": ["static", "scaffold"]}, "decoding.unmasker", "structured output"),
+        ({"unmasker": ["static", "scaffold"]}, "decoding.unmasker", "scaffold is for structured"),
+        ({"unmasker": "cfg-intersection"}, "decoding.unmasker", "cfg-intersection is for struct"),
     ],
 )
 async def test_what_cannot_run_is_named(decoding: dict[str, Any], param: str, words: str) -> None:
@@ -118,11 +119,12 @@ async def test_what_cannot_run_is_named(decoding: dict[str, Any], param: str, wo
     assert words in error.message
 
 
-async def test_a_scaffold_goes_with_structured_output() -> None:
+@pytest.mark.parametrize("name", ["scaffold", "lookahead", "cfg-intersection"])
+async def test_methods_for_forms_go_with_structured_output(name: str) -> None:
     job = await complete(
-        decoding={"unmasker": ["scaffold"]}, structured_outputs={"choice": ["yes", "no"]}
+        decoding={"unmasker": [name]}, structured_outputs={"choice": ["yes", "no"]}
     )
-    assert job.requests[0].decoding == decoded(MethodSpec("static"), MethodSpec("scaffold"))
+    assert job.requests[0].decoding == decoded(MethodSpec("static"), MethodSpec(name))
 
 
 async def test_a_model_without_full_attention_says_so() -> None:

@@ -19,7 +19,7 @@ from tests.fixtures.step_views import part, view_of
 
 P = [0.5, 0.95, 0.8, 0.99, 0.3]
 NEEDS_A_FILE = ("learn2pd", "ada-block")
-PARTS = {"selector", "scorer", "window", "stopper", "verifier", "cache", "scaffold"}
+PARTS = {"selector", "scorer", "window", "stopper", "verifier", "cache", "scaffold", "constraint"}
 # What step.py says can't go together: pairs of public names.
 IMPOSSIBLE = {
     *(

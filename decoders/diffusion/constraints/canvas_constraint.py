@@ -7,13 +7,16 @@ together. Law: the result for a canvas is the same without the others, when sing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from torch import Tensor
 
+from plait.decoders.contract.constraint import GapFilling
+from plait.decoders.contract.registry import Options
 from plait.decoders.diffusion.canvas import Canvas
 from plait.decoders.diffusion.constraints.prefix_matcher import (
     MASK,
@@ -31,6 +34,11 @@ from plait.kernels.backend import KernelBackend
 DISALLOWED = 1e3  # nats: entropy of positions that may not be unmasked, above any vocabulary's
 
 
+# What a step unmasks of its view, [m]; returned is what may be unmasked of it, in which order they
+# were preferred by scores [m], and the view with the tokens that take the place of refused ones.
+Admit: TypeAlias = Callable[[StepView, Bools, Floats], tuple[StepView, Bools]]
+
+
 @dataclass(frozen=True, slots=True)
 class ConstrainedDraws:
     """What a constraint allows of one step's draws."""
@@ -39,6 +47,7 @@ class ConstrainedDraws:
     allowed: Bools  # [m] the position may be unmasked
     required: Bools  # [m] it must be
     literal: Bools  # [m] it has no alternative, if a scaffold asks for literals
+    admit: Admit | None = None  # checks together what a step has selected; None: allowed is enough
 
 
 class CanvasConstraint:
@@ -48,7 +57,7 @@ class CanvasConstraint:
         self, matcher: PrefixMatcher, stop_token_ids: frozenset[int], first_output: int
     ) -> None:
         self.matcher = matcher
-        self._stops = sorted(stop_token_ids)
+        self.stops = sorted(stop_token_ids)
         self._first_output = first_output  # position of the first output token
 
     def fork(self) -> CanvasConstraint:
@@ -99,6 +108,21 @@ class CanvasConstraint:
             drawn[position - start] = token
         return self.matcher.look_ahead(span, drawn, literals=literals)
 
+    def fill_gaps(self, canvas: Canvas, stop: int, placed: Mapping[int, int]) -> GapFilling:
+        """Return whether the answer can be completed with tokens placed at masked positions.
+
+        Args:
+            canvas: whose unmasked tokens before `stop` stay as they are.
+            stop: one past the last position that may hold a token.
+            placed: token by position, before `stop`.
+        """
+        start, span = self._span(canvas, stop)
+        tokens = list(span.tokens)
+        for position, token in placed.items():
+            if position - start < len(tokens):  # else the text ends before it
+                tokens[position - start] = token
+        return self.matcher.fill_gaps(replace(span, tokens=tokens))
+
     def span_start(self, canvas: Canvas) -> int:
         """Return the position of the block's first output token."""
         return max(canvas.block_start, self._first_output)
@@ -119,7 +143,7 @@ class CanvasConstraint:
             view,
             tokens=tokens,
             p=np.where(allowed, p, 0.0),
-            is_end=np.isin(tokens, self._stops),
+            is_end=np.isin(tokens, self.stops),
             p2=None if view.p2 is None else np.where(allowed, view.p2, 0.0),
             entropy=None if entropy is None else np.where(allowed, entropy, DISALLOWED),
         )
@@ -258,3 +282,18 @@ def _lookahead_probs(running: Sequence[_RunningLookahead], backend: KernelBacken
 def _apply(each: _RunningLookahead, p: Floats) -> ConstrainedDraws:
     assert each.result is not None
     return each.work.constraint.apply(each.work.canvas, each.work.view, each.result, p)
+
+
+class LookaheadMethod:
+    """What decides under a constraint by default: constrain_draws."""
+
+    def constrain(
+        self, jobs: Sequence[LookaheadJob], *, backend: KernelBackend
+    ) -> Sequence[ConstrainedDraws | str]:
+        """Return what each job's lookahead accepts."""
+        return constrain_draws(jobs, backend=backend)
+
+
+def make_lookahead(options: Options, **context: Any) -> LookaheadMethod:
+    """Return the method, which has no options."""
+    return LookaheadMethod()

@@ -19,13 +19,14 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Sequence
 from copy import copy
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from plait.decoders.contract.constraint import Constraint
+from plait.decoders.contract.constraint import Constraint, Gap, GapFilling, fill_gaps
 
 MASK = -1
 MAX_REDRAWS = 8  # at the first masked position; then the shortest known completion is taken
@@ -159,6 +160,27 @@ class PrefixMatcher:
         """Return [1, words] int32 on the CPU: legal tokens of the span's first masked position."""
         self._follow(span, span.tokens)
         return self._bitmask()
+
+    def fill_gaps(self, span: AnswerSpan) -> GapFilling:
+        """Return whether the masked positions of the answer can be filled, and those behind it.
+
+        Masked positions between tokens take one token each; behind the last token the answer may
+        end anywhere, and with a stop token it does.
+        """
+        tokens, left = list(span.tokens), span.limit - span.first - len(span.tokens)
+        stop = next((i for i, token in enumerate(tokens) if token in self._stops), None)
+        if stop is not None:
+            tokens, left = tokens[:stop], 0
+        pieces: list[int | Gap] = list(self._accepted[: span.first])
+        for is_masked, run in groupby(tokens, lambda token: token == MASK):
+            own = list(run)
+            pieces += [Gap(len(own), len(own))] if is_masked else own
+        if stop is None and tokens and tokens[-1] == MASK:
+            last = pieces.pop()
+            left += last.most if isinstance(last, Gap) else 0
+        if left:
+            pieces.append(Gap(0, left))
+        return fill_gaps(self._constraint, pieces)
 
     def fits(self, span: AnswerSpan, limit: int) -> bool:
         """Return whether the answer can be completed within a limit lower than the span's."""

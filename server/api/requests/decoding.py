@@ -8,6 +8,7 @@ from typing import Any
 
 from plait.decoders.contract.decoding import DecodingSpec, DiffusionMethods, PromptExtras
 from plait.decoders.contract.registry import MethodError, compose, from_spec
+from plait.decoders.diffusion.pipeline import NEEDS_CONSTRAINT
 from plait.decoders.resolve import resolve_decoding
 from plait.decoders.speculative.config import PREDICTED, parse_names, resolve_drafters
 from plait.server.api.requests.constraints import constraint_spec
@@ -16,7 +17,7 @@ from plait.server.errors import BadRequest
 from plait.server.settings import LimitSettings
 from plait.server.wire.messages import ModelInfo
 
-NO_LITERALS = "A scaffold is for structured output: response_format or structured_outputs."
+NO_FORM = "{} is for structured output: response_format or structured_outputs."
 SEARCH = "decoding.search"
 # Fields that a method may be unable to honour, with the value that asks for nothing.
 NEUTRAL: Mapping[str, Any] = {
@@ -50,8 +51,9 @@ def decoding_spec(
         if info.diffusion is None:
             _set_drafters(options, info, has_prediction=request.predicted_text is not None)
         spec = resolve_decoding(options, info.diffusion, extras, capabilities=info.capabilities)
-        if _needs_constraint(options) and constraint_spec(request)[0] is None:
-            raise MethodError(NO_LITERALS, "decoding.unmasker")
+        needing = _needing_constraint(options)
+        if needing and constraint_spec(request)[0] is None:
+            raise MethodError(NO_FORM.format(needing[0]), "decoding.unmasker")
         _check_unused(request, spec)
         return spec
     except MethodError as error:
@@ -136,5 +138,7 @@ def _set_drafters(options: dict[str, Any], info: ModelInfo, *, has_prediction: b
         )
 
 
-def _needs_constraint(options: Mapping[str, Any]) -> bool:
-    return any(choice.method.part == "scaffold" for choice in compose(options, "unmasker"))
+def _needing_constraint(options: Mapping[str, Any]) -> list[str]:
+    """Return the unmasking methods that mean nothing without a constraint."""
+    methods = [choice.method for choice in compose(options, "unmasker")]
+    return [method.name for method in methods if method.part in NEEDS_CONSTRAINT]
