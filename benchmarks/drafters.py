@@ -33,7 +33,7 @@ from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.drafting import SpeculationState
 from plait.decoders.speculative.speculator import Speculator
 from plait.decoders.speculative.tree import ROOT, DraftTree
-from plait.server.options import Count, Texts
+from plait.server.config_sources import Count, Texts
 from plait.server.telemetry.token_trace import TracedText
 
 EXIT_FAILED, EXIT_BAD_OPTIONS = 1, 2

@@ -25,6 +25,7 @@ from plait.decoders.contract.registry import (
     compose,
     to_spec,
 )
+from plait.decoders.contract.registry import methods as known_methods
 from plait.decoders.diffusion.pipeline import check, to_methods
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.speculative.config import resolve_drafters
@@ -65,13 +66,27 @@ def resolve_decoding(
     else:
         (sampler,) = map(to_spec, chosen["sampler"])
         methods = AutoregressiveMethods(sampler, tuple(map(to_spec, resolve_drafters(decoding))))
+    _check_scorers(chosen)
     search = next(map(to_spec, chosen["search"]), None)
-    return DecodingSpec(methods, search, bool(decoding.get("trace")))
+    scorers = tuple(map(to_spec, chosen["scorer"]))
+    return DecodingSpec(methods, search, scorers, bool(decoding.get("trace")))
+
+
+def _check_scorers(chosen: Mapping[Kind, tuple[Choice, ...]]) -> None:
+    """Raise MethodError for a search without the scorers that it asks, or scorers without one."""
+    scored = [choice.method.name for choice in chosen["search"] if choice.method.is_scored]
+    if scored and not chosen["scorer"]:
+        raise MethodError(f"{scored[0]} needs a scorer: name one or more.", "decoding.scorer")
+    if chosen["scorer"] and not scored:
+        asking = sorted(name for (_, name), method in known_methods().items() if method.is_scored)
+        raise MethodError(
+            f"A scorer is for searches that ask it: {', '.join(asking)}.", "decoding.scorer"
+        )
 
 
 def _named(decoding: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:
     """Return the methods of a kind that are named, and the default where one of them is needed."""
-    if kind == "unmasker":
+    if kind in ("unmasker", "scorer"):
         return compose(decoding, kind)
     if kind == "drafter":
         return compose(decoding, kind) and resolve_drafters(decoding)
@@ -81,7 +96,7 @@ def _named(decoding: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:
 
 def _check_model(choice: Choice, diffusion: DiffusionSpec | None) -> None:
     method = choice.method
-    is_for_both = method.kind in ("unmasker", "search") and not method.is_causal
+    is_for_both = method.kind in ("unmasker", "search", "scorer") and not method.is_causal
     is_for_both = is_for_both or method.name == DEFAULTS.get(method.kind)
     if diffusion is not None and not is_for_both:
         raise MethodError(

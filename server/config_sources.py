@@ -1,4 +1,4 @@
-"""Strict readers of the other sources of options: a YAML file and the environment.
+"""Strict readers of the other sources of options, a YAML file and the environment; shared types.
 
 They refuse what lenient readers ignore: a key that is given twice, a file without a mapping, a
 variable that looks like an option but is none.
@@ -10,10 +10,11 @@ import re
 from collections.abc import Hashable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic_settings import BaseSettings, YamlConfigSettingsSource
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field
+from pydantic_settings import BaseSettings, NoDecode, YamlConfigSettingsSource
 
 ENV_PREFIX = "PLAIT_"
 # Variables that Kubernetes adds to containers for a service called plait or plait-*.
@@ -21,6 +22,47 @@ _SERVICE_LINK = re.compile(
     r"PLAIT_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 _SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
+_DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
+_SCORER_URL = re.compile(r"[A-Za-z0-9_.-]{1,128}=https?://\S+")
+
+
+def split_commas(value: object) -> object:
+    """Return the parts of a comma-separated text; YAML brings lists already."""
+    return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+
+def _not_a_link(value: object) -> object:
+    """Refuse the value that Kubernetes gives PLAIT_PORT beside a service called plait."""
+    if isinstance(value, str) and value.startswith("tcp://"):
+        raise ValueError("PLAIT_PORT is a Kubernetes service link: set enableServiceLinks: false")
+    return value
+
+
+def _known_device(value: str) -> str:
+    if not _DEVICE.fullmatch(value):
+        raise ValueError(f"{value!r} is no device: give cpu, cuda, or cuda:1 for the second one")
+    return value
+
+
+def _known_services(values: list[str]) -> list[str]:
+    for value in values:
+        if not _SCORER_URL.fullmatch(value):
+            raise ValueError(f"{value!r} is no NAME=URL, the URL of http:// or https://")
+    if len({value.partition("=")[0] for value in values}) < len(values):
+        raise ValueError("a name stands twice")
+    return values
+
+
+Texts = Annotated[list[str], NoDecode, BeforeValidator(split_commas)]
+# The upper bounds exceed any machine; larger numbers would overflow where they are used.
+Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+SecondsOrOff = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Bytes = Annotated[ByteSize, Field(ge=1, le=2**50)]
+BytesOrZero = Annotated[ByteSize, Field(ge=0, le=2**50)]
+Port = Annotated[int, BeforeValidator(_not_a_link)]
+Device = Annotated[str, AfterValidator(_known_device)]
+Services = Annotated[Texts, AfterValidator(_known_services)]
 
 
 class YamlFile(YamlConfigSettingsSource):

@@ -7,7 +7,6 @@ Each option is a field of settings.py with the same name (those of the compile s
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -24,7 +23,21 @@ from pydantic_settings import (
 )
 
 from plait.decoders.speculative.config import default_drafters
-from plait.server.config_sources import ENV_PREFIX, open_yaml, refuse_unknown_variables
+from plait.server.config_sources import (
+    ENV_PREFIX,
+    Bytes,
+    BytesOrZero,
+    Count,
+    Device,
+    Port,
+    Seconds,
+    SecondsOrOff,
+    Services,
+    Texts,
+    open_yaml,
+    refuse_unknown_variables,
+    split_commas,
+)
 from plait.server.settings import (
     ApiSettings,
     CompileSettings,
@@ -40,21 +53,7 @@ from plait.server.settings import (
 _API, _LIMITS, _COMPILE = ApiSettings(), LimitSettings(), CompileSettings()
 _POOL, _ENGINE, _TELEMETRY = PoolSettings(), EngineSettings(), TelemetrySettings()
 
-_DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
-
 Layer = TypeVar("Layer")
-
-
-def split_commas(value: object) -> object:
-    """Return the parts of a comma-separated text; YAML brings lists already."""
-    return [part for part in value.split(",") if part] if isinstance(value, str) else value
-
-
-def _not_a_link(value: object) -> object:
-    """Refuse the value that Kubernetes gives PLAIT_PORT beside a service called plait."""
-    if isinstance(value, str) and value.startswith("tcp://"):
-        raise ValueError("PLAIT_PORT is a Kubernetes service link: set enableServiceLinks: false")
-    return value
 
 
 def _known_drafters(value: str) -> str:
@@ -62,28 +61,11 @@ def _known_drafters(value: str) -> str:
     return value
 
 
-def _known_device(value: str) -> str:
-    if not _DEVICE.fullmatch(value):
-        raise ValueError(f"{value!r} is no device: give cpu, cuda, or cuda:1 for the second one")
-    return value
-
-
-Texts = Annotated[list[str], NoDecode, BeforeValidator(split_commas)]
-# The upper bounds exceed any machine; larger numbers would overflow where they are used.
-Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
-SecondsOrOff = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Bytes = Annotated[ByteSize, Field(ge=1, le=2**50)]
-BytesOrZero = Annotated[ByteSize, Field(ge=0, le=2**50)]
-
-
 class ApiOptions(BaseModel):
     """The HTTP server."""
 
     host: str = Field(_API.host, description="Address to listen on.")
-    port: Annotated[int, BeforeValidator(_not_a_link)] = Field(
-        _API.port, ge=0, le=65535, description="Port to listen on; 0: any free one."
-    )
+    port: Port = Field(_API.port, ge=0, le=65535, description="Port to listen on; 0: any free one.")
     api_key: Texts = Field(
         [],
         description="Key that clients must send; several: repeat it or separate them by commas. "
@@ -210,9 +192,7 @@ class PoolOptions(BaseModel):
 class EngineOptions(BaseModel):
     """The engine of each model."""
 
-    device: Annotated[str, AfterValidator(_known_device)] = Field(
-        _ENGINE.device, description="cpu, cuda, cuda:1, ..."
-    )
+    device: Device = Field(_ENGINE.device, description="cpu, cuda, cuda:1, ...")
     weights: WeightMode = Field(_ENGINE.weights, description="How the weights are held.")
     threads: int = Field(_ENGINE.threads, ge=0, le=1024, description="Per worker; 0: one a core.")
     max_model_len: int = Field(
@@ -276,6 +256,12 @@ class EngineOptions(BaseModel):
         description="Memory of grammars that a worker keeps ready; those unused for longest go.",
     )
     kernels: Kernels = Field(_ENGINE.kernels, description="An instruction set, or the fastest.")
+    scorer_url: Services = Field(
+        [], description="NAME=URL: a service that requests may let searches score texts with."
+    )
+    scorer_timeout_s: Seconds = Field(
+        _ENGINE.scorer_timeout_s, description="A call of such a service that takes longer fails."
+    )
     token_trace: str = Field(
         _ENGINE.token_trace,
         description="File that the token ids of every prompt and answer are appended to, for "
@@ -396,4 +382,6 @@ def settings_from(kind: type[Layer], values: Mapping[str, Any]) -> Layer:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
     return int(value) if isinstance(value, ByteSize) else value

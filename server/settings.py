@@ -117,6 +117,8 @@ class EngineSettings:
     draft_store_namespaces: int = 16
     grammar_cache_bytes: int = 2**28  # grammars kept ready
     kernels: Kernels = "fastest"  # of each operation; reference: those that are not compiled
+    scorer_url: tuple[str, ...] = ()  # NAME=URL, of services that requests may name
+    scorer_timeout_s: float = 30.0
     token_trace: str = ""  # file for the token ids of every text; empty: none
 
 

@@ -15,7 +15,7 @@ from benchmarks.maskbench import SHARED
 from benchmarks.servers import SERVERS
 from benchmarks.structured.engines import ENGINES
 from benchmarks.structured.suite import DIALECTS
-from plait.server.options import Count, Seconds, Texts
+from plait.server.config_sources import Count, Seconds, Texts
 
 SAMPLE = SHARED / "maskbench-sample.jsonl.gz"
 

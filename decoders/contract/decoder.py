@@ -124,6 +124,7 @@ class SearchNeeds:
     num_alternatives: int = 0  # to be told of each drawn token
     logprobs: bool = False  # of each emitted token, whether or not the request asks for them
     entropies: bool = False  # of the model's own distribution at each drawn token
+    pieces: bool = False  # of text: the bytes of each emitted token
     is_greedy: bool = False  # members draw the likeliest legal token, whatever the temperature
     draws: bool = False  # to be told of each draw: Drawn. Costs a pass over the row's scores
     max_tokens_per_step: int | None = None  # 1: no drafts

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from plait.decoders.contract.decoding import MethodSpec
 
-Kind = Literal["sampler", "drafter", "unmasker", "search"]
+Kind = Literal["sampler", "drafter", "unmasker", "search", "scorer"]
 GROUP = "plait.methods"
 
 # By capability: the error for a method that needs it on a worker that lacks it; the first counts.
@@ -55,6 +55,7 @@ class Method:
     lossy: bool = False  # drafters: whether texts may follow another distribution with it
     num_sequences: str = ""  # of a search: the option that says how many sequences it runs
     is_causal: bool = False  # searches: whether it needs models that write token after token
+    is_scored: bool = False  # searches: whether they ask scorers, which the request must name then
     unused: frozenset[str] = frozenset()  # searches: request fields that can't be honoured with it
     presets: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict, hash=False
@@ -63,7 +64,8 @@ class Method:
     def make(self, options: Options, **context: Any) -> Any:
         """Import the method's code and build it.
 
-        Samplers get backend=: the kernels of the model's device.
+        Samplers get backend=: the kernels of the model's device; scorers context=: what the worker
+        has for them (decoders/contract/scorer.py).
         Unmaskers get what the diffusion decoder passes (decoders/diffusion/pipeline.py), drafters
         context= (decoders/speculative/context.py).
         """
@@ -106,6 +108,7 @@ class MethodError(ValueError):
 # Modules whose METHODS are built in as well.
 LISTS = (
     "plait.decoders.diffusion.methods",
+    "plait.decoders.scorers.methods",
     "plait.decoders.search.methods",
     "plait.decoders.speculative.methods",
 )

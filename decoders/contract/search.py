@@ -47,6 +47,8 @@ class MemberOutcome:
     entropies: Sequence[float] = ()  # nats, of the model's own distribution (temperature 1, before
     # any parameter) at each drawn token, if SearchNeeds.entropies
     draws: Sequence[Drawn] = ()  # one for each drawn token, if SearchNeeds.draws
+    pieces: Sequence[bytes] = ()  # of each emitted token, if SearchNeeds.pieces
+    score: float | None = None  # that was asked for by a Score; then nothing else is new
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +111,24 @@ class Reweigh:
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """Ask the request's scorers what the member's first `num_output` tokens of output are worth.
+
+    The sum of their weighted scores comes with an outcome in a later step; members of one step
+    together. Meanwhile the member runs on, unless it is held or parked.
+    """
+
+    member: int
+    num_output: int
+    is_complete: bool  # whether the text ends there, as the scorers are told
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The search is over: rank() says what is returned."""
 
 
-Action = Fork | Truncate | Drop | Hold | Park | Resume | Reweigh | Finish
+Action = Fork | Truncate | Drop | Hold | Park | Resume | Reweigh | Score | Finish
 
 
 @dataclass(frozen=True, slots=True)

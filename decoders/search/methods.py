@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from plait.decoders.search import beam, best_of, independent
 from plait.decoders.search.faithful import smc
-from plait.decoders.search.lookahead import ada_dec
+from plait.decoders.search.lookahead import ada_dec, deal
 
-METHODS = (independent.METHOD, best_of.METHOD, beam.METHOD, ada_dec.METHOD, smc.METHOD)
+METHODS = (
+    independent.METHOD,
+    best_of.METHOD,
+    beam.METHOD,
+    ada_dec.METHOD,
+    deal.METHOD,
+    smc.METHOD,
+)

@@ -14,7 +14,7 @@ from plait.decoders.contract.isolation import FAILED, attempt
 from plait.decoders.contract.registry import MethodError
 from plait.decoders.contract.text import NoiseKey, Text
 from plait.decoders.sampling.params import SamplingParams
-from plait.server.engine.group.group import Group, begin_group
+from plait.server.engine.group.group import Group, SearchContext, begin_group
 from plait.server.engine.kv.block_table import BLOCK_SIZE, BlockTable
 from plait.server.engine.kv.prefix_index import hash_span, root_hash
 from plait.server.engine.sequence import Sequence
@@ -44,7 +44,9 @@ class Admission:
         capacity: EngineCapacity,
         choose_decoder: ChooseDecoder,
         load_constraint: LoadConstraint,
+        searches: SearchContext | None = None,
     ) -> None:
+        self._searches = searches or SearchContext()
         self._capacity = capacity
         self._choose_decoder = choose_decoder
         self._load_constraint = load_constraint
@@ -65,12 +67,18 @@ class Admission:
     def add(self, request: GenerateRequest) -> None:
         """Check the request against the engine's size and start to load its constraint."""
         self._check(request)
-        if request.constraint is None:
+        if request.constraint is None and not request.decoding.scorers:
             future: Future[Constraint | None] = Future()
             future.set_result(None)
         else:
-            future = self._loader.submit(self._load_constraint, request.constraint)
+            future = self._loader.submit(self._load, request)
         self._loading[request.request_id] = (request, future)
+
+    def _load(self, request: GenerateRequest) -> Constraint | None:
+        """Load what takes time; for the loader thread."""
+        if request.decoding.scorers:
+            self._searches.load_tokenizer()
+        return None if request.constraint is None else self._load_constraint(request.constraint)
 
     def run_aside(self, work: Callable[[], None]) -> None:
         """Do some work on the loader thread, before constraints that come later."""
@@ -118,7 +126,7 @@ class Admission:
         if base is not None:
             _check_budget(base, request)
         try:
-            group = begin_group(request, dropped)
+            group = begin_group(request, dropped, self._searches)
             self._add_members(group, base)
         except MethodError as error:
             raise BadRequest(str(error), param=error.param) from error

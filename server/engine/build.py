@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from pydantic import ByteSize
 from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.registry import MethodError, check_needs
+from plait.decoders.contract.scorer import Endpoint
 from plait.decoders.diffusion.decoder import DiffusionDecoder
 from plait.decoders.speculative.config import default_drafters
 from plait.decoders.speculative.context import DrafterContext
@@ -26,6 +28,8 @@ from plait.server.engine.constraints import LazyConstraints
 from plait.server.engine.draft_model.load import load_draft_model
 from plait.server.engine.draft_store.keeper import StoreKeeper
 from plait.server.engine.engine import Engine
+from plait.server.engine.group.group import SearchContext
+from plait.server.engine.group.scoring import ScorerPool
 from plait.server.engine.kv.block_table import BLOCK_SIZE, num_blocks_for
 from plait.server.engine.kv.manager import KVCacheManager
 from plait.server.engine.profile import measure
@@ -84,7 +88,7 @@ def build_engine(
     context = _drafter_context(model, heads, costs, draft_model, keeper)
     decoder = _decoder(model, files, context)
     constraints = LazyConstraints(files, model.vocab_size, settings.grammar_cache_bytes)
-    admission = _admission(model, constraints, decoder, length)
+    admission = _admission(model, constraints, decoder, length, _searches(settings, files))
     kept = kept_blocks(settings, model.kv_block_bytes, length)
     kv_manager = KVCacheManager(
         num_blocks, runner.copy_block, prefix_caching=settings.prefix_caching, num_kept=kept
@@ -218,15 +222,24 @@ def _admission(
     constraints: LazyConstraints,
     decoder: AutoregressiveDecoder | DiffusionDecoder,
     length: int,
+    searches: SearchContext,
 ) -> Admission:
     """Return the admission, which prepares for constraints on a thread of its own."""
     admission = Admission(
         EngineCapacity(length, model.vocab_size, model.fingerprint),
         lambda request: decoder,
         constraints,
+        searches,
     )
     admission.run_aside(constraints.prepare)
     return admission
+
+
+def _searches(settings: EngineSettings, files: ModelFiles) -> SearchContext:
+    """Return what searches have: the operator's services, and the tokenizer once it is needed."""
+    named = (each.partition("=") for each in settings.scorer_url)
+    endpoints = {name: Endpoint(url, settings.scorer_timeout_s) for name, _, url in named}
+    return SearchContext(ScorerPool(endpoints), lru_cache(1)(partial(load_tokenizer, files)))
 
 
 def _drafter_context(

@@ -18,7 +18,8 @@ from pathlib import Path
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import Outcome
 from plait.decoders.contract.isolation import FAILED, attempt, faulty
-from plait.server.engine.admission import Admission
+from plait.decoders.contract.scorer import ScorerError
+from plait.server.engine.admission import POLL_S, Admission
 from plait.server.engine.draft_store.keeper import StoreKeeper
 from plait.server.engine.group.group import Group
 from plait.server.engine.group.search_runner import SearchRunner
@@ -116,16 +117,19 @@ class Engine:
     def close(self) -> None:
         """Save what is to outlive the engine; nothing is added or stepped afterwards."""
         self._keeper.save()
+        self._searches.close()
 
     def step(self) -> list[Report]:
         """Advance every running sequence by one forward pass; return what there is to tell."""
-        reports = self._admit() + self._expire()
+        reports = self._admit() + self._expire() + self._decide_groups()
         plan = self._scheduler.plan()
         proposals, failures = propose(plan.proposing, plan.budget)
         scheduled, oversized = self._scheduler.reserve(plan, proposals)
         reports += self._fail_all(failures) + self._fail_all(oversized)
         scheduled = [each for each in scheduled if not each.sequence.is_done]
         if not scheduled:
+            if self._searches.awaits_scores and not reports:
+                self._searches.exchange_scores(POLL_S)
             return reports
         reports += [make_started(s.sequence) for s in scheduled if not s.sequence.is_started]
         passes, failed = run_forward_passes(self._runner, scheduled)
@@ -211,9 +215,13 @@ class Engine:
         return outcomes
 
     def _decide_groups(self) -> list[Report]:
-        """Let the searches act whose members have got on."""
-        due = [group for group in self._searching.values() if group.is_due]
-        return [r for g in due for r in self._decide(g, partial(self._searches.decide, g))]
+        """Let the searches act whose members have got on, or whose scores have come."""
+        if not self._searching:
+            return []
+        due = self._searches.due(list(self._searching.values()))
+        reports = [report for group, act in due for report in self._decide(group, act)]
+        self._searches.exchange_scores()
+        return reports
 
     def _commit(self, piece: ScheduledSequence, outcome: Outcome | None) -> list[Report]:
         """Make the outcome true, or end the request; return what the client gets to see."""
@@ -252,7 +260,7 @@ class Engine:
         """Let a search act; if it fails, its request does."""
         made = attempt(act)
         if isinstance(made, Exception):
-            return self._fail(next(iter(group.members.values())), FAILED, cause=made)
+            return self._fail(next(iter(group.members.values())), *_fault_of(made), cause=made)
         if not group.members:
             self._forget(group)
         return [*made]
@@ -294,3 +302,8 @@ class Engine:
         if self._token_trace is not None:
             text, salt = sequence.text, sequence.request.cache_salt
             self._token_trace.write([*text.prompt], text.output, salt)
+
+
+def _fault_of(cause: Exception) -> tuple[str, str]:
+    """Return what a client is told of a search's fault: a message, and the class of the error."""
+    return (str(cause), "Unavailable") if isinstance(cause, ScorerError) else (FAILED, "Internal")

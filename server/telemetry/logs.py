@@ -22,7 +22,7 @@ from plait.server.settings import TelemetrySettings
 
 PROBES = frozenset({"/health", "/ready", "/metrics"})
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_FOREIGN = ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio")
+_FOREIGN = ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "httpx2")
 
 
 def configure_logging(settings: TelemetrySettings, stream: TextIO | None = None) -> None:

@@ -88,7 +88,7 @@ def test_every_setting_has_an_option_with_its_default_and_a_help() -> None:
     for name, default in wanted.items():
         option = options[renamed.get(name, name)]
         assert option.description, name
-        if name not in renamed and name != "cors_origins":
+        if name not in renamed and name not in ("cors_origins", "scorer_url"):
             assert option.default == default, name
     assert len({*wanted}) == len(wanted)
 
@@ -111,6 +111,7 @@ def test_every_option_reaches_its_setting(served: list[Settings]) -> None:
         "draft_store": "folder",
         "drafter": "prediction, n-gram",
         "default_deadline_s": 3.0,
+        "scorer_url": ("prm=http://127.0.0.1:9/score", "rm=https://example.org/"),
     }
     want: dict[str, Any] = {}
     arguments: list[str] = []
@@ -123,7 +124,8 @@ def test_every_option_reaches_its_setting(served: list[Settings]) -> None:
             arguments.append(flag if want[name] else f"--no-{name.replace('_', '-')}")
         else:
             want[name] = strange[name] if name in strange else default + 1
-            arguments += [flag, str(want[name])]
+            given = want[name]
+            arguments += [flag, ",".join(given) if isinstance(given, tuple) else str(given)]
     settings = serve(served, "m", *arguments, "--cors-origins", "a,b")
     have = leaves(settings) | leaves(settings.engines[0])
     assert {name: have[name] for name in want} == want
@@ -180,6 +182,8 @@ def test_api_keys_from_everywhere(
         (["serve", "--drafter", "telepathy"], "plait: drafter: "),
         (["serve", "--drafter", "n-gram,typical"], "typical is lossy"),
         (["serve", "--drafter", "n-gram,off"], "There is no drafter 'off'"),
+        (["serve", "--scorer-url", "prm=file:///etc/passwd"], "is no NAME=URL"),
+        (["serve", "--scorer-url", "a=http://x,a=http://y"], "a name stands twice"),
         (["serve", "a", "b", "--served-name", "c"], "plait: served_name: "),
         (["serve", "--config", "/nowhere.yaml"], "there is no configuration file"),
         (["serve", "--api-key-file", "/nowhere"], "No such file"),

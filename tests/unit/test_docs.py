@@ -64,7 +64,7 @@ QUOTED = {
     "Give a valid API key: Authorization: Bearer.": "server/api/auth.py",
     "compiled CPU kernels are missing, the slow ones serve": "kernels/extension.py",
     "the kernels are not compiled, slower ones will serve": "setup.py",
-    "PLAIT_PORT is a Kubernetes service link": "server/options.py",
+    "PLAIT_PORT is a Kubernetes service link": "server/config_sources.py",
 }
 
 

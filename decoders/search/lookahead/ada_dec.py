@@ -29,16 +29,8 @@ from pydantic import Field, model_validator
 
 from plait.decoders.contract.decoder import SearchNeeds
 from plait.decoders.contract.registry import Method, MethodError, Options
-from plait.decoders.contract.search import (
-    Action,
-    Drop,
-    Hold,
-    MemberOutcome,
-    Ranked,
-    Resume,
-    SearchRequest,
-)
-from plait.decoders.search.lookahead.draws import Branch, fork_at_base
+from plait.decoders.contract.search import Action, Drop, MemberOutcome, Ranked, SearchRequest
+from plait.decoders.search.lookahead.draws import Branch, extend_branch
 
 TAU = {  # nats, by model: thresholds that the authors have fitted
     "deepseek-1.3b": 0.985,
@@ -105,7 +97,8 @@ class AdaDec:
         while True:
             if state.is_paused:
                 if not all(map(self._is_rolled_out, state.branches)):
-                    return actions + self._let_wait(state)
+                    waiting = ((each, self._is_rolled_out(each)) for each in state.branches)
+                    return actions + [a for each, waits in waiting for a in each.wait(waits)]
                 _choose(state, self._score, actions)
             if not self._pause(state, actions):
                 return actions
@@ -129,19 +122,14 @@ class AdaDec:
         )
         own.forget(next(uncertain, len(own.draws)))
         if not own.draws:
-            if own.is_on_hold:
-                own.is_on_hold = False
-                actions.append(Resume(own.member))
+            actions += own.wait(False)
             return False
         state.branches = []
         for token in own.draws[0].alternatives:
-            if own.draws[0].is_of(token):
-                state.branches.append(own)
-                continue
-            fork, branch = fork_at_base(own, token, state.num_members)
-            state.num_members += 1
+            branch, made = extend_branch(own, token, state.num_members)
+            state.num_members += len(made)
             state.branches.append(branch)
-            actions.append(fork)
+            actions += made
         if own not in state.branches:  # what its constraint has forced is not among the best
             actions.append(Drop(own.member))
         state.is_paused = True
@@ -150,16 +138,6 @@ class AdaDec:
 
     def _is_rolled_out(self, branch: Branch) -> bool:
         return branch.finish is not None or len(branch.draws) > self._lookahead
-
-    def _let_wait(self, state: AdaDecState) -> list[Action]:
-        """Let the candidates wait that are rolled out, and the others go on."""
-        actions: list[Action] = []
-        for branch in state.branches:
-            waits = branch.finish is None and self._is_rolled_out(branch)
-            if waits != branch.is_on_hold:
-                branch.is_on_hold = waits
-                actions.append(Hold(branch.member) if waits else Resume(branch.member))
-        return actions
 
     def _score(self, branch: Branch) -> float:
         """Return the mean log-probability of the candidate and its continuation."""
@@ -183,6 +161,7 @@ METHOD = Method(
     target="plait.decoders.search.lookahead.ada_dec:AdaDec",
     options=AdaDecOptions,
     num_sequences="num_candidates",
+    is_causal=True,
     unused=frozenset({"presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"}),
     presets={model: {"tau": tau} for model, tau in TAU.items()},
 )

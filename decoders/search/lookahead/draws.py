@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from plait.decoders.contract.decoder import Alternative, FinishReason
-from plait.decoders.contract.search import Fork, MemberOutcome
+from plait.decoders.contract.search import Action, Fork, Hold, MemberOutcome, Resume, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +60,40 @@ class Branch:
 
     def forget(self, count: int) -> None:
         """Drop the first draws: the base moves on."""
+        self.base += sum(not draw.is_stop for draw in self.draws[:count])
         del self.draws[:count]
-        self.base += count
+
+    def ask_score(self, count: int) -> Score:
+        """Ask what the text is worth up to the first draws, as far as there are so many."""
+        num_output = self.base + sum(not draw.is_stop for draw in self.draws[:count])
+        is_whole = self.finish is not None and len(self.draws) <= count
+        return Score(self.member, num_output, is_whole)
+
+    def wait(self, waits: bool) -> list[Action]:
+        """Return what lets the member wait, or go on; nothing if it does, or is complete."""
+        if self.finish is not None or waits == self.is_on_hold:
+            return []
+        self.is_on_hold = waits
+        return [Hold(self.member) if waits else Resume(self.member)]
 
 
-def fork_at_base(parent: Branch, token: Alternative, member: int) -> tuple[Fork, Branch]:
-    """Return a new member that has an alternative in the place of its parent's draws[0].
+def extend_branch(
+    branch: Branch, token: Alternative, next_member: int
+) -> tuple[Branch, list[Action]]:
+    """Return a branch that has an alternative as its draws[0]: the branch itself, or a fork.
 
-    It goes on from there, unless the alternative ends the text.
+    A fork goes on from there, unless the alternative ends the text.
+
+    Args:
+        branch: has drawn at least one token.
+        token: one of draws[0].alternatives.
+        next_member: the number of the fork, if there is one.
     """
+    if branch.draws[0].is_of(token):
+        return branch, []
     ids = [] if token.is_stop else [token.token_id]
     stop_token = token.token_id if token.is_stop else None
     logprobs = [token.logprob] * len(ids)
-    fork = Fork(parent.member, parent.base, ids, logprobs, token.finish, stop_token)
+    fork = Fork(branch.member, branch.base, ids, logprobs, token.finish, stop_token)
     first = Draw(token.token_id, token.logprob, token.is_stop)
-    return fork, Branch(member, parent.base, [first], token.finish)
+    return Branch(next_member, branch.base, [first], token.finish), [fork]

@@ -70,6 +70,9 @@ class DecodingOptions(StrictModel):
     )
     canvas: CanvasOptions | None = None
     search: NamedMethod | None = None
+    scorer: NamedMethod | NamedMethods | None = Field(
+        None, description="What the search goes by: one method, or several whose scores are added."
+    )
     trace: bool | None = Field(None, description="Add an object `decoding` to the answer.")
 
 

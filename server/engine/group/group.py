@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from plait.decoders.contract.decoder import TokenLogprobs
 from plait.decoders.contract.registry import from_spec
-from plait.decoders.contract.search import MemberOutcome, Search, SearchRequest
+from plait.decoders.contract.search import MemberOutcome, Score, Search, SearchRequest
 from plait.decoders.search.independent import IndependentSearch
+from plait.server.engine.group.scoring import (
+    PendingScore,
+    ScorerPool,
+    TokenBytes,
+    WeightedScorer,
+    spell,
+)
 from plait.server.engine.sequence import Sequence
 from plait.server.wire.messages import GenerateRequest
 
 INDEPENDENT = IndependentSearch()
+
+
+def _no_tokenizer() -> TokenBytes:
+    raise AssertionError("this worker's searches see no text")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchContext:
+    """What the searches of a worker have beside its model."""
+
+    scorers: ScorerPool = field(default_factory=ScorerPool)
+    load_tokenizer: Callable[[], TokenBytes] = _no_tokenizer  # slow when it is first called
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +49,10 @@ class Group:
     num_members: int  # made so far
     members: dict[int, Sequence] = field(default_factory=dict)
     outcomes: list[MemberOutcome] = field(default_factory=list)  # that the search has not seen
+    scorers: tuple[WeightedScorer, ...] = ()
+    tokenizer: TokenBytes | None = None  # if the search or its scorers look at text
+    prompt: str = ""  # the prompt's text, for scorers
+    pending: list[tuple[Score, PendingScore]] = field(default_factory=list)  # not told the search
     num_streamed: int = 0  # tokens of output that every choice has received
     num_tokens: int = 0  # that the members have drawn, dropped ones included
     open_choices: set[int] = field(default_factory=set)  # whose client waits for them
@@ -55,13 +78,18 @@ class Group:
         return not self.search.needs.is_synchronous or all(s.is_held for s in self.running)
 
     @property
-    def is_over_budget(self) -> bool:
-        """Whether a budget of the search is spent."""
+    def has_scores(self) -> bool:
+        """Whether the search waits for scores, and all of them are there."""
+        return bool(self.pending) and all(pending.is_there for _, pending in self.pending)
+
+    @property
+    def spent_budget(self) -> str:
+        """The budget of the search that is spent, "tokens" or "ms"; empty: none is."""
         needs = self.search.needs
         if needs.max_total_tokens is not None and self.num_tokens >= needs.max_total_tokens:
-            return True
+            return "tokens"
         elapsed_ms = 1000 * (time.monotonic() - self.begun)
-        return needs.max_ms is not None and elapsed_ms >= needs.max_ms
+        return "ms" if needs.max_ms is not None and elapsed_ms >= needs.max_ms else ""
 
     def close(self, choice: int | None) -> list[Sequence]:
         """Note that nobody waits for a choice (None: for any) any more.
@@ -84,15 +112,21 @@ def make_search(request: GenerateRequest) -> Search[Any]:
     return search
 
 
-def begin_group(request: GenerateRequest, closed_choices: Iterable[int]) -> Group:
+def begin_group(
+    request: GenerateRequest, closed_choices: Iterable[int], context: SearchContext
+) -> Group:
     """Return the group of a request, without its members.
 
     Raises:
-        MethodError: this process does not have the search.
+        MethodError: this process does not have the search or a scorer.
     """
     search = make_search(request)
     asked = SearchRequest(request.n, request.max_tokens, request.sampling.seed)
     state, num_members = search.start(asked)
     group = Group(request, search, state, num_members)
+    group.scorers = tuple(map(context.scorers.make, request.decoding.scorers))
+    if group.scorers or search.needs.pieces:
+        group.tokenizer = context.load_tokenizer()
+        group.prompt = spell(group.tokenizer.written_bytes, request.prompt_token_ids)
     group.open_choices = set(range(request.n)).difference(closed_choices)
     return group

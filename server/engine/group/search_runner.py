@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from collections.abc import Sequence as Sequences
+from functools import partial
 from typing import Any
 
 from plait.decoders.contract.decoder import FinishReason, Outcome, TokenLogprobs
+from plait.decoders.contract.scorer import ScoredText, ScorerError
 from plait.decoders.contract.search import (
     Action,
     Drop,
@@ -22,9 +25,11 @@ from plait.decoders.contract.search import (
     Ranked,
     Resume,
     Reweigh,
+    Score,
     Truncate,
 )
 from plait.server.engine.group.group import Group
+from plait.server.engine.group.scoring import PendingScore, ScoringThreads, spell
 from plait.server.engine.kv.block_table import BlockTable
 from plait.server.engine.scheduler import Scheduler
 from plait.server.engine.sequence import Sequence
@@ -32,6 +37,7 @@ from plait.server.engine.step.reports import decoding_report
 from plait.server.wire.messages import Delta, SearchResult
 
 Release = Callable[[Sequence], None]
+NO_SCORES = "A scorer of this request gives no scores; it may do so later."
 
 
 class SearchError(RuntimeError):
@@ -45,6 +51,16 @@ class SearchRunner:
         """Args: release ends a sequence: its decoder's state and what the engine keeps of it."""
         self._scheduler = scheduler
         self._release = release
+        self._scoring = ScoringThreads()
+
+    @property
+    def awaits_scores(self) -> bool:
+        """Whether scorers are at work."""
+        return self._scoring.is_waiting
+
+    def close(self) -> None:
+        """Ask the scorers nothing more."""
+        self._scoring.close()
 
     def record(self, group: Group, sequence: Sequence, outcome: Outcome) -> None:
         """Note what a step has made of a member, for the search to see."""
@@ -66,8 +82,40 @@ class SearchRunner:
                 outcome.finish,
                 outcome.entropies,
                 outcome.draws,
+                _pieces(group, outcome),
             )
         )
+
+    def due(self, groups: Sequences[Group]) -> list[tuple[Group, Callable[[], list[Delta]]]]:
+        """Return the groups whose searches are to act now, with what they are to do."""
+        self.exchange_scores()
+        found: list[tuple[Group, Callable[[], list[Delta]]]] = []
+        for group in groups:
+            if group.has_scores:
+                found.append((group, partial(self.deliver, group)))
+            elif group.pending and group.spent_budget:
+                found.append((group, partial(self.finish, group)))
+            elif group.is_due:
+                found.append((group, partial(self.decide, group)))
+        return found
+
+    def exchange_scores(self, timeout_s: float = 0.0) -> None:
+        """Send what has been asked of scorers, and note their answers.
+
+        timeout_s: how long to wait for the first one, if any is to come.
+        """
+        self._scoring.flush()
+        self._scoring.collect(timeout_s)
+
+    def deliver(self, group: Group) -> list[Delta]:
+        """Tell the search the scores that it waits for, and let it act.
+
+        Raises:
+            ScorerError: there are none.
+            SearchError: it asks for what can't be done.
+        """
+        group.outcomes += _take_scores(group)
+        return self.decide(group)
 
     def decide(self, group: Group) -> list[Delta]:
         """Let the search act on what it has not seen; a group without members has ended.
@@ -84,7 +132,7 @@ class SearchRunner:
             sequence.is_held = sequence.is_on_hold
             if sequence.finish is not None:
                 self._scheduler.park(sequence)
-        if is_over or not group.running or group.is_over_budget:
+        if is_over or not (group.running or group.pending) or group.spent_budget:
             return self.finish(group)
         return self._stream(group)
 
@@ -130,6 +178,10 @@ class SearchRunner:
             case Reweigh(member, log_factors):
                 sequence = self._member(group, member)
                 sequence.decoder.reweigh(sequence.state, log_factors)
+            case Score():
+                pending = _pending_score(group, action, self._member(group, action.member))
+                group.pending.append((action, pending))
+                self._scoring.ask(pending)
             case Finish():
                 pass
 
@@ -230,6 +282,45 @@ class SearchRunner:
         )
 
 
+def _pending_score(group: Group, asked: Score, sequence: Sequence) -> PendingScore:
+    """Return what a search wants to know, as its scorers are asked.
+
+    Raises:
+        SearchError: there is no scorer, or no such text.
+    """
+    if not group.scorers or group.tokenizer is None:
+        raise SearchError(f"{group.search.name} asks for scores, but there is no scorer")
+    output = sequence.text.output
+    if not 0 <= asked.num_output <= len(output):
+        raise SearchError(f"member {asked.member} has no {asked.num_output} tokens to score")
+    known = group.tokenizer.token_bytes
+    text = spell(known, output[: asked.num_output], is_complete=asked.is_complete)
+    scored = ScoredText(group.prompt, text, asked.is_complete)
+    return PendingScore(group.request.request_id, group.scorers, scored)
+
+
+def _take_scores(group: Group) -> list[MemberOutcome]:
+    """Return the scores that have come, of the members that are still there."""
+    pending, group.pending = group.pending, []
+    failed = next((found.error for _, found in pending if found.error is not None), None)
+    if failed is not None:
+        raise ScorerError(NO_SCORES) from failed
+    there = [(asked, found) for asked, found in pending if asked.member in group.members]
+    return [
+        MemberOutcome(
+            asked.member,
+            asked.num_output,
+            (),
+            (),
+            (),
+            0.0,
+            group.members[asked.member].finish,
+            score=found.total,
+        )
+        for asked, found in there
+    ]
+
+
 def _logprobs(parent: Sequence, fork: Fork) -> list[TokenLogprobs]:
     """Return the entries of a fork's tokens: the parent's, then those of the tokens it was given.
 
@@ -263,6 +354,18 @@ def _prompt_logprobs(
 
 
 def _trace(group: Group, sequence: Sequence, place: Ranked) -> dict[str, Any] | None:
-    if not group.request.decoding.trace:
-        return None
-    return {**decoding_report(sequence), **group.search.report(group.state), **place.report}
+    """Return what is told of a search: all, if asked; that a budget has ended it."""
+    found = {**group.search.report(group.state), **place.report}
+    if group.spent_budget:
+        found["budget"] = group.spent_budget
+    if group.request.decoding.trace:
+        return {**decoding_report(sequence), **found}
+    return {"budget": found["budget"]} if "budget" in found else None
+
+
+def _pieces(group: Group, outcome: Outcome) -> list[bytes]:
+    """Return the bytes of the emitted tokens, if the search looks at them."""
+    if not group.search.needs.pieces or group.tokenizer is None:
+        return []
+    known = group.tokenizer.token_bytes
+    return [known[token] if token < len(known) else b"" for token in outcome.emit]

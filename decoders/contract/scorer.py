@@ -1,0 +1,66 @@
+"""What a text is worth: the contract of every scorer. No torch.
+
+A search asks for scores of its members' texts (`Score`) and waits for them. Scorers see text, run
+on threads of their own, and get the texts of several requests at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pydantic import Field
+
+from plait.decoders.contract.registry import Options
+
+
+class ScorerOptions(Options):
+    """Options that every scorer has."""
+
+    weight: float = Field(
+        default=1.0, ge=-1e6, le=1e6, description="by which the score counts in the sum of all"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredText:
+    """A text to be scored."""
+
+    prompt: str  # with its special tokens
+    text: str  # the continuation, as a client sees it; without a character that is not whole yet
+    is_complete: bool  # whether it has ended
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A service of the operator's that scores texts."""
+
+    url: str
+    timeout_s: float  # of one call
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerContext:
+    """What a worker has for its scorers."""
+
+    endpoints: Mapping[str, Endpoint] = field(default_factory=dict)  # by the operator's names
+
+
+class ScorerError(RuntimeError):
+    """A scorer gives no scores: the requests that wait for them can't go on."""
+
+
+class TextScorer(Protocol):
+    """What is a text worth?
+
+    Called on one thread at a time. Law: a text's score depends on nothing but the text. One that
+    can go on from a text that it has seen finds that by its beginning.
+    """
+
+    def score(self, texts: Sequence[ScoredText]) -> Sequence[float]:
+        """Return a finite number for each text; more is better.
+
+        Raises:
+            ScorerError: it can't.
+        """

@@ -1,0 +1,1 @@
+"""Scorers: what texts are worth, for searches that choose among them."""

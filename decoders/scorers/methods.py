@@ -1,0 +1,7 @@
+"""The scorers that are built in. A module that defines one costs nothing to import."""
+
+from __future__ import annotations
+
+from plait.decoders.scorers import http, keywords, length
+
+METHODS = (keywords.METHOD, length.METHOD, http.METHOD)
