@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from plait.decoders.constrained.compile import compile_constraint
-from plait.decoders.constrained.load import ConstraintLoader
-from plait.decoders.constrained.matcher import GrammarConstraint
+from plait.decoders.constrained.load import ConstraintLoader, LoadedConstraint
 from plait.decoders.constrained.spec import (
     ConstraintError,
     ConstraintLimits,
@@ -130,13 +129,13 @@ def instance_text(instance: Any, separators: tuple[str, str] = (", ", ": ")) -> 
         return None
 
 
-def is_accepted(start: GrammarConstraint, instance: Any, vocabulary: Vocabulary) -> bool:
+def is_accepted(start: LoadedConstraint, instance: Any, vocabulary: Vocabulary) -> bool:
     """Walk an instance through the matcher."""
     text = instance_text(instance)
     return text is not None and is_complete(start, text, vocabulary)
 
 
-def is_complete(start: GrammarConstraint, text: bytes, vocabulary: Vocabulary) -> bool:
+def is_complete(start: LoadedConstraint, text: bytes, vocabulary: Vocabulary) -> bool:
     """Walk a text through the matcher, byte by byte."""
     constraint = start.fork()
     tokens = vocabulary.token_of

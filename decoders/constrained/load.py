@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from threading import Lock
 
+from plait.decoders.constrained.distinct import DistinctConstraint
 from plait.decoders.constrained.matcher import GrammarConstraint, LoadedGrammar
 from plait.decoders.constrained.restrict import restricted
-from plait.decoders.constrained.spec import ALL_TOKENS, AllowedTokens
+from plait.decoders.constrained.spec import ALL_TOKENS, AllowedTokens, ConstraintError
 from plait.decoders.constrained.table import OperationTable, decode_table
 from plait.decoders.constrained.vocabulary import Vocabulary
+
+LoadedConstraint = GrammarConstraint | DistinctConstraint
+NO_DISTINCT_TEXT = "no answer was found whose items differ as uniqueItems asks"
 
 
 class ConstraintLoader:
@@ -22,7 +26,7 @@ class ConstraintLoader:
         self._loaded: OrderedDict[tuple[str, AllowedTokens], LoadedGrammar] = OrderedDict()
         self._lock = Lock()
 
-    def load(self, key: str, table: bytes, tokens: AllowedTokens = ALL_TOKENS) -> GrammarConstraint:
+    def load(self, key: str, table: bytes, tokens: AllowedTokens = ALL_TOKENS) -> LoadedConstraint:
         """Return a constraint that has accepted no token yet.
 
         Args:
@@ -30,7 +34,8 @@ class ConstraintLoader:
             table: as compile.compile_constraint returned it.
             tokens: the only tokens that masks, counts and closing tokens may use.
         Raises:
-            ConstraintError: these tokens can't spell a text of the grammar.
+            ConstraintError: these tokens can't spell a text of the grammar, or none whose members
+                are distinct where they must be was found.
         Cost: a millisecond or two for usual schemas when the key is new, microseconds otherwise.
         """
         with self._lock:
@@ -39,7 +44,13 @@ class ConstraintLoader:
                 found = self._loaded[key, tokens] = self._make(decode_table(table), tokens)
             self._loaded.move_to_end((key, tokens))
             self._evict()
-        return GrammarConstraint(found)
+        constraint = GrammarConstraint(found)
+        if not found.marks:
+            return constraint
+        distinct = DistinctConstraint(constraint)
+        if not distinct.is_possible:
+            raise ConstraintError(NO_DISTINCT_TEXT)
+        return distinct
 
     def _make(self, table: OperationTable, tokens: AllowedTokens) -> LoadedGrammar:
         if tokens == ALL_TOKENS:

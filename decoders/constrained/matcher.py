@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
 
 from plait.decoders.constrained.gaps import GapFiller
 from plait.decoders.constrained.table import OperationTable, load_automaton
 from plait.decoders.constrained.vocabulary import Vocabulary
 from plait.decoders.contract.constraint import Gap, GapFilling
 from plait.decoders.contract.decoder import SequenceError
-from plait.kernels.grammar import DEAD, Automaton
+from plait.kernels.grammar import DEAD, Automaton, OpKind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +36,9 @@ class LoadedGrammar:
         self.vocabulary = vocabulary
         self._table = table
         self._automaton = load_automaton(table, vocabulary)
+        self.marks = 0  # all bits that there are
+        for kind, *rest in table.operations:
+            self.marks |= rest[0] if kind == OpKind.MARK else 0
         self._num_masks = 0  # of the automaton
         self._num_full = 0  # automata in a row that were full too soon
 
@@ -123,6 +129,35 @@ class GrammarConstraint:
         self._token_ids.append(token_id)
         self._states.append(state)
         return True
+
+    @property
+    def marks(self) -> int:
+        """All marks that there are in the grammar."""
+        return self._grammar.marks
+
+    def text_of(self, token_id: int) -> bytes:
+        """Return the bytes that a token adds to the text."""
+        vocabulary = self._grammar.vocabulary
+        return vocabulary.token_bytes[token_id] if vocabulary.is_text(token_id) else b""
+
+    def marks_along(self, text: bytes) -> bytes:
+        """Return the marks behind each byte of a text that follows; 0 where it is illegal."""
+        state, found = self._state(), bytearray(len(text))
+        for i, byte in enumerate(text):
+            state = self._automaton.step(state, byte)
+            if state == DEAD:
+                break
+            found[i] = self._automaton.marks(state)
+        return bytes(found)
+
+    def short_tokens(self, count: int) -> Sequence[int]:
+        """Return up to so many legal tokens, in the order of Vocabulary.by_length."""
+        words = np.zeros(-(-len(self._grammar.vocabulary.token_bytes) // 32), np.int32)
+        self._grammar.count_mask()
+        self._automaton.write_mask(self._state(), words)
+        bits = np.unpackbits(words.view(np.uint8), bitorder="little")
+        legal = (i for i in self._grammar.vocabulary.by_length if bits[i])
+        return list(islice(legal, count))
 
     def accept_text(self, text: bytes) -> bool:
         """Advance over bytes in front of the first token; False (and unchanged) if no legal text

@@ -16,6 +16,7 @@ from plait.kernels.grammar import UNREACHABLE, OpKind
 from plait.kernels.grammar.lexeme import LexemeAutomaton
 from plait.kernels.grammar.tails import Tails
 
+_LEAVES = (OpKind.TEXT, OpKind.SET, OpKind.LISTED, OpKind.LEXEME, OpKind.MARK)
 MAX_CHARACTERS = 8192  # of the shortest text of a lexeme; no closing is longer
 
 
@@ -55,6 +56,11 @@ class _Speller:
         kind, *rest = operation
         if kind == OpKind.CHOICE:
             return (kind, [item for item in rest[0] if self.can[item]] or rest[0])
+        if kind == OpKind.ANY_ORDER:
+            kept = [i for i, item in enumerate(rest[0]) if self.can[item] or rest[1][i] & 1]
+            flags = bytes(rest[1][i] for i in kept)
+            most = rest[4] if self.can[rest[2]] else 1
+            return (kind, [rest[0][i] for i in kept], flags, rest[2], rest[3], most)
         if kind == OpKind.LISTED:
             return (kind, [text for text in rest[0] if self._is_spelled(text)] or rest[0])
         if kind == OpKind.REPEAT and not self.can[rest[0]]:
@@ -63,12 +69,12 @@ class _Speller:
 
     @staticmethod
     def _is_leaf(operation: tuple[Any, ...]) -> bool:
-        return operation[0] in (OpKind.TEXT, OpKind.SET, OpKind.LISTED, OpKind.LEXEME)
+        return operation[0] in _LEAVES
 
     def _spells(self, operation: tuple[Any, ...]) -> bool:
         kind, *rest = operation
-        if kind == OpKind.TEXT:
-            return self._is_spelled(rest[0])
+        if kind in (OpKind.TEXT, OpKind.MARK):
+            return kind == OpKind.MARK or self._is_spelled(rest[0])
         if kind == OpKind.SET:
             return any(self._is_spelled(bytes([byte])) for byte in rest[0])
         if kind == OpKind.LISTED:
@@ -84,7 +90,19 @@ class _Speller:
             return all(self.can[item] for item in rest[0])
         if kind == OpKind.CHOICE:
             return any(self.can[item] for item in rest[0])
+        if kind == OpKind.ANY_ORDER:
+            return self._joins_in_any_order(*rest)
         return bool(self.can[rest[0]] or (kind == OpKind.REPEAT and rest[1] == 0))
+
+    def _joins_in_any_order(
+        self, items: list[int], flags: bytes, separator: int, least: int, _: int
+    ) -> bool:
+        spelled = [flag for item, flag in zip(items, flags, strict=True) if self.can[item]]
+        num_required = sum(flag & 1 for flag in flags)
+        if sum(flag & 1 for flag in spelled) < num_required:
+            return False
+        enough = len(spelled) >= least or any(flag & 2 for flag in spelled)
+        return enough and (self.can[separator] or max(least, num_required) < 2)
 
     def _is_spelled(self, text: bytes) -> bool:
         return self._tails.prepend(text, self._tails.end).tokens < UNREACHABLE

@@ -15,6 +15,7 @@ from plait.decoders.constrained.grammar.nodes import (
     Grammar,
     Lexeme,
     LiteralText,
+    Mark,
     Node,
     Ranges,
     Ref,
@@ -97,6 +98,8 @@ class _Builder:
             return self._leaf((OpKind.TEXT.value, node.value.encode()))
         if isinstance(node, CharClass):
             return self._characters(node.ranges)
+        if isinstance(node, Mark):
+            return self._leaf((OpKind.MARK.value, node.bits))
         known = self._nodes.get(id(node))
         if known is None:
             known = self._nodes[id(node)] = self._compound(node)

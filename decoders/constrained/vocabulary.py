@@ -39,6 +39,13 @@ class Vocabulary:
                 found.setdefault(spelling, token_id)
         return found
 
+    @cached_property
+    def by_length(self) -> Sequence[int]:
+        """The tokens of constrained texts but for blanks, short ones first, then letters."""
+        text = self.token_bytes
+        found = (i for i in range(len(text)) if self.is_text(i) and not text[i].isspace())
+        return sorted(found, key=lambda i: (len(text[i]), not text[i].isalnum()))
+
     def is_text(self, token_id: int) -> bool:
         """Return whether a constrained text may contain the token."""
         if token_id in self.eos_token_ids or not 0 <= token_id < len(self.token_bytes):

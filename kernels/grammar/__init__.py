@@ -40,6 +40,7 @@ class OpKind(IntEnum):
     LEXEME = 7  # index of a DFA, minimum and maximum number of characters (-1: no maximum)
     ANY_ORDER = 8  # operations in any order; flags of each as bytes (1: it must be there, 2: it may
     # be there more than once); the operation between two of them; minimum and maximum number
+    MARK = 9  # bits of Automaton.marks: the empty text
 
 
 class TooLarge(ValueError):
@@ -108,6 +109,13 @@ class Automaton(Protocol):
 
         The first list ends where every legal token still lies inside the forced text. The second
         list spells the rest of it: there, other legal tokens reach beyond its end.
+        """
+        ...
+
+    def marks(self, state: int) -> int:
+        """Return the bits of the MARK operations that the last byte has led over.
+
+        They are told of a state: a mark stands where no other way leads to the same state.
         """
         ...
 

@@ -150,6 +150,10 @@ void Automaton::move(int stack, std::vector<int>& todo, std::vector<int>& ready)
     case Kind::kAnyOrder:
       move_any_order(stack, todo);
       return;
+    case Kind::kMark:
+      marks_ |= operation.mark;
+      todo.push_back(at.below);
+      return;
     default:
       for (int item : operation.items) {
         if (item != operation.best) todo.push_back(begin(item, at.below));
@@ -232,8 +236,10 @@ int Automaton::step(int state, uint8_t byte) {
     if (after != kDead) moved.push_back(after);
   }
   std::vector<int> ready;
+  marks_ = 0;
   const int moves = expand(std::move(moved), ready);
   const int after = intern(std::move(ready));
+  if (after != kDead) states_[after].marks |= marks_;
   states_[state].moves[byte] = moves;
   return states_[state].next[byte] = after;
 }

@@ -41,6 +41,8 @@ class Automaton {
   int advance(int state, int token);
   bool is_accepting(int state) { return states_[state].is_accepting; }
   bool is_final(int state) { return states_[state].is_final; }
+  // Return the marks that the last byte has led over, as bits.
+  int marks(int state) { return states_[state].marks; }
 
   // Return how many tokens the shortest end takes, and the tokens.
   int num_closing(int state) { return tails_[closing(state)].tokens; }
@@ -80,6 +82,7 @@ class Automaton {
     std::array<int32_t, 256> next;
     std::bitset<256> first;  // bytes that can follow
     bool is_accepting = false, is_final = false;
+    int marks = 0;
     int closing = -1;
     int canonical = -1;
     std::array<int32_t, 256> moves{};  // how many free moves each successor has taken
@@ -125,7 +128,7 @@ class Automaton {
   std::vector<Stack> stacks_;
   std::vector<Known> known_;
   std::vector<int> seen_;  // by stack: the last expansion that met it
-  int expansion_ = 0, moves_ = 0;
+  int expansion_ = 0, moves_ = 0, marks_ = 0;
   int walk_ = 0;
   std::unordered_map<Stack, int, StackHash> stack_ids_;
   std::vector<std::string> sets_{""};  // of items, as bits, without zero bytes at the end

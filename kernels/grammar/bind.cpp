@@ -60,6 +60,9 @@ Operation operation_of(const py::tuple& row, const std::vector<DfaParts>& dfas) 
     case Kind::kListed:
       operation.listed = row[1].cast<std::vector<std::string>>();
       break;
+    case Kind::kMark:
+      operation.mark = row[1].cast<int>();
+      break;
     case Kind::kAnyOrder:
       operation.items = row[1].cast<std::vector<int>>();
       operation.flags = row[2].cast<std::string>();
@@ -186,7 +189,8 @@ PYBIND11_MODULE(_grammar, m) {
       .def("is_final", checked(&Automaton::is_final))
       .def("num_closing", checked(&Automaton::num_closing))
       .def("closing_tokens", checked(&Automaton::closing_tokens))
-      .def("forced", checked(&Automaton::forced));
+      .def("forced", checked(&Automaton::forced))
+      .def("marks", checked(&Automaton::marks));
   py::class_<Saturation>(m, "Saturation")
       .def(py::init(&make_saturation), py::arg("edges"), py::arg("num_states"), py::arg("starts"),
            py::arg("finals"), py::arg("sets"), py::arg("root"), py::arg("byte_costs"))

@@ -46,6 +46,9 @@ bool Automaton::improve(Operation& operation) {
     case Kind::kText:
       cost = cost_of_text(operation.text);
       break;
+    case Kind::kMark:
+      cost = 0;
+      break;
     case Kind::kSet:
       for (int b = 255; b >= 0; --b) {
         if (operation.set[preferred_[b]]) best = preferred_[b];
@@ -113,6 +116,8 @@ std::string Automaton::cheapest(int op) const {
       case Kind::kText:
         spelled += at.text;
         break;
+      case Kind::kMark:
+        break;
       case Kind::kSet:
         spelled.push_back(static_cast<char>(at.best));
         break;
@@ -151,6 +156,8 @@ std::string Automaton::rest(const Stack& stack) const {
   switch (operation.kind) {
     case Kind::kText:
       return operation.text.substr(stack.a);
+    case Kind::kMark:
+      return spelled;
     case Kind::kSeq:
       for (size_t i = stack.a; i < operation.items.size(); ++i) {
         spelled += cheapest(operation.items[i]);

@@ -74,6 +74,8 @@ class CheapestCompletion:
     def _candidate(self, op: int) -> tuple[int, bytes]:
         """Return the cheapest text, given the costs that are known so far."""
         kind, *rest = self._operations[op]
+        if kind == OpKind.MARK:
+            return 0, b""
         if kind in (OpKind.TEXT, OpKind.SET, OpKind.LISTED, OpKind.LEXEME):
             text = self._leaf(op, _BEGINNINGS.get(kind, 0))
             return self._cost(text), text
@@ -138,6 +140,8 @@ class CheapestCompletion:
         kind, *rest = self._operations[frame.op]
         if kind == OpKind.SEQ:
             return b"".join(self._cheapest[item] for item in rest[0][frame.at :])
+        if kind == OpKind.MARK:
+            return b""
         if kind == OpKind.ANY_ORDER:
             parts = self._spelled_plan(frame.op, frame.at)
             return b"".join(self._cheapest[part] for part in parts)

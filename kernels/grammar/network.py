@@ -44,7 +44,8 @@ class Network:
     finals: Sequence[int]
     sets: Sequence[bytes]
     root: int
-    is_exact: bool  # else some lexeme accepts texts of any length, not just of its own
+    is_exact: bool  # else some lexeme accepts texts of any length, not just of its own, or items in
+    # any order any number of times
 
 
 def build_network(
@@ -140,6 +141,10 @@ class _NetworkBuilder:
             self._repeat(op, start, end, depth)
         elif kind == OpKind.RULE:
             self._add(rest[0], start, end, depth + 1)
+        elif kind == OpKind.MARK:
+            self._skip(start, end)
+        elif kind == OpKind.ANY_ORDER:
+            self._any_order(op, start, end)
         else:
             self._lexeme(op, start, end)
 
@@ -174,6 +179,19 @@ class _NetworkBuilder:
         elif most > least:
             parts.append(self._times(item, most - least, is_optional=True))
         self._row(parts, start, end)
+
+    def _any_order(self, op: int, start: int, end: int) -> None:
+        """Add the items without a look at how often they come: too many texts, not too few."""
+        _, items, flags, separator, least, _ = self._operations[op]
+        self._is_exact = False
+        behind, ahead = self._state(), self._state()
+        for item in items:
+            self._add(item, start, behind, 0, uses=2)
+            self._add(item, ahead, behind, 0, uses=2)
+        self._add(separator, behind, ahead, 0)
+        self._skip(behind, end)
+        if not least and not any(flag & 1 for flag in flags):
+            self._skip(start, end)
 
     def _loop(self, item: int, start: int, end: int, depth: int, uses: int) -> None:
         inside = self._state()  # the start may be that of other alternatives, too
@@ -224,6 +242,8 @@ def _items(operation: tuple[Any, ...]) -> Sequence[int]:
     kind, *rest = operation
     if kind in (OpKind.SEQ, OpKind.CHOICE):
         return list(rest[0])
+    if kind == OpKind.ANY_ORDER:
+        return [*rest[0], rest[2]]
     return [rest[0]] if kind in (OpKind.REPEAT, OpKind.RULE) else []
 
 

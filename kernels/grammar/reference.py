@@ -77,6 +77,8 @@ class ReferenceAutomaton:
         self._stack_tails: dict[Any, Tail] = {EMPTY: self._tails.end}
         self._masks: dict[int, NDArray[np.int32]] = {}
         self._next: dict[tuple[int, int], int] = {}
+        self._marks: dict[int, int] = {}
+        self._marks_met = 0
         self.start = self._number(self._expand([self._begin(root, EMPTY)]))
 
     @property
@@ -91,7 +93,9 @@ class ReferenceAutomaton:
         known = self._next.get((state, byte))
         if known is None:
             moved = [s for stack in self._states[state] for s in self._consume(stack, byte)]
+            self._marks_met = 0
             known = self._next[state, byte] = self._number(self._expand(moved))
+            self._marks[known] = self._marks.get(known, 0) | self._marks_met
         return known
 
     def advance(self, state: int, token_id: int) -> int:
@@ -160,6 +164,10 @@ class ReferenceAutomaton:
             sure += 1
         return token_ids[:sure], token_ids[sure:]
 
+    def marks(self, state: int) -> int:
+        """See the protocol."""
+        return self._marks.get(state, 0)
+
     def _number(self, stacks: frozenset[Stack]) -> int:
         if not stacks:
             return DEAD
@@ -203,6 +211,9 @@ class ReferenceAutomaton:
             return found
         if kind in (OpKind.TEXT, OpKind.SET, OpKind.LISTED, OpKind.LEXEME):
             return [below] if self._ends(frame) else []
+        if kind == OpKind.MARK:
+            self._marks_met |= rest[0]
+            return [below]
         if kind == OpKind.ANY_ORDER:
             return self._moves_in_any_order(frame, below)
         items = rest[0] if kind == OpKind.CHOICE else rest

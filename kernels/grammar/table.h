@@ -14,7 +14,7 @@ namespace plait::grammar {
 constexpr char kRequired = 1, kMayRepeat = 2;
 
 // The numbers are those of plait.decoders.constrained.table.Kind.
-enum class Kind { kText, kSet, kSeq, kChoice, kRepeat, kRule, kListed, kLexeme, kAnyOrder };
+enum class Kind { kText, kSet, kSeq, kChoice, kRepeat, kRule, kListed, kLexeme, kAnyOrder, kMark };
 
 struct Operation {
   Kind kind;
@@ -22,6 +22,7 @@ struct Operation {
   std::bitset<256> set;             // kSet
   std::vector<int> items;           // kSeq, kChoice, kAnyOrder: all; kRepeat, kRule: the body
   int least = 0, most = 0;          // kRepeat, kAnyOrder; most -1: without end
+  int mark = 0;                     // kMark
   std::string flags;                // kAnyOrder: of each item
   int separator = 0;                // kAnyOrder: what stands between two items
   std::vector<std::string> listed;  // kListed: sorted, each once

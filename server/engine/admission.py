@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from plait.decoders.contract.constraint import Constraint
+from plait.decoders.contract.constraint import Constraint, is_exact
 from plait.decoders.contract.decoder import Decoder, DecodeRequest, SearchNeeds
 from plait.decoders.contract.isolation import FAILED, attempt
 from plait.decoders.contract.registry import MethodError
@@ -131,7 +131,7 @@ class Admission:
         except MethodError as error:
             raise BadRequest(str(error), param=error.param) from error
         members = [*group.members.values()]
-        misfit = self._check_diffusion(members[0]) if members else None
+        misfit = self._check_diffusion(members[0], base) if members else None
         if misfit is not None:
             for each in members:
                 each.decoder.finish(each.state)
@@ -158,13 +158,21 @@ class Admission:
                 param="max_tokens" if length < limit else "prompt",
             )
 
-    def _check_diffusion(self, sequence: Sequence) -> ServerError | None:
+    def _check_diffusion(
+        self, sequence: Sequence, constraint: Constraint | None
+    ) -> ServerError | None:
         """Return why the engine can't run what a decoder with canvases has made of a request."""
         block, request = sequence.attention_block_size, sequence.request
         if block == 1:
             return None
         if request.prompt_logprobs is not None:
             return BadRequest("A canvas tells nothing of the prompt's tokens.", param="echo")
+        if constraint is not None and not is_exact(constraint):
+            return BadRequest(
+                "A canvas can't keep items or keys apart that must differ (uniqueItems, undeclared "
+                "keys of open objects or in any order): leave that out of the form.",
+                param="response_format",
+            )
         if block and BLOCK_SIZE % block and block % BLOCK_SIZE:
             return BadRequest(f"A block size divides {BLOCK_SIZE} or is a multiple of it.")
         limit = self._capacity.max_model_len

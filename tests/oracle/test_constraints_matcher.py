@@ -12,7 +12,7 @@ import torch
 from plait.decoders.constrained.compile import compile_constraint, lower
 from plait.decoders.constrained.grammar.gbnf import parse
 from plait.decoders.constrained.grammar.json_text import ENDLESS_LEVELS
-from plait.decoders.constrained.load import ConstraintLoader
+from plait.decoders.constrained.load import ConstraintLoader, LoadedConstraint
 from plait.decoders.constrained.matcher import GrammarConstraint
 from plait.decoders.constrained.spec import (
     ConstraintError,
@@ -58,7 +58,7 @@ SPECS: list[tuple[ConstraintKind, str]] = [
 ]
 
 
-def _legal(constraint: GrammarConstraint, *, words: int = 9) -> list[int]:
+def _legal(constraint: LoadedConstraint, *, words: int = 9) -> list[int]:
     bitmask = torch.full((3, words), -1, dtype=torch.int32)
     constraint.fill_bitmask(bitmask, 1)
     row = [word & 0xFFFFFFFF for word in bitmask[1].tolist()]

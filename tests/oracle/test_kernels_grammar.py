@@ -22,6 +22,7 @@ from plait.decoders.constrained.grammar.nodes import (
     Item,
     Lexeme,
     LiteralText,
+    Mark,
     Node,
     Ref,
     Repeat,
@@ -65,7 +66,8 @@ def _random_leaf(draw: random.Random, kind: int, depth: int) -> Node:
         return LiteralText("".join(draw.choices("abcé", k=draw.randrange(3))))
     if kind == 1:
         return CharClass(chars.of("".join(draw.choices("abcé", k=2))))
-    return Ref(draw.choice(["x", "y"])) if depth else LiteralText("c")
+    leaves: list[Node] = [LiteralText("c"), Mark(1)]
+    return Ref(draw.choice(["x", "y"])) if depth else draw.choice(leaves)
 
 
 def _random_any_order(draw: random.Random, depth: int) -> Node:
@@ -138,7 +140,9 @@ def _derive(grammar: Grammar, longest: int) -> set[str]:
         known = wider
 
 
-def _leaf_texts(node: LiteralText | CharClass | Lexeme, longest: int) -> set[str]:
+def _leaf_texts(node: LiteralText | CharClass | Lexeme | Mark, longest: int) -> set[str]:
+    if isinstance(node, Mark):
+        return {""}
     if isinstance(node, LiteralText):
         return {node.value} if len(node.value) <= longest else set()
     if isinstance(node, CharClass):
@@ -148,7 +152,7 @@ def _leaf_texts(node: LiteralText | CharClass | Lexeme, longest: int) -> set[str
 
 
 def _texts(node: Node, known: dict[str, set[str]], longest: int) -> set[str]:
-    if isinstance(node, LiteralText | CharClass | Lexeme):
+    if isinstance(node, LiteralText | CharClass | Lexeme | Mark):
         return _leaf_texts(node, longest)
     if isinstance(node, Ref):
         return known[node.name]

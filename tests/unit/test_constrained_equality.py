@@ -10,16 +10,17 @@ import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
-from plait.decoders.constrained.compile import lower
+from plait.decoders.constrained.compile import compile_constraint
+from plait.decoders.constrained.load import ConstraintLoader, LoadedConstraint
 from plait.decoders.constrained.schema.facts import json_key
 from plait.decoders.constrained.spec import (
     ConstraintError,
     ConstraintLimits,
     ConstraintSpec,
+    JsonStyle,
     UnsupportedKeyword,
 )
-from plait.kernels.grammar import Automaton
-from tests.fixtures.constraint_vocabularies import automaton_of, matches
+from tests.fixtures.constraint_vocabularies import BYTES_AND_PIECES
 
 LEAVES = [True, False, 1, 1.0, 0, 0.0, -0.0, 2, 0.5, "", "1", "true", None]
 LOOK_ALIKES = [(True, 1, 1.0), (False, 0, 0.0, -0.0), ("", None), ("1", 1), ("true", True)]
@@ -86,11 +87,13 @@ def _with_look_alikes(draw: st.DrawFn, keywords: tuple[str, ...]) -> tuple[Any, 
     return schema, draw(_like(draw(st.sampled_from(known)))) if known else draw(values)
 
 
-def _automaton(schema: Any) -> Automaton | None:
-    """Return the schema's automaton; None: it says that no answer is valid."""
-    spec = ConstraintSpec("json_schema", json.dumps(schema))
+def _loaded(schema: Any) -> LoadedConstraint | None:
+    """Return the schema's constraint; None: it says that no answer is valid."""
+    style = JsonStyle(untyped="any")
+    spec = ConstraintSpec("json_schema", json.dumps(schema), style=style)
     try:
-        return automaton_of(lower(spec, ConstraintLimits()))
+        done = compile_constraint(spec, BYTES_AND_PIECES, ConstraintLimits())
+        return ConstraintLoader(BYTES_AND_PIECES).load("", done.table)
     except UnsupportedKeyword:
         event("refused")
         assume(False)
@@ -99,20 +102,23 @@ def _automaton(schema: Any) -> Automaton | None:
     return None
 
 
-def _accepts(automaton: Automaton | None, text: str) -> bool:
-    return automaton is not None and matches(automaton, text.encode())
+def _accepts(start: LoadedConstraint | None, text: str) -> bool:
+    if start is None:
+        return False
+    constraint = start.fork()
+    return all(map(constraint.accept_token, text.encode())) and constraint.is_accepting()
 
 
 @PROPERTY
 @given(_with_look_alikes(("allOf",)))
 def test_a_value_is_accepted_exactly_when_a_validator_accepts_it(drawn: tuple[Any, Any]) -> None:
     schema, value = drawn
-    automaton = _automaton(schema)
+    start = _loaded(schema)
     is_equal = jsonschema_rs.validator_for({"const": value}).is_valid
     # The grammar writes an enum's 1.0 as it stands there, so each spelling of the value is tried.
     spellings = [value, *(other for other in _literals(schema) if is_equal(other))]
 
-    accepted = any(_accepts(automaton, json.dumps(spelling)) for spelling in spellings)
+    accepted = any(_accepts(start, json.dumps(spelling)) for spelling in spellings)
 
     assert accepted == jsonschema_rs.validator_for(schema).is_valid(value)
 
@@ -121,9 +127,9 @@ def test_a_value_is_accepted_exactly_when_a_validator_accepts_it(drawn: tuple[An
 @given(_with_look_alikes(("allOf", "anyOf", "oneOf", "not")))
 def test_what_is_accepted_among_negations_is_valid(drawn: tuple[Any, Any]) -> None:
     schema, value = drawn
-    automaton = _automaton(schema)
+    start = _loaded(schema)
 
-    if _accepts(automaton, json.dumps(value)):
+    if _accepts(start, json.dumps(value)):
         assert jsonschema_rs.validator_for(schema).is_valid(value)
 
 
@@ -184,10 +190,10 @@ def test_spellings_of_one_value_are_equal(left: Any, right: Any) -> None:
     ],
 )
 def test_fixed_values_are_judged_exactly(schema: Any, accepted: str, refused: str) -> None:
-    automaton = _automaton(schema)
+    start = _loaded(schema)
 
-    assert _accepts(automaton, accepted)
-    assert not _accepts(automaton, refused)
+    assert _accepts(start, accepted)
+    assert not _accepts(start, refused)
 
 
 @pytest.mark.parametrize(
@@ -200,4 +206,4 @@ def test_fixed_values_are_judged_exactly(schema: Any, accepted: str, refused: st
     ],
 )
 def test_look_alikes_leave_no_answer(schema: Any) -> None:
-    assert _automaton(schema) is None
+    assert _loaded(schema) is None

@@ -18,6 +18,7 @@ from plait.decoders.constrained.grammar.nodes import (
     Item,
     Lexeme,
     LiteralText,
+    Mark,
     Node,
     Ref,
     Repeat,
@@ -31,6 +32,7 @@ from plait.decoders.constrained.grammar.nodes import (
 )
 
 Known = set[str]
+Leaf = LiteralText | CharClass | Lexeme | Mark
 Uses = dict[str, dict[str, None]]  # a rule -> the rules that it refers to, in order
 
 
@@ -176,15 +178,13 @@ def _is_nullable(node: Node, known: Known) -> bool:
     return _holds(node, known, _is_leaf_nullable)
 
 
-def _is_leaf_nullable(leaf: LiteralText | CharClass | Lexeme) -> bool:
+def _is_leaf_nullable(leaf: Leaf) -> bool:
     if isinstance(leaf, Lexeme):
         return leaf.least == 0 and bool(leaf.dfa[3][0])
-    return leaf == EMPTY
+    return isinstance(leaf, Mark) or leaf == EMPTY
 
 
-def _holds(
-    node: Node, known: Known, holds: Callable[[LiteralText | CharClass | Lexeme], bool]
-) -> bool:
+def _holds(node: Node, known: Known, holds: Callable[[Leaf], bool]) -> bool:
     """Tell whether what holds of leaves and known rules holds of a node."""
     if isinstance(node, Ref):
         return node.name in known

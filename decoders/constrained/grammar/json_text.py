@@ -165,7 +165,7 @@ def quoted(ranges: Ranges) -> Node:
 
 
 def in_any_order(
-    left: str, items: Iterable[Item], least: int, most: int | None, right: str
+    opening: Node, items: Iterable[Item], least: int, most: int | None, right: str
 ) -> Node:
     """Return least..most items in any order between brackets; see nodes.AnyOrder."""
     given = list(items)
@@ -173,7 +173,7 @@ def in_any_order(
     filled = NOTHING if is_nothing(some) else seq(some, WS, LiteralText(right))
     may_be_empty = not least and not any(item.is_required for item in given)
     inner = alternation([filled, LiteralText(right)]) if may_be_empty else filled
-    return seq(LiteralText(left), WS, inner)
+    return seq(opening, WS, inner)
 
 
 def with_zeros(number: Node, *, is_integer: bool) -> Node:
@@ -194,7 +194,7 @@ def literal(value: Any, style: JsonStyle = PRETTY) -> Node:
         if style.key_order == "schema" or len(members) < 2:
             return _fixed("{", members, "}")
         required = [Item(member, is_required=True) for member in members]
-        return in_any_order("{", required, 0, None, "}")
+        return in_any_order(LiteralText("{"), required, 0, None, "}")
     if isinstance(value, list):
         return _fixed("[", [literal(item, style) for item in value], "]")
     text = json.dumps(value, ensure_ascii=False)

@@ -109,7 +109,18 @@ class AnyOrder:
     most: int | None = None
 
 
-Node = LiteralText | CharClass | Seq | Alternation | Repeat | Ref | Lexeme | AnyOrder
+# Marks: the members of a bracket that opens differ; an end of the text may add some.
+DISTINCT, GROWING = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The empty text; the automaton tells that it was led over it (see distinct.py)."""
+
+    bits: int
+
+
+Node = LiteralText | CharClass | Seq | Alternation | Repeat | Ref | Lexeme | AnyOrder | Mark
 EMPTY = LiteralText("")
 NOTHING = Alternation(())
 
@@ -213,6 +224,8 @@ def walk(node: Node) -> Iterator[Node]:
 
 def _show(node: Node, level: int) -> str:
     """Write a node as GBNF; level 0: alternatives, 1: a row, 2: one factor."""
+    if isinstance(node, Mark):
+        return f"<mark {node.bits}>"
     if isinstance(node, LiteralText):
         return '"' + "".join(_escape(ord(c), '"\\') for c in node.value) + '"'
     if isinstance(node, CharClass):

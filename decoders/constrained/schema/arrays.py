@@ -10,11 +10,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
+from plait.decoders.constrained.grammar import json_text
 from plait.decoders.constrained.grammar.json_text import COMMA, WS
 from plait.decoders.constrained.grammar.nodes import (
+    DISTINCT,
     EMPTY,
+    GROWING,
     NOTHING,
+    Item,
     LiteralText,
+    Mark,
     Node,
     Ref,
     alternation,
@@ -24,16 +29,19 @@ from plait.decoders.constrained.grammar.nodes import (
 from plait.decoders.constrained.schema.facts import (
     ContainsRule,
     Facts,
+    Literals,
     SchemaRefs,
     merged_refs,
     negation,
 )
-from plait.decoders.constrained.spec import UnsupportedKeyword
+from plait.decoders.constrained.spec import JsonStyle, UnsupportedKeyword
 
 MAX_COUNT = 100_000  # longest array or string that is told apart from an endless one
 MAX_COUNTED = 5_000  # rules of one array whose items are counted
 
-_OPEN, _CLOSE, _END = LiteralText("["), LiteralText("]"), seq(WS, LiteralText("]"))
+MAX_DISTINCT = 256  # values of which distinct items are told apart by the grammar itself
+
+_CLOSE, _END = LiteralText("]"), seq(WS, LiteralText("]"))
 Counts = tuple[int, ...]  # items counted, one number for each rule of contains, capped
 
 
@@ -57,6 +65,8 @@ class ArrayRules:
     facts: Facts
     value: Callable[[SchemaRefs], Node]  # the node of a value at some places
     define: Callable[[str, Node], None]
+    values: Callable[[SchemaRefs], Literals | None]  # those that a value is one of, if listed
+    style: JsonStyle
 
     def node(self) -> Node:
         """Return the array's node; the rules of one with `contains` are defined on the way.
@@ -65,9 +75,31 @@ class ArrayRules:
             UnsupportedKeyword: too many items are to be counted.
         Cost: linear in the listed items; with contains, times the counts that matter.
         """
+        if self.facts.is_unique and (listed := self._listed_values()) is not None:
+            items = [Item(json_text.literal(value, self.style)) for value in listed.values()]
+            least, most = self.facts.min_items, self.facts.max_items
+            return json_text.in_any_order(LiteralText("["), items, least, most, "]")
         exempting = {places for rule in self.facts.arrays for places in rule.unless}
         rules = [r for r in self.facts.contains if not r.says_nothing or r.places in exempting]
         return self._counted(rules, exempting) if rules else self._plain()
+
+    def _listed_values(self) -> Literals | None:
+        """Return the values that distinct items are of, if they are few and all alike."""
+        facts = self.facts
+        if facts.contains or not facts.arrays or self._listed():
+            return None
+        found = self.values(facts.item(0))
+        return found if found is not None and len(found) <= MAX_DISTINCT else None
+
+    @property
+    def _open(self) -> Node:
+        """What an array begins with."""
+        most = self.facts.max_items
+        if not self.facts.is_unique or (most is not None and most < 2):
+            return seq(LiteralText("["), WS)
+        needed = [self.facts.min_items, *(rule.least for rule in self.facts.contains)]
+        marks = DISTINCT | (GROWING if max(needed) > 1 else 0)
+        return seq(LiteralText("["), Mark(marks), WS)
 
     def _plain(self) -> Node:
         facts = self.facts
@@ -85,7 +117,7 @@ class ArrayRules:
             tail = tail if index < facts.min_items else alternation([tail, end])
         if not listed:
             tail = NOTHING if facts.min_items else _CLOSE
-        return seq(_OPEN, WS, tail)
+        return seq(self._open, tail)
 
     def _listed(self) -> int:
         return max((len(rule.prefix) for rule in self.facts.arrays), default=0)
@@ -116,7 +148,7 @@ class ArrayRules:
             ]
             self.define(self._rule(*state), alternation([*nodes, *self._ends(*state, rules)]))
             todo += following
-        return seq(_OPEN, WS, Ref(self._rule(0, (0,) * len(rules))))
+        return seq(self._open, Ref(self._rule(0, (0,) * len(rules))))
 
     def _rule(self, index: int, counts: Counts) -> str:
         return "-".join([f"{self.name}a", str(index), *map(str, counts)])

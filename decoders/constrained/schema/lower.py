@@ -232,7 +232,8 @@ class _Lowering:
         if kind == "object":
             return self._object(facts, name)
         if kind == "array":
-            return ArrayRules(name, facts, self._value, self._define).node()
+            values = self._alternatives.algebra.values
+            return ArrayRules(name, facts, self._value, self._define, values, self._style).node()
         if kind == "string":
             return self._string(facts)
         if kind == "boolean":
@@ -337,9 +338,8 @@ class _Lowering:
             for key in names
         ]
         extra = self._extra(facts)
-        if extra != NOTHING and facts.min_properties > len(facts.required) + 1:
-            reason = "undeclared keys may repeat, so they cannot be counted"
-            raise UnsupportedKeyword(facts.pointer, "minProperties", reason)
+        counts = facts.min_properties > len(facts.required) + 1
+        is_asked = self._style.objects == "open" or self._style.key_order == "any"
         rules = ObjectRules(
             f"{name}o",
             facts.pointer,
@@ -348,6 +348,7 @@ class _Lowering:
             facts.min_properties,
             facts.max_properties,
             self._define,
+            is_distinct=counts or is_asked,
         )
         return rules.in_any_order() if self._style.key_order == "any" else rules.node()
 

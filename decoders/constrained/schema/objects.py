@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from plait.decoders.constrained.grammar import json_text, regex
 from plait.decoders.constrained.grammar.json_text import COLON, COMMA, WS
 from plait.decoders.constrained.grammar.nodes import (
+    DISTINCT,
     EMPTY,
+    GROWING,
     NOTHING,
     Item,
     LiteralText,
+    Mark,
     Node,
     Ref,
     alternation,
@@ -152,12 +155,21 @@ class ObjectRules:
     least: int
     most: int | None
     define: Callable[[str, Node], None]
+    is_distinct: bool = False  # undeclared keys differ from each other
+
+    @property
+    def opening(self) -> Node:
+        """What the object begins with."""
+        if not self.is_distinct or is_nothing(self.extra):
+            return LiteralText("{")
+        num_required = sum(m.is_required for m in self.members)
+        return seq(LiteralText("{"), Mark(DISTINCT | GROWING * (self.least > num_required)))
 
     def in_any_order(self) -> Node:
         """Return the object's node, its properties in any order. Cost: linear in the members."""
         items = [Item(m.node, is_required=m.is_required) for m in self.members]
         items.append(Item(self.extra, may_repeat=True))
-        return json_text.in_any_order("{", items, self.least, self.most, "}")
+        return json_text.in_any_order(self.opening, items, self.least, self.most, "}")
 
     def node(self) -> Node:
         """Return the object's node; its rules are defined on the way.
@@ -182,7 +194,7 @@ class ObjectRules:
                 body, following = self._optional(*state, limit)
                 self.define(self._rule(*state), body)
                 ahead += following
-        return seq(LiteralText("{"), WS, start)
+        return seq(self.opening, WS, start)
 
     def _check_counts(self, limit: int) -> None:
         if limit > 1 and (limit + 2) * len(self.members) > MAX_COUNTED:

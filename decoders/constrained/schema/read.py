@@ -264,14 +264,7 @@ def _max_items(facts: Facts, schema: Schema, pointer: str) -> Facts:
 def _unique(facts: Facts, schema: Schema, pointer: str) -> Facts:
     if not isinstance(schema["uniqueItems"], bool):
         raise _malformed(pointer, "uniqueItems", "a boolean")
-    if not schema["uniqueItems"] or schema.get("maxItems", 2) in (0, 1):
-        return facts
-    reason = "distinct items cannot be enforced"
-    return _with_obstacle(facts, Obstacle("array", pointer, "uniqueItems", reason, _is_distinct))
-
-
-def _is_distinct(items: list[Any]) -> bool:
-    return len(keyed(items)) == len(items)
+    return replace(facts, is_unique=schema["uniqueItems"])
 
 
 def _contains(facts: Facts, schema: Schema, pointer: str) -> Facts:

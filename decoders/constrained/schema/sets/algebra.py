@@ -23,6 +23,7 @@ from plait.decoders.constrained.schema.facts import (
     decimal_of,
     is_multiple,
     json_key,
+    keyed,
     kind_of,
     meet,
     negation,
@@ -123,6 +124,10 @@ class Algebra:
             return True
         if any(self._is_too_few(facts, rule, levels) for rule in facts.contains):
             return True
+        if facts.is_unique and not any(rule.prefix for rule in facts.arrays):
+            values = self.values(facts.item(0)) if facts.arrays else None
+            if values is not None and len(values) < facts.min_items:
+                return True
         exempt = frozenset(rule.places for rule in facts.contains)
         checked = min(facts.min_items, 1 + max((len(r.prefix) for r in facts.arrays), default=0))
         return any(self._is_nothing(facts.item(index, exempt), levels) for index in range(checked))
@@ -195,7 +200,11 @@ class Algebra:
         if kind == "array":
             places = [each for rule in unwanted.arrays for each in (*rule.prefix, rule.rest)]
             is_plain = not any(rule.unless for rule in unwanted.arrays)
-            return is_plain and all(map(self._is_negatable, filter(None, places)))
+            return (
+                is_plain
+                and not unwanted.is_unique
+                and all(map(self._is_negatable, filter(None, places)))
+            )
         if kind == "string":
             return all(map(is_exact, unwanted.formats))
         return kind != "object" or self._is_object_covered(unwanted)
@@ -317,6 +326,8 @@ def _admits_array(algebra: Algebra, facts: Facts, value: Any) -> bool:
     if len(value) < facts.min_items:
         return False
     if facts.max_items is not None and len(value) > facts.max_items:
+        return False
+    if facts.is_unique and len(keyed(value)) < len(value):
         return False
     counts = [0] * len(facts.contains)
     for index, item in enumerate(value):
