@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from plait.decoders.search import beam, best_of, independent
 from plait.decoders.search.faithful import smc
-from plait.decoders.search.lookahead import ada_dec, deal
+from plait.decoders.search.lookahead import a_star, ada_dec, deal
 
 METHODS = (
     independent.METHOD,
@@ -12,5 +12,6 @@ METHODS = (
     beam.METHOD,
     ada_dec.METHOD,
     deal.METHOD,
+    a_star.METHOD,
     smc.METHOD,
 )

@@ -11,30 +11,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
 from plait.decoders.contract.decoder import SearchNeeds
-from plait.decoders.contract.scorer import Endpoint
 from plait.decoders.contract.search import SearchRequest
 from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.search.lookahead.deal import DealOptions
 from plait.decoders.search.lookahead.segments import make
-from plait.decoders.speculative.context import DrafterContext
-from plait.decoders.speculative.speculator import Speculator
-from plait.kernels.dispatch import cpu_backend
-from plait.server.engine.admission import Admission, EngineCapacity
-from plait.server.engine.engine import Engine
-from plait.server.engine.group.group import SearchContext
-from plait.server.engine.group.scoring import ScorerPool, spell
-from plait.server.engine.kv.block_table import BLOCK_SIZE
-from plait.server.engine.kv.manager import KVCacheManager
-from plait.server.engine.runner import Runner
-from plait.server.settings import EngineSettings
+from plait.server.engine.group.scoring import spell
 from plait.server.wire.messages import Failed, GenerateRequest
-from tests.fixtures.engines import Answer, drain, no_constraints, note, request, run
-from tests.fixtures.scorers import Letters, ScorerService, scorer_service
+from tests.fixtures.engines import Answer, drain, note, request, run
+from tests.fixtures.scorers import Letters, ScorerService, scorer_service, scoring_engine
 from tests.fixtures.search_driver import Found, SearchDriver
-from tests.fixtures.table_model import TableModel, text_logits
+from tests.fixtures.table_model import text_logits
 
 VOCAB = 6
 END = 5
@@ -57,23 +45,6 @@ def worth(tokens: tuple[int, ...], is_complete: bool) -> float:
     """The score of KEYWORDS: none of the words is in a prompt."""
     text = spell(Letters().token_bytes, tokens)
     return 3.0 * sum(word in text for word in ("ab", "dd", "ca", "bc")) / 4
-
-
-def engine(service: ScorerService | None = None, **settings: Any) -> Engine:
-    """Return an engine whose searches may ask the service, under the name prm."""
-    endpoints = {} if service is None else {"prm": Endpoint(service.url, 5.0)}
-    num_blocks = settings.pop("num_blocks", 256)
-    context, model = DrafterContext(VOCAB), TableModel(VOCAB)
-    host = AutoregressiveDecoder(VOCAB, speculator=Speculator(context, context.costs))
-    admission = Admission(
-        EngineCapacity((num_blocks - 1) * BLOCK_SIZE, VOCAB, "table"),
-        lambda request: host,
-        no_constraints,
-        SearchContext(ScorerPool(endpoints), Letters),
-    )
-    runner = Runner(model, model.new_kv_cache(num_blocks), cpu_backend())
-    kv = KVCacheManager(num_blocks, runner.copy_block)
-    return Engine(runner, kv, admission, EngineSettings(**settings))
 
 
 def deal(name: str, seed: int, n: int, max_tokens: int, **options: Any) -> GenerateRequest:
@@ -156,8 +127,8 @@ def test_deal_is_exact_and_batch_mates_are_unaffected(
     asked += [
         deal(f"s{i}", i, 2, 8, form="segment", beams=2, init_beams=3, lookahead=3) for i in range(3)
     ]
-    alone = run(engine(), [plain("mate")])
-    running = engine(**settings)
+    alone = run(scoring_engine(), [plain("mate")])
+    running = scoring_engine(**settings)
     have = run(running, [*asked, plain("mate")])
     for each in asked:
         check(found_in(have, each), driven(each))
@@ -169,7 +140,7 @@ def test_deal_is_exact_and_batch_mates_are_unaffected(
 def test_nobody_else_waits_for_a_scorer(service: ScorerService) -> None:
     """While the service is silent, another request runs to its end; then the search goes on."""
     service.gate.clear()
-    running = engine(service)
+    running = scoring_engine(service)
     slow = deal("slow", 1, 1, 6, scorer={"name": "http", "endpoint": "prm"}, lookahead=2)
     running.add(slow)
     answers = {("mate", i): Answer() for i in range(2)}
@@ -189,11 +160,11 @@ def test_requests_share_calls(service: ScorerService) -> None:
     """What four searches ask while a call runs is one call."""
     http = {"name": "http", "endpoint": "prm"}
     one = deal("r0", 3, 1, 6, scorer=http, top_k=3, beams=2, lookahead=1)
-    run(engine(service), [one])
+    run(scoring_engine(service), [one])
     alone = [len(call) for call in service.calls]
     service.calls.clear()
     service.gate.clear()
-    running = engine(service)
+    running = scoring_engine(service)
     for i in range(4):
         running.add(msgspec.structs.replace(one, request_id=f"r{i}"))
     groups = running._groups
@@ -224,7 +195,7 @@ def test_a_scorer_that_fails_ends_its_requests_alone(
 ) -> None:
     for name, value in fault.items():
         setattr(service, name, value)
-    running = engine(service)
+    running = scoring_engine(service)
     running.add(deal("bad", 1, 1, 6, scorer={"name": "http", "endpoint": "prm"}))
     running.add(deal("good", 2, 1, 6))
     reports = []
@@ -246,7 +217,7 @@ def test_a_poisoned_text_fails_its_own_request(service: ScorerService) -> None:
     good, bad = deal("good", 1, 1, 4, scorer=http), deal("bad", 1, 1, 4, scorer=http)
     good = msgspec.structs.replace(good, prompt_token_ids=[1, 2])
     bad = msgspec.structs.replace(bad, prompt_token_ids=[0, 2])
-    running = engine(service)
+    running = scoring_engine(service)
     running.add(good)
     running.add(bad)
     reports = []
@@ -257,7 +228,7 @@ def test_a_poisoned_text_fails_its_own_request(service: ScorerService) -> None:
 
 
 def test_a_service_that_the_operator_has_not_named_is_refused(service: ScorerService) -> None:
-    running = engine(service)
+    running = scoring_engine(service)
     running.add(deal("r", 1, 1, 4, scorer={"name": "http", "endpoint": "other"}))
     while not (reports := running.step()):
         pass
@@ -269,7 +240,7 @@ def test_a_service_that_the_operator_has_not_named_is_refused(service: ScorerSer
 
 def test_a_deadline_or_a_client_that_leaves_ends_the_wait(service: ScorerService) -> None:
     service.gate.clear()
-    running = engine(service)
+    running = scoring_engine(service)
     http = {"name": "http", "endpoint": "prm"}
     late = msgspec.structs.replace(
         deal("late", 1, 1, 30, scorer=http), deadline=time.monotonic() + 3600, stop_token_ids=[]
@@ -293,7 +264,7 @@ def test_a_budget_of_time_ends_the_wait_and_is_told(
     service: ScorerService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.gate.clear()
-    running = engine(service)
+    running = scoring_engine(service)
     each = deal("r", 1, 1, 6, scorer={"name": "http", "endpoint": "prm"})
     each = msgspec.structs.replace(each, stop_token_ids=[])
     search = make(DealOptions())
