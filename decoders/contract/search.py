@@ -7,7 +7,7 @@ hold before the next step. It knows tokens and numbers, neither logits nor block
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -20,6 +20,31 @@ from plait.decoders.contract.decoder import (
 )
 
 SearchState = TypeVar("SearchState")
+Kept = TypeVar("Kept", bound="Remembered")
+
+
+class Remembered(Protocol):
+    """What a search keeps for later requests."""
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes of the memory for such things, by estimate."""
+
+
+class Recall(Protocol):
+    """A memory of the engine, as one request sees it."""
+
+    def __call__(self, name: str, make: Callable[[], Kept], /) -> Kept:
+        """Return what requests alike have kept under a name, or make it.
+
+        Alike are those of one namespace with the same prompt, constraint, sampling parameters (but
+        for the seed) and limits. What is used least recently is forgotten.
+        """
+
+
+def forget(name: str, make: Callable[[], Kept], /) -> Kept:
+    """Remember nothing: the Recall of a request that shares nothing."""
+    return make()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +54,9 @@ class SearchRequest:
     n: int  # texts to return
     max_tokens: int  # of one text
     seed: int  # a search that draws keys its draws with it: the same request, the same result
+    is_constrained: bool = False
+    is_greedy: bool = False  # its temperature is 0
+    recall: Recall = forget
 
 
 @dataclass(frozen=True, slots=True)

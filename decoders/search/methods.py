@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plait.decoders.search import beam, best_of, independent
-from plait.decoders.search.faithful import smc
+from plait.decoders.search.faithful import asap, cars, mcmc, smc
 from plait.decoders.search.lookahead import a_star, ada_dec, deal
 
 METHODS = (
@@ -14,4 +14,7 @@ METHODS = (
     deal.METHOD,
     a_star.METHOD,
     smc.METHOD,
+    cars.METHOD,
+    asap.METHOD,
+    mcmc.METHOD,
 )

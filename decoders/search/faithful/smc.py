@@ -37,6 +37,7 @@ from plait.decoders.contract.search import (
     Ranked,
     SearchRequest,
 )
+from plait.decoders.search.faithful.attempts import check_samples
 from plait.decoders.search.faithful.resampling import (
     Scheme,
     effective_size,
@@ -82,7 +83,8 @@ class Smc:
         self._options = options
 
     def start(self, request: SearchRequest) -> tuple[SmcState, int]:
-        """Begin with num_particles members; raise MethodError if n is more."""
+        """Begin with num_particles members; raise MethodError if n is more, or at temperature 0."""
+        check_samples(request, self.name)
         num = self._options.num_particles
         if num < request.n:
             message = f"smc: num_particles is {num}, fewer than n, {request.n}."

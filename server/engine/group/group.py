@@ -10,7 +10,9 @@ from typing import Any
 from plait.decoders.contract.decoder import TokenLogprobs
 from plait.decoders.contract.registry import from_spec
 from plait.decoders.contract.search import MemberOutcome, Score, Search, SearchRequest
+from plait.decoders.sampling.params import GREEDY_BELOW
 from plait.decoders.search.independent import IndependentSearch
+from plait.server.engine.group.memory import SearchMemory
 from plait.server.engine.group.scoring import (
     PendingScore,
     ScorerPool,
@@ -34,6 +36,7 @@ class SearchContext:
 
     scorers: ScorerPool = field(default_factory=ScorerPool)
     load_tokenizer: Callable[[], TokenBytes] = _no_tokenizer  # slow when it is first called
+    memory: SearchMemory = field(default_factory=SearchMemory)
 
 
 @dataclass(slots=True, eq=False)
@@ -118,10 +121,18 @@ def begin_group(
     """Return the group of a request, without its members.
 
     Raises:
-        MethodError: this process does not have the search or a scorer.
+        MethodError: this process does not have the search or a scorer, or the search can't do what
+            the request asks.
     """
     search = make_search(request)
-    asked = SearchRequest(request.n, request.max_tokens, request.sampling.seed)
+    asked = SearchRequest(
+        request.n,
+        request.max_tokens,
+        request.sampling.seed,
+        is_constrained=request.constraint is not None,
+        is_greedy=request.sampling.temperature < GREEDY_BELOW,
+        recall=context.memory.of(request),
+    )
     state, num_members = search.start(asked)
     group = Group(request, search, state, num_members)
     group.scorers = tuple(map(context.scorers.make, request.decoding.scorers))

@@ -129,7 +129,7 @@ def decoding_report(sequence: Sequence) -> dict[str, Any]:
     emitted = len(sequence.steps)
     return {
         "forwards": sequence.forwards,
-        "tokens_per_forward": emitted / sequence.forwards,
+        "tokens_per_forward": emitted / max(sequence.forwards, 1),  # a deadline may come first
         "drafted": {},
         "accepted": {},
         "steps": sequence.steps,
