@@ -11,8 +11,9 @@ import numpy as np
 
 from plait.decoders.constrained.gaps import GapFiller
 from plait.decoders.constrained.table import OperationTable, load_automaton
+from plait.decoders.constrained.token_dfa import build_token_dfa
 from plait.decoders.constrained.vocabulary import Vocabulary
-from plait.decoders.contract.constraint import Gap, GapFilling
+from plait.decoders.contract.constraint import Gap, GapFilling, TokenDfa
 from plait.decoders.contract.decoder import SequenceError
 from plait.kernels.grammar import DEAD, Automaton, OpKind
 
@@ -39,6 +40,7 @@ class LoadedGrammar:
         self.marks = 0  # all bits that there are
         for kind, *rest in table.operations:
             self.marks |= rest[0] if kind == OpKind.MARK else 0
+        self._token_dfas: dict[bytes, TokenDfa] = {}  # by prefix: the last one
         self._num_masks = 0  # of the automaton
         self._num_full = 0  # automata in a row that were full too soon
 
@@ -70,6 +72,19 @@ class LoadedGrammar:
     def gap_filler(self) -> GapFiller:
         """What fills texts with gaps. Cost: linear in the grammar, once."""
         return GapFiller(self._table, self.vocabulary)
+
+    def token_dfa(self, prefix: bytes) -> TokenDfa:
+        """Return the automaton of the tokens behind a prefix; kept, as it takes a while to make.
+
+        Raises:
+            NotFinite: there is none.
+        """
+        if prefix not in self._token_dfas:
+            automaton = load_automaton(self._table, self.vocabulary)
+            start = _walked(automaton, prefix)
+            found = build_token_dfa(self._table, self.vocabulary, automaton, start)
+            self._token_dfas = {prefix: found}
+        return self._token_dfas[prefix]
 
     def count_mask(self) -> None:
         """Count one more mask of the automaton."""
@@ -224,6 +239,14 @@ class GrammarConstraint:
         """Return whether a whole text can be filled; what was accepted so far does not matter."""
         automaton = self._grammar.automaton()
         return self._grammar.gap_filler.fill(self._prefill, pieces, automaton)
+
+    def token_dfa(self) -> TokenDfa:
+        """Return the automaton of the whole text's tokens; what was accepted does not matter.
+
+        Raises:
+            NotFinite: there is none.
+        """
+        return self._grammar.token_dfa(self._prefill)
 
     def _forced(self) -> tuple[Sequence[int], Sequence[int]]:
         return ((), ()) if self._is_ended else self._automaton.forced(self._state())

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -24,6 +27,25 @@ class GapFilling:
 
     exists: bool | None  # None: unknown
     tokens: Sequence[Sequence[int]] = ()  # of each gap, if a filling exists
+
+
+class NotFinite(ValueError):
+    """No finite automaton of a bearable size reads what a constraint accepts; says why."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenDfa:
+    """A deterministic finite automaton over tokens. State 0 is the start.
+
+    Its n transitions stand by rising (source, target, token); all its states can be completed.
+    """
+
+    source: NDArray[np.int64]  # [n]
+    token: NDArray[np.int64]  # [n]
+    target: NDArray[np.int64]  # [n]
+    accepting: NDArray[np.bool_]  # [states]
+    closing: NDArray[np.int64]  # [states] min_tokens() there
+    eos_token_ids: frozenset[int]  # tokens that may follow a complete text, and end it
 
 
 class ConstraintView(Protocol):
@@ -82,3 +104,16 @@ def fill_gaps(constraint: ConstraintView, pieces: Sequence[int | Gap]) -> GapFil
     """
     fill = getattr(constraint, "fill_gaps", None)
     return GapFilling(exists=None) if fill is None else fill(pieces)
+
+
+def token_dfa(constraint: ConstraintView) -> TokenDfa:
+    """Return the automaton of the texts that a constraint accepts, from their beginnings.
+
+    Raises:
+        NotFinite: there is none; or the constraint has no method `token_dfa` that would make it.
+    """
+    make = getattr(constraint, "token_dfa", None)
+    if make is None:
+        raise NotFinite("more than its grammar decides what is legal, such as that items differ")
+    made: TokenDfa = make()
+    return made

@@ -178,6 +178,8 @@ class DiffusionDecoder:
             state.fault = NO_INFILL
             return
         assert request.constraint is not None
+        if state.pipeline.constraint is not None:
+            state.pipeline.constraint.check(request.constraint)
         stops, output = state.stop_token_ids, state.text.output
         matcher = PrefixMatcher(request.constraint, stops, self._vocab_size, output)
         state.constraint = CanvasConstraint(matcher, stops, state.output_positions[0])
@@ -201,7 +203,8 @@ class DiffusionDecoder:
 def _with_forced(state: DiffusionState, step: int) -> tuple[Canvas, bool]:
     """Return the canvas with what is forced at its start, and whether that finishes a block."""
     canvas = state.canvas.fork()
-    fillable = None if state.num_logprobs is None else np.zeros(0, np.int64)
+    fills = state.num_logprobs is None and state.pipeline.fills_forced
+    fillable = None if fills else np.zeros(0, np.int64)
     context = StepContext(state.num_canvas_outputs, step, state.constraint, fillable)
     return canvas, finish_blocks(canvas, state.pipeline, context)
 

@@ -194,6 +194,23 @@ def draw_legal(logits: Tensor, jobs: Sequence[DrawJob], *, backend: KernelBacken
     return _draw_edited(logits, jobs, backend)
 
 
+def row_scores(
+    logits: Tensor, job: DrawJob, temperature: float | None, *, backend: KernelBackend
+) -> Floats:
+    """Return the scores [r, vocab] that a job's tokens are drawn from: softmax gives their law.
+
+    temperature: of the request, with all of its other parameters; 0 and None: 1, untruncated.
+    """
+    scores = logits[torch.from_numpy(job.rows).to(logits.device)]
+    if job.settings.is_plain:
+        return _floats(scores / (temperature or 1.0))
+    states = job.states if temperature else [_untempered(state) for state in job.states]
+    edited = OrdinarySampler(backend).scores(scores, states)
+    empty = ~edited.isfinite().any(dim=1)  # as in _draw_edited
+    edited[empty] = scores[empty]
+    return _floats(edited)
+
+
 def token_probs(logits: Tensor, rows: Ints, tokens: Ints, *, backend: KernelBackend) -> Floats:
     """Return the model's own probability [n] of tokens[i] in logits[rows[i]]."""
     index = torch.from_numpy(rows).to(logits.device)

@@ -14,7 +14,7 @@ from plait.decoders.diffusion.components import (
     recap,
     scaffold,
 )
-from plait.decoders.diffusion.constraints import cfg_intersection, lookahead
+from plait.decoders.diffusion.constraints import cfg_intersection, dingo, lookahead, marginal
 from plait.decoders.diffusion.selectors import (
     d_parallel,
     dynamic,
@@ -61,6 +61,8 @@ PARTS: tuple[Method, ...] = tuple(
         scaffold,
         lookahead,
         cfg_intersection,
+        dingo,
+        marginal,
     )
 )
 METHODS: tuple[Method, ...] = SELECTORS + PARTS

@@ -61,6 +61,11 @@ class UnmaskingPipeline:
         return self.selector.needs | (self.scorer.needs if self.scorer else frozenset())
 
     @property
+    def fills_forced(self) -> bool:
+        """Whether tokens to which a constraint leaves no alternative are unmasked at once."""
+        return self.constraint is None or self.constraint.fills_forced
+
+    @property
     def revises(self) -> bool:
         """Whether unmasked positions of the block may be masked again."""
         return "leave_one_out" in self.selector.needs

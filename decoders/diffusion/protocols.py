@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from plait.decoders.contract.constraint import Constraint
     from plait.decoders.diffusion.constraints.canvas_constraint import (
         ConstrainedDraws,
         LookaheadJob,
@@ -206,6 +207,13 @@ class Scaffold(Protocol):
 
 class ConstraintMethod(Protocol):
     """Decides which of a step's draws a constraint lets stand."""
+
+    @property
+    def fills_forced(self) -> bool:
+        """Whether tokens without an alternative are unmasked without a draw."""
+
+    def check(self, constraint: Constraint) -> None:
+        """Raise MethodError if the method can't work with a constraint."""
 
     def constrain(
         self, jobs: Sequence[LookaheadJob], *, backend: KernelBackend

@@ -75,6 +75,8 @@ class CanvasCursor:
         """What the step depends on beside the canvas."""
         state = self.state
         fillable = None if state.num_logprobs is None else self.logits_index.positions
+        if not state.pipeline.fills_forced:
+            fillable = np.zeros(0, np.int64)
         return StepContext(state.num_canvas_outputs, state.next_step, state.constraint, fillable)
 
 

@@ -64,7 +64,7 @@ class _NetworkBuilder:
 
     def __init__(self, operations: Sequence[tuple[Any, ...]], dfas: Sequence[DfaParts]) -> None:
         self._operations, self._dfas = operations, dfas
-        self._uses = Counter(item for operation in operations for item in _items(operation))
+        self._uses = Counter(item for operation in operations for item in items_of(operation))
         self._edges: list[Edge] = []
         self._starts: list[int] = []
         self._finals: list[int] = []
@@ -238,7 +238,8 @@ class _NetworkBuilder:
                 self._bytes(states[source], members, states[target])
 
 
-def _items(operation: tuple[Any, ...]) -> Sequence[int]:
+def items_of(operation: tuple[Any, ...]) -> Sequence[int]:
+    """Return the operations that an operation is made of."""
     kind, *rest = operation
     if kind in (OpKind.SEQ, OpKind.CHOICE):
         return list(rest[0])

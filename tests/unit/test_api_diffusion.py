@@ -119,7 +119,7 @@ async def test_what_cannot_run_is_named(decoding: dict[str, Any], param: str, wo
     assert words in error.message
 
 
-@pytest.mark.parametrize("name", ["scaffold", "lookahead", "cfg-intersection"])
+@pytest.mark.parametrize("name", ["scaffold", "lookahead", "cfg-intersection", "dingo"])
 async def test_methods_for_forms_go_with_structured_output(name: str) -> None:
     job = await complete(
         decoding={"unmasker": [name]}, structured_outputs={"choice": ["yes", "no"]}

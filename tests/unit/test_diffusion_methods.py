@@ -28,7 +28,7 @@ IMPOSSIBLE = {
         for cache in ("prefix-cache", "dual-cache", "dkv-cache", "recap")
     ),
     frozenset({"free-dave", "wino"}),
-    frozenset({"scaffold", "wino"}),
+    *(frozenset({"scaffold", other}) for other in ("wino", "dingo", "marginal")),
     frozenset({"d-parallel", "credit"}),
 }
 

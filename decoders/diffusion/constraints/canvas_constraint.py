@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from torch import Tensor
 
-from plait.decoders.contract.constraint import GapFilling
+from plait.decoders.contract.constraint import Constraint, GapFilling
 from plait.decoders.contract.registry import Options
 from plait.decoders.diffusion.canvas import Canvas
 from plait.decoders.diffusion.constraints.prefix_matcher import (
@@ -122,6 +122,11 @@ class CanvasConstraint:
             if position - start < len(tokens):  # else the text ends before it
                 tokens[position - start] = token
         return self.matcher.fill_gaps(replace(span, tokens=tokens))
+
+    def answer(self, canvas: Canvas, stop: int) -> tuple[list[int], AnswerSpan]:
+        """Return the answer's tokens before the block's output, and that output up to `stop`."""
+        span = self._span(canvas, stop)[1]
+        return self.matcher.before(span), span
 
     def span_start(self, canvas: Canvas) -> int:
         """Return the position of the block's first output token."""
@@ -286,6 +291,11 @@ def _apply(each: _RunningLookahead, p: Floats) -> ConstrainedDraws:
 
 class LookaheadMethod:
     """What decides under a constraint by default: constrain_draws."""
+
+    fills_forced: ClassVar[bool] = True
+
+    def check(self, constraint: Constraint) -> None:
+        """Do nothing: a lookahead goes with every constraint."""
 
     def constrain(
         self, jobs: Sequence[LookaheadJob], *, backend: KernelBackend

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from plait.decoders.contract.constraint import GapFilling
+from plait.decoders.contract.constraint import Constraint, GapFilling
+from plait.decoders.contract.registry import MethodError
 from plait.decoders.diffusion.constraints.canvas_constraint import (
     ConstrainedDraws,
     LookaheadJob,
@@ -41,6 +42,16 @@ class CfgIntersection:
     """See the module."""
 
     options: CfgIntersectionOptions
+    fills_forced: ClassVar[bool] = True
+
+    def check(self, constraint: Constraint) -> None:
+        """Raise MethodError if the constraint can't judge texts with gaps."""
+        if not hasattr(constraint, "fill_gaps"):
+            raise MethodError(
+                "cfg-intersection is for forms that their grammar decides; more decides this one, "
+                "such as that items differ.",
+                "decoding.unmasker",
+            )
 
     def constrain(
         self, jobs: Sequence[LookaheadJob], *, backend: KernelBackend

@@ -113,6 +113,15 @@ class PrefixMatcher:
         twin._accepted, twin._marks = self._accepted.copy(), self._marks.copy()
         return twin
 
+    @property
+    def constraint(self) -> Constraint:
+        """The constraint, to be read."""
+        return self._constraint
+
+    def before(self, span: AnswerSpan) -> list[int]:
+        """Return the tokens of the answer in front of a span."""
+        return self._accepted[: span.first]
+
     def constraint_at(self, output: Sequence[int]) -> Constraint | None:
         """Return an independent constraint that has accepted these tokens; None: they are illegal.
 
@@ -167,20 +176,7 @@ class PrefixMatcher:
         Masked positions between tokens take one token each; behind the last token the answer may
         end anywhere, and with a stop token it does.
         """
-        tokens, left = list(span.tokens), span.limit - span.first - len(span.tokens)
-        stop = next((i for i, token in enumerate(tokens) if token in self._stops), None)
-        if stop is not None:
-            tokens, left = tokens[:stop], 0
-        pieces: list[int | Gap] = list(self._accepted[: span.first])
-        for is_masked, run in groupby(tokens, lambda token: token == MASK):
-            own = list(run)
-            pieces += [Gap(len(own), len(own))] if is_masked else own
-        if stop is None and tokens and tokens[-1] == MASK:
-            last = pieces.pop()
-            left += last.most if isinstance(last, Gap) else 0
-        if left:
-            pieces.append(Gap(0, left))
-        return fill_gaps(self._constraint, pieces)
+        return fill_gaps(self._constraint, pieces_of(self.before(span), span, self._stops))
 
     def fits(self, span: AnswerSpan, limit: int) -> bool:
         """Return whether the answer can be completed within a limit lower than the span's."""
@@ -325,6 +321,22 @@ class PrefixMatcher:
     def _is_over(self) -> bool:
         """Whether nothing can follow what was accepted."""
         return self._marks[-1][1]
+
+
+def pieces_of(before: Sequence[int], span: AnswerSpan, stops: Collection[int]) -> list[int | Gap]:
+    """Return a whole answer as tokens and gaps, up to its first stop token."""
+    tokens, left = list(span.tokens), span.limit - span.first - len(span.tokens)
+    stop = next((i for i, token in enumerate(tokens) if token in stops), None)
+    if stop is not None:
+        tokens, left = tokens[:stop], 0
+    pieces: list[int | Gap] = [*before]
+    for is_masked, run in groupby(tokens, lambda token: token == MASK):
+        own = list(run)
+        pieces += [Gap(len(own), len(own))] if is_masked else own
+    if stop is None and tokens and tokens[-1] == MASK:
+        last = pieces.pop()
+        left += last.most if isinstance(last, Gap) else 0
+    return [*pieces, Gap(0, left)] if left else pieces
 
 
 def _num_shared(one: Sequence[int], two: Sequence[int]) -> int:
