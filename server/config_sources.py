@@ -6,15 +6,19 @@ variable that looks like an option but is none.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, TypeAdapter
 from pydantic_settings import BaseSettings, NoDecode, YamlConfigSettingsSource
+
+from plait.decoders.constrained.spec import JsonStyle
 
 ENV_PREFIX = "PLAIT_"
 # Variables that Kubernetes adds to containers for a service called plait or plait-*.
@@ -23,6 +27,7 @@ _SERVICE_LINK = re.compile(
 )
 _SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
 _DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
+_JSON_STYLE = TypeAdapter(JsonStyle)
 _SCORER_URL = re.compile(r"[A-Za-z0-9_.-]{1,128}=https?://\S+")
 
 
@@ -44,6 +49,22 @@ def _known_device(value: str) -> str:
     return value
 
 
+def _split_pairs(value: object) -> object:
+    """Return the pairs of a text like "objects=open,key_order=any"; YAML brings a mapping."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part]
+    return {name: choice for name, _, choice in pairs}
+
+
+def _known_style(value: dict[str, str]) -> dict[str, str]:
+    known = [field.name for field in fields(JsonStyle)]
+    if unknown := value.keys() - set(known):
+        raise ValueError(f"{min(unknown)!r} is none of {', '.join(known)}")
+    _JSON_STYLE.validate_python(value)  # its error names the field and its choices
+    return value
+
+
 def _known_services(values: list[str]) -> list[str]:
     for value in values:
         if not _SCORER_URL.fullmatch(value):
@@ -62,6 +83,9 @@ Bytes = Annotated[ByteSize, Field(ge=1, le=2**50)]
 BytesOrZero = Annotated[ByteSize, Field(ge=0, le=2**50)]
 Port = Annotated[int, BeforeValidator(_not_a_link)]
 Device = Annotated[str, AfterValidator(_known_device)]
+Style = Annotated[
+    dict[str, str], NoDecode, BeforeValidator(_split_pairs), AfterValidator(_known_style)
+]
 Services = Annotated[Texts, AfterValidator(_known_services)]
 
 
@@ -112,6 +136,32 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if odd := [key for key in value if not isinstance(key, str)]:
         raise ValueError(f"{path}: {odd[0]!r} is no option")
     return value
+
+
+def load_schemas(folder: Path | None) -> dict[str, Any]:
+    """Return the JSON documents below a folder, by what references may call them.
+
+    That is the path from the folder, with slashes, and the `$id` (`id`) that a document has.
+
+    Raises:
+        ValueError: there is no such folder, or a file is not JSON; with its name.
+        OSError: one can't be read.
+    """
+    if folder is None:
+        return {}
+    if not folder.is_dir():
+        raise ValueError(f"schema_folder: there is no folder {str(folder)!r}")
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"schema_folder: {path} is not JSON: {error}") from error
+        found[path.relative_to(folder).as_posix()] = document
+        name = document.get("$id", document.get("id")) if isinstance(document, dict) else None
+        if isinstance(name, str):
+            found[name.partition("#")[0]] = document
+    return found
 
 
 class _RepeatedKey(yaml.MarkedYAMLError):

@@ -22,6 +22,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from plait.decoders.constrained.spec import JsonStyle
 from plait.decoders.speculative.config import default_drafters
 from plait.server.config_sources import (
     ENV_PREFIX,
@@ -33,7 +34,9 @@ from plait.server.config_sources import (
     Seconds,
     SecondsOrOff,
     Services,
+    Style,
     Texts,
+    load_schemas,
     open_yaml,
     refuse_unknown_variables,
     split_commas,
@@ -160,7 +163,15 @@ class CompileOptions(BaseModel):
     compile_max_whitespace: int = Field(
         _COMPILE.max_whitespace,
         ge=0,
-        description="Blanks between two JSON tokens, besides indented lines; 0: compact.",
+        description="Blanks between JSON tokens, but for indentation.",
+    )
+    compile_json_style: Style = Field(
+        {}, description="Options of JSON where requests say nothing: objects=open,key_order=any."
+    )
+    schema_folder: Path | None = Field(
+        None,
+        description="Folder of JSON schemas (*.json) that those of requests may refer to, by "
+        "their path in it or their $id; nothing is ever fetched.",
     )
 
 
@@ -345,6 +356,8 @@ class ServeOptions(  # one column of help, in this order from the last base to t
         """
         values = {name: getattr(self, name) for name in type(self).model_fields}
         compile_values = {name.removeprefix("compile_"): value for name, value in values.items()}
+        compile_values["json_style"] = JsonStyle(**self.compile_json_style)  # type: ignore[arg-type]
+        compile_values["schemas"] = load_schemas(self.schema_folder)
         compiling = settings_from(CompileSettings, compile_values)
         limits = settings_from(LimitSettings, values)
         keys = {"api_keys": self._keys(), "cors_origins": tuple(self.cors_origins)}

@@ -14,6 +14,7 @@ from plait.server.options import ServeOptions
 
 SERVE = "serve."  # prefix of the options of `plait serve`
 METAVARS = {"ByteSize": "SIZE", "list[str]": "LIST", "Path": "PATH", "str": "TEXT"}
+METAVARS |= {"dict[str,str]": "PAIRS"}
 METAVARS |= {"int": "N", "float": "SECONDS"}  # every float is a time
 
 

@@ -5,8 +5,11 @@ One class per layer, with the documented defaults. Sizes in bytes, times in seco
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from plait.decoders.constrained.spec import PRETTY, JsonStyle
 
 WeightMode = Literal["auto", "fp32", "bf16", "int8", "int4"]
 Kernels = Literal[
@@ -75,6 +78,9 @@ class CompileSettings:
     memory_bytes: int = 2 * 2**30  # address space beyond what the idle process has
     cache_bytes: int = 64 * 2**20
     max_whitespace: int = 4  # between two JSON tokens
+    json_style: JsonStyle = PRETTY  # where requests say nothing
+    # Documents that schemas may refer to, by the URIs that references may use.
+    schemas: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

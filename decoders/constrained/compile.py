@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from plait.decoders.constrained.grammar import gbnf, json_text, regex
 from plait.decoders.constrained.grammar.check import left_recursion, prune
 from plait.decoders.constrained.grammar.dfa import lexeme
 from plait.decoders.constrained.grammar.json_text import json_rules
-from plait.decoders.constrained.grammar.nodes import CharClass, Grammar, LiteralText, alternation
+from plait.decoders.constrained.grammar.nodes import (
+    CharClass,
+    Grammar,
+    LiteralText,
+    Mark,
+    alternation,
+    walk,
+)
 from plait.decoders.constrained.grammar.regex_parser import RegexError, parse_full_match
+from plait.decoders.constrained.schema.formats import FORMATS, NUMBER_FORMATS
 from plait.decoders.constrained.schema.lower import schema_grammar
+from plait.decoders.constrained.schema.references.resources import schemas
 from plait.decoders.constrained.schema.strict import check_strict
 from plait.decoders.constrained.spec import (
     CompiledTable,
@@ -39,7 +48,8 @@ def compile_constraint(
     Cost: milliseconds for usual schemas, without bound for hostile ones: call it where it can be
         killed.
     """
-    table = build_table(lower(spec, limits))
+    grammar = lower(spec, limits)
+    table = build_table(grammar)
     try:
         automaton = load_automaton(table, vocabulary)
     except TooLarge as error:
@@ -47,7 +57,20 @@ def compile_constraint(
     shortest = automaton.num_closing(automaton.start)
     if shortest >= UNREACHABLE:
         raise ConstraintError("the model's vocabulary cannot spell any complete answer")
-    return CompiledTable(encode_table(table), shortest)
+    marks = (n for node in grammar.rules.values() for n in walk(node) if isinstance(n, Mark))
+    checked = sorted({pointer for mark in marks for pointer in mark.pointers})
+    return CompiledTable(encode_table(table), shortest, tuple(checked), tuple(_ignored(spec)))
+
+
+def _ignored(spec: ConstraintSpec) -> Iterator[str]:
+    """Yield the places of formats that assert nothing."""
+    if spec.kind != "json_schema":
+        return
+    for pointer, schema in schemas(parse_json(spec)):
+        name = schema.get("format")
+        is_known = name in FORMATS or name in NUMBER_FORMATS
+        if "format" in schema and (spec.style.formats == "annotate" or not is_known):
+            yield f"{pointer}/format"
 
 
 def lower(spec: ConstraintSpec, limits: ConstraintLimits) -> Grammar:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from math import isfinite
 from typing import Any, Literal
 
 ConstraintKind = Literal["json_object", "json_schema", "regex", "grammar", "choice"]
-Whitespace = Literal["compact", "spaced", "any"]
+Whitespace = Literal["pretty", "compact", "spaced", "any"]
 Objects = Literal["closed", "open"]
 KeyOrder = Literal["schema", "any"]
 Untyped = Literal["described", "any"]
@@ -53,10 +53,10 @@ class Unsatisfiable(ConstraintError):
 
 @dataclass(frozen=True, slots=True)
 class JsonStyle:
-    """How JSON is written where its schema leaves that open.
+    """How JSON is written where its schema leaves that open; None: the first of the choices.
 
-    whitespace: None: as pretty printers do, as far as the limits allow; "compact": none; "spaced":
-    one blank after each comma and colon; "any": around every token.
+    whitespace: "pretty": as pretty printers do, as far as the limits allow; "compact": none;
+    "spaced": one blank after each comma and colon; "any": around every token.
     objects: whether an object may have properties that its schema does not name, where that says
     nothing of them.
     key_order: whether an object's properties come in the order of its schema.
@@ -68,11 +68,16 @@ class JsonStyle:
     """
 
     whitespace: Whitespace | None = None
-    objects: Objects = "closed"
-    key_order: KeyOrder = "schema"
-    untyped: Untyped = "described"
-    formats: Formats = "assert"
-    numbers: Numbers = "plain"
+    objects: Objects | None = None
+    key_order: KeyOrder | None = None
+    untyped: Untyped | None = None
+    formats: Formats | None = None
+    numbers: Numbers | None = None
+
+    def over(self, defaults: JsonStyle) -> JsonStyle:
+        """Return this style, with the defaults where it says nothing."""
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(defaults, **said)
 
 
 PRETTY = JsonStyle()
@@ -122,6 +127,8 @@ class CompiledTable:
 
     table: bytes  # of the operations that an automaton is made of; see table.py
     min_tokens: int  # tokens of the shortest complete answer
+    checked: tuple[str, ...] = ()  # keywords of a schema that a check enforces, by their pointers
+    ignored: tuple[str, ...] = ()  # formats that assert nothing
 
 
 def canonical(spec: ConstraintSpec) -> ConstraintSpec:

@@ -23,6 +23,8 @@ class CompiledConstraint(msgspec.Struct, frozen=True):
     key: str  # content hash: kind, text, options, tokenizer
     table: bytes  # from which its automaton is built; opaque here
     min_tokens: int  # tokens of the shortest complete answer
+    checked: tuple[str, ...] = ()  # keywords of a schema that a check enforces, by their pointers
+    ignored: tuple[str, ...] = ()  # formats that assert nothing
     prefill: str = ""  # how the text begins; the answer continues it
     allowed_token_ids: list[int] = []  # empty: all
     banned_token_ids: list[int] = []

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from plait.decoders.constrained.load import ConstraintLoader
-from plait.decoders.constrained.spec import ConstraintLimits, ConstraintSpec
+from plait.decoders.constrained.spec import ConstraintLimits, ConstraintSpec, JsonStyle
 from plait.decoders.constrained.vocabulary import make_vocabulary
 from plait.kernels import grammar as kernels
 from plait.server.errors import BadRequest, NotFound
@@ -90,7 +90,7 @@ async def test_the_same_constraint_is_compiled_once(service: CompileService) -> 
 async def test_a_refusal_names_pointer_and_keyword_and_is_remembered(
     service: CompileService,
 ) -> None:
-    schema = {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": True}}}
+    schema = {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": 1}}}
     before = service.stats()
     for _ in range(2):
         with pytest.raises(BadRequest) as have:
@@ -98,6 +98,28 @@ async def test_a_refusal_names_pointer_and_keyword_and_is_remembered(
         assert have.value.message.startswith("/properties/x: keyword 'uniqueItems'")
 
     assert service.stats().refused == before.refused + 1
+
+
+async def test_a_schema_is_compiled_with_the_operators_documents_and_style(
+    service: CompileService, model: ModelFiles
+) -> None:
+    library = {"address.json": {"type": "object", "properties": {"zip": {"type": "string"}}}}
+    settings = CompileSettings(schemas=library, json_style=JsonStyle(objects="open"))
+    own = CompileService(settings, LimitSettings())
+    await own.start({"tiny": load_tokenizer(model)})
+    schema = json.dumps({"$ref": "address.json"})
+    asked = ConstraintSpec("json_schema", schema)
+    closed = ConstraintSpec("json_schema", schema, style=JsonStyle(objects="closed"))
+
+    try:
+        by_default, by_request = [await own.compile("tiny", each) for each in (asked, closed)]
+    finally:
+        await own.close()
+
+    assert by_default.table != by_request.table
+    assert by_default.key != by_request.key
+    with pytest.raises(BadRequest, match="lies outside the schema"):
+        await service.compile("tiny", asked)
 
 
 @pytest.mark.parametrize(

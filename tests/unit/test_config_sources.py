@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from plait.decoders.constrained.spec import JsonStyle
 from plait.server import cli
-from plait.server.config_sources import read_yaml, refuse_unknown_variables
+from plait.server.config_sources import load_schemas, read_yaml, refuse_unknown_variables
 from plait.server.options import ServeOptions
 
 
@@ -151,3 +152,59 @@ def test_absurd_values_are_refused_before_anything_starts(
     capsys: pytest.CaptureFixture[str], arguments: list[str], want: str
 ) -> None:
     assert f"plait: {want}" in complaint(capsys, *arguments)
+
+
+def test_documents_are_found_by_their_path_and_by_their_id(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/zip.json").write_text('{"type": "integer"}')
+    (tmp_path / "person.json").write_text('{"$id": "https://example.com/person#", "a": 1}')
+    (tmp_path / "old.json").write_text('{"id": "https://example.com/old"}')
+    (tmp_path / "true.json").write_text("true")
+    (tmp_path / "notes.txt").write_text("no schema")
+    found = load_schemas(tmp_path)
+
+    assert found.keys() == {
+        "parts/zip.json",
+        "person.json",
+        "https://example.com/person",
+        "old.json",
+        "https://example.com/old",
+        "true.json",
+    }
+    assert found["https://example.com/person"]["a"] == 1
+    assert load_schemas(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "want"),
+    [
+        (
+            ["--compile-json-style", "objcts=open"],
+            "compile_json_style: 'objcts' is none of whitespace, objects,",
+        ),
+        (
+            ["--compile-json-style", "objects=opn"],
+            "compile_json_style.objects: Input should be 'closed' or 'open'",
+        ),
+        (["--schema-folder", "/no/such/folder"], "schema_folder: there is no folder"),
+    ],
+)
+def test_a_style_or_folder_that_is_none_is_refused(
+    arguments: list[str], want: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert want in complaint(capsys, *arguments)
+
+
+def test_a_file_in_the_folder_that_is_not_json_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.json").write_text("{")
+
+    assert "bad.json is not JSON" in complaint(capsys, "--schema-folder", str(tmp_path))
+
+
+def test_a_request_says_more_than_the_servers_style() -> None:
+    server = JsonStyle(objects="open", key_order="any")
+
+    assert JsonStyle().over(server) == server
+    assert JsonStyle(objects="closed").over(server) == JsonStyle(objects="closed", key_order="any")

@@ -191,14 +191,14 @@ def literal(value: Any, style: JsonStyle = PRETTY) -> Node:
     """
     if isinstance(value, Mapping):
         members = [seq(literal(name), COLON, literal(item, style)) for name, item in value.items()]
-        if style.key_order == "schema" or len(members) < 2:
+        if style.key_order != "any" or len(members) < 2:
             return _fixed("{", members, "}")
         required = [Item(member, is_required=True) for member in members]
         return in_any_order(LiteralText("{"), required, 0, None, "}")
     if isinstance(value, list):
         return _fixed("[", [literal(item, style) for item in value], "]")
     text = json.dumps(value, ensure_ascii=False)
-    if style.numbers != "plain" and type(value) in (int, float) and "e" not in text:
+    if style.numbers in ("any", "decimals") and type(value) in (int, float) and "e" not in text:
         whole, _, decimals = text.partition(".")
         is_integer = not decimals.strip("0")
         return with_zeros(LiteralText(whole if is_integer else text), is_integer=is_integer)

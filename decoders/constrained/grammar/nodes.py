@@ -118,6 +118,7 @@ class Mark:
     """The empty text; the automaton tells that it was led over it (see distinct.py)."""
 
     bits: int
+    pointers: tuple[str, ...] = ()  # of the keywords of a schema that it stands for
 
 
 Node = LiteralText | CharClass | Seq | Alternation | Repeat | Ref | Lexeme | AnyOrder | Mark

@@ -34,7 +34,9 @@ from plait.decoders.constrained.schema.facts import (
     merged_refs,
     negation,
 )
-from plait.decoders.constrained.spec import JsonStyle, UnsupportedKeyword
+from plait.decoders.constrained.schema.sets.algebra import Algebra
+from plait.decoders.constrained.schema.sets.outside import Unprovable
+from plait.decoders.constrained.spec import JsonStyle, UnsupportedKeyword, plain_pointer
 
 MAX_COUNT = 100_000  # longest array or string that is told apart from an endless one
 MAX_COUNTED = 5_000  # rules of one array whose items are counted
@@ -65,7 +67,7 @@ class ArrayRules:
     facts: Facts
     value: Callable[[SchemaRefs], Node]  # the node of a value at some places
     define: Callable[[str, Node], None]
-    values: Callable[[SchemaRefs], Literals | None]  # those that a value is one of, if listed
+    algebra: Algebra
     style: JsonStyle
 
     def node(self) -> Node:
@@ -75,7 +77,7 @@ class ArrayRules:
             UnsupportedKeyword: too many items are to be counted.
         Cost: linear in the listed items; with contains, times the counts that matter.
         """
-        if self.facts.is_unique and (listed := self._listed_values()) is not None:
+        if self.facts.unique and (listed := self._listed_values()) is not None:
             items = [Item(json_text.literal(value, self.style)) for value in listed.values()]
             least, most = self.facts.min_items, self.facts.max_items
             return json_text.in_any_order(LiteralText("["), items, least, most, "]")
@@ -88,18 +90,24 @@ class ArrayRules:
         facts = self.facts
         if facts.contains or not facts.arrays or self._listed():
             return None
-        found = self.values(facts.item(0))
-        return found if found is not None and len(found) <= MAX_DISTINCT else None
+        places = facts.item(0)
+        found = self.algebra.values(places)
+        if found is None or len(found) > MAX_DISTINCT:
+            return None
+        try:
+            return {k: v for k, v in found.items() if self.algebra.admits_below(places, v)}
+        except Unprovable:
+            return None  # the items say why, when they are written
 
     @property
     def _open(self) -> Node:
         """What an array begins with."""
         most = self.facts.max_items
-        if not self.facts.is_unique or (most is not None and most < 2):
+        if not self.facts.unique or (most is not None and most < 2):
             return seq(LiteralText("["), WS)
         needed = [self.facts.min_items, *(rule.least for rule in self.facts.contains)]
         marks = DISTINCT | (GROWING if max(needed) > 1 else 0)
-        return seq(LiteralText("["), Mark(marks), WS)
+        return seq(LiteralText("["), Mark(marks, tuple(map(plain_pointer, self.facts.unique))), WS)
 
     def _plain(self) -> Node:
         facts = self.facts

@@ -137,7 +137,7 @@ class Facts:
     min_items: int = 0
     max_items: int | None = None
     contains: tuple[ContainsRule, ...] = ()
-    is_unique: bool = False  # the items differ
+    unique: tuple[str, ...] = ()  # places of uniqueItems: the items differ
     objects: tuple[ObjectRule, ...] = ()
     required: tuple[str, ...] = ()
     forbidden: frozenset[str] = frozenset()
@@ -168,7 +168,7 @@ class Facts:
             said.add("string")
         if self.arrays or self.min_items or self.max_items is not None:
             said.add("array")
-        if self.is_unique or not all(rule.says_nothing for rule in self.contains):
+        if self.unique or not all(rule.says_nothing for rule in self.contains):
             said.add("array")
         if self.objects or self.required or self.forbidden or self.names:
             said.add("object")
@@ -222,7 +222,7 @@ def meet(left: Facts, right: Facts) -> Facts | None:
         min_items=max(left.min_items, right.min_items),
         max_items=_least(left.max_items, right.max_items),
         contains=_each_once(left.contains, right.contains),
-        is_unique=left.is_unique or right.is_unique,
+        unique=_each_once(left.unique, right.unique),
         objects=left.objects + right.objects,
         required=_each_once(left.required, right.required),
         forbidden=left.forbidden | right.forbidden,

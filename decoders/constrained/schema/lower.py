@@ -84,7 +84,7 @@ def schema_grammar(schema: Any, limits: ConstraintLimits, style: JsonStyle) -> G
         ConstraintError: the schema is malformed or too large.
     """
     if isinstance(schema, dict) and "/draft-04/" in str(schema.get("$schema")):
-        numbers: Numbers = "plain" if style.numbers == "plain" else "decimals"
+        numbers: Numbers = "decimals" if style.numbers == "any" else "plain"
         style = replace(style, numbers=numbers)
     if style.formats == "annotate":
         schema = without_formats(schema)
@@ -203,7 +203,7 @@ class _Lowering:
         return alternation([self._facts(facts, f"{name}-{i}") for i, facts in enumerate(found)])
 
     def _facts(self, facts: Facts, name: str) -> Node:
-        facts = untyped(facts) if self._style.untyped == "described" else facts
+        facts = untyped(facts) if self._style.untyped != "any" else facts
         if facts.literals is not None:
             return self._literals(facts)
         if not facts.is_typed and not facts.mentions():
@@ -232,8 +232,8 @@ class _Lowering:
         if kind == "object":
             return self._object(facts, name)
         if kind == "array":
-            values = self._alternatives.algebra.values
-            return ArrayRules(name, facts, self._value, self._define, values, self._style).node()
+            algebra = self._alternatives.algebra
+            return ArrayRules(name, facts, self._value, self._define, algebra, self._style).node()
         if kind == "string":
             return self._string(facts)
         if kind == "boolean":
@@ -246,7 +246,7 @@ class _Lowering:
             return NOTHING
         if kinds == NUMBERS and not facts.mentions() & NUMBERS:
             return json_text.NUMBER
-        numbers = self._style.numbers
+        numbers = self._style.numbers or "plain"
         if numbers == "plain" or (numbers == "decimals" and kinds == {"integer"}):
             return self._plain_number(facts)
         found = []

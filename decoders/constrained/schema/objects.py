@@ -29,7 +29,7 @@ from plait.decoders.constrained.grammar.nodes import (
 )
 from plait.decoders.constrained.grammar.regex import Expr
 from plait.decoders.constrained.schema.facts import Facts, SchemaRefs, merged_refs
-from plait.decoders.constrained.spec import Objects, UnsupportedKeyword
+from plait.decoders.constrained.spec import Objects, UnsupportedKeyword, plain_pointer
 
 MAX_CLASSES = 64  # of undeclared keys, by the patterns that they have
 MAX_STATES = 500  # of the automata that tell whether a class has any key
@@ -69,7 +69,7 @@ def is_closed(facts: Facts) -> bool:
 
 
 def key_classes(
-    facts: Facts, ways: Callable[[SchemaRefs], Sequence[object]], objects: Objects
+    facts: Facts, ways: Callable[[SchemaRefs], Sequence[object]], objects: Objects | None
 ) -> list[UndeclaredKeys]:
     """Return the classes of undeclared keys.
 
@@ -162,8 +162,9 @@ class ObjectRules:
         """What the object begins with."""
         if not self.is_distinct or is_nothing(self.extra):
             return LiteralText("{")
-        num_required = sum(m.is_required for m in self.members)
-        return seq(LiteralText("{"), Mark(DISTINCT | GROWING * (self.least > num_required)))
+        is_growing = self.least > sum(m.is_required for m in self.members)
+        pointers = (f"{plain_pointer(self.pointer)}/minProperties",) if is_growing else ()
+        return seq(LiteralText("{"), Mark(DISTINCT | GROWING * is_growing, pointers))
 
     def in_any_order(self) -> Node:
         """Return the object's node, its properties in any order. Cost: linear in the members."""

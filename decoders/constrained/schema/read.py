@@ -264,7 +264,7 @@ def _max_items(facts: Facts, schema: Schema, pointer: str) -> Facts:
 def _unique(facts: Facts, schema: Schema, pointer: str) -> Facts:
     if not isinstance(schema["uniqueItems"], bool):
         raise _malformed(pointer, "uniqueItems", "a boolean")
-    return replace(facts, is_unique=schema["uniqueItems"])
+    return replace(facts, unique=(f"{pointer}/uniqueItems",)) if schema["uniqueItems"] else facts
 
 
 def _contains(facts: Facts, schema: Schema, pointer: str) -> Facts:

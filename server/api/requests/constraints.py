@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from plait.decoders.constrained.schema.ledger import enforcement
 from plait.decoders.constrained.spec import PRETTY, ConstraintSpec, JsonStyle
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.api.interfaces import PoolLike
@@ -81,6 +82,16 @@ async def compile_constraint(
         allowed_token_ids=list(bounds.sampling.allowed_token_ids),
         banned_token_ids=[word[0] for word in bounds.sampling.bad_words if len(word) == 1],
     )
+
+
+def enforcement_of(
+    request: GenerationRequest, compiled: CompiledConstraint | None
+) -> list[dict[str, str]]:
+    """Return what enforces each keyword of the request's JSON schema; [] if it has none."""
+    spec = constraint_spec(request)[0]
+    if compiled is None or spec is None or spec.kind != "json_schema":
+        return []
+    return enforcement(json.loads(spec.text), compiled.checked, compiled.ignored)
 
 
 def _left_s(deadline: float | None) -> float | None:

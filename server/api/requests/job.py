@@ -16,7 +16,11 @@ import msgspec
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.api.interfaces import PoolLike, ServedModelLike
 from plait.server.api.requests.budget import ContextBudget, max_new_tokens
-from plait.server.api.requests.constraints import ConstraintContext, compile_constraint
+from plait.server.api.requests.constraints import (
+    ConstraintContext,
+    compile_constraint,
+    enforcement_of,
+)
 from plait.server.api.requests.decoding import (
     block_size,
     check_search_size,
@@ -64,6 +68,7 @@ class GenerationJob:
     include_stop: bool
     prompt_logprobs: int | None  # alternatives returned for each token of a prompt
     token_bytes: Sequence[bytes]  # that each token adds to the text
+    enforcement: Sequence[Mapping[str, str]] = ()  # of a schema's keywords, if it is to be told
     warnings: Sequence[str] = ()  # paths of fields that the model's chat template ignores
 
     @property
@@ -188,6 +193,7 @@ async def lower(
         include_stop=bool(request.include_stop_str_in_output),
         prompt_logprobs=resolve_logprobs(request.prompt_logprobs, limits),
         token_bytes=_token_bytes(request, served.tokenizer),
+        enforcement=enforcement_of(request, shared.constraint) if decoding.trace else (),
         warnings=lowering.warnings(served.tokenizer),
     )
 

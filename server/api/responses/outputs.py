@@ -148,9 +148,10 @@ class GenerationOutput:
         """Return the requested traces: a single choice's own, or a list of several."""
         if not self.traces:
             return None
+        told = {"enforcement": self._job.enforcement} if self._job.enforcement else {}
         if len(self._prompts) * self._job.n == 1:
-            return self.traces[0]
-        return {"choices": [{"index": i, **self.traces[i]} for i in sorted(self.traces)]}
+            return {**self.traces[0], **told}
+        return {"choices": [{"index": i, **self.traces[i]} for i in sorted(self.traces)], **told}
 
     async def deltas(self) -> AsyncGenerator[ChoiceDelta, None]:
         """Generate, and yield what is new; closing this early aborts the rest.

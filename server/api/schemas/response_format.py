@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from plait.decoders.constrained.spec import Objects, Whitespace
+from plait.decoders.constrained.spec import Formats, KeyOrder, Objects, Untyped, Whitespace
 from plait.server.api.schemas.base import FailFastList, StrictModel, exactly_one_of
 
 
@@ -49,18 +49,35 @@ ResponseFormat = Annotated[
 ]
 
 
+PublicNumbers = Literal["plain", "any"]
+
+
 class JsonOptions(StrictModel):
     """How JSON is written where its schema leaves that open."""
 
     whitespace: Whitespace | None = Field(
         None,
-        description="compact: none; spaced: one blank after each comma and colon; else as pretty "
-        "printers do.",
+        description="pretty: as pretty printers do; compact: none; spaced: one blank after each "
+        "comma and colon; any: around every token.",
     )
     objects: Objects | None = Field(
         None,
         description="open: objects may have properties that their schema neither names nor "
-        "forbids, behind those that it names; closed: they may not.",
+        "forbids, none twice; closed: they may not.",
+    )
+    key_order: KeyOrder | None = Field(
+        None, description="schema: properties come in the schema's order; any: in any."
+    )
+    untyped: Untyped | None = Field(
+        None,
+        description="A schema without type is, described: of the types that its keywords speak "
+        "of; any: of every type, as the standard has it.",
+    )
+    formats: Formats | None = Field(
+        None, description="assert: formats are enforced; annotate: they say nothing."
+    )
+    numbers: PublicNumbers | None = Field(
+        None, description="plain: shortest; any: with zeros at their end, as in 1.0."
     )
 
 

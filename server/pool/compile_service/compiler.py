@@ -16,6 +16,7 @@ from typing import Protocol
 
 import structlog
 
+from plait.decoders.constrained.schema.references.bundle import bundled
 from plait.decoders.constrained.spec import (
     ConstraintError,
     ConstraintLimits,
@@ -199,8 +200,10 @@ class CompileService:
     def _make_job(self, model: str, spec: ConstraintSpec) -> CompileJob:
         if len(spec.text) > self._limits.max_bytes:
             raise BadRequest(f"{spec.kind} is larger than {self._limits.max_bytes} bytes")
+        style = spec.style.over(self._settings.json_style)
         try:
-            return CompileJob(model, canonical(spec))
+            spec = bundled(canonical(replace(spec, style=style)), self._settings.schemas)
+            return CompileJob(model, spec)
         except ConstraintError as error:
             raise BadRequest(str(error)) from None
 

@@ -76,7 +76,9 @@ class JobCompiler:
         except MemoryError:
             return CompileRefused("it does not compile within the memory limit")
         key = content_key(job.spec, self._limits, self._fingerprints[job.model])
-        return CompileDone(CompiledConstraint(key, done.table, done.min_tokens))
+        return CompileDone(
+            CompiledConstraint(key, done.table, done.min_tokens, done.checked, done.ignored)
+        )
 
 
 def _prepare(model: ModelVocabulary) -> Vocabulary:

@@ -7,7 +7,9 @@ fetched; a reference to what was not supplied is left as it is, and refused when
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urldefrag
 
@@ -17,8 +19,18 @@ from plait.decoders.constrained.schema.references.resources import (
     absolute,
     schemas,
 )
+from plait.decoders.constrained.spec import ConstraintSpec, canonical
 
 Library = Mapping[str, Any]  # documents by the URIs, without fragment, that references may use
+
+
+def bundled(spec: ConstraintSpec, library: Library) -> ConstraintSpec:
+    """Return the spec of a JSON schema with the documents that it needs; others as they are."""
+    if spec.kind != "json_schema" or not library:
+        return spec
+    schema = json.loads(spec.text)
+    whole = bundle(schema, library)
+    return spec if whole is schema else canonical(replace(spec, text=json.dumps(whole)))
 
 
 def bundle(schema: Any, library: Library) -> Any:

@@ -124,7 +124,7 @@ class Algebra:
             return True
         if any(self._is_too_few(facts, rule, levels) for rule in facts.contains):
             return True
-        if facts.is_unique and not any(rule.prefix for rule in facts.arrays):
+        if facts.unique and not any(rule.prefix for rule in facts.arrays):
             values = self.values(facts.item(0)) if facts.arrays else None
             if values is not None and len(values) < facts.min_items:
                 return True
@@ -202,7 +202,7 @@ class Algebra:
             is_plain = not any(rule.unless for rule in unwanted.arrays)
             return (
                 is_plain
-                and not unwanted.is_unique
+                and not unwanted.unique
                 and all(map(self._is_negatable, filter(None, places)))
             )
         if kind == "string":
@@ -327,7 +327,7 @@ def _admits_array(algebra: Algebra, facts: Facts, value: Any) -> bool:
         return False
     if facts.max_items is not None and len(value) > facts.max_items:
         return False
-    if facts.is_unique and len(keyed(value)) < len(value):
+    if facts.unique and len(keyed(value)) < len(value):
         return False
     counts = [0] * len(facts.contains)
     for index, item in enumerate(value):
