@@ -8,12 +8,11 @@ from threading import Lock
 from plait.decoders.constrained.distinct import DistinctConstraint
 from plait.decoders.constrained.matcher import GrammarConstraint, LoadedGrammar
 from plait.decoders.constrained.restrict import restricted
-from plait.decoders.constrained.spec import ALL_TOKENS, AllowedTokens, ConstraintError
+from plait.decoders.constrained.spec import ALL_TOKENS, AllowedTokens, NoDistinctText
 from plait.decoders.constrained.table import OperationTable, decode_table
 from plait.decoders.constrained.vocabulary import Vocabulary
 
 LoadedConstraint = GrammarConstraint | DistinctConstraint
-NO_DISTINCT_TEXT = "no answer was found whose items differ as uniqueItems asks"
 
 
 class ConstraintLoader:
@@ -34,8 +33,8 @@ class ConstraintLoader:
             table: as compile.compile_constraint returned it.
             tokens: the only tokens that masks, counts and closing tokens may use.
         Raises:
-            ConstraintError: these tokens can't spell a text of the grammar, or none whose members
-                are distinct where they must be was found.
+            ConstraintError: these tokens can't spell a text of the grammar.
+            NoDistinctText: none was found whose members are distinct where they must be.
         Cost: a millisecond or two for usual schemas when the key is new, microseconds otherwise.
         """
         with self._lock:
@@ -49,7 +48,7 @@ class ConstraintLoader:
             return constraint
         distinct = DistinctConstraint(constraint)
         if not distinct.is_possible:
-            raise ConstraintError(NO_DISTINCT_TEXT)
+            raise NoDistinctText("no answer was found whose items differ as uniqueItems asks")
         return distinct
 
     def _make(self, table: OperationTable, tokens: AllowedTokens) -> LoadedGrammar:

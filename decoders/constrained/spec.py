@@ -24,6 +24,10 @@ class ConstraintError(ValueError):
     """The constraint is malformed or too large; the message can be shown to the client."""
 
 
+class NoDistinctText(ConstraintError):
+    """No text is known whose members differ where they must."""
+
+
 def plain_pointer(place: str) -> str:
     """Return a place's JSON pointer, without the scope that a schema's Document reads it in."""
     return place[place.find("/") :] if "/" in place else place.partition(SCOPE_MARK)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from plait.decoders.constrained.spec import AllowedTokens, ConstraintError
+from plait.decoders.constrained.spec import AllowedTokens, ConstraintError, NoDistinctText
 from plait.kernels.grammar import UNREACHABLE, TooLarge
 from plait.server.errors import BadRequest
 from plait.server.memory import return_freed_memory
@@ -54,6 +54,10 @@ class LazyConstraints:
         )
         try:
             constraint = self._loader.load(compiled.key, compiled.table, tokens)
+        except NoDistinctText as error:
+            raise BadRequest(
+                f"The form of the answer: {error}.", param="response_format"
+            ) from error
         except (ConstraintError, TooLarge) as error:
             raise _unspellable(compiled) from error
         if not constraint.accept_text(compiled.prefill.encode()):
