@@ -56,6 +56,7 @@ def resolve_decoding(
             _check_model(choice, diffusion)
             if capabilities is not None:
                 check_needs(choice, capabilities)
+    _check_search(chosen)
     methods: Methods
     if diffusion is not None:
         methods = to_methods(check(decoding, diffusion, extras))
@@ -82,6 +83,17 @@ def _check_scorers(chosen: Mapping[Kind, tuple[Choice, ...]]) -> None:
         raise MethodError(
             f"A scorer is for searches that ask it: {', '.join(asking)}.", "decoding.scorer"
         )
+
+
+def _check_search(chosen: Mapping[Kind, tuple[Choice, ...]]) -> None:
+    """Raise MethodError if the search can't be composed with another method of the request."""
+    named = [(kind, each.method.name) for kind, choices in chosen.items() for each in choices]
+    for search in chosen["search"]:
+        for kind, name in named:
+            if name in search.method.excludes:
+                raise MethodError(
+                    f"{search.method.name} can't be composed with {name}.", f"decoding.{kind}"
+                )
 
 
 def _named(decoding: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:

@@ -52,6 +52,7 @@ def commit_token(state: AutoregressiveState, row: int, draws: Draws, logits: Ten
     if state.constraint is not None:
         state.num_untruncated += log_mass == -inf
         steered = steer(state, token, own)
+        log_mass = log_mass if steered.log_mass is None else steered.log_mass
         log_mass = -inf if steered.finish == DEAD_END else log_mass
         state.log_masses.append(log_mass)
         if steered.token is not None and steered.token != token:

@@ -176,6 +176,7 @@ class AutoregressiveDecoder:
                 "log_weight": log_weight if log_weight > -inf else None,  # JSON has no infinity
                 "legal_mass": exp(log_weight / max(state.request.text.num_output, 1)),
                 "untruncated": state.num_untruncated,
+                "checks": state.num_checks,
                 "refused": state.num_refused,
                 "steered": state.num_steered,
             }

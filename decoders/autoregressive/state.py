@@ -26,6 +26,7 @@ class AutoregressiveState:
     log_masses: list[float] = field(default_factory=list)  # log of the legal mass at each draw
     num_steered: int = 0  # tokens redrawn or forced to end within the budget
     num_untruncated: int = 0  # tokens drawn where truncation left nothing legal
+    num_checks: int = 0  # tokens that the constraint was asked for
     num_refused: int = 0  # drawn tokens that the constraint has taken back, though its mask allows
 
     @property

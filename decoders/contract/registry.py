@@ -105,21 +105,13 @@ class MethodError(ValueError):
         self.param = param
 
 
-# Modules whose METHODS are built in as well.
+# Modules whose METHODS are built in.
 LISTS = (
     "plait.decoders.diffusion.methods",
+    "plait.decoders.sampling.methods",
     "plait.decoders.scorers.methods",
     "plait.decoders.search.methods",
     "plait.decoders.speculative.methods",
-)
-BUILT_IN = (
-    Method(
-        kind="sampler",
-        name="ordinary",
-        summary="Temperature, truncation and penalties by Gumbel-max over counter-based noise.",
-        source="",
-        target="plait.decoders.sampling.sampler:make_ordinary",
-    ),
 )
 DEFAULTS: Mapping[Kind, str] = {"sampler": "ordinary"}
 
@@ -128,7 +120,7 @@ DEFAULTS: Mapping[Kind, str] = {"sampler": "ordinary"}
 def methods() -> Mapping[tuple[Kind, str], Method]:
     """Return all methods; a package can't replace a built-in one."""
     lists = [import_module(name).METHODS for name in LISTS]
-    found = {(method.kind, method.name): method for method in chain(BUILT_IN, *lists)}
+    found = {(method.kind, method.name): method for method in chain(*lists)}
     for entry in entry_points(group=GROUP):
         method = entry.load()
         if not isinstance(method, Method):

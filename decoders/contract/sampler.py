@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from plait.decoders.contract.decoder import TokenLogprobs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from plait.decoders.sampling.estimators import Weighed
     from plait.decoders.sampling.sampler import Draws
     from plait.decoders.sampling.state import SamplingState
 
 
 class Sampler(Protocol):
     """Which token follows each row, and at what price."""
+
+    is_weighing: ClassVar[bool]  # whether `weigh` is to be asked, under a constraint
 
     def sample(
         self,
@@ -45,6 +48,19 @@ class Sampler(Protocol):
     ) -> Iterator[int]:
         """Yield the legal tokens of a row [1, vocab]: what `sample` draws if those before it are
         banned."""
+
+    def weigh(
+        self,
+        logits: Tensor,
+        state: SamplingState,
+        bitmask: Tensor | None,
+        passes: Callable[[int], bool],
+    ) -> tuple[Weighed, float] | None:
+        """Return the draw of a row [1, vocab] under bitmask and check, and its log_mass.
+
+        Law: as in `sample`, a token being legal if the bitmask allows it and it passes. None: no
+        law is to be kept, and the first token of `order` that passes is the draw.
+        """
 
     def base_logprobs(
         self, logits: Tensor, state: SamplingState, token_ids: Sequence[int]

@@ -7,10 +7,11 @@ same state and logits give the same token in any batch. Exact up to float32 roun
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from math import inf
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from plait.decoders.contract.decoder import TokenLogprobs
 from plait.decoders.contract.registry import Options
 from plait.decoders.sampling import edits
+from plait.decoders.sampling.estimators import Weighed
 from plait.decoders.sampling.logprobs import logprobs_of, with_named
 from plait.decoders.sampling.order import draw_order
 from plait.decoders.sampling.params import SamplingParams
@@ -94,6 +96,7 @@ NO_ROWS = SamplingBatch([], [], None, [])
 class OrdinarySampler:
     """Draws every row by its own request's parameters; see SamplingParams for their order."""
 
+    is_weighing: ClassVar[bool] = False
     backend: KernelBackend = field(default_factory=cpu_backend)  # of the logits' device
 
     def sample(
@@ -146,6 +149,23 @@ class OrdinarySampler:
         """
         rows = _rows(logits, states, bitmask, banned)
         return self._scores(logits, rows, BanLevel.ALL)[0]
+
+    def weigh(
+        self,
+        logits: Tensor,
+        state: SamplingState,
+        bitmask: Tensor | None,
+        passes: Callable[[int], bool],
+    ) -> tuple[Weighed, float] | None:
+        """Return None: what passes is drawn by `order`, with the mass of the bitmask."""
+        return None
+
+    def masked(
+        self, logits: Tensor, state: SamplingState, bitmask: Tensor | None
+    ) -> tuple[Tensor, float]:
+        """Return the scores [vocab] that a row [1, vocab] is drawn from, and its log mass."""
+        scores, mass = self._scores(logits, _rows(logits, [state], bitmask, None), BanLevel.ALL)
+        return scores[0], mass[0]
 
     def order(
         self, logits: Tensor, state: SamplingState, bitmask: Tensor | None = None

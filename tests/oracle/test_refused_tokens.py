@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
 from plait.decoders.contract.constraint import Constraint
-from plait.decoders.contract.decoding import DecodingSpec
+from plait.decoders.contract.decoding import AutoregressiveMethods, DecodingSpec, MethodSpec
+from plait.decoders.contract.registry import MethodError
+from plait.decoders.resolve import resolve_decoding
 from plait.decoders.sampling.params import SamplingParams
 from plait.decoders.speculative.context import DrafterContext
 from plait.server.engine.engine import Engine
@@ -20,6 +23,7 @@ from plait.server.wire.messages import CompiledConstraint, GenerateRequest
 from tests.fixtures.adversaries import adversaries  # noqa: F401, a fixture
 from tests.fixtures.drafting import drafted_by, speculating
 from tests.fixtures.engines import Answer, request, run, table_engine
+from tests.fixtures.law_model import joint
 from tests.fixtures.table_model import text_logits
 from tests.fixtures.word_constraint import END, LANGUAGE, Checked, WordConstraint
 
@@ -128,3 +132,105 @@ def test_misfits_and_refusals_of_one_draw() -> None:
         have = texts(run(engine(Checked(words, END)), asked))
         assert {text for text, _ in have} == {word for word in words if len(word) <= budget}
         assert {finish for _, finish in have} == {"stop"}
+
+
+AWRS = [
+    {},
+    {"estimator": "two-loop"},
+    {"estimator": "des-raj", "extra_checks": 2},
+    {"estimator": "geometric"},
+    {"estimator": "genlm"},
+]
+
+
+def weighing(each: GenerateRequest, options: dict[str, Any], **fields: Any) -> GenerateRequest:
+    methods = AutoregressiveMethods(MethodSpec("awrs", options))
+    return replace(each, decoding=DecodingSpec(methods, trace=True, **fields))
+
+
+def masses(words: Sequence[tuple[int, ...]], heat: float) -> dict[tuple[int, ...], float]:
+    def law(output: tuple[int, ...]) -> list[float]:
+        found: list[float] = (
+            (text_logits([*PROMPT, *output], VOCAB).double() / heat).softmax(0).tolist()
+        )
+        return found
+
+    return joint(law, words)
+
+
+@pytest.mark.parametrize("options", AWRS, ids=str)
+@pytest.mark.parametrize("shown", [(), (0, 1, 2, 4, END)], ids=["check", "mask and check"])
+def test_awrs_weighs_whole_texts_properly(options: dict[str, Any], shown: Sequence[int]) -> None:
+    """E[exp(log_weight) 1[text = word]] == P(word), within 4 standard errors; budgets are checks.
+
+    Words of 5 tokens and more don't fit; those with token 3 are not shown.
+    """
+    runs, heat = 1000, 2.0
+    asked = requests(runs, max_tokens=4, sampling={"temperature": heat})
+    constraint = Checked(LANGUAGE, END, shown)
+    answers = run(engine(constraint), [weighing(each, options) for each in asked])
+    want = {
+        word: mass
+        for word, mass in masses(LANGUAGE, heat).items()
+        if len(word) <= 4 and (not shown or 3 not in word)
+    }
+    check_weights([(tuple(a.tokens), weight_of(a)) for a in answers.values()], want)
+    traces = [answer.deltas[-1].trace or {} for answer in answers.values()]
+    assert all(trace["checks"] > trace["refused"] for trace in traces)
+    assert any(trace["refused"] for trace in traces)
+
+
+def check_weights(
+    found: Sequence[tuple[tuple[int, ...], float]], want: dict[tuple[int, ...], float]
+) -> None:
+    """Compare the mean weight of each common word, and of all words: 4 standard errors each."""
+    common = [{word} for word, mass in want.items() if mass > 0.01 * sum(want.values())]
+    assert len(common) > 1
+    for words in [*common, set(want)]:
+        values = [weight * (text in words) for text, weight in found]
+        mean = sum(values) / len(values)
+        error = sqrt(sum((value - mean) ** 2 for value in values)) / len(values)
+        assert abs(mean - sum(want[word] for word in words)) <= 4 * error, words
+
+
+def weight_of(answer: Answer) -> float:
+    log_weight = (answer.deltas[-1].trace or {})["log_weight"]
+    return 0.0 if log_weight is None else exp(log_weight)
+
+
+def test_awrs_draws_what_the_ordinary_sampler_draws() -> None:
+    for sampling in ({}, {"temperature": 0.0}, {"temperature": 2.0, "top_k": 3}):
+        asked = requests(60, sampling=sampling)
+        want = texts(run(engine(Checked(LANGUAGE, END)), asked))
+        have = texts(run(engine(Checked(LANGUAGE, END)), [weighing(each, {}) for each in asked]))
+        assert have == want
+
+
+def test_awrs_of_an_exact_mask_is_its_mass() -> None:
+    """Nothing is refused and all fits: the weight is the ordinary one."""
+    asked = requests(30, max_tokens=20)
+    want = run(engine(WordConstraint(LANGUAGE, END)), asked)
+    have = run(engine(WordConstraint(LANGUAGE, END)), [weighing(each, {}) for each in asked])
+    for key, answer in want.items():
+        assert weight_of(have[key]) == pytest.approx(weight_of(answer), rel=1e-5)
+
+
+def test_particles_of_awrs_are_properly_weighted() -> None:
+    """smc over checks: E[exp(log_evidence) 1[choice = word]] == P(word)."""
+    runs, heat = 300, 2.0
+    search = MethodSpec("smc", {"num_particles": 4, "ess_threshold": 0.9})
+    asked = [
+        weighing(each, {}, search=search) for each in requests(runs, sampling={"temperature": heat})
+    ]
+    answers = run(engine(Checked(LANGUAGE, END)), asked)
+    found = [
+        (tuple(a.tokens), exp((a.deltas[-1].trace or {})["log_evidence"])) for a in answers.values()
+    ]
+    check_weights(found, masses(LANGUAGE, heat))
+
+
+def test_exact_rejection_needs_exact_masses() -> None:
+    for search in ("cars", "asap"):
+        with pytest.raises(MethodError, match="can't be composed with awrs") as caught:
+            resolve_decoding({"search": search, "sampler": "awrs"})
+        assert caught.value.param == "decoding.sampler"

@@ -44,6 +44,7 @@ WORDS = [(0,), (0, 1), (1, 0, 0), (1, 1, 1, 0), (0, 1, 1, 1)]
 class Fresh:
     """Draws every row that is read independently, when it is read."""
 
+    is_weighing: ClassVar[bool] = False
     choices: Choices
 
     def sample(
@@ -68,6 +69,9 @@ class Fresh:
         self, logits: Tensor, states: Any, bitmask: Any = None, banned: Any = None
     ) -> Tensor:
         raise AssertionError("nobody judges")
+
+    def weigh(self, logits: Tensor, state: Any, bitmask: Any, passes: Any) -> None:
+        raise AssertionError("it does not weigh")
 
     def base_logprobs(self, logits: Tensor, state: Any, token_ids: Sequence[int]) -> list[float]:
         raise AssertionError("no search asks")

@@ -63,7 +63,7 @@ def test_the_default_sampler_is_there() -> None:
     ("decoding", "kind", "param", "message"),
     [
         ({"search": "nonesuch"}, "search", "decoding.search", "there is: .*independent"),
-        ({"sampler": "off"}, "sampler", "decoding.sampler", "there is: ordinary"),
+        ({"sampler": "off"}, "sampler", "decoding.sampler", "there is: awrs, ordinary"),
         (
             {"sampler": {"name": "ordinary", "colour": 1}},
             "sampler",

@@ -147,4 +147,5 @@ METHOD = Method(
     options=CarsOptions,
     num_sequences="num_parallel",
     is_causal=True,
+    excludes=frozenset({"awrs"}),  # its masses are estimates
 )
