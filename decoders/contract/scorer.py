@@ -6,7 +6,7 @@ on threads of their own, and get the texts of several requests at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,11 +40,16 @@ class Endpoint:
     timeout_s: float  # of one call
 
 
+# Returns how many bytes of a text begin a text of some form, and whether all of it is one.
+CheckForm = Callable[[bytes], tuple[int, bool]]
+
+
 @dataclass(frozen=True, slots=True)
 class ScorerContext:
     """What a worker has for its scorers."""
 
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)  # by the operator's names
+    check_form: CheckForm | None = None  # of the form that the scorer's options have, compiled
 
 
 class ScorerError(RuntimeError):

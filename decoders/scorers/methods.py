@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from plait.decoders.scorers import http, keywords, length
+from plait.decoders.scorers import form, http, keywords, length
 
-METHODS = (keywords.METHOD, length.METHOD, http.METHOD)
+METHODS = (keywords.METHOD, length.METHOD, form.METHOD, http.METHOD)

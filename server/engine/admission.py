@@ -78,6 +78,8 @@ class Admission:
         """Load what takes time; for the loader thread."""
         if request.decoding.scorers:
             self._searches.load_tokenizer()
+        for form in request.scorer_forms.values():
+            self._searches.scorers.prepare(form)
         return None if request.constraint is None else self._load_constraint(request.constraint)
 
     def run_aside(self, work: Callable[[], None]) -> None:

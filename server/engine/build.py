@@ -24,7 +24,7 @@ from plait.decoders.speculative.stores.namespaces import DraftStores
 from plait.kernels import extension
 from plait.kernels.dispatch import refusals
 from plait.server.engine.admission import Admission, EngineCapacity
-from plait.server.engine.constraints import LazyConstraints
+from plait.server.engine.constraints import LazyConstraints, LazyForms
 from plait.server.engine.draft_model.load import load_draft_model
 from plait.server.engine.draft_store.keeper import StoreKeeper
 from plait.server.engine.engine import Engine
@@ -239,7 +239,8 @@ def _searches(settings: EngineSettings, files: ModelFiles) -> SearchContext:
     """Return what searches have: the operator's services, and the tokenizer once it is needed."""
     named = (each.partition("=") for each in settings.scorer_url)
     endpoints = {name: Endpoint(url, settings.scorer_timeout_s) for name, _, url in named}
-    return SearchContext(ScorerPool(endpoints), lru_cache(1)(partial(load_tokenizer, files)))
+    forms = LazyForms(settings.grammar_cache_bytes)
+    return SearchContext(ScorerPool(endpoints, forms), lru_cache(1)(partial(load_tokenizer, files)))
 
 
 def _drafter_context(

@@ -14,6 +14,7 @@ from plait.server.prompt.tokenizer import load_tokenizer
 if TYPE_CHECKING:
     from plait.decoders.constrained.load import ConstraintLoader
     from plait.decoders.contract.constraint import Constraint
+    from plait.decoders.contract.scorer import CheckForm
     from plait.server.models.catalog import ModelFiles
     from plait.server.wire.messages import CompiledConstraint
 
@@ -26,6 +27,42 @@ def _unspellable(compiled: CompiledConstraint) -> BadRequest:
         "be spelled with the tokens that are left. Leave those of single characters, too.",
         param=param,
     )
+
+
+class LazyForms:
+    """Loads forms for scorers, whose texts are read byte by byte whatever their tokens were."""
+
+    def __init__(self, cache_bytes: int) -> None:
+        self._cache_bytes = cache_bytes
+
+    def __call__(self, compiled: CompiledConstraint) -> CheckForm:
+        """Return a function of a text: how much of it is right, and whether it is whole.
+
+        Raises:
+            BadRequest: the form is too large, or no text of it was found.
+        """
+        try:
+            origin = self._loader.load(compiled.key, compiled.table)
+        except (ConstraintError, TooLarge) as error:
+            raise BadRequest(
+                f"The form can't be judged: {error}", param="decoding.scorer"
+            ) from error
+
+        def check(text: bytes) -> tuple[int, bool]:
+            walker, count = origin.fork(), 0
+            while count < len(text) and walker.accept_token(text[count]):
+                count += 1
+            return count, count == len(text) and walker.is_accepting()
+
+        return check
+
+    @cached_property
+    def _loader(self) -> ConstraintLoader:
+        from plait.decoders.constrained.load import ConstraintLoader  # noqa: PLC0415, as below
+        from plait.decoders.constrained.vocabulary import make_vocabulary  # noqa: PLC0415
+
+        vocabulary = make_vocabulary((bytes([i]) for i in range(256)), ())
+        return ConstraintLoader(vocabulary, self._cache_bytes)
 
 
 class LazyConstraints:

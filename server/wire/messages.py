@@ -46,6 +46,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, tag="generate"):
     affinity: str = ""  # requests with the same value go to one replica if load allows
     deadline: float | None = None  # an instant
     decoding: DecodingSpec = DecodingSpec()
+    # of those of decoding.scorers that judge a form, by their places; compiled as constraints are
+    scorer_forms: dict[int, CompiledConstraint] = {}
     extras: PromptExtras = NO_EXTRAS
     arrived: float = 0.0  # an instant
 

@@ -7,16 +7,23 @@ from typing import Any
 
 import pytest
 
+from plait.decoders.constrained.compile import compile_constraint
+from plait.decoders.constrained.spec import ConstraintLimits, ConstraintSpec
+from plait.decoders.constrained.vocabulary import make_vocabulary
 from plait.decoders.contract.decoding import MethodSpec
 from plait.decoders.contract.registry import Method, MethodError, choose, from_spec
 from plait.decoders.contract.scorer import ScoredText, ScorerContext, ScorerOptions
 from plait.decoders.resolve import resolve_decoding
+from plait.decoders.scorers.form import FormOptions
 from plait.server.api.requests.completions import lower_completion
+from plait.server.api.requests.constraints import ANY_SPELLING
 from plait.server.api.requests.job import RequestContext
 from plait.server.api.schemas.completions import CompletionRequest
+from plait.server.engine.constraints import LazyForms
 from plait.server.engine.group.scoring import ScorerPool
 from plait.server.errors import BadRequest
 from plait.server.settings import LimitSettings
+from plait.server.wire.messages import CompiledConstraint
 from tests.fixtures.stub_pool import StubPool
 
 
@@ -61,6 +68,64 @@ def test_length(text: str, is_complete: bool, options: dict[str, Any], want: flo
     assert score("length", text, is_complete=is_complete, **options) == want
 
 
+def compiled(kind: Any, text: str) -> CompiledConstraint:
+    spec = ConstraintSpec(kind, text, style=ANY_SPELLING)
+    vocabulary = make_vocabulary((bytes([i]) for i in range(256)), ())
+    table = compile_constraint(spec, vocabulary, ConstraintLimits()).table
+    return CompiledConstraint(f"{kind} {text}", table, 0)
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name"],
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "is_complete", "want"),
+    [
+        ({"regex": "[a-z]+-[0-9]{2}"}, "abc-12", True, 1.0),
+        ({"regex": "[a-z]+-[0-9]{2}"}, "abc-1", False, 1.0),
+        ({"regex": "[a-z]+-[0-9]{2}"}, "abc-1", True, 0.5),
+        ({"regex": "[a-z]+-[0-9]{2}"}, "abc-x", False, 0.4),
+        ({"regex": "[a-z]+-[0-9]{2}"}, "abc-123", True, 0.5 * 6 / 7),
+        ({"regex": "[a-z]+"}, "", True, 0.5),
+        ({"regex": "é+"}, "éé", True, 1.0),
+        ({"json_schema": PERSON}, '{"age":3 , "name":\n"é", "x": [1.0]}', True, 1.0),
+        ({"json_schema": PERSON}, '{"na', False, 1.0),
+        ({"json_schema": PERSON}, '{"age": 3}', True, 0.5 * 9 / 10),
+        ({"json_schema": PERSON}, "Sure! {}", True, 0.0),
+    ],
+)
+def test_form(options: dict[str, Any], text: str, is_complete: bool, want: float) -> None:
+    found = choose({"scorer": {"name": "form", **options}}, "scorer")
+    assert found is not None
+    assert isinstance(found.options, FormOptions)
+    check = LazyForms(2**20)(compiled(*found.options.form))
+    scorer = found.method.make(found.options, context=ScorerContext(check_form=check))
+    assert scorer.score([ScoredText("", text, is_complete)] * 2) == pytest.approx([want] * 2)
+
+
+async def test_forms_are_compiled_with_the_constraints() -> None:
+    """In the compile service, which has limits; the table travels with the request."""
+    scorers = [{"name": "length", "most": 3}, {"name": "form", "regex": "a+"}]
+    decoding = {"search": "deal", "scorer": scorers}
+    request = CompletionRequest.model_validate(
+        {"model": "stub", "prompt": "hi", "decoding": decoding}
+    )
+    pool = StubPool()
+    context = RequestContext("tenant", time.monotonic())
+    job = await lower_completion(pool, LimitSettings(), request, context)
+    assert [(spec.kind, spec.text) for spec in pool.specs] == [("regex", "a+")]
+    assert pool.compiling_tenants == ["tenant"]
+    assert list(job.requests[0].scorer_forms) == [1]
+    one = ScorerPool(load_form=lambda form: lambda text: (0, False))
+    spec = job.requests[0].decoding.scorers[1]
+    form = job.requests[0].scorer_forms[1]
+    assert one.make(spec, form).scorer is one.make(spec, form).scorer
+
+
 @pytest.mark.parametrize(
     ("decoding", "param", "complaint"),
     [
@@ -74,7 +139,12 @@ def test_length(text: str, is_complete: bool, options: dict[str, Any], want: flo
         (
             {"search": "deal", "scorer": [{"name": "length", "most": 3}, {"name": "wit"}]},
             "decoding.scorer.1",
-            "no scorer 'wit'; there is: http, keywords, length",
+            "no scorer 'wit'; there is: form, http, keywords, length",
+        ),
+        (
+            {"search": "deal", "scorer": {"name": "form", "regex": "a", "json_schema": {}}},
+            "decoding.scorer",
+            "json_schema or regex, one of them",
         ),
         (
             {"search": "deal", "scorer": {"name": "keywords", "keywords": []}},
@@ -144,8 +214,8 @@ def test_equal_scorers_are_one_object_whatever_their_weight() -> None:
 
 
 def test_every_built_in_scorer_has_a_weight_and_a_description() -> None:
-    for name in ("keywords", "length", "http"):
-        method: Method = from_spec("scorer", MethodSpec(name, EXAMPLES[name])).method
+    for name, options in EXAMPLES.items():
+        method: Method = from_spec("scorer", MethodSpec(name, options)).method
         assert issubclass(method.options, ScorerOptions)
         assert all(field.description for field in method.options.model_fields.values())
 
@@ -154,4 +224,5 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "keywords": {"keywords": ["a"]},
     "length": {"most": 1},
     "http": {"endpoint": "a"},
+    "form": {"regex": "a"},
 }

@@ -12,7 +12,10 @@ import msgspec
 
 from plait.decoders.constrained.schema.ledger import enforcement
 from plait.decoders.constrained.spec import PRETTY, ConstraintSpec, JsonStyle
+from plait.decoders.contract.decoding import DecodingSpec
+from plait.decoders.contract.registry import from_spec
 from plait.decoders.sampling.params import SamplingParams
+from plait.decoders.scorers.form import FormOptions
 from plait.server.api.interfaces import PoolLike
 from plait.server.api.json_body import parse_json
 from plait.server.api.schemas.generation import GenerationRequest
@@ -27,6 +30,7 @@ from plait.server.wire.messages import CompiledConstraint
 
 # Of a schema in a string; the compile service applies the real limits.
 SCHEMA_LIMITS = LimitSettings(max_json_depth=256)
+ANY_SPELLING = JsonStyle("any", objects="open", key_order="any", untyped="any", numbers="any")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +59,7 @@ async def compile_constraint(
     for name in ("ignore_eos", "min_tokens"):
         if getattr(request, name):
             raise BadRequest(f"{name} and {param} exclude each other.", param=name)
-    try:
-        async with asyncio.timeout(_left_s(bounds.deadline)):
-            compiled = await pool.compile(model, spec, tenant)
-    except TimeoutError:
-        raise DeadlineExceeded("The request's deadline has passed.") from None
-    except BadRequest as error:
-        message = f"{param}: {error.message}"
-        raise BadRequest(message, param=param, code=error.code) from None
+    compiled = await _compile(pool, model, spec, (bounds.deadline, param, tenant))
     if bounds.prefill is None:
         raise BadRequest(
             "The model's chat template changes the last message, so no form can begin with it: "
@@ -92,6 +89,39 @@ def enforcement_of(
     if compiled is None or spec is None or spec.kind != "json_schema":
         return []
     return enforcement(json.loads(spec.text), compiled.checked, compiled.ignored)
+
+
+async def compile_forms(
+    pool: PoolLike, model: str, decoding: DecodingSpec, bounds: ConstraintContext, tenant: str
+) -> dict[int, CompiledConstraint]:
+    """Return the compiled forms of the request's scorers that judge one, by their places.
+
+    Errors as of compile_constraint.
+    """
+    found: dict[int, CompiledConstraint] = {}
+    for i, each in enumerate(decoding.scorers):
+        options = from_spec("scorer", each).options
+        if isinstance(options, FormOptions):
+            kind, text = options.form
+            spec = ConstraintSpec(kind, text, style=ANY_SPELLING)
+            param = "decoding.scorer" if len(decoding.scorers) == 1 else f"decoding.scorer.{i}"
+            found[i] = await _compile(pool, model, spec, (bounds.deadline, param, tenant))
+    return found
+
+
+async def _compile(
+    pool: PoolLike, model: str, spec: ConstraintSpec, asked: tuple[float | None, str, str]
+) -> CompiledConstraint:
+    """Compile for a request: its deadline, the field that holds the form, and its tenant."""
+    deadline, param, tenant = asked
+    try:
+        async with asyncio.timeout(_left_s(deadline)):
+            return await pool.compile(model, spec, tenant)
+    except TimeoutError:
+        raise DeadlineExceeded("The request's deadline has passed.") from None
+    except BadRequest as error:
+        message = f"{param}: {error.message}"
+        raise BadRequest(message, param=param, code=error.code) from None
 
 
 def _left_s(deadline: float | None) -> float | None:

@@ -19,6 +19,7 @@ from plait.server.api.requests.budget import ContextBudget, max_new_tokens
 from plait.server.api.requests.constraints import (
     ConstraintContext,
     compile_constraint,
+    compile_forms,
     enforcement_of,
 )
 from plait.server.api.requests.decoding import (
@@ -152,8 +153,7 @@ async def lower(
     lowering.check(limits)
     request, tenant = lowering.request, context.tenant
     served = find_model(pool, request.model)
-    info = require_info(served)
-    lowering.check_model(info)
+    lowering.check_model(info := require_info(served))
     size = lowering.num_chars + sum(map(len, request.bad_words or ()))
     work = partial(_tokenize, lowering, served, limits)
     prompts, sampling = await context.tokenization.run(tenant, size, work)
@@ -178,6 +178,7 @@ async def lower(
         affinity=request.affinity,
         deadline=bounds.deadline,
         decoding=decoding,
+        scorer_forms=await compile_forms(pool, served.name, decoding, bounds, tenant),
         arrived=context.arrived,
     )
     return GenerationJob(

@@ -135,7 +135,10 @@ def begin_group(
     )
     state, num_members = search.start(asked)
     group = Group(request, search, state, num_members)
-    group.scorers = tuple(map(context.scorers.make, request.decoding.scorers))
+    group.scorers = tuple(
+        context.scorers.make(spec, request.scorer_forms.get(i))
+        for i, spec in enumerate(request.decoding.scorers)
+    )
     if group.scorers or search.needs.pieces:
         group.tokenizer = context.load_tokenizer()
         group.prompt = spell(group.tokenizer.written_bytes, request.prompt_token_ids)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import codecs
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Condition
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from plait.decoders.contract.decoding import MethodSpec
 from plait.decoders.contract.isolation import attempt
 from plait.decoders.contract.registry import from_spec
 from plait.decoders.contract.scorer import (
+    CheckForm,
     Endpoint,
     ScoredText,
     ScorerContext,
@@ -27,7 +28,9 @@ from plait.decoders.contract.scorer import (
     ScorerOptions,
     TextScorer,
 )
+from plait.server.wire.messages import CompiledConstraint
 
+LoadForm = Callable[[CompiledConstraint], CheckForm]
 NUM_THREADS = 4
 MAX_SCORERS = 64  # kept, with their connections, those unused for longest go
 
@@ -65,18 +68,38 @@ class WeightedScorer:
     scorer: TextScorer
 
 
+def _no_forms(form: CompiledConstraint) -> CheckForm:
+    raise AssertionError("this worker's scorers judge no forms")
+
+
 class ScorerPool:
     """Makes scorers; equal ones of several requests are the same object, so that calls are shared.
 
-    Used on the engine's thread only.
+    Used on the engine's thread only, but for `prepare`.
     """
 
-    def __init__(self, endpoints: Mapping[str, Endpoint] | None = None) -> None:
+    def __init__(
+        self, endpoints: Mapping[str, Endpoint] | None = None, load_form: LoadForm = _no_forms
+    ) -> None:
+        """Args: load_form returns the check of a form that the front end has compiled."""
         self._context = ScorerContext(endpoints or {})
+        self._load_form = load_form
         self._made: dict[bytes, TextScorer] = {}  # by name and options, the last used last
 
-    def make(self, spec: MethodSpec) -> WeightedScorer:
-        """Return the scorer of a spec; raise MethodError if this worker can't have it."""
+    def prepare(self, form: CompiledConstraint) -> None:
+        """Load a form, which takes a second or two for the first one; for another thread.
+
+        Raises:
+            BadRequest: it can't be judged.
+        """
+        self._load_form(form)
+
+    def make(self, spec: MethodSpec, form: CompiledConstraint | None = None) -> WeightedScorer:
+        """Return the scorer of a spec, which judges a form if one is given.
+
+        Raises:
+            MethodError: this worker can't have it.
+        """
         choice = from_spec("scorer", spec)
         options = choice.options
         weight = options.weight if isinstance(options, ScorerOptions) else 1.0
@@ -84,7 +107,9 @@ class ScorerPool:
         key = msgspec.json.encode([spec.name, own], order="sorted")
         scorer = self._made.pop(key, None)
         if scorer is None:
-            scorer = choice.method.make(options, context=self._context)
+            check = None if form is None else self._load_form(form)
+            context = replace(self._context, check_form=check)
+            scorer = choice.method.make(options, context=context)
         self._made[key] = scorer
         while len(self._made) > MAX_SCORERS:
             del self._made[next(iter(self._made))]
