@@ -44,6 +44,7 @@ class Saturation:
         sets: Sequence[bytes],
         root: int,
         byte_costs: Sequence[int],
+        vocabulary: Vocabulary | None = None,
     ) -> None: ...
     def fill(
         self, leave: Sequence[int], loops: Sequence[bool], max_items: int

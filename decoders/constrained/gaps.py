@@ -4,7 +4,9 @@ A gap is a run of masked positions: at least and at most so many tokens. The gra
 with the bytes that such texts have (plait.kernels.grammar.saturation): a gap of at least n tokens
 has at least n bytes. What that finds empty, no filling can repair. What it finds is a filling in
 bytes, the shortest; it is spelled in tokens, gap by gap, with exactly as many as fit, and then it
-is a proof. Where no spelling fits, or the saturation was too large, the answer is "unknown".
+is a proof. Where no spelling fits, the grammar is intersected anew with gaps of tokens, whose bytes
+are the vocabulary's trie, once for each masked position: exact, and more work. Only where that is
+too much, the answer is "unknown", or where a gap of more than MAX_TOKENS needs longer tokens.
 
 Source: Mündler et al. 2025, arXiv:2508.10111, section 4. Differences: the grammar reads bytes and
 its lexemes are automata over bytes, so fragments are not lexed and no terminal is cut in two at the
@@ -23,11 +25,21 @@ from plait.decoders.constrained.vocabulary import MAX_TOKEN_BYTES, Vocabulary
 from plait.decoders.contract.constraint import Gap, GapFilling
 from plait.kernels.grammar import DEAD, Automaton
 from plait.kernels.grammar.network import build_network
-from plait.kernels.grammar.saturation import ANY_BYTE, MAX_ITEMS, Found, make_saturation
+from plait.kernels.grammar.saturation import (
+    ANY_BYTE,
+    MAX_ITEMS,
+    TOKEN,
+    TOKEN_OR_NOTHING,
+    Found,
+    make_saturation,
+)
 
 PLAIN, COMPOSED = 1, 4  # costs of a filled-in byte: one that is a token by itself, and another
 IMPOSSIBLE = GapFilling(exists=False)
 UNKNOWN = GapFilling(exists=None)
+MISFIT = GapFilling(exists=None)  # a filling in bytes that fits no tokens
+MAX_TOKENS = 64  # of a gap that is filled token by token
+MAX_TOKEN_ITEMS = 300_000  # triples of a question whose gaps are
 
 
 class GapFiller:
@@ -40,7 +52,7 @@ class GapFiller:
         self._max_items = max_items
         network = build_network(table.operations, table.dfas, table.root)
         self._is_exact = network.is_exact
-        self._saturation = make_saturation(network, self._byte_costs)
+        self._saturation = make_saturation(network, self._byte_costs, vocabulary.handle)
 
     def fill(self, prefix: bytes, pieces: Sequence[int | Gap], automaton: Automaton) -> GapFilling:
         """Return whether the gaps of a text can be filled, and how.
@@ -54,15 +66,26 @@ class GapFiller:
             automaton: of the grammar.
         Cost: milliseconds; the triples of the saturation grow with the square of a gap's length.
         """
+        found = self._filled(prefix, pieces, automaton, by_token=False)
+        if found is not MISFIT:
+            return found
+        found = self._filled(prefix, pieces, automaton, by_token=True)
+        return UNKNOWN if found is MISFIT else found
+
+    def _filled(
+        self, prefix: bytes, pieces: Sequence[int | Gap], automaton: Automaton, *, by_token: bool
+    ) -> GapFilling:
+        """Fill gaps with bytes or with tokens; MISFIT: no tokens spell what was found."""
         line = _Line(prefix)
         for piece in pieces:
             if isinstance(piece, Gap):
-                line.add_gap(piece)
+                line.add_gap(piece, by_token=by_token and piece.most <= MAX_TOKENS)
             elif self._vocabulary.is_text(piece):
                 line.add(self._vocabulary.token_bytes[piece])
             else:
                 return IMPOSSIBLE
-        found, filling = self._saturation.fill(line.leave, line.loops, self._max_items)
+        limit = min(MAX_TOKEN_ITEMS, self._max_items) if by_token else self._max_items
+        found, filling = self._saturation.fill(line.leave, line.loops, limit)
         if found != Found.FILLED:
             return IMPOSSIBLE if found == Found.EMPTY else UNKNOWN
         texts = line.texts(filling)
@@ -70,7 +93,7 @@ class GapFiller:
             return UNKNOWN
         spelled = [self.spell(text, gap) for text, gap in zip(texts, line.gaps, strict=True)]
         tokens = [each for each in spelled if each is not None]
-        return GapFilling(exists=True, tokens=tokens) if len(tokens) == len(texts) else UNKNOWN
+        return GapFilling(exists=True, tokens=tokens) if len(tokens) == len(texts) else MISFIT
 
     def spell(self, text: bytes, gap: Gap) -> list[int] | None:
         """Return the fewest tokens, but as many as the gap needs, that spell a text; None: none do.
@@ -127,12 +150,12 @@ class _Line:
         self.loops += [False] * len(fragment)
         self._fragments += fragment
 
-    def add_gap(self, gap: Gap) -> None:
-        """Add at least as many bytes as the gap has tokens; gaps do not touch each other."""
-        first = len(self.leave)
-        self.leave += [ANY_BYTE] * gap.least
-        self.loops += [False] * gap.least
-        self.loops[-1] = gap.most > 0
+    def add_gap(self, gap: Gap, *, by_token: bool) -> None:
+        """Add the gap's tokens, or at least as many bytes; gaps do not touch each other."""
+        first, spare = len(self.leave), gap.most - gap.least if by_token else 0
+        self.leave += [TOKEN if by_token else ANY_BYTE] * gap.least + [TOKEN_OR_NOTHING] * spare
+        self.loops += [False] * (gap.least + spare)
+        self.loops[-1] = gap.most > 0 and not by_token
         self._gap_at |= dict.fromkeys(range(first, len(self.leave) + 1), len(self.gaps))
         self._places.append(len(self._fragments))
         self.gaps.append(gap)

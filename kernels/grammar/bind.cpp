@@ -140,7 +140,8 @@ using EdgeRow = std::tuple<int, int, int, int>;  // state, kind, value, target; 
 std::unique_ptr<Saturation> make_saturation(const std::vector<EdgeRow>& edges, int num_states,
                                             std::vector<int> starts, std::vector<int> finals,
                                             const std::vector<std::string>& sets, int root,
-                                            const std::vector<int>& byte_costs) {
+                                            const std::vector<int>& byte_costs,
+                                            std::shared_ptr<Vocabulary> vocabulary) {
   Network network;
   network.first.assign(static_cast<size_t>(num_states) + 1, 0);
   for (const auto& [state, kind, value, target] : edges) {
@@ -156,7 +157,7 @@ std::unique_ptr<Saturation> make_saturation(const std::vector<EdgeRow>& edges, i
   network.finals = std::move(finals);
   network.root = root;
   if (byte_costs.size() != 256) throw py::value_error("a byte has one of 256 values");
-  return std::make_unique<Saturation>(std::move(network), byte_costs);
+  return std::make_unique<Saturation>(std::move(network), byte_costs, std::move(vocabulary));
 }
 
 std::pair<int, std::vector<std::pair<int, int>>> fill(Saturation& saturation,
@@ -164,6 +165,12 @@ std::pair<int, std::vector<std::pair<int, int>>> fill(Saturation& saturation,
                                                       const std::vector<bool>& loops,
                                                       size_t max_items) {
   if (loops.size() != leave.size() + 1) throw py::value_error("a position has one loop");
+  for (int each : leave) {
+    if (each < 0 || each > Saturation::kTokenOrNothing) throw py::value_error("no such byte");
+    if (each > Saturation::kAnyByte && !saturation.has_tokens()) {
+      throw py::value_error("tokens are read by a vocabulary");
+    }
+  }
   std::vector<std::pair<int, int>> filling;
   const int found = saturation.fill(leave, loops, max_items, filling);
   return {found, std::move(filling)};
@@ -193,7 +200,8 @@ PYBIND11_MODULE(_grammar, m) {
       .def("marks", checked(&Automaton::marks));
   py::class_<Saturation>(m, "Saturation")
       .def(py::init(&make_saturation), py::arg("edges"), py::arg("num_states"), py::arg("starts"),
-           py::arg("finals"), py::arg("sets"), py::arg("root"), py::arg("byte_costs"))
+           py::arg("finals"), py::arg("sets"), py::arg("root"), py::arg("byte_costs"),
+           py::arg("vocabulary") = nullptr)
       .def("fill", &fill, py::arg("leave"), py::arg("loops"), py::arg("max_items"));
   m.def("determinise", &determinise_rows, py::arg("expressions"), py::arg("is_quoted"),
         py::arg("max_states"), py::arg("max_steps"));

@@ -4,8 +4,11 @@
 
 namespace plait::grammar {
 
-Saturation::Saturation(Network network, const std::vector<int>& byte_costs)
-    : network_(std::move(network)), final_of_(network_.first.size() - 1, -1) {
+Saturation::Saturation(Network network, const std::vector<int>& byte_costs,
+                       std::shared_ptr<const Vocabulary> vocabulary)
+    : network_(std::move(network)),
+      vocabulary_(std::move(vocabulary)),
+      final_of_(network_.first.size() - 1, -1) {
   for (size_t i = 0; i < network_.finals.size(); ++i) {
     final_of_[network_.finals[i]] = static_cast<int>(i);
   }
@@ -24,9 +27,16 @@ Saturation::Found Saturation::fill(const std::vector<int>& leave, const std::vec
                                    size_t max_items, std::vector<std::pair<int, int>>& filling) {
   leave_ = &leave;
   loops_ = &loops;
+  ordinal_.clear();
+  token_places_.clear();
+  for (size_t i = 0; i < leave.size(); ++i) {
+    ordinal_.push_back(static_cast<int>(token_places_.size()));
+    if (leave[i] > kAnyByte) token_places_.push_back(static_cast<int>(i));
+  }
   items_.clear();
   slots_.assign(1 << 12, -1);
   calls_.clear();
+  call_inside_.clear();
   call_of_.assign(network_.starts.size() * (leave.size() + 1), -1);
   buckets_.clear();
   cheapest_ = 0;
@@ -46,10 +56,14 @@ Saturation::Found Saturation::fill(const std::vector<int>& leave, const std::vec
       filling = filling_of(index);
       return kFilled;
     }
-    const int state = item.state;  // items move when one is added
+    const int state = item.state, at = item.at;  // items move when one is added
     complete(index);
     for (int e = network_.first[state]; e < network_.first[state + 1]; ++e) {
       follow(index, network_.edges[e]);
+    }
+    if (at < last && leave[at] == kTokenOrNothing) {
+      const Item& own = items_[index];
+      push({state, own.origin, at + 1, own.cost, index, -1, -1, false});
     }
   }
   return kLimit;
@@ -81,7 +95,7 @@ void Saturation::complete(int index) {
   const Item item = items_[index];
   const int number = final_of_[item.state];
   if (number < 0) return;
-  const int which = call_of_[number * (leave_->size() + 1) + item.origin];
+  const int which = call_at(number, item.origin);
   calls_[which].ends.push_back(index);
   for (size_t i = 0; i < calls_[which].waiting.size(); ++i) {
     const auto [caller, target] = calls_[which].waiting[i];
@@ -97,7 +111,7 @@ void Saturation::follow(int index, const Network::Edge& edge) {
   } else if (edge.kind == 1) {
     read(index, edge);
   } else {
-    int& which = call_of_[edge.value * (leave_->size() + 1) + item.at];
+    int& which = call_at(edge.value, item.at);
     const int start = network_.starts[edge.value];
     if (which < 0) {
       which = static_cast<int>(calls_.size());
@@ -116,19 +130,55 @@ void Saturation::follow(int index, const Network::Edge& edge) {
 void Saturation::read(int index, const Network::Edge& edge) {
   const Item item = items_[index];
   const int best = best_[edge.value], price = price_[edge.value];
-  const int given = static_cast<size_t>(item.at) < leave_->size() ? (*leave_)[item.at] : -1;
-  if (given == kAnyByte) {
+  if (item.at > length()) {
+    const int first = begin_of(item.at);
+    read_token(index, edge, first, item.at - inside(first, 0));
+    return;
+  }
+  const int given = item.at < length() ? (*leave_)[item.at] : -1;
+  if (given == kToken || given == kTokenOrNothing) {
+    read_token(index, edge, item.at, 0);
+  } else if (given == kAnyByte) {
     if (best >= 0) {
       push({edge.target, item.origin, item.at + 1, item.cost + price - 1, index, -1,
             static_cast<int16_t>(best), false});
     }
-  } else if (given >= 0 && network_.sets[edge.value][given]) {
+  } else if (given >= 0 && given < kAnyByte && network_.sets[edge.value][given]) {
     push({edge.target, item.origin, item.at + 1, item.cost, index, -1, -1, false});
   }
   if ((*loops_)[item.at] && best >= 0) {
     push({edge.target, item.origin, item.at, item.cost + price, index, -1,
           static_cast<int16_t>(best), false});
   }
+}
+
+// Go on with the bytes of a token that begins at a position and has come to a node of the trie.
+void Saturation::read_token(int index, const Network::Edge& edge, int first, int node) {
+  const Item item = items_[index];
+  const auto& own = vocabulary_->nodes[node];
+  for (int i = own.first_child; i < own.first_child + own.num_children; ++i) {
+    const uint8_t byte = vocabulary_->child_bytes[i];
+    if (!network_.sets[edge.value][byte]) continue;
+    const int child = vocabulary_->child_nodes[i];
+    if (vocabulary_->nodes[child].num_children) {
+      push({edge.target, item.origin, inside(first, child), item.cost, index, -1, byte, false});
+    }
+    if (vocabulary_->nodes[child].token >= 0) {
+      push({edge.target, item.origin, first + 1, item.cost, index, -1, byte, false});
+    }
+  }
+}
+
+int& Saturation::call_at(int number, int at) {
+  if (at <= length()) return call_of_[number * (leave_->size() + 1) + at];
+  const uint64_t key = static_cast<uint64_t>(number) << 32 | static_cast<uint32_t>(at);
+  return call_inside_.try_emplace(key, -1).first->second;
+}
+
+// Return the position of the line, or that at which the token began.
+int Saturation::begin_of(int at) const {
+  if (at <= length()) return at;
+  return token_places_[(at - length() - 1) / static_cast<int>(vocabulary_->nodes.size())];
 }
 
 size_t Saturation::slot_of(int state, int origin, int at) const {
@@ -160,7 +210,7 @@ std::vector<std::pair<int, int>> Saturation::filling_of(int index) const {
     todo.pop_back();
     while (at >= 0) {
       const Item& item = items_[at];
-      if (item.byte >= 0) found.emplace_back(items_[item.before].at, item.byte);
+      if (item.byte >= 0) found.emplace_back(begin_of(items_[item.before].at), item.byte);
       if (item.callee >= 0) todo.push_back(item.before);
       at = item.callee >= 0 ? item.callee : item.before;
     }

@@ -1,12 +1,14 @@
 // Whether a text with gaps can be filled to a text of a grammar: see saturation.py, the reference.
 #pragma once
 
-#include <array>
 #include <bitset>
 #include <cstdint>
-#include <string>
+#include <memory>
+#include <unordered_map>
 #include <utility>
 #include <vector>
+
+#include "vocabulary.h"
 
 namespace plait::grammar {
 
@@ -27,10 +29,13 @@ struct Network {
 class Saturation {
  public:
   enum Found { kEmpty, kFilled, kLimit };
-  static constexpr int kAnyByte = 256;
+  static constexpr int kAnyByte = 256, kToken = 257, kTokenOrNothing = 258;
 
-  // byte_costs: [256] of filled-in bytes; 0: never filled in.
-  Saturation(Network network, const std::vector<int>& byte_costs);
+  // byte_costs: [256] of filled-in bytes; 0: never filled in. The vocabulary may be missing.
+  Saturation(Network network, const std::vector<int>& byte_costs,
+             std::shared_ptr<const Vocabulary> vocabulary);
+
+  bool has_tokens() const { return vocabulary_ != nullptr; }
 
   // Answer one question; on kFilled, `filling` holds (position, byte) in the order of the text.
   Found fill(const std::vector<int>& leave, const std::vector<bool>& loops, size_t max_items,
@@ -54,21 +59,34 @@ class Saturation {
   void complete(int index);
   void follow(int index, const Network::Edge& edge);
   void read(int index, const Network::Edge& edge);
+  void read_token(int index, const Network::Edge& edge, int first, int node);
+  int& call_at(int number, int at);
+  int length() const { return static_cast<int>(leave_->size()); }
+  // Positions up to the length are those of the line; behind them are the nodes of the vocabulary's
+  // trie, once for each position that a token leaves: they stand inside of that token.
+  int inside(int first, int node) const {
+    return length() + 1 + ordinal_[first] * static_cast<int>(vocabulary_->nodes.size()) + node;
+  }
+  int begin_of(int at) const;
   size_t slot_of(int state, int origin, int at) const;
   void grow();
   std::vector<std::pair<int, int>> filling_of(int index) const;
 
   Network network_;
+  std::shared_ptr<const Vocabulary> vocabulary_;
   std::vector<int> final_of_;  // by state: the nonterminal that ends there, or -1
   std::vector<int> best_, price_;  // by set: the cheapest byte to fill in (-1: none), its cost
 
   // Of the question that is being answered.
   const std::vector<int>* leave_ = nullptr;
   const std::vector<bool>* loops_ = nullptr;
+  std::vector<int> ordinal_;  // by position of the line: how many before it are left by tokens
+  std::vector<int> token_places_;  // those that are
   std::vector<Item> items_;
   std::vector<int> slots_;  // open addressing: items by (state, origin, at), -1: free
   std::vector<Call> calls_;
-  std::vector<int> call_of_;  // by nonterminal and position: index of its call, -1: not entered
+  std::vector<int> call_of_;  // by nonterminal and position of the line: its call, -1: not entered
+  std::unordered_map<uint64_t, int> call_inside_;  // by nonterminal and position inside a token
   std::vector<std::vector<int>> buckets_;  // items by cost, the latest first
   size_t cheapest_ = 0;
 };

@@ -1,9 +1,10 @@
 """Whether a text with gaps can be filled to a text of a grammar, and the shortest filling.
 
-The text is an automaton in a line: each of its positions is left by a given byte, or by any byte;
-at some positions any number of bytes may be inserted. The grammar is a `Network`. Saturation
-derives every triple (state of the network, position where its nonterminal was entered, position)
-that can be reached from the start, cheapest first, until the root ends at the last position.
+The text is an automaton in a line: each of its positions is left by a given byte, by any byte, or
+by a token of the vocabulary; at some positions any number of bytes may be inserted. The grammar is
+a `Network`. Saturation derives every triple (state of the network, position where its nonterminal
+was entered, position) that can be reached from the start, cheapest first, until the root ends at
+the last position.
 
 Source: intersection of a context-free grammar with a regular language (Bar-Hillel, Perles and
 Shamir 1961) by saturation, as Mündler et al. 2025, arXiv:2508.10111, section 4.3; the order is that
@@ -19,12 +20,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from plait.kernels.grammar import extension_or_none
 from plait.kernels.grammar.network import EdgeKind, Network
 
-ANY_BYTE = 256
+if TYPE_CHECKING:
+    from plait.kernels.grammar.reference import ReferenceVocabulary
+
+ANY_BYTE, TOKEN, TOKEN_OR_NOTHING = 256, 257, 258  # what leaves a position, beside given bytes
 MAX_ITEMS = 2_000_000  # triples of one question, about 100 MB
 
 
@@ -46,23 +50,29 @@ class Saturation(Protocol):
         """Return whether there is a filling, and one of the least cost.
 
         Law: FILLED exactly if a text of the network's language is a filling; its cost is the least.
-        A byte that replaces ANY_BYTE costs one less than one that is inserted.
+        A byte that replaces ANY_BYTE costs one less than one that is inserted, those of a token
+        cost nothing.
 
         Args:
-            leave: [n] the byte that leaves each position, or ANY_BYTE.
+            leave: [n] the byte that leaves each position, or ANY_BYTE, TOKEN, TOKEN_OR_NOTHING.
             loops: [n + 1] whether bytes may be inserted at the position.
             max_items: most triples; beyond, the result is LIMIT.
         """
 
 
-def make_saturation(network: Network, byte_costs: Sequence[int]) -> Saturation:
+def make_saturation(
+    network: Network, byte_costs: Sequence[int], vocabulary: Any = None
+) -> Saturation:
     """Return the compiled saturation, or the reference without compiled kernels.
 
-    byte_costs: [256] of filled-in bytes; 0: never filled in.
+    Args:
+        network: the grammar.
+        byte_costs: [256] of filled-in bytes; 0: never filled in.
+        vocabulary: of plait.kernels.grammar.make_vocabulary; None: no position is left by a token.
     """
     module = extension_or_none()
     if module is None:
-        return ReferenceSaturation(network, byte_costs)
+        return ReferenceSaturation(network, byte_costs, vocabulary)
     made: Saturation = module.Saturation(
         network.edges,
         network.num_states,
@@ -71,11 +81,13 @@ def make_saturation(network: Network, byte_costs: Sequence[int]) -> Saturation:
         network.sets,
         network.root,
         byte_costs,
+        vocabulary,
     )
     return made
 
 
-Key = tuple[int, int, int]  # state, position where its nonterminal was entered, position
+Place = tuple[int, bytes]  # position, and the bytes of a token that have been read behind it
+Key = tuple[int, Place, Place]  # state, place where its nonterminal was entered, place
 
 
 @dataclass(slots=True)
@@ -100,8 +112,15 @@ class _Call:
 class ReferenceSaturation:
     """See `Saturation`: the test oracle of the C++, and what serves without a compiler."""
 
-    def __init__(self, network: Network, byte_costs: Sequence[int]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        byte_costs: Sequence[int],
+        vocabulary: ReferenceVocabulary | None = None,
+    ) -> None:
         self._network, self._costs = network, byte_costs
+        self._tokens = set(vocabulary.token_of) if vocabulary is not None else set()
+        self._beginnings = {text[:n] for text in self._tokens for n in range(1, len(text))}
         self._edges: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
         for state, *edge in network.edges:
             self._edges[state].append((edge[0], edge[1], edge[2]))
@@ -122,14 +141,15 @@ class _Question:
     ) -> None:
         self._owner, self._leave, self._loops = owner, leave, loops
         self._items: dict[Key, _Item] = {}
-        self._calls: dict[tuple[int, int], _Call] = {}
+        self._calls: dict[tuple[int, Place], _Call] = {}
         self._heap: list[tuple[int, int, Key]] = []
 
     def answer(self, max_items: int) -> Filling:
         network = self._owner._network
-        goal = (network.finals[network.root], 0, len(self._leave))
-        self._calls[network.root, 0] = _Call()
-        self._push((network.starts[network.root], 0, 0), _Item(0, None))
+        first = (0, b"")
+        goal = (network.finals[network.root], first, (len(self._leave), b""))
+        self._calls[network.root, first] = _Call()
+        self._push((network.starts[network.root], first, first), _Item(0, None))
         while self._heap and len(self._items) <= max_items:
             cost, _, key = heapq.heappop(self._heap)
             item = self._items[key]
@@ -141,6 +161,9 @@ class _Question:
             self._complete(key, cost)
             for kind, value, target in self._owner._edges.get(key[0], ()):
                 self._follow(key, cost, (kind, value, target))
+            at = key[2][0]
+            if at < len(self._leave) and self._leave[at] == TOKEN_OR_NOTHING and not key[2][1]:
+                self._push((key[0], key[1], (at + 1, b"")), _Item(cost, key))
         return (Found.LIMIT if len(self._items) > max_items else Found.EMPTY), []
 
     def _push(self, key: Key, item: _Item) -> None:
@@ -177,16 +200,29 @@ class _Question:
                 self._push((target, origin, end[2]), made)
 
     def _read(self, key: Key, cost: int, number: int, target: int) -> None:
-        _, origin, at = key
+        _, origin, (at, read) = key
         best = self._owner._best[number]
         price = self._owner._costs[best] if best >= 0 else 0
         given = self._leave[at] if at < len(self._leave) else -1
-        if given == ANY_BYTE and best >= 0:
-            self._push((target, origin, at + 1), _Item(cost + price - 1, key, None, best))
+        behind = (at + 1, b"")
+        if given in (TOKEN, TOKEN_OR_NOTHING):
+            for byte in self._owner._network.sets[number]:
+                self._read_token(key, cost, byte, target)
+        elif given == ANY_BYTE and best >= 0:
+            self._push((target, origin, behind), _Item(cost + price - 1, key, None, best))
         elif 0 <= given < ANY_BYTE and given in self._owner._network.sets[number]:
-            self._push((target, origin, at + 1), _Item(cost, key))
-        if self._loops[at] and best >= 0:
-            self._push((target, origin, at), _Item(cost + price, key, None, best))
+            self._push((target, origin, behind), _Item(cost, key))
+        if self._loops[at] and best >= 0 and not read:
+            self._push((target, origin, (at, b"")), _Item(cost + price, key, None, best))
+
+    def _read_token(self, key: Key, cost: int, byte: int, target: int) -> None:
+        """Go on with a byte of a token."""
+        _, origin, (at, read) = key
+        text = read + bytes([byte])
+        if text in self._owner._beginnings:
+            self._push((target, origin, (at, text)), _Item(cost, key, None, byte))
+        if text in self._owner._tokens:
+            self._push((target, origin, (at + 1, b"")), _Item(cost, key, None, byte))
 
     def _filling(self, key: Key) -> list[tuple[int, int]]:
         """Return what was filled in on the way to an item, read from its end."""
@@ -198,7 +234,7 @@ class _Question:
                 item = self._items[at]
                 if item.byte >= 0:
                     assert item.before is not None
-                    found.append((item.before[2], item.byte))
+                    found.append((item.before[2][0], item.byte))
                 if item.callee is not None:
                     todo.append(item.before)
                     at = item.callee
