@@ -35,6 +35,9 @@ from plait.decoders.diffusion import state as states_of
 from plait.decoders.diffusion import step as steps
 from plait.decoders.diffusion.canvas import GIVEN, Canvas
 from plait.decoders.diffusion.constraints.canvas_constraint import CanvasConstraint
+from plait.decoders.diffusion.constraints.cfg_intersection import CfgIntersectionOptions
+from plait.decoders.diffusion.constraints.infill import InfillConstraint, constrained_span
+from plait.decoders.diffusion.constraints.intersection import CfgIntersection
 from plait.decoders.diffusion.constraints.prefix_matcher import PrefixMatcher
 from plait.decoders.diffusion.pipeline import (
     NEEDS_CONSTRAINT,
@@ -51,7 +54,13 @@ from plait.kernels.backend import KernelBackend
 from plait.kernels.dispatch import cpu_backend
 
 NO_FORM = "{} is for answers that a constraint gives a form."
-NO_INFILL = "A constraint is for text that follows its prompt, not for text between."
+NO_INFILL = "{} is for text that follows its prompt; text between takes cfg-intersection."
+NO_FILLING = "No tokens in the holes make the text around them one that the form allows."
+UNKNOWN_FILLING = (
+    "No filling of the holes was found that makes the text around them one that the form allows; "
+    "longer holes may help."
+)
+BETWEEN = CfgIntersection(CfgIntersectionOptions())
 ILLEGAL = "The constraint refuses the text that the sequence has."
 
 
@@ -175,7 +184,7 @@ class DiffusionDecoder:
     def _constrain(self, state: DiffusionState, request: DecodeRequest) -> None:
         """Attach the request's constraint, and fill what it forces in the first canvas."""
         if state.is_infill:
-            state.fault = NO_INFILL
+            self._constrain_infill(state, request)
             return
         assert request.constraint is not None
         if state.pipeline.constraint is not None:
@@ -187,11 +196,35 @@ class DiffusionDecoder:
         if not is_whole:  # else the first pass comes to the same end, as every text needs one
             state.progress = replace(state.progress, canvas=canvas)
 
+    def _constrain_infill(self, state: DiffusionState, request: DecodeRequest) -> None:
+        """Attach the request's constraint to the text around its holes.
+
+        Raises:
+            MethodError: no filling of the holes is known that gives a legal text.
+        """
+        constraint, ids = request.constraint, state.canvas.ids.tolist()
+        assert constraint is not None
+        method = state.pipeline.constraint or BETWEEN
+        if not isinstance(method, CfgIntersection):
+            name = state.pipeline.names["constraint"]
+            raise MethodError(NO_INFILL.format(name), "decoding.unmasker")
+        method.check(constraint)
+        state.pipeline = replace(state.pipeline, constraint=method)
+        ends = {*self.spec.eos_ids, *request.stop_token_ids}
+        span = constrained_span(constraint, ids, state.output_positions, ends)
+        state.constraint = InfillConstraint(constraint, span, self._vocab_size)
+        found = state.constraint.fill_gaps(state.canvas, state.canvas.stop, {}).exists
+        if not found and state.text.num_output:
+            state.fault = ILLEGAL
+        elif not found:
+            field = request.extras.infill_field or "infill"
+            raise MethodError(NO_FILLING if found is False else UNKNOWN_FILLING, field)
+
     def _rebuilt(self, state: DiffusionState, text: Text) -> DiffusionState:
         """Build the state of a text again, which begins as the old state's text does."""
         constraint = state.request.constraint
         if state.constraint is not None:
-            constraint = state.constraint.matcher.constraint_at(text.output)
+            constraint = state.constraint.constraint_at(text.output)
         request = replace(state.request, text=text, constraint=constraint)
         rebuilt = self.start(request)
         states_of.inherit(rebuilt, state, text.num_shared(state.text))

@@ -125,7 +125,7 @@ class Admission:
     ) -> Group:
         """Return a request's group; raise ServerError if the engine can't run it."""
         base = constraint.result()
-        if base is not None:
+        if base is not None and not request.extras.holes:  # those have lengths of their own
             _check_budget(base, request)
         try:
             group = begin_group(request, dropped, self._searches)

@@ -203,6 +203,30 @@ def test_a_template_comes_back_filled(client: openai.OpenAI) -> None:
         assert text.endswith("}")
 
 
+def test_a_template_is_filled_as_its_form_asks(client: openai.OpenAI) -> None:
+    """Three holes, one of them over a key, a colon and a value; then one that nothing can fill."""
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    form = {"structured_outputs": {"json": schema}}
+    template = (
+        '<|user|>json name, age\nname is Ada, age is 36<|assistant|>{"n<hole>"<hole>: <hole>}'
+    )
+    extra = {"infill": {"hole": "<hole>", "lengths": [5, 8, 4]}} | form
+    have = complete(client, template, extra_body=extra, n=4)
+    for choice in have.choices:
+        answer = json.loads(choice.text.rpartition("<|assistant|>")[2])
+        assert set(answer) == {"name", "age"}
+        assert isinstance(answer["age"], int)
+    extra["infill"] = {"hole": "<hole>", "lengths": [1, 1, 1]}
+    with pytest.raises(openai.BadRequestError, match="No tokens in the holes") as refused:
+        complete(client, template, extra_body=extra)
+    assert refused.value.param == "infill"
+
+
 def test_holes_have_logprobs_where_they_stand(client: openai.OpenAI) -> None:
     extra = {"infill": {"hole": "_", "lengths": [3]}}
     choice = complete(client, "[ _ ]", extra_body=extra, logprobs=2).choices[0]

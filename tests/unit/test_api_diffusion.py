@@ -233,13 +233,20 @@ async def test_a_template_has_its_holes_among_its_tokens() -> None:
         ({"prompt": "a_", "echo": True}, "infill"),
         ({"prompt": "a_", "stop": "x"}, "infill"),
         ({"prompt": "a_", "stop_token_ids": [3]}, "infill"),
-        ({"prompt": "a_", "structured_outputs": {"regex": "a"}}, "infill"),
     ],
 )
 async def test_a_bad_template_is_refused(fields: dict[str, Any], param: str) -> None:
     asked: dict[str, Any] = {"infill": {"hole": "_", "lengths": [1]}} | fields
     error = await refusal(**asked)
     assert error.param == param
+
+
+async def test_a_template_may_have_a_form() -> None:
+    """Its length is the template's own: max_tokens does not bound it."""
+    infill = {"hole": "_", "lengths": [1]}
+    job = await complete(prompt="a_c", infill=infill, structured_outputs={"regex": "abc"})
+    assert job.requests[0].constraint is not None
+    assert job.requests[0].max_tokens == 0
 
 
 @pytest.mark.parametrize("name", ["stop_token_ids", "structured_outputs"])

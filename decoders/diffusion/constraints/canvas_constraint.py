@@ -123,6 +123,15 @@ class CanvasConstraint:
                 tokens[position - start] = token
         return self.matcher.fill_gaps(replace(span, tokens=tokens))
 
+    def next_of(self, canvas: Canvas, stop: int) -> int | None:
+        """Return the token of the first masked position in a filling; None if none is known."""
+        tokens = self.fill_gaps(canvas, stop, {}).tokens
+        return tokens[0][0] if tokens and tokens[0] else None
+
+    def constraint_at(self, output: Sequence[int]) -> Constraint | None:
+        """Return a constraint for a state that is built again; None: this output is illegal."""
+        return self.matcher.constraint_at(output)
+
     def answer(self, canvas: Canvas, stop: int) -> tuple[list[int], AnswerSpan]:
         """Return the answer's tokens before the block's output, and that output up to `stop`."""
         span = self._span(canvas, stop)[1]

@@ -32,6 +32,7 @@ from plait.decoders.diffusion.constraints.canvas_constraint import (
     constrain_draws,
 )
 from plait.decoders.diffusion.constraints.cfg_intersection import CfgIntersectionOptions
+from plait.decoders.diffusion.constraints.infill import InfillConstraint
 from plait.decoders.diffusion.draws import draw_legal
 from plait.decoders.diffusion.protocols import Bools, Floats, StepView
 from plait.kernels.backend import KernelBackend
@@ -57,11 +58,14 @@ class CfgIntersection:
         self, jobs: Sequence[LookaheadJob], *, backend: KernelBackend
     ) -> Sequence[ConstrainedDraws | str]:
         """Return every draw as allowed, to be checked once some are selected."""
-        ahead = constrain_draws(jobs, backend=backend)
-        return [
-            found if isinstance(found, str) else self._opened(job, found, backend)
-            for job, found in zip(jobs, ahead, strict=True)
-        ]
+        between = [isinstance(job.constraint, InfillConstraint) for job in jobs]
+        behind = [job for job, is_between in zip(jobs, between, strict=True) if not is_between]
+        ahead = iter(constrain_draws(behind, backend=backend))
+        found = []
+        for job, is_between in zip(jobs, between, strict=True):
+            own = _vouching_for_nothing(job.view) if is_between else next(ahead)
+            found.append(own if isinstance(own, str) else self._opened(job, own, backend))
+        return found
 
     def _opened(
         self, job: LookaheadJob, ahead: ConstrainedDraws, backend: KernelBackend
@@ -79,6 +83,12 @@ class CfgIntersection:
             return _Admission(job, ahead, backend, view, self.options.redraws).of(chosen, scores)
 
         return replace(ahead, view=view, allowed=np.ones_like(known), admit=admit)
+
+
+def _vouching_for_nothing(view: StepView) -> ConstrainedDraws:
+    """Return the draws as a lookahead would that accepts none of them."""
+    nothing = np.zeros(len(view.tokens), np.bool_)
+    return ConstrainedDraws(view, nothing, nothing, nothing)
 
 
 def make(options: CfgIntersectionOptions, **context: Any) -> CfgIntersection:
@@ -144,11 +154,12 @@ class _Admission:
 
         That is the one that its mask gives; or, if it can't stand, that of a filling.
         """
-        token = int(self.ahead.view.tokens[0])
-        if self._can_stand({0: token}) is False:
-            fillings = self._fill({}).tokens
-            return fillings[0][0] if fillings and fillings[0] else token
-        return token
+        token, is_vouched_for = int(self.ahead.view.tokens[0]), bool(self.ahead.allowed[0])
+        can_stand = self._can_stand({0: token})
+        if can_stand or (can_stand is None and is_vouched_for):
+            return token
+        found = self.job.constraint.next_of(self.job.canvas, self.view.stop)
+        return token if found is None else found
 
     def _redraw(self, index: int, refused: int) -> None:
         """Admit another token of a position, if one of the next likely can stand there."""

@@ -176,7 +176,11 @@ class PrefixMatcher:
         Masked positions between tokens take one token each; behind the last token the answer may
         end anywhere, and with a stop token it does.
         """
-        return fill_gaps(self._constraint, pieces_of(self.before(span), span, self._stops))
+        return self.fill_gaps_of(pieces_of(self.before(span), span, self._stops))
+
+    def fill_gaps_of(self, pieces: Sequence[int | Gap]) -> GapFilling:
+        """Return whether the gaps of a whole text can be filled; nothing is accepted."""
+        return fill_gaps(self._constraint, pieces)
 
     def fits(self, span: AnswerSpan, limit: int) -> bool:
         """Return whether the answer can be completed within a limit lower than the span's."""

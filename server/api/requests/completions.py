@@ -19,7 +19,7 @@ from plait.server.wire.messages import ModelInfo
 
 # The text between two texts has a fixed length: no token of its own ends it.
 NOT_WITH_SUFFIX = ("stop_token_ids", "structured_outputs")
-NOT_WITH_INFILL = ("suffix", "echo", "stop", "min_tokens", "max_tokens")
+NOT_WITH_INFILL = ("stop_token_ids", "suffix", "echo", "stop", "min_tokens", "max_tokens")
 
 
 async def lower_completion(
@@ -60,7 +60,7 @@ class CompletionLowering:
         if request.suffix:
             _check_alone(request, "suffix", NOT_WITH_SUFFIX)
         if request.infill is not None:
-            _check_alone(request, "infill", (*NOT_WITH_SUFFIX, *NOT_WITH_INFILL))
+            _check_alone(request, "infill", NOT_WITH_INFILL)
 
     def check_model(self, info: ModelInfo) -> None:
         """Raise BadRequest for a field that this model's worker can't honour."""

@@ -161,9 +161,8 @@ async def lower(
     check_search_size(request, decoding, len(prompts), limits)
     room = ContextBudget(info, block_size(decoding))
     budgets = [max_new_tokens(request, p, room, clamp=limits.clamp_max_tokens) for p in prompts]
-    bounds = ConstraintContext(
-        min(budgets), prompts[0].prefill, sampling, _deadline(request, context)
-    )
+    most = [len(p.token_ids) if p.holes else b for p, b in zip(prompts, budgets, strict=True)]
+    bounds = ConstraintContext(min(most), prompts[0].prefill, sampling, _deadline(request, context))
     shared = GenerateRequest(
         request_id=f"{request.id_prefix}-{uuid.uuid4().hex}",
         prompt_token_ids=[],
