@@ -194,7 +194,12 @@ def test_best_of_ranks_what_n_draws(words: Sequence[Sequence[int]]) -> None:
             assert result is not None
             assert result.score == pytest.approx(mean_logprob(want))
             assert result.num_sequences == 6
-            assert result.num_tokens == sum(len(drawn["r", i].tokens) for i in range(6))
+            assert result.num_tokens == sum(num_drawn(drawn["r", i]) for i in range(6))
+
+
+def num_drawn(answer: Answer) -> int:
+    """Return how many tokens were drawn, the stop token among them."""
+    return len(answer.tokens) + (answer.deltas[-1].stop_token is not None)
 
 
 def mean_logprob(answer: Answer) -> float:

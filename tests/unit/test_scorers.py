@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from plait.decoders.constrained.compile import compile_constraint
 from plait.decoders.constrained.spec import ConstraintLimits, ConstraintSpec
 from plait.decoders.constrained.vocabulary import make_vocabulary
+from plait.decoders.contract import registry
 from plait.decoders.contract.decoding import MethodSpec
 from plait.decoders.contract.registry import Method, MethodError, choose, from_spec
 from plait.decoders.contract.scorer import ScoredText, ScorerContext, ScorerOptions
@@ -211,6 +214,33 @@ def test_equal_scorers_are_one_object_whatever_their_weight() -> None:
     for most in range(5, 200):
         pool.make(MethodSpec("length", {"most": most}))
     assert pool.make(MethodSpec("length", {"most": 3})).scorer is not one.scorer
+
+
+class Shout:
+    """A scorer of a package: the share of capital letters."""
+
+    def __init__(self, options: ScorerOptions, context: ScorerContext) -> None: ...
+
+    def score(self, texts: Sequence[ScoredText]) -> Sequence[float]:
+        return [sum(c.isupper() for c in each.text) / len(each.text) for each in texts]
+
+
+SHOUT = Method("scorer", "shout", "", "", "tests.unit.test_scorers:Shout", options=ScorerOptions)
+
+
+def test_a_package_adds_a_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("shout", "tests.unit.test_scorers:SHOUT", registry.GROUP)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: SHOUT)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
+    registry.methods.cache_clear()
+    try:
+        named = {"search": "deal", "scorer": {"name": "shout", "weight": 2}}
+        (spec,) = resolve_decoding(named).scorers
+        made = ScorerPool().make(spec)
+        assert made.weight == 2
+        assert made.scorer.score([ScoredText("", "ABcd", False)]) == [0.5]
+    finally:
+        registry.methods.cache_clear()
 
 
 def test_every_built_in_scorer_has_a_weight_and_a_description() -> None:

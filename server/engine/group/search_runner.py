@@ -70,7 +70,8 @@ class SearchRunner:
         sequence.logprobs.extend(outcome.logprobs)
         sequence.alternatives = outcome.alternatives[-1] if outcome.alternatives else ()
         sequence.is_held = group.search.needs.is_synchronous
-        group.num_tokens += max(len(outcome.emit), len(outcome.alternatives), len(outcome.draws))
+        num_drawn = len(outcome.emit) + (outcome.stop_token is not None)
+        group.num_tokens += max(num_drawn, len(outcome.alternatives), len(outcome.draws))
         group.outcomes.append(
             MemberOutcome(
                 sequence.index,
