@@ -30,6 +30,7 @@ class ScoredText:
     prompt: str  # with its special tokens
     text: str  # the continuation, as a client sees it; without a character that is not whole yet
     is_complete: bool  # whether it has ended
+    num_scored: int = 0  # characters at its beginning that the request's scorers have seen before
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,9 @@ class ScorerError(RuntimeError):
 class TextScorer(Protocol):
     """What is a text worth?
 
-    Called on one thread at a time. Law: a text's score depends on nothing but the text. One that
-    can go on from a text that it has seen finds that by its beginning.
+    Called on one thread at a time. Law: a text's score depends on nothing but prompt, text and
+    is_complete. One that can go on from an earlier text finds that by its first num_scored
+    characters, and must do without if it has forgotten it.
     """
 
     def score(self, texts: Sequence[ScoredText]) -> Sequence[float]:

@@ -3,7 +3,7 @@
 The operator names services (`--scorer-url NAME=URL`), a request names one of them: no URL comes
 from a request. A call is a POST of
 
-    {"texts": [{"prompt": "...", "text": "...", "is_complete": false}, ...]}
+    {"texts": [{"prompt": "...", "text": "...", "is_complete": false, "num_scored": 0}, ...]}
 
 and the answer {"scores": [0.5, ...]}, a number for each text.
 """

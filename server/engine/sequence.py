@@ -42,6 +42,7 @@ class Sequence:
     is_held: bool = False  # waits for the other members of its group, to be decided on together
     is_parked: bool = False  # its search has put it aside, without blocks
     is_on_hold: bool = False  # its search has put it aside, with its blocks
+    num_scored: int = 0  # tokens of output that the request's scorers have seen
     num_context_tokens: int = 0  # block 0: rows that its decoder last fed in place
     forwards: int = 0  # forward passes that gave logits
     steps: list[int] = field(default_factory=list)  # for each emitted token, its forward pass

@@ -131,6 +131,10 @@ def test_the_scorer_sees_the_states(service: ScorerService) -> None:
     assert trace["expansions"] <= 5
     assert result.num_tokens >= len(answer.tokens)
     assert {t["prompt"] for t in texts} == {"".join("abcdef"[i] for i in each.prompt_token_ids)}
+    for i, each_text in enumerate(texts):
+        seen = each_text["text"][: each_text["num_scored"]]
+        assert not seen or any(t["text"].startswith(seen) for t in texts[:i])
+    assert any(t["num_scored"] > 0 for t in texts)
     ends = [t for t in texts[1:] if not t["is_complete"]]
     assert all("a" in t["text"] or "cd" in t["text"] or len(t["text"]) >= 6 for t in ends)
 

@@ -215,6 +215,7 @@ class SearchRunner:
             finish=action.finish,
             stop_token=action.stop_token,
             logprobs=_logprobs(parent, action),
+            num_scored=min(parent.num_scored, action.num_output),
         )
         group.num_members += 1
         group.members[child.index] = child
@@ -228,6 +229,7 @@ class SearchRunner:
         sequence.state = sequence.decoder.truncate(sequence.state, sequence.text)
         sequence.finish = sequence.stop_token = None
         del sequence.steps[num_output:], sequence.logprobs[num_output:]
+        sequence.num_scored = min(sequence.num_scored, num_output)
         self._scheduler.truncate(sequence)
         if was_complete and not sequence.is_running and not sequence.is_parked:
             self._scheduler.add(sequence)
@@ -296,7 +298,10 @@ def _pending_score(group: Group, asked: Score, sequence: Sequence) -> PendingSco
         raise SearchError(f"member {asked.member} has no {asked.num_output} tokens to score")
     known = group.tokenizer.token_bytes
     text = spell(known, output[: asked.num_output], is_complete=asked.is_complete)
-    scored = ScoredText(group.prompt, text, asked.is_complete)
+    earlier = min(sequence.num_scored, asked.num_output)
+    num_scored = len(spell(known, output[:earlier], is_complete=False))
+    sequence.num_scored = asked.num_output
+    scored = ScoredText(group.prompt, text, asked.is_complete, num_scored)
     return PendingScore(group.request.request_id, group.scorers, scored)
 
 
