@@ -83,6 +83,10 @@ def key_classes(
     if is_closed(facts) and not is_open:
         return []
     patterns = dict.fromkeys(expr for rule in facts.objects for expr, _ in rule.patterns)
+    if not patterns:  # what there is to know before the keys are, of which there may be many
+        places = _places_of(facts, patterns.keys(), is_open)
+        is_possible = places is not None and bool(ways(places))
+        return [UndeclaredKeys(_free_keys(facts), places or ())] if is_possible else []
     classes: list[tuple[Expr, frozenset[Expr]]] = [(_free_keys(facts), frozenset())]
     for pattern in patterns:
         classes = [half for each in classes for half in _split(*each, pattern)]
