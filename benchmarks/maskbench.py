@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
+
 from plait.decoders.constrained.compile import compile_constraint
 from plait.decoders.constrained.load import ConstraintLoader, LoadedConstraint
 from plait.decoders.constrained.spec import (
@@ -37,6 +39,7 @@ from plait.server.prompt.tokenizer import load_tokenizer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 DEFAULT = ("maskbench-sample.jsonl.gz", "json-schema-test-suite-draft2020-12.tar.gz")
+REMOTES = "http://localhost:1234/"  # where the Test-Suite says that its documents are
 DEADLINE_S = 30  # of one schema; the server's is shorter and kills
 TOP = 25  # refusals listed
 
@@ -97,6 +100,23 @@ def _suite(corpus: Path, draft: str) -> Iterator[Case]:
             for index, group in enumerate(json.load(content)):
                 name = f"{path.stem} {index}: {group['description']}"
                 yield Case(name, group["schema"], group["tests"], path.stem)
+
+
+def remotes(corpus: Path) -> dict[str, Any]:
+    """Return what the Test-Suite's schemas refer to, by URI: its remotes, the metaschemas."""
+    found = {
+        uri.rstrip("#"): REGISTRY[uri].contents
+        for uri in REGISTRY
+        if uri.startswith(("https://json-schema.org/", "http://json-schema.org/"))
+    }
+    with tarfile.open(corpus) as archive:
+        for member in archive.getmembers():
+            path = Path(member.name)
+            if path.parts[:1] == ("remotes",) and path.suffix == ".json":
+                content = archive.extractfile(member)
+                assert content is not None
+                found[REMOTES + "/".join(path.parts[1:])] = json.load(content)
+    return found
 
 
 def key_order(schema: Any) -> dict[str, int]:

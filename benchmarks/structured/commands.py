@@ -10,6 +10,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -19,12 +21,12 @@ from pydantic_settings import get_subcommand
 
 from benchmarks.client import ServerFault, connect
 from benchmarks.machine import this_machine
-from benchmarks.maskbench import SHARED, Case, cases
+from benchmarks.maskbench import SHARED, Case, cases, remotes
 from benchmarks.rows import Bench
 from benchmarks.servers import NotInstalled, NotReady, Venvs
 from benchmarks.structured import http_report, suite_report
 from benchmarks.structured.coverage import Attempt, coverage, speed
-from benchmarks.structured.engines import ENGINES
+from benchmarks.structured.engines import ENGINES, OWN, STANDARD
 from benchmarks.structured.http_report import HttpReport, ServerResult
 from benchmarks.structured.isolation import IsolatedEngine
 from benchmarks.structured.measuring import Plan, Schema, draw_schemas, measure
@@ -32,6 +34,7 @@ from benchmarks.structured.options import HttpOptions, StructuredOptions, SuiteO
 from benchmarks.structured.serving import Server, found, started
 from benchmarks.structured.suite import DIALECTS, EngineResult, judge_case, summarise
 from benchmarks.structured.suite_report import Section, SuiteReport
+from plait.decoders.constrained.schema.references.bundle import Library
 
 SUITES = "json-schema-test-suite-*.tar.gz"
 MODEL = "smollm2-135m-instruct"
@@ -53,9 +56,10 @@ def run_suite(options: SuiteOptions) -> int:
     left_out = [f"{name}: it is not installed" for name, found in versions.items() if not found]
     engines = {name: version for name, version in versions.items() if version}
     sections = []
-    for title, rows, dialect in _corpora(options):
-        if rows:
-            sections.append(Section(title, _judge(rows, dialect, engines, options.deadline)))
+    for corpus in _corpora(options):
+        title = corpus.title
+        if corpus.cases:
+            sections.append(Section(title, _judge(corpus, engines, options.deadline)))
         else:
             left_out.append(f"{title}: no such tests")
     report = SuiteReport(_now(), _command(), this_machine(), sections, left_out)
@@ -63,24 +67,38 @@ def run_suite(options: SuiteOptions) -> int:
     return int(report.wrong > 0)
 
 
-def _corpora(options: SuiteOptions) -> Iterator[tuple[str, list[Case], str]]:
-    """Yield title, schemas and dialect of each draft of the suite, and of other corpora."""
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Schemas, the dialect of those that name none, and the documents that they may refer to."""
+
+    title: str
+    cases: list[Case]
+    dialect: str = ""
+    library: Library = field(default_factory=dict)
+
+
+def _corpora(options: SuiteOptions) -> Iterator[Corpus]:
+    """Yield each draft of the suite, and other corpora."""
     corpora = options.corpora or sorted(SHARED.glob(SUITES))
     for corpus in (path for path in corpora if path.name.endswith(".jsonl.gz")):
-        yield corpus.name, [*cases(corpus)], ""
+        yield Corpus(corpus.name, [*cases(corpus)])
     suites = [path for path in corpora if not path.name.endswith(".jsonl.gz")]
     for draft in options.drafts if suites or not options.corpora else ():
         rows = [case for path in suites for case in cases(path, draft)]
-        yield f"JSON-Schema-Test-Suite, {draft}, required", rows, DIALECTS[draft]
+        library = {uri: found for path in suites for uri, found in remotes(path).items()}
+        title = f"JSON-Schema-Test-Suite, {draft}, required"
+        yield Corpus(title, rows, DIALECTS[draft], library)
 
 
-def _judge(
-    rows: list[Case], dialect: str, engines: dict[str, str], deadline_s: float
-) -> dict[str, EngineResult]:
+def _judge(corpus: Corpus, engines: dict[str, str], deadline_s: float) -> dict[str, EngineResult]:
     results = {}
     for name, version in engines.items():
+        if name == STANDARD and not corpus.dialect:  # whose formats are meant to be asserted
+            continue
         with IsolatedEngine(ENGINES[name].make, deadline_s) as engine:
-            judged = [judge_case(case, engine.judge, dialect) for case in rows]
+            library = corpus.library if name in OWN else {}
+            judge = partial(judge_case, judge=engine.judge, dialect=corpus.dialect, library=library)
+            judged = [judge(case) for case in corpus.cases]
         results[name] = summarise(version, judged)
     return results
 

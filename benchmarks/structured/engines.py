@@ -1,14 +1,15 @@
 """The engines that compile JSON schemas and match texts: plait's own and installed libraries.
 
 All of them get the vocabulary of the 256 bytes: what is legal does not depend on it. Objects are
-open and blanks optional where the engine has such a choice, as the standard has it.
+open and blanks optional where the engine has such a choice, as the standard has it; plait is there
+in several styles (JsonStyle).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module, metadata
 
@@ -21,6 +22,7 @@ from plait.decoders.constrained.spec import (
     ConstraintLimits,
     ConstraintSpec,
     JsonStyle,
+    Unsatisfiable,
 )
 
 MAX_BYTES = 2**20  # of a schema
@@ -32,6 +34,10 @@ Compiler = Callable[[str], Matcher]  # of a JSON schema; raises Refused
 
 class Refused(ValueError):
     """The engine does not take the schema; the message is its reason."""
+
+
+class NoValue(Refused):
+    """The engine has found that no value is valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +64,11 @@ def make_plait(style: JsonStyle = PRETTY) -> Compiler:
         spec = ConstraintSpec("json_schema", schema, style=style)
         try:
             done = compile_constraint(spec, vocabulary, ConstraintLimits(max_bytes=MAX_BYTES))
+            start = ConstraintLoader(vocabulary).load("", done.table)
+        except Unsatisfiable as error:
+            raise NoValue(str(error)) from None
         except ConstraintError as error:
             raise Refused(refusal(error)) from None
-        start = ConstraintLoader(vocabulary).load("", done.table)
         return lambda text: is_complete(start, text, vocabulary)
 
     return compile_schema
@@ -114,9 +122,13 @@ def _first_line(reason: str) -> str:
     return LOG_PREFIX.sub("", reason.strip()).split("\n", 1)[0][:90]
 
 
+STANDARD = "plait-standard"  # everything that the standard calls valid, formats not asserted
+ANY = JsonStyle("any", "open", "any", "any", numbers="any")
 ENGINES = {
     "plait": Engine("plait", make_plait),
     "plait-open": Engine("plait", partial(make_plait, JsonStyle(objects="open"))),
+    "plait-any": Engine("plait", partial(make_plait, ANY)),
+    STANDARD: Engine("plait", partial(make_plait, replace(ANY, formats="annotate"))),
     "llguidance": Engine("llguidance", make_llguidance),
     "xgrammar": Engine("xgrammar", make_xgrammar),
 }

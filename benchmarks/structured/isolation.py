@@ -10,12 +10,13 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Literal
 
-from benchmarks.structured.engines import Compiler, Refused
+from benchmarks.structured.engines import Compiler, NoValue, Refused
 
 MEMORY_BYTES = 4 * 2**30  # of one engine, apart from the files that it maps
 START_S, STOP_S = 120.0, 10.0
 
-Outcome = Literal["accepted", "refused", "failed"]  # failed: it crashed or took too long
+# empty: it has no valid value, says the engine; failed: it crashed or took too long
+Outcome = Literal["accepted", "refused", "empty", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ def judge(compile_schema: Compiler, schema: str, texts: Sequence[bytes | None]) 
     """Compile a schema and match texts; None stands for one that can't be written."""
     try:
         is_legal = compile_schema(schema)
+    except NoValue as reason:
+        return Verdict("empty", str(reason), [False] * len(texts))
     except Refused as reason:
         return Verdict("refused", str(reason))
     return Verdict("accepted", matched=[text is not None and is_legal(text) for text in texts])

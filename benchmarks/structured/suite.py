@@ -15,8 +15,10 @@ from typing import Any
 
 from benchmarks.maskbench import Case, instance_text, key_order, reordered
 from benchmarks.structured.isolation import Outcome, Verdict
+from plait.decoders.constrained.schema.references.bundle import Library, bundle
 
 COMPACT = (",", ":")
+ENFORCED: tuple[Outcome, ...] = ("accepted", "empty")
 DIALECTS = {
     "draft2020-12": "https://json-schema.org/draft/2020-12/schema",
     "draft7": "http://json-schema.org/draft-07/schema#",
@@ -37,7 +39,7 @@ class JudgedInstance:
 
 @dataclass(frozen=True, slots=True)
 class JudgedCase:
-    """A schema before one engine; without instances unless it was accepted."""
+    """A schema before one engine; without instances where it was refused, or it failed."""
 
     group: str
     name: str
@@ -47,19 +49,19 @@ class JudgedCase:
 
     @property
     def is_right(self) -> bool:
-        """Whether it is accepted, and exactly its valid instances are matched."""
+        """Whether it is enforced, and exactly its valid instances are matched."""
         verdicts = (each.is_matched == each.is_valid for each in self.instances)
-        return self.outcome == "accepted" and all(verdicts)
+        return self.outcome in ENFORCED and all(verdicts)
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Sums over some schemas; instances are those of accepted schemas."""
+    """Sums over some schemas; instances are those of enforced schemas."""
 
     schemas: int = 0
-    accepted: int = 0
-    right: int = 0  # accepted, and the verdict on every instance is right
-    failed: int = 0  # neither accepted nor refused
+    enforced: int = 0  # accepted, or found to have no valid value
+    right: int = 0  # enforced, and the verdict on every instance is right
+    failed: int = 0  # neither enforced nor refused
     matched: int = 0  # valid instances
     matched_as_given: int = 0  # of those: without another order of keys
     refused: int = 0  # valid instances
@@ -79,16 +81,21 @@ class EngineResult:
     wrong_instances: Sequence[str] = ()
 
 
-def judge_case(case: Case, judge: Judge, dialect: str = "") -> JudgedCase:
+def judge_case(
+    case: Case, judge: Judge, dialect: str = "", library: Library | None = None
+) -> JudgedCase:
     """Give a schema and its instances to an engine.
 
-    dialect: the `$schema` of a schema that names none.
+    Args:
+        dialect: the `$schema` of a schema that names none.
+        library: documents that the operator of a server has supplied.
     """
     ranks = key_order(case.schema)
     orders = [[test["data"], reordered(test["data"], ranks)] for test in case.tests]
     texts = [instance_text(data, COMPACT) for pair in orders for data in pair]
-    verdict = judge(json.dumps(_in_dialect(case.schema, dialect)), texts)
-    instances = _instances(case, verdict.matched) if verdict.outcome == "accepted" else []
+    schema = bundle(_in_dialect(case.schema, dialect), library or {})
+    verdict = judge(json.dumps(schema), texts)
+    instances = _instances(case, verdict.matched) if verdict.outcome in ENFORCED else []
     return JudgedCase(case.group, case.name, verdict.outcome, verdict.reason, instances)
 
 
@@ -115,7 +122,7 @@ def count(judged: Iterable[JudgedCase]) -> Counts:
     matched = sum(instance.is_matched for instance in valid)
     return Counts(
         schemas=len(cases),
-        accepted=outcomes["accepted"],
+        enforced=sum(outcomes[each] for each in ENFORCED),
         right=sum(case.is_right for case in cases),
         failed=outcomes["failed"],
         matched=matched,

@@ -11,7 +11,7 @@ from benchmarks.structured.engines import OWN
 from benchmarks.structured.suite import Counts, EngineResult
 
 MOST_REASONS = 12  # that are listed of an engine
-COLUMNS = ("accepted", "matched", "refused", "wrong")
+COLUMNS = ("enforced", "matched", "refused", "wrong")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,10 @@ def markdown(report: SuiteReport) -> str:
     machine = report.machine
     head = (
         f"{report.date}; {machine.cpu}, plait {machine.plait}, `{report.command}`\n\n"
-        "accepted: schemas; matched and refused: valid instances of accepted schemas; wrong: "
-        "invalid ones that were accepted. Instances are compact JSON, with their keys as given or "
+        "enforced: schemas that are accepted, or of which the engine says that no value is valid; "
+        "matched and refused: their valid instances; wrong: invalid ones that were accepted. The "
+        "documents that the suite's schemas refer to are given to plait, as --schema-folder does. "
+        "Instances are compact JSON, with their keys as given or "
         "in the schema's order. JSON holds the names of all that were refused or accepted wrongly."
     )
     parts = ["# JSON schemas by keyword", head]
@@ -72,7 +74,7 @@ def section_table(section: Section) -> str:
 
 
 def _row(name: str, counts: Sequence[Counts]) -> list[str]:
-    cells = (c for each in counts for c in (each.accepted, each.matched, each.refused, each.wrong))
+    cells = (c for each in counts for c in (each.enforced, each.matched, each.refused, each.wrong))
     return [name, f"{counts[0].schemas}", *(f"{cell}" for cell in cells)]
 
 
@@ -81,8 +83,8 @@ def _notes(section: Section) -> Iterable[str]:
     for name, result in section.engines.items():
         total = result.total
         yield (
-            f"{name}: {total.accepted} of {total.schemas} schemas accepted "
-            f"({total.accepted / max(total.schemas, 1):.1%}), {total.right} of them with the right "
+            f"{name}: {total.enforced} of {total.schemas} schemas enforced "
+            f"({total.enforced / max(total.schemas, 1):.1%}), {total.right} of them with the right "
             f"verdict on every instance; {total.failed} schemas failed. Of valid instances "
             f"{total.matched} matched ({total.matched_as_given} with their keys as given), "
             f"{total.refused} refused; {total.wrong} of {total.invalid} invalid ones accepted."

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import pytest
 
 from benchmarks.command_line import run_command
 from benchmarks.machine import this_machine
-from benchmarks.maskbench import Case, cases
+from benchmarks.maskbench import Case, cases, remotes
 from benchmarks.structured import commands
-from benchmarks.structured.engines import ENGINES, Engine, Refused
+from benchmarks.structured.engines import ANY, ENGINES, Engine, Refused, make_plait
 from benchmarks.structured.isolation import IsolatedEngine, Verdict, judge
 from benchmarks.structured.options import StructuredOptions, SuiteOptions
 from benchmarks.structured.suite import (
@@ -65,12 +66,12 @@ def judged() -> list[JudgedCase]:
 def test_instances_count_for_accepted_schemas_in_either_order_of_keys() -> None:
     have = summarise("1.0", judged())
     of_objects = Counts(
-        schemas=2, accepted=1, matched=3, matched_as_given=2, refused=1, wrong=1, invalid=2
+        schemas=2, enforced=1, matched=3, matched_as_given=2, refused=1, wrong=1, invalid=2
     )
-    of_numbers = Counts(schemas=1, accepted=1, right=1, matched=1, matched_as_given=1)
+    of_numbers = Counts(schemas=1, enforced=1, right=1, matched=1, matched_as_given=1)
     assert have.groups == {"number": of_numbers, "object": of_objects}
     assert have.total == Counts(
-        schemas=3, accepted=2, right=1, matched=4, matched_as_given=3, refused=1, wrong=1, invalid=2
+        schemas=3, enforced=2, right=1, matched=4, matched_as_given=3, refused=1, wrong=1, invalid=2
     )
     assert have.reasons == {"not: too hard": 1}
     assert have.refused_instances == ["all kinds / an unknown key"]
@@ -80,8 +81,8 @@ def test_instances_count_for_accepted_schemas_in_either_order_of_keys() -> None:
 def test_the_table_has_a_row_for_each_group_and_the_totals() -> None:
     result = summarise("1.0", judged())
     assert section_table(Section("t", {"one": result, "two": result})).splitlines() == [
-        "|  | schemas | one 1.0 accepted | matched | refused | wrong "
-        "| two 1.0 accepted | matched | refused | wrong |",
+        "|  | schemas | one 1.0 enforced | matched | refused | wrong "
+        "| two 1.0 enforced | matched | refused | wrong |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| number | 1 | 1 | 1 | 0 | 0 | 1 | 1 | 0 | 0 |",
         "| object | 2 | 1 | 3 | 1 | 1 | 1 | 3 | 1 | 1 |",
@@ -99,6 +100,33 @@ def test_a_schema_is_in_the_suites_dialect_unless_it_names_one() -> None:
     for schema in ({"type": "null"}, {"$schema": "mine"}, True):
         judge_case(Case("c", schema, []), record, DIALECTS["draft7"])
     assert seen == [{"$schema": DIALECTS["draft7"], "type": "null"}, {"$schema": "mine"}, True]
+
+
+def test_a_schema_without_valid_values_is_enforced_and_what_the_suite_calls_valid_refused() -> None:
+    schema = {"type": "string", "not": {"type": "string"}}
+    tests = [instance(True, "a"), instance(False, 1)]
+    have = [judge_case(Case("c", schema, tests[i:]), partial(judge, make_plait())) for i in (0, 1)]
+
+    assert [case.outcome for case in have] == ["empty", "empty"]
+    assert [case.is_right for case in have] == [False, True]
+    assert summarise("", have).total == Counts(schemas=2, enforced=2, right=1, refused=1, invalid=2)
+
+
+def test_documents_that_schemas_refer_to_are_supplied(tmp_path: Path) -> None:
+    path = tmp_path / "suite.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name in ("./remotes/draft7/a.json", "./tests/draft7/a.json"):
+            member = tarfile.TarInfo(name)
+            member.size = 2
+            archive.addfile(member, io.BytesIO(b"{}"))
+    library = remotes(path)
+    case = Case("c", {"$ref": "http://localhost:1234/draft7/a.json"}, [instance(True, 1)])
+    engine = partial(judge, make_plait(ANY))
+
+    assert library["http://localhost:1234/draft7/a.json"] == {}
+    assert library["http://json-schema.org/draft-07/schema"]["title"]
+    assert judge_case(case, engine, library=library).is_right
+    assert judge_case(case, engine).outcome == "refused"
 
 
 def test_half_a_surrogate_pair_is_matched_by_nothing() -> None:
@@ -205,4 +233,7 @@ def test_what_plait_accepts_wrongly_counts_in_each_of_its_styles() -> None:
 def test_unknown_engines_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         run_command(StructuredOptions, ["suite", "--engines", "plait,nobody"])
-    assert "nobody: not among plait, plait-open, llguidance, xgrammar" in capsys.readouterr().err
+    assert (
+        "nobody: not among plait, plait-open, plait-any, plait-standard, llguidance, xgrammar"
+        in capsys.readouterr().err
+    )
