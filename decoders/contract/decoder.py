@@ -89,6 +89,16 @@ class PredictionResult(msgspec.Struct, frozen=True, array_like=True):
     rejected: list[tuple[int, int]]  # position of the token emitted instead, number rejected
 
 
+class ContinuationScores(msgspec.Struct, frozen=True, array_like=True):
+    """What a model makes of the texts that PromptExtras.continuations names.
+
+    It travels to the front end as it is.
+    """
+
+    logprobs: list[float]  # of each continuation given the prompt: natural log, summed over tokens
+    hidden: bytes = b""  # if wanted: what the logits behind the prompt are made of, as float32
+
+
 @dataclass(frozen=True, slots=True)
 class Alternative:
     """A token that the request allows at a position: constraint, bans and budget are applied."""
@@ -157,6 +167,7 @@ class Outcome(msgspec.Struct, frozen=True):
     alternatives: Sequence[Sequence[Alternative]] = ()  # to each drawn token, best first, if needed
     entropies: Sequence[float] = ()  # nats, at each drawn token, if needed
     draws: Sequence[Drawn] = ()  # if needed
+    scores: ContinuationScores | None = None  # of a request for these; it emits nothing
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,18 @@ class PromptExtras(msgspec.Struct, frozen=True):
     prediction_token_ids: list[int] = []  # the output that the client expects
     suffix_token_ids: list[int] = []  # text behind the output
     holes: list[tuple[int, int]] = []  # [start, stop) of each span of the prompt to be filled
+    continuations: list[list[int]] = []  # to be scored; none of them is empty
+    wants_hidden: bool = False  # tell the hidden state behind the prompt
+
+    @property
+    def writes_nothing(self) -> bool:
+        """Whether the model is asked what it makes of a prompt, and not for a text."""
+        return bool(self.continuations) or self.wants_hidden
+
+    @property
+    def num_continuation_rows(self) -> int:
+        """Rows that the continuations need in a pass, at most."""
+        return sum([len(each) - 1 for each in self.continuations])
 
     @property
     def infill_field(self) -> str | None:

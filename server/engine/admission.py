@@ -266,6 +266,7 @@ def _named_ids(request: GenerateRequest) -> Iterator[tuple[str, Collection[int]]
     yield "bad_words", [token for word in sampling.bad_words for token in word]
     yield "logprob_token_ids", sampling.logprob_token_ids
     yield "suffix", request.extras.suffix_token_ids
+    yield "continuations", [token for each in request.extras.continuations for token in each]
 
 
 def _wait_for_any(futures: list[Future[Constraint | None]]) -> None:

@@ -13,6 +13,7 @@ import torch
 from pydantic import ByteSize
 
 from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
+from plait.decoders.continuations.decoder import ContinuationDecoder
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.registry import MethodError, check_needs
 from plait.decoders.contract.scorer import Endpoint
@@ -225,9 +226,10 @@ def _admission(
     searches: SearchContext,
 ) -> Admission:
     """Return the admission, which prepares for constraints on a thread of its own."""
+    continuations = ContinuationDecoder()
     admission = Admission(
         EngineCapacity(length, model.vocab_size, model.fingerprint),
-        lambda request: decoder,
+        lambda request: continuations if request.extras.writes_nothing else decoder,
         constraints,
         searches,
     )
@@ -312,7 +314,7 @@ def _capabilities(diffusion: DiffusionSpec | None, *, has_draft_model: bool) -> 
     """Return the optional features of this worker, as wire.messages.ModelInfo lists them."""
     if diffusion is None:
         optional = ["draft_model"] * has_draft_model
-        return ["tree", "prompt_logprobs", "draft_store", *optional]
+        return ["tree", "prompt_logprobs", "continuations", "draft_store", *optional]
     found = ["canvas"]
     if diffusion.serves("full"):
         found.append("full_attention")

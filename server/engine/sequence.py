@@ -79,14 +79,18 @@ class Sequence:
         """Rows that its decoder can't do without, by estimate; plain decoding needs none."""
         if self.attention_block_size == 0:
             return self.num_context_tokens or self.prompt_length + self.request.max_tokens
-        return self.attention_block_size if self.attention_block_size > 1 else 0
+        if self.attention_block_size > 1:
+            return self.attention_block_size
+        extras = self.request.extras
+        return extras.num_continuation_rows if extras.continuations else 0
 
     @property
     def num_reserved_tokens(self) -> int:
         """One past the positions that the next steps write, by estimate and without drafts."""
         if self.attention_block_size == 0:
             return self.prompt_length + self.request.max_tokens
-        return self.whole_blocks(len(self.text)) + self.attention_block_size
+        own = max(self.attention_block_size, self.num_canvas_tokens)
+        return self.whole_blocks(len(self.text)) + own
 
     @property
     def is_runnable(self) -> bool:

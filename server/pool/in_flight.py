@@ -166,6 +166,8 @@ def _merge(deltas: list[Delta]) -> Delta:
         prompt_logprobs=first.prompt_logprobs,
         trace=last.trace,
         predicted=_merge_predictions(deltas),
+        search=last.search,
+        scores=last.scores,
     )
 
 

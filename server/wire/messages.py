@@ -10,7 +10,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from plait.decoders.contract.decoder import FinishReason, PredictionResult, TokenLogprobs
+from plait.decoders.contract.decoder import (
+    ContinuationScores,
+    FinishReason,
+    PredictionResult,
+    TokenLogprobs,
+)
 from plait.decoders.contract.decoding import NO_EXTRAS, DecodingSpec, PromptExtras
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.decoders.sampling.params import SamplingParams
@@ -107,6 +112,7 @@ class Delta(msgspec.Struct, frozen=True, tag="delta"):
     trace: dict[str, Any] | None = None
     predicted: PredictionResult | None = None  # when rows were drafted from the prediction
     search: SearchResult | None = None  # last delta only, of a choice that a search has ranked
+    scores: ContinuationScores | None = None  # of a request with continuations: the only delta
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -123,8 +129,8 @@ class ModelInfo(msgspec.Struct, frozen=True, tag="ready"):
     """First report of a worker that has loaded: the model, and what the worker can do.
 
     Capabilities are optional features that some method or route needs: "tree", "canvas",
-    "full_attention", "shadow", "prompt_logprobs", "draft_model", "draft_store", and the drafter
-    heads by name. A method that needs one is refused by name where it is missing.
+    "full_attention", "shadow", "prompt_logprobs", "continuations", "draft_model", "draft_store",
+    and the drafter heads by name. A method that needs one is refused by name where it is missing.
     """
 
     model: str

@@ -113,6 +113,7 @@ def make_delta(sequence: Sequence, outcome: Outcome) -> Delta | None:
         else None,
         trace=_trace_due(sequence) if outcome.finish is not None else None,
         predicted=outcome.predicted,
+        scores=outcome.scores,
     )
 
 

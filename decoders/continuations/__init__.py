@@ -1,0 +1,1 @@
+"""Scoring given continuations of a prompt."""
