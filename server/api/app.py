@@ -16,7 +16,15 @@ from plait.server.api.interfaces import PoolLike
 from plait.server.api.openapi import document
 from plait.server.api.paths import PathMiddleware
 from plait.server.api.requests.tokenization import TokenizationExecutor
-from plait.server.api.routes import draft_store, generate, models, operations, pages, tokens
+from plait.server.api.routes import (
+    classify,
+    draft_store,
+    generate,
+    models,
+    operations,
+    pages,
+    tokens,
+)
 from plait.server.settings import ApiSettings
 from plait.server.telemetry.telemetry import Telemetry
 
@@ -35,7 +43,7 @@ def create_app(settings: ApiSettings, pool: PoolLike, telemetry: Telemetry) -> F
     app.state.pool = pool
     app.state.tokenization = TokenizationExecutor()
     app.state.telemetry = telemetry
-    for routes in (generate, models, tokens, draft_store, operations, pages):
+    for routes in (generate, classify, models, tokens, draft_store, operations, pages):
         app.include_router(routes.router)
     install_error_handlers(app)
     app.openapi = partial(document, app, has_keys=bool(settings.api_keys))  # type: ignore[method-assign]

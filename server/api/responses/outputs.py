@@ -199,7 +199,7 @@ class GenerationOutput:
         choice = self._prompts[prompt].choices[delta.index]
         if choice.is_done:
             return
-        _check_reason(delta.finish_reason)
+        check_reason(delta.finish_reason)
         index = prompt * self._job.n + delta.index
         if delta.token_ids and not self._first_token_at:
             self._first_token_at = time.monotonic()
@@ -242,7 +242,7 @@ class GenerationOutput:
         return "stop" if delta.finish_reason == "stop" else "length"
 
 
-def _check_reason(reason: FinishReason | None) -> None:
+def check_reason(reason: FinishReason | None) -> None:
     """Raise for an end that OpenAI has no finish_reason for."""
     errors: dict[FinishReason | None, ServerError] = {
         "deadline": DeadlineExceeded("The request's deadline has passed."),

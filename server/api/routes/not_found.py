@@ -28,7 +28,7 @@ ELSEWHERE: Mapping[str, str] = {
     "/moderations": _NO_MODEL,
     "/rerank": _NO_MODEL,
     "/score": _NO_MODEL,
-    "/classify": _NO_MODEL,
+    "/classify": "POST /v1/classify scores label words",
     "/pooling": _NO_MODEL,
     "/audio": _TEXT_ONLY,
     "/images": _TEXT_ONLY,

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from plait.server.api.schemas.base import Unsupported
 from plait.server.api.schemas.chat import ChatRequest
+from plait.server.api.schemas.classify import ClassifyRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 from plait.server.api.validation.locations import (
@@ -30,6 +31,7 @@ MAX_NAME = 64  # characters of a name that is compared with others
 ROUTES: dict[type[BaseModel], str] = {
     ChatRequest: "/v1/chat/completions",
     CompletionRequest: "/v1/completions",
+    ClassifyRequest: "/v1/classify",
     TokenizeRequest: "/tokenize",
     DetokenizeRequest: "/detokenize",
 }
