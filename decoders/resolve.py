@@ -70,7 +70,8 @@ def resolve_decoding(
     _check_scorers(chosen)
     search = next(map(to_spec, chosen["search"]), None)
     scorers = tuple(map(to_spec, chosen["scorer"]))
-    return DecodingSpec(methods, search, scorers, bool(decoding.get("trace")))
+    checks = tuple(map(to_spec, chosen["check"]))
+    return DecodingSpec(methods, search, scorers, checks, bool(decoding.get("trace")))
 
 
 def _check_scorers(chosen: Mapping[Kind, tuple[Choice, ...]]) -> None:
@@ -98,7 +99,7 @@ def _check_search(chosen: Mapping[Kind, tuple[Choice, ...]]) -> None:
 
 def _named(decoding: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:
     """Return the methods of a kind that are named, and the default where one of them is needed."""
-    if kind in ("unmasker", "scorer"):
+    if kind in ("unmasker", "scorer", "check"):
         return compose(decoding, kind)
     if kind == "drafter":
         return compose(decoding, kind) and resolve_drafters(decoding)

@@ -42,6 +42,7 @@ class DecodingSpec(msgspec.Struct, frozen=True):
     methods: Methods | None = None  # None: the decoder's own defaults
     search: MethodSpec | None = None  # None: independent sequences
     scorers: tuple[MethodSpec, ...] = ()  # whose weighted scores the search gets as a sum
+    checks: tuple[MethodSpec, ...] = ()  # that the text must pass
     trace: bool = False  # report what the decoder did, as the `decoding` object of docs/api.md
 
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from plait.decoders.contract.decoding import MethodSpec
 
-Kind = Literal["sampler", "drafter", "unmasker", "search", "scorer"]
+Kind = Literal["sampler", "drafter", "unmasker", "search", "scorer", "check"]
 GROUP = "plait.methods"
 
 # By capability: the error for a method that needs it on a worker that lacks it; the first counts.

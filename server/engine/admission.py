@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from plait.decoders.constrained.checked import CheckedConstraint, SpelledTokens
+from plait.decoders.contract.check import Check
 from plait.decoders.contract.constraint import Constraint, is_exact
 from plait.decoders.contract.decoder import Decoder, DecodeRequest, SearchNeeds
 from plait.decoders.contract.isolation import FAILED, attempt
-from plait.decoders.contract.registry import MethodError
+from plait.decoders.contract.registry import MethodError, from_spec
 from plait.decoders.contract.text import NoiseKey, Text
 from plait.decoders.sampling.params import SamplingParams
 from plait.server.engine.group.group import Group, SearchContext, begin_group
@@ -67,7 +69,8 @@ class Admission:
     def add(self, request: GenerateRequest) -> None:
         """Check the request against the engine's size and start to load its constraint."""
         self._check(request)
-        if request.constraint is None and not request.decoding.scorers:
+        decoding = request.decoding
+        if request.constraint is None and not decoding.scorers and not decoding.checks:
             future: Future[Constraint | None] = Future()
             future.set_result(None)
         else:
@@ -80,7 +83,17 @@ class Admission:
             self._searches.load_tokenizer()
         for form in request.scorer_forms.values():
             self._searches.scorers.prepare(form)
-        return None if request.constraint is None else self._load_constraint(request.constraint)
+        given = request.constraint
+        constraint = None if given is None else self._load_constraint(given)
+        return self._checked(constraint, request) if request.decoding.checks else constraint
+
+    def _checked(self, constraint: Constraint | None, request: GenerateRequest) -> Constraint:
+        """Return the constraint with the request's checks beside it."""
+        choices = [from_spec("check", spec) for spec in request.decoding.checks]
+        checks: list[Check] = [choice.method.make(choice.options) for choice in choices]
+        pieces = self._searches.load_tokenizer().token_bytes
+        tokens = SpelledTokens(pieces, frozenset(request.stop_token_ids))
+        return CheckedConstraint(checks, tokens, constraint)
 
     def run_aside(self, work: Callable[[], None]) -> None:
         """Do some work on the loader thread, before constraints that come later."""

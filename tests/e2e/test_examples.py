@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codeop
 import json
 import os
 import shutil
@@ -53,7 +54,7 @@ def test_a_threshold_takes_fewer_passes(diffusion_server: RealServer) -> None:
 
 @pytest.fixture(scope="module")
 def with_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the interpreter of a new environment, in which the example package is installed.
+    """Return the interpreter of a new environment, in which the example packages are installed.
 
     What is installed beside the tests is seen there as well, through a .pth file.
     """
@@ -66,9 +67,12 @@ def with_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run([python, "-c", code], capture_output=True, check=True, text=True)
     parent = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
     (Path(done.stdout.strip()) / "parent.pth").write_text(parent)
-    package = shutil.copytree(EXAMPLES / "bigram_drafter", folder / "bigram_drafter")
+    packages = [
+        str(shutil.copytree(EXAMPLES / name, folder / name))
+        for name in ("bigram_drafter", "syntax_checks")
+    ]
     pip = [sys.executable, "-m", "pip", "--python", python, "-q", "install", "--no-index"]
-    subprocess.run([*pip, "--no-deps", "--no-build-isolation", str(package)], check=True)
+    subprocess.run([*pip, "--no-deps", "--no-build-isolation", *packages], check=True)
     return Path(python)
 
 
@@ -93,3 +97,32 @@ def test_an_installed_package_adds_a_drafter(with_plugin: Path, server: RealServ
     assert texts[0] == texts[1]
     trace = have.json()["decoding"]
     assert trace["accepted"]["bigram"] > 0, json.dumps(trace)
+
+
+def test_an_installed_package_adds_a_check(with_plugin: Path, server: RealServer) -> None:
+    """Whatever a small model writes at temperature 1, each answer that ends is Python."""
+    body = {
+        "messages": [{"role": "user", "content": "Write a Python function that adds two numbers."}],
+        "max_tokens": 40,
+        "temperature": 1,
+        "decoding": {"check": "python-syntax", "trace": True},
+    }
+    path = "/v1/chat/completions"
+    refused = httpx.post(server.url + path, json=body, timeout=60).json()["error"]
+    with real_server("--kv-cache-bytes", "100MB", python=str(with_plugin)) as other:
+        answers = [
+            httpx.post(other.url + path, json=body | {"seed": i}, timeout=60) for i in range(8)
+        ]
+    found = [each.json() for each in answers]
+    ended = [each["choices"][0] for each in found if "choices" in each]
+
+    assert "python-syntax" in refused["message"]
+    assert {each["error"]["code"] for each in found if "error" in each} <= {"dead_end"}
+    assert ended
+    for choice in ended:
+        text = choice["message"]["content"]
+        lines = text if choice["finish_reason"] == "stop" else text.rpartition("\n")[0]
+        assert (
+            codeop.compile_command(lines + "\n", symbol="exec") or choice["finish_reason"] != "stop"
+        )
+    assert sum(each["decoding"]["refused"] for each in found if "decoding" in each) > 0

@@ -73,6 +73,9 @@ class DecodingOptions(StrictModel):
     scorer: NamedMethod | NamedMethods | None = Field(
         None, description="What the search goes by: one method, or several whose scores are added."
     )
+    check: NamedMethod | NamedMethods | None = Field(
+        None, description="What the text must pass, token by token: checks that are installed."
+    )
     trace: bool | None = Field(None, description="Add an object `decoding` to the answer.")
 
 
