@@ -1,4 +1,4 @@
-"""`python -m benchmarks.structured suite|http`: structured output by keyword, and over HTTP."""
+"""`python -m benchmarks.structured suite|http|canvases`: by keyword, over HTTP, on canvases."""
 
 from __future__ import annotations
 

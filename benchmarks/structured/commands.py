@@ -24,13 +24,19 @@ from benchmarks.machine import this_machine
 from benchmarks.maskbench import SHARED, Case, cases, remotes
 from benchmarks.rows import Bench
 from benchmarks.servers import NotInstalled, NotReady, Venvs
-from benchmarks.structured import http_report, suite_report
+from benchmarks.structured import canvases, http_report, suite_report
+from benchmarks.structured.canvases import CanvasReport
 from benchmarks.structured.coverage import Attempt, coverage, speed
 from benchmarks.structured.engines import ENGINES, OWN, STANDARD
 from benchmarks.structured.http_report import HttpReport, ServerResult
 from benchmarks.structured.isolation import IsolatedEngine
 from benchmarks.structured.measuring import Plan, Schema, draw_schemas, measure
-from benchmarks.structured.options import HttpOptions, StructuredOptions, SuiteOptions
+from benchmarks.structured.options import (
+    CanvasOptions,
+    HttpOptions,
+    StructuredOptions,
+    SuiteOptions,
+)
 from benchmarks.structured.serving import Server, found, started
 from benchmarks.structured.suite import DIALECTS, EngineResult, judge_case, summarise
 from benchmarks.structured.suite_report import Section, SuiteReport
@@ -46,7 +52,9 @@ def run(options: StructuredOptions) -> int:
     chosen = get_subcommand(options)
     if isinstance(chosen, SuiteOptions):
         return run_suite(chosen)
-    assert isinstance(chosen, HttpOptions), "there are two subcommands"
+    if isinstance(chosen, CanvasOptions):
+        return run_canvases(chosen)
+    assert isinstance(chosen, HttpOptions), "there are three subcommands"
     return run_http(chosen)
 
 
@@ -101,6 +109,17 @@ def _judge(corpus: Corpus, engines: dict[str, str], deadline_s: float) -> dict[s
             judged = [judge(case) for case in corpus.cases]
         results[name] = summarise(version, judged)
     return results
+
+
+def run_canvases(options: CanvasOptions) -> int:
+    """Measure the methods of a diffusion model; return 1 where an answer is not of its form."""
+    served = canvases.load()
+    answers = canvases.answer_rows(served, options.cases, options.rounds)
+    holes = canvases.hole_rows(served, options.cases)
+    report = CanvasReport(_now(), _command(), this_machine(), answers, holes)
+    _write(canvases.markdown(report), report, options.output)
+    under_form = [row.valid for row in answers] + [row.valid for row in holes if row.constrained]
+    return int(any(share.value < 1 for share in under_form))
 
 
 def run_http(options: HttpOptions) -> int:
@@ -168,7 +187,7 @@ def _command() -> str:
     return f"python -m benchmarks.structured {shlex.join(words)}"
 
 
-def _write(text: str, report: SuiteReport | HttpReport, output: Path | None) -> None:
+def _write(text: str, report: SuiteReport | HttpReport | CanvasReport, output: Path | None) -> None:
     """Print the tables; write them and the findings as JSON where they are asked for."""
     print(text)
     if output is None:

@@ -84,6 +84,16 @@ class HttpOptions(Command):
     )
 
 
+class CanvasOptions(Command):
+    """Compare what decides under a schema on the canvases of tiny-diffusion, and fill holes."""
+
+    cases: Count = Field(50, description="Questions with their schemas.")
+    rounds: Count = Field(3, description="Times that each method answers them; the median counts.")
+    output: Path | None = Field(
+        None, description="JSON file for the findings; the tables are written beside it."
+    )
+
+
 class StructuredOptions(Command):
     """Structured output: which schemas are enforced, how faithfully, and how fast."""
 
@@ -91,3 +101,4 @@ class StructuredOptions(Command):
 
     suite: CliSubCommand[SuiteOptions] = Field(description="Engines before test suites.")
     http: CliSubCommand[HttpOptions] = Field(description="Servers over HTTP.")
+    canvases: CliSubCommand[CanvasOptions] = Field(description="Methods of a diffusion model.")
