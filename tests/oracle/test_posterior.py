@@ -116,7 +116,7 @@ def test_the_card_s_example() -> None:
     half, quarter = Fraction(1, 2), Fraction(1, 4)
     assert law == {(A, A, B): half, (A, B, B): quarter, (B, B, B): quarter}
     have = posterior(A_THEN_B, [0, 1, 2], 3, F2)
-    assert have.backward[0][0] == pytest.approx(np.log(0.5))
+    assert have.log_mass == pytest.approx(np.log(0.5))
     assert have.best() == [A, A, B]
     want = [[0.75, 0.25, 0.0], [0.5, 0.5, 0.0], [0.0, 1.0, 0.0]]
     assert np.allclose(have.marginals(), want, atol=1e-12)
@@ -178,3 +178,28 @@ def test_draws_follow_the_law() -> None:
     for text, probability in law.items():
         error = float(probability * (1 - probability) / count) ** 0.5
         assert abs(found.get(text, 0) / count - probability) < 5 * error, text
+
+
+def test_ratios_of_masses_repair_draws_in_several_steps() -> None:
+    """The law of two steps, each exact for its own distribution, is not that of the path.
+
+    C = {aa, bb}; the first position is unmasked, and the model then knows the second. Weights of
+    mass under the new distribution to mass under the old (TWISTER's potentials) restore the law of
+    the path, 9/10 and 1/10.
+    """
+    pairs = automaton({(0, A): 1, (0, B): 2, (1, A): 3, (2, B): 3}, [False, False, False, True])
+    half, none = Fraction(1, 2), Fraction(0)
+    before = [[half, half, none]] * 2
+    after = {
+        A: [Fraction(9, 10), Fraction(1, 10), none],
+        B: [Fraction(9, 10), Fraction(1, 10), none],
+    }
+    step = posterior(pairs, [0, 1], 2, before).marginals()[0]
+    assert np.allclose(step, [0.5, 0.5, 0.0])
+    weights = {}
+    for token in (A, B):
+        old = posterior(pairs, [-1 - token, 0], 2, before[1:]).log_mass
+        new = posterior(pairs, [-1 - token, 0], 2, [after[token]]).log_mass
+        weights[token] = step[token] * np.exp(new - old)
+    total = sum(weights.values())
+    assert [weights[token] / total for token in (A, B)] == pytest.approx([0.9, 0.1])

@@ -94,7 +94,12 @@ class Posterior:
     @property
     def exists(self) -> bool:
         """Whether some text is accepted."""
-        return bool(self.backward[0][self.start] > -np.inf)
+        return self.log_mass > -np.inf
+
+    @property
+    def log_mass(self) -> float:
+        """The log of the mass of all accepted texts; the rows of scores need no sum."""
+        return float(self.backward[0][self.start])
 
     @cached_property
     def backward(self) -> list[Floats]:
@@ -120,7 +125,7 @@ class Posterior:
         moves, found = self.transitions, np.zeros_like(self.scores)
         states = np.full(len(moves.closing), -np.inf)
         states[self.start] = 0.0
-        total = self.backward[0][self.start]
+        total = self.log_mass
         for i, row in enumerate(self.rows):
             weights = self._weights(row)
             ahead = states[moves.source] + weights
