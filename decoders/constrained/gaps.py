@@ -5,8 +5,9 @@ with the bytes that such texts have (plait.kernels.grammar.saturation): a gap of
 has at least n bytes. What that finds empty, no filling can repair. What it finds is a filling in
 bytes, the shortest; it is spelled in tokens, gap by gap, with exactly as many as fit, and then it
 is a proof. Where no spelling fits, the grammar is intersected anew with gaps of tokens, whose bytes
-are the vocabulary's trie, once for each masked position: exact, and more work. Only where that is
-too much, the answer is "unknown", or where a gap of more than MAX_TOKENS needs longer tokens.
+are those of the vocabulary's trie: first with as many as a gap needs or more, of which the fewest
+are found, then with as many as it may have, position by position. That is exact, and more work.
+Only where it is too much, the answer is "unknown".
 
 Source: Mündler et al. 2025, arXiv:2508.10111, section 4. Differences: the grammar reads bytes and
 its lexemes are automata over bytes, so fragments are not lexed and no terminal is cut in two at the
@@ -17,6 +18,7 @@ edge of a gap; gaps are bounded by their masks, where the paper's take any text;
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum, auto
 from functools import cached_property
 from itertools import pairwise
 
@@ -27,9 +29,12 @@ from plait.kernels.grammar import DEAD, Automaton
 from plait.kernels.grammar.network import build_network
 from plait.kernels.grammar.saturation import (
     ANY_BYTE,
+    BYTES,
     MAX_ITEMS,
+    NOTHING,
     TOKEN,
     TOKEN_OR_NOTHING,
+    TOKENS,
     Found,
     make_saturation,
 )
@@ -37,9 +42,17 @@ from plait.kernels.grammar.saturation import (
 PLAIN, COMPOSED = 1, 4  # costs of a filled-in byte: one that is a token by itself, and another
 IMPOSSIBLE = GapFilling(exists=False)
 UNKNOWN = GapFilling(exists=None)
-MISFIT = GapFilling(exists=None)  # a filling in bytes that fits no tokens
-MAX_TOKENS = 64  # of a gap that is filled token by token
+MISFIT = GapFilling(exists=None)  # to be asked again, with gaps of another form
+MAX_TOKENS = 64  # that a gap may have beyond what it needs, where they are counted
 MAX_TOKEN_ITEMS = 300_000  # triples of a question whose gaps are
+
+
+class GapForm(Enum):
+    """What a gap is filled with, from the least work to the most."""
+
+    BYTES = auto()  # as many bytes as it needs tokens, or more: the fewest bytes
+    TOKENS = auto()  # as many tokens as it needs, or more: the fewest tokens
+    COUNTED = auto()  # as many tokens as it may have
 
 
 class GapFiller:
@@ -66,31 +79,31 @@ class GapFiller:
             automaton: of the grammar.
         Cost: milliseconds; the triples of the saturation grow with the square of a gap's length.
         """
-        found = self._filled(prefix, pieces, automaton, by_token=False)
-        if found is not MISFIT:
-            return found
-        found = self._filled(prefix, pieces, automaton, by_token=True)
+        found = MISFIT
+        for form in GapForm:
+            if found is MISFIT:
+                found = self._filled(prefix, pieces, automaton, form)
         return UNKNOWN if found is MISFIT else found
 
     def _filled(
-        self, prefix: bytes, pieces: Sequence[int | Gap], automaton: Automaton, *, by_token: bool
+        self, prefix: bytes, pieces: Sequence[int | Gap], automaton: Automaton, form: GapForm
     ) -> GapFilling:
-        """Fill gaps with bytes or with tokens; MISFIT: no tokens spell what was found."""
-        line = _Line(prefix)
+        """Fill gaps of one form; MISFIT: no tokens spell what was found, or it was too much."""
+        line = _Line(prefix, form)
         for piece in pieces:
             if isinstance(piece, Gap):
-                line.add_gap(piece, by_token=by_token and piece.most <= MAX_TOKENS)
+                line.add_gap(piece)
             elif self._vocabulary.is_text(piece):
                 line.add(self._vocabulary.token_bytes[piece])
             else:
                 return IMPOSSIBLE
-        limit = min(MAX_TOKEN_ITEMS, self._max_items) if by_token else self._max_items
+        limit = self._max_items if form is GapForm.BYTES else min(MAX_TOKEN_ITEMS, self._max_items)
         found, filling = self._saturation.fill(line.leave, line.loops, limit)
         if found != Found.FILLED:
-            return IMPOSSIBLE if found == Found.EMPTY else UNKNOWN
+            return IMPOSSIBLE if found == Found.EMPTY else MISFIT
         texts = line.texts(filling)
         if not self._is_exact and not _accepts(automaton, line.joined(texts)):
-            return UNKNOWN
+            return MISFIT
         spelled = [self.spell(text, gap) for text, gap in zip(texts, line.gaps, strict=True)]
         tokens = [each for each in spelled if each is not None]
         return GapFilling(exists=True, tokens=tokens) if len(tokens) == len(texts) else MISFIT
@@ -137,9 +150,10 @@ class GapFiller:
 class _Line:
     """A text with gaps as the saturation reads it."""
 
-    def __init__(self, prefix: bytes) -> None:
+    def __init__(self, prefix: bytes, form: GapForm) -> None:
+        self._form = form
         self.leave = list[int](prefix)
-        self.loops = [False] * (len(prefix) + 1)
+        self.loops = [NOTHING] * (len(prefix) + 1)
         self.gaps: list[Gap] = []
         self._gap_at: dict[int, int] = {}  # by position: index of the gap that it belongs to
         self._places: list[int] = []  # of each gap: bytes of the fragments before it
@@ -147,15 +161,21 @@ class _Line:
 
     def add(self, fragment: bytes) -> None:
         self.leave += fragment
-        self.loops += [False] * len(fragment)
+        self.loops += [NOTHING] * len(fragment)
         self._fragments += fragment
 
-    def add_gap(self, gap: Gap, *, by_token: bool) -> None:
-        """Add the gap's tokens, or at least as many bytes; gaps do not touch each other."""
-        first, spare = len(self.leave), gap.most - gap.least if by_token else 0
-        self.leave += [TOKEN if by_token else ANY_BYTE] * gap.least + [TOKEN_OR_NOTHING] * spare
-        self.loops += [False] * (gap.least + spare)
-        self.loops[-1] = gap.most > 0 and not by_token
+    def add_gap(self, gap: Gap) -> None:
+        """Add the positions of a gap; gaps do not touch each other."""
+        first, spare = len(self.leave), gap.most - gap.least
+        self.leave += [ANY_BYTE if self._form is GapForm.BYTES else TOKEN] * gap.least
+        if self._form is GapForm.COUNTED and spare <= MAX_TOKENS:
+            self.leave += [TOKEN_OR_NOTHING] * spare
+            spare = 0
+        self.loops += [NOTHING] * (len(self.leave) - first)
+        if self._form is GapForm.BYTES and gap.most:
+            self.loops[-1] = BYTES
+        elif spare:
+            self.loops[-1] = TOKENS
         self._gap_at |= dict.fromkeys(range(first, len(self.leave) + 1), len(self.gaps))
         self._places.append(len(self._fragments))
         self.gaps.append(gap)

@@ -84,6 +84,10 @@ class Automaton(Protocol):
         """
         ...
 
+    def successors(self, state: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the tokens of the state's mask, rising, and the states behind them."""
+        ...
+
     def is_accepting(self, state: int) -> bool:
         """Return whether the text may end here."""
         ...

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <bit>
 #include <cstring>
 
 #include "automaton.h"
@@ -135,6 +136,22 @@ void write_mask(Automaton& automaton, int state, Words& row) {
   }
 }
 
+// Return the legal tokens of a state, and the states behind them.
+std::pair<py::array_t<int64_t>, py::array_t<int64_t>> successors(Automaton& automaton, int state) {
+  if (state < 0 || state >= automaton.size()) throw py::index_error("there is no such state");
+  const std::vector<uint32_t> mask = automaton.mask(state);  // a copy: states are added below
+  std::vector<int64_t> tokens, targets;
+  for (size_t word = 0; word < mask.size(); ++word) {
+    for (uint32_t bits = mask[word]; bits; bits &= bits - 1) {
+      const int token = static_cast<int>(word * 32) + std::countr_zero(bits);
+      tokens.push_back(token);
+      targets.push_back(automaton.advance(state, token));
+    }
+  }
+  return {py::array_t<int64_t>(static_cast<py::ssize_t>(tokens.size()), tokens.data()),
+          py::array_t<int64_t>(static_cast<py::ssize_t>(targets.size()), targets.data())};
+}
+
 using EdgeRow = std::tuple<int, int, int, int>;  // state, kind, value, target; by rising state
 
 std::unique_ptr<Saturation> make_saturation(const std::vector<EdgeRow>& edges, int num_states,
@@ -162,15 +179,18 @@ std::unique_ptr<Saturation> make_saturation(const std::vector<EdgeRow>& edges, i
 
 std::pair<int, std::vector<std::pair<int, int>>> fill(Saturation& saturation,
                                                       const std::vector<int>& leave,
-                                                      const std::vector<bool>& loops,
+                                                      const std::vector<int>& loops,
                                                       size_t max_items) {
   if (loops.size() != leave.size() + 1) throw py::value_error("a position has one loop");
-  for (int each : leave) {
+  bool has_tokens = false;
+  for (size_t i = 0; i < loops.size(); ++i) {
+    const int each = i < leave.size() ? leave[i] : 0;
     if (each < 0 || each > Saturation::kTokenOrNothing) throw py::value_error("no such byte");
-    if (each > Saturation::kAnyByte && !saturation.has_tokens()) {
-      throw py::value_error("tokens are read by a vocabulary");
-    }
+    const bool is_left_by_token = each > Saturation::kAnyByte;
+    if (is_left_by_token && loops[i]) throw py::value_error("a position has tokens once");
+    has_tokens |= is_left_by_token || loops[i] == Saturation::kTokens;
   }
+  if (has_tokens && !saturation.has_tokens()) throw py::value_error("there is no vocabulary");
   std::vector<std::pair<int, int>> filling;
   const int found = saturation.fill(leave, loops, max_items, filling);
   return {found, std::move(filling)};
@@ -192,6 +212,7 @@ PYBIND11_MODULE(_grammar, m) {
       .def("step", checked(&Automaton::step))
       .def("advance", checked(&Automaton::advance))
       .def("write_mask", &write_mask)
+      .def("successors", &successors)
       .def("is_accepting", checked(&Automaton::is_accepting))
       .def("is_final", checked(&Automaton::is_final))
       .def("num_closing", checked(&Automaton::num_closing))

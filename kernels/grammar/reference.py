@@ -118,6 +118,13 @@ class ReferenceAutomaton:
         row[: len(mask)] = mask
         row[len(mask) :] = 0
 
+    def successors(self, state: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """See the protocol."""
+        row = np.zeros(-(-len(self._vocabulary.tokens) // 32), np.int32)
+        self.write_mask(state, row)
+        tokens = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little"))
+        return tokens, np.array([self.advance(state, int(token)) for token in tokens], np.int64)
+
     def _fits(self, state: int, spelling: bytes, dead: set[bytes]) -> bool:
         if any(spelling[:end] in dead for end in range(1, len(spelling) + 1)):
             return False

@@ -23,15 +23,16 @@ Saturation::Saturation(Network network, const std::vector<int>& byte_costs,
   }
 }
 
-Saturation::Found Saturation::fill(const std::vector<int>& leave, const std::vector<bool>& loops,
+Saturation::Found Saturation::fill(const std::vector<int>& leave, const std::vector<int>& loops,
                                    size_t max_items, std::vector<std::pair<int, int>>& filling) {
   leave_ = &leave;
   loops_ = &loops;
   ordinal_.clear();
   token_places_.clear();
-  for (size_t i = 0; i < leave.size(); ++i) {
+  for (size_t i = 0; i <= leave.size(); ++i) {
     ordinal_.push_back(static_cast<int>(token_places_.size()));
-    if (leave[i] > kAnyByte) token_places_.push_back(static_cast<int>(i));
+    const bool is_left_by_token = i < leave.size() && leave[i] > kAnyByte;
+    if (is_left_by_token || loops[i] == kTokens) token_places_.push_back(static_cast<int>(i));
   }
   items_.clear();
   slots_.assign(1 << 12, -1);
@@ -146,7 +147,9 @@ void Saturation::read(int index, const Network::Edge& edge) {
   } else if (given >= 0 && given < kAnyByte && network_.sets[edge.value][given]) {
     push({edge.target, item.origin, item.at + 1, item.cost, index, -1, -1, false});
   }
-  if ((*loops_)[item.at] && best >= 0) {
+  if ((*loops_)[item.at] == kTokens) {
+    read_token(index, edge, item.at, 0);
+  } else if ((*loops_)[item.at] == kBytes && best >= 0) {
     push({edge.target, item.origin, item.at, item.cost + price, index, -1,
           static_cast<int16_t>(best), false});
   }
@@ -156,15 +159,17 @@ void Saturation::read(int index, const Network::Edge& edge) {
 void Saturation::read_token(int index, const Network::Edge& edge, int first, int node) {
   const Item item = items_[index];
   const auto& own = vocabulary_->nodes[node];
+  const bool is_inserted = (*loops_)[first] == kTokens;  // such a position is left by a given byte
+  const int cost = item.cost + (is_inserted && node == 0);
   for (int i = own.first_child; i < own.first_child + own.num_children; ++i) {
     const uint8_t byte = vocabulary_->child_bytes[i];
     if (!network_.sets[edge.value][byte]) continue;
     const int child = vocabulary_->child_nodes[i];
     if (vocabulary_->nodes[child].num_children) {
-      push({edge.target, item.origin, inside(first, child), item.cost, index, -1, byte, false});
+      push({edge.target, item.origin, inside(first, child), cost, index, -1, byte, false});
     }
     if (vocabulary_->nodes[child].token >= 0) {
-      push({edge.target, item.origin, first + 1, item.cost, index, -1, byte, false});
+      push({edge.target, item.origin, first + !is_inserted, cost, index, -1, byte, false});
     }
   }
 }

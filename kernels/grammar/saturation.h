@@ -29,7 +29,9 @@ struct Network {
 class Saturation {
  public:
   enum Found { kEmpty, kFilled, kLimit };
+  // What leaves a position of the line, beside given bytes; what is inserted at one.
   static constexpr int kAnyByte = 256, kToken = 257, kTokenOrNothing = 258;
+  static constexpr int kNothing = 0, kBytes = 1, kTokens = 2;
 
   // byte_costs: [256] of filled-in bytes; 0: never filled in. The vocabulary may be missing.
   Saturation(Network network, const std::vector<int>& byte_costs,
@@ -38,7 +40,7 @@ class Saturation {
   bool has_tokens() const { return vocabulary_ != nullptr; }
 
   // Answer one question; on kFilled, `filling` holds (position, byte) in the order of the text.
-  Found fill(const std::vector<int>& leave, const std::vector<bool>& loops, size_t max_items,
+  Found fill(const std::vector<int>& leave, const std::vector<int>& loops, size_t max_items,
              std::vector<std::pair<int, int>>& filling);
 
  private:
@@ -63,7 +65,7 @@ class Saturation {
   int& call_at(int number, int at);
   int length() const { return static_cast<int>(leave_->size()); }
   // Positions up to the length are those of the line; behind them are the nodes of the vocabulary's
-  // trie, once for each position that a token leaves: they stand inside of that token.
+  // trie, once for each position that begins tokens: they stand inside of one.
   int inside(int first, int node) const {
     return length() + 1 + ordinal_[first] * static_cast<int>(vocabulary_->nodes.size()) + node;
   }
@@ -79,8 +81,8 @@ class Saturation {
 
   // Of the question that is being answered.
   const std::vector<int>* leave_ = nullptr;
-  const std::vector<bool>* loops_ = nullptr;
-  std::vector<int> ordinal_;  // by position of the line: how many before it are left by tokens
+  const std::vector<int>* loops_ = nullptr;
+  std::vector<int> ordinal_;  // by position of the line: how many before it begin tokens
   std::vector<int> token_places_;  // those that are
   std::vector<Item> items_;
   std::vector<int> slots_;  // open addressing: items by (state, origin, at), -1: free

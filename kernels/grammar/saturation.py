@@ -1,10 +1,10 @@
 """Whether a text with gaps can be filled to a text of a grammar, and the shortest filling.
 
 The text is an automaton in a line: each of its positions is left by a given byte, by any byte, or
-by a token of the vocabulary; at some positions any number of bytes may be inserted. The grammar is
-a `Network`. Saturation derives every triple (state of the network, position where its nonterminal
-was entered, position) that can be reached from the start, cheapest first, until the root ends at
-the last position.
+by a token of the vocabulary; at some positions any number of bytes or tokens may be inserted. The
+grammar is a `Network`. Saturation derives every triple (state of the network, position where its
+nonterminal was entered, position) that can be reached from the start, cheapest first, until the
+root ends at the last position.
 
 Source: intersection of a context-free grammar with a regular language (Bar-Hillel, Perles and
 Shamir 1961) by saturation, as Mündler et al. 2025, arXiv:2508.10111, section 4.3; the order is that
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from plait.kernels.grammar.reference import ReferenceVocabulary
 
 ANY_BYTE, TOKEN, TOKEN_OR_NOTHING = 256, 257, 258  # what leaves a position, beside given bytes
+NOTHING, BYTES, TOKENS = 0, 1, 2  # what is inserted at a position
 MAX_ITEMS = 2_000_000  # triples of one question, about 100 MB
 
 
@@ -46,16 +47,17 @@ Filling = tuple[int, list[tuple[int, int]]]  # Found, and (position, byte) in th
 class Saturation(Protocol):
     """Answers questions about one network. Used by one thread at a time."""
 
-    def fill(self, leave: Sequence[int], loops: Sequence[bool], max_items: int) -> Filling:
+    def fill(self, leave: Sequence[int], loops: Sequence[int], max_items: int) -> Filling:
         """Return whether there is a filling, and one of the least cost.
 
         Law: FILLED exactly if a text of the network's language is a filling; its cost is the least.
-        A byte that replaces ANY_BYTE costs one less than one that is inserted, those of a token
-        cost nothing.
+        A byte that replaces ANY_BYTE costs one less than one that is inserted, a token that is
+        inserted costs one, and a token that leaves a position nothing.
 
         Args:
             leave: [n] the byte that leaves each position, or ANY_BYTE, TOKEN, TOKEN_OR_NOTHING.
-            loops: [n + 1] whether bytes may be inserted at the position.
+            loops: [n + 1] NOTHING, BYTES or TOKENS: what may be inserted at the position, NOTHING
+                where a token leaves it.
             max_items: most triples; beyond, the result is LIMIT.
         """
 
@@ -128,7 +130,7 @@ class ReferenceSaturation:
         usable = [[b for b in members if byte_costs[b]] for members in network.sets]
         self._best = [min(own, key=lambda b: (byte_costs[b], b), default=-1) for own in usable]
 
-    def fill(self, leave: Sequence[int], loops: Sequence[bool], max_items: int) -> Filling:
+    def fill(self, leave: Sequence[int], loops: Sequence[int], max_items: int) -> Filling:
         """See the protocol."""
         return _Question(self, leave, loops).answer(max_items)
 
@@ -137,7 +139,7 @@ class _Question:
     """One saturation."""
 
     def __init__(
-        self, owner: ReferenceSaturation, leave: Sequence[int], loops: Sequence[bool]
+        self, owner: ReferenceSaturation, leave: Sequence[int], loops: Sequence[int]
     ) -> None:
         self._owner, self._leave, self._loops = owner, leave, loops
         self._items: dict[Key, _Item] = {}
@@ -205,6 +207,8 @@ class _Question:
         price = self._owner._costs[best] if best >= 0 else 0
         given = self._leave[at] if at < len(self._leave) else -1
         behind = (at + 1, b"")
+        if read and self._loops[at] == TOKENS:
+            given = -1  # that leaves the position, but not the token
         if given in (TOKEN, TOKEN_OR_NOTHING):
             for byte in self._owner._network.sets[number]:
                 self._read_token(key, cost, byte, target)
@@ -212,17 +216,22 @@ class _Question:
             self._push((target, origin, behind), _Item(cost + price - 1, key, None, best))
         elif 0 <= given < ANY_BYTE and given in self._owner._network.sets[number]:
             self._push((target, origin, behind), _Item(cost, key))
-        if self._loops[at] and best >= 0 and not read:
+        if self._loops[at] == TOKENS:
+            for byte in self._owner._network.sets[number]:
+                self._read_token(key, cost, byte, target)
+        elif self._loops[at] == BYTES and best >= 0:
             self._push((target, origin, (at, b"")), _Item(cost + price, key, None, best))
 
     def _read_token(self, key: Key, cost: int, byte: int, target: int) -> None:
         """Go on with a byte of a token."""
         _, origin, (at, read) = key
-        text = read + bytes([byte])
+        text, is_inserted = read + bytes([byte]), self._loops[at] == TOKENS
+        cost += is_inserted and not read
         if text in self._owner._beginnings:
             self._push((target, origin, (at, text)), _Item(cost, key, None, byte))
         if text in self._owner._tokens:
-            self._push((target, origin, (at + 1, b"")), _Item(cost, key, None, byte))
+            behind = (at if is_inserted else at + 1, b"")
+            self._push((target, origin, behind), _Item(cost, key, None, byte))
 
     def _filling(self, key: Key) -> list[tuple[int, int]]:
         """Return what was filled in on the way to an item, read from its end."""

@@ -17,9 +17,12 @@ from plait.kernels.grammar.network import Network, build_network
 from plait.kernels.grammar.reference import ReferenceVocabulary
 from plait.kernels.grammar.saturation import (
     ANY_BYTE,
+    BYTES,
     MAX_ITEMS,
+    NOTHING,
     TOKEN,
     TOKEN_OR_NOTHING,
+    TOKENS,
     Found,
     ReferenceSaturation,
     Saturation,
@@ -31,7 +34,7 @@ LONGEST = 8  # letters of the texts that are enumerated
 LETTERS = b"ab"
 COSTS = [1 if byte in LETTERS else 0 for byte in range(256)]
 Table = list[tuple[Any, ...]]
-Line = tuple[list[int], list[bool]]  # what leaves each position, where bytes may be inserted
+Line = tuple[list[int], list[int]]  # what leaves each position, where bytes may be inserted
 
 
 def random_table(draw: random.Random) -> Table:
@@ -107,7 +110,9 @@ def random_line(draw: random.Random, *, with_tokens: bool = False) -> Line:
     kinds = [*LETTERS, *LETTERS, ANY_BYTE]
     kinds = [*LETTERS, TOKEN, TOKEN_OR_NOTHING, TOKEN_OR_NOTHING] if with_tokens else kinds
     leave = [draw.choice(kinds) for _ in range(draw.randrange(6))]
-    return leave, [draw.random() < 0.3 for _ in range(len(leave) + 1)]
+    inserted = TOKENS if with_tokens else BYTES
+    loops = [inserted if draw.random() < 0.3 else NOTHING for _ in range(len(leave) + 1)]
+    return leave, [0 if each > ANY_BYTE else n for each, n in zip([*leave, 0], loops, strict=True)]
 
 
 def cheapest(language: set[bytes], line: Line) -> int | None:
@@ -116,7 +121,7 @@ def cheapest(language: set[bytes], line: Line) -> int | None:
     return min(found, default=None)
 
 
-def insertions(word: bytes, leave: Sequence[int], loops: Sequence[bool]) -> int | None:
+def insertions(word: bytes, leave: Sequence[int], loops: Sequence[int]) -> int | None:
     if len(word) < len(leave):
         return None
     ends = {(0, 0)}  # (position, bytes inserted) behind each letter
@@ -186,6 +191,26 @@ def test_both_saturations_say_the_same(seed: int) -> None:
             if i % 2 == 0:
                 prices = [sum(costs[byte] for _, byte in filling) for _, filling in answers]
                 assert prices[0] == prices[1], (network, line)
+            else:
+                counts = [inserted_tokens(line, filling, tokens) for _, filling in answers]
+                assert counts[0] == counts[1], (network, line)
+
+
+def inserted_tokens(line: Line, filling: Sequence[tuple[int, int]], tokens: Sequence[bytes]) -> int:
+    """Return the fewest tokens that spell what was inserted at positions with loops."""
+    texts: dict[int, bytes] = {}
+    for at, byte in filling:
+        if line[1][at]:
+            texts[at] = texts.get(at, b"") + bytes([byte])
+    return sum(fewest(text, tokens) for text in texts.values())
+
+
+def fewest(text: bytes, tokens: Sequence[bytes]) -> int:
+    found = [0, *[99] * len(text)]
+    for stop in range(1, len(text) + 1):
+        ends = [len(t) for t in tokens if t and text[:stop].endswith(t)]
+        found[stop] = min((found[stop - n] + 1 for n in ends), default=99)
+    return found[-1]
 
 
 NESTED = 'root ::= ("a" root "b")?'
@@ -197,13 +222,13 @@ NESTED = 'root ::= ("a" root "b")?'
 )
 def test_nested_pairs_of_letters(text: str, can_be_filled: bool) -> None:
     """The card's cases of S -> a S b | empty; "_" is a gap of any length."""
-    leave, loops = list[int](), [False]
+    leave, loops = list[int](), [NOTHING]
     for piece in text:
         if piece == "_":
-            loops[-1] = True
+            loops[-1] = BYTES
         else:
             leave.append(ord(piece))
-            loops.append(False)
+            loops.append(NOTHING)
     table = build_table(parse(NESTED))
     saturation = make_saturation(build_network(table.operations, table.dfas, table.root), COSTS)
     assert saturation.fill(leave, loops, MAX_ITEMS)[0] == (
@@ -214,7 +239,7 @@ def test_nested_pairs_of_letters(text: str, can_be_filled: bool) -> None:
 def test_a_limit_is_unknown_and_not_empty() -> None:
     table = build_table(parse(NESTED))
     network = build_network(table.operations, table.dfas, table.root)
-    line: Line = ([ord("a")] * 20, [False] * 20 + [True])
+    line: Line = ([ord("a")] * 20, [NOTHING] * 20 + [BYTES])
     for each in (make_saturation(network, COSTS), ReferenceSaturation(network, COSTS)):
         assert each.fill(*line, 10) == (Found.LIMIT, [])
         assert each.fill(*line, MAX_ITEMS)[0] == Found.FILLED
