@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -66,6 +67,14 @@ def load_automaton(table: OperationTable, vocabulary: Vocabulary) -> Automaton:
 def build_table(grammar: Grammar) -> OperationTable:
     """Return the table of a pruned grammar. Cost: linear in its nodes."""
     return _Builder().run(grammar)
+
+
+@lru_cache(1024)  # the classes of JSON's own syntax stand in every schema's grammar
+def _byte_sets(ranges: Ranges) -> tuple[bytes, list[list[bytes]]]:
+    """Return the characters of one byte, and rows of sets of bytes for the others."""
+    rows = [row for first, last in ranges for row in utf8_rows(first, last)]
+    single = bytes(byte for (a, b), *rest in rows if not rest for byte in range(a, b + 1))
+    return single, [[bytes(range(a, b + 1)) for a, b in row] for row in rows if len(row) > 1]
 
 
 class _Builder:
@@ -150,19 +159,15 @@ class _Builder:
         """Return the operation of one UTF-8 encoded character."""
         known = self._chars.get(ranges)
         if known is None:
-            rows = [row for first, last in ranges for row in utf8_rows(first, last)]
-            single = [byte for (a, b), *rest in rows if not rest for byte in range(a, b + 1)]
+            single, rows = _byte_sets(ranges)
             found = [self._set(single)] if single else []
-            for row in rows:
-                if len(row) > 1:
-                    sets = [self._set(range(a, b + 1)) for a, b in row]
-                    found.append(self._put(OpKind.SEQ, sets))
+            found += [self._put(OpKind.SEQ, list(map(self._set, row))) for row in rows]
             known = found[0] if len(found) == 1 else self._put(OpKind.CHOICE, found)
             self._chars[ranges] = known
         return known
 
-    def _set(self, allowed: Sequence[int]) -> int:
-        return self._leaf((OpKind.SET.value, bytes(allowed)))
+    def _set(self, allowed: bytes) -> int:
+        return self._leaf((OpKind.SET.value, allowed))
 
     def _dfa(self, dfa: DfaParts) -> int:
         known = self._dfa_numbers.get(id(dfa))

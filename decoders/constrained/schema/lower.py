@@ -132,7 +132,9 @@ def meant(document: Document, place: SchemaRef) -> SchemaRef:
     for _ in range(MAX_REFERENCES):
         pointer = document.entered(pointer)
         schema = document.at(pointer)
-        said = schema.keys() - ANNOTATIONS if isinstance(schema, dict) else set()
+        if not isinstance(schema, dict) or REFERENCES.isdisjoint(schema):
+            return place if pointer == place.pointer else SchemaRef(pointer, place.negated)
+        said = schema.keys() - ANNOTATIONS
         if len(said) != 1 or not said <= REFERENCES:
             return SchemaRef(pointer, place.negated)
         keyword = said.pop()
@@ -188,7 +190,8 @@ class _Lowering:
         """Return the rule of a value at some places, to be written later."""
         name = self._names.get(places)
         if name is None:
-            target = tuple(dict.fromkeys(meant(self._document, place) for place in places))
+            target = tuple([meant(self._document, place) for place in places])
+            target = target if len(target) < 2 else tuple(dict.fromkeys(target))
             name = self._names.get(target)
             if name is None:
                 name = self._names[target] = f"v{len(self._names)}"

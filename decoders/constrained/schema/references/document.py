@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from plait.decoders.constrained.schema.references.resources import (
-    Pointer,
-    Resource,
-    Resources,
-    schemas,
-)
+from plait.decoders.constrained.schema.references.resources import Pointer, Resource, Resources
 from plait.decoders.constrained.spec import (
     SCOPE_MARK,
     ConstraintError,
@@ -42,7 +37,7 @@ class Document:
         self._scope_numbers: dict[Scope, int] = {}
         self.tracks_evaluated = False  # whether unevaluatedProperties or -Items stand anywhere
         is_dynamic = False
-        for pointer, schema in schemas(root):
+        for pointer, schema in self._resources.schemas:
             is_alone = "$ref" in schema and self._resources.of(pointer).is_old
             self._at[pointer] = {"$ref": schema["$ref"]} if is_alone else schema
             self.tracks_evaluated |= not _UNEVALUATED.isdisjoint(schema)

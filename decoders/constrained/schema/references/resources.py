@@ -24,6 +24,7 @@ _LISTS = frozenset(("anyOf", "allOf", "oneOf", "prefixItems", "items"))
 _SINGLE = frozenset(("items", "additionalProperties", "additionalItems", "not", "if", "then"))
 _SINGLE |= {"else", "propertyNames", "contains", "unevaluatedItems", "unevaluatedProperties"}
 _OLD_DRAFTS = ("/draft-03/", "/draft-04/", "/draft-05/", "/draft-06/", "/draft-07/")
+_NAMING = frozenset(("$id", "id", "$schema", "$anchor", "$dynamicAnchor", "$recursiveAnchor"))
 RECURSIVE = ""  # the dynamic anchor of a resource with "$recursiveAnchor": true
 
 
@@ -78,10 +79,12 @@ class Resources:
         self._root = root
         self._by_pointer: dict[Pointer, Resource] = {}
         self._by_uri: dict[str, Resource] = {}
-        self._of: dict[Pointer, Resource] = {}  # the innermost resource of each schema object
+        self._of: dict[Pointer, Resource] = {}  # the innermost resource, where something is named
         self._begin("", "", is_old=False)
-        for pointer, schema in schemas(root):
-            self._index(pointer, schema)
+        self.schemas = [*schemas(root)]  # with their pointers, outer ones first
+        for pointer, schema in self.schemas:
+            if not pointer or not _NAMING.isdisjoint(schema):
+                self._index(pointer, schema)
 
     def _begin(self, pointer: Pointer, uri: str, *, is_old: bool) -> Resource:
         resource = Resource(pointer, uri, is_old)
@@ -116,6 +119,8 @@ class Resources:
 
     def of(self, pointer: Pointer) -> Resource:
         """Return the innermost resource that a place is in. Cost: the steps of the pointer."""
+        if len(self._by_pointer) == 1:
+            return self._by_pointer[""]
         at = pointer
         while at and at not in self._of and at not in self._by_pointer:
             at = at.rpartition("/")[0]
