@@ -1,8 +1,8 @@
 """Forms on a diffusion model's canvases: the methods beside each other, and texts with holes.
 
 Answers: each method under schemas, one answer at a time, in turns, so that all of them see the same
-machine. Holes: spans cut out of right answers at random, as long as what they hide, filled without
-the schema and with it.
+machine. Holes: spans cut out of right answers at random, filled without the schema and with it;
+they are as long as what they hide, or longer, as where nobody knows how long a value will be.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import median
 from typing import Any
 
@@ -32,6 +33,7 @@ METHODS = ("lookahead", "cfg-intersection", "dingo", "marginal")
 SELECTORS: Sequence[Any] = ("static", {"name": "threshold", "threshold": 0.9})
 TEMPERATURES = (0.0, 1.0)
 REGIONS = (1, 2, 3)
+SLACKS = (0, 2)  # positions of a hole beyond the tokens that it hides
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class HoleRow:
     """Texts with so many holes."""
 
     regions: int
+    slack: int  # positions of each hole beyond what it hides
     constrained: bool
     valid: Interval
     ms: float  # of a text
@@ -116,25 +119,22 @@ def hole_rows(served: LoadedModel, count: int) -> list[HoleRow]:
     cases = Sample(cases=count).of(TASK)
     constraints = compiled(served.tokenizer, [case.schema or {} for case in cases])
     rows = []
-    for regions in REGIONS:
-        for given in (None, constraints):
-            rng = random.Random(regions)
-            made = [template_of(served, case, regions, rng) for case in cases]
-            requests = [
-                _hole_request(served, i, template, None if given is None else given[i])
-                for i, template in enumerate(made)
-            ]
-            run = run_requests(served, requests, 1)
-            texts_filled = [
-                served.tokenizer.decode(filled(template, answer.token_ids))
-                for template, answer in zip(made, run.answers, strict=True)
-            ]
-            valid = sum(
-                is_valid(text, case.schema or {})
-                for text, case in zip(texts_filled, cases, strict=True)
-            )
-            shown = wilson(valid, count), 1e3 * run.seconds / count
-            rows.append(HoleRow(regions, given is not None, *shown))
+    for regions, slack, given in product(REGIONS, SLACKS, (None, constraints)):
+        rng = random.Random(regions)
+        made = [template_of(served, case, regions, rng, slack) for case in cases]
+        requests = [
+            _hole_request(served, i, template, None if given is None else given[i])
+            for i, template in enumerate(made)
+        ]
+        run = run_requests(served, requests, 1)
+        answers = zip(made, run.answers, strict=True)
+        texts_filled = [served.tokenizer.decode(filled(t, a.token_ids)) for t, a in answers]
+        valid = sum(
+            is_valid(text, case.schema or {})
+            for text, case in zip(texts_filled, cases, strict=True)
+        )
+        shown = wilson(valid, count), 1e3 * run.seconds / count
+        rows.append(HoleRow(regions, slack, given is not None, *shown))
     return rows
 
 
@@ -147,7 +147,9 @@ class Template:
     holes: list[tuple[int, int]]  # in the text
 
 
-def template_of(served: LoadedModel, case: Case, regions: int, rng: random.Random) -> Template:
+def template_of(
+    served: LoadedModel, case: Case, regions: int, rng: random.Random, slack: int = 0
+) -> Template:
     """Return a case's right answer with so many spans cut out of it."""
     prompt = chat_prompt(served.tokenizer, [{"role": "user", "content": case.prompt}])
     tokens = served.tokenizer.encode_inside(case.gold)
@@ -155,8 +157,8 @@ def template_of(served: LoadedModel, case: Case, regions: int, rng: random.Rando
     text, holes, at = list[int](), list[tuple[int, int]](), 0
     for start, stop in zip(cuts[::2], cuts[1::2], strict=True):
         text += tokens[at:start]
-        holes.append((len(text), len(text) + stop - start))
-        text += [0] * (stop - start)
+        holes.append((len(text), len(text) + stop - start + slack))
+        text += [0] * (stop - start + slack)
         at = stop
     return Template(prompt, [*text, *tokens[at:]], holes)
 
@@ -200,8 +202,8 @@ def markdown(report: CanvasReport) -> str:
         for row in report.answers
     ]  # fmt: skip
     holes = [
-        ["with it" if row.constrained else "without", str(row.regions), percent(row.valid),
-         f"{row.ms:.0f}"]
+        ["with it" if row.constrained else "without", str(row.regions), str(row.slack),
+         percent(row.valid), f"{row.ms:.0f}"]
         for row in report.holes
     ]  # fmt: skip
     return "\n\n".join([
@@ -209,5 +211,5 @@ def markdown(report: CanvasReport) -> str:
         "## JSON under a schema",
         table(["method", "valid, %", "right, %", "forwards", "ms", "ms a forward"], answers),
         "## Right answers with holes, their schema known",
-        table(["schema", "holes", "valid, %", "ms"], holes),
+        table(["schema", "holes", "longer by", "valid, %", "ms"], holes),
     ]) + "\n"  # fmt: skip
