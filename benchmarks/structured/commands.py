@@ -36,10 +36,12 @@ from benchmarks.structured.options import (
     HttpOptions,
     StructuredOptions,
     SuiteOptions,
+    WalkOptions,
 )
 from benchmarks.structured.serving import Server, found, started
 from benchmarks.structured.suite import DIALECTS, EngineResult, judge_case, summarise
 from benchmarks.structured.suite_report import Section, SuiteReport
+from benchmarks.structured.walking.command import run_walk
 from plait.decoders.constrained.schema.references.bundle import Library
 
 SUITES = "json-schema-test-suite-*.tar.gz"
@@ -54,7 +56,9 @@ def run(options: StructuredOptions) -> int:
         return run_suite(chosen)
     if isinstance(chosen, CanvasOptions):
         return run_canvases(chosen)
-    assert isinstance(chosen, HttpOptions), "there are three subcommands"
+    if isinstance(chosen, WalkOptions):
+        return run_walk(chosen)
+    assert isinstance(chosen, HttpOptions), "there are no other subcommands"
     return run_http(chosen)
 
 

@@ -13,10 +13,11 @@ from benchmarks.command_line import Command, command_config
 from benchmarks.machine import ROOT
 from benchmarks.maskbench import SHARED
 from benchmarks.servers import SERVERS
-from benchmarks.structured.engines import ENGINES
+from benchmarks.structured.engines import ENGINES, STANDARD
 from benchmarks.structured.suite import DIALECTS
 from plait.server.config_sources import Count, Seconds, Texts
 
+WALKED = tuple(name for name in ENGINES if name != STANDARD)
 SAMPLE = SHARED / "maskbench-sample.jsonl.gz"
 
 
@@ -52,6 +53,19 @@ class SuiteOptions(Command):
     output: Path | None = Field(
         None, description="JSON file for the findings; the tables are written beside it."
     )
+
+
+class WalkOptions(Command):
+    """Walk valid instances through masks, token by token, over a model's vocabulary (MaskBench)."""
+
+    corpus: Path = Field(SAMPLE, description="Schemas as JSON lines (.jsonl.gz).")
+    engines: Annotated[Texts, _among(WALKED)] = Field(
+        [*WALKED], description="Engines; those that are not installed are left out."
+    )
+    model: str = Field("smollm2-135m-instruct", description="Whose vocabulary and tokenizer.")
+    every: Count = Field(1, description="Take every so manieth schema.")
+    deadline: Seconds = Field(60.0, ge=1, description="Seconds that a schema may take.")
+    output: Path | None = Field(None, description="File for the table.")
 
 
 class HttpOptions(Command):
@@ -100,5 +114,6 @@ class StructuredOptions(Command):
     model_config = command_config("benchmarks.structured")
 
     suite: CliSubCommand[SuiteOptions] = Field(description="Engines before test suites.")
+    walk: CliSubCommand[WalkOptions] = Field(description="Engines token by token: their times.")
     http: CliSubCommand[HttpOptions] = Field(description="Servers over HTTP.")
     canvases: CliSubCommand[CanvasOptions] = Field(description="Methods of a diffusion model.")
