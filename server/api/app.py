@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from plait.server.api.access_log import AccessMiddleware
 from plait.server.api.auth import AuthMiddleware
+from plait.server.api.classify.store import PrototypeStore
 from plait.server.api.errors_http import install_error_handlers
 from plait.server.api.interfaces import PoolLike
 from plait.server.api.openapi import document
@@ -43,6 +44,7 @@ def create_app(settings: ApiSettings, pool: PoolLike, telemetry: Telemetry) -> F
     app.state.pool = pool
     app.state.tokenization = TokenizationExecutor()
     app.state.telemetry = telemetry
+    app.state.prototypes = PrototypeStore()
     for routes in (generate, classify, models, tokens, draft_store, operations, pages):
         app.include_router(routes.router)
     install_error_handlers(app)
@@ -62,7 +64,7 @@ def _middleware(settings: ApiSettings, telemetry: Telemetry) -> list[Middleware]
             Middleware(
                 CORSMiddleware,
                 allow_origins=settings.cors_origins,
-                allow_methods=["GET", "POST"],
+                allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=["x-request-id", "x-plait-seed", "x-plait-warning", "retry-after"],
             )

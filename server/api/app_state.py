@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import Request
 
+from plait.server.api.classify.store import PrototypeStore
 from plait.server.api.interfaces import PoolLike
 from plait.server.api.requests.tokenization import TokenizationExecutor
 from plait.server.settings import ApiSettings
@@ -20,6 +21,12 @@ def settings_of(request: Request) -> ApiSettings:
     """Return the application's settings."""
     settings: ApiSettings = request.app.state.settings
     return settings
+
+
+def prototypes_of(request: Request) -> PrototypeStore:
+    """Return the application's prototypes of classes."""
+    store: PrototypeStore = request.app.state.prototypes
+    return store
 
 
 def tokenization_of(request: Request) -> TokenizationExecutor:

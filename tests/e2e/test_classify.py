@@ -29,6 +29,20 @@ WORDS = {
     "positive": [" positive", " good", " great"],
     "negative": [" negative", " bad", " terrible"],
 }
+EXAMPLES = {
+    "positive": [
+        "An absolute delight from start to finish.",
+        "Brilliant performances and a clever script.",
+        "I laughed, I cried, I want to see it again.",
+        "One of the finest dramas in years.",
+    ],
+    "negative": [
+        "Painfully slow and utterly pointless.",
+        "I walked out after twenty minutes.",
+        "The jokes fall flat and the plot is a mess.",
+        "Badly written, badly acted, badly shot.",
+    ],
+}
 TEMPLATES = [
     "Review: {input}\nSentiment:",
     "{input} All in all, the film was",
@@ -38,21 +52,35 @@ TEMPLATES = [
 
 
 def classify(url: str, **fields: Any) -> dict[str, Any]:
-    have = httpx.post(f"{url}/v1/classify", json={"classes": WORDS, **fields}, timeout=120)
+    have = httpx.post(f"{url}/v1/classify", json=fields, timeout=120)
     assert have.status_code == 200, have.text
     answer: dict[str, Any] = have.json()
     return answer
 
 
-def test_reviews_are_told_apart(server: RealServer) -> None:
-    """All ten are right; guessing gets nine or more with probability 11 / 1024."""
+def num_right(url: str, **fields: Any) -> int:
+    """Classify the ten reviews; guessing gets nine or more with probability 11 / 1024."""
     inputs = [text for texts in REVIEWS.values() for text in texts]
     want = [name for name, texts in REVIEWS.items() for _ in texts]
-    have = classify(server.url, input=inputs, template=TEMPLATES)
-    assert [each["index"] for each in have["data"]] == list(range(10))
-    right = sum(each["class"] == name for each, name in zip(have["data"], want, strict=True))
-    assert right >= 9
+    data = classify(url, input=inputs, **fields)["data"]
+    assert [each["index"] for each in data] == list(range(10))
+    return sum(each["class"] == name for each, name in zip(data, want, strict=True))
+
+
+def test_label_words_tell_reviews_apart(server: RealServer) -> None:
+    assert num_right(server.url, classes=WORDS, template=TEMPLATES) >= 9
     assert server.is_idle()
+
+
+@pytest.mark.parametrize("match", ["template", "transport"])
+def test_prototypes_tell_reviews_apart(server: RealServer, match: str) -> None:
+    path = f"{server.url}/v1/classify/prototypes"
+    body = {"name": "reviews", "examples": EXAMPLES, "template": TEMPLATES}
+    assert httpx.post(path, json=body, timeout=120).status_code == 200
+    fields = {"prototypes": "reviews", "match": match}
+    assert num_right(server.url, **fields) >= 9
+    assert num_right(server.url, classes=WORDS, **fields) >= 9
+    assert httpx.delete(f"{path}/reviews").json()["deleted"] is True
 
 
 def test_scores_are_those_of_an_echo(server: RealServer) -> None:
