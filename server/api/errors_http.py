@@ -106,11 +106,17 @@ async def _on_http(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return error_response(no_such_route(request.url.path, routes_of(request)), headers)
     if error.status_code == 405:
-        allowed = headers.get("Allow", "")
+        allowed = _allowed(request) or headers.get("Allow", "")
         headers["Allow"] = allowed.replace("GET", "GET, HEAD")
         text = f"{request.url.path} takes {allowed}, not {request.method}."
         return error_response(MethodNotAllowed(text), headers)
     return error_response(BadRequest("The request can't be read."), headers)
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods of the path, all of them: the router knows those of its first route."""
+    path = getattr(request.scope.get("route"), "path_format", "")
+    return ", ".join(routes_of(request).get(path, ()))
 
 
 def routes_of(request: Request) -> dict[str, list[str]]:
