@@ -8,11 +8,13 @@ import shlex
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -33,6 +35,7 @@ from benchmarks.structured.isolation import IsolatedEngine
 from benchmarks.structured.measuring import Plan, Schema, draw_schemas, measure
 from benchmarks.structured.options import (
     CanvasOptions,
+    FaithfulOptions,
     HttpOptions,
     StructuredOptions,
     SuiteOptions,
@@ -58,6 +61,8 @@ def run(options: StructuredOptions) -> int:
         return run_canvases(chosen)
     if isinstance(chosen, WalkOptions):
         return run_walk(chosen)
+    if isinstance(chosen, FaithfulOptions):
+        return run_faithful(chosen)
     assert isinstance(chosen, HttpOptions), "there are no other subcommands"
     return run_http(chosen)
 
@@ -146,6 +151,30 @@ def run_http(options: HttpOptions) -> int:
     return int(bool(faults))
 
 
+def run_faithful(options: FaithfulOptions) -> int:
+    """Compare the searches with the law of each task; return 0."""
+    from benchmarks.structured import faithful  # noqa: PLC0415 - loads torch and the model
+
+    begun = time.perf_counter()
+    lab = faithful.open_lab(options.model)
+    tasks = [
+        faithful.measure_task(lab, task, options.samples, options.seed) for task in faithful.TASKS
+    ]
+    load = faithful.measure_load(lab)
+    report = faithful.FaithfulReport(
+        _now(),
+        _command(),
+        this_machine(),
+        options.samples,
+        lab.vocab_size,
+        tasks,
+        load,
+        time.perf_counter() - begun,
+    )
+    _write(faithful.markdown(report), report, options.output)
+    return 0
+
+
 def _servers(options: HttpOptions) -> Iterator[tuple[str, AbstractContextManager[Server]]]:
     """Yield the servers by name; each is started when its context is entered."""
     if options.url is not None:
@@ -191,7 +220,7 @@ def _command() -> str:
     return f"python -m benchmarks.structured {shlex.join(words)}"
 
 
-def _write(text: str, report: SuiteReport | HttpReport | CanvasReport, output: Path | None) -> None:
+def _write(text: str, report: Any, output: Path | None) -> None:
     """Print the tables; write them and the findings as JSON where they are asked for."""
     print(text)
     if output is None:

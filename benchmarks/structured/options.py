@@ -108,6 +108,20 @@ class CanvasOptions(Command):
     )
 
 
+class FaithfulOptions(Command):
+    """Compare searches that sample with the model's law given the constraint; no server is needed.
+
+    Also counts the checks of `awrs`, and times plain streams beside searches.
+    """
+
+    model: str = Field("smollm2-135m-instruct", description="Built-in name, file or folder.")
+    samples: Count = Field(60, description="Samples of each search and task.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Of the first request.")
+    output: Path | None = Field(
+        None, description="JSON file for the findings; the tables are written beside it."
+    )
+
+
 class StructuredOptions(Command):
     """Structured output: which schemas are enforced, how faithfully, and how fast."""
 
@@ -117,3 +131,4 @@ class StructuredOptions(Command):
     walk: CliSubCommand[WalkOptions] = Field(description="Engines token by token: their times.")
     http: CliSubCommand[HttpOptions] = Field(description="Servers over HTTP.")
     canvases: CliSubCommand[CanvasOptions] = Field(description="Methods of a diffusion model.")
+    faithful: CliSubCommand[FaithfulOptions] = Field(description="Samples before their exact law.")
