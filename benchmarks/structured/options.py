@@ -115,7 +115,7 @@ class FaithfulOptions(Command):
     """
 
     model: str = Field("smollm2-135m-instruct", description="Built-in name, file or folder.")
-    samples: Count = Field(60, description="Samples of each search and task.")
+    samples: Count = Field(40, description="Samples of each search and task.")
     seed: int = Field(0, ge=0, lt=2**31, description="Of the first request.")
     output: Path | None = Field(
         None, description="JSON file for the findings; the tables are written beside it."

@@ -11,7 +11,7 @@ from msgspec import UNSET, structs
 from pydantic import Field
 
 from plait.decoders.contract import registry
-from plait.decoders.contract.decoding import MethodSpec
+from plait.decoders.contract.decoding import AutoregressiveMethods, MethodSpec
 from plait.decoders.contract.registry import Method, Options
 from plait.decoders.diffusion.spec import DiffusionSpec
 from plait.server.api.requests.chat import lower_chat
@@ -220,6 +220,36 @@ async def test_a_diffusion_model_may_be_searched() -> None:
     with pytest.raises(BadRequest, match="smc is a search of models that write one") as caught:
         await complete(StubPool([StubModel(info=info)]), decoding={"search": "smc"})
     assert caught.value.param == "decoding.search"
+
+
+async def test_samples_of_structured_output_are_named_with_their_sampler() -> None:
+    decoding = {
+        "search": {"name": "smc", "num_particles": 6},
+        "sampler": {"name": "awrs", "preset": "genlm", "max_accepts": 3},
+    }
+    spec = (await complete(decoding=decoding)).requests[0].decoding
+    assert spec.search == MethodSpec("smc", {"num_particles": 6})
+    methods = spec.methods
+    assert isinstance(methods, AutoregressiveMethods)
+    assert methods.sampler == MethodSpec("awrs", {"estimator": "genlm", "max_accepts": 3})
+
+
+@pytest.mark.parametrize(
+    ("search", "param"),
+    [
+        ({"name": "smc", "num_particles": 9}, "decoding.search.num_particles"),
+        ({"name": "smc", "resampling": "best"}, "decoding.search.resampling"),
+        ({"name": "cars", "num_parallel": 9}, "decoding.search.num_parallel"),
+        ({"name": "mcmc", "cut": "middle"}, "decoding.search.cut"),
+        ({"name": "asap", "num_samples": 0}, "decoding.search.num_samples"),
+    ],
+)
+async def test_samples_that_are_too_many_or_unknown_are_refused(
+    search: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(BadRequest) as caught:
+        await complete(decoding={"search": search})
+    assert caught.value.param == param
 
 
 def test_fields_are_renamed_with_all_that_is_within_them() -> None:

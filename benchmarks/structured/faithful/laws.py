@@ -44,18 +44,17 @@ def enumerate_laws(lab: Lab, task: Task) -> Laws:
     open_, conditional, masked = [_root(lab, task)], dict[Text, float](), dict[Text, float]()
     while open_:
         rows = _rows(lab, task, prompt, open_)
-        longer: list[_Prefix] = []
-        for prefix, row in zip(open_, rows, strict=True):
-            mass = log(sum(exp(value) for value in row.values()))
-            for token, value in row.items():
-                child = _extend(prefix, token, value, value - mass)
-                if token in lab.stops or child.constraint.is_terminated():
-                    text = _text(lab, child.tokens)
-                    conditional[text] = conditional.get(text, 0.0) + exp(child.log_prob)
-                    masked[text] = masked.get(text, 0.0) + exp(child.log_masked)
-                elif max(child.log_prob, child.log_masked) > log(NEGLIGIBLE):
-                    longer.append(child)
-        open_ = longer
+        children = [
+            c for prefix, row in zip(open_, rows, strict=True) for c in _extend(prefix, row)
+        ]
+        open_ = []
+        for child in children:
+            if child.tokens[-1] in lab.stops or child.constraint.is_terminated():
+                text = text_of(lab, child.tokens)
+                conditional[text] = conditional.get(text, 0.0) + exp(child.log_prob)
+                masked[text] = masked.get(text, 0.0) + exp(child.log_masked)
+            elif max(child.log_prob, child.log_masked) > log(NEGLIGIBLE):
+                open_.append(child)
     legal = sum(conditional.values())
     scaled = {text: mass / legal for text, mass in conditional.items()}
     return Laws(scaled, masked, legal)
@@ -65,11 +64,15 @@ def _root(lab: Lab, task: Task) -> _Prefix:
     return _Prefix((), lab.constraints[task.name].fork(), 0.0, 0.0)
 
 
-def _extend(prefix: _Prefix, token: int, value: float, masked: float) -> _Prefix:
-    constraint = prefix.constraint.fork()
-    assert constraint.accept_token(token)
-    tokens = (*prefix.tokens, token)
-    return _Prefix(tokens, constraint, prefix.log_prob + value, prefix.log_masked + masked)
+def _extend(prefix: _Prefix, row: Mapping[int, float]) -> list[_Prefix]:
+    """Return a beginning with each legal token behind it."""
+    mass, found = log(sum(exp(value) for value in row.values())), []
+    for token, value in row.items():
+        constraint = prefix.constraint.fork()
+        assert constraint.accept_token(token)
+        logs = prefix.log_prob + value, prefix.log_masked + value - mass
+        found.append(_Prefix((*prefix.tokens, token), constraint, *logs))
+    return found
 
 
 def _rows(
@@ -99,14 +102,10 @@ def _rows(
     return rows
 
 
-def _text(lab: Lab, tokens: Sequence[int]) -> Text:
-    pieces = (lab.tokenizer.token_bytes[token] for token in tokens if token not in lab.stops)
-    return b"".join(pieces).decode()
-
-
 def text_of(lab: Lab, tokens: Sequence[int]) -> Text:
     """Return what tokens spell."""
-    return _text(lab, tokens)
+    pieces = (lab.tokenizer.token_bytes[token] for token in tokens if token not in lab.stops)
+    return b"".join(pieces).decode()
 
 
 def divergence(samples: Sequence[Text], law: Mapping[Text, float]) -> float:

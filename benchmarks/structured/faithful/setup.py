@@ -134,17 +134,17 @@ class Lab:
         tokens: dict[tuple[str, int], list[int]] = {}
         found: dict[tuple[str, int], tuple[list[int], Delta]] = {}
         while self.engine.has_work:
-            for report in self.engine.step():
-                assert not isinstance(report, Failed), report
-                if isinstance(report, Delta):
-                    key = report.request_id, report.index
-                    tokens[key] = tokens.get(key, []) + report.token_ids
-                    if report.finish_reason is not None:
-                        found[key] = tokens[key], report
+            reports = self.engine.step()
+            assert not any(isinstance(report, Failed) for report in reports), reports
+            for delta in (report for report in reports if isinstance(report, Delta)):
+                key = delta.request_id, delta.index
+                tokens[key] = tokens.get(key, []) + delta.token_ids
+                if delta.finish_reason is not None:
+                    found[key] = tokens[key], delta
         return found
 
 
-def open_lab(name: str, max_num_seqs: int = 128) -> Lab:
+def open_lab(name: str, max_num_seqs: int = 160) -> Lab:
     """Load a model and the constraints of the tasks."""
     files = resolve(name)
     model, tokenizer = load_model(files), load_tokenizer(files)
