@@ -84,6 +84,7 @@ class Engine:
             kv,
             max_seqs=settings.max_num_seqs,
             max_rows=settings.max_step_tokens,
+            costs=self._costs,
         )
         self._groups: dict[str, Group] = {}
         self._searching: dict[str, Group] = {}  # those whose searches decide something

@@ -13,11 +13,13 @@ import heapq
 from collections.abc import Sequence as Sequences
 from dataclasses import dataclass
 
+from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import AttentionMode, DraftBudget, Proposal
 from plait.server.engine.kv.block_table import BLOCK_SIZE, num_blocks_for
 from plait.server.engine.kv.manager import KVCacheManager
 from plait.server.engine.sequence import ScheduledSequence, Sequence
 from plait.server.engine.token_budget import plan_tokens
+from plait.server.engine.turns import take_turns
 
 KV_CACHE_TOO_SMALL = (
     "The text and what its decoder feeds with it are longer than the whole KV cache."
@@ -36,11 +38,20 @@ class StepPlan:
 class Scheduler:
     """The queues of one engine."""
 
-    def __init__(self, kv: KVCacheManager, *, max_seqs: int, max_rows: int) -> None:
+    def __init__(
+        self,
+        kv: KVCacheManager,
+        *,
+        max_seqs: int,
+        max_rows: int,
+        costs: CostCurve | None = None,
+    ) -> None:
         self.num_preemptions = 0
         self._kv = kv
         self._max_seqs = max_seqs
         self._max_rows = max_rows
+        self._costs = costs or CostCurve()
+        self._num_plans = 0
         self._waiting: list[tuple[tuple[int, float, str, int], Sequence]] = []
         self._running: list[Sequence] = []
         self._is_stalled = False  # the last step was empty though there was work
@@ -98,6 +109,8 @@ class Scheduler:
         self._finish_loads()
         self._admit()
         ready = [s for s in self._running if not (s.is_held or self._kv.is_loading(s.block_table))]
+        self._num_plans += 1
+        ready = take_turns(ready, self._costs, self._num_plans)
         planned, left = plan_tokens(ready, self._max_rows)
         proposing = [s for s, count in planned if count == s.num_prefill_tokens]
         budget = DraftBudget(self._max_drafts(planned, left), self._max_rows - left)

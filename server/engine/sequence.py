@@ -43,6 +43,7 @@ class Sequence:
     is_parked: bool = False  # its search has put it aside, without blocks
     is_on_hold: bool = False  # its search has put it aside, with its blocks
     num_scored: int = 0  # tokens of output that the request's scorers have seen
+    last_turn: int = 0  # of a search's member: the step that it last took part in
     num_context_tokens: int = 0  # block 0: rows that its decoder last fed in place
     forwards: int = 0  # forward passes that gave logits
     steps: list[int] = field(default_factory=list)  # for each emitted token, its forward pass
