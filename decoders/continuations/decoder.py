@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -23,6 +24,7 @@ from plait.decoders.contract.decoder import (
     Proposal,
     SequenceError,
 )
+from plait.decoders.contract.isolation import attempt, faulty
 from plait.decoders.contract.text import Text
 
 ROOT = -1  # the end of the prompt
@@ -92,8 +94,9 @@ class ContinuationDecoder:
         return [state.tree.proposal for state in states]
 
     def accept(self, states: Sequence[ContinuationState], forward: Forward) -> Sequence[Outcome]:
-        """Return the scores; keep and emit nothing."""
-        return [_outcome(state, forward, i) for i, state in enumerate(states)]
+        """Return the scores; keep and emit nothing. A sequence that can't be scored fails alone."""
+        made = [attempt(partial(_outcome, state, forward, i)) for i, state in enumerate(states)]
+        return [faulty(each) if isinstance(each, Exception) else each for each in made]
 
     def preempted(self, state: ContinuationState) -> None:
         """Nothing depends on the cache."""

@@ -94,7 +94,7 @@ def test_scores_are_those_of_an_echo(server: RealServer) -> None:
     logprobs = echoed["choices"][0]["logprobs"]
     offsets, values = logprobs["text_offset"], logprobs["token_logprobs"]
     want = sum(v for at, v in zip(offsets, values, strict=True) if at >= len(text))
-    assert have["scores"]["a"] == pytest.approx(want, abs=0.05)
+    assert have["scores"]["a"] == pytest.approx(want, abs=1e-4)
     assert have["templates"][0]["logprobs"]["a"] == [have["scores"]["a"]]
 
 

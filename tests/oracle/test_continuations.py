@@ -16,7 +16,7 @@ from plait.decoders.continuations.decoder import ContinuationDecoder, continuati
 from plait.decoders.contract.decoder import Decoder
 from plait.decoders.contract.decoding import PromptExtras
 from plait.server.settings import EngineSettings
-from plait.server.wire.messages import GenerateRequest
+from plait.server.wire.messages import Delta, Failed, GenerateRequest
 from tests.fixtures.engine_pool import engine_pool
 from tests.fixtures.engines import Answer, drain, note, request, run, table_engine
 from tests.fixtures.table_model import text_logits
@@ -109,6 +109,20 @@ def test_preemption_changes_no_score() -> None:
     for i, prompt in enumerate(prompts):
         want = [teacher_forced(prompt, each) for each in ALL_OF_THREE[:50]]
         assert scores_of(answers[f"s{i}", 0]) == pytest.approx(want, abs=1e-9)
+
+
+def test_one_that_can_not_be_scored_fails_alone() -> None:
+    good, bad = scored("good", [1, 2], [[3]]), scored("bad", [1, 2], [[3]])
+    made = engine()
+    made.add(good)
+    made.add(bad)
+    bad.extras.continuations[0][0] = VOCAB  # behind the check of admission
+    reports = made.step()
+    (failed,) = [each for each in reports if isinstance(each, Failed)]
+    assert (failed.request_id, failed.error) == ("bad", "Internal")
+    (delta,) = [each for each in reports if isinstance(each, Delta)]
+    assert delta.scores is not None
+    assert delta.scores.logprobs == pytest.approx([teacher_forced([1, 2], [3])])
 
 
 def test_one_pass_scores_a_short_prompt() -> None:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.decoders.contract.decoder import TokenLogprobs
+from plait.decoders.contract.decoder import ContinuationScores, TokenLogprobs
 from plait.server.errors import BadRequest, Internal, ServerError, Unavailable
 from plait.server.pool.in_flight import InFlightRequest, coalesce, to_server_error
 from plait.server.telemetry.metrics import Metrics
-from plait.server.wire.messages import Delta, Failed, Started
+from plait.server.wire.messages import Delta, Failed, SearchResult, Started
 from plait.server.workers.loop import failure
 from tests.fixtures.pools import request, tokens_of
 
@@ -46,7 +46,17 @@ def test_joined_deltas_say_what_the_single_ones_said(pieces: list[tuple[int, int
 
 def test_a_joined_delta_keeps_what_only_the_first_or_the_last_has() -> None:
     first = Delta("r", 0, [1], prompt_logprobs=[None])
-    last = Delta("r", 0, [2], finish_reason="stop", stop_token=9, trace={"forwards": 2})
+    search, scores = SearchResult(-1.0, 0.0, 4, 80), ContinuationScores([-2.0])
+    last = Delta(
+        "r",
+        0,
+        [2],
+        finish_reason="stop",
+        stop_token=9,
+        trace={"forwards": 2},
+        search=search,
+        scores=scores,
+    )
     (have,) = coalesce([first, last])
     want = Delta(
         "r",
@@ -56,6 +66,8 @@ def test_a_joined_delta_keeps_what_only_the_first_or_the_last_has() -> None:
         stop_token=9,
         prompt_logprobs=[None],
         trace={"forwards": 2},
+        search=search,
+        scores=scores,
     )
     assert have == want
 
