@@ -10,9 +10,12 @@ from itertools import product
 import pytest
 
 from plait.decoders.constrained import gaps
+from plait.decoders.constrained.compile import compile_constraint
 from plait.decoders.constrained.gaps import GapFiller
 from plait.decoders.constrained.grammar.gbnf import parse
+from plait.decoders.constrained.load import ConstraintLoader
 from plait.decoders.constrained.matcher import GrammarConstraint, LoadedGrammar
+from plait.decoders.constrained.spec import ConstraintLimits, ConstraintSpec, JsonStyle
 from plait.decoders.constrained.table import build_table
 from plait.decoders.constrained.vocabulary import make_vocabulary
 from plait.decoders.contract.constraint import Gap
@@ -35,7 +38,7 @@ DOCUMENTS = (
 )
 
 
-def judged(constraint: GrammarConstraint, pieces: Pieces) -> bool | None:
+def judged(constraint: GrammarConstraint, pieces: Sequence[int | Gap]) -> bool | None:
     """Return what is said of a text, after checking a filling."""
     have = constraint.fill_gaps(pieces)
     if not have.exists:
@@ -113,6 +116,28 @@ def with_gaps(tokens: Sequence[int], masked: Sequence[bool]) -> Pieces:
 
 
 AB = make_vocabulary([b"a", b"b", b"ab", b"bba", b""], [4])
+
+
+def test_keys_in_any_order_never_count_as_impossible() -> None:
+    """The network reads items any number of times, so it may not know, but does not say no."""
+    draw = random.Random(5)
+    properties = {name: {"type": "integer"} for name in ("a", "b", "c")}
+    schema = {"type": "object", "properties": properties, "required": ["b"]}
+    spec = ConstraintSpec("json_schema", json.dumps(schema), style=JsonStyle(key_order="any"))
+    done = compile_constraint(spec, BYTES_AND_PIECES, ConstraintLimits())
+    constraint = ConstraintLoader(BYTES_AND_PIECES).load("", done.table)
+    assert isinstance(constraint, GrammarConstraint)
+    verdicts = []
+    for text in ('{"b":1}', '{"c":1,"b":2}', '{"c":3,"a":-10,"b":2}'):
+        for _ in range(8):
+            tokens = byte_tokens(text)
+            pieces = with_gaps(tokens, [draw.random() < 0.4 for _ in tokens])
+            verdicts.append(judged(constraint, pieces))
+
+    assert False not in verdicts
+    assert True in verdicts
+    assert judged(constraint, byte_tokens('{"d":1}')) is False
+    assert judged(constraint, byte_tokens('{"b":1,"b":2}')) is not True
 
 
 @pytest.mark.parametrize(
