@@ -5,6 +5,9 @@ still read their prompt. Prompts are read in chunks of what is left of the step'
 blocks run out, the sequence that is last in order gives its blocks back and waits (it is recomputed
 later; law 1 makes the result the same). Drafts get rows and blocks that nobody else needs, so they
 never make a sequence wait.
+
+At most max_seqs sequences take part in a step. A member of a search that is held until its group
+has taken the step keeps its blocks, but no place; and members leave places to other requests.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from plait.server.engine.kv.block_table import BLOCK_SIZE, num_blocks_for
 from plait.server.engine.kv.manager import KVCacheManager
 from plait.server.engine.sequence import ScheduledSequence, Sequence
 from plait.server.engine.token_budget import plan_tokens
-from plait.server.engine.turns import take_turns
+from plait.server.engine.turns import is_searching, take_turns
 
 KV_CACHE_TOO_SMALL = (
     "The text and what its decoder feeds with it are longer than the whole KV cache."
@@ -88,7 +91,7 @@ class Scheduler:
 
         It waits if there is no place, or if the parent holds no blocks, and is computed anew.
         """
-        if not parent.is_running or len(self._running) >= self._max_seqs:
+        if not parent.is_running or self._num_places(are_members=is_searching(child)) <= 0:
             self.add(child)
             return
         shared = parent.text.num_shared(child.text)
@@ -111,6 +114,8 @@ class Scheduler:
         ready = [s for s in self._running if not (s.is_held or self._kv.is_loading(s.block_table))]
         self._num_plans += 1
         ready = take_turns(ready, self._costs, self._num_plans)
+        if len(ready) > self._max_seqs:
+            ready = sorted(ready, key=is_searching)[: self._max_seqs]
         planned, left = plan_tokens(ready, self._max_rows)
         proposing = [s for s, count in planned if count == s.num_prefill_tokens]
         budget = DraftBudget(self._max_drafts(planned, left), self._max_rows - left)
@@ -154,17 +159,27 @@ class Scheduler:
 
     def _admit(self) -> None:
         skipped = []
-        while self._waiting and (len(self._running) < self._max_seqs or self._make_place()):
+        places, others = self._num_places(are_members=True), self._num_places(are_members=False)
+        while self._waiting and (places > 0 or others > 0):
             entry = heapq.heappop(self._waiting)
             sequence = entry[1]
-            if sequence.is_held or _awaits_prompt(sequence) or not self._match_prefix(sequence):
+            is_member = is_searching(sequence)
+            is_blocked = sequence.is_held or (places if is_member else others) <= 0
+            if is_blocked or _awaits_prompt(sequence) or not self._match_prefix(sequence):
                 skipped.append(entry)
-            elif not self._start(sequence):
+            elif self._start(sequence):
+                places, others = places - 1, others - (not is_member)
+            else:
                 skipped.append(entry)
                 if not self._preempt_held():
                     break
         for entry in skipped:
             heapq.heappush(self._waiting, entry)
+
+    def _num_places(self, *, are_members: bool) -> int:
+        """Return how many more members of searches, or other sequences, may run."""
+        taken = (not s.is_held and (are_members or not is_searching(s)) for s in self._running)
+        return self._max_seqs - sum(taken)
 
     def _start(self, sequence: Sequence) -> bool:
         """Run a sequence that has its cached prefix, if the rest will fit as things stand."""
@@ -240,10 +255,6 @@ class Scheduler:
         if held is not None:
             self._preempt(held)
         return held is not None
-
-    def _make_place(self) -> bool:
-        """Preempt a held sequence, if one in the queue would start."""
-        return any(not entry[1].is_held for entry in self._waiting) and self._preempt_held()
 
     def _unqueue(self, sequence: Sequence) -> None:
         self._waiting = [entry for entry in self._waiting if entry[1] is not sequence]

@@ -25,8 +25,8 @@ def take_turns(ready: Sequences[Sequence], costs: CostCurve, turn: int) -> list[
         costs: what a step takes by its rows.
         turn: the number of the step; it rises.
     """
-    searching = [s for s in ready if s.request.decoding.search is not None and _is_decoding(s)]
-    others = [s for s in ready if s.request.decoding.search is None and _is_decoding(s)]
+    searching = [s for s in ready if is_searching(s) and _is_decoding(s)]
+    others = [s for s in ready if not is_searching(s) and _is_decoding(s)]
     chosen = searching
     if others and searching:
         seconds = costs.seconds(len(others) + len(searching))
@@ -37,6 +37,11 @@ def take_turns(ready: Sequences[Sequence], costs: CostCurve, turn: int) -> list[
         sequence.last_turn = turn
     left_out = {id(s) for s in searching} - {id(s) for s in chosen}
     return [s for s in ready if id(s) not in left_out]
+
+
+def is_searching(sequence: Sequence) -> bool:
+    """Tell whether it is a member of a search."""
+    return sequence.request.decoding.search is not None
 
 
 def _is_decoding(sequence: Sequence) -> bool:

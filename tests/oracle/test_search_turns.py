@@ -92,6 +92,35 @@ def test_searches_alone_all_run() -> None:
     assert max(running.stats().step_tokens[-4:]) >= 40
 
 
+def small_engine(max_num_seqs: int) -> Engine:
+    host = AutoregressiveDecoder(VOCAB)
+    settings = EngineSettings(max_num_seqs=max_num_seqs)
+    return table_engine({host.name: host}, num_blocks=1024, settings=settings)
+
+
+def test_particles_that_wait_for_their_group_take_no_places() -> None:
+    """Sixteen particles in four places take turns with their blocks; none is recomputed."""
+    running, want = small_engine(4), texts([searching(0, 20)])
+    found = run(running, [searching(0, 20)])
+    assert {key: (each.tokens, each.finish) for key, each in found.items()} == want
+    assert running._scheduler.num_preemptions == 0
+
+
+@pytest.mark.parametrize("i", range(4))
+def test_a_plain_request_waits_for_no_members_place(i: int) -> None:
+    """A search has every place; a request without one begins at once, and gets on in each step."""
+    running = small_engine(4)
+    running.add(searching(i, 400))
+    for _ in range(8):
+        running.step()
+    running.add(plain(0, 20))
+    tokens = 0
+    for _ in range(24):
+        reports = [r for r in running.step() if isinstance(r, Delta) and r.request_id == "p0"]
+        tokens += sum(len(report.token_ids) for report in reports)
+    assert tokens == 20
+
+
 def test_what_the_curve_allows_is_used() -> None:
     """Where rows cost little, searches get many of them."""
     flat = CostCurve({1: 1.0, 64: 1.5, 512: 4.0})
