@@ -19,7 +19,7 @@ FUNCTION_LINES = 50  # without its docstring
 CLASS_LINES = 250
 NESTING = 3
 MODULES = 12
-README_LINES = 150
+README_LINES = 160
 
 # path, or path:name of a function or class -> the reason for going over a limit.
 EXCEPTIONS: dict[str, str] = {}
