@@ -14,7 +14,7 @@ import numpy as np
 from plait.decoders.contract.costs import CostCurve
 from plait.server.engine.sequence import Sequence
 
-SLOWDOWN = 2.0
+SLOWDOWN = 1.4  # of the pass; the searches themselves take time as well
 
 
 def take_turns(ready: Sequences[Sequence], costs: CostCurve, turn: int) -> list[Sequence]:
