@@ -15,7 +15,7 @@ from importlib import import_module, metadata
 
 from benchmarks.maskbench import choose_vocabulary, is_complete, refusal
 from plait.decoders.constrained.compile import compile_constraint
-from plait.decoders.constrained.load import ConstraintLoader
+from plait.decoders.constrained.load import ConstraintLoader, LoadedConstraint
 from plait.decoders.constrained.spec import (
     PRETTY,
     ConstraintError,
@@ -24,6 +24,7 @@ from plait.decoders.constrained.spec import (
     JsonStyle,
     Unsatisfiable,
 )
+from plait.decoders.constrained.vocabulary import Vocabulary
 
 MAX_BYTES = 2**20  # of a schema
 LOG_PREFIX = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
@@ -56,6 +57,12 @@ class Engine:
             return ""
 
 
+def compile_loaded(spec: ConstraintSpec, vocabulary: Vocabulary) -> LoadedConstraint:
+    """Compile as the compile service does and load as a worker does; raises ConstraintError."""
+    done = compile_constraint(spec, vocabulary, ConstraintLimits(max_bytes=MAX_BYTES))
+    return ConstraintLoader(vocabulary).load("", done.table)
+
+
 def make_plait(style: JsonStyle = PRETTY) -> Compiler:
     """Return plait's compiler and matcher, as a worker loads it."""
     vocabulary = choose_vocabulary(None)
@@ -63,8 +70,7 @@ def make_plait(style: JsonStyle = PRETTY) -> Compiler:
     def compile_schema(schema: str) -> Matcher:
         spec = ConstraintSpec("json_schema", schema, style=style)
         try:
-            done = compile_constraint(spec, vocabulary, ConstraintLimits(max_bytes=MAX_BYTES))
-            start = ConstraintLoader(vocabulary).load("", done.table)
+            start = compile_loaded(spec, vocabulary)
         except Unsatisfiable as error:
             raise NoValue(str(error)) from None
         except ConstraintError as error:

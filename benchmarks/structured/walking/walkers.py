@@ -10,13 +10,10 @@ from typing import Any, Protocol
 import torch
 
 from benchmarks.maskbench import choose_vocabulary, refusal
-from benchmarks.structured.engines import ANY, ENGINES, MAX_BYTES, Refused
-from plait.decoders.constrained.compile import compile_constraint
-from plait.decoders.constrained.load import ConstraintLoader
+from benchmarks.structured.engines import ANY, ENGINES, Refused, compile_loaded
 from plait.decoders.constrained.spec import (
     PRETTY,
     ConstraintError,
-    ConstraintLimits,
     ConstraintSpec,
     JsonStyle,
 )
@@ -81,8 +78,7 @@ def make_plait(model: str, tokenizer: Tokenizer, style: JsonStyle = PRETTY) -> W
     def compile_schema(schema: str) -> Walk:
         spec = ConstraintSpec("json_schema", schema, style=style)
         try:
-            done = compile_constraint(spec, vocabulary, ConstraintLimits(max_bytes=MAX_BYTES))
-            constraint = ConstraintLoader(vocabulary).load("", done.table)
+            constraint = compile_loaded(spec, vocabulary)
         except ConstraintError as error:
             raise Refused(refusal(error)) from None
 

@@ -23,10 +23,8 @@ from plait.decoders.constrained.schema.facts import (
     Bound,
     ContainsRule,
     Facts,
-    Kind,
     Kinds,
     ObjectRule,
-    Obstacle,
     SchemaRef,
     SchemaRefs,
     decimal_of,
@@ -227,14 +225,6 @@ def _format(facts: Facts, schema: Schema, pointer: str) -> Facts:
         low, high = tighter(facts.low, bounds.low, 1), tighter(facts.high, bounds.high, -1)
         return replace(facts, formats=(name,), low=low, high=high)
     return replace(facts, formats=(name,)) if name in FORMATS else facts
-
-
-def _blocked(facts: Facts, kind: Kind, pointer: str, keyword: str, reason: str) -> Facts:
-    return _with_obstacle(facts, Obstacle(kind, pointer, keyword, reason))
-
-
-def _with_obstacle(facts: Facts, obstacle: Obstacle) -> Facts:
-    return replace(facts, obstacles=(*facts.obstacles, obstacle))
 
 
 def _array_rule(facts: Facts, schema: Schema, pointer: str) -> Facts:
