@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +32,7 @@ from benchmarks.structured.coverage import Attempt, coverage, speed
 from benchmarks.structured.engines import ENGINES, OWN, STANDARD
 from benchmarks.structured.http_report import HttpReport, ServerResult
 from benchmarks.structured.isolation import IsolatedEngine
+from benchmarks.structured.journal import Journal
 from benchmarks.structured.measuring import Plan, Schema, draw_schemas, measure
 from benchmarks.structured.options import (
     CanvasOptions,
@@ -42,7 +43,13 @@ from benchmarks.structured.options import (
     WalkOptions,
 )
 from benchmarks.structured.serving import Server, found, started
-from benchmarks.structured.suite import DIALECTS, EngineResult, judge_case, summarise
+from benchmarks.structured.suite import (
+    DIALECTS,
+    EngineResult,
+    JudgedCase,
+    judge_case,
+    summarise,
+)
 from benchmarks.structured.suite_report import Section, SuiteReport
 from benchmarks.structured.walking.command import run_walk
 from plait.decoders.constrained.schema.references.bundle import Library
@@ -72,14 +79,17 @@ def run_suite(options: SuiteOptions) -> int:
     versions = {name: ENGINES[name].version for name in options.engines}
     left_out = [f"{name}: it is not installed" for name, found in versions.items() if not found]
     engines = {name: version for name, version in versions.items() if version}
+    machine = this_machine()
+    journal = Journal(options.journal, machine.plait)
     sections = []
     for corpus in _corpora(options):
         title = corpus.title
         if corpus.cases:
-            sections.append(Section(title, _judge(corpus, engines, options.deadline)))
+            found = _judge(corpus, engines, journal, options.deadline)
+            sections.append(Section(title, found))
         else:
             left_out.append(f"{title}: no such tests")
-    report = SuiteReport(_now(), _command(), this_machine(), sections, left_out)
+    report = SuiteReport(_now(), _command(), machine, sections, left_out)
     _write(suite_report.markdown(report), report, options.output)
     return int(report.wrong > 0)
 
@@ -107,7 +117,9 @@ def _corpora(options: SuiteOptions) -> Iterator[Corpus]:
         yield Corpus(title, rows, DIALECTS[draft], library)
 
 
-def _judge(corpus: Corpus, engines: dict[str, str], deadline_s: float) -> dict[str, EngineResult]:
+def _judge(
+    corpus: Corpus, engines: dict[str, str], journal: Journal, deadline_s: float
+) -> dict[str, EngineResult]:
     results = {}
     for name, version in engines.items():
         if name == STANDARD and not corpus.dialect:  # whose formats are meant to be asserted
@@ -115,9 +127,21 @@ def _judge(corpus: Corpus, engines: dict[str, str], deadline_s: float) -> dict[s
         with IsolatedEngine(ENGINES[name].make, deadline_s) as engine:
             library = corpus.library if name in OWN else {}
             judge = partial(judge_case, judge=engine.judge, dialect=corpus.dialect, library=library)
-            judged = [judge(case) for case in corpus.cases]
+            judged = [*_each(corpus, name, judge, journal)]
         results[name] = summarise(version, judged)
     return results
+
+
+def _each(
+    corpus: Corpus, engine: str, judge: Callable[[Case], JudgedCase], journal: Journal
+) -> Iterator[JudgedCase]:
+    """Yield what an engine makes of each schema, from the journal where it says that."""
+    found = journal.found(corpus.title, engine)
+    for number, case in enumerate(corpus.cases):
+        if number not in found:
+            found[number] = judge(case)
+            journal.add(corpus.title, engine, number, found[number])
+        yield found[number]
 
 
 def run_canvases(options: CanvasOptions) -> int:

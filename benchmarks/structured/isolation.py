@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import resource
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -26,17 +27,23 @@ class Verdict:
     outcome: Outcome
     reason: str = ""  # why it is not accepted
     matched: Sequence[bool] = ()  # by text
+    compile_s: float = field(default=0.0, compare=False)  # CPU time; 0 where it failed
 
 
 def judge(compile_schema: Compiler, schema: str, texts: Sequence[bytes | None]) -> Verdict:
     """Compile a schema and match texts; None stands for one that can't be written."""
+    began = time.process_time()
     try:
         is_legal = compile_schema(schema)
+        verdict = Verdict("accepted")
     except NoValue as reason:
-        return Verdict("empty", str(reason), [False] * len(texts))
+        verdict = Verdict("empty", str(reason), [False] * len(texts))
     except Refused as reason:
-        return Verdict("refused", str(reason))
-    return Verdict("accepted", matched=[text is not None and is_legal(text) for text in texts])
+        verdict = Verdict("refused", str(reason))
+    verdict = replace(verdict, compile_s=time.process_time() - began)
+    if verdict.outcome != "accepted":
+        return verdict
+    return replace(verdict, matched=[text is not None and is_legal(text) for text in texts])
 
 
 class IsolatedEngine:

@@ -50,6 +50,9 @@ class SuiteOptions(Command):
         [*ENGINES], description="Engines; those that are not installed are left out."
     )
     deadline: Seconds = Field(30.0, description="Seconds that a schema may take.")
+    journal: Path | None = Field(
+        None, description="JSON lines of all that is judged; a run that was stopped goes on there."
+    )
     output: Path | None = Field(
         None, description="JSON file for the findings; the tables are written beside it."
     )

@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from benchmarks.maskbench import Case, instance_text, key_order, reordered
 from benchmarks.structured.isolation import Outcome, Verdict
 from plait.decoders.constrained.schema.references.bundle import Library, bundle
 
 COMPACT = (",", ":")
+SLOW_S = 1.0  # CPU seconds from which on a schema is listed
 ENFORCED: tuple[Outcome, ...] = ("accepted", "empty")
 DIALECTS = {
     "draft2020-12": "https://json-schema.org/draft/2020-12/schema",
@@ -46,6 +49,7 @@ class JudgedCase:
     outcome: Outcome
     reason: str = ""
     instances: Sequence[JudgedInstance] = ()
+    compile_s: float = 0.0  # CPU time; 0 where it failed
 
     @property
     def is_right(self) -> bool:
@@ -70,13 +74,25 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class CompileTimes:
+    """CPU seconds of compiling schemas, refused ones too, and loading what was compiled."""
+
+    sum: float = 0.0
+    median: float = 0.0
+    p99: float = 0.0
+    most: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineResult:
     """All that was found of one engine on one corpus."""
 
     version: str
     total: Counts
     groups: Mapping[str, Counts]
-    reasons: Mapping[str, int] = field(default_factory=dict)  # of refusals and failures
+    reasons: Mapping[str, Sequence[str]] = field(default_factory=dict)  # schemas not accepted
+    compile: CompileTimes = CompileTimes()
+    slow: Mapping[str, float] = field(default_factory=dict)  # schemas, with their seconds
     refused_instances: Sequence[str] = ()
     wrong_instances: Sequence[str] = ()
 
@@ -96,7 +112,9 @@ def judge_case(
     schema = bundle(_in_dialect(case.schema, dialect), library or {})
     verdict = judge(json.dumps(schema), texts)
     instances = _instances(case, verdict.matched) if verdict.outcome in ENFORCED else []
-    return JudgedCase(case.group, case.name, verdict.outcome, verdict.reason, instances)
+    return JudgedCase(
+        case.group, case.name, verdict.outcome, verdict.reason, instances, verdict.compile_s
+    )
 
 
 def _instances(case: Case, matched: Sequence[bool]) -> list[JudgedInstance]:
@@ -136,16 +154,27 @@ def count(judged: Iterable[JudgedCase]) -> Counts:
 def summarise(version: str, judged: Sequence[JudgedCase]) -> EngineResult:
     """Return an engine's counts, by group and in total, and the instances it is wrong on."""
     groups: dict[str, list[JudgedCase]] = {}
+    reasons: dict[str, list[str]] = {}
     for case in judged:
         groups.setdefault(case.group, []).append(case)
+        if case.reason:
+            reasons.setdefault(case.reason, []).append(case.name)
     return EngineResult(
         version=version,
         total=count(judged),
         groups={name: count(groups[name]) for name in sorted(groups)},
-        reasons=dict(Counter(case.reason for case in judged if case.reason).most_common()),
+        reasons=dict(sorted(reasons.items(), key=lambda each: -len(each[1]))),
+        compile=compile_times([case.compile_s for case in judged]),
+        slow={case.name: case.compile_s for case in judged if case.compile_s > SLOW_S},
         refused_instances=_named(judged, is_valid=True, is_matched=False),
         wrong_instances=_named(judged, is_valid=False, is_matched=True),
     )
+
+
+def compile_times(seconds: Sequence[float]) -> CompileTimes:
+    """Return the sum, the quantiles and the most of some times."""
+    median, p99, most = np.quantile(seconds or [0.0], (0.5, 0.99, 1))
+    return CompileTimes(sum(seconds), float(median), float(p99), float(most))
 
 
 def _named(judged: Iterable[JudgedCase], *, is_valid: bool, is_matched: bool) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from benchmarks.machine import Machine
 from benchmarks.markdown import table
 from benchmarks.structured.engines import OWN
-from benchmarks.structured.suite import Counts, EngineResult
+from benchmarks.structured.suite import SLOW_S, CompileTimes, Counts, EngineResult
 
 MOST_REASONS = 12  # that are listed of an engine
 COLUMNS = ("enforced", "matched", "refused", "wrong")
@@ -52,7 +52,8 @@ def markdown(report: SuiteReport) -> str:
         "matched and refused: their valid instances; wrong: invalid ones that were accepted. The "
         "documents that the suite's schemas refer to are given to plait, as --schema-folder does. "
         "Instances are compact JSON, with their keys as given or "
-        "in the schema's order. JSON holds the names of all that were refused or accepted wrongly."
+        "in the schema's order. JSON holds the names of all that were refused or accepted wrongly. "
+        "Compiling is CPU time, that of refused schemas too, and of loading what was compiled."
     )
     parts = ["# JSON schemas by keyword", head]
     parts += [f"Left out: {reason}" for reason in report.left_out]
@@ -78,6 +79,11 @@ def _row(name: str, counts: Sequence[Counts]) -> list[str]:
     return [name, f"{counts[0].schemas}", *(f"{cell}" for cell in cells)]
 
 
+def _times(found: CompileTimes) -> str:
+    shares = f"p50 {1e3 * found.median:.1f} ms, p99 {1e3 * found.p99:.1f}, most"
+    return f"{found.sum:.1f} s of CPU, {shares} {1e3 * found.most:.0f}"
+
+
 def _notes(section: Section) -> Iterable[str]:
     """Yield the sums of each engine, why it did not accept schemas, and what plait is wrong on."""
     for name, result in section.engines.items():
@@ -87,10 +93,11 @@ def _notes(section: Section) -> Iterable[str]:
             f"({total.enforced / max(total.schemas, 1):.1%}), {total.right} of them with the right "
             f"verdict on every instance; {total.failed} schemas failed. Of valid instances "
             f"{total.matched} matched ({total.matched_as_given} with their keys as given), "
-            f"{total.refused} refused; {total.wrong} of {total.invalid} invalid ones accepted."
+            f"{total.refused} refused; {total.wrong} of {total.invalid} invalid ones accepted. "
+            f"Compiling: {_times(result.compile)}; {len(result.slow)} schemas over {SLOW_S:g} s."
         )
         reasons = list(result.reasons.items())[:MOST_REASONS]
         if reasons:
-            yield "\n".join(f"- {count} x {reason}" for reason, count in reasons)
+            yield "\n".join(f"- {len(names)} x {reason}" for reason, names in reasons)
     for own in section.own:
         yield from (f"WRONG: {instance}" for instance in own.wrong_instances)

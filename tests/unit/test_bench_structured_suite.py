@@ -16,8 +16,10 @@ from benchmarks.command_line import run_command
 from benchmarks.machine import this_machine
 from benchmarks.maskbench import Case, cases, remotes
 from benchmarks.structured import commands
+from benchmarks.structured.commands import Corpus
 from benchmarks.structured.engines import ANY, ENGINES, Engine, Refused, make_plait
 from benchmarks.structured.isolation import IsolatedEngine, Verdict, judge
+from benchmarks.structured.journal import Journal
 from benchmarks.structured.options import StructuredOptions, SuiteOptions
 from benchmarks.structured.suite import (
     DIALECTS,
@@ -73,9 +75,43 @@ def test_instances_count_for_accepted_schemas_in_either_order_of_keys() -> None:
     assert have.total == Counts(
         schemas=3, enforced=2, right=1, matched=4, matched_as_given=3, refused=1, wrong=1, invalid=2
     )
-    assert have.reasons == {"not: too hard": 1}
+    assert have.reasons == {"not: too hard": ["refused"]}
     assert have.refused_instances == ["all kinds / an unknown key"]
     assert have.wrong_instances == ["all kinds / let through"]
+
+
+def test_slow_schemas_are_listed_with_their_times() -> None:
+    seconds = {"a": 0.5, "b": 2.0, "c": 0.25}
+    have = summarise(
+        "", [JudgedCase("", n, "refused", "no", compile_s=s) for n, s in seconds.items()]
+    )
+    assert (have.compile.sum, have.compile.median, have.compile.most) == (2.75, 0.5, 2.0)
+    assert have.slow == {"b": 2.0}
+
+
+def test_a_run_that_was_stopped_goes_on_with_what_its_journal_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    first, *others = judged()
+    Journal(path, "1").add("corpus", "plait", 0, first)
+    Journal(path, "2").add("corpus", "plait", 1, others[0])  # by other code
+    Journal(path, "1").add("corpus", "xgrammar", 1, others[0])
+    asked: list[str] = []
+
+    def note(case: Case, **_: Any) -> JudgedCase:
+        asked.append(case.name)
+        return others[len(asked) - 1]
+
+    monkeypatch.setattr(commands, "judge_case", note)
+    monkeypatch.setattr(commands, "ENGINES", {"plait": Engine("plait", make_stub)})
+    have = [
+        commands._judge(Corpus("corpus", CASES), {"plait": "v"}, Journal(path, "1"), 60)
+        for _ in range(2)
+    ]
+
+    assert asked == ["refused", "other"]
+    assert have == [{"plait": summarise("v", [first, *others])}] * 2
 
 
 def test_the_table_has_a_row_for_each_group_and_the_totals() -> None:
