@@ -19,6 +19,7 @@ from plait.decoders.constrained.schema.read import (
     read_assertions,
 )
 from plait.decoders.constrained.schema.references.document import Document
+from plait.decoders.constrained.schema.references.reading import PlaceReader, meant
 from plait.decoders.constrained.schema.references.resources import REFERENCES, escape
 from plait.decoders.constrained.schema.sets.algebra import Algebra
 from plait.decoders.constrained.schema.sets.branches import (
@@ -37,7 +38,6 @@ MAX_ALTERNATIVES = 256  # of a product of several unions: those grow fast
 MAX_BRANCHES = 4096  # of one union: those are written out in the schema
 MAX_PAIRS = MAX_ALTERNATIVES**2  # of alternatives that are compared or combined in one place
 MAX_TOGETHER = 4  # branches of an anyOf of which several may hold, where that matters
-MAX_LEVELS = 4  # of questions about further levels, asked while reading
 MANY = 8  # alternatives from which on it pays to look for empty ones
 
 
@@ -50,22 +50,13 @@ class OneOfBranch:
     is_narrow: bool = False  # there may be more that it accepts
 
 
-class _RecursiveRead(Exception):
-    """A question about a schema that is being read at the moment."""
-
-
 class Alternatives:
     """The alternatives of places, each computed once."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
         self._algebra = Algebra(self.below, self.is_exact)
-        self._known: dict[SchemaRef, Several] = {}
-        self._narrow: set[SchemaRef] = set()  # places whose alternatives may not be all there are
-        self._has_narrowed = False  # while a place is being read: did anything narrow it?
-        self._open: dict[SchemaRef, int] = {}  # being read, with the order of opening
-        self._levels = 0  # of questions about what lies below, asked while reading
-        self._floor = 0  # places opened before this belong to spots further up
+        self._reader = PlaceReader(self._read)
         self._of_places: dict[SchemaRefs, Several] = {}
         self.conflicts: dict[str, str] = {}  # pointer -> the keyword that left no alternative
 
@@ -81,62 +72,47 @@ class Alternatives:
             UnsupportedKeyword: something in there cannot be enforced.
         """
         known = self._of_places.get(places)
+        if known is None and self._contradict(places):
+            known = self._of_places[places] = ()
         if known is None:
             known = self._at(places[0]) if places else (Facts(),)
             for place in places[1:]:
                 known = self._product(known, self._at(place), place.pointer, "allOf")
-            self._of_places[places] = known
+            if all(map(self._reader.is_known, places)):
+                self._of_places[places] = known
         return known
 
+    def _contradict(self, places: SchemaRefs) -> bool:
+        """Tell whether one of the places is another one's negation."""
+        negated = [meant(self._document, place).pointer for place in places if place.negated]
+        if not negated or len(negated) == len(places):
+            return False
+        others = (meant(self._document, place).pointer for place in places if not place.negated)
+        return not set(negated).isdisjoint(others)
+
     def _at(self, place: SchemaRef) -> Several:
-        known = self._known.get(place)
-        if known is not None:
-            self._has_narrowed |= place in self._narrow
-            return known
-        if place in self._open:
-            if self._open[place] < self._floor:
-                raise _RecursiveRead
-            reason = "the reference leads back to itself without an object or array in between"
-            raise UnsupportedKeyword(place.pointer, "$ref", reason)
-        self._open[place] = len(self._open)
-        outside, self._has_narrowed = self._has_narrowed, False
-        try:
-            at = place.pointer
-            known = self._not((Facts(),), at, at) if place.negated else self._schema(at)
-            if self._has_narrowed:
-                self._narrow.add(place)
-        finally:
-            self._has_narrowed |= outside
-            del self._open[place]
-        self._known[place] = known
-        return known
+        return self._reader.at(place)
+
+    def _read(self, place: SchemaRef) -> Several:
+        at = place.pointer
+        return self._not((Facts(),), at, at) if place.negated else self._schema(at)
 
     def below(self, places: SchemaRefs) -> Several:
         """Return the alternatives of a value further down, asked while reading this one.
 
         Raises:
-            Unprovable: they depend on what is being read.
+            Unprovable: they cannot be told from here.
         """
-        if self._levels >= MAX_LEVELS:
-            raise Unprovable("the schema is nested too deeply here")
-        outside, self._floor = self._floor, len(self._open)
-        narrowed = self._has_narrowed
-        self._levels += 1
-        try:
-            return self.of(places)
-        except _RecursiveRead:
-            raise Unprovable("the schema is recursive here") from None
-        finally:
-            self._floor, self._has_narrowed = outside, narrowed
-            self._levels -= 1
+        return self._reader.asked(places, self.of)
 
     def is_exact(self, places: SchemaRefs) -> bool:
         """Tell whether the alternatives of the places are all there are."""
         try:
-            self.below(places)
+            found = self.below(places)
         except Unprovable:
             return False
-        return self._narrow.isdisjoint(places)
+        is_all = not any(map(self._reader.is_narrow, places))
+        return is_all or (not found and self._contradict(places))
 
     def _schema(self, pointer: str) -> Several:
         pointer = self._document.entered(pointer)
@@ -162,7 +138,7 @@ class Alternatives:
         if "unevaluatedProperties" not in schema and "unevaluatedItems" not in schema:
             return context
         # A value of two alternatives has more evaluated than either of them knows.
-        self._has_narrowed |= len(context) > 1
+        self._reader.has_narrowed |= len(context) > 1
         return tuple(close(facts, schema, pointer) for facts in context)
 
     def _not(self, context: Several, negated: str, pointer: str) -> Several:
@@ -222,7 +198,7 @@ class Alternatives:
         for place in _listed(schema, pointer, "oneOf"):
             several = self._at(place)
             values = folded(several, self._algebra, pointer)
-            is_narrow = place in self._narrow
+            is_narrow = self._reader.is_narrow(place)
             listed = literals_of(values[0], self._algebra) if len(values) == 1 else None
             if listed is None or is_narrow:
                 found.append(OneOfBranch(several, several, is_narrow))
@@ -280,7 +256,7 @@ class Alternatives:
     def _without(self, context: Several, place: SchemaRef, pointer: str, keyword: str) -> Several:
         """Return the context without the values that are valid at a place."""
         unwanted = self._at(place)
-        branch = OneOfBranch(unwanted, unwanted, place in self._narrow)
+        branch = OneOfBranch(unwanted, unwanted, self._reader.is_narrow(place))
         return self._minus(context, branch, pointer, keyword)
 
     def _minus(self, context: Several, branch: OneOfBranch, pointer: str, keyword: str) -> Several:
@@ -297,7 +273,7 @@ class Alternatives:
                 raise UnsupportedKeyword(pointer, keyword, str(error)) from None
             found = [left for pieces, _ in parts for left in pieces]
             _check(len(found), MAX_BRANCHES, pointer, keyword)
-            self._has_narrowed |= not all(is_all for _, is_all in parts)
+            self._reader.has_narrowed |= not all(is_all for _, is_all in parts)
         self._note(context, found, pointer, keyword)
         return _limited(found, pointer, keyword, max(MAX_ALTERNATIVES, len(context)))
 

@@ -106,6 +106,17 @@ class ObjectRule:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberRule:
+    """At least one property has a key out of `keys` that is valid at `names`, and a value that is
+    valid at `places`: what breaks a rule that speaks of all properties."""
+
+    keys: Expr
+    names: SchemaRefs = ()
+    places: SchemaRefs = ()
+    pointer: str = ""  # of the keyword that is broken
+
+
+@dataclass(frozen=True, slots=True)
 class Obstacle:
     """A keyword that can't be enforced, should a value of this kind be possible."""
 
@@ -142,6 +153,7 @@ class Facts:
     required: tuple[str, ...] = ()
     forbidden: frozenset[str] = frozenset()
     names: SchemaRefs = ()  # propertyNames
+    members: tuple[MemberRule, ...] = ()  # negated rules, each for a property that breaks it
     min_properties: int = 0
     max_properties: int | None = None
     obstacles: tuple[Obstacle, ...] = ()
@@ -172,7 +184,7 @@ class Facts:
             said.add("array")
         if self.objects or self.required or self.forbidden or self.names:
             said.add("object")
-        if self.min_properties or self.max_properties is not None:
+        if self.members or self.min_properties or self.max_properties is not None:
             said.add("object")
         if len(self.booleans) < 2:
             said.add("boolean")
@@ -198,6 +210,20 @@ def negation(places: SchemaRefs) -> SchemaRef:
     """Return where the values are that are not valid at one place."""
     (place,) = places
     return replace(place, negated=not place.negated)
+
+
+def declared_names(facts: Facts) -> list[str]:
+    """Return the declared names in their order, required ones that no schema names last."""
+    names = dict.fromkeys(name for rule in facts.objects for name in rule.named)
+    names.update(dict.fromkeys(facts.required))
+    return [name for name in names if name not in facts.forbidden]
+
+
+def with_property(facts: Facts, name: str, places: SchemaRefs) -> Facts:
+    """Return the facts of the objects that have a property, its value valid at some places."""
+    required = tuple(dict.fromkeys((*facts.required, name)))
+    rule = ObjectRule({name: places}, evaluates=False)
+    return replace(facts, required=required, objects=(*facts.objects, rule))
 
 
 def meet(left: Facts, right: Facts) -> Facts | None:
@@ -227,6 +253,7 @@ def meet(left: Facts, right: Facts) -> Facts | None:
         required=_each_once(left.required, right.required),
         forbidden=left.forbidden | right.forbidden,
         names=merged_refs(left.names, right.names),
+        members=_each_once(left.members, right.members),
         min_properties=max(left.min_properties, right.min_properties),
         max_properties=_least(left.max_properties, right.max_properties),
         obstacles=left.obstacles + right.obstacles,

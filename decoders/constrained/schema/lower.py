@@ -29,7 +29,11 @@ from plait.decoders.constrained.grammar.nodes import (
     seq,
 )
 from plait.decoders.constrained.grammar.regex import ANY_TEXT, Expr
-from plait.decoders.constrained.schema.alternatives import Alternatives, enforceable, untyped
+from plait.decoders.constrained.schema.alternatives import (
+    Alternatives,
+    enforceable,
+    untyped,
+)
 from plait.decoders.constrained.schema.arrays import ArrayRules, repeated
 from plait.decoders.constrained.schema.facts import (
     NUMBERS,
@@ -37,7 +41,6 @@ from plait.decoders.constrained.schema.facts import (
     Kind,
     SchemaRef,
     SchemaRefs,
-    kind_of,
     meet,
 )
 from plait.decoders.constrained.schema.formats import with_formats
@@ -49,17 +52,10 @@ from plait.decoders.constrained.schema.numbers import (
     remainders_of,
     remainders_text,
 )
-from plait.decoders.constrained.schema.objects import (
-    DeclaredProperty,
-    ObjectRules,
-    declared_names,
-    key_classes,
-    member,
-)
-from plait.decoders.constrained.schema.read import ANNOTATIONS
+from plait.decoders.constrained.schema.properties import ObjectWriter
 from plait.decoders.constrained.schema.references.document import Document
-from plait.decoders.constrained.schema.references.resources import REFERENCES, schemas
-from plait.decoders.constrained.schema.sets.algebra import text_of
+from plait.decoders.constrained.schema.references.reading import meant
+from plait.decoders.constrained.schema.references.resources import schemas
 from plait.decoders.constrained.schema.sets.outside import Unprovable
 from plait.decoders.constrained.schema.unsatisfiable import UnsatisfiableDiagnosis
 from plait.decoders.constrained.spec import (
@@ -71,7 +67,6 @@ from plait.decoders.constrained.spec import (
 )
 
 TOO_MANY_REMAINDERS = "its multiples need too many remainders; a small range makes them few"
-MAX_REFERENCES = 32  # one to the next
 
 _QUOTE = LiteralText('"')
 
@@ -124,24 +119,6 @@ def longest_path(edges: Mapping[str, Set[str]], start: str) -> int | None:
             todo.append((name, True))
             todo.extend((target, False) for target in ahead if target not in depth)
     return depth[start]
-
-
-def meant(document: Document, place: SchemaRef) -> SchemaRef:
-    """Return the place that another one refers to and says nothing else."""
-    pointer = place.pointer
-    for _ in range(MAX_REFERENCES):
-        pointer = document.entered(pointer)
-        schema = document.at(pointer)
-        if not isinstance(schema, dict) or REFERENCES.isdisjoint(schema):
-            return place if pointer == place.pointer else SchemaRef(pointer, place.negated)
-        said = schema.keys() - ANNOTATIONS
-        if len(said) != 1 or not said <= REFERENCES:
-            return SchemaRef(pointer, place.negated)
-        keyword = said.pop()
-        if not isinstance(schema[keyword], str):
-            break
-        pointer = document.resolve(schema[keyword], pointer, keyword)
-    return place  # they lead in a circle, or nearly so; reading it says what is wrong
 
 
 class _Lowering:
@@ -330,64 +307,9 @@ class _Lowering:
             raise UnsupportedKeyword(facts.pointer, keyword, reason) from None
 
     def _object(self, facts: Facts, name: str) -> Node:
-        names = [key for key in declared_names(facts) if self._is_name(facts, key)]
-        required = set(facts.required)
-        if not required <= set(names):
-            return NOTHING
-        members = [
-            DeclaredProperty(
-                member(json_text.literal(key), self._value(facts.value(key))), key in required
-            )
-            for key in names
-        ]
-        extra = self._extra(facts)
-        counts = facts.min_properties > len(facts.required) + 1
-        is_asked = self._style.objects == "open" or self._style.key_order == "any"
-        rules = ObjectRules(
-            f"{name}o",
-            facts.pointer,
-            members,
-            extra,
-            facts.min_properties,
-            facts.max_properties,
-            self._define,
-            is_distinct=counts or is_asked,
-        )
-        return rules.in_any_order() if self._style.key_order == "any" else rules.node()
+        return ObjectWriter(
+            name, facts, self._value, self._key, self._define, self._alternatives, self._style
+        ).node()
 
-    def _is_name(self, facts: Facts, key: str) -> bool:
-        if not facts.names:
-            return True
-        try:
-            return self._alternatives.algebra.admits_below(facts.names, key)
-        except Unprovable as error:
-            raise UnsupportedKeyword(facts.pointer, "propertyNames", str(error)) from None
-
-    def _extra(self, facts: Facts) -> Node:
-        """Return one undeclared member, whatever its class."""
-        found = []
-        for keys in key_classes(facts, self._alternatives.of, self._style.objects):
-            for allowed in self._key_texts(facts):
-                expr = regex.intersection(keys.keys, allowed)
-                text = self._text(expr, facts, "patternProperties", is_quoted=True)
-                key = seq(_QUOTE, text, _QUOTE)
-                found.append(member(key, self._value(keys.places)))
-        return alternation(found)
-
-    def _key_texts(self, facts: Facts) -> list[Expr]:
-        """Return what propertyNames allows, one text for each of its alternatives."""
-        if not facts.names:
-            return [ANY_TEXT]
-        found = []
-        for names in self._alternatives.of(facts.names):
-            if "string" not in names.kinds:
-                continue
-            for obstacle in names.obstacles:
-                if obstacle.kind == "string":
-                    raise UnsupportedKeyword(facts.pointer, "propertyNames", obstacle.reason)
-            text = text_of(with_formats(names))
-            if names.literals is not None:
-                literals = [v for v in names.literals.values() if kind_of(v) == "string"]
-                text = regex.intersection(text, regex.union(map(regex.literal, literals)))
-            found.append(text)
-        return found
+    def _key(self, expr: Expr, facts: Facts, keyword: str) -> Node:
+        return self._text(expr, facts, keyword, is_quoted=True)

@@ -23,12 +23,13 @@ from plait.decoders.constrained.grammar.nodes import (
     Node,
     Ref,
     alternation,
+    any_order,
     is_nothing,
     repeat,
     seq,
 )
 from plait.decoders.constrained.grammar.regex import Expr
-from plait.decoders.constrained.schema.facts import Facts, SchemaRefs, merged_refs
+from plait.decoders.constrained.schema.facts import Facts, SchemaRefs, declared_names, merged_refs
 from plait.decoders.constrained.spec import Objects, UnsupportedKeyword, plain_pointer
 
 MAX_CLASSES = 64  # of undeclared keys, by the patterns that they have
@@ -50,13 +51,6 @@ class UndeclaredKeys:
 
     keys: Expr
     places: SchemaRefs
-
-
-def declared_names(facts: Facts) -> list[str]:
-    """Return the declared names in their order, required ones that no schema names last."""
-    names = dict.fromkeys(name for rule in facts.objects for name in rule.named)
-    names.update(dict.fromkeys(facts.required))
-    return [name for name in names if name not in facts.forbidden]
 
 
 def is_closed(facts: Facts) -> bool:
@@ -160,21 +154,28 @@ class ObjectRules:
     most: int | None
     define: Callable[[str, Node], None]
     is_distinct: bool = False  # undeclared keys differ from each other
+    due: Sequence[Node] = ()  # undeclared members that must be there
+    due_pointers: tuple[str, ...] = ()  # of the keywords that ask for them
 
     @property
     def opening(self) -> Node:
         """What the object begins with."""
-        if not self.is_distinct or is_nothing(self.extra):
+        if not self.due and (not self.is_distinct or is_nothing(self.extra)):
             return LiteralText("{")
-        is_growing = self.least > sum(m.is_required for m in self.members)
-        pointers = (f"{plain_pointer(self.pointer)}/minProperties",) if is_growing else ()
-        return seq(LiteralText("{"), Mark(DISTINCT | GROWING * is_growing, pointers))
+        is_short = self.least > sum(m.is_required for m in self.members)
+        pointers = [f"{plain_pointer(self.pointer)}/minProperties"] * is_short
+        pointers += map(plain_pointer, self.due_pointers)
+        return seq(LiteralText("{"), Mark(DISTINCT | GROWING * bool(pointers), tuple(pointers)))
 
     def in_any_order(self) -> Node:
         """Return the object's node, its properties in any order. Cost: linear in the members."""
         items = [Item(m.node, is_required=m.is_required) for m in self.members]
-        items.append(Item(self.extra, may_repeat=True))
+        items += self._undeclared()
         return json_text.in_any_order(self.opening, items, self.least, self.most, "}")
+
+    def _undeclared(self) -> list[Item]:
+        due = [Item(node, is_required=True) for node in self.due]
+        return [*due, Item(self.extra, may_repeat=True)]
 
     def node(self) -> Node:
         """Return the object's node; its rules are defined on the way.
@@ -184,7 +185,8 @@ class ObjectRules:
         Cost: linear in the members, times the counts that matter.
         """
         required = sum(m.is_required for m in self.members)
-        if is_nothing(self.extra) and self.most is not None and self.most >= len(self.members):
+        largest = len(self.members) + len(self.due)
+        if is_nothing(self.extra) and self.most is not None and self.most >= largest:
             self.most = None
         if self.most is None and self.least <= required:
             limit = 1  # only whether a comma is due
@@ -237,6 +239,9 @@ class ObjectRules:
         room = None if self.most is None else self.most - count
         missing = max(self.least - count, 0)
         end, empty = seq(WS, LiteralText("}")), LiteralText("}")
+        if self.due:
+            some = any_order(self._undeclared(), COMMA, max(missing, 1), room)
+            return seq(COMMA if count else EMPTY, some, end)
         if is_nothing(self.extra):
             return NOTHING if missing else end if count else empty
         more = seq(COMMA, self.extra)

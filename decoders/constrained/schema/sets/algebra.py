@@ -6,7 +6,7 @@ holds no value of the unwanted facts. It may return less than the exact differen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Any
 
@@ -18,15 +18,16 @@ from plait.decoders.constrained.schema.facts import (
     Facts,
     Kind,
     Literals,
-    ObjectRule,
+    MemberRule,
     SchemaRefs,
     decimal_of,
+    declared_names,
     is_multiple,
     json_key,
     keyed,
     kind_of,
     meet,
-    negation,
+    merged_refs,
 )
 from plait.decoders.constrained.schema.formats import is_exact, possible, valid
 from plait.decoders.constrained.schema.sets.outside import (
@@ -35,6 +36,7 @@ from plait.decoders.constrained.schema.sets.outside import (
     items_outside,
     lengths_outside,
     numbers_outside,
+    objects_outside,
     texts_outside,
     without_literals,
 )
@@ -143,11 +145,31 @@ class Algebra:
         return rule.least > room or self._is_nothing(rule.places, levels)
 
     def _is_object_empty(self, facts: Facts, levels: int) -> bool:
-        if facts.max_properties is not None and facts.max_properties < len(facts.required):
+        needed = max(facts.min_properties, len(facts.required))
+        if facts.max_properties is not None and facts.max_properties < needed:
             return True
         if not facts.forbidden.isdisjoint(facts.required):
             return True
+        if any(self._is_broken_nowhere(facts, rule, levels) for rule in facts.members):
+            return True
         return any(self._is_nothing(facts.value(name), levels) for name in facts.required)
+
+    def _is_broken_nowhere(self, facts: Facts, rule: MemberRule, levels: int) -> bool:
+        """Tell whether provably no object has a property as a rule asks for."""
+        if facts.max_properties == 0 or self._is_nothing(rule.places, levels):
+            return True
+        for name in declared_names(facts):
+            if regex.matches(rule.keys, name):
+                places = merged_refs(facts.value(name), rule.places)
+                if not self._is_nothing(places, levels):
+                    return False
+        taken = regex.union(map(regex.literal, declared_names(facts)))
+        keys = regex.intersection(rule.keys, regex.complement(taken))
+        for closed in facts.objects:
+            if closed.extra is not None and self._is_nothing(closed.extra, levels):
+                patterns = regex.union(expr for expr, _ in closed.patterns)
+                keys = regex.intersection(keys, patterns)
+        return _is_expr_empty(keys)
 
     def _is_nothing(self, places: SchemaRefs, levels: int) -> bool:
         """Tell whether provably nothing satisfies the places below."""
@@ -210,12 +232,14 @@ class Algebra:
         return kind != "object" or self._is_object_covered(unwanted)
 
     def _is_object_covered(self, unwanted: Facts) -> bool:
-        if unwanted.names or unwanted.max_properties is not None:
+        said: list[SchemaRefs] = [(place,) for place in unwanted.names]
+        for rule in unwanted.objects:
+            said += [*rule.named.values(), *(places for _, places in rule.patterns)]
+            said.append(rule.extra or ())
+        if any(rule.names and rule.places for rule in unwanted.members):
             return False
-        rules = unwanted.objects
-        if any(rule.patterns or rule.extra is not None for rule in rules):
-            return False
-        return all(self._is_negatable(unwanted.value(n)) for rule in rules for n in rule.named)
+        said += [rule.names or rule.places for rule in unwanted.members]
+        return all(map(self._is_negatable, filter(None, said)))
 
     def _is_decided(self, unwanted: Facts, kind: Kind) -> bool:
         """Tell whether each literal of the kind can be judged by what stands beside it."""
@@ -247,22 +271,7 @@ class Algebra:
             yield from items_outside(facts, unwanted, self._is_negatable)
             yield from counts_outside(facts, unwanted)
         else:
-            yield from self._objects_outside(facts, unwanted)
-
-    def _objects_outside(self, facts: Facts, unwanted: Facts) -> Iterator[Facts]:
-        for name in unwanted.required:
-            if name not in facts.required:
-                yield replace(facts, forbidden=facts.forbidden | {name})
-        for name in sorted(unwanted.forbidden):
-            yield replace(facts, required=(*facts.required, name))
-        for name in dict.fromkeys(n for rule in unwanted.objects for n in rule.named):
-            places = unwanted.value(name)
-            if self._is_negatable(places):
-                rule = ObjectRule({name: (negation(places),)}, evaluates=False)
-                required = tuple(dict.fromkeys((*facts.required, name)))
-                yield replace(facts, required=required, objects=(*facts.objects, rule))
-        if unwanted.min_properties:
-            yield replace(facts, max_properties=unwanted.min_properties - 1)
+            yield from objects_outside(facts, unwanted, self._is_negatable)
 
 
 def _of_kinds(facts: Facts, kinds: Set[Kind]) -> Facts:
@@ -281,8 +290,13 @@ def _is_range_empty(facts: Facts) -> bool:
 def _is_text_empty(facts: Facts) -> bool:
     if facts.max_length is not None and facts.min_length > facts.max_length:
         return True
+    return _is_expr_empty(text_of(facts))
+
+
+def _is_expr_empty(expr: Expr) -> bool:
+    """Tell whether provably no text is in a set."""
     try:
-        return regex.is_empty_set(text_of(facts), max_states=MAX_STATES)
+        return regex.is_empty_set(expr, max_states=MAX_STATES)
     except regex.TooManyStates:
         return False
 
@@ -353,7 +367,18 @@ def _admits_object(algebra: Algebra, facts: Facts, value: Any) -> bool:
         return False
     if facts.names and not all(algebra.admits_below(facts.names, name) for name in value):
         return False
+    if not all(_has_member(algebra, rule, value) for rule in facts.members):
+        return False
     return all(algebra.admits_below(facts.value(name), item) for name, item in value.items())
+
+
+def _has_member(algebra: Algebra, rule: MemberRule, value: Mapping[str, Any]) -> bool:
+    return any(
+        regex.matches(rule.keys, name)
+        and (not rule.names or algebra.admits_below(rule.names, name))
+        and algebra.admits_below(rule.places, item)
+        for name, item in value.items()
+    )
 
 
 _ADMITS: dict[Kind, Callable[[Algebra, Facts, Any], bool]] = {

@@ -1,4 +1,4 @@
-"""Parts of facts that break one assertion of unwanted facts: numbers, texts, lengths, values."""
+"""Parts of facts that break one assertion of unwanted facts, of each kind of value."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from plait.decoders.constrained.schema.facts import (
     ContainsRule,
     Facts,
     Kind,
+    MemberRule,
+    ObjectRule,
     Obstacle,
     SchemaRefs,
     decimal_of,
     json_key,
     kind_of,
     meet,
+    merged_refs,
     negation,
+    with_property,
 )
 from plait.decoders.constrained.schema.formats import NUMBER_FORMATS, possible
 
@@ -124,6 +128,65 @@ def items_outside(
             start = len(rule.prefix)
             wrong = ContainsRule((negation(rule.rest),), 1, start=start, evaluates=False)
             yield replace(facts, contains=(*facts.contains, wrong))
+
+
+def objects_outside(
+    facts: Facts, unwanted: Facts, is_negatable: Callable[[SchemaRefs], bool]
+) -> Iterator[Facts]:
+    """Yield the objects that break one assertion each, as far as it can be negated."""
+    for name in unwanted.required:
+        if name not in facts.required:
+            yield replace(facts, forbidden=facts.forbidden | {name})
+    for name in sorted(unwanted.forbidden):
+        yield with_property(facts, name, ())
+    for rule in unwanted.objects:
+        for name, places in rule.named.items():
+            if places and is_negatable(places):
+                yield with_property(facts, name, (negation(places),))
+    for broken in _breaking(unwanted, is_negatable):
+        yield replace(facts, members=(*facts.members, broken))
+    for member in unwanted.members:
+        yield from _without_members(facts, member, is_negatable)
+    yield from _sizes_outside(facts, unwanted)
+
+
+def _breaking(unwanted: Facts, is_negatable: Callable[[SchemaRefs], bool]) -> Iterator[MemberRule]:
+    """Yield which properties break what is said of names, of keys with a pattern, of all others."""
+    for place in unwanted.names:
+        if is_negatable((place,)):
+            yield MemberRule(ANY_TEXT, names=(negation((place,)),), pointer=place.pointer)
+    for rule in unwanted.objects:
+        for expr, places in rule.patterns:
+            if places and is_negatable(places):
+                pointer = places[0].pointer.rpartition("/")[0]
+                yield MemberRule(expr, places=(negation(places),), pointer=pointer)
+        if rule.extra and is_negatable(rule.extra):
+            known = [*map(regex.literal, rule.named), *(expr for expr, _ in rule.patterns)]
+            others = regex.complement(regex.union(known))
+            wrong = (negation(rule.extra),)
+            yield MemberRule(others, places=wrong, pointer=rule.extra[0].pointer)
+
+
+def _sizes_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
+    if unwanted.min_properties:
+        fewer = Facts(max_properties=unwanted.min_properties - 1)
+        if (part := meet(facts, fewer)) is not None:
+            yield part
+    if unwanted.max_properties is not None:
+        more = Facts(min_properties=unwanted.max_properties + 1)
+        if (part := meet(facts, more)) is not None:
+            yield part
+
+
+def _without_members(
+    facts: Facts, rule: MemberRule, is_negatable: Callable[[SchemaRefs], bool]
+) -> Iterator[Facts]:
+    """Yield the objects without a property as a rule asks for."""
+    if not rule.names and is_negatable(rule.places):
+        others = ObjectRule({}, ((rule.keys, (negation(rule.places),)),), evaluates=False)
+        yield replace(facts, objects=(*facts.objects, others))
+    elif rule.keys is ANY_TEXT and not rule.places and is_negatable(rule.names):
+        yield replace(facts, names=merged_refs(facts.names, (negation(rule.names),)))
 
 
 def counts_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
