@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from plait.decoders.constrained.spec import AllowedTokens
+from plait.kernels.grammar import SHARED_BYTES
 from plait.kernels.grammar import make_vocabulary as make_handle
 
 MAX_TOKEN_BYTES = 32  # longest token that a constrained text may use
@@ -23,12 +24,13 @@ class Vocabulary:
 
     token_bytes: Sequence[bytes]
     eos_token_ids: frozenset[int]
+    shared_bytes: int = SHARED_BYTES  # of masks kept for several grammars, see make_handle
 
     @cached_property
     def handle(self) -> Any:
         """The vocabulary object for automata. Cost: about 50 ms for 49,152 tokens."""
         spelled = [t if self.is_text(i) else b"" for i, t in enumerate(self.token_bytes)]
-        return make_handle(spelled)
+        return make_handle(spelled, self.shared_bytes)
 
     @cached_property
     def token_of(self) -> Mapping[bytes, int]:
@@ -54,8 +56,8 @@ class Vocabulary:
 
     def restricted(self, tokens: AllowedTokens) -> Vocabulary:
         """Return the vocabulary with b"" for all tokens that are not allowed."""
-        spelled = (text if i in tokens else b"" for i, text in enumerate(self.token_bytes))
-        return make_vocabulary(spelled, self.eos_token_ids)
+        spelled = tuple(text if i in tokens else b"" for i, text in enumerate(self.token_bytes))
+        return Vocabulary(spelled, self.eos_token_ids, shared_bytes=0)
 
     def prepare(self) -> None:
         """Build the handle now, not during the first request."""

@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["DEAD", "Automaton", "DfaParts", "Kind", "TooLarge", "available", "extension"]
-__all__ += ["UNREACHABLE", "extension_or_none", "make_automaton", "make_vocabulary"]
+__all__ += ["SHARED_BYTES", "UNREACHABLE", "extension_or_none", "make_automaton", "make_vocabulary"]
 
 UNREACHABLE = 1 << 30  # token count of a text that the vocabulary cannot spell
+SHARED_BYTES = 32 * 2**20  # of one vocabulary, see make_vocabulary
 DEAD = -1  # the state after a byte that the grammar does not allow
 DfaParts = tuple[bytes, int, bytes, bytes, bytes]  # see kernels/_grammar.pyi
 
@@ -146,11 +147,15 @@ def extension_or_none() -> Any:
     return _load()
 
 
-def make_vocabulary(spelled: Sequence[bytes]) -> Any:
-    """Return the vocabulary for `make_automaton`, given each token's bytes; b"": never legal."""
+def make_vocabulary(spelled: Sequence[bytes], shared_bytes: int = SHARED_BYTES) -> Any:
+    """Return the vocabulary for `make_automaton`, given each token's bytes; b"": never legal.
+
+    shared_bytes: what one automaton finds out about the inside of strings is kept for the others,
+    in about so much memory; 0: nothing is. Masks do not depend on it.
+    """
     module = _load()
     if module is not None:
-        return module.Vocabulary(spelled)
+        return module.Vocabulary(spelled, shared_bytes)
     from plait.kernels.grammar.reference import ReferenceVocabulary  # noqa: PLC0415, fallback
 
     return ReferenceVocabulary(spelled)

@@ -1,7 +1,8 @@
 #include "automaton.h"
 
 #include <algorithm>
-#include <cctype>
+
+#include "fragments.h"
 
 namespace plait::grammar {
 namespace {
@@ -29,20 +30,22 @@ Automaton::Automaton(std::vector<Operation> operations, int root,
       vocabulary_(std::move(vocabulary)),
       tails_(*vocabulary_),
       reach_(vocabulary_->longest + 1) {
-  const auto order = [&](int byte) {
-    const int node = vocabulary_->child(0, static_cast<uint8_t>(byte));
-    const bool is_spelled = node >= 0 && vocabulary_->nodes[node].token >= 0;
-    return std::make_tuple(!is_spelled, byte >= 128 || !std::isalnum(byte), byte);
-  };
-  for (int b = 0; b < 256; ++b) preferred_[b] = static_cast<uint8_t>(b);
-  std::sort(preferred_.begin(), preferred_.end(),
-            [&](int a, int b) { return order(a) < order(b); });
   estimate();
   push({-1, 0, 0, 0, -1});
   known_[kBottom] = {0, kBottom};
   std::vector<int> ready;
   expand({begin(root, kBottom)}, ready);
   start_ = intern(std::move(ready));
+}
+
+
+Automaton::Automaton(std::shared_ptr<const Vocabulary> vocabulary, Fragments* owner)
+    : vocabulary_(std::move(vocabulary)),
+      tails_(*vocabulary_),
+      reach_(vocabulary_->longest + 1),
+      owner_(owner) {
+  push({-1, 0, 0, 0, -1});
+  known_[kBottom] = {0, kBottom};
 }
 
 int Automaton::push(const Stack& stack) {
@@ -75,6 +78,7 @@ int Automaton::begin(int op, int below) {
 int Automaton::expand(std::vector<int> todo, std::vector<int>& ready) {
   moves_ = 0;
   if (!expand_up_to(kMaxMoves, todo, ready)) {
+    if (owner_ != nullptr) throw TooLarge("it can be read in too many ways");
     ready.clear();
     for (int stack : todo) tail(stack);
     std::sort(todo.begin(), todo.end(), [&](int a, int b) {
@@ -192,6 +196,7 @@ int Automaton::consume(int stack, uint8_t byte) {
       int count = lexeme.is_counted() ? at.b + lexeme.dfa.boundaries[next] : 0;
       if (lexeme.most < 0) count = std::min(count, lexeme.least);
       if (lexeme.missing(next, count) < 0) return kDead;
+      if (owner_ != nullptr) return owner_->push(at.op, next, count, 0, at.below);
       return push({at.op, next, count, 0, at.below});
     }
   }
@@ -228,10 +233,10 @@ std::bitset<256> Automaton::first_bytes(int stack) const {
 }
 
 int Automaton::step(int state, uint8_t byte) {
-  const int known = states_[state].next[byte];
+  const int known = states_[state]->edges[byte].after;
   if (known != kUnknown) return known;
   std::vector<int> moved;
-  for (int stack : states_[state].stacks) {
+  for (int stack : states_[state]->stacks) {
     const int after = consume(stack, byte);
     if (after != kDead) moved.push_back(after);
   }
@@ -239,9 +244,10 @@ int Automaton::step(int state, uint8_t byte) {
   marks_ = 0;
   const int moves = expand(std::move(moved), ready);
   const int after = intern(std::move(ready));
-  if (after != kDead) states_[after].marks |= marks_;
-  states_[state].moves[byte] = moves;
-  return states_[state].next[byte] = after;
+  if (after != kDead) states_[after]->marks |= marks_;
+  State& at = *states_[state];
+  at.moves[byte] = static_cast<uint16_t>(moves);
+  return at.edges[byte].after = after;
 }
 
 int Automaton::advance(int state, int token) {
@@ -256,6 +262,7 @@ int Automaton::advance(int state, int token) {
 int Automaton::intern(std::vector<int> ready) {
   if (ready.empty()) return kDead;
   if (static_cast<int>(ready.size()) > kMaxStacks) {
+    if (owner_ != nullptr) throw TooLarge("it can be read in too many ways");
     for (int stack : ready) tail(stack);
     std::sort(ready.begin(), ready.end(), [&](int a, int b) {
       return tails_.is_nearer(known_[a].tail, known_[b].tail);
@@ -265,9 +272,9 @@ int Automaton::intern(std::vector<int> ready) {
   std::sort(ready.begin(), ready.end());
   const auto [found, is_new] = state_ids_.try_emplace(ready, static_cast<int>(states_.size()));
   if (!is_new) return found->second;
-  State& state = states_.emplace_back();
+  State& state = *states_.emplace_back(std::make_unique<State>());
   for (int stack : ready) state.first |= first_bytes(stack);
-  for (int b = 0; b < 256; ++b) state.next[b] = state.first[b] ? kUnknown : kDead;
+  for (int b = 0; b < 256; ++b) state.edges[b] = {state.first[b] ? kUnknown : kDead, 0};
   state.is_accepting = ready[0] == kBottom;
   state.is_final = state.is_accepting && ready.size() == 1;
   num_stack_entries_ += 2 * ready.size();
@@ -277,9 +284,9 @@ int Automaton::intern(std::vector<int> ready) {
 
 std::pair<std::vector<int>, std::vector<int>> Automaton::forced(int state) {
   std::string text;
-  while (!states_[state].is_accepting && text.size() < kMaxForced &&
-         states_[state].first.count() == 1) {
-    const int byte = static_cast<int>(states_[state].first._Find_first());
+  while (!states_[state]->is_accepting && text.size() < kMaxForced &&
+         states_[state]->first.count() == 1) {
+    const int byte = static_cast<int>(states_[state]->first._Find_first());
     text.push_back(static_cast<char>(byte));
     state = step(state, static_cast<uint8_t>(byte));
   }
@@ -289,104 +296,6 @@ std::pair<std::vector<int>, std::vector<int>> Automaton::forced(int state) {
     at += vocabulary_->tokens[tokens[sure++]].size();
   }
   return {{tokens.begin(), tokens.begin() + sure}, {tokens.begin() + sure, tokens.end()}};
-}
-
-const std::vector<uint32_t>& Automaton::mask(int state) {
-  const int canonical = canonical_state(state);
-  if (states_[canonical].mask.empty()) {
-    std::vector<uint32_t> mask((vocabulary_->tokens.size() + 31) / 32, 0);
-    fill(canonical, mask);
-    states_[canonical].mask = std::move(mask);
-    ++num_masks_;
-  }
-  return states_[canonical].mask;
-}
-
-// Return the free moves behind a byte, once for each walk: what is counted so depends on nothing
-// that was computed before.
-int64_t Automaton::work_of(int state, uint8_t byte) {
-  State& at = states_[state];
-  if (at.walk != walk_) {
-    at.walk = walk_;
-    at.walked.reset();
-  }
-  if (at.walked[byte]) return 0;
-  at.walked.set(byte);
-  return at.moves[byte];
-}
-
-// Walk the vocabulary depth first; what lies behind a dead byte is passed over.
-void Automaton::fill(int state, std::vector<uint32_t>& mask) {
-  const std::vector<Vocabulary::Node>& nodes = vocabulary_->nodes;
-  const auto allow = [&](int token) { mask[token / 32] |= uint32_t{1} << (token % 32); };
-  std::vector<int> path(vocabulary_->longest + 1, state);
-  int64_t work = kMaxMaskWork;
-  ++walk_;
-  for (int at = 1; at < nodes[0].end;) {
-    const Vocabulary::Node& node = nodes[at];
-    const int after = step(path[node.depth - 1], node.byte);
-    if (after == kDead) {
-      at = node.end;
-      continue;
-    }
-    work -= work_of(path[node.depth - 1], node.byte);
-    if (work < 0) break;
-    path[node.depth] = after;
-    if (node.token >= 0) {
-      allow(node.token);
-      if (vocabulary_->twin_of[at] >= 0) {
-        for (int twin : vocabulary_->twins[vocabulary_->twin_of[at]]) allow(twin);
-      }
-    }
-    ++at;
-  }
-  // Where the work was given up, the way to the end stays open.
-  const std::vector<int> way = closing_tokens(state);
-  if (!way.empty()) allow(way[0]);
-}
-
-// Return the stack that goes on alike for as long as a token is, its counts cut to that reach.
-int Automaton::canonical_stack(int stack) {
-  std::vector<int> path;
-  while (known_[stack].canonical < 0) {
-    path.push_back(stack);
-    stack = stacks_[stack].below;
-  }
-  int found = known_[stack].canonical;
-  for (size_t i = path.size(); i-- > 0;) {
-    Stack at = stacks_[path[i]];
-    at.below = found;
-    const Operation& operation = operations_[at.op];
-    if (operation.kind == Kind::kRepeat) {
-      at.a = std::min(at.a, reach_);
-      if (at.b > reach_) at.b = -1;
-    } else if (operation.kind == Kind::kLexeme && operation.lexeme->is_counted()) {
-      const Lexeme& lexeme = *operation.lexeme;
-      const int room = reach_ + lexeme.lengths.farthest();
-      if (lexeme.lengths.is_endless() && (lexeme.most < 0 || lexeme.most - at.b >= room)) {
-        if (lexeme.least - at.b > reach_) {
-          at.b = 0;
-        } else if (at.b > lexeme.least &&
-                   (lexeme.most < 0 || lexeme.most - lexeme.least >= room)) {
-          at.b = lexeme.least;
-        }
-      }
-    }
-    found = push(at);
-    known_[path[i]].canonical = found;
-  }
-  return found;
-}
-
-int Automaton::canonical_state(int state) {
-  if (states_[state].canonical < 0) {
-    std::vector<int> stacks;
-    for (int stack : states_[state].stacks) stacks.push_back(canonical_stack(stack));
-    std::sort(stacks.begin(), stacks.end());
-    stacks.erase(std::unique(stacks.begin(), stacks.end()), stacks.end());
-    states_[state].canonical = intern(std::move(stacks));
-  }
-  return states_[state].canonical;
 }
 
 size_t Automaton::num_bytes() const {

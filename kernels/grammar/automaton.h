@@ -8,7 +8,6 @@
 #include <array>
 #include <bitset>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -20,6 +19,8 @@
 #include "vocabulary.h"
 
 namespace plait::grammar {
+
+class Fragments;
 
 constexpr int kMaxStacks = 4096;           // of one state; beyond, the dearest are given up
 constexpr int kMaxMoves = 1 << 15;         // free moves of one byte; beyond, alternatives are, too
@@ -39,10 +40,10 @@ class Automaton {
   int size() const { return static_cast<int>(states_.size()); }
   int step(int state, uint8_t byte);
   int advance(int state, int token);
-  bool is_accepting(int state) { return states_[state].is_accepting; }
-  bool is_final(int state) { return states_[state].is_final; }
+  bool is_accepting(int state) { return states_[state]->is_accepting; }
+  bool is_final(int state) { return states_[state]->is_final; }
   // Return the marks that the last byte has led over, as bits.
-  int marks(int state) { return states_[state].marks; }
+  int marks(int state) { return states_[state]->marks; }
 
   // Return how many tokens the shortest end takes, and the tokens.
   int num_closing(int state) { return tails_[closing(state)].tokens; }
@@ -59,6 +60,8 @@ class Automaton {
   size_t num_bytes() const;
 
  private:
+  friend class Fragments;
+
   static constexpr int kUnknown = -2;
   static constexpr int kBottom = 0;  // the empty stack
 
@@ -77,19 +80,24 @@ class Automaton {
     int tail = -1;
     int canonical = -1;
   };
+  struct Edge {
+    int after;  // kUnknown: nobody has gone there yet
+    int walk;   // the last walk through the vocabulary that did
+  };
   struct State {
     std::vector<int> stacks;  // each begins with a byte, or is the empty one
-    std::array<int32_t, 256> next;
+    std::array<Edge, 256> edges;
     std::bitset<256> first;  // bytes that can follow
     bool is_accepting = false, is_final = false;
     int marks = 0;
     int closing = -1;
     int canonical = -1;
-    std::array<int32_t, 256> moves{};  // how many free moves each successor has taken
-    int walk = 0;                       // the last walk through the vocabulary that met it
-    std::bitset<256> walked;            // and the bytes that it went on with
+    std::array<uint16_t, 256> moves{};  // how many free moves each successor has taken
     std::vector<uint32_t> mask;
   };
+
+  // What fragments are matched by: it has no root, and its operations are added as they are met.
+  Automaton(std::shared_ptr<const Vocabulary> vocabulary, Fragments* owner);
 
   int push(const Stack& stack);
   int begin(int op, int below);
@@ -118,12 +126,25 @@ class Automaton {
   int canonical_stack(int stack);
   int canonical_state(int state);
   void fill(int state, std::vector<uint32_t>& mask);
-  int64_t work_of(int state, uint8_t byte);
+  bool fill_below(int node, int state, int64_t& work, std::vector<uint32_t>& mask);
+  void allow(int node, std::vector<uint32_t>& mask) const;
+  int walk_on(int state, uint8_t byte, int64_t& work);
+
+  // Some stacks of a state as a fragment has them, with what is below all of them.
+  struct Part {
+    int base;
+    std::vector<int> stacks;  // of this automaton
+    std::vector<int> places;  // of the fragments' one: the same down to the base
+  };
+  std::vector<Part> parts_of(const std::vector<int>& stacks, std::vector<int>& others);
+  std::pair<Stack, int> top_of(int stack);
+  int base_of(int stack) const;
+  bool take(int stack, int base, Part& part);
+  int shared(int op, int depth);
 
   std::vector<Operation> operations_;
   std::shared_ptr<const Vocabulary> vocabulary_;
   Tails tails_;
-  std::array<uint8_t, 256> preferred_;  // bytes in the order in which ends are written with them
   int reach_;                           // no token takes more steps of a count than this
   std::vector<Stack> stacks_;
   std::vector<Known> known_;
@@ -133,13 +154,28 @@ class Automaton {
   std::unordered_map<Stack, int, StackHash> stack_ids_;
   std::vector<std::string> sets_{""};  // of items, as bits, without zero bytes at the end
   std::unordered_map<std::string, int> set_ids_{{"", 0}};
-  std::deque<State> states_;
+  std::vector<std::unique_ptr<State>> states_;
   struct SetHash {
     size_t operator()(const std::vector<int>& key) const;
   };
   std::unordered_map<std::vector<int>, int, SetHash> state_ids_;
   size_t num_stack_entries_ = 0, num_masks_ = 0;
   int start_ = kDead;
+  Fragments* owner_ = nullptr;  // whose automaton it is; what is too ambiguous is an error then
+  std::vector<int> shared_;  // by operation: its number among the fragments' ones
+  int generation_ = 0;       // of the fragments that these numbers are of
 };
+
+// Return the state behind a byte. Its free moves are taken from the work that is left, once for
+// each walk: how much a walk is depends on nothing that was computed before.
+inline int Automaton::walk_on(int state, uint8_t byte, int64_t& work) {
+  State& at = *states_[state];
+  Edge& edge = at.edges[byte];
+  if (edge.walk == walk_) return edge.after;
+  edge.walk = walk_;
+  if (edge.after == kUnknown) step(state, byte);
+  work -= at.moves[byte];
+  return edge.after;
+}
 
 }  // namespace plait::grammar

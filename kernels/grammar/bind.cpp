@@ -9,6 +9,7 @@
 
 #include "automaton.h"
 #include "determinise.h"
+#include "fragments.h"
 #include "saturation.h"
 
 namespace py = pybind11;
@@ -34,6 +35,16 @@ Dfa dfa_of(const DfaParts& parts) {
     throw py::value_error("the parts of an automaton do not fit each other");
   }
   return dfa;
+}
+
+std::shared_ptr<Vocabulary> make_vocabulary(std::vector<std::string> spelled, size_t shared) {
+  auto vocabulary = std::make_shared<Vocabulary>(std::move(spelled));
+  if (shared > 0) vocabulary->fragments = std::make_shared<Fragments>(*vocabulary, shared);
+  return vocabulary;
+}
+
+size_t num_shared_bytes(const Vocabulary& vocabulary) {
+  return vocabulary.fragments ? vocabulary.fragments->num_bytes() : 0;
 }
 
 Operation operation_of(const py::tuple& row, const std::vector<DfaParts>& dfas) {
@@ -72,7 +83,7 @@ Operation operation_of(const py::tuple& row, const std::vector<DfaParts>& dfas) 
       operation.most = row[5].cast<int>();
       break;
     default:
-      operation.lexeme = std::make_unique<Lexeme>(dfa_of(dfas.at(row[1].cast<size_t>())),
+      operation.lexeme = std::make_shared<const Lexeme>(dfa_of(dfas.at(row[1].cast<size_t>())),
                                                   row[2].cast<int>(), row[3].cast<int>());
   }
   return operation;
@@ -203,7 +214,8 @@ PYBIND11_MODULE(_grammar, m) {
   using namespace plait::grammar;
   py::register_exception<TooLarge>(m, "TooLargeError", PyExc_ValueError);
   py::class_<Vocabulary, std::shared_ptr<Vocabulary>>(m, "Vocabulary")
-      .def(py::init<std::vector<std::string>>(), py::arg("spelled"));
+      .def(py::init(&make_vocabulary), py::arg("spelled"), py::arg("shared_bytes") = 0)
+      .def_property_readonly("num_shared_bytes", &num_shared_bytes);
   py::class_<Automaton>(m, "Automaton")
       .def(py::init(&make), py::arg("operations"), py::arg("dfas"), py::arg("root"),
            py::arg("vocabulary"))

@@ -51,7 +51,7 @@ bool Automaton::improve(Operation& operation) {
       break;
     case Kind::kSet:
       for (int b = 255; b >= 0; --b) {
-        if (operation.set[preferred_[b]]) best = preferred_[b];
+        if (operation.set[vocabulary_->preferred[b]]) best = vocabulary_->preferred[b];
       }
       cost = cost_of_text(std::string(1, static_cast<char>(best)));
       break;
@@ -198,7 +198,7 @@ std::string Automaton::lexeme_rest(const Lexeme& lexeme, int state, int count) c
   while (missing > 0) {
     int next = -1, after = count;
     uint8_t chosen = 0;
-    for (const uint8_t byte : preferred_) {
+    for (const uint8_t byte : vocabulary_->preferred) {
       next = lexeme.dfa.step(state, byte);
       if (next < 0) continue;
       const int length = lexeme.dfa.boundaries[next];
@@ -232,15 +232,15 @@ int Automaton::tail(int stack) {
 }
 
 int Automaton::closing(int state) {
-  if (states_[state].closing < 0) {
+  if (states_[state]->closing < 0) {
     int best = -1;
-    for (int stack : states_[state].stacks) {
+    for (int stack : states_[state]->stacks) {
       const int found = tail(stack);
       if (best < 0 || tails_.is_better(found, best)) best = found;
     }
-    states_[state].closing = best;
+    states_[state]->closing = best;
   }
-  return states_[state].closing;
+  return states_[state]->closing;
 }
 
 }  // namespace plait::grammar

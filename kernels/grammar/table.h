@@ -26,7 +26,7 @@ struct Operation {
   std::string flags;                // kAnyOrder: of each item
   int separator = 0;                // kAnyOrder: what stands between two items
   std::vector<std::string> listed;  // kListed: sorted, each once
-  std::unique_ptr<Lexeme> lexeme;   // kLexeme
+  std::shared_ptr<const Lexeme> lexeme;  // kLexeme
   // Filled by estimate(): the cheapest text.
   int cost = 1 << 30;  // in tokens, by itself
   int best = 0;        // kChoice: item; kSet: byte

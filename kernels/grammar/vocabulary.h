@@ -2,11 +2,17 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <cctype>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 namespace plait::grammar {
+
+class Fragments;
 
 // Nodes are numbered in depth-first order, so that what shares a prefix is one range.
 struct Vocabulary {
@@ -26,6 +32,8 @@ struct Vocabulary {
   std::vector<std::vector<int>> twins;  // further tokens of a spelling; [k] belongs to twin_of
   std::vector<int> twin_of;             // by node: index into twins, -1: none
   int longest = 1;
+  std::array<uint8_t, 256> preferred;  // bytes in the order in which ends are written with them
+  std::shared_ptr<Fragments> fragments;  // none: nothing is kept for several grammars
 
   explicit Vocabulary(std::vector<std::string> spelled) : tokens(std::move(spelled)) {
     std::vector<int> order;
@@ -59,6 +67,7 @@ struct Vocabulary {
     close(path, 0);
     nodes[0].end = static_cast<int>(nodes.size());
     link();
+    prefer();
   }
 
   // Return the child of a node along a byte; -1: no token goes on that way.
@@ -98,6 +107,17 @@ struct Vocabulary {
       twins.emplace_back();
     }
     twins[twin_of[node]].push_back(id);
+  }
+
+  void prefer() {
+    const auto order = [&](int byte) {
+      const int node = child(0, static_cast<uint8_t>(byte));
+      const bool is_spelled = node >= 0 && nodes[node].token >= 0;
+      return std::make_tuple(!is_spelled, byte >= 128 || !std::isalnum(byte), byte);
+    };
+    for (int b = 0; b < 256; ++b) preferred[b] = static_cast<uint8_t>(b);
+    std::sort(preferred.begin(), preferred.end(),
+              [&](int a, int b) { return order(a) < order(b); });
   }
 
   void link() {

@@ -8,13 +8,12 @@ Keys beyond the declared ones never repeat a declared name: each has one spellin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from plait.decoders.constrained.grammar import json_text, regex
 from plait.decoders.constrained.grammar.json_text import COLON, COMMA, WS
 from plait.decoders.constrained.grammar.nodes import (
     DISTINCT,
-    EMPTY,
     GROWING,
     NOTHING,
     Item,
@@ -143,7 +142,8 @@ def member(key: Node, value: Node) -> Node:
 class ObjectRules:
     """Writes the rules of one object; a rule is named after how far the object has come.
 
-    There is one where a property may be left out, for each count of properties that matters.
+    There is one where a property may be left out, for each count of properties that matters. It is
+    of the next member: what stands between members is written once, however many may come next.
     """
 
     name: str
@@ -170,10 +170,11 @@ class ObjectRules:
     def in_any_order(self) -> Node:
         """Return the object's node, its properties in any order. Cost: linear in the members."""
         items = [Item(m.node, is_required=m.is_required) for m in self.members]
-        items += self._undeclared()
+        items += self.undeclared()
         return json_text.in_any_order(self.opening, items, self.least, self.most, "}")
 
-    def _undeclared(self) -> list[Item]:
+    def undeclared(self) -> list[Item]:
+        """Return the undeclared members: those that are due, and any others."""
         due = [Item(node, is_required=True) for node in self.due]
         return [*due, Item(self.extra, may_repeat=True)]
 
@@ -184,24 +185,19 @@ class ObjectRules:
             UnsupportedKeyword: too many properties are counted.
         Cost: linear in the members, times the counts that matter.
         """
-        required = sum(m.is_required for m in self.members)
+        required = [i for i, m in enumerate(self.members) if m.is_required]
         largest = len(self.members) + len(self.due)
         if is_nothing(self.extra) and self.most is not None and self.most >= largest:
             self.most = None
-        if self.most is None and self.least <= required:
-            limit = 1  # only whether a comma is due
+        if self.most is None and self.least <= len(required):
+            self.least, limit = 0, 1  # only whether a comma is due
         else:
             limit = max(self.least, (self.most or 0) + 1)
         self._check_counts(limit)
-        start, ahead = self._from(0, 0, limit)
-        defined: set[tuple[int, int]] = set()
-        while ahead:
-            if (state := ahead.pop()) not in defined:
-                defined.add(state)
-                body, following = self._optional(*state, limit)
-                self.define(self._rule(*state), body)
-                ahead += following
-        return seq(self.opening, WS, start)
+        order = _MemberOrder(self, limit, required[-1] + 1 if required else 0)
+        found = order.start()
+        order.write()
+        return seq(self.opening, WS, found)
 
     def _check_counts(self, limit: int) -> None:
         if limit > 1 and (limit + 2) * len(self.members) > MAX_COUNTED:
@@ -209,45 +205,91 @@ class ObjectRules:
             reason = f"{len(self.members)} properties are too many to be counted up to {limit}"
             raise UnsupportedKeyword(self.pointer, keyword, reason)
 
-    def _rule(self, index: int, count: int) -> str:
-        return f"{self.name}-{index}-{count}"
 
-    def _from(self, index: int, count: int, limit: int) -> tuple[Node, list[tuple[int, int]]]:
-        """Return what follows when `count` members (capped at limit) come before member index.
+@dataclass(slots=True)
+class _MemberOrder:
+    """The rules of an object whose members come in their order.
 
-        With it come the rules that it goes on with.
+    Counts are capped at `limit`; before `all_required` some member that must be there is missing.
+    """
+
+    object: ObjectRules
+    limit: int
+    all_required: int
+    _known: set[tuple[int, int]] = field(default_factory=set)
+    _todo: list[tuple[int, int]] = field(default_factory=list)
+
+    def start(self) -> Node:
+        """Return what follows the opening brace."""
+        first = NOTHING if self.object.most == 0 else self._member(0, min(1, self.limit))
+        may_be_empty = not (self.object.least or self.all_required or self.object.due)
+        return alternation([first, LiteralText("}")]) if may_be_empty else first
+
+    def write(self) -> None:
+        """Define the rules that were referred to."""
+        while self._todo:
+            index, count = self._todo.pop()
+            taken = seq(self.object.members[index].node, self._behind(index + 1, count))
+            body = alternation([taken, self._member(index + 1, count)])
+            self.object.define(self._name(index, count), body)
+
+    def _name(self, index: int, count: int) -> str:
+        return f"{self.object.name}-{index}-{count}"
+
+    def _member(self, index: int, count: int) -> Node:
+        """Return the next member, that at the index or a later one, and what follows.
+
+        count: how many members there are with this one.
         """
+        members = self.object.members
+        if index == len(members):
+            if self.object.due:
+                return seq(self._due(count - 1), _CLOSING)
+            return seq(self.object.extra, self._end(count))
+        if members[index].is_required:
+            return seq(members[index].node, self._behind(index + 1, count))
+        if (index, count) not in self._known:
+            self._known.add((index, count))
+            self._todo.append((index, count))
+        return Ref(self._name(index, count))
+
+    def _behind(self, index: int, count: int) -> Node:
+        """Return what follows a member; count: how many there are."""
         row: list[Node] = []
-        while index < len(self.members) and self.members[index].is_required:
-            row += [COMMA] * bool(count) + [self.members[index].node]
-            index, count = index + 1, min(count + 1, limit)
-        if self.most is not None and count > self.most:
-            return NOTHING, []
-        if index == len(self.members):
-            return seq(*row, self._rest(count)), []
-        return seq(*row, Ref(self._rule(index, count))), [(index, count)]
+        members = self.object.members
+        while index < len(members) and members[index].is_required:
+            row += [COMMA, members[index].node]
+            index, count = index + 1, min(count + 1, self.limit)
+        if self.object.most is not None and count > self.object.most:
+            return NOTHING
+        if index == len(members):
+            return seq(*row, self._end(count))
+        return seq(*row, self._more(index, count))
 
-    def _optional(self, index: int, count: int, limit: int) -> tuple[Node, list[tuple[int, int]]]:
-        """Return the rule of an optional member, and the rules that it goes on with."""
-        with_it, ahead = self._from(index + 1, min(count + 1, limit), limit)
-        without, further = self._from(index + 1, count, limit)
-        taken = seq(COMMA if count else EMPTY, self.members[index].node, with_it)
-        return alternation([taken, without]), ahead + further
+    def _more(self, index: int, count: int) -> Node:
+        """Return what follows a member where the next declared one may be left out."""
+        most = self.object.most
+        is_full = most is not None and count >= most
+        more = NOTHING if is_full else self._member(index, min(count + 1, self.limit))
+        is_complete = index >= self.all_required and count >= self.object.least
+        is_complete &= not self.object.due
+        return alternation([seq(COMMA, more), *([_CLOSING] if is_complete else [])])
 
-    def _rest(self, count: int) -> Node:
-        """Return the undeclared members after all declared ones, and the closing brace."""
-        room = None if self.most is None else self.most - count
-        missing = max(self.least - count, 0)
-        end, empty = seq(WS, LiteralText("}")), LiteralText("}")
-        if self.due:
-            some = any_order(self._undeclared(), COMMA, max(missing, 1), room)
-            return seq(COMMA if count else EMPTY, some, end)
-        if is_nothing(self.extra):
-            return NOTHING if missing else end if count else empty
-        more = seq(COMMA, self.extra)
-        if count:
-            return seq(repeat(more, missing, room), end)
-        others = None if room is None else room - 1
-        some = seq(self.extra, repeat(more, max(missing - 1, 0), others), end)
-        some = NOTHING if room == 0 else some
-        return some if missing else alternation([some, empty])
+    def _end(self, count: int) -> Node:
+        """Return undeclared members after all others, and the closing brace."""
+        missing = max(self.object.least - count, 0)
+        room = None if self.object.most is None else self.object.most - count
+        if self.object.due:
+            return seq(COMMA, self._due(count), _CLOSING)
+        if is_nothing(self.object.extra) or room == 0:
+            return NOTHING if missing else _CLOSING
+        return seq(repeat(seq(COMMA, self.object.extra), missing, room), _CLOSING)
+
+    def _due(self, count: int) -> Node:
+        """Return the undeclared members where some must be there, behind so many others."""
+        missing = max(self.object.least - count, 0)
+        room = None if self.object.most is None else self.object.most - count
+        return any_order(self.object.undeclared(), COMMA, max(missing, 1), room)
+
+
+_CLOSING = seq(WS, LiteralText("}"))
