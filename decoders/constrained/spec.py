@@ -67,8 +67,9 @@ class JsonStyle:
     untyped: whether a schema without `type` is meant of the types that its keywords speak of, or,
     as the standard has it, of all.
     formats: whether `format` is enforced, or says nothing, as the standard has it by default.
-    numbers: whether a number may have zeros at its end: 1.0 is an integer, and equals the const 1;
-    "decimals": not where an integer is asked for, as draft 4 has it.
+    numbers: whether a number may have zeros at its end, 1.0 being an integer that equals the const
+    1, and an exponent where bounds are given; "decimals": no zeros where an integer is asked for,
+    as draft 4 has it.
     """
 
     whitespace: Whitespace | None = None

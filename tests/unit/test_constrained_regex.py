@@ -44,6 +44,29 @@ def test_search_finds_what_python_finds(pattern: str) -> None:
         assert regex.matches(have, text) == bool(re.search(pattern, text)), text
 
 
+LOOPS = [
+    "^(a(,|$))*$",
+    "^([^,]+(,|$)){3,}$",
+    "(a($|,)){2}",
+    "^(a$|b)+",
+    "(b|a$)*,",
+    "^(?:(a|$)b?){2,}$",
+    "^(?:a(?:$|,){2})*$",
+    "(?:(?:a|b$)+,)*$",
+    "^(?:a(?:b|$)*)+$",
+    "^((?!ab).)*$",
+    "^((?!ab)(?!b,).)+$",
+]
+
+
+@pytest.mark.parametrize("pattern", LOOPS)
+def test_loops_whose_rounds_look_ahead_find_what_python_finds(pattern: str) -> None:
+    texts = ["".join(row) for length in range(7) for row in product("ab,", repeat=length)]
+    have = parse_search(pattern)
+
+    assert [t for t in texts if regex.matches(have, t) != bool(re.search(pattern, t))] == []
+
+
 @pytest.mark.parametrize("pattern", ["a|b", "^a+$", "(ab)*", "[ab]{2}"])
 def test_whole_matches_from_end_to_end(pattern: str) -> None:
     have = parse_full_match(pattern)
@@ -59,6 +82,9 @@ def test_whole_matches_from_end_to_end(pattern: str) -> None:
         (r"(?<n>a)\k<n>", "back references"),
         ("(?i)a", "inline flags"),
         ("(^a)*", "inside a repetition"),
+        ("(a(?=b))*", "inside a repetition"),
+        ("((?!a)bc)*$", "inside a repetition"),
+        (r"((?!\b)a)*$", "inside a repetition"),
         ("^*a", "cannot be repeated"),
         ("(a", "not closed"),
         ("a)", "closes nothing"),

@@ -188,20 +188,36 @@ class _SuffixSets:
         return found
 
     def _loop(self, tree: Quantified, after: Sets) -> Sets:
+        found = _ending(tree)
+        if found is not None:
+            going_on, ending = found
+            return _joined(
+                self._expr(going_on, after), self._expr(ending, self.end(EndAnchor(), after))
+            )
+        guarded = self._guarded(tree) if set(after) == {EPSILON} else None
+        if guarded is None:
+            raise NotRegular(
+                "an anchor or look-around inside a repetition without end; write it before the "
+                "loop, as in ^(?!.*X)"
+            )
+        return (guarded,) * len(after)
+
+    def _guarded(self, tree: Quantified) -> Expr | None:
         """Return the loop `(?:(?!X)[...])*` at the end of a text: nowhere does an X begin."""
-        items = tree.tree.items if isinstance(tree.tree, Concatenation) else ()
-        if len(items) == 2 and set(after) == {EPSILON}:
-            test, step = items
-            if isinstance(test, LookaheadAssertion) and test.is_negated and isinstance(step, Expr):
-                unwanted = set(self.of(test.tree, self._anything()))
-                if step.kind == "set" and len(unwanted) == 1:
-                    somewhere = regex.concat([ANY_TEXT, regex.intersection(unwanted.pop(), _SOME)])
-                    steps = regex.times(step, tree.least, None)
-                    return (regex.intersection(steps, regex.complement(somewhere)),) * len(after)
-        raise NotRegular(
-            "an anchor or look-around inside a repetition without end; write it before the loop, "
-            "as in ^(?!.*X)"
-        )
+        *tests, step = tree.tree.items if isinstance(tree.tree, Concatenation) else (EPSILON,)
+        if not isinstance(step, Expr) or step.kind != "set":
+            return None
+        unwanted = []
+        for test in tests:
+            if not isinstance(test, LookaheadAssertion) or not test.is_negated:
+                return None
+            several = set(self.of(test.tree, self._anything()))
+            if len(several) > 1:
+                return None
+            unwanted += several
+        somewhere = regex.concat([ANY_TEXT, regex.intersection(regex.union(unwanted), _SOME)])
+        steps = regex.times(step, tree.least, None)
+        return regex.intersection(steps, regex.complement(somewhere))
 
     def start(self, _: StartAnchor, after: Sets) -> Sets:
         return (after[0], *[EMPTY_SET] * len(self._blocks))
@@ -238,6 +254,43 @@ class _SuffixSets:
 
     def _anything(self) -> Sets:
         return (ANY_TEXT,) * (1 + len(self._blocks))
+
+
+def _ending(tree: Tree) -> tuple[Expr, Expr] | None:
+    """Return what a tree may read before it goes on, and before the text must end there.
+
+    None: it holds another assertion than $.
+    """
+    if isinstance(tree, Expr | EndAnchor):
+        return (tree, EMPTY_SET) if isinstance(tree, Expr) else (EMPTY_SET, EPSILON)
+    if isinstance(tree, Quantified):
+        return _ending_times(tree)
+    if not isinstance(tree, Concatenation | Disjunction):
+        return None
+    parts = [found for item in tree.items if (found := _ending(item)) is not None]
+    if len(parts) < len(tree.items):
+        return None
+    if isinstance(tree, Disjunction):
+        return regex.union(p for p, _ in parts), regex.union(e for _, e in parts)
+    going_on, ending = EPSILON, EMPTY_SET
+    for first, last in reversed(parts):
+        may_be_empty = going_on.is_nullable or ending.is_nullable
+        ended = last if may_be_empty else EMPTY_SET
+        ending = regex.union([regex.concat([first, ending]), ended])
+        going_on = regex.concat([first, going_on])
+    return going_on, ending
+
+
+def _ending_times(tree: Quantified) -> tuple[Expr, Expr] | None:
+    found = _ending(tree.tree)
+    if found is None:
+        return None
+    step, last = found
+    may_be_empty = step.is_nullable or last.is_nullable
+    least = 0 if may_be_empty else max(tree.least - 1, 0)
+    most = None if tree.most is None else tree.most - 1
+    ending = regex.concat([regex.times(step, least, most), last]) if tree.most != 0 else EMPTY_SET
+    return regex.times(step, tree.least, tree.most), ending
 
 
 def _joined(*several: Sets) -> Sets:

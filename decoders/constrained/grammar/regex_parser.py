@@ -3,7 +3,8 @@ regular or not certain.
 
 Lazy quantifiers match the same texts as greedy ones and are read as such. Refused: back references,
 inline flags, look-behind for more than one character (but after a ^), assertions inside endless
-loops, Unicode properties other than general categories, and what other dialects read differently.
+loops (but $, and what is not to begin there), Unicode properties other than general categories, and
+what other dialects read differently.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ from plait.decoders.constrained.schema.numbers import (
     number_text,
     remainders_of,
     remainders_text,
+    scientific_text,
 )
 from plait.decoders.constrained.schema.properties import ObjectWriter
 from plait.decoders.constrained.schema.references.document import Document
@@ -229,6 +230,9 @@ class _Lowering:
         numbers = self._style.numbers or "plain"
         if numbers == "plain" or (numbers == "decimals" and kinds == {"integer"}):
             return self._plain_number(facts)
+        if kinds == NUMBERS and not facts.multiples and not facts.non_multiples:
+            scientific = self._text(scientific_text(facts), facts, "maximum", is_quoted=False)
+            return alternation([self._plain_number(facts), scientific])
         found = []
         for kind in sorted(kinds):
             node = self._plain_number(replace(facts, kinds=frozenset({kind})))

@@ -1,6 +1,7 @@
 """Numbers within bounds, as regular expressions over their decimal text.
 
-Numbers are written without exponent here, without leading zeros, and never as -0.
+Numbers are written without leading zeros here, never as -0, and with an exponent only if that is
+asked (scientific_text).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
-from math import lcm
+from math import inf, isfinite, lcm, nextafter
 
 from plait.decoders.constrained.grammar import chars, regex
 from plait.decoders.constrained.grammar.json_text import MAX_DECIMALS, MAX_INTEGER_DIGITS
@@ -20,6 +21,7 @@ MAX_LISTED = 1000  # multiples that are listed one by one
 MAX_SCALE = 1000  # the largest power of ten whose remainders are listed
 PRECISE = 15  # digits that a number of 64 bits keeps
 SHORT_WHOLE, SHORT_FRACTION = 9, 6  # digits of a fraction, where no bound needs more
+MAX_EXPONENT = 300  # of ten; readers of 64 bits take 308
 MAX_REMAINDERS = 8_000  # remainders times digits of one number
 MIN_INTEGER_DIGITS = 9  # that numbers may have, however large the step
 PRECISION = 10_000  # digits; a document's numbers have at most 4,300, and sums must be exact
@@ -57,6 +59,68 @@ def number_text(facts: Facts) -> Expr:
     """
     with localcontext(prec=PRECISION):
         return _number_text(facts)
+
+
+def scientific_text(facts: Facts) -> Expr:
+    """Return the numbers within the bounds that are written with an exponent, 1.5e-07.
+
+    One digit stands before the point, and no number is too large or too small for 64 bits.
+    """
+    with localcontext(prec=PRECISION):
+        low, high = _as_read(facts.low, inf), _as_read(facts.high, -inf)
+        positive = _scientific(low, high)
+        negative = _scientific(_mirrored(high), _mirrored(low))
+    return regex.union([positive, regex.concat([regex.literal("-"), negative])])
+
+
+def _as_read(bound: Bound | None, inwards: float) -> Bound | None:
+    """Return a bound so that no number inside is read as an open bound's own value by 64 bits."""
+    if bound is None or not bound.is_open or not bound.value:
+        return bound
+    nearest = nextafter(float(bound.value), inwards)
+    return Bound(Decimal(repr(nearest)), is_open=False) if isfinite(nearest) else bound
+
+
+def _scientific(low: Bound | None, high: Bound | None) -> Expr:
+    """Return the positive numbers between bounds."""
+    if low is None or low.value <= 0:
+        low = Bound(Decimal(1).scaleb(-MAX_EXPONENT), is_open=False)
+    if high is None:
+        high = Bound(Decimal(10).scaleb(MAX_EXPONENT), is_open=True)
+    if high.value <= 0 or low.value > high.value:
+        return EMPTY_SET
+    first, last = low.value.adjusted(), high.value.adjusted()
+    one, ten = Bound(Decimal(1), is_open=False), Bound(Decimal(10), is_open=True)
+    least, most = (Bound(b.value.scaleb(-b.value.adjusted()), b.is_open) for b in (low, high))
+    if first == last:
+        return _with_exponent(least, most, first, first)
+    found = [
+        _with_exponent(least, ten, first, first),
+        _with_exponent(one, ten, first + 1, last - 1),
+        _with_exponent(one, most, last, last),
+    ]
+    return regex.union(found)
+
+
+def _with_exponent(least: Bound, most: Bound, first: int, last: int) -> Expr:
+    """Return the numbers with a mantissa between bounds and an exponent between first and last."""
+    first, last = max(first, -MAX_EXPONENT), min(last, MAX_EXPONENT)
+    if first > last:
+        return EMPTY_SET
+    sign = regex.times(regex.literal("+"), 0, 1)
+    found = [(sign, max(first, 0), last), (regex.literal("-"), max(-last, 0), -first)]
+    exponents = [
+        regex.concat([sign, regex.times(_ZERO, 0, 2), _integers(low, high)])
+        for sign, low, high in found
+        if low <= high
+    ]
+    exponent = regex.concat([regex.char(chars.of("eE")), regex.union(exponents)])
+    return regex.concat([_signless(least, most, _ANY_TAIL), exponent])
+
+
+def _integers(first: int, last: int) -> Expr:
+    low, high = (Bound(Decimal(value), is_open=False) for value in (first, last))
+    return _signless(low, high, EPSILON)
 
 
 def by_kind(facts: Facts) -> list[Facts]:
@@ -126,10 +190,12 @@ def _number_text(facts: Facts) -> Expr:
         if listed is not None:
             return listed
     tail = _ANY_TAIL if "fraction" in facts.kinds else EPSILON
-    positive = _signless(facts.low, facts.high, tail)
+    low, high = facts.low, facts.high
+    if tail is not EPSILON:
+        low, high = _as_read(low, inf), _as_read(high, -inf)
+    positive = _signless(low, high, tail)
     nonzero = Bound(Decimal(1), False) if tail is EPSILON else Bound(Decimal(0), True)
-    low = tighter(_mirrored(facts.high), nonzero, 1)
-    negative = _signless(low, _mirrored(facts.low), tail)
+    negative = _signless(tighter(_mirrored(high), nonzero, 1), _mirrored(low), tail)
     shape = _shape(facts)
     positive, negative = regex.intersection(positive, shape), regex.intersection(negative, shape)
     return regex.union([positive, regex.concat([regex.literal("-"), negative])])
