@@ -17,6 +17,7 @@ Untyped = Literal["described", "any"]
 Formats = Literal["assert", "annotate"]
 Numbers = Literal["plain", "decimals", "any"]  # where zeros may end a number
 SCOPE_MARK = "@"  # in front of a place that is read in a dynamic scope
+VALUE_MARK = "="  # in front of one where a given value alone is valid
 _LOWERING = 4  # counts changes of what a constraint means; part of every content key
 
 
@@ -29,8 +30,8 @@ class NoDistinctText(ConstraintError):
 
 
 def plain_pointer(place: str) -> str:
-    """Return a place's JSON pointer, without the scope that a schema's Document reads it in."""
-    return place[place.find("/") :] if "/" in place else place.partition(SCOPE_MARK)[0]
+    """Return a place's JSON pointer, without what a schema's Document writes in front of it."""
+    return place[place.find("/") :] if "/" in place else ""
 
 
 class UnsupportedKeyword(ConstraintError):

@@ -207,7 +207,7 @@ class _SuffixSets:
         *tests, step = tree.tree.items if isinstance(tree.tree, Concatenation) else (EPSILON,)
         if not isinstance(step, Expr) or step.kind != "set":
             return None
-        unwanted = []
+        unwanted: list[Expr] = []
         for test in tests:
             if not isinstance(test, LookaheadAssertion) or not test.is_negated:
                 return None

@@ -55,7 +55,7 @@ class Alternatives:
 
     def __init__(self, document: Document) -> None:
         self._document = document
-        self._algebra = Algebra(self.below, self.is_exact)
+        self._algebra = Algebra(self.below, self.is_exact, document.place_of)
         self._reader = PlaceReader(self._read)
         self._of_places: dict[SchemaRefs, Several] = {}
         self.conflicts: dict[str, str] = {}  # pointer -> the keyword that left no alternative

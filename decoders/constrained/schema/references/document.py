@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
+from plait.decoders.constrained.schema.facts import json_key
 from plait.decoders.constrained.schema.references.resources import Pointer, Resource, Resources
 from plait.decoders.constrained.spec import (
     SCOPE_MARK,
+    VALUE_MARK,
     ConstraintError,
     UnsupportedKeyword,
     plain_pointer,
@@ -24,7 +27,8 @@ class Document:
 
     A place is a JSON pointer. Where the document has dynamic references, the number of the scope
     that it is read in comes first ("@2/properties/x"), since that decides where they lead: the same
-    schema read in two scopes is two places.
+    schema read in two scopes is two places. Places beside the document stand for values that it
+    lists ("=3/properties/x").
     """
 
     def __init__(self, root: Any, *, max_depth: int) -> None:
@@ -33,6 +37,7 @@ class Document:
         _check_depth(root, max_depth)
         self._resources = Resources(root)
         self._at: dict[Pointer, Any] = {}  # schema objects, and whatever else was asked for
+        self._values: dict[Hashable, Pointer] = {}
         self._scopes: list[Scope] = []
         self._scope_numbers: dict[Scope, int] = {}
         self.tracks_evaluated = False  # whether unevaluatedProperties or -Items stand anywhere
@@ -53,6 +58,18 @@ class Document:
             assert found is not None, f"no {pointer} in the schema"
             self._at[pointer] = found[0]
             return found[0]
+
+    def place_of(self, value: Any, pointer: Pointer) -> Pointer:
+        """Return a place where one value alone is valid.
+
+        pointer: of the schema that names it, for messages.
+        """
+        key = json_key(value)
+        if key not in self._values:
+            place = f"{VALUE_MARK}{len(self._values)}{plain_pointer(pointer)}"
+            self._values[key] = place
+            self._at[place] = {"const": value}
+        return self._values[key]
 
     def entered(self, pointer: Pointer) -> Pointer:
         """Return a place as it is read: a resource that begins there joins the scope."""

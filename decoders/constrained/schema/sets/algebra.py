@@ -6,12 +6,12 @@ holds no value of the unwanted facts. It may return less than the exact differen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
 from typing import Any
 
 from plait.decoders.constrained.grammar import regex
-from plait.decoders.constrained.grammar.regex import ANY_CHAR, ANY_TEXT, Expr
+from plait.decoders.constrained.grammar.regex import ANY_CHAR, Expr
 from plait.decoders.constrained.schema.facts import (
     NUMBERS,
     ContainsRule,
@@ -19,17 +19,17 @@ from plait.decoders.constrained.schema.facts import (
     Kind,
     Literals,
     MemberRule,
+    SchemaRef,
     SchemaRefs,
-    decimal_of,
     declared_names,
     is_multiple,
     json_key,
-    keyed,
     kind_of,
     meet,
     merged_refs,
 )
-from plait.decoders.constrained.schema.formats import is_exact, possible, valid
+from plait.decoders.constrained.schema.formats import is_exact
+from plait.decoders.constrained.schema.sets.membership import ADMITS
 from plait.decoders.constrained.schema.sets.outside import (
     Unprovable,
     counts_outside,
@@ -37,11 +37,13 @@ from plait.decoders.constrained.schema.sets.outside import (
     lengths_outside,
     numbers_outside,
     objects_outside,
+    structure_of,
     texts_outside,
     without_literals,
 )
 
 MAX_STATES = 500  # of the automata that emptiness of texts is decided with
+MAX_PARTS = 64  # of values that are ruled out by their parts
 MAX_LEVELS = 4  # how deep emptiness looks into objects and arrays
 
 
@@ -51,15 +53,18 @@ class Algebra:
     Args:
         alternatives: the alternatives of what lies below.
         is_exact: whether those are all there are (see alternatives.Alternatives).
+        place_of: a place where a value alone is valid (see references.document.Document).
     """
 
     def __init__(
         self,
         alternatives: Callable[[SchemaRefs], tuple[Facts, ...]],
         is_exact: Callable[[SchemaRefs], bool],
+        place_of: Callable[[Any, str], str],
     ) -> None:
         self._alternatives = alternatives
         self._is_exact = is_exact
+        self._place_of = place_of
 
     def admits(self, facts: Facts, value: Any) -> bool:
         """Tell whether a JSON value satisfies the facts.
@@ -77,7 +82,7 @@ class Algebra:
             return False
         if any(obstacle.judge is None for obstacle in obstacles):
             raise Unprovable("one of its keywords cannot be decided")
-        return _ADMITS[kind](self, facts, value)
+        return ADMITS[kind](self.admits_below, facts, value)
 
     def admits_below(self, places: SchemaRefs, value: Any) -> bool:
         """Tell whether a value below satisfies one of the alternatives of its places."""
@@ -207,6 +212,10 @@ class Algebra:
             return [facts], True
         if any(obstacle.kind == kind for obstacle in unwanted.obstacles):
             raise Unprovable("what it rules out holds a keyword that cannot be negated")
+        if unwanted.literals is not None and kind in ("array", "object"):
+            apart = self._without_values(facts, unwanted, kind)
+            if apart is not None:
+                return apart
         pieces = list(self._pieces(facts, unwanted, kind))
         if not pieces and kind == "object" and self._is_covered(unwanted, kind):
             return [], True
@@ -214,6 +223,22 @@ class Algebra:
             raise Unprovable("the alternatives overlap, and cannot be told apart")
         kept = [piece for piece in pieces if not self.is_empty(piece)]
         return kept, self._is_covered(unwanted, kind)
+
+    def _without_values(
+        self, facts: Facts, unwanted: Facts, kind: Kind
+    ) -> tuple[list[Facts], bool] | None:
+        """Exclude listed arrays or objects part by part; None: they have too many parts."""
+        found, is_all = [facts], self._is_decided(unwanted, kind)
+        for value in (unwanted.literals or {}).values():
+            if kind_of(value) != kind or not self._may_admit(unwanted, value):
+                continue
+            listed = structure_of(value, lambda p: SchemaRef(self._place_of(p, unwanted.pointer)))
+            parts = [self._exclude_kind(each, listed, kind) for each in found]
+            found = [piece for pieces, _ in parts for piece in pieces]
+            is_all &= all(is_covered for _, is_covered in parts)
+            if len(found) > MAX_PARTS:
+                return None
+        return found, is_all
 
     def _is_covered(self, unwanted: Facts, kind: Kind) -> bool:
         """Tell whether `_pieces` breaks every assertion that there is."""
@@ -306,87 +331,3 @@ def text_of(facts: Facts) -> Expr:
     if not facts.min_length and facts.max_length is None:
         return facts.text
     return regex.intersection(facts.text, regex.times(ANY_CHAR, facts.min_length, facts.max_length))
-
-
-def _admits_number(_: Algebra, facts: Facts, value: Any) -> bool:
-    number = decimal_of(value)
-    low, high = facts.low, facts.high
-    if low is not None and (number < low.value or (low.is_open and number == low.value)):
-        return False
-    if high is not None and (number > high.value or (high.is_open and number == high.value)):
-        return False
-    if any(is_multiple(number, other) for other in facts.non_multiples):
-        return False
-    return all(is_multiple(number, multiple) for multiple in facts.multiples)
-
-
-def _admits_text(_: Algebra, facts: Facts, value: Any) -> bool:
-    if len(value) < facts.min_length:
-        return False
-    if facts.text is not ANY_TEXT and not regex.matches(facts.text, value):
-        return False
-    if facts.max_length is not None and len(value) > facts.max_length:
-        return False
-    if not all(regex.matches(possible(name), value) for name in facts.formats):
-        return False
-    for name in facts.formats:
-        if not regex.matches(valid(name), value):
-            reason = f"it is not certain whether {value!r} has the format {name!r}"
-            raise Unprovable(f"{reason}; leave the format out where the texts are given")
-    return True
-
-
-def _admits_array(algebra: Algebra, facts: Facts, value: Any) -> bool:
-    if len(value) < facts.min_items:
-        return False
-    if facts.max_items is not None and len(value) > facts.max_items:
-        return False
-    if facts.unique and len(keyed(value)) < len(value):
-        return False
-    counts = [0] * len(facts.contains)
-    for index, item in enumerate(value):
-        contained = set()
-        for at, rule in enumerate(facts.contains):
-            if algebra.admits_below(rule.places, item):
-                contained.add(rule.places)
-                counts[at] += index >= rule.start
-        if not algebra.admits_below(facts.item(index, contained), item):
-            return False
-    return all(
-        rule.least <= count and (rule.most is None or count <= rule.most)
-        for rule, count in zip(facts.contains, counts, strict=True)
-    )
-
-
-def _admits_object(algebra: Algebra, facts: Facts, value: Any) -> bool:
-    if len(value) < facts.min_properties or not set(facts.required) <= value.keys():
-        return False
-    if facts.max_properties is not None and len(value) > facts.max_properties:
-        return False
-    if not facts.forbidden.isdisjoint(value):
-        return False
-    if facts.names and not all(algebra.admits_below(facts.names, name) for name in value):
-        return False
-    if not all(_has_member(algebra, rule, value) for rule in facts.members):
-        return False
-    return all(algebra.admits_below(facts.value(name), item) for name, item in value.items())
-
-
-def _has_member(algebra: Algebra, rule: MemberRule, value: Mapping[str, Any]) -> bool:
-    return any(
-        regex.matches(rule.keys, name)
-        and (not rule.names or algebra.admits_below(rule.names, name))
-        and algebra.admits_below(rule.places, item)
-        for name, item in value.items()
-    )
-
-
-_ADMITS: dict[Kind, Callable[[Algebra, Facts, Any], bool]] = {
-    "null": lambda algebra, facts, value: True,
-    "boolean": lambda algebra, facts, value: value in facts.booleans,
-    "integer": _admits_number,
-    "fraction": _admits_number,
-    "string": _admits_text,
-    "array": _admits_array,
-    "object": _admits_object,
-}

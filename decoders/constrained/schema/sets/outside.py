@@ -19,6 +19,7 @@ from plait.decoders.constrained.schema.facts import (
     MemberRule,
     ObjectRule,
     Obstacle,
+    SchemaRef,
     SchemaRefs,
     decimal_of,
     json_key,
@@ -65,6 +66,25 @@ def _not_among(values: list[Any], kind: Kind, pointer: str) -> Obstacle:
     reason = f"{kind} values cannot be excluded one by one"
     keyword = "const" if len(values) == 1 else "enum"
     return Obstacle(kind, pointer, keyword, reason, lambda v: json_key(v) not in keys, apart)
+
+
+def structure_of(value: Any, place_of: Callable[[Any], SchemaRef]) -> Facts:
+    """Return what an array or object is, part by part.
+
+    place_of: where one value alone is valid.
+    """
+    if isinstance(value, list):
+        items = tuple((place_of(item),) for item in value)
+        rule = ArrayRule(items, None, evaluates=False)
+        count = len(value)
+        return Facts(frozenset({"array"}), arrays=(rule,), min_items=count, max_items=count)
+    named = {name: (place_of(item),) for name, item in value.items()}
+    return Facts(
+        frozenset({"object"}),
+        objects=(ObjectRule(named, evaluates=False),),
+        required=tuple(named),
+        max_properties=len(named),
+    )
 
 
 def numbers_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
