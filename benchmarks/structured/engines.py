@@ -129,7 +129,7 @@ def _first_line(reason: str) -> str:
 
 
 STANDARD = "plait-standard"  # everything that the standard calls valid, formats not asserted
-ANY = JsonStyle("any", "open", "any", "any", numbers="any")
+ANY = JsonStyle("any", "open", "any", "any", "standard", "any")
 ENGINES = {
     "plait": Engine("plait", make_plait),
     "plait-open": Engine("plait", partial(make_plait, JsonStyle(objects="open"))),

@@ -17,7 +17,7 @@ from plait.decoders.constrained.grammar.nodes import (
     walk,
 )
 from plait.decoders.constrained.grammar.regex_parser import RegexError, parse_full_match
-from plait.decoders.constrained.schema.formats import FORMATS, NUMBER_FORMATS
+from plait.decoders.constrained.schema.formats import asserted
 from plait.decoders.constrained.schema.lower import schema_grammar
 from plait.decoders.constrained.schema.references.resources import schemas
 from plait.decoders.constrained.schema.strict import check_strict
@@ -67,9 +67,7 @@ def _ignored(spec: ConstraintSpec) -> Iterator[str]:
     if spec.kind != "json_schema":
         return
     for pointer, schema in schemas(parse_json(spec)):
-        name = schema.get("format")
-        is_known = name in FORMATS or name in NUMBER_FORMATS
-        if "format" in schema and (spec.style.formats == "annotate" or not is_known):
+        if "format" in schema and schema["format"] not in asserted(spec.style.formats):
             yield f"{pointer}/format"
 
 

@@ -14,7 +14,7 @@ Whitespace = Literal["pretty", "compact", "spaced", "any"]
 Objects = Literal["closed", "open"]
 KeyOrder = Literal["schema", "any"]
 Untyped = Literal["described", "any"]
-Formats = Literal["assert", "annotate"]
+Formats = Literal["assert", "standard", "annotate"]
 Numbers = Literal["plain", "decimals", "any"]  # where zeros may end a number
 SCOPE_MARK = "@"  # in front of a place that is read in a dynamic scope
 VALUE_MARK = "="  # in front of one where a given value alone is valid
@@ -67,7 +67,8 @@ class JsonStyle:
     key_order: whether an object's properties come in the order of its schema.
     untyped: whether a schema without `type` is meant of the types that its keywords speak of, or,
     as the standard has it, of all.
-    formats: whether `format` is enforced, or says nothing, as the standard has it by default.
+    formats: which are enforced: all that are known, JSON Schema's own, or none, as the standard has
+    it by default. The others say nothing.
     numbers: whether a number may have zeros at its end, 1.0 being an integer that equals the const
     1, and an exponent where bounds are given; "decimals": no zeros where an integer is asked for,
     as draft 4 has it.

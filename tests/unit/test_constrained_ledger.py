@@ -66,3 +66,7 @@ def test_formats_that_are_not_to_be_asserted_are_annotations() -> None:
     schema = {"type": "string", "format": "date"}
 
     assert _by(schema, JsonStyle(formats="annotate"))["/format"] == "annotation"
+    assert _by(schema, JsonStyle(formats="standard"))["/format"] == "grammar"
+    other = {"type": "string", "format": "uuid4"}
+    assert _by(other)["/format"] == "grammar"
+    assert _by(other, JsonStyle(formats="standard"))["/format"] == "annotation"

@@ -229,3 +229,12 @@ def test_formats_say_nothing_if_that_is_asked() -> None:
     assert not _accepts(schema, '{"format":"soon"}', PRETTY)
     assert _accepts(schema, '{"format":"soon"}', JsonStyle(formats="annotate"))
     assert _accepts({"type": "integer", "format": "int8"}, "1000", JsonStyle(formats="annotate"))
+
+
+def test_formats_of_libraries_say_nothing_if_the_standard_s_are_asked_for() -> None:
+    standard = JsonStyle(formats="standard")
+    for name, text, is_standard in (("date", '"soon"', True), ("byte", '"?"', False)):
+        schema = {"type": "string", "format": name}
+        assert not _accepts(schema, text, PRETTY)
+        assert _accepts(schema, text, standard) != is_standard
+    assert _accepts({"type": "integer", "format": "int8"}, "1000", standard)

@@ -18,6 +18,7 @@ from plait.decoders.constrained.grammar.regex import ANY_CHAR, ANY_TEXT, Expr
 from plait.decoders.constrained.grammar.regex_parser import parse_full_match
 from plait.decoders.constrained.schema.facts import NUMBERS, Bound, Facts
 from plait.decoders.constrained.schema.numbers import number_text
+from plait.decoders.constrained.spec import Formats
 
 ANYTHING = r"[\s\S]*"
 
@@ -103,10 +104,25 @@ _TEMPLATE = rf"(?:{_URI_CHAR}|/|\{{[A-Za-z][A-Za-z0-9_]*\}})*"
 _POINTER = r"(?:/(?:[^/~]|~[01])*)*"
 _HEX_UUID = r"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-%s[0-9A-Fa-f]{3}-%s[0-9A-Fa-f]{3}-[0-9A-Fa-f]{12}"
 _UUID = _HEX_UUID % ("[0-9A-Fa-f]", "[0-9A-Fa-f]")
-_ATOMS = (
-    r"(?:[A-Za-z0-9 _,:;@%&=~#<>!-]|\\[dDwWsS.^$|?*+()\[\]{}\\]|\.|\[\^?[A-Za-z0-9_.]+\])[*+?]?"
-)
-_REGEX = rf"\^?(?:{_ATOMS})+(?:\|(?:{_ATOMS})+)*\$?"
+# ECMA-262 patterns whose groups are nested at most three deep.
+_ESCAPED = r"\\(?:[dDwWsStnrfv.^$|?*+()\[\]{}/\\-]|x[0-9A-Fa-f]{2})"
+_RANGES = "a-z|A-Z|0-9|1-9|0-7|a-f|A-F"
+_IN_CLASS = rf"(?:{_RANGES}|{_ESCAPED}|[^\\\[\]^\x00-\x1f-])"
+_ATOMS = rf"(?:[^\\\^$.*+?()\[\]{{}}|\x00-\x1f]|\.|{_ESCAPED}|\[\^?-?{_IN_CLASS}+-?\])"
+_TO = "|".join([r"\d,[1-9]\d{1,3}", *(f"{n},[{n}-9]" for n in range(10))])
+_COUNTED = rf"(?:[*+?]|\{{(?:\d{{1,3}},?|{_TO})\}})\??"
+
+
+def _pattern(depth: int) -> str:
+    """Return the patterns whose groups are nested so deep at most."""
+    terms = [rf"{_ATOMS}(?:{_COUNTED})?", r"\^|\$|\\[bB]"]
+    if depth:
+        inner = _pattern(depth - 1)
+        terms += [rf"\((?:\?:)?{inner}\)(?:{_COUNTED})?", rf"\(\?[=!]{inner}\)"]
+    return rf"(?:{'|'.join(terms)}|\|)*"
+
+
+_REGEX = _pattern(3)
 _BASE64 = r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
 _BASE64_URL = r"[A-Za-z0-9_-]"
 _JSON_STRING = r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*"'
@@ -185,6 +201,13 @@ NUMBER_FORMATS: Mapping[str, tuple[int, int] | None] = {
     "double-int": (-(2**53) + 1, 2**53 - 1),
     **dict.fromkeys(("float", "double", "decimal")),
 }
+
+
+def asserted(formats: Formats | None) -> frozenset[str]:
+    """Return the names of the formats that are enforced."""
+    if formats == "annotate":
+        return frozenset()
+    return frozenset(STANDARD if formats == "standard" else FORMATS.keys() | NUMBER_FORMATS.keys())
 
 
 def with_formats(facts: Facts) -> Facts:

@@ -43,7 +43,7 @@ from plait.decoders.constrained.schema.facts import (
     SchemaRefs,
     meet,
 )
-from plait.decoders.constrained.schema.formats import with_formats
+from plait.decoders.constrained.schema.formats import asserted, with_formats
 from plait.decoders.constrained.schema.numbers import (
     MAX_REMAINDERS,
     NeedsRemainders,
@@ -82,8 +82,8 @@ def schema_grammar(schema: Any, limits: ConstraintLimits, style: JsonStyle) -> G
     if isinstance(schema, dict) and "/draft-04/" in str(schema.get("$schema")):
         numbers: Numbers = "decimals" if style.numbers == "any" else "plain"
         style = replace(style, numbers=numbers)
-    if style.formats == "annotate":
-        schema = without_formats(schema)
+    if style.formats in ("annotate", "standard"):
+        schema = with_only(schema, asserted(style.formats))
     document = Document(schema, max_depth=limits.max_depth)
     alternatives = Alternatives(document)
     lowering = _Lowering(document, alternatives, limits.max_rules, style)
@@ -94,11 +94,12 @@ def schema_grammar(schema: Any, limits: ConstraintLimits, style: JsonStyle) -> G
     )
 
 
-def without_formats(schema: Any) -> Any:
-    """Return a copy of a schema in which no format is named."""
+def with_only(schema: Any, formats: Set[str]) -> Any:
+    """Return a copy of a schema in which no other format is named."""
     found = deepcopy(schema)
     for _, each in schemas(found):
-        each.pop("format", None)
+        if each.get("format") not in formats:
+            each.pop("format", None)
     return found
 
 

@@ -74,10 +74,14 @@ class JsonOptions(StrictModel):
         "of; any: of every type, as the standard has it.",
     )
     formats: Formats | None = Field(
-        None, description="assert: formats are enforced; annotate: they say nothing."
+        None,
+        description="assert: all formats that are known are enforced; standard: those of JSON "
+        "Schema itself; annotate: none.",
     )
     numbers: PublicNumbers | None = Field(
-        None, description="plain: shortest; any: with zeros at their end, as in 1.0."
+        None,
+        description="plain: shortest; any: with zeros at their end, as in 1.0, and with an "
+        "exponent where there are bounds, too.",
     )
 
 
