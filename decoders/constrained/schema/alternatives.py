@@ -37,6 +37,7 @@ from plait.decoders.constrained.spec import UnsupportedKeyword
 MAX_ALTERNATIVES = 256  # of a product of several unions: those grow fast
 MAX_BRANCHES = 4096  # of one union: those are written out in the schema
 MAX_PAIRS = MAX_ALTERNATIVES**2  # of alternatives that are compared or combined in one place
+MAX_ALL_PAIRS = 2 * MAX_PAIRS  # in all places
 MAX_TOGETHER = 4  # branches of an anyOf of which several may hold, where that matters
 MANY = 8  # alternatives from which on it pays to look for empty ones
 
@@ -58,6 +59,7 @@ class Alternatives:
         self._algebra = Algebra(self.below, self.is_exact, document.place_of)
         self._reader = PlaceReader(self._read)
         self._of_places: dict[SchemaRefs, Several] = {}
+        self._num_pairs = 0  # of alternatives that were combined
         self.conflicts: dict[str, str] = {}  # pointer -> the keyword that left no alternative
 
     @property
@@ -244,14 +246,22 @@ class Alternatives:
 
     def _product(self, left: Several, right: Several, pointer: str, keyword: str) -> Several:
         pairs = len(left) * len(right)
+        self._num_pairs += pairs
+        _check(self._num_pairs, MAX_ALL_PAIRS, pointer, keyword, "combinations in all")
         is_one = len(left) == 1 or len(right) == 1
         _check(pairs, MAX_BRANCHES if is_one else MAX_PAIRS, pointer, keyword)
         found = [both for a in left for b in right if (both := meet(a, b)) is not None]
         if len(found) > MANY:
-            found = [facts for facts in found if not self._algebra.is_empty(facts)]
+            found = self._possible(found, pointer, keyword)
         if right:
             self._note(left, found, pointer, keyword)
         return _limited(found, pointer, keyword, max(MAX_ALTERNATIVES, len(left), len(right)))
+
+    def _possible(self, several: list[Facts], pointer: str, keyword: str) -> list[Facts]:
+        try:
+            return [facts for facts in several if not self._algebra.is_empty(facts)]
+        except Unprovable as error:
+            raise UnsupportedKeyword(pointer, keyword, str(error)) from None
 
     def _without(self, context: Several, place: SchemaRef, pointer: str, keyword: str) -> Several:
         """Return the context without the values that are valid at a place."""

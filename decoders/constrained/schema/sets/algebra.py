@@ -43,6 +43,7 @@ from plait.decoders.constrained.schema.sets.outside import (
 )
 
 MAX_STATES = 500  # of the automata that emptiness of texts is decided with
+MAX_QUESTIONS = 20_000  # about emptiness, of one schema: half a second
 MAX_PARTS = 64  # of values that are ruled out by their parts
 MAX_LEVELS = 4  # how deep emptiness looks into objects and arrays
 
@@ -65,6 +66,7 @@ class Algebra:
         self._alternatives = alternatives
         self._is_exact = is_exact
         self._place_of = place_of
+        self._num_questions = 0  # about emptiness
 
     def admits(self, facts: Facts, value: Any) -> bool:
         """Tell whether a JSON value satisfies the facts.
@@ -104,6 +106,9 @@ class Algebra:
 
     def is_empty(self, facts: Facts, levels: int = MAX_LEVELS) -> bool:
         """Tell whether provably no value satisfies the facts."""
+        self._num_questions += 1
+        if self._num_questions > MAX_QUESTIONS:
+            raise Unprovable("it takes too many comparisons; use fewer or disjoint branches")
         return all(self._is_kind_empty(facts, kind, levels) for kind in facts.kinds)
 
     def _is_kind_empty(self, facts: Facts, kind: Kind, levels: int) -> bool:
