@@ -243,6 +243,30 @@ def test_what_multiplies_is_bounded(schema: Schema, keyword: str) -> None:
     assert have.value.keyword == keyword
 
 
+def _open_branches(count: int) -> Schema:
+    """Return a schema with so many places where branches overlap."""
+    branches = [{"properties": {f"p{i}": {"type": "integer"}, "q": {}}} for i in range(3)]
+    return {"properties": {f"k{n}": {"oneOf": branches} for n in range(count)}}
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ("schema.sets.algebra.MAX_QUESTIONS", "too many comparisons"),
+        ("schema.alternatives.MAX_ALL_PAIRS", "combinations in all"),
+    ],
+)
+def test_the_work_on_all_places_together_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, limit: str, message: str
+) -> None:
+    monkeypatch.setattr(f"plait.decoders.constrained.{limit}", 100)
+
+    assert _lower(_open_branches(1)).rules
+    with pytest.raises(UnsupportedKeyword, match=message) as have:
+        _lower(_open_branches(40))
+    assert have.value.keyword == "oneOf"
+
+
 def test_too_many_counted_properties_are_said_by_number() -> None:
     with pytest.raises(UnsupportedKeyword, match="1800 properties are too many") as have:
         _lower({**_optional(1800), "maxProperties": 9})

@@ -43,7 +43,7 @@ from plait.decoders.constrained.schema.sets.outside import (
 )
 
 MAX_STATES = 500  # of the automata that emptiness of texts is decided with
-MAX_QUESTIONS = 20_000  # about emptiness, of one schema: half a second
+MAX_QUESTIONS = 50_000  # about emptiness, of one schema: a few seconds
 MAX_PARTS = 64  # of values that are ruled out by their parts
 MAX_LEVELS = 4  # how deep emptiness looks into objects and arrays
 
