@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -167,11 +167,12 @@ def run_http(options: HttpOptions) -> int:
     for name, server in _servers(options):
         try:
             with server as reached:
-                servers[reached.name] = _measure(reached, schemas, _plan(options))
+                servers[reached.name] = _measure(reached, schemas, _plan(options), options.output)
         except (NotInstalled, NotReady, ServerFault, httpx.HTTPError, TimeoutError) as fault:
             faults.append(f"{name}: {fault!r}")
-    report = HttpReport(_now(), _command(), this_machine(), servers, [*left_out, *faults])
-    _write(http_report.markdown(report), report, options.output)
+        # Written after each server: one that hangs must not cost what the others took hours for.
+        report = HttpReport(_now(), _command(), this_machine(), servers, [*left_out, *faults])
+        _write(http_report.markdown(report), report, options.output)
     return int(bool(faults))
 
 
@@ -220,18 +221,36 @@ def _plan(options: HttpOptions) -> Plan:
         temperature=options.temperature,
         seed=options.seed,
         timeout_s=options.timeout,
+        is_alone=options.alone,
     )
 
 
-def _measure(server: Server, schemas: list[Schema], plan: Plan) -> ServerResult:
-    async def ask_all() -> list[Attempt]:
+def _measure(
+    server: Server, schemas: list[Schema], plan: Plan, output: Path | None
+) -> ServerResult:
+    async def ask_all(keep: Callable[[Attempt], object]) -> list[Attempt]:
         async with connect(server.base_url) as client:
             client.headers.update(server.headers)
-            return await measure(Bench(client, server.model), schemas, plan)
+            return await measure(Bench(client, server.model), schemas, plan, keep)
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        attempts = runner.run(ask_all())
+    with (
+        _lines(output, server.name) as keep,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        attempts = runner.run(ask_all(keep))
     return ServerResult(server.version, server.model, coverage(attempts), speed(attempts), attempts)
+
+
+@contextmanager
+def _lines(output: Path | None, server: str) -> Iterator[Callable[[Attempt], object]]:
+    """Yield what writes each attempt beside the findings, for the case that no findings come."""
+    if output is None:
+        yield lambda _: None
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    name = "".join(sign if sign.isalnum() else "-" for sign in server)
+    with output.with_suffix(f".{name}.jsonl").open("wb", buffering=0) as lines:
+        yield lambda attempt: lines.write(msgspec.json.encode(attempt) + b"\n")
 
 
 def _now() -> str:

@@ -38,7 +38,7 @@ class Attempt:
     schema: str
     is_first: bool  # with this schema, and the only one at its time
     outcome: Outcome
-    reason: str = ""  # why it was not answered
+    reason: str = ""  # why it was not answered, or what is wrong though it ends with stop
     finish_reason: str = ""
     is_valid: bool = False
     tokens: int = 0
@@ -67,7 +67,7 @@ class Coverage:
     stopped: int
     valid_stopped: int
     ends: Mapping[str, int] = field(default_factory=dict)  # answers by finish_reason
-    reasons: Mapping[str, int] = field(default_factory=dict)  # of refused and failed requests
+    reasons: Mapping[str, int] = field(default_factory=dict)  # of refused, failed and wrong ones
 
 
 @dataclass(frozen=True, slots=True)

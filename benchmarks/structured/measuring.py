@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import httpx
@@ -17,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.client import Answer, ServerFault
 from benchmarks.maskbench import Case
 from benchmarks.rows import Bench
-from benchmarks.structured.coverage import Attempt, Outcome, Timing
+from benchmarks.structured.coverage import STOP, Attempt, Outcome, Timing
 
 PROMPT = "Answer in JSON with an example."
 COMPILE_METRIC = "plait_grammar_compile_seconds"
@@ -39,13 +40,17 @@ class Schema:
     content: dict[str, Any]
     validator: jsonschema_rs.Validator
 
-    def is_valid(self, text: str) -> bool:
-        """Return whether a text is JSON that the schema accepts, formats included."""
+    def fault(self, text: str) -> str:
+        """Return the keyword that refuses a text, formats included; none: the text is valid."""
         try:
             value = json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
-            return bool(self.validator.is_valid(value))
         except ValueError:
-            return False
+            return "not JSON"
+        error = next(self.validator.iter_errors(value), None)
+        if error is None:
+            return ""
+        path = [step for step in error.schema_path if isinstance(step, str)]
+        return path[-1] if path else "false schema"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,7 @@ class Plan:
     temperature: float
     seed: int
     timeout_s: float
+    is_alone: bool = True  # the first request of each schema
 
 
 def _refuse_constant(name: str) -> float:
@@ -96,22 +102,42 @@ def draw_schemas(cases: Iterable[Case], count: int, seed: int) -> tuple[list[Sch
     return found, passed_over
 
 
-async def measure(bench: Bench, schemas: Sequence[Schema], plan: Plan) -> list[Attempt]:
-    """Ask for each schema alone, then for those that were accepted, several at once.
+async def measure(
+    bench: Bench,
+    schemas: Sequence[Schema],
+    plan: Plan,
+    keep: Callable[[Attempt], object] = lambda _: None,
+) -> list[Attempt]:
+    """Ask for each schema, then again for those that were accepted, several at once.
 
     A request's prompt and seed depend on its number and the plan's seed: servers get the same.
+    `keep` is given each attempt as it ends.
 
     Raises:
         ServerFault, httpx.HTTPError, TimeoutError: it does not answer without a schema either.
     """
     await _unconstrained_ttft(bench, len(schemas) + plan.outputs, plan)  # a first one may be slow
-    attempts = [await _first(bench, schema, i, plan) for i, schema in enumerate(schemas)]
+    attempts = list[Attempt]()
+
+    def ended(attempt: Attempt) -> None:
+        attempts.append(attempt)
+        keep(attempt)
+
+    first = partial(_first if plan.is_alone else partial(_attempt, is_first=True), bench)
+    pairs = iter(enumerate(schemas))
+
+    async def introduce() -> None:
+        for i, schema in pairs:
+            ended(await first(schema, i, plan))
+
+    await asyncio.gather(*(introduce() for _ in range(1 if plan.is_alone else plan.streams)))
+    attempts.sort(key=lambda attempt: attempt.index)
     accepted = [schemas[a.index] for a in attempts if a.outcome == "answered"]
     numbers = iter(range(len(schemas), len(schemas) + plan.outputs - len(accepted)))
 
     async def stream(pending: Iterator[int]) -> None:
         for i in pending:
-            attempts.append(await _attempt(bench, accepted[i % len(accepted)], i, plan))
+            ended(await _attempt(bench, accepted[i % len(accepted)], i, plan))
 
     if accepted:
         await asyncio.gather(*(stream(numbers) for _ in range(plan.streams)))
@@ -159,15 +185,17 @@ async def _attempt(
     form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema.content}}
     try:
         answer = await _ask(bench, number, plan, plan.max_tokens, response_format=form)
-    except ServerFault as fault:
-        outcome: Outcome = "refused" if fault.status in REFUSED else "failed"
-        return replace(attempt, outcome=outcome, reason=str(fault)[:REASON_CHARS])
+    except ServerFault as error:
+        outcome: Outcome = "refused" if error.status in REFUSED else "failed"
+        return replace(attempt, outcome=outcome, reason=str(error)[:REASON_CHARS])
     except (httpx.HTTPError, TimeoutError) as error:
         return replace(attempt, outcome="failed", reason=repr(error)[:REASON_CHARS])
+    fault = schema.fault(answer.text)
     return replace(
         attempt,
+        reason=f"invalid: {fault}" if fault and answer.finish_reason == STOP else "",
         finish_reason=answer.finish_reason,
-        is_valid=schema.is_valid(answer.text),
+        is_valid=not fault,
         tokens=answer.tokens,
         timing=Timing(answer.ttft_ms, 1e3 / answer.decode_rate if answer.decode_rate else None),
         text=answer.text,

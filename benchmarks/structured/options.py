@@ -74,8 +74,8 @@ class WalkOptions(Command):
 class HttpOptions(Command):
     """Measure coverage and speed of structured output over HTTP (JSONSchemaBench's metrics).
 
-    Each schema is asked for once, one request after the other; the other outputs come from the
-    schemas that were accepted. Servers are started one after the other.
+    Each schema is asked for once; the other outputs come from the schemas that were accepted.
+    Servers are started one after the other.
     """
 
     servers: Annotated[Texts, _among(SERVERS)] = Field(
@@ -89,7 +89,10 @@ class HttpOptions(Command):
     corpus: Path = Field(SAMPLE, description="Schemas as JSON lines (.jsonl.gz).")
     schemas: Count = Field(300, description="Schemas, drawn by the seed.")
     outputs: Count = Field(1000, description="Requests for accepted schemas.")
-    streams: Count = Field(8, description="Requests at once, after the first one of each schema.")
+    streams: Count = Field(8, description="Requests at once.")
+    alone: bool = Field(
+        True, description="Send the first one of each schema alone, so that its times count."
+    )
     temperature: float = Field(1.0, ge=0, le=2, description="Of each request.")
     seed: int = Field(0, ge=0, lt=2**31, description="Of the schemas, prompts and requests.")
     max_tokens: Count = Field(256, description="Of each output.")

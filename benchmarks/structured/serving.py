@@ -10,6 +10,10 @@ import httpx
 
 from benchmarks.servers import SERVERS, Venvs, running
 
+# llama-server draws from 40 tokens, top_p 0.95 and min_p 0.05 unless told otherwise, the others
+# from the whole distribution.
+UNTRUNCATED = {"llama": ("--top-k", "0", "--top-p", "1", "--min-p", "0")}
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -49,5 +53,7 @@ def started(name: str, places: Venvs) -> Iterator[Server]:
         NotInstalled, NotReady: as `benchmarks.servers` says.
     """
     command = SERVERS[name](places)
+    whole = UNTRUNCATED.get(name.partition("-")[0], ())
+    command = replace(command, argv=[*command.argv, *whole])
     with running(command, places.files / f"{name}.log") as server:
         yield Server(name, server.base_url, server.model, command.version)
