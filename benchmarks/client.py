@@ -17,7 +17,10 @@ TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 
 
 class ServerFault(RuntimeError):
-    """The server answered with an error; the status is 200 where it came within the stream."""
+    """The server answered with an error.
+
+    Within a stream its status is what the error says of itself, or 200.
+    """
 
     def __init__(self, message: str, status: int = httpx.codes.OK) -> None:
         super().__init__(message)
@@ -68,7 +71,8 @@ class _Stream:
 
     def take(self, chunk: dict[str, Any]) -> None:
         if error := chunk.get("error"):
-            raise ServerFault(str(error))
+            code = error.get("code") if isinstance(error, dict) else None
+            raise ServerFault(str(error), code if isinstance(code, int) else httpx.codes.OK)
         if usage := chunk.get("usage"):
             self.usage = usage
         self.decoding = chunk.get("decoding") or self.decoding

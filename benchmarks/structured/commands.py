@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,13 +27,14 @@ from benchmarks.maskbench import SHARED, Case, cases, remotes
 from benchmarks.rows import Bench
 from benchmarks.servers import NotInstalled, NotReady, Venvs
 from benchmarks.structured import canvases, http_report, suite_report
+from benchmarks.structured.answers import Answers, Plan
 from benchmarks.structured.canvases import CanvasReport
 from benchmarks.structured.coverage import Attempt, coverage, speed
 from benchmarks.structured.engines import ENGINES, OWN, STANDARD
 from benchmarks.structured.http_report import HttpReport, ServerResult
 from benchmarks.structured.isolation import IsolatedEngine
 from benchmarks.structured.journal import Journal
-from benchmarks.structured.measuring import Plan, Schema, draw_schemas, measure
+from benchmarks.structured.measuring import Schema, draw_schemas, measure
 from benchmarks.structured.options import (
     CanvasOptions,
     FaithfulOptions,
@@ -167,7 +168,7 @@ def run_http(options: HttpOptions) -> int:
     for name, server in _servers(options):
         try:
             with server as reached:
-                servers[reached.name] = _measure(reached, schemas, _plan(options), options.output)
+                servers[reached.name] = _measure(reached, schemas, _plan(options), options.journal)
         except (NotInstalled, NotReady, ServerFault, httpx.HTTPError, TimeoutError) as fault:
             faults.append(f"{name}: {fault!r}")
         # Written after each server: one that hangs must not cost what the others took hours for.
@@ -226,31 +227,18 @@ def _plan(options: HttpOptions) -> Plan:
 
 
 def _measure(
-    server: Server, schemas: list[Schema], plan: Plan, output: Path | None
+    server: Server, schemas: list[Schema], plan: Plan, journal: Path | None
 ) -> ServerResult:
-    async def ask_all(keep: Callable[[Attempt], object]) -> list[Attempt]:
+    answers = Answers(journal, f"{server.name} {server.version} {server.model}", plan)
+
+    async def ask_all() -> list[Attempt]:
         async with connect(server.base_url) as client:
             client.headers.update(server.headers)
-            return await measure(Bench(client, server.model), schemas, plan, keep)
+            return await measure(Bench(client, server.model), schemas, plan, answers)
 
-    with (
-        _lines(output, server.name) as keep,
-        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-    ):
-        attempts = runner.run(ask_all(keep))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        attempts = runner.run(ask_all())
     return ServerResult(server.version, server.model, coverage(attempts), speed(attempts), attempts)
-
-
-@contextmanager
-def _lines(output: Path | None, server: str) -> Iterator[Callable[[Attempt], object]]:
-    """Yield what writes each attempt beside the findings, for the case that no findings come."""
-    if output is None:
-        yield lambda _: None
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    name = "".join(sign if sign.isalnum() else "-" for sign in server)
-    with output.with_suffix(f".{name}.jsonl").open("wb", buffering=0) as lines:
-        yield lambda attempt: lines.write(msgspec.json.encode(attempt) + b"\n")
 
 
 def _now() -> str:

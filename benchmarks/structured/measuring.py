@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.client import Answer, ServerFault
 from benchmarks.maskbench import Case
 from benchmarks.rows import Bench
+from benchmarks.structured.answers import Answers, Plan
 from benchmarks.structured.coverage import STOP, Attempt, Outcome, Timing
 
 PROMPT = "Answer in JSON with an example."
@@ -51,19 +52,6 @@ class Schema:
             return ""
         path = [step for step in error.schema_path if isinstance(step, str)]
         return path[-1] if path else "false schema"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How many requests are sent, and with what."""
-
-    outputs: int
-    streams: int
-    max_tokens: int
-    temperature: float
-    seed: int
-    timeout_s: float
-    is_alone: bool = True  # the first request of each schema
 
 
 def _refuse_constant(name: str) -> float:
@@ -102,45 +90,42 @@ def draw_schemas(cases: Iterable[Case], count: int, seed: int) -> tuple[list[Sch
     return found, passed_over
 
 
+Ask = Callable[[Bench, Schema, int, Plan], Awaitable[Attempt]]
+
+
 async def measure(
     bench: Bench,
     schemas: Sequence[Schema],
     plan: Plan,
-    keep: Callable[[Attempt], object] = lambda _: None,
+    answers: Answers,
 ) -> list[Attempt]:
     """Ask for each schema, then again for those that were accepted, several at once.
 
     A request's prompt and seed depend on its number and the plan's seed: servers get the same.
-    `keep` is given each attempt as it ends.
+    Those whose answers are known are not sent again.
 
     Raises:
         ServerFault, httpx.HTTPError, TimeoutError: it does not answer without a schema either.
     """
     await _unconstrained_ttft(bench, len(schemas) + plan.outputs, plan)  # a first one may be slow
     attempts = list[Attempt]()
+    first = _first if plan.is_alone else partial(_attempt, is_first=True)
 
-    def ended(attempt: Attempt) -> None:
-        attempts.append(attempt)
-        keep(attempt)
+    async def stream(requests: Iterator[tuple[int, Schema]], ask: Ask) -> None:
+        for number, schema in requests:
+            found = answers.find(number, schema.name)
+            if found is None:
+                found = await ask(bench, schema, number, plan)
+                answers.add(found)
+            attempts.append(found)
 
-    first = partial(_first if plan.is_alone else partial(_attempt, is_first=True), bench)
-    pairs = iter(enumerate(schemas))
-
-    async def introduce() -> None:
-        for i, schema in pairs:
-            ended(await first(schema, i, plan))
-
-    await asyncio.gather(*(introduce() for _ in range(1 if plan.is_alone else plan.streams)))
-    attempts.sort(key=lambda attempt: attempt.index)
-    accepted = [schemas[a.index] for a in attempts if a.outcome == "answered"]
-    numbers = iter(range(len(schemas), len(schemas) + plan.outputs - len(accepted)))
-
-    async def stream(pending: Iterator[int]) -> None:
-        for i in pending:
-            ended(await _attempt(bench, accepted[i % len(accepted)], i, plan))
-
+    new, streams = iter(enumerate(schemas)), 1 if plan.is_alone else plan.streams
+    await asyncio.gather(*(stream(new, first) for _ in range(streams)))
+    accepted = sorted(a.index for a in attempts if a.outcome == "answered")
+    numbers = range(len(schemas), len(schemas) + plan.outputs - len(accepted))
     if accepted:
-        await asyncio.gather(*(stream(numbers) for _ in range(plan.streams)))
+        again = ((i, schemas[accepted[i % len(accepted)]]) for i in numbers)
+        await asyncio.gather(*(stream(again, _attempt) for _ in range(plan.streams)))
     return sorted(attempts, key=lambda attempt: attempt.index)
 
 

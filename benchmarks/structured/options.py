@@ -98,6 +98,9 @@ class HttpOptions(Command):
     max_tokens: Count = Field(256, description="Of each output.")
     timeout: Seconds = Field(120.0, description="Seconds after which a request counts as failed.")
     peers: Path = Field(ROOT, description="Where `benchmarks/install_peers.sh` put other servers.")
+    journal: Path | None = Field(
+        None, description="JSON lines of all answers; a run that was stopped goes on there."
+    )
     files: Path | None = Field(None, description="Where peers' model files and logs are kept.")
     output: Path | None = Field(
         None, description="JSON file for the findings; the table is written beside it."

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,11 +14,11 @@ import pytest
 from benchmarks.client import ServerFault
 from benchmarks.maskbench import Case
 from benchmarks.rows import Bench
+from benchmarks.structured.answers import Answers, Plan
 from benchmarks.structured.coverage import Attempt, Quantiles, Timing, coverage, quantiles, speed
 from benchmarks.structured.http_report import ServerResult, results_table
 from benchmarks.structured.measuring import (
     COMPILE_METRIC,
-    Plan,
     Schema,
     draw_schemas,
     make_schema,
@@ -152,6 +153,10 @@ class StubServer:
         self.bodies.append(body)
         form = body.get("response_format")
         title = form["json_schema"]["schema"]["title"] if form else "plain"
+        if title == "late":
+            chunk = {"error": {"message": "no such format", "code": 400}}
+            content = f"data: {json.dumps(chunk)}\n\n".encode()
+            return httpx.Response(200, stream=httpx.ByteStream(content))
         if title in ("not", "broken"):
             return httpx.Response(400 if title == "not" else 500, text=title)
         return streamed({"date": '"2024'}.get(title, "1"), "length" if title == "date" else "stop")
@@ -166,13 +171,15 @@ class StubServer:
 SCHEMAS = [schema("not"), NUMBER, schema("broken"), DATE]
 
 
-async def run(server: StubServer, plan: Plan = PLAN) -> list[Attempt]:
+async def run(
+    server: StubServer,
+    plan: Plan = PLAN,
+    schemas: Sequence[Schema] = SCHEMAS,
+    journal: Path | None = None,
+) -> list[Attempt]:
     transport = httpx.MockTransport(server)
-    kept: list[Attempt] = []
     async with httpx.AsyncClient(base_url="http://peer", transport=transport) as client:
-        found = await measure(Bench(client, "m"), SCHEMAS, plan, kept.append)
-    assert sorted(kept, key=lambda attempt: attempt.index) == found
-    return found
+        return await measure(Bench(client, "m"), schemas, plan, Answers(journal, "peer 1", plan))
 
 
 async def test_each_schema_is_tried_once_and_accepted_ones_as_often_as_wanted() -> None:
@@ -186,6 +193,12 @@ async def test_each_schema_is_tried_once_and_accepted_ones_as_often_as_wanted() 
     counts = coverage(have)
     assert (counts.valid, counts.stopped) == (counts.ends["stop"], counts.ends["stop"])
     assert counts.empirical == 1 / 4, "all of one schema's answers, none of the others'"
+
+
+async def test_a_refusal_within_the_stream_is_one() -> None:
+    have = await run(StubServer(), schemas=[schema("late")])
+    assert [a.outcome for a in have] == ["refused"]
+    assert "no such format" in have[0].reason
 
 
 async def test_every_server_gets_the_same_requests() -> None:
@@ -208,6 +221,34 @@ async def test_first_requests_sent_together_are_the_same_but_for_their_times() -
     assert [replace(a, timing=None) for a in have] == [replace(a, timing=None) for a in want]
     assert all(a.timing is None or a.timing.compile is None for a in have)
     assert sorted(map(repr, together.bodies)) == sorted(map(repr, alone.bodies))
+
+
+async def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    journal = tmp_path / "new" / "answers.jsonl"
+    want = await run(StubServer(), journal=journal)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert len(lines) == len(want)
+    kept = [line for i, line in enumerate(lines) if i not in (1, 5)]
+    journal.write_bytes(b"".join(kept))
+    server = StubServer()
+    have = await run(server, journal=journal)
+    assert [a.index for a in have] == [*range(7)]
+    assert len(server.asked) == len(lines) - len(kept)
+    assert [replace(a, timing=None) for a in have] == [replace(a, timing=None) for a in want]
+    assert len(journal.read_bytes().splitlines()) == len(lines)
+
+
+async def test_answers_to_another_plan_or_schema_are_not_taken(tmp_path: Path) -> None:
+    journal = tmp_path / "answers.jsonl"
+    await run(StubServer(), journal=journal)
+    others = [
+        (replace(PLAN, max_tokens=8), SCHEMAS),
+        (PLAN, [replace(each, name="other") for each in SCHEMAS]),
+    ]
+    for plan, schemas in others:
+        server = StubServer()
+        await run(server, plan, schemas, journal)
+        assert len(server.asked) == 7
 
 
 async def test_the_time_to_compile_is_what_the_server_says() -> None:
@@ -250,4 +291,4 @@ async def test_a_server_without_any_answer_is_not_measured() -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(503, text="busy"))
     async with httpx.AsyncClient(base_url="http://peer", transport=transport) as client:
         with pytest.raises(ServerFault, match="busy"):
-            await measure(Bench(client, "m"), SCHEMAS, PLAN)
+            await measure(Bench(client, "m"), SCHEMAS, PLAN, Answers(None, "peer", PLAN))
