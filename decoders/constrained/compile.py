@@ -31,7 +31,7 @@ from plait.decoders.constrained.spec import (
 )
 from plait.decoders.constrained.table import build_table, encode_table, load_automaton
 from plait.decoders.constrained.vocabulary import Vocabulary
-from plait.kernels.grammar import UNREACHABLE, TooLarge
+from plait.kernels.grammar import UNREACHABLE, OpKind, TooLarge
 
 MAX_CHOICES = 10_000
 
@@ -57,14 +57,21 @@ def compile_constraint(
     shortest = automaton.num_closing(automaton.start)
     if shortest >= UNREACHABLE:
         raise ConstraintError("the model's vocabulary cannot spell any complete answer")
+    has_marks = any(kind == OpKind.MARK for kind, *_ in table.operations)
+    checked = tuple(_checked(grammar)) if has_marks else ()
+    return CompiledTable(encode_table(table), shortest, checked, tuple(_ignored(spec)))
+
+
+def _checked(grammar: Grammar) -> list[str]:
+    """Return the keywords that marks stand for."""
     marks = (n for node in grammar.rules.values() for n in walk(node) if isinstance(n, Mark))
-    checked = sorted({pointer for mark in marks for pointer in mark.pointers})
-    return CompiledTable(encode_table(table), shortest, tuple(checked), tuple(_ignored(spec)))
+    return sorted({pointer for mark in marks for pointer in mark.pointers})
 
 
 def _ignored(spec: ConstraintSpec) -> Iterator[str]:
     """Yield the places of formats that assert nothing."""
-    if spec.kind != "json_schema":
+    may_name_formats = '"format"' in spec.text or "\\u" in spec.text
+    if spec.kind != "json_schema" or not may_name_formats:
         return
     for pointer, schema in schemas(parse_json(spec)):
         if "format" in schema and schema["format"] not in asserted(spec.style.formats):

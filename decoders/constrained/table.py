@@ -77,6 +77,9 @@ def _byte_sets(ranges: Ranges) -> tuple[bytes, list[list[bytes]]]:
     return single, [[bytes(range(a, b + 1)) for a, b in row] for row in rows if len(row) > 1]
 
 
+_RULE = OpKind.RULE.value
+
+
 class _Builder:
     """Builds a table; equal leaves share one operation, and so does a node that is used twice."""
 
@@ -85,6 +88,7 @@ class _Builder:
         self._dfas: list[DfaParts] = []
         self._rules: dict[str, int] = {}
         self._leaves: dict[tuple[Any, ...], int] = {}
+        self._texts: dict[str, int] = {}
         self._chars: dict[Ranges, int] = {}
         self._dfa_numbers: dict[int, int] = {}  # by identity: they are large, and made once
         self._nodes: dict[int, int] = {}  # by identity: hashing a node hashes all below it
@@ -94,66 +98,77 @@ class _Builder:
         self._empty = {name for name, node in grammar.rules.items() if node == EMPTY}
         for name in grammar.rules:
             self._rules[name] = len(self._operations)
-            self._operations.append((OpKind.RULE.value, 0))
+            self._operations.append((_RULE, 0))
         for name, node in grammar.rules.items():
-            self._operations[self._rules[name]] = (OpKind.RULE.value, self.add(node))
+            self._operations[self._rules[name]] = (_RULE, self.add(node))
         return OperationTable(self._operations, self._dfas, self._rules["root"])
 
     def add(self, node: Node) -> int:
         """Return the operation of a node."""
-        if isinstance(node, Ref):
+        if type(node) is Ref:
             return self._rules[node.name]
-        if isinstance(node, LiteralText):
-            return self._leaf((OpKind.TEXT.value, node.value.encode()))
-        if isinstance(node, CharClass):
-            return self._characters(node.ranges)
-        if isinstance(node, Mark):
-            return self._leaf((OpKind.MARK.value, node.bits))
+        if type(node) is LiteralText:
+            return self._text(node.value)
         known = self._nodes.get(id(node))
         if known is None:
-            known = self._nodes[id(node)] = self._compound(node)
+            known = self._nodes[id(node)] = self._added(node)
         return known
 
-    def _compound(self, node: Seq | Alternation | Repeat | Lexeme | AnyOrder) -> int:
+    def _added(self, node: Node) -> int:
         if isinstance(node, Seq):
-            row = self._row(node)
-            if len(row) < 2:
-                return self.add(row[0] if row else EMPTY)
-            return self._put(OpKind.SEQ, [self.add(item) for item in row])
+            return self._row(node.items)
         if isinstance(node, Alternation):
             return self._choice(node.items)
-        most = -1 if node.most is None else node.most
+        if isinstance(node, CharClass):
+            return self._characters(node.ranges)
         if isinstance(node, AnyOrder):
-            items = [self.add(item.node) for item in node.items]
-            flags = bytes(item.is_required + 2 * item.may_repeat for item in node.items)
-            return self._put(
-                OpKind.ANY_ORDER, items, flags, self.add(node.separator), node.least, most
-            )
+            return self._any_order(node)
         if isinstance(node, Lexeme):
-            return self._put(OpKind.LEXEME, self._dfa(node.dfa), node.least, most)
-        return self._put(OpKind.REPEAT, self.add(node.item), node.least, most)
+            return self._put(OpKind.LEXEME, self._dfa(node.dfa), node.least, _most(node.most))
+        if isinstance(node, Mark):
+            return self._leaf((OpKind.MARK.value, node.bits))
+        assert isinstance(node, Repeat), node
+        return self._put(OpKind.REPEAT, self.add(node.item), node.least, _most(node.most))
 
-    def _row(self, node: Seq) -> list[Node]:
-        """Return the items of a row without what is empty, its texts in one piece."""
-        found: list[Node] = []
-        for item in node.items:
-            if isinstance(item, Ref) and item.name in self._empty:
+    def _any_order(self, node: AnyOrder) -> int:
+        items = [self.add(item.node) for item in node.items]
+        flags = bytes(item.is_required + 2 * item.may_repeat for item in node.items)
+        separator, most = self.add(node.separator), _most(node.most)
+        return self._put(OpKind.ANY_ORDER, items, flags, separator, node.least, most)
+
+    def _row(self, items: Sequence[Node]) -> int:
+        """Return the operation of a row: without what is empty, its texts in one piece."""
+        found: list[int] = []
+        text = ""
+        for item in items:
+            if type(item) is LiteralText:
+                text += item.value
                 continue
-            if isinstance(item, LiteralText) and found and isinstance(found[-1], LiteralText):
-                found[-1] = LiteralText(found[-1].value + item.value)
-            else:
-                found.append(item)
-        return found
+            if type(item) is Ref and item.name in self._empty:
+                continue
+            if text:
+                found.append(self._text(text))
+                text = ""
+            found.append(self.add(item))
+        if text or not found:
+            found.append(self._text(text))
+        return found[0] if len(found) == 1 else self._put(OpKind.SEQ, found)
 
     def _choice(self, items: Sequence[Node]) -> int:
         """Return the operation of an alternation; its literal texts become one LISTED operation."""
-        texts = {item.value.encode() for item in items if isinstance(item, LiteralText)}
+        texts = {item.value.encode() for item in items if type(item) is LiteralText}
         if len(texts) < 2:
             found = [self.add(item) for item in items]
         else:
-            others = [self.add(item) for item in items if not isinstance(item, LiteralText)]
+            others = [self.add(item) for item in items if type(item) is not LiteralText]
             found = [self._put(OpKind.LISTED, sorted(texts)), *others]
         return found[0] if len(found) == 1 else self._put(OpKind.CHOICE, found)
+
+    def _text(self, text: str) -> int:
+        known = self._texts.get(text)
+        if known is None:
+            known = self._texts[text] = self._put(OpKind.TEXT, text.encode())
+        return known
 
     def _characters(self, ranges: Ranges) -> int:
         """Return the operation of one UTF-8 encoded character."""
@@ -184,5 +199,9 @@ class _Builder:
         return known
 
     def _put(self, kind: OpKind, *rest: Any) -> int:
-        self._operations.append((kind.value, *rest))
+        self._operations.append((int(kind), *rest))
         return len(self._operations) - 1
+
+
+def _most(most: int | None) -> int:
+    return -1 if most is None else most

@@ -98,6 +98,8 @@ class ObjectRule:
     def places(self, name: str) -> SchemaRefs:
         """Return what holds for the value of a property."""
         found = self.named.get(name, ())
+        if not self.patterns:
+            return found if name in self.named else self.extra or ()
         matching = [places for expr, places in self.patterns if regex.matches(expr, name)]
         found += tuple(place for places in matching for place in places)
         if name in self.named or matching:
@@ -165,6 +167,8 @@ class Facts:
 
     def value(self, name: str) -> SchemaRefs:
         """Return what holds for the value of a property."""
+        if len(self.objects) == 1:
+            return self.objects[0].places(name)
         return merged_refs(*(rule.places(name) for rule in self.objects))
 
     def mentions(self) -> Kinds:

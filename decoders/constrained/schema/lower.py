@@ -26,6 +26,7 @@ from plait.decoders.constrained.grammar.nodes import (
     Node,
     Ref,
     alternation,
+    is_nothing,
     seq,
 )
 from plait.decoders.constrained.grammar.regex import ANY_TEXT, Expr
@@ -44,6 +45,7 @@ from plait.decoders.constrained.schema.facts import (
     meet,
 )
 from plait.decoders.constrained.schema.formats import asserted, with_formats
+from plait.decoders.constrained.schema.leaves import LeafKey, keep_leaf, kept_leaf, leaf_key
 from plait.decoders.constrained.schema.numbers import (
     MAX_REMAINDERS,
     NeedsRemainders,
@@ -136,6 +138,7 @@ class _Lowering:
         self._rules: dict[str, Node] = {}
         self._names: dict[SchemaRefs, str] = {}
         self._todo: list[SchemaRefs] = []
+        self._leaves: dict[LeafKey, Node] = {}  # of schemas of scalars
         self._inside: dict[str, set[str]] = {}  # the values inside a value, by their rules
         self._writing = "root"
         self._is_endless = False  # some value is any JSON
@@ -172,12 +175,38 @@ class _Lowering:
             target = tuple([meant(self._document, place) for place in places])
             target = target if len(target) < 2 else tuple(dict.fromkeys(target))
             name = self._names.get(target)
+            if name is None and len(target) == 1 and (leaf := self._leaf(target[0])) is not None:
+                self._inside.setdefault(self._writing, set()).add("leaf")
+                return leaf
             if name is None:
                 name = self._names[target] = f"v{len(self._names)}"
                 self._todo.append(target)
             self._names[places] = name
         self._inside.setdefault(self._writing, set()).add(name)
         return Ref(name)
+
+    def _leaf(self, place: SchemaRef) -> Node | None:
+        """Return the node of a schema of scalars; None: it is none, or none of them is valid."""
+        schema = self._document.at(place.pointer)
+        key = None if place.negated else leaf_key(schema)
+        if key is None:
+            return None
+        known = self._leaves.get(key)
+        if known is not None:
+            return known
+        node = kept_leaf(key, self._style)
+        if node is None:
+            found = self._alternatives.of((place,))
+            node = alternation([self._facts(facts, "leaf") for facts in found])
+            if is_nothing(node):
+                return None
+            keep_leaf(key, self._style, node)
+        if not isinstance(node, Ref | LiteralText):  # a rule, so that it is looked at once
+            name = f"leaf{len(self._leaves)}"
+            self._define(name, node)
+            node = Ref(name)
+        self._leaves[key] = node
+        return node
 
     def _places(self, places: SchemaRefs) -> Node:
         name = self._names[places]
