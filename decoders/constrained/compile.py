@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from plait.decoders.constrained.grammar import gbnf, json_text, regex
 from plait.decoders.constrained.grammar.check import left_recursion, prune
@@ -34,6 +36,7 @@ from plait.decoders.constrained.vocabulary import Vocabulary
 from plait.kernels.grammar import UNREACHABLE, OpKind, TooLarge
 
 MAX_CHOICES = 10_000
+COMMON_FORMATS = ("date-time", "date", "time", "email", "uri", "uuid", "hostname", "ipv4")
 
 
 def compile_constraint(
@@ -60,6 +63,16 @@ def compile_constraint(
     has_marks = any(kind == OpKind.MARK for kind, *_ in table.operations)
     checked = tuple(_checked(grammar)) if has_marks else ()
     return CompiledTable(encode_table(table), shortest, checked, tuple(_ignored(spec)))
+
+
+def prepare() -> None:
+    """Read what most schemas hold once, in a process whose forks compile one constraint each."""
+    scalars: list[dict[str, Any]] = [{"type": name} for name in ("string", "integer", "number")]
+    scalars += [{"type": "boolean"}, {"type": "null"}, {"type": ["string", "null"]}]
+    scalars += [{"type": "string", "format": name} for name in COMMON_FORMATS]
+    schema = {"properties": {str(index): each for index, each in enumerate(scalars)}}
+    spec = ConstraintSpec("json_schema", json.dumps({"type": "object", **schema}))
+    build_table(lower(spec, ConstraintLimits()))
 
 
 def _checked(grammar: Grammar) -> list[str]:

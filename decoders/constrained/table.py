@@ -77,7 +77,10 @@ def _byte_sets(ranges: Ranges) -> tuple[bytes, list[list[bytes]]]:
     return single, [[bytes(range(a, b + 1)) for a, b in row] for row in rows if len(row) > 1]
 
 
-_RULE = OpKind.RULE.value
+# Plain numbers: there are many operations, and looking up an enum's member calls functions.
+_TEXT, _SET, _SEQ, _CHOICE = map(int, (OpKind.TEXT, OpKind.SET, OpKind.SEQ, OpKind.CHOICE))
+_REPEAT, _RULE, _LISTED = map(int, (OpKind.REPEAT, OpKind.RULE, OpKind.LISTED))
+_LEXEME, _ANY_ORDER, _MARK = map(int, (OpKind.LEXEME, OpKind.ANY_ORDER, OpKind.MARK))
 
 
 class _Builder:
@@ -121,20 +124,20 @@ class _Builder:
             return self._choice(node.items)
         if isinstance(node, CharClass):
             return self._characters(node.ranges)
-        if isinstance(node, AnyOrder):
-            return self._any_order(node)
-        if isinstance(node, Lexeme):
-            return self._put(OpKind.LEXEME, self._dfa(node.dfa), node.least, _most(node.most))
         if isinstance(node, Mark):
-            return self._leaf((OpKind.MARK.value, node.bits))
-        assert isinstance(node, Repeat), node
-        return self._put(OpKind.REPEAT, self.add(node.item), node.least, _most(node.most))
+            return self._leaf((_MARK, node.bits))
+        assert not isinstance(node, Ref | LiteralText), node
+        return self._counted(node)
 
-    def _any_order(self, node: AnyOrder) -> int:
+    def _counted(self, node: Repeat | Lexeme | AnyOrder) -> int:
+        most = -1 if node.most is None else node.most
+        if isinstance(node, Repeat):
+            return self._put(_REPEAT, self.add(node.item), node.least, most)
+        if isinstance(node, Lexeme):
+            return self._put(_LEXEME, self._dfa(node.dfa), node.least, most)
         items = [self.add(item.node) for item in node.items]
         flags = bytes(item.is_required + 2 * item.may_repeat for item in node.items)
-        separator, most = self.add(node.separator), _most(node.most)
-        return self._put(OpKind.ANY_ORDER, items, flags, separator, node.least, most)
+        return self._put(_ANY_ORDER, items, flags, self.add(node.separator), node.least, most)
 
     def _row(self, items: Sequence[Node]) -> int:
         """Return the operation of a row: without what is empty, its texts in one piece."""
@@ -152,7 +155,7 @@ class _Builder:
             found.append(self.add(item))
         if text or not found:
             found.append(self._text(text))
-        return found[0] if len(found) == 1 else self._put(OpKind.SEQ, found)
+        return found[0] if len(found) == 1 else self._put(_SEQ, found)
 
     def _choice(self, items: Sequence[Node]) -> int:
         """Return the operation of an alternation; its literal texts become one LISTED operation."""
@@ -161,13 +164,13 @@ class _Builder:
             found = [self.add(item) for item in items]
         else:
             others = [self.add(item) for item in items if type(item) is not LiteralText]
-            found = [self._put(OpKind.LISTED, sorted(texts)), *others]
-        return found[0] if len(found) == 1 else self._put(OpKind.CHOICE, found)
+            found = [self._put(_LISTED, sorted(texts)), *others]
+        return found[0] if len(found) == 1 else self._put(_CHOICE, found)
 
     def _text(self, text: str) -> int:
         known = self._texts.get(text)
         if known is None:
-            known = self._texts[text] = self._put(OpKind.TEXT, text.encode())
+            known = self._texts[text] = self._put(_TEXT, text.encode())
         return known
 
     def _characters(self, ranges: Ranges) -> int:
@@ -176,13 +179,13 @@ class _Builder:
         if known is None:
             single, rows = _byte_sets(ranges)
             found = [self._set(single)] if single else []
-            found += [self._put(OpKind.SEQ, list(map(self._set, row))) for row in rows]
-            known = found[0] if len(found) == 1 else self._put(OpKind.CHOICE, found)
+            found += [self._put(_SEQ, list(map(self._set, row))) for row in rows]
+            known = found[0] if len(found) == 1 else self._put(_CHOICE, found)
             self._chars[ranges] = known
         return known
 
     def _set(self, allowed: bytes) -> int:
-        return self._leaf((OpKind.SET.value, allowed))
+        return self._leaf((_SET, allowed))
 
     def _dfa(self, dfa: DfaParts) -> int:
         known = self._dfa_numbers.get(id(dfa))
@@ -198,10 +201,6 @@ class _Builder:
             self._operations.append(operation)
         return known
 
-    def _put(self, kind: OpKind, *rest: Any) -> int:
-        self._operations.append((int(kind), *rest))
+    def _put(self, *operation: Any) -> int:
+        self._operations.append(operation)
         return len(self._operations) - 1
-
-
-def _most(most: int | None) -> int:
-    return -1 if most is None else most

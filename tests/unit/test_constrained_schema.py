@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from msgspec.structs import fields
 
 from plait.decoders.constrained.compile import lower
 from plait.decoders.constrained.grammar.regex import EMPTY_SET

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, datetime
@@ -76,8 +76,24 @@ def markdown(found: Mapping[str, WalkTimes], left_out: Sequence[str], machine: M
         "# Masks, token by token",
         head,
         table(HEADER, [_row(*each) for each in found.items()]),
+        *_common(found),
     ]
     return "\n\n".join([*parts, *(f"Left out: {reason}" for reason in left_out)])
+
+
+def _common(found: Mapping[str, WalkTimes]) -> Iterator[str]:
+    """Yield what compiling takes of the schemas that all engines serve, if there are several."""
+    if len(found) < 2:
+        return
+    common = np.all([times.serves for times in found.values()], axis=0)
+    header = ["", "compile, s", "p50, ms", "p99", "max"]
+    rows = []
+    for name, times in found.items():
+        own = [seconds for seconds, is_one in zip(times.compile, common, strict=True) if is_one]
+        cells = [f"{1e3 * each:.2f}" for each in _quantiles(own, (0.5, 0.99, 1))]
+        rows.append([f"{name} {times.version}", f"{sum(own):.2f}", *cells])
+    yield f"Of the {common.sum()} schemas that all of them serve:"
+    yield table(header, rows)
 
 
 def _row(name: str, times: WalkTimes) -> list[str]:

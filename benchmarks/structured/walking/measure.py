@@ -6,10 +6,12 @@ token that an engine does not allow ends that instance, not the schema.
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from benchmarks.maskbench import Case, Deadline, instance_text, key_order, reordered
@@ -30,23 +32,41 @@ class WalkTimes:
     ended: int = 0  # instances that were walked to their end
     broken: int = 0  # instances with a token that was not allowed
     compile: list[float] = field(default_factory=list)  # CPU time of each schema, refused ones too
+    serves: list[bool] = field(default_factory=list)  # whether each schema is accepted
     mask: list[float] = field(default_factory=list)  # of each token
     accept: list[float] = field(default_factory=list)  # of each token that was allowed
 
 
 def walk_cases(cases: Iterable[Case], walker: Walker, encode: Encode, deadline_s: int) -> WalkTimes:
-    """Return the times of one engine; its process must be its own, since it uses its alarm."""
+    """Return the times of one engine; its process must be its own, since it uses its alarm.
+
+    Garbage is collected between cases only: the compile service's processes, too, end without.
+    """
     signal.signal(signal.SIGALRM, _interrupt)
     times = WalkTimes()
-    for case in cases:
-        signal.alarm(deadline_s)
-        try:
-            _walk_case(case, walker, encode, times)
-        except Deadline:
-            times.failed += 1
-        finally:
-            signal.alarm(0)
+    with _collecting_by_hand():
+        for case in cases:
+            gc.collect()
+            signal.alarm(deadline_s)
+            try:
+                _walk_case(case, walker, encode, times)
+            except Deadline:
+                times.failed += 1
+            finally:
+                signal.alarm(0)
     return times
+
+
+@contextmanager
+def _collecting_by_hand() -> Iterator[None]:
+    gc.collect()
+    gc.freeze()  # what is there already is not looked at again
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def _interrupt(*_: object) -> None:
@@ -63,6 +83,8 @@ def _walk_case(case: Case, walker: Walker, encode: Encode, times: WalkTimes) -> 
         return
     finally:
         times.compile.append(time.process_time() - began)
+        times.serves.append(False)
+    times.serves[-1] = True
     times.accepted += 1
     for test in case.tests:
         text = instance_text(reordered(test["data"], ranks)) if test["valid"] else None

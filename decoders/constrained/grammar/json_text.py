@@ -57,6 +57,7 @@ ARRAY = Ref("array")
 
 DIGIT = CharClass(chars.of("0123456789"))
 DIGIT_1_9 = CharClass(chars.of("123456789"))
+_written = json.JSONEncoder(ensure_ascii=False).encode
 _BLANK = CharClass(chars.of(" \n\r\t"))
 _HEX = CharClass(chars.of("0123456789abcdefABCDEF"))
 PLAIN: Ranges = chars.complement(chars.normalise([(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)]))
@@ -197,7 +198,7 @@ def literal(value: Any, style: JsonStyle = PRETTY) -> Node:
         return in_any_order(LiteralText("{"), required, 0, None, "}")
     if isinstance(value, list):
         return _fixed("[", [literal(item, style) for item in value], "]")
-    text = json.dumps(value, ensure_ascii=False)
+    text = _written(value)
     if style.numbers in ("any", "decimals") and type(value) in (int, float) and "e" not in text:
         whole, _, decimals = text.partition(".")
         is_integer = not decimals.strip("0")

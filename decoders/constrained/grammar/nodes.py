@@ -9,76 +9,53 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from plait.kernels.grammar import DfaParts
 
 MAX_CODE_POINT = 0x10FFFF
-# Hashes of what holds other nodes are kept: they'd be computed anew for each node further up.
-_HASH = field(default=0, init=False, repr=False, compare=False)
 Ranges = tuple[tuple[int, int], ...]  # inclusive code points, sorted, not touching, no surrogates
 
 
-@dataclass(frozen=True, slots=True)
-class LiteralText:
+class LiteralText(msgspec.Struct, frozen=True):
     """Exactly this text; "" is the empty word."""
 
     value: str
 
 
-@dataclass(frozen=True, slots=True)
-class CharClass:
+class CharClass(msgspec.Struct, frozen=True, cache_hash=True):
     """One character out of the ranges."""
 
     ranges: Ranges
-    _hash: int = _HASH
-
-    def __hash__(self) -> int:
-        return self._hash or _keep_hash(self, ("chars", self.ranges))
 
 
-@dataclass(frozen=True, slots=True)
-class Seq:
+class Seq(msgspec.Struct, frozen=True, cache_hash=True):
     """The items one after the other."""
 
     items: tuple[Node, ...]
-    _hash: int = _HASH
-
-    def __hash__(self) -> int:
-        return self._hash or _keep_hash(self, ("seq", self.items))
 
 
-@dataclass(frozen=True, slots=True)
-class Alternation:
+class Alternation(msgspec.Struct, frozen=True, cache_hash=True):
     """One of the items; no items: nothing matches."""
 
     items: tuple[Node, ...]
-    _hash: int = _HASH
-
-    def __hash__(self) -> int:
-        return self._hash or _keep_hash(self, ("choice", self.items))
 
 
-@dataclass(frozen=True, slots=True)
-class Repeat:
+class Repeat(msgspec.Struct, frozen=True, cache_hash=True):
     """The item least..most times; most None: without end."""
 
     item: Node
     least: int
     most: int | None
-    _hash: int = _HASH
-
-    def __hash__(self) -> int:
-        return self._hash or _keep_hash(self, ("repeat", self.item, self.least, self.most))
 
 
-@dataclass(frozen=True, slots=True)
-class Ref:
+class Ref(msgspec.Struct, frozen=True):
     """The rule of that name."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Lexeme:
+class Lexeme(msgspec.Struct, frozen=True, eq=False):
     """A text of least..most characters (most None: without end) that an automaton accepts."""
 
     dfa: DfaParts
@@ -86,8 +63,7 @@ class Lexeme:
     most: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(msgspec.Struct, frozen=True):
     """One of the items of AnyOrder."""
 
     node: Node
@@ -95,8 +71,7 @@ class Item:
     may_repeat: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AnyOrder:
+class AnyOrder(msgspec.Struct, frozen=True, eq=False):
     """least..most of the items (most None: any number) in any order, separators between them.
 
     Each at most once unless it may repeat; those that are required are among them. No item matches
@@ -113,8 +88,7 @@ class AnyOrder:
 DISTINCT, GROWING = 1, 2
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(msgspec.Struct, frozen=True):
     """The empty text; the automaton tells that it was led over it (see distinct.py)."""
 
     bits: int
@@ -138,12 +112,6 @@ class Grammar:
         return "\n".join(f"{name} ::= {_show(node, 0)}" for name, node in self.rules.items())
 
 
-def _keep_hash(node: CharClass | Seq | Alternation | Repeat, key: object) -> int:
-    found = hash(key) or 1
-    object.__setattr__(node, "_hash", found)
-    return found
-
-
 def is_nothing(node: Node) -> bool:
     """Tell whether a node is NOTHING, without comparing what it holds."""
     return type(node) is Alternation and not node.items
@@ -154,10 +122,13 @@ def seq(*items: Node) -> Node:
     flat: list[Node] = []
     for item in items:
         if type(item) is Seq:
-            flat.extend(item.items)
+            flat += item.items
+        elif type(item) is LiteralText:
+            if item.value:
+                flat.append(item)
         elif is_nothing(item):
             return NOTHING
-        elif type(item) is not LiteralText or item.value:
+        else:
             flat.append(item)
     return flat[0] if len(flat) == 1 else Seq(tuple(flat)) if flat else EMPTY
 
@@ -165,10 +136,11 @@ def seq(*items: Node) -> Node:
 def alternation(items: Iterable[Node]) -> Node:
     """Return the alternatives, flat and each once."""
     given = tuple(items)
-    if len(given) == 2 and not any(type(item) is Alternation for item in given):
-        return (
-            given[0] if given[0] == given[1] else Alternation(given)
-        )  # without hashes of all below
+    if len(given) == 1 and type(given[0]) is not Alternation:
+        return given[0]
+    if len(given) == 2 and type(given[0]) is not Alternation and type(given[1]) is not Alternation:
+        # without hashes of all below
+        return given[0] if given[0] == given[1] else Alternation(given)
     flat: dict[Node, None] = {}
     for item in given:
         if type(item) is Alternation:

@@ -11,11 +11,12 @@ stay numbers; characters come in classes of equal behaviour).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache, reduce
 from itertools import pairwise
 from typing import Literal
 from weakref import WeakValueDictionary
+
+import msgspec
 
 from plait.decoders.constrained.grammar import chars
 from plait.decoders.constrained.grammar.nodes import (
@@ -39,8 +40,7 @@ class TooManyStates(ValueError):
     """The automaton of an expression is larger than allowed."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class Expr:
+class Expr(msgspec.Struct, frozen=True, eq=False, weakref=True):
     """A set of texts. Make one with the functions below, never directly."""
 
     kind: Kind

@@ -8,8 +8,10 @@ negations inside oneOf, not and if/else); no schema is visited inside itself at 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from plait.decoders.constrained.schema.facts import Facts, SchemaRef, SchemaRefs, meet
 from plait.decoders.constrained.schema.read import (

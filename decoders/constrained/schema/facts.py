@@ -9,10 +9,12 @@ alternatives (a disjunction).
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Set
-from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Literal, TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from plait.decoders.constrained.grammar import regex
 from plait.decoders.constrained.grammar.regex import ANY_TEXT, Expr
@@ -35,8 +37,7 @@ TYPES: Mapping[str, Kinds] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class SchemaRef:
+class SchemaRef(msgspec.Struct, frozen=True):
     """A schema of the document, or its negation."""
 
     pointer: str
@@ -46,16 +47,14 @@ class SchemaRef:
 SchemaRefs = tuple[SchemaRef, ...]  # all of them hold; () allows any value
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(msgspec.Struct, frozen=True):
     """An end of a range of numbers."""
 
     value: Decimal
     is_open: bool  # the value itself is outside
 
 
-@dataclass(frozen=True, slots=True)
-class ArrayRule:
+class ArrayRule(msgspec.Struct, frozen=True):
     """What one schema says about the items; rest None: nothing about the further ones."""
 
     prefix: tuple[SchemaRefs, ...]
@@ -70,8 +69,7 @@ class ArrayRule:
         return self.prefix[index] if index < len(self.prefix) else self.rest or ()
 
 
-@dataclass(frozen=True, slots=True)
-class ContainsRule:
+class ContainsRule(msgspec.Struct, frozen=True):
     """Of the items from `start` on, least..most (None: any number) are valid at some places."""
 
     places: SchemaRefs  # one
@@ -86,8 +84,7 @@ class ContainsRule:
         return not self.least and self.most is None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ObjectRule:
+class ObjectRule(msgspec.Struct, frozen=True, eq=False):
     """What one schema says about the properties; extra None: nothing about unnamed ones."""
 
     named: Mapping[str, SchemaRefs]
@@ -107,8 +104,7 @@ class ObjectRule:
         return self.extra or ()
 
 
-@dataclass(frozen=True, slots=True)
-class MemberRule:
+class MemberRule(msgspec.Struct, frozen=True):
     """At least one property has a key out of `keys` that is valid at `names`, and a value that is
     valid at `places`: what breaks a rule that speaks of all properties."""
 
@@ -118,8 +114,7 @@ class MemberRule:
     pointer: str = ""  # of the keyword that is broken
 
 
-@dataclass(frozen=True, slots=True)
-class Obstacle:
+class Obstacle(msgspec.Struct, frozen=True):
     """A keyword that can't be enforced, should a value of this kind be possible."""
 
     kind: Kind
@@ -130,8 +125,7 @@ class Obstacle:
     narrower: tuple[Facts, ...] = ()  # what can be enforced in its place, as alternatives
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Facts:
+class Facts(msgspec.Struct, frozen=True, eq=False):
     """A conjunction of simple assertions; the fields of a kind speak about that kind only."""
 
     kinds: Kinds = ALL

@@ -9,9 +9,11 @@ under `_OTHERS`, which libraries write for their types.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
+
+from msgspec.structs import replace
 
 from plait.decoders.constrained.grammar import regex
 from plait.decoders.constrained.grammar.regex import ANY_CHAR, ANY_TEXT, Expr

@@ -11,10 +11,12 @@ writes them; const and enum values as given.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Set
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from plait.decoders.constrained.grammar import json_text, regex, residues
 from plait.decoders.constrained.grammar.dfa import lexeme
@@ -45,7 +47,6 @@ from plait.decoders.constrained.schema.facts import (
     meet,
 )
 from plait.decoders.constrained.schema.formats import asserted, with_formats
-from plait.decoders.constrained.schema.leaves import LeafKey, keep_leaf, kept_leaf, leaf_key
 from plait.decoders.constrained.schema.numbers import (
     MAX_REMAINDERS,
     NeedsRemainders,
@@ -57,6 +58,12 @@ from plait.decoders.constrained.schema.numbers import (
 )
 from plait.decoders.constrained.schema.properties import ObjectWriter
 from plait.decoders.constrained.schema.references.document import Document
+from plait.decoders.constrained.schema.references.leaves import (
+    LeafKey,
+    keep_leaf,
+    kept_leaf,
+    leaf_key,
+)
 from plait.decoders.constrained.schema.references.reading import meant
 from plait.decoders.constrained.schema.references.resources import schemas
 from plait.decoders.constrained.schema.sets.outside import Unprovable
@@ -83,7 +90,7 @@ def schema_grammar(schema: Any, limits: ConstraintLimits, style: JsonStyle) -> G
     """
     if isinstance(schema, dict) and "/draft-04/" in str(schema.get("$schema")):
         numbers: Numbers = "decimals" if style.numbers == "any" else "plain"
-        style = replace(style, numbers=numbers)
+        style = dataclasses.replace(style, numbers=numbers)
     if style.formats in ("annotate", "standard"):
         schema = with_only(schema, asserted(style.formats))
     document = Document(schema, max_depth=limits.max_depth)

@@ -7,9 +7,10 @@ asked (scientific_text).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from math import inf, isfinite, lcm, nextafter
+
+from msgspec.structs import replace
 
 from plait.decoders.constrained.grammar import chars, regex
 from plait.decoders.constrained.grammar.json_text import MAX_DECIMALS, MAX_INTEGER_DIGITS

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
+import msgspec
+
 from plait.decoders.constrained.grammar import json_text, regex
 from plait.decoders.constrained.grammar.json_text import COLON, COMMA, WS
 from plait.decoders.constrained.grammar.nodes import (
@@ -36,16 +38,14 @@ MAX_STATES = 500  # of the automata that tell whether a class has any key
 MAX_COUNTED = 20_000  # rules of one object whose properties are counted
 
 
-@dataclass(frozen=True, slots=True)
-class DeclaredProperty:
+class DeclaredProperty(msgspec.Struct, frozen=True):
     """A declared property."""
 
     node: Node
     is_required: bool
 
 
-@dataclass(frozen=True, slots=True)
-class UndeclaredKeys:
+class UndeclaredKeys(msgspec.Struct, frozen=True):
     """Undeclared keys that fall under the same schemas."""
 
     keys: Expr

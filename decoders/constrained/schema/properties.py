@@ -7,7 +7,9 @@ declared ones or an undeclared one: each choice is an object of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from plait.decoders.constrained.grammar import json_text, regex
 from plait.decoders.constrained.grammar.nodes import (

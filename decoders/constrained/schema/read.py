@@ -7,11 +7,12 @@ another dialect, are refused by name all the same.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from decimal import Decimal
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
+
+from msgspec.structs import replace
 
 from plait.decoders.constrained.grammar import regex
 from plait.decoders.constrained.grammar.regex import Expr

@@ -23,7 +23,7 @@ from typing import NoReturn
 
 import msgspec
 
-from plait.decoders.constrained.compile import compile_constraint
+from plait.decoders.constrained.compile import compile_constraint, prepare
 from plait.decoders.constrained.spec import (
     ConstraintError,
     content_key,
@@ -58,6 +58,7 @@ class JobCompiler:
     """Compiles one job; holds the vocabularies of the served models and the limits."""
 
     def __init__(self, config: ForkServerConfig) -> None:
+        prepare()
         self._limits = config.limits
         self._vocabularies = {model.name: _prepare(model) for model in config.models}
         self._fingerprints = {

@@ -7,8 +7,9 @@ holds no value of the unwanted facts. It may return less than the exact differen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from plait.decoders.constrained.grammar import regex
 from plait.decoders.constrained.grammar.regex import ANY_CHAR, Expr

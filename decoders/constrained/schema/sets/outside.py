@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
+
+from msgspec.structs import replace
 
 from plait.decoders.constrained.grammar import regex
 from plait.decoders.constrained.grammar.regex import ANY_TEXT, EMPTY_SET
