@@ -113,4 +113,4 @@ def _most_kept(shared_bytes: int) -> int:
             state = automaton.step(state, byte)
             _mask(automaton, state)
             found.append(handle.num_shared_bytes)
-    return max(found)
+    return max(map(int, found))
