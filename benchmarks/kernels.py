@@ -132,7 +132,7 @@ def fastest(call: Callable[[], object], seconds: float) -> float:
 def measure(mode: Mode, rows: Sequence[int], context: int, seconds: float) -> list[str]:
     """Return one cell for every number of rows: whole pass, and the stack alone."""
     num_blocks = max(rows) * (context // BLOCK_SIZE + 1)
-    bench = build(mode, "int8" if mode == "int4" else mode, num_blocks)
+    bench = build(mode, "int8" if mode.startswith("int4") else mode, num_blocks)
     cells = []
     for count in rows:
         metadata = prompt_rows(count) if count > 64 else decode_rows(count, context)
@@ -187,7 +187,7 @@ def measure_attention(mode: Mode, rows: Sequence[int], context: int, seconds: fl
 def main() -> None:
     """Print a table: ms of a whole pass (of the stack alone), or of the attention of a layer."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--modes", nargs="+", default=["int4", "bf16", "fp32"])
+    parser.add_argument("--modes", nargs="+", default=["int4", "int4fixed", "bf16", "fp32"])
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64, 512])
     parser.add_argument("--context", type=int, default=100, help="cached tokens of a decode row")
     parser.add_argument("--seconds", type=float, default=1.0, help="for every cell")

@@ -244,9 +244,7 @@ def main() -> None:
     """Parse the command line, run, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--requests", type=int, default=500)
-    parser.add_argument(
-        "--weights", default="fp32", choices=["auto", "fp32", "bf16", "int8", "int4"]
-    )
+    parser.add_argument("--weights", default="fp32", choices=get_args(WeightMode))
     parser.add_argument("--drafters", nargs="*", default=None)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from plait.decoders.constrained.spec import PRETTY, JsonStyle
 
-WeightMode = Literal["auto", "fp32", "bf16", "int8", "int4"]
+WeightMode = Literal["auto", "fp32", "bf16", "int8", "int4", "int4fixed"]
 Kernels = Literal[
     "fastest",
     "reference",

@@ -67,14 +67,15 @@ Choice choice_of(const Path* path, const std::string& name) {
 class Trial {
  public:
   Trial(int mode, int rows)
-      : panels_(size_t{kPanels} * kGroups * kFormats[mode].block_bytes + kMargin, 0x11),
+      : panels_(size_t{kPanels} * (kGroups + kFormats[mode].lead) * kFormats[mode].block_bytes + kMargin, 0x11),
         inputs_(kGroups * kGroup, 0.5f),
         outputs_(size_t{kPanels} * kPanel * rows),
         values_(round_up(rows, 16) * kGroups * kGroup),
         steps_(round_up(rows, 16) * kGroups),
         sums_(steps_.size()),
+        row_steps_(round_up(rows, 16)),
         matrix_{static_cast<Mode>(mode), kPanels * kPanel, kGroups * kGroup, panels_.data(), nullptr},
-        acts_{values_.data(), steps_.data(), sums_.data(), rows, kGroups} {}
+        acts_{values_.data(), steps_.data(), sums_.data(), row_steps_.data(), rows, kGroups} {}
 
   // Seconds.
   double run(const LinearKernel& kernel) {
@@ -91,7 +92,7 @@ class Trial {
   static constexpr size_t kMargin = 8192;  // kernels ask for weights ahead
 
   std::vector<uint8_t> panels_;
-  std::vector<float> inputs_, outputs_, values_, steps_, sums_;
+  std::vector<float> inputs_, outputs_, values_, steps_, sums_, row_steps_;
   Matrix matrix_;
   Acts acts_;
 };

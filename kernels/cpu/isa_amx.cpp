@@ -22,6 +22,8 @@ namespace {
 #include "../linear/integers.h"
 #include "../linear/floats.h"
 #include "../linear/amx.h"
+#include "../linear/fixed.h"
+#include "../linear/amx_fixed.h"
 
 }  // namespace
 }  // namespace amx_isa
@@ -50,7 +52,7 @@ const Path kAmxPath{
     "amx",
     &kAvx512VnniPath,
     supported,
-    {{}, amx_isa::kAmxBf16, amx_isa::kAmxInt8, amx_isa::kAmxInt4, amx_isa::kAmxInt4Wide},
+    {{}, amx_isa::kAmxBf16, amx_isa::kAmxInt8, amx_isa::kAmxInt4, amx_isa::kAmxInt4Wide, amx_isa::kAmxFixed},
     {},
     nullptr,
 };

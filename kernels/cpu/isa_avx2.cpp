@@ -17,6 +17,8 @@ namespace {
 #include "../linear/tiles.h"
 #include "../linear/integers.h"
 #include "../linear/floats.h"
+#include "../linear/fixed.h"
+#include "../linear/fixed_scalar.h"
 #include "../elementwise/elementwise.h"
 #include "../paged_attention/attention.h"
 
@@ -38,7 +40,8 @@ const Path kAvx2Path{
     "avx2",
     nullptr,
     supported,
-    {avx2_isa::kFp32, avx2_isa::kBf16, avx2_isa::kInt8, avx2_isa::kInt4, avx2_isa::kInt4Wide},
+    {avx2_isa::kFp32, avx2_isa::kBf16, avx2_isa::kInt8, avx2_isa::kInt4, avx2_isa::kInt4Wide,
+     avx2_isa::kFixedScalar},
     avx2_isa::kRowKernels,
     avx2_isa::attention,
 };

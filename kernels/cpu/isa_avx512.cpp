@@ -17,6 +17,8 @@ namespace {
 #include "../linear/tiles.h"
 #include "../linear/integers.h"
 #include "../linear/floats.h"
+#include "../linear/fixed.h"
+#include "../linear/fixed_scalar.h"
 #include "../elementwise/elementwise.h"
 #include "../paged_attention/attention.h"
 
@@ -40,7 +42,8 @@ const Path kAvx512Path{
     "avx512",
     nullptr,
     supported,
-    {avx512_isa::kFp32, avx512_isa::kBf16, avx512_isa::kInt8, avx512_isa::kInt4, avx512_isa::kInt4Wide},
+    {avx512_isa::kFp32, avx512_isa::kBf16, avx512_isa::kInt8, avx512_isa::kInt4, avx512_isa::kInt4Wide,
+     avx512_isa::kFixedScalar},
     avx512_isa::kRowKernels,
     avx512_isa::attention,
 };

@@ -16,6 +16,8 @@ namespace {
 #include "../linear/tiles.h"
 #include "../linear/integers.h"
 #include "../linear/sixteens.h"
+#include "../linear/fixed.h"
+#include "../linear/fixed_vnni.h"
 
 }  // namespace
 }  // namespace avx512vnni_isa
@@ -33,7 +35,8 @@ const Path kAvx512VnniPath{
     "avx512vnni",
     &kAvx512Path,
     supported,
-    {{}, {}, avx512vnni_isa::kInt8, avx512vnni_isa::kInt4, avx512vnni_isa::kInt4Wide},
+    {{}, {}, avx512vnni_isa::kInt8, avx512vnni_isa::kInt4, avx512vnni_isa::kInt4Wide,
+     avx512vnni_isa::kFixedVnni},
     {},
     nullptr,
 };

@@ -12,6 +12,8 @@ namespace {
 #include "../linear/tiles.h"
 #include "../linear/integers.h"
 #include "../linear/floats.h"
+#include "../linear/fixed.h"
+#include "../linear/fixed_scalar.h"
 #include "../elementwise/elementwise.h"
 #include "../paged_attention/attention.h"
 
@@ -24,7 +26,8 @@ const Path kGenericPath{
     "generic",
     nullptr,
     supported,
-    {generic_isa::kFp32, generic_isa::kBf16, generic_isa::kInt8, generic_isa::kInt4, generic_isa::kInt4Wide},
+    {generic_isa::kFp32, generic_isa::kBf16, generic_isa::kInt8, generic_isa::kInt4, generic_isa::kInt4Wide,
+     generic_isa::kFixedScalar},
     generic_isa::kRowKernels,
     generic_isa::attention,
 };

@@ -16,16 +16,19 @@ constexpr int kQueries = 48;    // queries (row, head) that share the keys of an
 constexpr int kSlots = kQueries + 16;  // of numbers by query: 16 are read at once, from any query on
 constexpr int kStrip = 64;      // keys between two corrections of the running softmax
 
-enum class Mode { fp32, bf16, int8, int4, int4wide };
-constexpr int kModes = 5;
+enum class Mode { fp32, bf16, int8, int4, int4wide, int4fixed };
+constexpr int kModes = 6;
 
-// A mode's name in Python, and the bytes of a block of 32 columns x 32 k.
+// A mode's name in Python, the bytes of a block of 32 columns x 32 k, and how many blocks a panel has
+// in front of those of its weights.
 struct WeightFormat {
   const char* name;
   int block_bytes;
+  int lead = 0;
 };
 constexpr WeightFormat kFormats[kModes] = {
-    {"fp32", 4096}, {"bf16", 2048}, {"int8", 1088}, {"int4", 640}, {"int4wide", 768}};
+    {"fp32", 4096}, {"bf16", 2048},    {"int8", 1088},
+    {"int4", 640},  {"int4wide", 768}, {"int4fixed", 640, 1}};
 
 enum AttentionMode { kCausal = 0, kTree = 1, kFull = 2, kBranches = 3, kShadow = 4, kContext = 5 };
 
@@ -44,9 +47,9 @@ struct Matrix {
 
   int groups() const { return ceil_div(k, kGroup); }
   int panel_count() const { return ceil_div(n, kPanel); }
-  size_t panel_bytes() const {
-    return static_cast<size_t>(groups()) * kFormats[static_cast<int>(mode)].block_bytes;
-  }
+  const WeightFormat& format() const { return kFormats[static_cast<int>(mode)]; }
+  int panel_blocks() const { return groups() + format().lead; }
+  size_t panel_bytes() const { return static_cast<size_t>(panel_blocks()) * format().block_bytes; }
 };
 
 class UpcomingKeys;
@@ -56,6 +59,7 @@ class UpcomingKeys;
 struct Acts {
   void* values;
   float *steps, *sums;
+  float* row_steps;  // of int4fixed: of whole rows
   int rows, groups;
   UpcomingKeys* upcoming;  // what the thread asks for while it multiplies; may be null
 };

@@ -124,6 +124,7 @@ inline Acts carve_acts(Carver& carver, int count, int width) {
   acts.values = carver.take<float>(rows * groups * kGroup);
   acts.steps = carver.take<float>(rows * groups);
   acts.sums = carver.take<float>(rows * groups);
+  acts.row_steps = carver.take<float>(rows);
   return acts;
 }
 
@@ -144,7 +145,7 @@ inline Matrix matrix_of(const std::string& mode, int64_t n, int64_t k, const at:
     const uint8_t* data = data_of<uint8_t>(panels, 3, "panels");
     const Matrix matrix{static_cast<Mode>(i), static_cast<int>(n), static_cast<int>(k), data,
                         vector_of(bias, n, "bias")};
-    TORCH_CHECK_VALUE(panels.size(0) == matrix.panel_count() && panels.size(1) == matrix.groups() &&
+    TORCH_CHECK_VALUE(panels.size(0) == matrix.panel_count() && panels.size(1) == matrix.panel_blocks() &&
                           panels.size(2) == format.block_bytes,
                       "panels ", panels.sizes(), " do not hold ", mode, " [", n, ", ", k, "]");
     return matrix;

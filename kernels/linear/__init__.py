@@ -1,8 +1,9 @@
-"""Matrix products with weights of five modes: fp32, bf16, int8, int4 and int4wide (groups of 32).
+"""Matrix products with weights of six modes: fp32, bf16, int8, int4, int4wide and int4fixed.
 
 x [m, k] fp32, weight [n, k] -> [m, n] fp32. For bf16 weights x is rounded to bf16, for int8 weights
-to 16-bit integers, for int4 weights to 8-bit ones (see reference.rounded and ADR 0007); a group's
-products of integers are summed exactly, groups in fp32. Law: on the compiled path a row of the
+to 16-bit integers, for int4 weights to 8-bit ones (see reference.rounded and ADR 0007); products of
+integers are summed exactly in groups of 32, groups in fp32. With int4fixed weights (fixed.py, ADR
+0012) x is rounded to 14-bit integers, and the sums of whole rows are exact. Law: on the compiled path a row of the
 result has the same bits whatever the other rows are and however many.
 """
 
@@ -12,6 +13,7 @@ from plait.kernels.linear.weight import (
     GROUP_SIZE,
     Mode,
     Weight,
+    as_fixed,
     dequantize,
     from_dense,
     from_quantized,
@@ -22,6 +24,7 @@ __all__ = [
     "GROUP_SIZE",
     "Mode",
     "Weight",
+    "as_fixed",
     "dequantize",
     "from_dense",
     "from_quantized",

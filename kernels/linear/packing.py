@@ -10,9 +10,11 @@ take two k at a time):
     int8   scale [32] fp16, [pair 16][vector 2][column 16][k of pair 2] int8           1088 bytes
     int4   scale [32] fp16, minimum [32] fp16, [k / 8][vector 2][column 16] 32 bits     640 bytes
     int4wide   the same, scale and minimum fp32                                         768 bytes
+    int4fixed  [column 32] (factor, offset) int16, quants as those of int4              640 bytes
 
 The 32 bits of int4 hold 8 k of one column: byte i holds k i in its low half, k 4 + i in its high
-one.
+one. Scale and minimum of int4fixed are a factor and an offset times the column's step; its panels
+have one block more, the first, which begins with the steps [32] fp32.
 Columns beyond n and k beyond the weight's are zero.
 """
 
@@ -22,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from plait.kernels.linear.fixed import column_steps
+
 PANEL = 32
 GROUP = 32
 
@@ -30,6 +34,8 @@ def pack_weight(mode: str, values: Tensor, scale: Tensor | None, minimum: Tensor
     """Return [panels, groups, bytes of a block] uint8 for values [n, k] of layout "rows"."""
     n, k = values.shape
     values = pad(values, (0, -k % GROUP, 0, -n % PANEL))
+    if mode == "int4fixed" and scale is not None and minimum is not None:
+        return _pack_fixed(values, scale, minimum)
     parts = [_group_columns(part) for part in (scale, minimum) if part is not None]
     parts.append(_PACK[mode](values))
     return torch.cat([part.view(torch.uint8).flatten(2) for part in parts], -1).contiguous()
@@ -37,6 +43,8 @@ def pack_weight(mode: str, values: Tensor, scale: Tensor | None, minimum: Tensor
 
 def unpack_weight(mode: str, packed: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Undo pack_panels; the padding stays: values [n + pad, k + pad], scale and minimum [.., g]."""
+    if mode == "int4fixed":
+        return _unpack_fixed(packed)
     scale = minimum = None
     kind = torch.float32 if mode == "int4wide" else torch.float16
     if mode in ("int8", "int4", "int4wide"):
@@ -51,6 +59,11 @@ def unpack_rows(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return what unpack_weight would, of the rows `ids` [m] int64 alone: [m, k + pad]."""
     panel, column = ids // PANEL, ids % PANEL
+    if mode == "int4fixed":  # whole panels, at most as many as rows
+        rows = panel.unique()
+        parts = _unpack_fixed(packed[rows])
+        at = torch.searchsorted(rows, panel) * PANEL + column
+        return parts[0][at], parts[1][at], parts[2][at]
     scale = minimum = None
     kind = torch.float32 if mode == "int4wide" else torch.float16
     size = kind.itemsize * PANEL
@@ -70,6 +83,28 @@ def unpack_rows(
         eights = packed.view(*packed.shape[:2], 4, 2, 16, 4)[panel, :, :, vector, column]
         values = torch.stack([eights & 15, eights >> 4], -2)
     return values.reshape(len(ids), packed.shape[1] * GROUP), scale, minimum
+
+
+def _pack_fixed(values: Tensor, scale: Tensor, minimum: Tensor) -> Tensor:
+    steps = column_steps(scale, minimum)
+    pairs = torch.stack([part / steps.unsqueeze(-1) for part in (scale, minimum)], -1)
+    columns = pad(pairs.to(torch.int16), (0, 0, 0, 0, 0, -len(pairs) % PANEL))
+    columns = columns.view(-1, PANEL, *pairs.shape[1:]).transpose(1, 2).contiguous()
+    parts = [columns.view(torch.uint8).flatten(2), _pack_nibbles(values).flatten(2)]
+    blocks = torch.cat(parts, -1)
+    lead = torch.zeros_like(blocks[:, :1])
+    lead[:, 0, : 4 * PANEL] = pad(steps, (0, -len(steps) % PANEL)).view(-1, PANEL).view(torch.uint8)
+    return torch.cat([lead, blocks], 1).contiguous()
+
+
+def _unpack_fixed(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    size = 4 * PANEL
+    steps = packed[:, 0, :size].contiguous().view(torch.float32)  # [panels, 32]
+    blocks = packed[:, 1:]
+    pairs = blocks[..., :size].contiguous().view(torch.int16).unflatten(-1, (PANEL, 2))
+    parts = pairs.float() * steps[:, None, :, None]  # [panels, groups, 32, 2]
+    scale, minimum = parts.transpose(1, 2).flatten(0, 1).unbind(-1)
+    return _unpack_nibbles(blocks[..., size:].contiguous()), scale, minimum
 
 
 def _group_columns(numbers: Tensor) -> Tensor:

@@ -25,12 +25,16 @@ def rounded(x: Tensor, mode: Mode) -> Tensor:
 
     fp32 as it is, bf16 in bf16. For integer weights in groups of 32, each with a step: for int8
     whole steps from -32767 to 32767; for int4 and int4wide each 8 have a factor from 1 to 16, and
-    are whole multiples, from -127 to 127, of factor * step.
+    are whole multiples, from -127 to 127, of factor * step. For int4fixed a row has one step, and is
+    whole multiples of it from -8127 to 8127.
     """
     if mode == "fp32":
         return x
     if mode == "bf16":
         return x.bfloat16().float()
+    if mode == "int4fixed":
+        top = x.abs().amax(-1, keepdim=True)
+        return torch.where(top < _LEAST, 0.0, (x * _over(8127, top)).round_() * (top / 8127))
     groups = pad(x, (0, -x.shape[1] % GROUP_SIZE)).view(x.shape[0], -1, 4, GROUP_SIZE // 4)
     top = groups.abs().amax((-1, -2), keepdim=True)
     most = 32767.0 if mode == "int8" else 127.0 * 16.0

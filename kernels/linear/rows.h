@@ -32,8 +32,8 @@ inline float nibble_at(const uint8_t* quants, int column, int k) {
   return static_cast<float>(k % 8 < 4 ? both & 15 : both >> 4);
 }
 
-// The 32 k of one column of a block.
-inline void read_column(Mode mode, const uint8_t* block, int column, float* out) {
+// The 32 k of one column of a block of a panel.
+inline void read_column(Mode mode, const uint8_t* panel, const uint8_t* block, int column, float* out) {
   const auto each = [&](const auto& number) {
     for (int k = 0; k < kGroup; ++k) out[k] = number(k);
   };
@@ -60,16 +60,23 @@ inline void read_column(Mode mode, const uint8_t* block, int column, float* out)
       const float minimum = number_at<float>(block, kPanel + column);
       return each([&](int k) { return nibble_at(block + 8 * kPanel, column, k) * scale + minimum; });
     }
+    case Mode::int4fixed: {
+      const float step = number_at<float>(panel, column);
+      const float factor = number_at<int16_t>(block, 2 * column);
+      const float offset = number_at<int16_t>(block, 2 * column + 1);
+      return each([&](int k) { return (nibble_at(block + 4 * kPanel, column, k) * factor + offset) * step; });
+    }
   }
 }
 
 // out [k] = row `index` of the matrix.
 inline void take_row(const Matrix& m, int64_t index, bool half, float* out) {
-  const uint8_t* block = m.panels + index / kPanel * m.panel_bytes();
-  const size_t bytes = m.panel_bytes() / m.groups();
+  const uint8_t* panel = m.panels + index / kPanel * m.panel_bytes();
+  const uint8_t* block = panel + m.format().lead * m.format().block_bytes;
+  const size_t bytes = m.format().block_bytes;
   float column[kGroup];
   for (int first = 0; first < m.k; first += kGroup, block += bytes) {
-    read_column(m.mode, block, static_cast<int>(index % kPanel), column);
+    read_column(m.mode, panel, block, static_cast<int>(index % kPanel), column);
     const int count = std::min(kGroup, m.k - first);
     for (int i = 0; i < count; ++i) {
       out[first + i] = half ? static_cast<float>(at::BFloat16(column[i])) : column[i];

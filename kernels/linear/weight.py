@@ -1,10 +1,12 @@
-"""The weight of a linear layer, in one of five modes and one of two layouts.
+"""The weight of a linear layer, in one of six modes and one of two layouts.
 
 Layout "rows" is what torch code reads: values [n, k], and for the integer modes scale and minimum
 [n, k / 32]. Layout "panels" is what the C++ kernels read, see packing.py. A quantized value is
 `q * scale + minimum` with one scale and one minimum for 32 neighbours along k; both are fp16
 numbers, as in GGUF, so that Q4_0, Q4_1 and Q8_0 are held exactly. int4wide holds them in fp32, for
 groups that are quantised already and need it, as those of Q4_K (products of 11 bits and 6).
+int4fixed rounds them to multiples of a step of their column, see fixed.py: 15 bits for the greatest
+weight of a column.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from plait.kernels.linear.fixed import round_to_steps
 from plait.kernels.linear.packing import unpack_rows, unpack_weight
 
-Mode = Literal["fp32", "bf16", "int8", "int4", "int4wide"]
+Mode = Literal["fp32", "bf16", "int8", "int4", "int4wide", "int4fixed"]
 GROUP_SIZE = 32
 
 
@@ -31,8 +34,10 @@ class Weight:
     k: int
     layout: Literal["rows", "panels"]
     values: Tensor  # rows: [n, k or k padded to 32]; panels: [panels, groups, bytes] uint8
-    scale: Tensor | None = None  # rows of integer modes: [n, groups] fp16, fp32 of int4wide
-    minimum: Tensor | None = None  # rows of int4 and int4wide: like scale
+    scale: Tensor | None = (
+        None  # rows of integer modes: [n, groups], fp16 of int8 and int4, or fp32
+    )
+    minimum: Tensor | None = None  # rows of int4, int4wide and int4fixed: like scale
 
     @property
     def nbytes(self) -> int:
@@ -46,6 +51,8 @@ def from_dense(dense: Tensor, mode: Mode) -> Weight:
 
     int4 is asymmetric (minimum and maximum of a group are hit), int8 symmetric.
     """
+    if mode == "int4fixed":
+        return as_fixed(from_dense(dense, "int4wide"))
     n, k = dense.shape
     if mode == "fp32":
         return Weight(mode, n, k, "rows", dense.float().contiguous())
@@ -81,6 +88,14 @@ def from_quantized(q: Tensor, scale: Tensor, minimum: Tensor | None) -> Weight:
         return Weight("int4wide", n, k, "rows", q.contiguous(), *wide)
     halves = _as_half(scale), _as_half(minimum)
     return Weight(mode, n, k, "rows", q.contiguous(), *halves)
+
+
+def as_fixed(weight: Weight) -> Weight:
+    """Return a weight of mode int4 or int4wide, layout "rows", in mode int4fixed: nearly the same."""
+    if weight.scale is None or weight.minimum is None:
+        raise ValueError(f"weights of mode {weight.mode} have no minimum")
+    scale, minimum = round_to_steps(weight.scale, weight.minimum)
+    return Weight("int4fixed", weight.n, weight.k, "rows", weight.values, scale, minimum)
 
 
 def dequantize(weight: Weight) -> Tensor:

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from plait.kernels import extension
-from plait.kernels.linear import Mode, dequantize, from_dense, from_quantized, take_rows
+from plait.kernels.linear import (
+    Mode,
+    as_fixed,
+    dequantize,
+    from_dense,
+    from_quantized,
+    take_rows,
+)
+from plait.kernels.linear.fixed import column_steps
 from plait.kernels.linear.reference import rounded
 from tests.fixtures.backends import (
     COMPILED,
@@ -18,7 +26,7 @@ from tests.fixtures.backends import (
     using_isa,
 )
 
-MODES: tuple[Mode, ...] = ("fp32", "bf16", "int8", "int4", "int4wide")
+MODES: tuple[Mode, ...] = ("fp32", "bf16", "int8", "int4", "int4wide", "int4fixed")
 SHAPES = [(576, 576), (70, 100), (31, 33), (1, 1), (96, 1536)]
 ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 33, 100, 129]
 
@@ -180,6 +188,50 @@ def test_integers_are_summed_exactly(isa: str, dtype: torch.dtype) -> None:
         assert torch.equal(row, sums.sum(-1).float().sum(-1))
 
 
+@compiled
+@pytest.mark.parametrize("rows", [1, 3, 16, 21])
+@pytest.mark.parametrize(("n", "k"), [(40, 64), (33, 1536), (32, 4096)])
+def test_fixed_sums_are_exact(isa: str, n: int, k: int, rows: int) -> None:
+    """Against sums in 64 bits, the greatest that columns and rows can have among them."""
+    generator = torch.Generator().manual_seed(k)
+    most = min(2**14, 2**25 // k) - 17
+    factor = torch.randint(-most // 8, most // 8, (n, k // 32), generator=generator)
+    offset = torch.randint(-most // 30, most // 30, (n, k // 32), generator=generator)
+    q = torch.randint(0, 16, (n, k), dtype=torch.uint8, generator=generator)
+    factor[0], offset[0], q[0] = 0, most, 0
+    factor[1], offset[1], q[1] = most // 15, 0, 15
+    step = 2.0 ** torch.randint(-20, 3, (n, 1), generator=generator)
+    weight = as_fixed(from_quantized(q, factor * step, offset * step + 2**-24))
+    x = torch.randint(-8127, 8128, (rows, k), generator=generator)
+    x[:, 5] = 8127  # so a step is 1
+    x[0], x[-1] = 8127, -8127
+    whole = (dequantize(weight) / step).double() @ x.double().T
+    have = COMPILED.linear(x.float(), COMPILED.pack(weight))
+    assert torch.equal(whole, whole.round())
+    torch.testing.assert_close(have.T.double(), whole * step, rtol=2**-22, atol=0)
+
+
+@pytest.mark.parametrize("k", [32, 96, 4096])
+def test_fixed_steps_hold_weights_in_15_bits(k: int) -> None:
+    """A weight moves by half a step for its offset and for each of its q; rounding again does nothing."""
+    weight = from_dense(_random(50, k) * 10 ** _random(50, 1, seed=1), "int4wide")
+    fixed = as_fixed(weight)
+    assert weight.scale is not None and weight.minimum is not None
+    step = column_steps(weight.scale, weight.minimum, 16).unsqueeze(-1)
+    error = (dequantize(fixed) - dequantize(weight)).abs()
+    assert torch.all(error <= step * 8.001)
+    assert torch.all(step <= dequantize(weight).abs().amax(-1, keepdim=True) * 2.0**-11)
+    again = as_fixed(fixed)
+    assert torch.equal(dequantize(again), dequantize(fixed))
+    with pytest.raises(ValueError, match="have no minimum"):
+        as_fixed(from_dense(_random(4, 64), "int8"))
+
+
+def test_fixed_columns_may_be_zero() -> None:
+    dense = torch.zeros(40, 64)
+    assert torch.equal(dequantize(COMPILED.pack(from_dense(dense, "int4fixed"))), dense)
+
+
 def _with_factors(rows: int, k: int) -> Tensor:
     """Return inputs that are whole multiples of 8's own factors, the first 8 of a group with 16."""
     factor = torch.randint(1, 17, (rows, k // 8, 1))
@@ -221,7 +273,7 @@ def test_pairs_of_bf16_are_one_chain(rows: int) -> None:
 
 
 @compiled
-@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize("mode", ["int8", "int4", "int4fixed"])
 def test_inputs_without_a_step_are_zero(isa: str, mode: Mode) -> None:
     weight = COMPILED.pack(from_dense(_random(40, 64), mode))
     x = torch.zeros(3, 64)

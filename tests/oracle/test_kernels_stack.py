@@ -55,6 +55,7 @@ TOLERANCE: dict[Modes, float] = {
     "int8": 1e-2,
     "int4": 2e-2,
     "int4wide": 2e-2,
+    "int4fixed": 1e-2,
     "mixed": 2e-2,
 }
 EACH: tuple[Mode, ...] = ("fp32", "bf16", "int8", "int4", "bf16", "int4wide", "int8")  # of "mixed"
