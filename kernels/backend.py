@@ -68,7 +68,7 @@ class KernelBackend:
         return weight
 
     def suited(self, weight: Weight) -> Weight:
-        """Return a weight of layout "rows" in the mode of its size that is multiplied fastest here."""
+        """Return a weight of layout "rows" in the mode of its size that is fastest here."""
         return weight
 
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:

@@ -59,11 +59,10 @@ def unpack_rows(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return what unpack_weight would, of the rows `ids` [m] int64 alone: [m, k + pad]."""
     panel, column = ids // PANEL, ids % PANEL
-    if mode == "int4fixed":  # whole panels, at most as many as rows
-        rows = panel.unique()
-        parts = _unpack_fixed(packed[rows])
-        at = torch.searchsorted(rows, panel) * PANEL + column
-        return parts[0][at], parts[1][at], parts[2][at]
+    if mode == "int4fixed":  # by whole panels
+        at = torch.arange(len(ids)) * PANEL + column
+        whole = _unpack_fixed(packed[panel])
+        return whole[0][at], whole[1][at], whole[2][at]
     scale = minimum = None
     kind = torch.float32 if mode == "int4wide" else torch.float16
     size = kind.itemsize * PANEL
@@ -101,7 +100,7 @@ def _unpack_fixed(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     size = 4 * PANEL
     steps = packed[:, 0, :size].contiguous().view(torch.float32)  # [panels, 32]
     blocks = packed[:, 1:]
-    pairs = blocks[..., :size].contiguous().view(torch.int16).unflatten(-1, (PANEL, 2))
+    pairs = blocks[..., :size].contiguous().view(torch.int16).view(*blocks.shape[:2], PANEL, 2)
     parts = pairs.float() * steps[:, None, :, None]  # [panels, groups, 32, 2]
     scale, minimum = parts.transpose(1, 2).flatten(0, 1).unbind(-1)
     return _unpack_nibbles(blocks[..., size:].contiguous()), scale, minimum

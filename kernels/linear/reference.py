@@ -25,8 +25,8 @@ def rounded(x: Tensor, mode: Mode) -> Tensor:
 
     fp32 as it is, bf16 in bf16. For integer weights in groups of 32, each with a step: for int8
     whole steps from -32767 to 32767; for int4 and int4wide each 8 have a factor from 1 to 16, and
-    are whole multiples, from -127 to 127, of factor * step. For int4fixed a row has one step, and is
-    whole multiples of it from -8127 to 8127.
+    are whole multiples, from -127 to 127, of factor * step. For int4fixed a row has one step,
+    and is whole multiples of it from -8127 to 8127.
     """
     if mode == "fp32":
         return x

@@ -91,7 +91,7 @@ def from_quantized(q: Tensor, scale: Tensor, minimum: Tensor | None) -> Weight:
 
 
 def as_fixed(weight: Weight) -> Weight:
-    """Return a weight of mode int4 or int4wide, layout "rows", in mode int4fixed: nearly the same."""
+    """Return a weight of mode int4 or int4wide, layout "rows", in mode int4fixed: rounded."""
     if weight.scale is None or weight.minimum is None:
         raise ValueError(f"weights of mode {weight.mode} have no minimum")
     scale, minimum = round_to_steps(weight.scale, weight.minimum)

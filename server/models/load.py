@@ -1,12 +1,11 @@
 """Loads a model: opens its files, packs its weights for the kernels, and names the result.
 
-Weight modes. fp32, bf16: every linear layer in that format. int8, int4, int4fixed: quantised in groups of
-32;
-the head never goes below int8, since its rounding errors go straight into the logits, and a router
-stays fp32, since rounding it sends rows to other experts. auto keeps the precision of the file:
-Q4_0, Q4_1 and Q4_K as int4, Q5_0 and Q8_0 as int8 (all value for value), other quantised types as
-int8, plain numbers as bf16. Where the backend multiplies weights of 4 bits faster as int4fixed (a
-processor with AMX), auto rounds the scales of layers to what that holds.
+Weight modes. fp32, bf16: every linear layer in that format. int8, int4, int4fixed: quantised in
+groups of 32; the head never goes below int8, since its rounding errors go straight into the logits,
+and a router stays fp32, since rounding it sends rows to other experts. auto keeps the precision of
+the file: Q4_0, Q4_1 and Q4_K as int4, Q5_0 and Q8_0 as int8 (all value for value), other quantised
+types as int8, plain numbers as bf16. Where the backend multiplies weights of 4 bits faster as
+int4fixed (a processor with AMX), auto rounds the scales of layers to what that holds.
 """
 
 from __future__ import annotations

@@ -213,7 +213,7 @@ def test_fixed_sums_are_exact(isa: str, n: int, k: int, rows: int) -> None:
 
 @pytest.mark.parametrize("k", [32, 96, 4096])
 def test_fixed_steps_hold_weights_in_15_bits(k: int) -> None:
-    """A weight moves by half a step for its offset and for each of its q; rounding again does nothing."""
+    """It moves by half a step for its offset and each of its q; rounding again does nothing."""
     weight = from_dense(_random(50, k) * 10 ** _random(50, 1, seed=1), "int4wide")
     fixed = as_fixed(weight)
     assert weight.scale is not None and weight.minimum is not None
