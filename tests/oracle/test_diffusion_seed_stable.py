@@ -64,7 +64,7 @@ def canvas_requests(
     return made
 
 
-@pytest.mark.parametrize("mode", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("mode", ["fp32", "bf16", "int8", "int4", "int4fixed"])
 def test_nothing_around_a_canvas_changes_it(tmp_path: Path, mode: WeightMode) -> None:
     """Compiled kernels owe equal bits in every weight mode."""
     if mode != "fp32" and not extension.is_available():

@@ -27,7 +27,7 @@ DISTURBANCES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("mode", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("mode", ["fp32", "bf16", "int8", "int4", "int4fixed"])
 def test_nothing_around_a_request_changes_it(tmp_path: Path, mode: WeightMode) -> None:
     """200 requests, four disturbances; compiled kernels owe equal bits in every weight mode."""
     if mode != "fp32" and not extension.is_available():

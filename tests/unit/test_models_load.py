@@ -44,6 +44,7 @@ def test_shapes(tmp_path: Path) -> None:
         ("bf16", "bf16", torch.bfloat16),
         ("int8", "int8", torch.bfloat16),
         ("int4", "int4", torch.bfloat16),
+        ("int4fixed", "int4fixed", torch.bfloat16),
     ],
 )
 def test_modes(tmp_path: Path, weights: Any, mode: str, cache: torch.dtype) -> None:
@@ -52,12 +53,13 @@ def test_modes(tmp_path: Path, weights: Any, mode: str, cache: torch.dtype) -> N
     assert model.new_kv_cache(1).k.dtype == cache
     want = load_file(tmp_path / "model.safetensors")["model.layers.1.mlp.down_proj.weight"]
     have = dequantize(model._weights.layers[1].down)
-    step = {"fp32": 0.0, "bf16": 2**-8, "int8": 0.005, "int4": 0.07}[mode]
+    step = {"fp32": 0.0, "bf16": 2**-8, "int8": 0.005}.get(mode, 0.07)
     assert float((have - want).abs().max() / want.abs().max()) <= step
 
 
-def test_the_head_of_an_int4_model_is_int8(tmp_path: Path) -> None:
-    assert load(write_tiny_model(tmp_path), "int4")._weights.lm_head.mode == "int8"
+@pytest.mark.parametrize("weights", ["int4", "int4fixed"])
+def test_the_head_of_an_int4_model_is_int8(tmp_path: Path, weights: Any) -> None:
+    assert load(write_tiny_model(tmp_path), weights)._weights.lm_head.mode == "int8"
 
 
 def _embeddings(model: Transformer) -> Tensor:
@@ -66,7 +68,7 @@ def _embeddings(model: Transformer) -> Tensor:
 
 @pytest.mark.parametrize(
     ("weights", "is_held_once"),
-    [("auto", True), ("fp32", True), ("bf16", True), ("int8", False), ("int4", False)],
+    [("auto", True), ("fp32", True), ("bf16", True), ("int8", False), ("int4fixed", False)],
 )
 def test_tied_embeddings_are_held_once_where_the_head_is_exact(
     tmp_path: Path, weights: Any, is_held_once: bool
@@ -86,7 +88,7 @@ def test_embeddings_of_their_own_are_not_the_head(tmp_path: Path) -> None:
     assert torch.equal(dequantize(model._weights.lm_head), tensors["lm_head.weight"].float())
 
 
-@pytest.mark.parametrize("weights", ["auto", "int8", "int4"])
+@pytest.mark.parametrize("weights", ["auto", "int8", "int4", "int4fixed"])
 def test_a_quantised_embedding_is_held_once_and_exact(weights: Any) -> None:
     files = resolve("smollm2-135m-instruct")
     model = load_model(files, weights=weights)
