@@ -67,10 +67,6 @@ class KernelBackend:
         """Return a weight of layout "rows" in the layout that `linear` reads fastest."""
         return weight
 
-    def suited(self, weight: Weight) -> Weight:
-        """Return a weight of layout "rows" in the mode of its size that is fastest here."""
-        return weight
-
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         """Return x [m, k] @ weight.T + bias, [m, n] fp32."""
         return linear.linear(x, weight, bias)

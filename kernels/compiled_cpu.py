@@ -14,7 +14,7 @@ from plait.kernels.decoder_stack.layers import LayerWeights, StackConfig
 from plait.kernels.decoder_stack.stack import CompiledDecoderStack, DecoderStack
 from plait.kernels.host_memory import Arena
 from plait.kernels.kv_cache import KVCache
-from plait.kernels.linear import Weight, as_fixed
+from plait.kernels.linear import Weight
 from plait.kernels.linear.packing import pack_weight
 from plait.kernels.moe import ExpertWeights
 from plait.kernels.moe import routed as moe
@@ -50,11 +50,6 @@ class CompiledCpuBackend(KernelBackend):
         """See KernelBackend. Cost: O(rows and blocks), some 10 ns each."""
         token_ids, *fields = self._cpu.pack_segments(pieces)
         return token_ids, AttentionMetadata(*fields)
-
-    def suited(self, weight: Weight) -> Weight:
-        """See KernelBackend: weights of 4 bits in mode int4fixed, where tiles of AMX serve it."""
-        has_tiles = "amx" in self.operations()["int4fixed"]
-        return as_fixed(weight) if has_tiles and weight.mode in ("int4", "int4wide") else weight
 
     def pack(self, weight: Weight) -> Weight:
         """Return the weight in panels, see linear/packing.py."""

@@ -3,8 +3,7 @@
 The extension `plait.kernels._cpu` holds every C++ kernel, compiled for several instruction sets
 ("paths"). Of each operation the fastest one that the processor can run is used, which is measured
 at the first call (some 30 ms). All paths of x86 give the same bits (but avx512bf16 with bf16
-weights), so texts depend neither on the choice nor, with the same weight mode, on the processor;
-weights of 4 bits are held in another mode where AMX serves it (ADR 0012). Without the extension (no
+weights), so texts depend neither on the choice nor on the processor. Without the extension (no
 compiler at install time) the reference backend is used, and one warning says so.
 """
 

@@ -1,17 +1,33 @@
 // Products of int4fixed weights with AVX-512 VNNI, group by group. Included inside a namespace, after
 // fixed.h and dot_avx512vnni.h.
 
-// The sums of a group's nibbles times one part of a row's inputs.
-inline Part dot_nibbles(const uint8_t* quants, const uint8_t* x) {
-  Part sums = no_sums();
-#pragma GCC unroll 4
-  for (int eight = 0; eight < 4; ++eight) {
-    const Nibbles w = nibbles(quants + 128 * eight);
-    sums = _mm512_dpbusd_epi32(sums, w.low, spread(x + 8 * eight));
-    sums = _mm512_dpbusd_epi32(sums, w.high, spread(x + 8 * eight + 4));
-  }
+// sums + the products of nibbles, bytes each, with 4 inputs. Compilers would read these into a register
+// of their own first, and then have too few.
+inline Part dot_four(Part sums, Part w, const uint8_t* x) {
+  const int32_t& four = *reinterpret_cast<const int32_t*>(x);
+  asm("vpdpbusd %[four]%{1to16%}, %[w], %[sums]" : [sums] "+v"(sums) : [w] "v"(w), [four] "m"(four));
   return sums;
 }
+
+// The sums of a group's nibbles times both parts of R rows' inputs.
+template <int R>
+struct NibbleSums {
+  Part high[R], low[R];
+
+  NibbleSums(const uint8_t* quants, const uint8_t* x, size_t stride) {
+    for (int r = 0; r < R; ++r) high[r] = low[r] = no_sums();
+#pragma GCC unroll 4
+    for (int eight = 0; eight < 4; ++eight) {
+      const Nibbles w = nibbles(quants + 128 * eight);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const uint8_t* at = x + r * stride + 8 * eight;
+        high[r] = dot_four(dot_four(high[r], w.low, at), w.high, at + 4);
+        low[r] = dot_four(dot_four(low[r], w.low, at + 64), w.high, at + 68);
+      }
+    }
+  }
+};
 
 // total + S * sums + M * (the word's upper half): pairs of 16 bits.
 inline Part add_scaled(Part total, Part pairs, Part sums, const float* word) {
@@ -26,6 +42,8 @@ template <int R>
     const Matrix& m, int panel, const Acts& acts, int row, const Sink& sink) {
   const uint8_t* first = Fixed::panel(m, panel);
   const uint8_t* block = Fixed::blocks(first);
+  const uint8_t* x = fixed_row(acts, row);
+  const size_t stride = fixed_row_bytes(acts.groups);
   Part high[R][2], low[R][2];
   for (int r = 0; r < R; ++r) high[r][0] = high[r][1] = low[r][0] = low[r][1] = no_sums();
   for (int g = 0; g < acts.groups; ++g, block += Fixed::kBytes) {
@@ -34,13 +52,12 @@ template <int R>
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
       const Part pairs = _mm512_loadu_si512(block + 64 * v);
+      const NibbleSums<R> sums(block + Fixed::kQuants + 64 * v, x + fixed_place(g), stride);
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
-        const uint8_t* x = fixed_row(acts, row + r) + fixed_place(g);
         const size_t at = static_cast<size_t>(row + r) * acts.groups + g;
-        const uint8_t* quants = block + Fixed::kQuants + 64 * v;
-        high[r][v] = add_scaled(high[r][v], pairs, dot_nibbles(quants, x), acts.steps + at);
-        low[r][v] = add_scaled(low[r][v], pairs, dot_nibbles(quants, x + 64), acts.sums + at);
+        high[r][v] = add_scaled(high[r][v], pairs, sums.high[r], acts.steps + at);
+        low[r][v] = add_scaled(low[r][v], pairs, sums.low[r], acts.sums + at);
       }
     }
   }

@@ -4,8 +4,7 @@ Weight modes. fp32, bf16: every linear layer in that format. int8, int4, int4fix
 groups of 32; the head never goes below int8, since its rounding errors go straight into the logits,
 and a router stays fp32, since rounding it sends rows to other experts. auto keeps the precision of
 the file: Q4_0, Q4_1 and Q4_K as int4, Q5_0 and Q8_0 as int8 (all value for value), other quantised
-types as int8, plain numbers as bf16. Where the backend multiplies weights of 4 bits faster as
-int4fixed (a processor with AMX), auto rounds the scales of layers to what that holds.
+types as int8, plain numbers as bf16. int4fixed rounds the scales of 4-bit weights (ADR 0012).
 """
 
 from __future__ import annotations
@@ -212,9 +211,7 @@ class _WeightLoader:
             )
 
     def _linear(self, name: str, mode: WeightMode | None = None) -> Weight:
-        mode = mode or self.mode
-        weight = self._rows(self._read(name), mode)
-        return self.backend.pack(self.backend.suited(weight) if mode == "auto" else weight)
+        return self._packed(self._read(name), mode or self.mode)
 
     def _packed(self, stored: DenseTensor | QuantizedTensor, mode: WeightMode) -> Weight:
         return self.backend.pack(self._rows(stored, mode))
