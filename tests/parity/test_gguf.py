@@ -64,7 +64,7 @@ def test_int4fixed_rounds_scales_alone(tmp_path: Path, kind: str) -> None:
     weights = random_weights(spec, seed=1)
     write_gguf(tmp_path / "tiny.gguf", spec, weights, KINDS[kind])
     want = round_trip(weights, KINDS[kind])["model.layers.1.mlp.down_proj.weight"]
-    error = {}
+    error: dict[str, float] = {}
     for mode in ("int4fixed", "int4"):
         down = _load(tmp_path / "tiny.gguf", mode)._weights.layers[1].down
         error[down.mode] = float((dequantize(down) - want).abs().max() / want.abs().max())
