@@ -34,9 +34,7 @@ class Weight:
     k: int
     layout: Literal["rows", "panels"]
     values: Tensor  # rows: [n, k or k padded to 32]; panels: [panels, groups, bytes] uint8
-    scale: Tensor | None = (
-        None  # rows of integer modes: [n, groups], fp16 of int8 and int4, or fp32
-    )
+    scale: Tensor | None = None  # rows of integer modes: [n, groups], int8 and int4 fp16, else fp32
     minimum: Tensor | None = None  # rows of int4, int4wide and int4fixed: like scale
 
     @property

@@ -114,25 +114,17 @@ def texts_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
     if unwanted.text is not ANY_TEXT:
         yield replace(facts, text=regex.intersection(facts.text, regex.complement(unwanted.text)))
     if unwanted.min_length:
-        shorter = Facts(max_length=unwanted.min_length - 1)
-        if (part := meet(facts, shorter)) is not None:
-            yield part
+        yield from _met(facts, Facts(max_length=unwanted.min_length - 1))
     if unwanted.max_length is not None:
-        longer = Facts(min_length=unwanted.max_length + 1)
-        if (part := meet(facts, longer)) is not None:
-            yield part
+        yield from _met(facts, Facts(min_length=unwanted.max_length + 1))
 
 
 def lengths_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
     """Yield the arrays that are too short or too long."""
     if unwanted.min_items:
-        shorter = Facts(max_items=unwanted.min_items - 1)
-        if (part := meet(facts, shorter)) is not None:
-            yield part
+        yield from _met(facts, Facts(max_items=unwanted.min_items - 1))
     if unwanted.max_items is not None:
-        longer = Facts(min_items=unwanted.max_items + 1)
-        if (part := meet(facts, longer)) is not None:
-            yield part
+        yield from _met(facts, Facts(min_items=unwanted.max_items + 1))
 
 
 def items_outside(
@@ -190,13 +182,15 @@ def _breaking(unwanted: Facts, is_negatable: Callable[[SchemaRefs], bool]) -> It
 
 def _sizes_outside(facts: Facts, unwanted: Facts) -> Iterator[Facts]:
     if unwanted.min_properties:
-        fewer = Facts(max_properties=unwanted.min_properties - 1)
-        if (part := meet(facts, fewer)) is not None:
-            yield part
+        yield from _met(facts, Facts(max_properties=unwanted.min_properties - 1))
     if unwanted.max_properties is not None:
-        more = Facts(min_properties=unwanted.max_properties + 1)
-        if (part := meet(facts, more)) is not None:
-            yield part
+        yield from _met(facts, Facts(min_properties=unwanted.max_properties + 1))
+
+
+def _met(facts: Facts, other: Facts) -> Iterator[Facts]:
+    """Yield what both allow, if that is anything."""
+    if (part := meet(facts, other)) is not None:
+        yield part
 
 
 def _without_members(
