@@ -232,6 +232,12 @@ std::bitset<256> Automaton::first_bytes(int stack) const {
   }
 }
 
+// Tell whether one stack is another with something above.
+bool Automaton::leads_to(int stack, int below) const {
+  while (stack != below && stack != kBottom) stack = stacks_[stack].below;
+  return stack == below;
+}
+
 int Automaton::step(int state, uint8_t byte) {
   const int known = states_[state]->edges[byte].after;
   if (known != kUnknown) return known;

@@ -113,6 +113,7 @@ class Automaton {
   int consume(int stack, uint8_t byte);
   int intern(std::vector<int> ready);
   std::bitset<256> first_bytes(int stack) const;
+  bool leads_to(int stack, int below) const;
 
   void estimate();
   bool improve(Operation& operation);
@@ -140,7 +141,7 @@ class Automaton {
   std::pair<Stack, int> top_of(int stack);
   int base_of(int stack) const;
   bool take(int stack, int base, Part& part);
-  int shared(int op, int depth);
+  int shared(int op, int levels);
 
   std::vector<Operation> operations_;
   std::shared_ptr<const Vocabulary> vocabulary_;

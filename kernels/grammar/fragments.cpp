@@ -100,6 +100,7 @@ Fragments::Fragments(const Vocabulary& vocabulary, size_t most_bytes)
 void Fragments::trim() {
   if (automaton_ && num_bytes() <= most_bytes_) return;
   found_.clear();
+  rounds_.clear();
   settled_.clear();
   numbers_.clear();
   num_found_bytes_ = 0;
@@ -167,22 +168,27 @@ const Fragment* Fragments::find(std::vector<int> stacks) {
   return found.mask.empty() ? nullptr : &found;
 }
 
+// What is being made is empty until it is whole: others that it is put together from may ask for it.
 const Fragment& Fragments::at(int state) {
   const auto [found, is_new] = found_.try_emplace(state);
   Fragment& fragment = found->second;
   if (!is_new) return fragment;
+  Fragment made;
   try {
-    const int loop = loop_of(state);
-    const Fragment* known = loop < 0 || loop == state ? nullptr : &at(loop);
-    const bool is_whole = known != nullptr && !known->mask.empty()
-                              ? differ(state, loop, *known, fragment)
-                              : walk(state, fragment);
-    if (!is_whole) fragment = {};
+    if (count(state, made) || search(state, made)) fragment = std::move(made);
   } catch (const TooLarge&) {
-    fragment = {};
   }
   num_found_bytes_ += 128 + 4 * (fragment.mask.size() + fragment.exits.size());
   return fragment;
+}
+
+// Walk the vocabulary, or as much as must be after what is known; false: it was given up.
+bool Fragments::search(int state, Fragment& fragment) {
+  fragment = {};
+  const int loop = loop_of(state);
+  const Fragment* known = loop < 0 || loop == state ? nullptr : &at(loop);
+  return known != nullptr && !known->mask.empty() ? differ(state, loop, *known, fragment)
+                                                  : walk(state, fragment);
 }
 
 // Return the state that most letters lead to, and to itself; kDead: there is none.

@@ -6,12 +6,14 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "automaton.h"
+#include "rounds.h"
 
 namespace plait::grammar {
 
@@ -45,11 +47,21 @@ class Fragments {
  private:
   std::pair<int, int> settled(int op, int state);
   const Fragment& at(int state);
+  bool search(int state, Fragment& fragment);
   int loop_of(int state);
   int usual_successor(int state);
   bool walk(int start, Fragment& fragment);
   bool differ(int start, int loop, const Fragment& known, Fragment& fragment);
   void forbid(int node, Fragment& fragment) const;
+
+  bool count(int state, Fragment& fragment);
+  void allow(const Rounds& rounds, Bounds bounds, Fragment& fragment) const;
+  const Rounds* rounds_of(int stack, Bounds& bounds);
+  bool is_plain(int loop);
+  bool is_prefix_free(int op);
+  Side side_of(int state, int loop) const;
+  void walk(int start, int loop, Rounds& rounds);
+  void note(int node, const Place& here, bool is_met, Rounds& rounds) const;
 
   const Vocabulary& vocabulary_;
   size_t most_bytes_;
@@ -57,6 +69,7 @@ class Fragments {
   std::unordered_multimap<size_t, int> numbers_;  // of operations, by their hash
   std::unordered_map<uint64_t, std::pair<int, int>> settled_;  // by operation and state
   std::unordered_map<int, Fragment> found_;       // by state; an empty mask: too much work
+  std::map<std::pair<int, int>, Rounds> rounds_;  // by stack and loop, both without bounds
   size_t num_found_bytes_ = 0;
   int generation_ = 0;
 };

@@ -10,7 +10,8 @@ namespace {
 
 constexpr size_t kWide = 32;    // first bytes of a stack from which on a fragment is looked for
 constexpr int kMaxPlaces = 16;  // of a stack in a fragment
-constexpr int kMaxDepth = 8;    // of operations in a fragment
+constexpr int kMaxLevels = 9;   // of operations in a fragment
+constexpr int kTooDeep = -3;    // less those that were left
 constexpr size_t kMaxItems = 64;
 constexpr int kBehindText = -3, kBehindLoop = -4, kBehindQuoted = -5;  // bases yet to be found
 
@@ -143,7 +144,7 @@ bool Automaton::take(int stack, int base, Part& part) {
   for (Stack& place : places) {
     const Operation& own = operations_[place.op];
     const bool is_counted = own.kind == Kind::kRepeat;  // by the place, so that all are one
-    const int item = shared(is_counted ? own.items[0] : place.op, 0);
+    const int item = shared(is_counted ? own.items[0] : place.op, kMaxLevels);
     if (item < 0) return false;
     place.op = is_counted ? vocabulary_->fragments->repeated(item) : item;
   }
@@ -170,17 +171,20 @@ std::pair<Automaton::Stack, int> Automaton::top_of(int stack) {
 }
 
 // Return the number of an operation among those of fragments; kDead: it is none of them, as it is
-// large or recursive.
-int Automaton::shared(int op, int depth) {
-  if (shared_[op] != kUnknown) return shared_[op];
+// large or recursive; less than that: so many levels are too few, though more may do.
+int Automaton::shared(int op, int levels) {
+  const int too_deep = kTooDeep - levels;
+  if (shared_[op] >= kDead || shared_[op] <= too_deep) return shared_[op];
+  if (levels == 0) return shared_[op] = too_deep;
   shared_[op] = kDead;  // while its items are looked at: none of them may lead back to it
   const Operation& own = operations_[op];
   const bool is_apart = own.kind == Kind::kAnyOrder || own.kind == Kind::kMark;
   const bool is_large = own.items.size() > kMaxItems || own.listed.size() > kMaxItems;
-  if (is_apart || is_large || depth > kMaxDepth) return kDead;
+  if (is_apart || is_large) return kDead;
   std::vector<int> items;
   for (int item : own.items) {
-    items.push_back(shared(item, depth + 1));
+    items.push_back(shared(item, levels - 1));
+    if (items.back() <= kTooDeep) return shared_[op] = too_deep;
     if (items.back() < 0) return kDead;
   }
   if (own.kind == Kind::kRule) return shared_[op] = items[0];

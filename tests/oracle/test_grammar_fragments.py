@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 from plait.decoders.constrained.compile import lower
+from plait.decoders.constrained.grammar.nodes import CharClass, Grammar
+from plait.decoders.constrained.grammar.regex import structure
+from plait.decoders.constrained.grammar.regex_parser import parse_full_match
 from plait.decoders.constrained.spec import ConstraintLimits, ConstraintSpec, JsonStyle
 from plait.decoders.constrained.table import build_table, load_automaton
 from plait.decoders.constrained.vocabulary import Vocabulary, make_vocabulary
@@ -31,6 +34,8 @@ VALUES: list[dict[str, Any]] = [
     {"type": "string", "pattern": "^[a-z]+(12|tags)?$"},
     {"type": "string", "pattern": "b", "maxLength": 4},
     {"type": "string", "format": "date"},
+    {"type": "string", "format": "uri"},
+    {"type": "string", "minLength": 3},
     {"type": "number"},
     {"type": "integer", "minimum": 3, "maximum": 120},
     {"type": ["string", "integer"]},
@@ -91,6 +96,55 @@ def _count_wide(own: Automaton, other: Automaton, draw: random.Random) -> int:
         at, beside = own.advance(at, token), other.advance(beside, token)
         assert DEAD not in (at, beside)
     return num_wide
+
+
+WIDE = ["[ -!#-z]", "[!#-é]", '[^a"]']
+CLASSES = [*WIDE, *WIDE, "[a-z]", "[ab]", "a", "ab", "name", "é", "(ab|b)", "(a|ab)", "(a|aa)"]
+LOOPS = ["{2,4}", "{0,2}", "{3,}", "{1,30}", "{0,1}", "*", "+", ""]
+
+
+def _pattern(draw: random.Random, depth: int) -> str:
+    """Return loops in loops; some can be read in several ways, within and at their ends."""
+    parts = []
+    for _ in range(draw.randrange(1, 4)):
+        is_leaf = depth == 0 or draw.randrange(2)
+        item = draw.choice(CLASSES) if is_leaf else f"({_pattern(draw, depth - 1)})"
+        loop = draw.choice(LOOPS)
+        parts.append(f"({item}){loop}" if loop else item)
+    return draw.choice(["", "|"]).join(parts)
+
+
+def test_bounds_of_loops_are_met_by_what_was_found_without_them() -> None:
+    draw = random.Random(15)
+    alone = replace(make_vocabulary(TOKENS, [len(TOKENS) - 1]), shared_bytes=0)
+    shared = replace(alone, shared_bytes=32 * 2**20)
+    num_wide = 0
+    for _ in range(150):
+        text = f'"({_pattern(draw, 2)})"(, "[ -!#-z]{{1,5}}")?'
+        table = build_table(Grammar({"root": structure(parse_full_match(text), CharClass)}))
+        own, other = (load_automaton(table, each) for each in (alone, shared))
+        num_wide += sum(_count_wide(own, other, draw) for _ in range(4))
+    assert num_wide > 100
+
+
+def test_what_stands_deep_in_one_place_is_kept_where_it_does_not() -> None:
+    short: dict[str, Any] = {"type": "string", "maxLength": 7}
+    deep = short
+    for _ in range(10):
+        deep = {"type": "object", "properties": {"ab": deep}}
+    properties = {"name": {"type": "string"}, "tags": deep, "true": short}
+    spec = ConstraintSpec("json_schema", json.dumps({"type": "object", "properties": properties}))
+    table = build_table(lower(spec, ConstraintLimits()))
+    handle = extension_or_none().Vocabulary(TOKENS[:-1], 32 * 2**20)
+    automaton = make_automaton(table.operations, table.dfas, table.root, handle)
+    for text in (b'{"name":"', b'{"true":"'):
+        state = automaton.start
+        for byte in text:
+            _mask(automaton, state)  # what may follow leads deep into the grammar
+            state = automaton.step(state, byte)
+        before = handle.num_shared_bytes
+        _mask(automaton, state)
+        assert handle.num_shared_bytes > before
 
 
 def test_what_is_kept_is_bounded() -> None:
