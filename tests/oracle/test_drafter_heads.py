@@ -124,17 +124,28 @@ def test_rounded_heads_draft_alike(head: Head, context: DrafterContext, tmp_path
     assert have == want
 
 
-def test_sequences_draft_alike_alone_and_together(context: DrafterContext) -> None:
-    drafter = drafter_of(context, BEAM)
+# Attention sums in another order beside other sequences. Where weights are int8, inputs are rounded
+# to whole numbers of 16 bits, and a last bit may take one to the next.
+@pytest.mark.parametrize(("weights", "tolerance"), [("fp32", 2e-6), ("int8", 1e-4)])
+def test_sequences_draft_alike_alone_and_together(
+    context: DrafterContext, weights: str, tolerance: float
+) -> None:
+    drafter = drafter_of(context, BEAM | {"weights": weights})
+    noise = torch.Generator().manual_seed(11)
     states = [
-        read(drafter, [1, 2, 3], [(3 * i + n) % VOCAB for i in range(n)], torch.randn(n, HIDDEN))
+        read(
+            drafter,
+            [1, 2, 3],
+            [(3 * i + n) % VOCAB for i in range(n)],
+            torch.randn(n, HIDDEN, generator=noise),
+        )
         for n in (2, 7, 4)
     ]
     together = drafter.propose([DraftRequest(state, [], [], 12, None) for state in states])
     for state, have in zip(states, together, strict=True):
         alone = draft(drafter, state, [], 12)
         assert have.token_ids == alone.token_ids
-        assert have.acceptance_probs == pytest.approx(alone.acceptance_probs, abs=1e-5)
+        assert have.acceptance_probs == pytest.approx(alone.acceptance_probs, abs=tolerance)
 
 
 def test_a_tree_is_cut_from_its_least_likely_end(context: DrafterContext) -> None:
