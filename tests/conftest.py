@@ -50,6 +50,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByServer:
     return ByServer(config, log)
 
 
+@pytest.fixture(autouse=True)
+def seed_torch() -> None:
+    """Give a test the same random tensors wherever it runs, whatever ran before it."""
+    torch.manual_seed(0)
+
+
 def _has_gpu() -> bool:
     if shutil.which("nvidia-smi") is None:
         return False
