@@ -175,12 +175,23 @@ VALUES = st.recursive(
 NAMES = sorted({param for param, _ in REFUSED + INVALID} | {"response_format", "decoding", "n"})
 
 
+def drop_long(fields: dict[str, Any]) -> dict[str, Any]:
+    """Without the limits that ask for a long answer: null is one, and it may take minutes."""
+    limits = ("max_tokens", "max_completion_tokens")
+    is_long = {
+        name: value is None or (isinstance(value, int | float) and value > 1)
+        for name, value in fields.items()
+        if name in limits
+    }
+    return {name: value for name, value in fields.items() if not is_long.get(name, False)}
+
+
 @settings(max_examples=300)
 @given(fields=st.dictionaries(st.sampled_from(NAMES), VALUES, min_size=1, max_size=4))
 def test_random_fields_never_fail_the_server(
     http: httpx.Client, model: str, fields: dict[str, Any]
 ) -> None:
-    body = {"model": model, "messages": HELLO, "max_tokens": 1} | fields
+    body = {"model": model, "messages": HELLO, "max_tokens": 1} | drop_long(fields)
     response = http.post(
         CHAT, content=json.dumps(body), headers={"content-type": "application/json"}
     )
