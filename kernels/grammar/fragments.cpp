@@ -12,6 +12,13 @@ namespace {
 constexpr size_t kMaxSettled = 32;  // states of a lexeme that is compared by its texts
 constexpr int kFirstLetter = 'A', kLastLetter = 'z';
 
+using Way = Vocabulary::Way;
+
+// Where a walk is, and one from the state of a known fragment along the same bytes.
+struct Both {
+  int state, known;
+};
+
 size_t hash_of(const Operation& operation) {
   size_t hash = static_cast<size_t>(operation.kind);
   const auto add = [&](size_t part) { hash = (hash ^ part) * 0x9E3779B97F4A7C15u ^ hash >> 29; };
@@ -208,64 +215,54 @@ int Fragments::usual_successor(int state) {
 
 // Walk the vocabulary; false: it was given up.
 bool Fragments::walk(int start, Fragment& fragment) {
-  Automaton& automaton = *automaton_;
-  const std::vector<Vocabulary::Node>& nodes = vocabulary_.nodes;
   fragment.mask.assign((vocabulary_.tokens.size() + 31) / 32, 0);
-  std::vector<int> path(vocabulary_.longest + 1, start);
   int64_t work = kMaxMaskWork;
-  ++automaton.walk_;
-  for (int at = 1; at < nodes[0].end;) {
-    const Vocabulary::Node& node = nodes[at];
-    const int after = automaton.walk_on(path[node.depth - 1], node.byte, work);
-    if (after == Automaton::kDead) {
-      at = node.end;
-      continue;
-    }
-    if (work < 0) return false;
-    path[node.depth] = after;
-    automaton.allow(at, fragment.mask);
-    if (automaton.is_accepting(after) && node.num_children > 0) fragment.exits.push_back(at);
-    ++at;
-  }
-  return true;
+  ++automaton_->walk_;
+  return vocabulary_.walk(0, start, [&](int at, int before, int& after) {
+    after = automaton_->walk_on(before, vocabulary_.nodes[at].byte, work);
+    if (after == Automaton::kDead) return Way::kPast;
+    if (work < 0) return Way::kEnd;
+    allow(at, after, fragment);
+    return Way::kInto;
+  });
 }
 
 // Write what differs from a known fragment: where the two have come to one state, nothing does.
 bool Fragments::differ(int start, int loop, const Fragment& known, Fragment& fragment) {
-  Automaton& automaton = *automaton_;
   const std::vector<Vocabulary::Node>& nodes = vocabulary_.nodes;
   fragment.mask = known.mask;
-  std::vector<std::pair<int, int>> path(vocabulary_.longest + 1, {start, loop});
   int64_t work = kMaxMaskWork;
-  ++automaton.walk_;
+  ++automaton_->walk_;
   auto exit = known.exits.begin();
   const auto keep_exits = [&](int end) {
     while (exit != known.exits.end() && *exit < end) fragment.exits.push_back(*exit++);
   };
-  for (int at = 1; at < nodes[0].end;) {
-    const Vocabulary::Node& node = nodes[at];
-    const auto [before, other] = path[node.depth - 1];
-    const int after = automaton.walk_on(before, node.byte, work);
-    const int known_after = other < 0 ? other : automaton.step(other, node.byte);
-    if (after == known_after) {
-      at = node.end;
-      continue;
-    }
+  const auto go = [&](int at, const Both& before, Both& after) {
+    const uint8_t byte = nodes[at].byte;
+    after.state = automaton_->walk_on(before.state, byte, work);
+    after.known = before.known < 0 ? before.known : automaton_->step(before.known, byte);
+    if (after.state == after.known) return Way::kPast;
     keep_exits(at);
-    const int end = after < 0 ? node.end : at + 1;
+    const bool is_dead = after.state < 0;
+    const int end = is_dead ? nodes[at].end : at + 1;
     while (exit != known.exits.end() && *exit < end) ++exit;
-    if (after < 0) {
-      for (; at < end; ++at) forbid(at, fragment);
-      continue;
-    }
-    if (work < 0) return false;
-    path[node.depth] = {after, known_after};
-    automaton.allow(at, fragment.mask);
-    if (automaton.is_accepting(after) && node.num_children > 0) fragment.exits.push_back(at);
-    ++at;
-  }
+    for (int node = at; is_dead && node < end; ++node) forbid(node, fragment);
+    if (is_dead) return Way::kPast;
+    if (work < 0) return Way::kEnd;
+    allow(at, after.state, fragment);
+    return Way::kInto;
+  };
+  if (!vocabulary_.walk(0, Both{start, loop}, go)) return false;
   keep_exits(nodes[0].end);
   return true;
+}
+
+// Allow the tokens that are spelled at a node where a state was reached; an exit, if it may end there.
+void Fragments::allow(int node, int state, Fragment& fragment) const {
+  automaton_->allow(node, fragment.mask);
+  if (automaton_->is_accepting(state) && vocabulary_.nodes[node].num_children > 0) {
+    fragment.exits.push_back(node);
+  }
 }
 
 // Take back the tokens that are spelled at a node.

@@ -52,6 +52,7 @@ class Fragments {
   int usual_successor(int state);
   bool walk(int start, Fragment& fragment);
   bool differ(int start, int loop, const Fragment& known, Fragment& fragment);
+  void allow(int node, int state, Fragment& fragment) const;
   void forbid(int node, Fragment& fragment) const;
 
   bool count(int state, Fragment& fragment);

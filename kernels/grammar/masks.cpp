@@ -13,6 +13,8 @@ constexpr int kMaxPlaces = 16;  // of a stack in a fragment
 constexpr int kMaxLevels = 9;   // of operations in a fragment
 constexpr int kTooDeep = -3;    // less those that were left
 constexpr size_t kMaxItems = 64;
+using Way = Vocabulary::Way;
+
 constexpr int kBehindText = -3, kBehindLoop = -4, kBehindQuoted = -5;  // bases yet to be found
 
 }  // namespace
@@ -61,21 +63,13 @@ void Automaton::fill(int state, std::vector<uint32_t>& mask) {
 
 // Walk the vocabulary below a node depth first; what lies behind a dead byte is passed over.
 bool Automaton::fill_below(int root, int state, int64_t& work, std::vector<uint32_t>& mask) {
-  const std::vector<Vocabulary::Node>& nodes = vocabulary_->nodes;
-  std::vector<int> path(vocabulary_->longest + 1, state);
-  for (int at = root + 1; at < nodes[root].end;) {
-    const Vocabulary::Node& node = nodes[at];
-    const int after = walk_on(path[node.depth - 1], node.byte, work);
-    if (after == kDead) {
-      at = node.end;
-      continue;
-    }
-    if (work < 0) return false;
-    path[node.depth] = after;
+  return vocabulary_->walk(root, state, [&](int at, int before, int& after) {
+    after = walk_on(before, vocabulary_->nodes[at].byte, work);
+    if (after == kDead) return Way::kPast;
+    if (work < 0) return Way::kEnd;
     allow(at, mask);
-    ++at;
-  }
-  return true;
+    return Way::kInto;
+  });
 }
 
 // Allow the tokens that are spelled at a node.

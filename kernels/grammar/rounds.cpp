@@ -122,31 +122,25 @@ Side Fragments::side_of(int state, int loop) const {
 // Walk the vocabulary from a stack above a loop without bounds. Given up where a state is both in
 // the loop and behind it: something above has texts that begin others.
 void Fragments::walk(int start, int loop, Rounds& rounds) {
+  using Way = Vocabulary::Way;
   Automaton& automaton = *automaton_;
-  const std::vector<Vocabulary::Node>& nodes = vocabulary_.nodes;
   std::vector<int> ready;
   automaton.expand({loop}, ready);
   const int met = automaton.intern(std::move(ready));
   std::unordered_map<int, Side> sides{{met, Side::kInside}};
   const Place first{automaton.intern({start}), 0, Side::kInside};
-  std::vector<Place> path(vocabulary_.longest + 1, first);
   int64_t work = kMaxMaskWork;
   ++automaton.walk_;
-  for (int at = 1; at < nodes[0].end;) {
-    const Place& before = path[nodes[at].depth - 1];
-    const int after = automaton.walk_on(before.state, nodes[at].byte, work);
-    if (after == Automaton::kDead) {
-      at = nodes[at].end;
-      continue;
-    }
+  rounds.is_whole = vocabulary_.walk(0, first, [&](int at, const Place& before, Place& here) {
+    const int after = automaton.walk_on(before.state, vocabulary_.nodes[at].byte, work);
+    if (after == Automaton::kDead) return Way::kPast;
     const auto [side, is_new] = sides.try_emplace(after);
     if (is_new) side->second = side_of(after, loop);
-    if (work < 0 || side->second == Side::kBoth) return;
-    path[nodes[at].depth] = {after, before.met + (after == met), side->second};
-    note(at, path[nodes[at].depth], after == met, rounds);
-    ++at;
-  }
-  rounds.is_whole = true;
+    if (work < 0 || side->second == Side::kBoth) return Way::kEnd;
+    here = {after, before.met + (after == met), side->second};
+    note(at, here, after == met, rounds);
+    return Way::kInto;
+  });
 }
 
 // Write down what a node of the vocabulary needs; is_met: there, a round has just ended.

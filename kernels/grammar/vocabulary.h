@@ -70,6 +70,22 @@ struct Vocabulary {
     prefer();
   }
 
+  enum class Way { kInto, kPast, kEnd };  // below a node, on to the next one, or no further
+
+  // Look at the nodes below a root depth first: go(node, before, here) reads what its parent's call
+  // wrote, the start's at first, and writes what its children read. False: some call said kEnd.
+  template <class Place, class Go>
+  bool walk(int root, const Place& start, Go&& go) const {
+    std::vector<Place> path(longest + 1, start);
+    for (int at = root + 1; at < nodes[root].end;) {
+      const Node& node = nodes[at];
+      const Way way = go(at, path[node.depth - 1], path[node.depth]);
+      if (way == Way::kEnd) return false;
+      at = way == Way::kInto ? at + 1 : node.end;
+    }
+    return true;
+  }
+
   // Return the child of a node along a byte; -1: no token goes on that way.
   int child(int node, uint8_t byte) const {
     const Node& at = nodes[node];
