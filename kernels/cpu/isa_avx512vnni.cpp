@@ -16,6 +16,7 @@ namespace {
 #include "../linear/tiles.h"
 #include "../linear/integers.h"
 #include "../linear/sixteens.h"
+#include "../linear/both_vnni.h"
 #include "../linear/fixed.h"
 #include "../linear/fixed_vnni.h"
 
@@ -35,7 +36,7 @@ const Path kAvx512VnniPath{
     "avx512vnni",
     &kAvx512Path,
     supported,
-    {{}, {}, avx512vnni_isa::kInt8, avx512vnni_isa::kInt4, avx512vnni_isa::kInt4Wide,
+    {{}, {}, avx512vnni_isa::kInt8Both, avx512vnni_isa::kInt4Both, avx512vnni_isa::kInt4WideBoth,
      avx512vnni_isa::kFixedVnni},
     {},
     nullptr,
