@@ -184,18 +184,6 @@ inline void add_group(const uint8_t* block, int v, const int32_t* sums, const fl
   }
 }
 
-// Where a thread unpacks the weights of a panel; it only grows.
-inline uint8_t* weight_memory(size_t bytes) {
-  thread_local std::unique_ptr<uint8_t, decltype(&std::free)> memory(nullptr, &std::free);
-  thread_local size_t size = 0;
-  if (bytes > size) {
-    memory.reset(static_cast<uint8_t*>(std::aligned_alloc(64, bytes)));
-    if (!memory) throw std::bad_alloc();
-    size = bytes;
-  }
-  return memory.get();
-}
-
 // The unpacked weights of one panel, for the tiles of rows one after the other.
 struct PanelTiles {
   const uint8_t* panel;  // packed

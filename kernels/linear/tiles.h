@@ -26,6 +26,18 @@ inline void clear(Vec (&acc)[R][2]) {
   for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = zero();
 }
 
+// Where a thread unpacks the weights of a panel; it only grows.
+inline uint8_t* weight_memory(size_t bytes) {
+  thread_local std::unique_ptr<uint8_t, decltype(&std::free)> memory(nullptr, &std::free);
+  thread_local size_t size = 0;
+  if (bytes > size) {
+    memory.reset(static_cast<uint8_t*>(std::aligned_alloc(64, bytes)));
+    if (!memory) throw std::bad_alloc();
+    size = bytes;
+  }
+  return memory.get();
+}
+
 // Columns `column` .. `column` + 15 of one row, as far as the matrix has them.
 inline void emit_vector(const Matrix& m, int column, Vec y, float* out, bool accumulate) {
   const int columns = std::min(16, m.n - column);

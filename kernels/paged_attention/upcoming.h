@@ -23,7 +23,8 @@ class UpcomingKeys {
 
   bool is_done() const { return at_ == end_; }
 
-  void ask(int lines) {
+  // Always inline: around a call, a kernel would have to save all of its vectors.
+  [[gnu::always_inline]] void ask(int lines) {
     for (; lines > 0 && !is_done(); --lines) {
       prefetch_far(at_);
       at_ += 64;
@@ -35,7 +36,7 @@ class UpcomingKeys {
   size_t element() const { return cache_.half ? 2 : 4; }
 
   // The keys of a block are followed by its values.
-  void next_page() {
+  [[gnu::noinline, gnu::cold]] void next_page() {
     is_values_ = !is_values_;
     block_ += !is_values_;
     begin_page();
