@@ -7,7 +7,7 @@ import json
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any
 
@@ -44,7 +44,7 @@ class Schema:
     def fault(self, text: str) -> str:
         """Return the keyword that refuses a text, formats included; none: the text is valid."""
         try:
-            value = json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
+            value = json.loads(text, parse_float=_number, parse_constant=_refuse_constant)
         except ValueError:
             return "not JSON"
         error = next(self.validator.iter_errors(value), None)
@@ -52,6 +52,15 @@ class Schema:
             return ""
         path = [step for step in error.schema_path if isinstance(step, str)]
         return path[-1] if path else "false schema"
+
+
+def _number(text: str) -> Decimal:
+    """Return a number; an exponent that Decimal does not take becomes another great one."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        mantissa, _, exponent = text.lower().partition("e")
+        return Decimal(f"{mantissa}e{exponent[: exponent.startswith(('-', '+'))]}99999999999")
 
 
 def _refuse_constant(name: str) -> float:

@@ -173,7 +173,7 @@ void unpacked_panel(const Matrix& m, int panel, const Acts& acts, int first, int
 
 template <class W>
 void both_panels(const Matrix& m, int begin, int end, const Acts& acts, const Sink& sink) {
-  constexpr int kMany = 64, kRows = 128;  // rows; those of one chunk, as in each_tile
+  constexpr int kMany = 64, kRows = kChunkRows<kIntegerTile>;
   if (acts.rows > kMany && acts.upcoming == nullptr) {
     for (int first = 0; first < acts.rows; first += kRows) {
       const int last = std::min(first + kRows, acts.rows);

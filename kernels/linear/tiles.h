@@ -72,10 +72,14 @@ inline void with_rows(int rows, const F& f) {
   f(std::integral_constant<int, R>());
 }
 
+// Rows that go through all panels before others do: of inputs and weights, half of a core's L2 cache.
+template <int kMost>
+constexpr int kChunkRows = 128 / kMost * kMost;
+
 // Calls tile(panel, row, size) for every tile, in an order that finds its inputs in the cache.
 template <int kMost, class F>
 inline void each_tile(int begin, int end, int rows, const F& tile) {
-  constexpr int kRows = 128 / kMost * kMost;  // of inputs and weights, half of a core's L2 cache
+  constexpr int kRows = kChunkRows<kMost>;
   for (int first = 0; first < rows; first += kRows) {
     const int last = std::min(first + kRows, rows);
     for (int panel = begin; panel < end; ++panel) {

@@ -244,7 +244,7 @@ def _with_factors(rows: int, k: int) -> Tensor:
 @compiled
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("n", "k"), SHAPES)
-@pytest.mark.parametrize("rows", [1, 6, 16, 35])
+@pytest.mark.parametrize("rows", [1, 6, 16, 35, 100])
 def test_paths_have_the_same_bits(mode: Mode, n: int, k: int, rows: int) -> None:
     weight, x = COMPILED.pack(from_dense(_random(n, k), mode)), _random(rows, k, seed=1)
     found = {}
