@@ -8,13 +8,13 @@
 namespace plait::grammar {
 namespace {
 
+using Way = Vocabulary::Way;
+
 constexpr size_t kWide = 32;    // first bytes of a stack from which on a fragment is looked for
 constexpr int kMaxPlaces = 16;  // of a stack in a fragment
 constexpr int kMaxLevels = 9;   // of operations in a fragment
 constexpr int kTooDeep = -3;    // less those that were left
 constexpr size_t kMaxItems = 64;
-using Way = Vocabulary::Way;
-
 constexpr int kBehindText = -3, kBehindLoop = -4, kBehindQuoted = -5;  // bases yet to be found
 
 }  // namespace
