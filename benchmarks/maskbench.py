@@ -103,7 +103,10 @@ def _suite(corpus: Path, draft: str) -> Iterator[Case]:
 
 
 def remotes(corpus: Path) -> dict[str, Any]:
-    """Return what the Test-Suite's schemas refer to, by URI: its remotes, the metaschemas."""
+    """Return what the Test-Suite's schemas refer to, by URI: its remotes, the metaschemas.
+
+    The archive may hold the suite or, as those of code hosts do, one folder with it.
+    """
     found = {
         uri.rstrip("#"): REGISTRY[uri].contents
         for uri in REGISTRY
@@ -112,10 +115,12 @@ def remotes(corpus: Path) -> dict[str, Any]:
     with tarfile.open(corpus) as archive:
         for member in archive.getmembers():
             path = Path(member.name)
-            if path.parts[:1] == ("remotes",) and path.suffix == ".json":
-                content = archive.extractfile(member)
-                assert content is not None
-                found[REMOTES + "/".join(path.parts[1:])] = json.load(content)
+            if path.suffix != ".json" or "remotes" not in path.parts[:2]:
+                continue
+            content = archive.extractfile(member)
+            assert content is not None
+            place = path.parts[path.parts.index("remotes") + 1 :]
+            found[REMOTES + "/".join(place)] = json.load(content)
     return found
 
 

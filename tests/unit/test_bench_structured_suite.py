@@ -148,11 +148,12 @@ def test_a_schema_without_valid_values_is_enforced_and_what_the_suite_calls_vali
     assert summarise("", have).total == Counts(schemas=2, enforced=2, right=1, refused=1, invalid=2)
 
 
-def test_documents_that_schemas_refer_to_are_supplied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", [".", "suite-1.0"])
+def test_documents_that_schemas_refer_to_are_supplied(folder: str, tmp_path: Path) -> None:
     path = tmp_path / "suite.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
-        for name in ("./remotes/draft7/a.json", "./tests/draft7/a.json"):
-            member = tarfile.TarInfo(name)
+        for name in ("remotes/draft7/a.json", "tests/draft7/a.json"):
+            member = tarfile.TarInfo(f"{folder}/{name}")
             member.size = 2
             archive.addfile(member, io.BytesIO(b"{}"))
     library = remotes(path)
