@@ -63,52 +63,54 @@ class AttentionTask {
   }
 
  private:
-  // All rows of the tile read a strip; the memory of the next one is asked for.
+  // All rows of the tile read a strip, and ask for the next one.
   void read(const Strip<T>& strip, const Strip<T>& next) {
     const int seen = context_ + tile_.first - start_ + 1 - strip.first;
     const Reach reach{strip.count, kind_ == kCausal && !call_.window, seen, heads_};
-    const auto score_all = [&](const auto* const* keys) {
-      score_strip(keys, s_, queries(), reach, stride_, dim_);
-    };
-    const auto mix_all = [&](const auto* const* values) {
-      mix_strip(values, s_, queries(), reach, stride_, dim_);
-    };
-    if (is_decode()) ask_for(next.keys, next.blocks, dim_);
-    with_pages(strip.keys, strip.blocks, score_all);
+    const Lines next_keys(next.keys, next.blocks, dim_), next_values(next.values, next.blocks, dim_);
+    with_pages(strip.keys, strip.blocks, next_keys, [&](const auto* const* keys, auto& lines) {
+      score_strip(keys, s_, queries(), reach, dim_, lines);
+    });
     for (int row = 0; row < rows_; ++row) {
       hide(strip, s_.scores + row * heads_ * kStrip, sight_of(row));
     }
-    if (is_decode()) ask_for(next.values, next.blocks, dim_);
     weigh(queries(), reach, s_);
-    with_pages(strip.values, strip.blocks, mix_all);
+    with_pages(strip.values, strip.blocks, next_values, [&](const auto* const* values, auto& lines) {
+      mix_strip(values, s_, queries(), reach, dim_, lines);
+    });
   }
 
+  // f(keys or values, lines to ask for), the former widened if many queries read them.
   template <class F>
-  void with_pages(const T* const* pages, int blocks, const F& f) {
-    if constexpr (std::is_same_v<T, float>) {
-      f(pages);
+  void with_pages(const T* const* pages, int blocks, Lines lines, const F& f) {
+    NoLines none;
+    if (is_decode()) {
+      f(pages, lines);
+      lines.ask_rest();
+    } else if constexpr (std::is_same_v<T, float>) {
+      f(pages, none);
     } else {
-      if (is_decode()) return f(pages);
       const float* at[kStrip / kBlock];
       widen(pages, blocks, dim_, s_.wide, at);
-      f(at);
+      f(at, none);
     }
   }
 
   // The keys from `first` on that one row of a tree sees: the context's last ones and its path.
   void run_path(int row, int first, const int32_t* table, int kv_head) {
     const int length = take_path(tile_.first + row - start_);
-    const TaskScratch s = s_.from(row * heads_, stride_);
+    const TaskScratch s = s_.from(row * heads_);
     for (const int end = context_ + length; first < end; first += kStrip) {
       Strip<T> strip = strip_at<T>(cache_, table, kv_head, first, std::min(kStrip, end - first));
       move_branch(table, kv_head, &strip);
       const Reach reach{strip.count, false, 0, heads_};
-      score_strip(strip.keys, s, heads_, reach, stride_, dim_);
+      NoLines none;
+      score_strip(strip.keys, s, heads_, reach, dim_, none);
       hide(strip, s.scores,
            {context_, length, kCausal, length - 1, metadata_.positions[tile_.first + row],
             call_.window, s_.mate_positions, nullptr});
       weigh(heads_, reach, s);
-      mix_strip(strip.values, s, heads_, reach, stride_, dim_);
+      mix_strip(strip.values, s, heads_, reach, dim_, none);
     }
   }
 

@@ -12,12 +12,17 @@ constexpr int width_for(int queries) {
   return most >= 4 ? 4 : most >= 2 ? 2 : 1;
 }
 
+// Rows of a block's keys or values that lie in one cache line.
+template <class T>
+constexpr int kPerLine = 64 / (kBlock * static_cast<int>(sizeof(T)));
+
 // Compilers would keep a pointer for each sum of a pointer and a multiple.
 inline void opaque(const float*& p) { asm("" : "+r"(p)); }
 
 // scores[query][block] = q . k for NQ queries and NB blocks of 16 keys.
-template <int NQ, int NB, class T>
-[[gnu::noinline]] void score(const float* q, ptrdiff_t stride, int dim, const T* const* keys, float* scores) {
+template <int NQ, int NB, class T, class Next>
+[[gnu::noinline]] void score(const float* q, ptrdiff_t stride, int dim, const T* const* keys,
+                             float* scores, Next& next) {
   Vec acc[NQ][NB];
 #pragma GCC unroll 8
   for (int i = 0; i < NQ; ++i) {
@@ -29,6 +34,7 @@ template <int NQ, int NB, class T>
   opaque(early);
   opaque(late);
   for (int d = 0; d < dim; ++d, ++early, ++late) {
+    if (d % kPerLine<T> == 0) next.ask();
     Vec k[NB];
 #pragma GCC unroll 4
     for (int b = 0; b < NB; ++b) k[b] = load(keys[b] + d * kBlock);
@@ -46,10 +52,18 @@ template <int NQ, int NB, class T>
   }
 }
 
+// What is mixed for the queries that are in registers together.
+struct Mixed {
+  const float *weights, *shrink;  // [query][kStrip], [query]
+  float* sums;                    // [query][stride]
+  int stride;
+};
+
 // sums[query] = sums[query] * shrink[query] + weights . v for NQ queries and NV vectors of 16 dims.
-template <int NQ, int NV, class T>
-[[gnu::noinline]] void mix(const float* weights, const float* shrink, int count, const T* const* values,
-                int head_dim, float* sums, int stride) {
+template <int NQ, int NV, class T, class Next>
+[[gnu::noinline]] void mix(const Mixed& mixed, int count, const T* const* values, int head_dim,
+                           Next& next) {
+  const auto [weights, shrink, sums, stride] = mixed;
   Vec acc[NQ][NV];
 #pragma GCC unroll 8
   for (int i = 0; i < NQ; ++i) {
@@ -61,6 +75,7 @@ template <int NQ, int NV, class T>
     const T* value = values[first / kBlock];
     const float* weight = weights + first;
     for (int left = std::min(kBlock, count - first); left > 0; --left) {
+      if (left % kPerLine<T> == 0) next.ask();
       Vec v[NV];
 #pragma GCC unroll 4
       for (int n = 0; n < NV; ++n) v[n] = load(value + 16 * n);
@@ -110,34 +125,34 @@ inline void each_sub(int queries, const Reach& reach, const F& f) {
   }
 }
 
-template <class T>
+template <class T, class Next>
 inline void score_strip(const T* const* keys, const TaskScratch& s, int queries,
-                        const Reach& reach, int stride, int head_dim) {
+                        const Reach& reach, int head_dim, Next& next) {
   each_sub(queries, reach, [&](int i, int some, int count) {
     with_queries(some, [&](auto size) {
       constexpr int N = decltype(size)::value, kWidth = width_for(N);
-      const float* q = s.q + i * stride;
+      const float* q = s.q + i * s.dim;
       float* scores = s.scores + i * kStrip;
       const int blocks = ceil_div(count, kBlock);
       int b = 0;
       for (; b + kWidth <= blocks; b += kWidth) {
-        score<N, kWidth>(q, stride, head_dim, keys + b, scores + b * kBlock);
+        score<N, kWidth>(q, s.dim, head_dim, keys + b, scores + b * kBlock, next);
       }
       for (; b < blocks; ++b) {
-        score<N, 1>(q, stride, head_dim, keys + b, scores + b * kBlock);
+        score<N, 1>(q, s.dim, head_dim, keys + b, scores + b * kBlock, next);
       }
     });
   });
 }
 
-template <class T>
+template <class T, class Next>
 inline void mix_strip(const T* const* pages, const TaskScratch& s, int queries,
-                      const Reach& reach, int stride, int head_dim) {
+                      const Reach& reach, int head_dim, Next& next) {
   each_sub(queries, reach, [&](int i, int some, int count) {
     with_queries(some, [&](auto size) {
       constexpr int N = decltype(size)::value, kWidth = width_for(N);
-      const float* weights = s.scores + i * kStrip;
-      float* sums = s.sums + i * stride;
+      const Mixed mixed{s.scores + i * kStrip, s.shrink + i, s.sums + i * s.dim, s.dim};
+      const auto at = [&](int d) { return Mixed{mixed.weights, mixed.shrink, mixed.sums + d, s.dim}; };
       const T* values[kStrip / kBlock];
       const int blocks = ceil_div(count, kBlock);
       std::copy_n(pages, blocks, values);
@@ -147,14 +162,14 @@ inline void mix_strip(const T* const* pages, const TaskScratch& s, int queries,
         for (int b = 0; b < blocks; ++b) values[b] += dims;
       };
       for (; d + 16 * kWidth <= head_dim; advance(16 * kWidth)) {
-        mix<N, kWidth>(weights, s.shrink + i, count, values, head_dim, sums + d, stride);
+        mix<N, kWidth>(at(d), count, values, head_dim, next);
       }
       for (; d + 16 <= head_dim; advance(16)) {
-        mix<N, 1>(weights, s.shrink + i, count, values, head_dim, sums + d, stride);
+        mix<N, 1>(at(d), count, values, head_dim, next);
       }
       for (int n = 0; d < head_dim && n < N; ++n) {
-        mix_rest(weights + n * kStrip, s.shrink[i + n], count, values, head_dim, head_dim - d,
-                 sums + n * stride + d);
+        mix_rest(mixed.weights + n * kStrip, mixed.shrink[n], count, values, head_dim, head_dim - d,
+                 mixed.sums + n * s.dim + d);
       }
     });
   });

@@ -3,6 +3,7 @@
 
 // Memory of one task: up to kQueries queries, dim = head_dim rounded up to 16.
 struct TaskScratch {
+  int dim;
   float* q;              // [query][dim], scaled
   float* sums;           // [query][dim]: weighted values
   float *mass, *fresh;   // [query][16]: sums of weights by the key's place in its block, of a strip
@@ -16,7 +17,7 @@ struct TaskScratch {
   int32_t *mates, *mate_positions;
 
   // What belongs to the queries from `first` on.
-  TaskScratch from(int first, int dim) const {
+  TaskScratch from(int first) const {
     TaskScratch rest = *this;
     rest.q += first * dim;
     rest.sums += first * dim;
@@ -31,6 +32,7 @@ struct TaskScratch {
 
 inline TaskScratch task_scratch(char* own, int dim, int rows) {
   TaskScratch s;
+  s.dim = dim;
   s.q = reinterpret_cast<float*>(own);
   s.sums = s.q + kQueries * dim;
   s.mass = s.sums + kQueries * dim;
@@ -82,16 +84,42 @@ inline Strip<T> strip_at(const Cache& cache, const int32_t* table, int kv_head, 
   return strip;
 }
 
-// Asks for blocks of keys or values that are read after what is read now: in a pass over many
-// contexts they come from memory, and the processor does not foresee a jump to the next block.
-template <class T>
-inline void ask_for(const T* const* pages, int blocks, int head_dim) {
-  const size_t size = static_cast<size_t>(head_dim) * kBlock * sizeof(T);
-  for (int b = 0; b < blocks; ++b) {
-    const char* page = reinterpret_cast<const char*>(pages[b]);
-    for (size_t i = 0; i < size; i += 64) prefetch_far(page + i);
+// Blocks of keys or values that are read after those that are multiplied now, asked for line by line
+// meanwhile: in a pass over many contexts they come from memory, and the processor does not foresee a
+// jump to the next block. If all were asked for at once, the thread would wait for them, and the
+// memory then for the thread.
+class Lines {
+ public:
+  Lines() = default;
+  template <class T>
+  Lines(const T* const* pages, int blocks, int head_dim)
+      : left_(blocks ? head_dim * kBlock * static_cast<int>(sizeof(T)) / 64 : 0) {
+    for (int b = 0; left_ && b < kBlocks; ++b) {
+      at_[b] = reinterpret_cast<const char*>(pages[std::min(b, blocks - 1)]);
+    }
   }
-}
+
+  // One line of every block.
+  void ask() {
+    if (left_ <= 0) return;
+    --left_;
+#pragma GCC unroll 4
+    for (int b = 0; b < kBlocks; ++b, at_[b - 1] += 64) prefetch_far(at_[b]);
+  }
+  void ask_rest() {
+    while (left_ > 0) ask();
+  }
+
+ private:
+  static constexpr int kBlocks = kStrip / kBlock;
+  const char* at_[kBlocks] = {};
+  int left_ = 0;
+};
+
+// Of prompts, which multiply each key many times: nothing is asked for.
+struct NoLines {
+  void ask() {}
+};
 
 // Blocks of keys or values in fp32: when many queries read them, it pays to widen them once. Lists
 // where they are.
