@@ -22,11 +22,19 @@ from benchmarks.compare_builds.texts import SETTINGS, compare_texts
 from benchmarks.peers import names_among
 
 
+def checkout(text: str) -> Path:
+    """Return a path as an option; raise argparse.ArgumentTypeError where there is no folder."""
+    path = Path(text).absolute()
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"no folder {text}; give a checkout, not a commit")
+    return path
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("what", nargs="*", help="texts, speed; both unless named")
-    parser.add_argument("--before", type=Path, required=True, help="a checkout")
-    parser.add_argument("--after", type=Path, required=True, help="another one")
+    parser.add_argument("--before", type=checkout, required=True, help="a checkout")
+    parser.add_argument("--after", type=checkout, required=True, help="another one")
     parser.add_argument(
         "--settings", type=names_among([*SETTINGS]), default=[*SETTINGS], metavar="A,B"
     )
@@ -49,7 +57,7 @@ def main() -> int:
     args = _arguments()
     keep = args.keep or Path(tempfile.mkdtemp(prefix="plait-compare-"))
     keep.mkdir(parents=True, exist_ok=True)
-    builds = Build("before", args.before.absolute()), Build("after", args.after.absolute())
+    builds = Build("before", args.before), Build("after", args.after)
     print("; ".join(f"{build.name}: {build.commit or build.path}" for build in builds))
     is_bad = False
     if "texts" in args.what or not args.what:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx
 import pytest
 
 from benchmarks.compare_builds import requests as kinds
+from benchmarks.compare_builds.__main__ import checkout
 from benchmarks.compare_builds.answers import Answer, differences, is_reworded, read
 from benchmarks.compare_builds.builds import Build
 from benchmarks.compare_builds.requests import CAUSAL, CHAT, DIFFUSION, Request, random_requests
@@ -18,6 +20,12 @@ from benchmarks.compare_builds.texts import Recorded, Setting, compare, record
 from benchmarks.servers import NotInstalled
 from benchmarks.turns import Spread
 from plait.decoders.contract.registry import methods
+
+
+def test_a_commit_in_place_of_a_checkout_is_refused_and_told_so(tmp_path: Path) -> None:
+    assert checkout(str(tmp_path)) == tmp_path
+    with pytest.raises(ArgumentTypeError, match="no folder 1a2b3c; give a checkout, not a commit"):
+        checkout("1a2b3c")
 
 
 @pytest.mark.parametrize("model", [CAUSAL, DIFFUSION])
