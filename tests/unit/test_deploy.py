@@ -11,6 +11,7 @@ import pytest
 import yaml
 from fastapi.routing import APIRoute
 
+from benchmarks.rolling_restart import DEPLOYMENT, Times
 from plait.server import cli
 from plait.server.api.routes.operations import router
 from plait.server.options import ServeOptions
@@ -121,6 +122,16 @@ def test_a_pod_may_load_and_drain_for_as_long_as_the_server(settings: Settings) 
     grace_s = _pod()["terminationGracePeriodSeconds"]
     assert grace_s >= wait_s + settings.api.drain_s + STOPPING_S
     assert settings.telemetry.log_format == "json"
+
+
+def test_pods_are_replaced_in_the_benchmark_as_the_manifest_says() -> None:
+    container, pod = _container(), _pod()
+    assert Times.read(DEPLOYMENT) == Times(
+        probe_period=container["readinessProbe"]["periodSeconds"],
+        probe_timeout=container["readinessProbe"]["timeoutSeconds"],
+        pre_stop=container["lifecycle"]["preStop"]["sleep"]["seconds"],
+        grace=pod["terminationGracePeriodSeconds"],
+    )
 
 
 def test_selectors_are_those_of_the_pods() -> None:
