@@ -26,13 +26,12 @@ class AttentionTask {
         cache_(cache),
         tile_(tile),
         dim_(cache.head_dim),
-        stride_(round_up(cache.head_dim, 16)),
         start_(metadata_.cu_seqlens_q[tile.segment]),
         context_(metadata_.context_lens[tile.segment]),
         rows_(tile.last - tile.first),
         kind_(metadata_.attention_modes[tile.segment]),
         own_(metadata_.cu_seqlens_q[tile.segment + 1] - start_),
-        s_(task_scratch(scratch, stride_, own_)),
+        s_(task_scratch(scratch, round_up(cache.head_dim, 16), own_)),
         positions_(metadata_.positions + start_) {
     if (kind_ == kShadow) mark_shadowed(tile_, start_, own_, s_.kin);
     if (kind_ == kContext) own_ = 0;
@@ -183,8 +182,8 @@ class AttentionTask {
     std::fill_n(s_.top, kSlots, 0.0f);
     for (int i = 0; i < queries(); ++i) {
       const float* q = call_.q + offset_of(i);
-      scale(q, call_.scale * kLog2E, s_.q + i * stride_, dim_);
-      std::fill_n(s_.sums + i * stride_, stride_, 0.0f);
+      scale(q, call_.scale * kLog2E, s_.q + i * s_.dim, dim_);
+      std::fill_n(s_.sums + i * s_.dim, s_.dim, 0.0f);
       s_.top[i] = -INFINITY;
       store(s_.mass + i * 16, zero());
     }
@@ -217,7 +216,7 @@ class AttentionTask {
 
   void write_out() {
     for (int i = 0; i < queries(); ++i) {
-      scale(s_.sums + i * stride_, 1.0f / sum(load(s_.mass + i * 16)), call_.out + offset_of(i), dim_);
+      scale(s_.sums + i * s_.dim, 1.0f / sum(load(s_.mass + i * 16)), call_.out + offset_of(i), dim_);
     }
   }
 
@@ -225,7 +224,7 @@ class AttentionTask {
   const AttentionMetadata& metadata_;
   const Cache& cache_;
   const RowTile& tile_;
-  const int dim_, stride_, start_, context_, rows_;
+  const int dim_, start_, context_, rows_;
   int kind_, own_;
   const TaskScratch s_;
   const int32_t* positions_;  // of the rows that are own_

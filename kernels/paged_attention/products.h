@@ -151,25 +151,25 @@ inline void mix_strip(const T* const* pages, const TaskScratch& s, int queries,
   each_sub(queries, reach, [&](int i, int some, int count) {
     with_queries(some, [&](auto size) {
       constexpr int N = decltype(size)::value, kWidth = width_for(N);
-      const Mixed mixed{s.scores + i * kStrip, s.shrink + i, s.sums + i * s.dim, s.dim};
-      const auto at = [&](int d) { return Mixed{mixed.weights, mixed.shrink, mixed.sums + d, s.dim}; };
+      Mixed mixed{s.scores + i * kStrip, s.shrink + i, s.sums + i * s.dim, s.dim};
       const T* values[kStrip / kBlock];
       const int blocks = ceil_div(count, kBlock);
       std::copy_n(pages, blocks, values);
       int d = 0;
       const auto advance = [&](int dims) {
         d += dims;
+        mixed.sums += dims;
         for (int b = 0; b < blocks; ++b) values[b] += dims;
       };
       for (; d + 16 * kWidth <= head_dim; advance(16 * kWidth)) {
-        mix<N, kWidth>(at(d), count, values, head_dim, next);
+        mix<N, kWidth>(mixed, count, values, head_dim, next);
       }
       for (; d + 16 <= head_dim; advance(16)) {
-        mix<N, 1>(at(d), count, values, head_dim, next);
+        mix<N, 1>(mixed, count, values, head_dim, next);
       }
       for (int n = 0; d < head_dim && n < N; ++n) {
         mix_rest(mixed.weights + n * kStrip, mixed.shrink[n], count, values, head_dim, head_dim - d,
-                 mixed.sums + n * s.dim + d);
+                 mixed.sums + n * s.dim);
       }
     });
   });

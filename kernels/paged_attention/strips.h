@@ -104,7 +104,10 @@ class Lines {
     if (left_ <= 0) return;
     --left_;
 #pragma GCC unroll 4
-    for (int b = 0; b < kBlocks; ++b, at_[b - 1] += 64) prefetch_far(at_[b]);
+    for (const char*& at : at_) {
+      prefetch_far(at);
+      at += 64;
+    }
   }
   void ask_rest() {
     while (left_ > 0) ask();
