@@ -28,12 +28,14 @@ import psutil
 import yaml
 from pydantic import Field
 
+from benchmarks.client import TIMEOUT, ServerFault, ask, connect
 from benchmarks.command_line import Command, command_config, run_command
 from benchmarks.machine import ROOT, this_machine
 from benchmarks.servers import Command as ServerCommand
 from benchmarks.servers import Running, Venvs, plait, running
 
 DEPLOYMENT = ROOT / "deploy" / "kubernetes" / "deployment.yaml"
+ANSWERED = "answered"
 LONG_EVERY = 20  # so manieth request is a long one
 
 
@@ -116,46 +118,48 @@ class Load:
 
     options: RollingRestartOptions
     service: Service
+    model: str
     ends: Counter[str] = field(default_factory=Counter)
+    _kept: dict[str, httpx.AsyncClient] = field(default_factory=dict)
 
     async def run(self, until: asyncio.Event) -> None:
         """Send requests, and await their answers once no more are wanted."""
         begun = time.perf_counter()
-        async with httpx.AsyncClient(timeout=120) as client, asyncio.TaskGroup() as group:
+        async with AsyncExitStack() as clients, asyncio.TaskGroup() as group:
             for index in itertools.count():
                 if until.is_set():
                     return
-                group.create_task(self._send(client, index))
+                await self._begin(group, clients, index)
                 due = begun + (index + 1) / self.options.rate
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
 
-    async def _send(self, client: httpx.AsyncClient, index: int) -> None:
-        self.ends[await self._ask(client, index)] += 1
+    async def _begin(self, group: asyncio.TaskGroup, clients: AsyncExitStack, index: int) -> None:
+        if not self.service.urls:
+            self.ends["no server was ready"] += 1
+            return
+        url = random.choice(sorted(self.service.urls))
+        if url not in self._kept:
+            kept = httpx.AsyncClient(base_url=url, timeout=TIMEOUT)
+            self._kept[url] = await clients.enter_async_context(kept)
+        group.create_task(self._send(url, index))
+
+    async def _send(self, url: str, index: int) -> None:
+        try:
+            if index % 2:
+                async with connect(url) as client:
+                    end = await self._ask(client, index)
+            else:
+                end = await self._ask(self._kept[url], index)
+        except (ServerFault, httpx.TransportError) as error:
+            end = f"{type(error).__name__}: {error}"
+        self.ends[end] += 1
 
     async def _ask(self, client: httpx.AsyncClient, index: int) -> str:
-        if not self.service.urls:
-            return "no server was ready"
-        url = random.choice(sorted(self.service.urls))
         is_long = index % LONG_EVERY == 0
-        body = {
-            "messages": [{"role": "user", "content": f"Tell me of the number {index}."}],
-            "max_tokens": self.options.long_tokens if is_long else self.options.tokens,
-            "ignore_eos": True,
-            "stream": True,
-        }
-        headers = {"connection": "close"} if index % 2 else {}
-        last = ""
-        try:
-            call = client.stream("POST", f"{url}/v1/chat/completions", json=body, headers=headers)
-            async with call as answer:
-                if not answer.is_success:
-                    await answer.aread()
-                    return f"status {answer.status_code}: {answer.text[:200]}"
-                async for line in answer.aiter_lines():
-                    last = line or last
-        except httpx.TransportError as error:
-            return type(error).__name__
-        return "answered" if last == "data: [DONE]" else f"cut off: {last[:80]}"
+        tokens = self.options.long_tokens if is_long else self.options.tokens
+        messages = [{"role": "user", "content": f"Tell me of the number {index}."}]
+        answer = await ask(client, self.model, messages, tokens, ignore_eos=True)
+        return ANSWERED if answer.tokens == tokens else f"{answer.tokens} of {tokens} tokens"
 
 
 async def _end(pod: Running, service: Service, options: RollingRestartOptions) -> float:
@@ -190,11 +194,12 @@ async def replace_all(
 ) -> tuple[Counter[str], list[float]]:
     """Replace a server so many times under load; return how requests and servers ended."""
     service = Service(Times.read(DEPLOYMENT))
-    load, done = Load(options, service), asyncio.Event()
+    done = asyncio.Event()
     command = plait(Venvs.below(ROOT, logs, options.model))
     took = []
     async with AsyncExitStack() as pods:
         old = await pods.enter_async_context(_pod(command, logs / "server-0.log", service))
+        load = Load(options, service, old.model)
         loading = asyncio.create_task(load.run(done))
         for index in range(1, options.rounds + 1):
             log = logs / f"server-{index}.log"
@@ -215,7 +220,7 @@ def main() -> int:
     print(this_machine())
     print(f"{options.rounds} servers replaced; {ends.total()} requests: {dict(ends)}")
     print("seconds from SIGTERM to the end:", ", ".join(f"{each:.1f}" for each in took))
-    return int(ends.total() != ends["answered"] or float("inf") in took)
+    return int(ends.total() != ends[ANSWERED] or float("inf") in took)
 
 
 if __name__ == "__main__":
