@@ -165,15 +165,12 @@ class Load:
 async def _end(pod: Running, service: Service, options: RollingRestartOptions) -> float:
     """Delete a server; return the seconds from SIGTERM to its end, infinity where it was killed."""
     times, process = service.times, psutil.Process(pod.pid)
-    deleted = time.perf_counter()
-    await asyncio.sleep(options.lag_s)
-    service.delete(pod.base_url)
-    await asyncio.sleep(max(0.0, deleted + times.pre_stop - time.perf_counter()))
+    asyncio.get_running_loop().call_later(options.lag_s, service.delete, pod.base_url)
+    await asyncio.sleep(times.pre_stop)
     told = time.perf_counter()
     process.terminate()
-    left = deleted + times.grace - told
     try:
-        await asyncio.to_thread(process.wait, left)
+        await asyncio.to_thread(process.wait, times.grace - times.pre_stop)
     except psutil.TimeoutExpired:
         process.kill()
         return float("inf")
