@@ -2,13 +2,19 @@
 PORT ?= 8000
 PEERS ?=
 BUILT_FROM := pyproject.toml $(wildcard setup.py requirements/* kernels/*/*.cpp kernels/*/*.h)
-.PHONY: serve test quick dev check bench docs lock
+.PHONY: serve test test-vllm vllm quick dev check bench docs lock
 
 serve: .venv/.runtime
 	.venv/bin/plait serve --port $(PORT)
 
 test: .venv/.dev
 	.venv/bin/python -P -m pytest
+
+# What `plait serve --worker vllm` needs, once; and the tests of such workers.
+vllm: .venv/.runtime .venv-vllm/.vllm
+
+test-vllm: .venv/.dev .venv-vllm/.vllm
+	.venv/bin/python -P -m pytest -n 0 -m vllm
 
 # Before a push, in under two minutes: structure, and fast tests of every layer.
 quick: .venv/.dev
@@ -39,8 +45,14 @@ docs: .venv/.dev
 lock: .venv/.dev
 	.venv/bin/uv pip compile $(LOCK) --extra model --extra kernels -o requirements/runtime.txt
 	.venv/bin/uv pip compile $(LOCK) --all-extras -c requirements/runtime.txt -o requirements/dev.txt
+	.venv/bin/uv pip compile $(LOCK) requirements/vllm.in $(CPU_WHEELS) $(UNFIT) -o requirements/vllm.txt
 LOCK := -q pyproject.toml --python-version 3.11 --python-platform linux --no-annotate \
 	--no-emit-package torch --custom-compile-command "make lock"
+CPU_WHEELS := --extra-index-url https://download.pytorch.org/whl/cpu --index-strategy unsafe-best-match
+UNFIT := --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec
+
+.venv-vllm/.vllm: requirements/vllm.txt requirements/install.sh
+	sh requirements/install.sh vllm
 
 .venv/.%: $(BUILT_FROM)
 	sh requirements/install.sh $*

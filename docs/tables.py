@@ -25,6 +25,13 @@ from plait.server.models.hf.families import FAMILIES
 from plait.server.options import ServeOptions
 from plait.server.parser import format_size
 from plait.server.prompt.gguf_tokenizer import PRE_TOKENIZERS
+from plait.server.wire.capabilities import (
+    AUTOREGRESSIVE,
+    CAPABILITIES,
+    DIFFUSION,
+    OPTIONAL,
+    VLLM,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 OPENAI = (
@@ -309,3 +316,20 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines
     )
+
+
+def worker_kinds() -> str:
+    """Return which optional features each kind of worker has."""
+    kinds = {"autoregressive": AUTOREGRESSIVE, "diffusion": DIFFUSION, "vllm": VLLM}
+    rows = [
+        (f"`{name}`", what, *(_has(name, kind, own) for kind, own in kinds.items()))
+        for name, what in CAPABILITIES.items()
+    ]
+    head = ("Capability", "What needs it", "native", "native, diffusion model", "vllm")
+    return _table(head, rows)
+
+
+def _has(capability: str, kind: str, own: Sequence[str]) -> str:
+    if capability in own:
+        return "yes"
+    return "some" if capability in OPTIONAL[kind] else "no"

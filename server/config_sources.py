@@ -12,13 +12,15 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, TypeAdapter
 from pydantic_settings import BaseSettings, NoDecode, YamlConfigSettingsSource
 
 from plait.decoders.constrained.spec import JsonStyle
+
+Layer = TypeVar("Layer")
 
 ENV_PREFIX = "PLAIT_"
 # Variables that Kubernetes adds to containers for a service called plait or plait-*.
@@ -228,3 +230,16 @@ def refuse_unknown_variables(environment: Mapping[str, str], options: Iterable[s
 def _is_service_link(name: str, value: str) -> bool:
     is_url = name.endswith("_PORT") and _SERVICE_URL.match(value)
     return bool(is_url or _SERVICE_LINK.fullmatch(name))
+
+
+def settings_from(kind: type[Layer], values: Mapping[str, Any]) -> Layer:
+    """Return a settings object from those of the values that are its fields."""
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    plain = {name: _plain(value) for name, value in values.items() if name in names}
+    return kind(**plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    return int(value) if isinstance(value, ByteSize) else value

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
 from pydantic_settings import (
@@ -39,6 +38,7 @@ from plait.server.config_sources import (
     load_schemas,
     open_yaml,
     refuse_unknown_variables,
+    settings_from,
     split_commas,
 )
 from plait.server.settings import (
@@ -55,8 +55,6 @@ from plait.server.settings import (
 
 _API, _LIMITS, _COMPILE = ApiSettings(), LimitSettings(), CompileSettings()
 _POOL, _ENGINE, _TELEMETRY = PoolSettings(), EngineSettings(), TelemetrySettings()
-
-Layer = TypeVar("Layer")
 
 
 def _known_drafters(value: str) -> str:
@@ -203,6 +201,16 @@ class PoolOptions(BaseModel):
 class EngineOptions(BaseModel):
     """The engine of each model."""
 
+    worker: Literal["native", "vllm"] = Field(
+        "native", description="What runs the model: plait's own engine, or vLLM (docs/workers.md)."
+    )
+    vllm_python: str = Field(
+        _ENGINE.vllm_python,
+        description="The Python that vLLM is installed for; empty: this one, or .venv-vllm's.",
+    )
+    vllm_arg: Texts = Field(
+        [], description="NAME=VALUE: an argument of vLLM's engine (block-size=32), or a flag."
+    )
     device: Device = Field(_ENGINE.device, description="cpu, cuda, cuda:1, ...")
     weights: WeightMode = Field(_ENGINE.weights, description="How the weights are held.")
     threads: int = Field(_ENGINE.threads, ge=0, le=1024, description="Per worker; 0: one a core.")
@@ -287,7 +295,6 @@ class ModelEntry(EngineOptions):
 
     model: str
     served_name: str = ""
-    worker_kind: str = _ENGINE.worker_kind
 
 
 class TelemetryOptions(BaseModel):
@@ -385,16 +392,3 @@ class ServeOptions(  # one column of help, in this order from the last base to t
                 raise ValueError("served_name: there are several models; name them in a YAML file")
             entries[0]["served_name"] = self.served_name
         return tuple(settings_from(EngineSettings, {**common, **entry}) for entry in entries)
-
-
-def settings_from(kind: type[Layer], values: Mapping[str, Any]) -> Layer:
-    """Return a settings object from those of the values that are its fields."""
-    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    plain = {name: _plain(value) for name, value in values.items() if name in names}
-    return kind(**plain)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(value)
-    return int(value) if isinstance(value, ByteSize) else value

@@ -103,7 +103,9 @@ class EngineSettings:
 
     model: str = "smollm2-135m-instruct"  # built-in name, GGUF file or Hugging Face folder
     served_name: str = ""  # empty: the built-in name, or the file's stem
-    worker_kind: str = "native"  # what runs the model: see server/workers
+    worker: str = "native"  # what runs the model: see server/workers
+    vllm_python: str = ""  # interpreter that vLLM is installed for; empty: see pool/vllm.py
+    vllm_arg: tuple[str, ...] = ()  # NAME=VALUE: vLLM's own engine arguments
     device: str = "cpu"
     weights: WeightMode = "auto"
     threads: int = 0  # 0: as many as the machine has cores

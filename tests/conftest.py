@@ -10,12 +10,15 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+from tests.fixtures.vllm_worker import PYTHON
 
 # The machine may be busy, so no example has a deadline; the examples are the same in every run.
 settings.register_profile(
@@ -30,7 +33,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Files of tests/e2e whose tests share a server, and the parameters that name one.
 SERVERS = {"faults": "faults", "readme": "smollm2", "diffusion_requests": "tiny-diffusion"}
 FILES = re.compile(rf"tests/e2e/test_({'|'.join(SERVERS)})\.py")
-PARAMETERS = re.compile(r"tests/e2e/.*\[(smollm2|tiny-diffusion)\b")
+PARAMETERS = re.compile(r"tests/e2e/.*\[(smollm2|tiny-diffusion|vllm)\b")
 
 
 class ByServer(LoadScopeScheduling):  # type: ignore[misc]
@@ -63,7 +66,12 @@ def _has_gpu() -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if marked and not _has_gpu():
+    _skip(items, "gpu", "needs a CUDA device", _has_gpu)
+    _skip(items, "vllm", "needs vLLM: `make vllm` installs it", PYTHON.exists)
+
+
+def _skip(items: list[pytest.Item], mark: str, reason: str, is_there: Callable[[], bool]) -> None:
+    marked = [item for item in items if item.get_closest_marker(mark)]
+    if marked and not is_there():
         for item in marked:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+            item.add_marker(pytest.mark.skip(reason=reason))

@@ -9,8 +9,8 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import CliPositionalArg
 
 from benchmarks.command_line import Command, command_config
-from plait.server.config_sources import Count, Texts, split_commas
-from plait.server.options import EngineOptions, settings_from
+from plait.server.config_sources import Count, Texts, settings_from, split_commas
+from plait.server.options import EngineOptions
 from plait.server.settings import EngineSettings
 
 Part = Literal["serving", "json"]

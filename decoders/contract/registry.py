@@ -29,6 +29,7 @@ LACKING: Mapping[str, str] = {
     "shadow": "needs a model whose rows predict their own position; this one's predict the next",
     "draft_model": "needs a second model, which the server gets by --draft-model",
     "tree": "needs attention to trees of drafts, which this model's worker has not",
+    "search": "weighs sequences against each other, which this model's worker can't",
 }
 
 

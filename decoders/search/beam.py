@@ -140,6 +140,7 @@ def _extend(text: Hypothesis, beam: MemberOutcome) -> list[Continuation]:
 
 METHOD = Method(
     kind="search",
+    needs=frozenset({"search"}),
     name="beam",
     summary="Beam search over the model's own log-probabilities.",
     source="use_beam_search of vLLM",

@@ -79,6 +79,7 @@ def _score(state: BestOfState, member: int) -> float:
 
 METHOD = Method(
     kind="search",
+    needs=frozenset({"search"}),
     name="best-of",
     summary="Draws num_samples texts and returns the n of the highest mean log-probability.",
     source="best_of of OpenAI's completions API",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from plait.decoders.contract.constraint import Constraint
@@ -44,6 +45,19 @@ class SpeculationState:
     row_cost: float = 0.0  # of each row of the tree, in tokens
     drafted: dict[str, int] = field(default_factory=dict)  # draft tokens fed so far, by drafter
     accepted: dict[str, int] = field(default_factory=dict)
+
+    def match_fed(self, token_ids: Sequence[int]) -> int:
+        """Return how many of the tokens that were fed as a chain are those of the draft.
+
+        For an engine that feeds only a part of what is proposed, or fills up with other tokens: the
+        rest of the draft is forgotten, and the rows of these tokens alone are to be accepted.
+        """
+        chain = self.tree.token_ids if self.tree.is_chain else ()
+        pairs = zip(chain, token_ids, strict=False)
+        count = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        if count < len(self.tree):
+            self.tree = self.tree.only(range(count))
+        return count
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,32 +14,33 @@ from pydantic import ByteSize
 from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
 from plait.decoders.continuations.decoder import ContinuationDecoder
 from plait.decoders.contract.costs import CostCurve
-from plait.decoders.contract.registry import MethodError, check_needs
-from plait.decoders.contract.scorer import Endpoint
 from plait.decoders.diffusion.decoder import DiffusionDecoder
-from plait.decoders.speculative.config import default_drafters
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.speculator import Speculator
-from plait.decoders.speculative.stores.namespaces import DraftStores
 from plait.kernels import extension
 from plait.kernels.dispatch import refusals
 from plait.server.engine.admission import Admission, EngineCapacity
-from plait.server.engine.constraints import LazyConstraints, LazyForms
+from plait.server.engine.constraints import LazyConstraints
 from plait.server.engine.draft_model.load import load_draft_model
 from plait.server.engine.draft_store.keeper import StoreKeeper
 from plait.server.engine.engine import Engine
 from plait.server.engine.group.group import SearchContext
-from plait.server.engine.group.scoring import ScorerPool
 from plait.server.engine.kv.block_table import BLOCK_SIZE, num_blocks_for
 from plait.server.engine.kv.manager import KVCacheManager
 from plait.server.engine.profile import measure
 from plait.server.engine.runner import Runner
+from plait.server.engine.services import (
+    check_drafter,
+    make_admission,
+    make_keeper,
+    make_searches,
+)
 from plait.server.memory import SystemMemory, return_freed_memory, system_memory
 from plait.server.models.catalog import BadModel, resolve
-from plait.server.models.fingerprint import vocabulary_fingerprint
 from plait.server.models.heads import add_inputs, find_heads
 from plait.server.models.load import load_model
 from plait.server.prompt.tokenizer import load_tokenizer
+from plait.server.wire.capabilities import AUTOREGRESSIVE, DIFFUSION
 from plait.server.wire.messages import ModelInfo
 
 if TYPE_CHECKING:
@@ -80,16 +80,16 @@ def build_engine(
     heads = find_heads(files) if model.diffusion is None else {}
     capabilities = _capabilities(model.diffusion, has_draft_model=draft_model is not None)
     capabilities += sorted(heads)
-    _check_drafter(settings.drafter, capabilities)
+    check_drafter(settings.drafter, capabilities)
     num_blocks, length = _capacity(settings, model)
     kv = model.new_kv_cache(num_blocks)
     runner = Runner(watch(model) if watch else model, kv, model.backend)
     costs = _costs(runner, model, num_blocks)
-    keeper = _keeper(settings, model, files)
+    keeper = make_keeper(settings, files, model.vocab_size, has_file=model.diffusion is None)
     context = _drafter_context(model, heads, costs, draft_model, keeper)
     decoder = _decoder(model, files, context)
     constraints = LazyConstraints(files, model.vocab_size, settings.grammar_cache_bytes)
-    admission = _admission(model, constraints, decoder, length, _searches(settings, files))
+    admission = _admission(model, constraints, decoder, length, make_searches(settings, files))
     kept = kept_blocks(settings, model.kv_block_bytes, length)
     kv_manager = KVCacheManager(
         num_blocks, runner.copy_block, prefix_caching=settings.prefix_caching, num_kept=kept
@@ -225,24 +225,13 @@ def _admission(
     length: int,
     searches: SearchContext,
 ) -> Admission:
-    """Return the admission, which prepares for constraints on a thread of its own."""
     continuations = ContinuationDecoder()
-    admission = Admission(
+    return make_admission(
         EngineCapacity(length, model.vocab_size, model.fingerprint),
         lambda request: continuations if request.extras.writes_nothing else decoder,
         constraints,
         searches,
     )
-    admission.run_aside(constraints.prepare)
-    return admission
-
-
-def _searches(settings: EngineSettings, files: ModelFiles) -> SearchContext:
-    """Return what searches have: the operator's services, and the tokenizer once it is needed."""
-    named = (each.partition("=") for each in settings.scorer_url)
-    endpoints = {name: Endpoint(url, settings.scorer_timeout_s) for name, _, url in named}
-    forms = LazyForms(settings.grammar_cache_bytes)
-    return SearchContext(ScorerPool(endpoints, forms), lru_cache(1)(partial(load_tokenizer, files)))
 
 
 def _drafter_context(
@@ -261,17 +250,6 @@ def _drafter_context(
         costs=costs,
         draft_model=draft_model,
         stores=keeper.stores,
-    )
-
-
-def _keeper(settings: EngineSettings, model: Transformer, files: ModelFiles) -> StoreKeeper:
-    """Return the drafters' stores, with what the settings' file has of them."""
-    has_file = settings.draft_store and model.diffusion is None
-    return StoreKeeper(
-        DraftStores(settings.draft_store_tokens, settings.draft_store_namespaces),
-        Path(settings.draft_store) if has_file else None,
-        vocab_size=model.vocab_size,
-        vocabulary=lambda: vocabulary_fingerprint(load_tokenizer(files).token_bytes),
     )
 
 
@@ -298,24 +276,12 @@ def _line_breaks(files: ModelFiles) -> tuple[int, ...]:
     return tuple(token for token, text in enumerate(spelled) if b"\n" in text)
 
 
-def _check_drafter(drafter: str, capabilities: list[str]) -> None:
-    """Raise BadModel if requests that name no drafter could not be served as the operator wants."""
-    try:
-        choices = default_drafters(drafter)
-        for choice in choices:
-            check_needs(choice, capabilities)
-    except MethodError as error:
-        raise BadModel(f"drafter {drafter!r}: {error}") from error
-    if drafter != "auto" and choices and "canvas" in capabilities:
-        raise BadModel(f"drafter {drafter!r}: a diffusion model drafts its own canvases.")
-
-
 def _capabilities(diffusion: DiffusionSpec | None, *, has_draft_model: bool) -> list[str]:
     """Return the optional features of this worker, as wire.messages.ModelInfo lists them."""
     if diffusion is None:
         optional = ["draft_model"] * has_draft_model
-        return ["tree", "prompt_logprobs", "continuations", "draft_store", *optional]
-    found = ["canvas"]
+        return [*AUTOREGRESSIVE, *optional]
+    found = [*DIFFUSION]
     if diffusion.serves("full"):
         found.append("full_attention")
     if not diffusion.shift:  # a row must predict its own position to have a shadow

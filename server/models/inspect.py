@@ -21,6 +21,7 @@ from plait.server.models.spec import ModelSpec
 from plait.server.prompt.chat_template import compile_template
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
 from plait.server.settings import EngineSettings
+from plait.server.workers.vllm.settings import check_settings
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -43,6 +44,12 @@ def open_model(files: ModelFiles, engine: EngineSettings) -> Tokenizer:
 
 def check_engine(files: ModelFiles, engine: EngineSettings) -> None:
     """Refuse what no worker could serve; see open_model."""
+    if engine.worker == "vllm":
+        check_settings(files, engine)
+        return
+    for option in ("vllm_python", "vllm_arg"):
+        if getattr(engine, option):
+            raise BadModel(f"{option} is an option of vLLM workers: give --worker vllm, too")
     check_device(engine.device)
     _check_memory(engine)
     spec = inspect(files)

@@ -19,10 +19,9 @@ from plait.server.models.catalog import BadModel, ModelFiles, resolve
 from plait.server.models.inspect import open_model
 from plait.server.pool.compile_service.compiler import CompileService, CompileStats
 from plait.server.pool.connected_worker import ConnectedWorker
-from plait.server.pool.early import NATIVE_WORKER_COMMAND
 from plait.server.pool.in_flight import InFlightRequest
 from plait.server.pool.launcher import Launcher
-from plait.server.pool.process import ProcessLauncher
+from plait.server.pool.process import ProcessLauncher, native_command, vllm_command
 from plait.server.pool.replica import Replica
 from plait.server.pool.replica_group import Readiness, ReplicaGroup, ServedModel
 from plait.server.pool.supervisor import supervise
@@ -78,7 +77,10 @@ class PoolDependencies:
 
     # By worker kind; each is called with a folder for sockets that only this user can enter.
     launchers: Mapping[str, Callable[[Path], Launcher]] = field(
-        default_factory=lambda: {"native": partial(ProcessLauncher, NATIVE_WORKER_COMMAND)}
+        default_factory=lambda: {
+            "native": partial(ProcessLauncher, native_command),
+            "vllm": partial(ProcessLauncher, vllm_command),
+        }
     )
     resolve: Callable[[str], ModelFiles] = resolve
     open_model: Callable[[ModelFiles, EngineSettings], Tokenizer] = open_model
@@ -279,7 +281,7 @@ class Pool:
         assert self._context is not None, "start() comes first"
         return partial(
             ConnectedWorker,
-            self._launchers[engine.worker_kind],
+            self._launchers[engine.worker],
             WorkerConfig(engine=engine, telemetry=self._settings.telemetry),
             self._context,
             self._settings.pool.ready_timeout_s,
@@ -338,9 +340,9 @@ def _named_engines(
         name = engine.served_name or files.name
         if name in named:
             raise BadModel(f"two models would be served as {name!r}: give one another name")
-        if engine.worker_kind not in dependencies.launchers:
+        if engine.worker not in dependencies.launchers:
             raise BadModel(
-                f"{name}: worker_kind {engine.worker_kind!r} would need a launcher and a worker of "
+                f"{name}: worker {engine.worker!r} would need a launcher and a worker of "
                 f"that kind; there is: {', '.join(dependencies.launchers)}"
             )
         named[name] = replace(files, name=name), replace(engine, served_name=name)

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -16,7 +16,21 @@ import msgspec
 
 from plait.server.pool import early
 from plait.server.pool.worker import WorkerConfig
+from plait.server.settings import EngineSettings
 from plait.server.wire.address import Address
+from plait.server.workers.vllm.interpreter import find_python
+
+Command = Callable[[EngineSettings], Sequence[str]]
+
+
+def native_command(engine: EngineSettings) -> Sequence[str]:
+    """Return the command that starts a native worker."""
+    return early.NATIVE_WORKER_COMMAND
+
+
+def vllm_command(engine: EngineSettings) -> Sequence[str]:
+    """Return the command that starts a vLLM worker; raise BadModel if vLLM is not there."""
+    return (find_python(engine.vllm_python), "-P", "-m", "plait.server.workers.vllm")
 
 
 class ProcessLauncher:
@@ -26,8 +40,8 @@ class ProcessLauncher:
     and a kill ends its children, too. It ends by itself when this process does: its input closes.
     """
 
-    def __init__(self, command: Sequence[str], folder: Path) -> None:
-        """Take the command, and a folder for sockets that only this user can enter."""
+    def __init__(self, command: Command, folder: Path) -> None:
+        """Take what returns a worker's command, and a folder that only this user can enter."""
         self._command = command
         self._folder = folder
         self._serial = count()
@@ -42,8 +56,8 @@ class ProcessLauncher:
         Raises:
             OSError: that is impossible.
         """
-        threads = config.engine.threads
-        process = early.take(self._command, threads) or early.spawn(self._command, threads)
+        command, threads = self._command(config.engine), config.engine.threads
+        process = early.take(command, threads) or early.spawn(command, threads)
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended, which whoever waits for it will see
             process.stdin.write(msgspec.json.encode(config) + b"\n")

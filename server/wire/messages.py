@@ -128,9 +128,8 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 class ModelInfo(msgspec.Struct, frozen=True, tag="ready"):
     """First report of a worker that has loaded: the model, and what the worker can do.
 
-    Capabilities are optional features that some method or route needs: "tree", "canvas",
-    "full_attention", "shadow", "prompt_logprobs", "continuations", "draft_model", "draft_store",
-    and the drafter heads by name. A method that needs one is refused by name where it is missing.
+    Capabilities are those of wire/capabilities.py, and the drafter heads by name. A method that
+    needs another one is refused by name.
     """
 
     model: str

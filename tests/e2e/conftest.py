@@ -16,10 +16,11 @@ import pytest
 
 from tests.fixtures.real_server import RealServer, real_server
 from tests.fixtures.running_server import running, stub_app
+from tests.fixtures.vllm_worker import vllm_server
 
 BASE_URL = os.environ.get("PLAIT_TEST_BASE_URL", "").rstrip("/")
 DIFFUSION = "tiny-diffusion"
-SERVERS = {"smollm2": "server", DIFFUSION: "diffusion_server"}  # and their fixtures
+SERVERS = {"smollm2": "server", DIFFUSION: "diffusion_server", "vllm": "vllm"}  # their fixtures
 API_KEY = os.environ.get("PLAIT_TEST_API_KEY", "none")
 
 
@@ -37,7 +38,18 @@ def diffusion_server() -> Iterator[RealServer]:
         yield running_server
 
 
-@pytest.fixture(scope="session", params=[BASE_URL] if BASE_URL else [*SERVERS, "stub"])
+@pytest.fixture(scope="session")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    """The default model on a vLLM worker."""
+    options = ("--max-queue", "40", "--kv-cache-bytes", "100MB")
+    with vllm_server(tmp_path_factory.mktemp("vllm"), *options) as running_server:
+        yield running_server
+
+
+KINDS = ["smollm2", DIFFUSION, "stub", pytest.param("vllm", marks=pytest.mark.vllm)]
+
+
+@pytest.fixture(scope="session", params=[BASE_URL] if BASE_URL else KINDS)
 def base_url(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param in SERVERS:
         yield request.getfixturevalue(SERVERS[request.param]).url

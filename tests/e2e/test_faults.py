@@ -15,16 +15,27 @@ import httpx
 import pytest
 
 from tests.fixtures.real_server import MODEL, RealServer, real_server
+from tests.fixtures.vllm_worker import vllm_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SPARE_FILES = 4  # sockets of connections that the peer has closed and the loop not yet
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RealServer]:
+KINDS = ["native", pytest.param("vllm", marks=pytest.mark.vllm)]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RealServer]:
     """A server of its own: these tests kill its worker."""
-    with real_server("--max-queue", "40", "--write-timeout-s", "2") as running:
-        yield running
+    options = ("--max-queue", "40", "--write-timeout-s", "2")
+    if request.param == "native":
+        with real_server(*options) as running:
+            yield running
+    else:
+        with vllm_server(tmp_path_factory.mktemp("vllm"), *options) as running:
+            yield running
 
 
 @pytest.fixture

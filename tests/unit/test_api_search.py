@@ -214,7 +214,7 @@ async def test_usage_counts_what_was_searched_beside_what_is_returned() -> None:
 
 async def test_a_diffusion_model_may_be_searched() -> None:
     spec = DiffusionSpec(mask_id=258, eos_ids=(255,), attention="block", block_size=32)
-    info = structs.replace(INFO, capabilities=["canvas"], diffusion=spec)
+    info = structs.replace(INFO, capabilities=["canvas", "search"], diffusion=spec)
     job = await complete(StubPool([StubModel(info=info)]), best_of=4)
     assert job.requests[0].decoding.search == best_of(4)
     with pytest.raises(BadRequest, match="smc is a search of models that write one") as caught:

@@ -84,12 +84,12 @@ def test_without_options_the_settings_are_the_documented_ones(served: list[Setti
 def test_every_setting_has_an_option_with_its_default_and_a_help() -> None:
     options = ServeOptions.model_fields
     wanted = leaves(Settings()) | leaves(EngineSettings())
-    del wanted["worker_kind"]  # of one model: in the configuration's list of engines only
     renamed = {"api_keys": "api_key", "model": "models", "compile_schemas": "schema_folder"}
     for name, default in wanted.items():
         option = options[renamed.get(name, name)]
         assert option.description, name
-        if name not in renamed and name not in ("cors_origins", "scorer_url", "compile_json_style"):
+        lists = ("cors_origins", "scorer_url", "vllm_arg")
+        if name not in (*renamed, *lists, "compile_json_style"):
             assert option.default == default, name
     assert len({*wanted}) == len(wanted)
 
@@ -98,6 +98,9 @@ def test_every_option_reaches_its_setting(served: list[Settings]) -> None:
     plain = leaves(Settings()) | leaves(EngineSettings())
     strange: dict[str, Any] = {
         "host": "::1",
+        "worker": "vllm",
+        "vllm_python": "/opt/vllm/bin/python",
+        "vllm_arg": ("block-size=32", "enforce-eager"),
         "weights": "fp32",
         "generation_config": "off",
         "device": "cuda",
@@ -119,7 +122,7 @@ def test_every_option_reaches_its_setting(served: list[Settings]) -> None:
     arguments: list[str] = []
     for name, default in plain.items():
         flag = f"--{name.replace('_', '-')}"
-        if name in ("api_keys", "cors_origins", "model", "worker_kind", "compile_schemas"):
+        if name in ("api_keys", "cors_origins", "model", "compile_schemas"):
             continue
         if isinstance(default, bool):
             want[name] = not default
@@ -324,6 +327,6 @@ def test_a_model_of_the_configuration_names_the_kind_of_its_workers(
     served: list[Settings], tmp_path: Path
 ) -> None:
     config = tmp_path / "c.yaml"
-    config.write_text("engines: [{model: a}, {model: b, worker_kind: other}]\n")
+    config.write_text("engines: [{model: a}, {model: b, worker: vllm}]\n")
     settings = serve(served, "--config", str(config))
-    assert [engine.worker_kind for engine in settings.engines] == ["native", "other"]
+    assert [engine.worker for engine in settings.engines] == ["native", "vllm"]

@@ -46,7 +46,7 @@ async def test_the_first_worker_is_the_one_that_was_started_early(
 ) -> None:
     early.start(command)
     (started,) = early._started
-    launcher = ProcessLauncher(command, tmp_path)
+    launcher = ProcessLauncher(lambda engine: command, tmp_path)
     first = await launcher.start(config(tmp_path / "first"))
     second = await launcher.start(config(tmp_path / "second"))
     assert first.pid == started.pid != second.pid
@@ -62,7 +62,9 @@ async def test_a_worker_with_threads_of_its_own_is_another_one(
 ) -> None:
     early.start(command)
     (started,) = early._started
-    worker = await ProcessLauncher(command, tmp_path).start(config(tmp_path / "file", threads=1))
+    worker = await ProcessLauncher(lambda engine: command, tmp_path).start(
+        config(tmp_path / "file", threads=1)
+    )
     assert worker.pid != started.pid
     assert started.returncode is not None, "the early one was left behind"
     await worker.close()
@@ -71,14 +73,18 @@ async def test_a_worker_with_threads_of_its_own_is_another_one(
 async def test_one_that_has_ended_is_not_taken(command: tuple[str, ...], tmp_path: Path) -> None:
     early.start((sys.executable, "-c", ""))
     early._started[0].wait()
-    worker = await ProcessLauncher(command, tmp_path).start(config(tmp_path / "file"))
+    worker = await ProcessLauncher(lambda engine: command, tmp_path).start(
+        config(tmp_path / "file")
+    )
     assert await worker.wait() == "the worker ended with code 7"
     await worker.close()
 
 
 async def test_input_is_closed_though_nobody_waits_for_the_end(tmp_path: Path) -> None:
     command = (sys.executable, "-c", "import time; time.sleep(600)")
-    worker = await ProcessLauncher(command, tmp_path).start(config(tmp_path / "file"))
+    worker = await ProcessLauncher(lambda engine: command, tmp_path).start(
+        config(tmp_path / "file")
+    )
     closing = asyncio.create_task(worker.close())
     await asyncio.sleep(0)
     closing.cancel()
@@ -92,7 +98,9 @@ async def test_input_is_closed_though_nobody_waits_for_the_end(tmp_path: Path) -
 
 async def test_an_early_worker_can_be_killed(command: tuple[str, ...], tmp_path: Path) -> None:
     early.start((sys.executable, "-c", "import time; time.sleep(600)"))
-    worker = await ProcessLauncher(command, tmp_path).start(config(tmp_path / "file"))
+    worker = await ProcessLauncher(lambda engine: command, tmp_path).start(
+        config(tmp_path / "file")
+    )
     assert worker.is_alive
     worker.kill()
     assert "killed by signal 9" in await worker.wait()

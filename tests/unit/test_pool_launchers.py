@@ -16,7 +16,7 @@ from plait.server.wire.messages import Delta
 from tests.fixtures.pools import PARTS, collect, request, running_pool, tokens_of
 from tests.fixtures.thread_worker import ThreadLauncher, ThreadWorker
 
-ENGINES = (EngineSettings("m", worker_kind="thread"),)
+ENGINES = (EngineSettings("m", worker="thread"),)
 
 
 async def test_a_pool_serves_workers_of_another_kind_over_tcp() -> None:
@@ -28,7 +28,7 @@ async def test_a_pool_serves_workers_of_another_kind_over_tcp() -> None:
         assert isinstance(events[-1], Delta) and events[-1].finish_reason == "stop"
         (worker,) = launcher.started
         assert worker.config.address.startswith("tcp://127.0.0.1:")
-        assert worker.config.engine.worker_kind == "thread"
+        assert worker.config.engine.worker == "thread"
     assert not worker.is_alive, "the pool has left a worker behind"
 
 
@@ -58,8 +58,8 @@ async def test_a_request_arrives_with_instants_of_the_workers_clock() -> None:
 
 
 async def test_a_kind_without_a_launcher_is_refused_by_name() -> None:
-    engines = (EngineSettings("m", worker_kind="vllm"),)
-    with pytest.raises(BadModel, match=r"m: worker_kind 'vllm' would need a launcher.*: native"):
+    engines = (EngineSettings("m", worker="vllm"),)
+    with pytest.raises(BadModel, match=r"m: worker 'vllm' would need a launcher.*: native"):
         async with running_pool(engines=engines):
             pass
 

@@ -108,6 +108,7 @@ class Asap:
 
 METHOD = Method(
     kind="search",
+    needs=frozenset({"search"}),
     name="asap",
     summary="Samples scaled by the legal futures that earlier ones have found.",
     source="Park et al., arXiv:2405.21047, algorithm 1",

@@ -140,6 +140,7 @@ def _first_accepted(state: AttemptsState) -> list[int]:
 
 METHOD = Method(
     kind="search",
+    needs=frozenset({"search"}),
     name="cars",
     summary="Exact samples given the constraint, by rejection that learns from every attempt.",
     source="CARS, arXiv:2510.01902",

@@ -199,6 +199,7 @@ def _ranked(chain: Chain, begun: int) -> Ranked:
 
 METHOD = Method(
     kind="search",
+    needs=frozenset({"search"}),
     name="mcmc",
     summary="Markov chains of masked draws that converge to the law given the constraint.",
     source="arXiv:2506.05754",

@@ -166,6 +166,7 @@ def _replace_particles(state: SmcState, counts: Sequence[int]) -> list[Action]:
 
 METHOD = Method(
     kind="search",
+    needs=frozenset({"search"}),
     name="smc",
     summary="Sequential Monte Carlo: choices follow the model's law given the constraint.",
     source="Loula et al., arXiv:2504.13139; Lipkin et al., arXiv:2504.05410",

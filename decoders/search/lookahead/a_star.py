@@ -296,6 +296,7 @@ class AStar:
 
 METHOD = Method(
     kind="search",
+    needs=frozenset({"search"}),
     name="a-star",
     summary="Best-first search over sampled steps, guided by scorers.",
     source="A*-decoding, arXiv:2505.13672",

@@ -155,6 +155,7 @@ def _choose(state: AdaDecState, score: Callable[[Branch], float], actions: list[
 
 METHOD = Method(
     kind="search",
+    needs=frozenset({"search"}),
     name="ada-dec",
     summary="Greedy decoding that looks ahead where the model is uncertain.",
     source="AdaDec, arXiv:2506.08980, section 3",

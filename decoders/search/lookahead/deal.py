@@ -211,6 +211,7 @@ def take(ranked: list[Ranked], n: int) -> Sequence[Ranked]:
 
 METHOD = Method(
     kind="search",
+    needs=frozenset({"search"}),
     name="deal",
     summary="Texts that are likely and that scorers like, searched with lookahead.",
     source="DeAL, arXiv:2402.06147, section 3; AISteer360",

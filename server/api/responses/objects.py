@@ -158,6 +158,7 @@ class ModelObject(Struct, frozen=True):
     id: str
     created: int
     max_model_len: int | None  # null until its worker has loaded it
+    capabilities: list[str] | None  # optional features that its worker has; null until then
     object: Literal["model"] = "model"
     owned_by: str = "plait"
     diffusion: DiffusionSpec | UnsetType = UNSET  # of a diffusion model

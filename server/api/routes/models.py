@@ -33,11 +33,12 @@ def model_of(served: ServedModelLike) -> objects.ModelObject:
     """Return the object of a served model."""
     info, sampling = served.info, served.tokenizer.sampling.stated() or UNSET
     if info is None:
-        return objects.ModelObject(served.name, served.created, None, sampling=sampling)
+        return objects.ModelObject(served.name, served.created, None, None, sampling=sampling)
     return objects.ModelObject(
         served.name,
         served.created,
         info.max_model_len,
+        info.capabilities,
         diffusion=info.diffusion or UNSET,
         sampling=sampling,
     )
