@@ -67,6 +67,7 @@ def engine_args(settings: EngineSettings, files: ModelFiles, *, on_cpu: bool) ->
         "async_scheduling": False,  # a step's tokens must be known before the next is planned
         "scheduling_policy": "priority",  # "fcfs" does not look at priorities
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
     }
     defaults = {"enforce_eager": on_cpu}  # compiling takes minutes on a CPU
     return EngineArgs(**defaults | given | own)

@@ -15,7 +15,8 @@ REQUIRED = {
 DEFAULTS = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # its own choice leaves a core to a process we lack
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",  # it warns of what plait has asked for
+    "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",  # of its own code
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",  # models are folders here
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads would take the cores from the front end

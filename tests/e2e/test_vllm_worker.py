@@ -1,0 +1,152 @@
+"""A vLLM worker and the native one: equal tokens in equal numerics, and seeds that hold."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fixtures.real_server import MODEL, RealServer, real_server
+from tests.fixtures.vllm_worker import vllm_server
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1200)]
+WORDS = [
+    "sea",
+    "ship",
+    "harbour",
+    "storm",
+    "captain",
+    "map",
+    "island",
+    "rope",
+    "bird",
+    "salt",
+    "night",
+    "star",
+]
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        "tags": {"type": "array", "items": {"enum": WORDS}, "maxItems": 3, "uniqueItems": True},
+    },
+    "required": ["name", "age", "tags"],
+    "additionalProperties": False,
+}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "person", "schema": SCHEMA}}
+OPTIONS = ("--weights", "fp32", "--kv-cache-bytes", "300MB", "--max-model-len", "1024")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights that both servers read: in bf16, which the file of the default model is not."""
+    return tmp_path_factory.mktemp("model")
+
+
+@pytest.fixture(scope="module")
+def vllm(folder: Path) -> Iterator[RealServer]:
+    with vllm_server(folder, *OPTIONS, "--max-num-seqs", "16") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def native(vllm: RealServer, folder: Path) -> Iterator[RealServer]:
+    with real_server(str(folder), "--served-name", MODEL, *OPTIONS) as server:
+        yield server
+
+
+def bodies(count: int, seed: int) -> list[dict[str, Any]]:
+    """Return requests with random parameters; some repeat themselves, a fifth ask for JSON."""
+    rng = random.Random(seed)
+    return [_body(rng, seed=rng.getrandbits(32)) for _ in range(count)]
+
+
+def _body(rng: random.Random, *, seed: int) -> dict[str, Any]:
+    text = " ".join(rng.choice(WORDS) for _ in range(rng.randint(1, 12)))
+    fields: dict[str, Any] = {
+        "temperature": rng.choice((0.0, 0.7, 1.0, 1.5)),
+        "top_p": rng.choice((1.0, 1.0, 0.8)),
+        "top_k": rng.choice((0, 0, 20)),
+        "min_p": rng.choice((0.0, 0.0, 0.05)),
+        "frequency_penalty": rng.choice((0.0, 0.0, 0.6)),
+        "repetition_penalty": rng.choice((1.0, 1.0, 1.2)),
+        "logit_bias": rng.choice(({}, {}, {"260": 2.0, "30": -5.0})),
+        "min_tokens": rng.choice((0, 0, 4)),
+        "n": rng.choice((1, 1, 1, 2)),
+    }
+    max_tokens = rng.randint(4, 12)
+    if rng.random() < 0.2:
+        fields |= {"response_format": FORMAT, "min_tokens": 0}
+        max_tokens = 48
+    elif rng.random() < 0.2:
+        text = f"Say again: {text}. {text}. {text}."
+    return {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": max_tokens,
+        "seed": seed,
+        **fields,
+    }
+
+
+async def answers(
+    server: RealServer, requests: list[dict[str, Any]], *, at_once: int
+) -> list[list[tuple[str, str]]]:
+    """Return the texts of each answer, and why they ended."""
+    limit = asyncio.Semaphore(at_once)
+
+    async def one(client: httpx.AsyncClient, body: dict[str, Any]) -> list[tuple[str, str]]:
+        async with limit:
+            response = await client.post("/v1/chat/completions", json=body)
+        assert response.status_code == httpx.codes.OK, response.text
+        choices = response.json()["choices"]
+        return [(choice["message"]["content"], choice["finish_reason"]) for choice in choices]
+
+    async with httpx.AsyncClient(base_url=server.url, timeout=600) as client:
+        return list(await asyncio.gather(*(one(client, body) for body in requests)))
+
+
+async def test_tokens_are_those_of_a_native_worker(vllm: RealServer, native: RealServer) -> None:
+    requests = bodies(60, seed=1)
+    want = await answers(native, requests, at_once=16)
+    assert await answers(vllm, requests, at_once=16) == want
+    drafted = vllm.metric("vllm:spec_decode_num_draft_tokens_total")
+    assert drafted > 0, "nothing was drafted"
+
+
+async def test_a_seed_gives_the_same_text_alone_in_a_batch_and_after_a_restart(
+    vllm: RealServer,
+) -> None:
+    requests = bodies(200, seed=2)
+    alone = await answers(vllm, requests, at_once=1)
+    assert await answers(vllm, requests, at_once=16) == alone
+    vllm.worker().kill()
+    vllm.wait_until(lambda: not vllm.is_ready())
+    vllm.wait_ready()
+    assert await answers(vllm, requests, at_once=16) == alone
+
+
+async def test_what_a_vllm_worker_lacks_is_refused_by_name(vllm: RealServer) -> None:
+    asked = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+    form = {"response_format": {"type": "json_object"}}
+    refused = {
+        "search": ({"decoding": {"search": "smc"}, **form}, "decoding.search"),
+        "tree": ({"decoding": {"drafter": "aded"}}, "decoding.drafter"),
+        "canvas": ({"decoding": {"unmasker": "credit"}}, "decoding.unmasker"),
+        "draft_model": ({"decoding": {"drafter": "pearl"}}, "decoding.drafter"),
+    }
+    async with httpx.AsyncClient(base_url=vllm.url, timeout=60) as client:
+        listed = (await client.get(f"/v1/models/{MODEL}")).json()["capabilities"]
+        assert sorted(listed) == ["draft_store", "prompt_logprobs"]
+        for capability, (fields, param) in refused.items():
+            assert capability not in listed
+            response = await client.post("/v1/chat/completions", json={**asked, **fields})
+            error = response.json()["error"]
+            assert (response.status_code, error["param"]) == (400, param), capability
+            assert error["code"] == "unsupported_parameter"
