@@ -56,7 +56,14 @@ def body(model: str, schema: dict[str, Any], seed: int) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(("name", "model"), [("smollm2", MODEL), (DIFFUSION, DIFFUSION)])
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("smollm2", MODEL),
+        (DIFFUSION, DIFFUSION),
+        pytest.param("vllm", MODEL, marks=pytest.mark.vllm),
+    ],
+)
 async def test_every_answer_is_valid_and_complete(
     request: pytest.FixtureRequest, name: str, model: str
 ) -> None:

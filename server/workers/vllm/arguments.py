@@ -57,7 +57,7 @@ def engine_args(settings: EngineSettings, files: ModelFiles, *, on_cpu: bool) ->
         "model": str(files.path),
         "served_model_name": settings.served_name or files.name,
         "dtype": DTYPES[settings.weights],
-        "max_model_len": settings.max_model_len or None,
+        "max_model_len": settings.max_model_len or -1,  # -1: the most that the cache holds
         "max_num_seqs": settings.max_num_seqs,
         "max_num_batched_tokens": max(settings.max_step_tokens, room),
         "kv_cache_memory_bytes": cache_bytes,
