@@ -41,7 +41,9 @@ CONTENDERS: Mapping[str, Contender] = {
     "vllm": Contender("vLLM", "vllm", "vllm-ngram"),
     "llama-q4_1": Contender("llama-server Q4_1", "llama-q4_1", "llama-ngram"),
     "llama-q4_0": Contender("llama-server Q4_0", "llama-q4_0"),
+    "plait-vllm": Contender("plait, vLLM worker", "plait-vllm"),
 }
+USUAL = ("plait", "vllm", "llama-q4_1", "llama-q4_0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,10 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.client import ServerFault, connect
-from benchmarks.contest import CONTENDERS, ROWS, Contest, Plan, pairing, run
+from benchmarks.contest import CONTENDERS, ROWS, USUAL, Contest, Plan, pairing, run
 from benchmarks.machine import ROOT, this_machine
 from benchmarks.processes import resident_mib
-from benchmarks.report import RESULTS, Facts, Results, save, table
+from benchmarks.report import RESULTS, Facts, Results, own_label, save, table
 from benchmarks.roofline import measure as measure_bandwidth
 from benchmarks.rows import Bench, RedGate, check
 from benchmarks.servers import SERVERS, NotInstalled, NotReady, Running, Venvs, running
@@ -60,7 +60,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     known = names_among([*CONTENDERS])
     parser.add_argument("--quick", action="store_true", help="some rows, shorter, two repetitions")
-    parser.add_argument("--only", type=known, default=[*CONTENDERS], metavar="A,B")
+    parser.add_argument("--only", type=known, default=[*USUAL], metavar="A,B")
     parser.add_argument("--rows", type=names_among([*ROWS]), metavar="A,B")
     parser.add_argument("--reps", type=int, help="repetitions of each row (5, quick: 2)")
     parser.add_argument("--minutes", type=float, default=30.0, help="no repetition is begun later")
@@ -75,7 +75,7 @@ def _arguments() -> argparse.Namespace:
 def _command(args: argparse.Namespace) -> str:
     """Return the command that measures the same; where the peers lie is this machine's affair."""
     words = ["--quick"] if args.quick else []
-    words += ["--only", ",".join(args.only)] if args.only != [*CONTENDERS] else []
+    words += ["--only", ",".join(args.only)] if args.only != [*USUAL] else []
     usual = [*(QUICK_ROWS if args.quick else ROWS)]
     words += ["--rows", ",".join(args.rows)] if args.rows != usual else []
     words += ["--reps", str(args.reps)] if args.reps else []
@@ -84,7 +84,7 @@ def _command(args: argparse.Namespace) -> str:
 
 def _path(args: argparse.Namespace) -> Path:
     """Return where results are saved: only whole ones are those that the documents show."""
-    is_whole = not args.quick and args.only == [*CONTENDERS] and args.rows == [*ROWS]
+    is_whole = not args.quick and args.only == [*USUAL] and args.rows == [*ROWS]
     return RESULTS / ("peers.json" if is_whole else "peers-part.json")
 
 
@@ -181,9 +181,10 @@ def main() -> int:
             runner.run(_measure(servers, plan, results, path, begun))
     save(results, path)
     print(table(results))
-    own = results.servers.get("plait", Facts())
-    faults = [cells["plait"].fault for cells in results.rows.values() if "plait" in cells]
-    return int(any([own.fault, *faults]))
+    own = own_label(results)
+    facts = results.servers.get(own, Facts())
+    faults = [cells[own].fault for cells in results.rows.values() if own in cells]
+    return int(any([facts.fault, *faults]))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from benchmarks.rows import Sample
 from benchmarks.turns import paired_ratios
 
 RESULTS = ROOT / "benchmarks" / "results"
-OWN = "plait"
+OWN = ("plait", "plait-vllm")  # the first one that takes part is what others are compared with
 GB, MIB = 1e9, 2**20
 
 
@@ -102,10 +102,16 @@ def table(results: Results) -> str:
         cells = results.rows.get(key, {})
         if any(cell.values for cell in cells.values()):
             unit = next(cell.unit for cell in cells.values() if cell.values)
-            lines.append([f"{title}, {unit}", *(_cell(cells, label) for label in labels)])
+            own = own_label(results)
+            lines.append([f"{title}, {unit}", *(_cell(cells, label, own) for label in labels)])
     lines += _facts_rows(results, labels)
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return "\n\n".join([text, *_notes(results)])
+
+
+def own_label(results: Results) -> str:
+    """Return which contender the others are compared with; "": none."""
+    return next((label for label in OWN if label in results.contenders), "")
 
 
 def _facts(results: Results, label: str) -> Facts:
@@ -117,7 +123,7 @@ def _title(results: Results, label: str) -> str:
     return f"{results.contenders[label]['title']} {version}".strip()
 
 
-def _cell(cells: Mapping[str, Cell], label: str) -> str:
+def _cell(cells: Mapping[str, Cell], label: str, own_one: str) -> str:
     cell = cells.get(label)
     if cell is None or not (cell.values or cell.fault):
         return "-"
@@ -125,8 +131,8 @@ def _cell(cells: Mapping[str, Cell], label: str) -> str:
         return "failed"
     middle = statistics.median(cell.values)
     words = [_number(middle)]
-    own = cells.get(OWN)
-    if label == OWN:
+    own = cells.get(own_one)
+    if label == own_one:
         words[0] += _range(cell.values)
     elif own is not None and own.values and not own.fault:
         ratios = paired_ratios(own.values, cell.values, cell.unit)
@@ -153,12 +159,12 @@ def _quality(notes: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 
 def _facts_rows(results: Results, labels: Sequence[str]) -> Iterable[list[str]]:
     facts = {label: _facts(results, label) for label in labels}
-    own = facts.get(OWN)
+    own = own_label(results)
     memory = {label: each.memory_mib for label, each in facts.items()}
     starts = {label: each.starts[-1] for label, each in facts.items()}
     for title, values in (("memory, MiB", memory), ("start to ready, s", starts)):
-        yield [title, *(_against(values, label) for label in labels)]
-    if own is not None:
+        yield [title, *(_against(values, label, own) for label in labels)]
+    if own:
         yield ["right answers of the gate", *(facts[label].right for label in labels)]
     if (bandwidth := results.bandwidth) is not None and (cells := results.rows.get("single")):
         shares = [_share(facts[label], cells.get(label), bandwidth) for label in labels]
@@ -172,11 +178,11 @@ def _share(facts: Facts, cell: Cell | None, bandwidth: Bandwidth) -> str:
     return f"{share(facts.weights_bytes, rate, bandwidth.memory):.0%}"
 
 
-def _against(values: Mapping[str, float], label: str) -> str:
+def _against(values: Mapping[str, float], label: str, own: str) -> str:
     text = _number(values[label])
-    if label == OWN or not values.get(OWN) or not values[label]:
+    if label == own or not values.get(own) or not values[label]:
         return text
-    return f"{text}, {values[label] / values[OWN]:.2f}x"
+    return f"{text}, {values[label] / values[own]:.2f}x"
 
 
 def _notes(results: Results) -> Iterable[str]:

@@ -120,6 +120,25 @@ def vllm(places: Venvs) -> Command:
     )
 
 
+def plait_vllm(places: Venvs) -> Command:
+    """plait with a vLLM worker, of the same vLLM with the same arguments, drafts off as there."""
+    theirs = vllm(places)
+    executable = str(Path(sys.executable).with_name("plait"))
+    worker = ("--worker", "vllm", "--vllm-python", str(places.vllm / "bin" / "python"))
+    return Command(
+        [
+            *(executable, "serve", str(places.files / "hf"), "--served-name", places.model),
+            *("--port", "{port}", *worker, "--vllm-arg", "no-enforce-eager"),
+            *("--weights", "bf16", "--max-model-len", str(VLLM_CONTEXT)),
+            *("--kv-cache-bytes", "2GiB", "--drafter", "off"),
+        ],
+        ready="/ready",
+        env={**theirs.env, "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
+        version=f"{commit() or metadata.version('plait')}, vLLM {theirs.version}",
+        weights=theirs.weights,
+    )
+
+
 def vllm_ngram(places: Venvs) -> Command:
     """vLLM with drafts out of the prompt, as its documentation shows them."""
     plain = vllm(places)
@@ -158,6 +177,7 @@ def llama_q4_0(places: Venvs) -> Command:
 SERVERS = {
     "plait": plait,
     "plait-second": plait_second,
+    "plait-vllm": plait_vllm,
     "vllm": vllm,
     "vllm-ngram": vllm_ngram,
     "llama-q4_1": llama,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,15 +23,16 @@ from plait.server.telemetry.engine_collector import (
     GrammarCollector,
 )
 from plait.server.telemetry.metrics import Metrics
-from plait.server.wire.counters import EngineCounters
+from plait.server.wire.counters import EngineCounters, SpeculationCounters
 from tests.fixtures.source_tree import ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 STOPPING_S = 5  # from the last answer to the end of the process
+DASHBOARD = ROOT / "deploy" / "grafana" / "plait.json"
 # Of PromQL, not of a metric.
-FUNCTIONS = {"sum", "by", "rate", "increase", "histogram_quantile"}
-WORDS = FUNCTIONS | {"job", "instance", "model_name", "reason", "le", "kind"}
+FUNCTIONS = {"sum", "max", "by", "rate", "increase", "histogram_quantile"}
+TARGET = {"job", "instance"}  # labels that Prometheus adds
 
 Manifest = dict[str, Any]
 
@@ -166,39 +168,115 @@ def test_pods_pass_the_restricted_standard_and_can_be_scheduled() -> None:
     assert resources["requests"] == resources["limits"]  # neither throttled late nor evicted first
 
 
-def _exported() -> set[str]:
-    """Return the names of all samples that a server with a worker exports."""
+def _exported() -> dict[str, set[str]]:
+    """Return the labels of all samples that a server with a worker exports, by their names."""
     metrics = Metrics()
-    counters = EngineCounters()
+    metrics.engine("m", "0")
+    counted = {"n-gram": 1}
+    speculation = SpeculationCounters(1, draft_tokens=counted, accepted_tokens=counted)
+    counters = EngineCounters(speculation=speculation)
     metrics.registry.register(
         EngineCollector(lambda: [EngineSnapshot("m", "0", None, 0, 0, 0.0, counters)])
     )
     metrics.registry.register(GrammarCollector(dict))
-    families = list(metrics.registry.collect())
     suffixes = {
         "counter": ("_total",),
         "gauge": ("",),
         "histogram": ("_bucket", "_sum", "_count"),
     }
-    return {f"{each.name}{suffix}" for each in families for suffix in suffixes[each.type]}
+    found: dict[str, set[str]] = {}
+    for collector in list(metrics.registry._collector_to_names):
+        own = {*getattr(collector, "_labelnames", ())}
+        for each in collector.collect():
+            labels = own.union(*(sample.labels for sample in each.samples))
+            for suffix in suffixes[each.type]:
+                found[f"{each.name}{suffix}"] = labels
+    return found
 
 
 def _named(expression: str) -> Iterator[str]:
-    without_matchers = re.sub(r"\{[^}]*\}|\[[^]]*\]", "", expression)
-    for word in re.findall(r"[A-Za-z_][\w:]*", without_matchers):
-        if word not in WORDS:
+    """Yield the metrics of an expression of PromQL."""
+    bare = re.sub(r"\{[^}]*\}|\[[^]]*\]|by \([^)]*\)", "", expression)
+    for word in re.findall(r"[A-Za-z_][\w:]*", bare):
+        if word not in FUNCTIONS:
             yield word
 
 
-def test_alerts_are_about_metrics_that_the_server_exports() -> None:
+def _labels(expression: str) -> set[str]:
+    """Return the labels that an expression of PromQL groups or selects by."""
+    groups = re.findall(r"by \(([^)]*)\)", expression)
+    selected = re.findall(r"([A-Za-z_]\w*)(?==|!=|=~|!~)", expression)
+    return {name.strip() for group in groups for name in group.split(",")} | {*selected}
+
+
+def _faults(expression: str) -> list[str]:
+    """Return what an expression names that the server does not export."""
+    exported = _exported()
+    metrics = list(_named(expression))
+    faults = [name for name in metrics if name not in exported]
+    if not metrics:
+        return ["it names no metric"]
+    known = set.intersection(*(exported.get(name, set()) for name in metrics)) | TARGET
+    known |= {"le"} if any(name.endswith("_bucket") for name in metrics) else set()
+    return faults + sorted(_labels(expression) - known)
+
+
+def _alerts() -> list[Manifest]:
     (group,) = yaml.safe_load(ALERTS.read_text())["groups"]
-    names = {name for rule in group["rules"] for name in _named(rule["expr"])}
-    assert names
-    assert names <= _exported()
+    return group["rules"]  # type: ignore[no-any-return]
+
+
+def _panels() -> list[Manifest]:
+    panels: list[Manifest] = json.loads(DASHBOARD.read_text())["panels"]
+    return panels
+
+
+def test_alerts_are_about_metrics_and_labels_that_the_server_exports() -> None:
+    assert [fault for rule in _alerts() for fault in _faults(rule["expr"])] == []
+
+
+def test_panels_are_about_metrics_and_labels_that_the_server_exports() -> None:
+    targets = [target for panel in _panels() for target in panel.get("targets", ())]
+    assert len(targets) > 20
+    assert [fault for target in targets for fault in _faults(target["expr"])] == []
+    for target in targets:
+        shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+        assert shown <= _labels(target["expr"]), "a legend names a label that is summed away"
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "rate(vllm:no_such_metric_total[5m])",
+        "sum by (status) (rate(plait_requests_rejected_total[5m]))",
+        'vllm:num_requests_running{route="/"}',
+        "sum by (le) (plait_sse_clients)",
+    ],
+)
+def test_other_metrics_and_labels_are_seen(expression: str) -> None:
+    assert _faults(expression)
+
+
+def test_variables_of_the_dashboard_are_defined_and_used() -> None:
+    text = DASHBOARD.read_text()
+    defined = {each["name"] for each in json.loads(text)["templating"]["list"]}
+    used = set(re.findall(r"\$\{?([a-z]\w*)", text))
+    assert used == defined
+
+
+def test_panels_do_not_overlap() -> None:
+    taken: set[tuple[int, int]] = set()
+    ids = [panel["id"] for panel in _panels()]
+    assert len(set(ids)) == len(ids)
+    for panel in _panels():
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24
+        cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
+        assert not cells & taken, panel["title"]
+        taken |= cells
 
 
 def test_every_alert_has_a_test() -> None:
-    (group,) = yaml.safe_load(ALERTS.read_text())["groups"]
     tests = yaml.safe_load((ALERTS.parent / "alerts_test.yaml").read_text())["tests"]
     fired = {
         case["alertname"]
@@ -206,4 +284,4 @@ def test_every_alert_has_a_test() -> None:
         for case in test["alert_rule_test"]
         if case["exp_alerts"]
     }
-    assert fired == {rule["alert"] for rule in group["rules"]}
+    assert fired == {rule["alert"] for rule in _alerts()}
