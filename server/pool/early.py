@@ -37,7 +37,8 @@ def start(command: Sequence[str] = NATIVE_WORKER_COMMAND) -> None:
 
 def spawn(command: Sequence[str], threads: int) -> subprocess.Popen[bytes]:
     """Start a worker in a process group of its own. Raises OSError if that is impossible."""
-    environment = child_environment(os.environ, threads)
+    is_native = tuple(command) == NATIVE_WORKER_COMMAND
+    environment = child_environment(os.environ, threads, sleeps=is_native)
     return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
 
 
@@ -60,14 +61,20 @@ def drop() -> None:
         process.communicate()
 
 
-def child_environment(parent: Mapping[str, str], threads: int) -> dict[str, str]:
+def child_environment(
+    parent: Mapping[str, str], threads: int, *, sleeps: bool = True
+) -> dict[str, str]:
     """Return a worker's environment: the parent's without plait's own, which may hold API keys.
 
-    OpenMP's threads must sleep while they wait: spinning, they would take the cores from the front
-    end. A value that the operator has set is kept.
+    Args:
+        parent: this process's environment; what the operator has set is kept.
+        threads: of OpenMP; 0: its own choice.
+        sleeps: OpenMP's threads sleep while they wait: spinning, they take the cores from the front
+            end. Waking them takes too long for an engine that calls them hundreds of times a step.
     """
     environment = {k: v for k, v in parent.items() if not k.upper().startswith("PLAIT_")}
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if sleeps:
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
     return environment

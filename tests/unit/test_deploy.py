@@ -174,7 +174,7 @@ def _exported() -> dict[str, set[str]]:
     metrics.engine("m", "0")
     counted = {"n-gram": 1}
     speculation = SpeculationCounters(1, draft_tokens=counted, accepted_tokens=counted)
-    counters = EngineCounters(speculation=speculation)
+    counters = EngineCounters(generation_tokens=1, speculation=speculation)
     metrics.registry.register(
         EngineCollector(lambda: [EngineSnapshot("m", "0", None, 0, 0, 0.0, counters)])
     )

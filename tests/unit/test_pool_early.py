@@ -145,3 +145,17 @@ def test_a_command_that_fails_leaves_no_worker() -> None:
         except OSError:
             continue
     assert not left
+
+
+@pytest.mark.parametrize(("is_native", "want"), [(True, "PASSIVE"), (False, None)])
+def test_threads_of_native_workers_sleep_while_they_wait(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_native: bool, want: str | None
+) -> None:
+    """Those of vLLM must not: it would wait for their waking hundreds of times a step."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    code = "import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1], 'w'))"
+    command = (sys.executable, "-c", code, str(tmp_path / "seen"))
+    if is_native:
+        monkeypatch.setattr(early, "NATIVE_WORKER_COMMAND", command)
+    early.spawn(command, 0).communicate()
+    assert json.loads((tmp_path / "seen").read_text()).get("OMP_WAIT_POLICY") == want

@@ -19,7 +19,6 @@ DEFAULTS = {
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",  # of its own code
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",  # models are folders here
-    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads would take the cores from the front end
 }
 PRELOADED = ("libiomp5.so",)  # vLLM's kernels are tuned for Intel's OpenMP
 
