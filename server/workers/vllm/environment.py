@@ -14,6 +14,7 @@ REQUIRED = {
 }
 DEFAULTS = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # its own choice leaves a core to a process we lack
+    "KMP_BLOCKTIME": "1",  # ms that threads spin: through a step, and not while the front end works
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_LOGGING_LEVEL": "ERROR",  # it warns of what plait has asked for
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",  # of its own code
