@@ -18,7 +18,7 @@ from benchmarks import rows
 from benchmarks.client import ServerFault
 from benchmarks.machine import cpu_seconds as machine_cpu_seconds
 from benchmarks.processes import cpu_seconds
-from benchmarks.report import Cell, Results
+from benchmarks.report import OWN, Cell, Results
 from benchmarks.rows import Bench, RedGate, Sample
 from benchmarks.turns import turn_order
 
@@ -41,7 +41,7 @@ CONTENDERS: Mapping[str, Contender] = {
     "vllm": Contender("vLLM", "vllm", "vllm-ngram"),
     "llama-q4_1": Contender("llama-server Q4_1", "llama-q4_1", "llama-ngram"),
     "llama-q4_0": Contender("llama-server Q4_0", "llama-q4_0"),
-    "plait-vllm": Contender("plait, vLLM worker", "plait-vllm"),
+    "plait-vllm": Contender("plait, vLLM worker", "plait-vllm", "plait-vllm", NO_DRAFTS),
 }
 USUAL = ("plait", "vllm", "llama-q4_1", "llama-q4_0")
 
@@ -114,7 +114,7 @@ def fields_of(contender: str, row: str, rep: int) -> Mapping[str, Any]:
     """
     if not ROWS[row].is_drafted:
         return CONTENDERS[contender].fields
-    return {"cache_salt": f"{row} {rep}"} if contender == "plait" else {}
+    return {"cache_salt": f"{row} {rep}"} if contender in OWN else {}
 
 
 async def run(contest: Contest, plan: Plan, begun: float) -> None:

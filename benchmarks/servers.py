@@ -121,7 +121,7 @@ def vllm(places: Venvs) -> Command:
 
 
 def plait_vllm(places: Venvs) -> Command:
-    """plait with a vLLM worker, of the same vLLM with the same arguments, drafts off as there."""
+    """plait with a vLLM worker, of the same vLLM with the same arguments."""
     theirs = vllm(places)
     executable = str(Path(sys.executable).with_name("plait"))
     worker = ("--worker", "vllm", "--vllm-python", str(places.vllm / "bin" / "python"))
@@ -130,7 +130,7 @@ def plait_vllm(places: Venvs) -> Command:
             *(executable, "serve", str(places.files / "hf"), "--served-name", places.model),
             *("--port", "{port}", *worker, "--vllm-arg", "no-enforce-eager"),
             *("--weights", "bf16", "--max-model-len", str(VLLM_CONTEXT)),
-            *("--kv-cache-bytes", "2GiB", "--drafter", "off"),
+            *("--kv-cache-bytes", "2GiB"),
         ],
         ready="/ready",
         env={**theirs.env, "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
