@@ -30,6 +30,7 @@ from plait.server.engine.kv.manager import KVCacheManager
 from plait.server.engine.profile import measure
 from plait.server.engine.runner import Runner
 from plait.server.engine.services import (
+    DEFAULT_CACHE_BYTES,
     check_drafter,
     make_admission,
     make_keeper,
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
 
 log = structlog.stdlib.get_logger(__name__)
 
-DEFAULT_CACHE_BYTES = 2**30
 DEFAULT_KEPT_BYTES = 2**27
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from plait.server.models.catalog import ModelFiles
     from plait.server.settings import EngineSettings
 
+DEFAULT_CACHE_BYTES = 2**30  # of the KV cache
+
 
 def make_admission(
     capacity: EngineCapacity,

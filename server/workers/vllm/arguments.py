@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from vllm.engine.arg_utils import EngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from plait.server.engine.build import DEFAULT_CACHE_BYTES
+from plait.server.engine.services import DEFAULT_CACHE_BYTES
 from plait.server.models.catalog import BadModel, ModelFiles
 from plait.server.settings import EngineSettings
 from plait.server.workers.vllm.proposer import DecoderProposer
@@ -30,7 +30,9 @@ OWN = {
     "async_scheduling": "",
     "scheduling_policy": "",
     "logits_processors": "",
+    "logprobs_mode": "",
     "distributed_executor_backend": "",
+    "tensor_parallel_size": "",  # its processes would be out of reach
     "pipeline_parallel_size": "",
     "data_parallel_size": "",
 }
