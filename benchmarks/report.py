@@ -97,12 +97,12 @@ def table(results: Results) -> str:
     """
     labels = [label for label in results.contenders if _facts(results, label).starts]
     titles = [_title(results, label) for label in labels]
+    own = own_label(results)
     lines = [["", *titles], ["---", *("---:" for _ in labels)]]
     for key, title in results.titles.items():
         cells = results.rows.get(key, {})
         if any(cell.values for cell in cells.values()):
             unit = next(cell.unit for cell in cells.values() if cell.values)
-            own = own_label(results)
             lines.append([f"{title}, {unit}", *(_cell(cells, label, own) for label in labels)])
     lines += _facts_rows(results, labels)
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)

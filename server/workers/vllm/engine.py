@@ -26,6 +26,8 @@ from plait.server.engine.step.reports import (
     log_fault,
     make_deadline_delta,
     make_delta,
+    make_started,
+    release,
 )
 from plait.server.settings import EngineSettings
 from plait.server.telemetry.token_trace import TokenTrace
@@ -158,12 +160,11 @@ class VllmEngine:
         reports: list[Report] = []
         for key, num_cached in told.begun.items():
             sequence = self._running[key]
-            sequence.is_started = True
+            sequence.num_computed_tokens = num_cached
             self._counters.prompt_tokens += sequence.prompt_length - num_cached
             self._counters.prefix_cache_queries += sequence.prompt_length
             self._counters.prefix_cache_hits += num_cached
-            started = Started(sequence.request.request_id, num_cached, time.monotonic())
-            reports.append(started)
+            reports.append(make_started(sequence))
         for key, logprobs in told.prompt_logprobs.items():
             self._running[key].prompt_logprobs = logprobs
         return reports
@@ -214,18 +215,9 @@ class VllmEngine:
         for key in keys:
             del self._running[key], self._sampler.states[key]
         for sequence in gone:
-            sequence.is_done = True
             request_id = sequence.request.request_id
             group = self._groups[request_id]
             group.members.pop(sequence.index, None)
             if not group.members:
                 self._groups.pop(request_id)
-            self._release(sequence)
-
-    def _release(self, sequence: Sequence) -> None:
-        fault = attempt(lambda: self._sampler.decoder.finish(sequence.state))
-        if fault is not None:  # it has ended anyway
-            log_fault(sequence.request.request_id, fault)
-        if self._token_trace is not None:
-            text, salt = sequence.text, sequence.request.cache_salt
-            self._token_trace.write([*text.prompt], text.output, salt)
+            release(sequence, self._token_trace)
