@@ -34,7 +34,7 @@ DISTURBANCES: dict[str, dict[str, Any]] = {
     "a batch": {"num_drafts": 0},
     "drafts": {},
     "chunks, and drafts cut short": {"max_tokens": 7},
-    "preemption": {"preempts": 0.2},
+    "preemption": {"preempts": 0.6},
     "preemption without drafts": {"preempts": 0.2, "num_drafts": 0},
 }
 
