@@ -23,6 +23,7 @@ from plait.decoders.contract.registry import (
     check_needs,
     choose,
     compose,
+    first_lacking,
     to_spec,
 )
 from plait.decoders.contract.registry import methods as known_methods
@@ -53,7 +54,7 @@ def resolve_decoding(
     for kind in get_args(Kind):
         chosen[kind] = _named(decoding, kind)
         for choice in chosen[kind]:
-            _check_model(choice, diffusion)
+            _check_model(choice, diffusion, capabilities or ())
             if capabilities is not None:
                 check_needs(choice, capabilities)
     _check_search(chosen)
@@ -62,7 +63,9 @@ def resolve_decoding(
         methods = to_methods(check(decoding, diffusion, extras))
     elif "canvas" in decoding:
         raise MethodError(
-            "This model writes one token after the other, without a canvas.", "decoding.canvas"
+            "This model writes one token after the other, without a canvas.",
+            "decoding.canvas",
+            "canvas",
         )
     else:
         (sampler,) = map(to_spec, chosen["sampler"])
@@ -107,7 +110,9 @@ def _named(decoding: Mapping[str, Any], kind: Kind) -> tuple[Choice, ...]:
     return () if choice is None else (choice,)
 
 
-def _check_model(choice: Choice, diffusion: DiffusionSpec | None) -> None:
+def _check_model(
+    choice: Choice, diffusion: DiffusionSpec | None, capabilities: Collection[str]
+) -> None:
     method = choice.method
     is_for_both = method.kind in ("unmasker", "search", "scorer") and not method.is_causal
     is_for_both = is_for_both or method.name == DEFAULTS.get(method.kind)
@@ -116,4 +121,5 @@ def _check_model(choice: Choice, diffusion: DiffusionSpec | None) -> None:
             f"{method.name} is a {method.kind} of models that write one token after the other; "
             "this is a diffusion model.",
             f"decoding.{method.kind}",
+            first_lacking(method.needs - set(capabilities)),
         )

@@ -25,13 +25,7 @@ from plait.server.models.hf.families import FAMILIES
 from plait.server.options import ServeOptions
 from plait.server.parser import format_size
 from plait.server.prompt.gguf_tokenizer import PRE_TOKENIZERS
-from plait.server.wire.capabilities import (
-    AUTOREGRESSIVE,
-    CAPABILITIES,
-    DIFFUSION,
-    OPTIONAL,
-    VLLM,
-)
+from plait.server.wire.capabilities import CAPABILITIES, KINDS, WorkerKind
 
 ROOT = Path(__file__).resolve().parents[1]
 OPENAI = (
@@ -320,16 +314,15 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def worker_kinds() -> str:
     """Return which optional features each kind of worker has."""
-    kinds = {"autoregressive": AUTOREGRESSIVE, "diffusion": DIFFUSION, "vllm": VLLM}
     rows = [
-        (f"`{name}`", what, *(_has(name, kind, own) for kind, own in kinds.items()))
+        (f"`{name}`", what, *(_has(name, kind) for kind in KINDS.values()))
         for name, what in CAPABILITIES.items()
     ]
-    head = ("Capability", "What needs it", "native", "native, diffusion model", "vllm")
+    head = ("Capability", "What needs it", *(kind.title for kind in KINDS.values()))
     return _table(head, rows)
 
 
-def _has(capability: str, kind: str, own: Sequence[str]) -> str:
-    if capability in own:
+def _has(capability: str, kind: WorkerKind) -> str:
+    if capability in kind.has:
         return "yes"
-    return "some" if capability in OPTIONAL[kind] else "no"
+    return "some" if capability in kind.may_have else "no"

@@ -99,11 +99,15 @@ def from_spec(kind: Kind, spec: MethodSpec) -> Choice:
 
 
 class MethodError(ValueError):
-    """A request names a method or option that can't be used; `param` is the field's path."""
+    """A request names a method or option that can't be used; `param` is the field's path.
 
-    def __init__(self, message: str, param: str) -> None:
+    lacking: the capability that the worker would need for it, if that is the reason.
+    """
+
+    def __init__(self, message: str, param: str, lacking: str = "") -> None:
         super().__init__(message)
         self.param = param
+        self.lacking = lacking
 
 
 # Modules whose METHODS are built in.
@@ -219,7 +223,12 @@ def check_needs(choice: Choice, capabilities: Collection[str]) -> None:
     """Raise MethodError with the reason if the worker lacks a capability that the method needs."""
     missing = choice.method.needs - set(capabilities)
     if missing:
-        first = next((need for need in LACKING if need in missing), "")
+        first = first_lacking(missing)
         names = ", ".join(sorted(missing))
         why = LACKING.get(first, f"needs weights trained for this model, which has none: {names}")
-        raise MethodError(f"{choice.method.name} {why}.", f"decoding.{choice.method.kind}")
+        raise MethodError(f"{choice.method.name} {why}.", f"decoding.{choice.method.kind}", first)
+
+
+def first_lacking(missing: Collection[str]) -> str:
+    """Return the capability that tells most of why a worker can't run a method, or ""."""
+    return next((need for need in LACKING if need in missing), "")

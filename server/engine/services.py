@@ -18,6 +18,7 @@ from plait.server.engine.group.scoring import ScorerPool
 from plait.server.models.catalog import BadModel
 from plait.server.models.fingerprint import vocabulary_fingerprint
 from plait.server.prompt.tokenizer import load_tokenizer
+from plait.server.wire.capabilities import who_has
 
 if TYPE_CHECKING:
     from plait.server.models.catalog import ModelFiles
@@ -68,6 +69,7 @@ def check_drafter(drafter: str, capabilities: list[str]) -> None:
         for choice in choices:
             check_needs(choice, capabilities)
     except MethodError as error:
-        raise BadModel(f"drafter {drafter!r}: {error}") from error
+        message = f"drafter {drafter!r}: {error} {who_has(error.lacking)}".rstrip()
+        raise BadModel(message) from error
     if drafter != "auto" and choices and "canvas" in capabilities:
         raise BadModel(f"drafter {drafter!r}: a diffusion model drafts its own canvases.")

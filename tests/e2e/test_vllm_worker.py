@@ -130,23 +130,3 @@ async def test_a_seed_gives_the_same_text_alone_in_a_batch_and_after_a_restart(
     vllm.wait_until(lambda: not vllm.is_ready())
     vllm.wait_ready()
     assert await answers(vllm, requests, at_once=16) == alone
-
-
-async def test_what_a_vllm_worker_lacks_is_refused_by_name(vllm: RealServer) -> None:
-    asked = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
-    form = {"response_format": {"type": "json_object"}}
-    refused = {
-        "search": ({"decoding": {"search": "smc"}, **form}, "decoding.search"),
-        "tree": ({"decoding": {"drafter": "aded"}}, "decoding.drafter"),
-        "canvas": ({"decoding": {"unmasker": "credit"}}, "decoding.unmasker"),
-        "draft_model": ({"decoding": {"drafter": "pearl"}}, "decoding.drafter"),
-    }
-    async with httpx.AsyncClient(base_url=vllm.url, timeout=60) as client:
-        listed = (await client.get(f"/v1/models/{MODEL}")).json()["capabilities"]
-        assert sorted(listed) == ["draft_store", "prompt_logprobs"]
-        for capability, (fields, param) in refused.items():
-            assert capability not in listed
-            response = await client.post("/v1/chat/completions", json={**asked, **fields})
-            error = response.json()["error"]
-            assert (response.status_code, error["param"]) == (400, param), capability
-            assert error["code"] == "unsupported_parameter"

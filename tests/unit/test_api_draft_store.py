@@ -158,8 +158,8 @@ async def test_workers_without_draft_stores_are_told_by_name() -> None:
             await client.post("/v1/draft_store/clear", json={}),
             await client.post("/v1/draft_store/save", json={}),
         ):
-            assert have.status_code == 404
+            assert have.status_code == 400
             error = have.json()["error"]
-            assert (error["param"], error["type"]) == ("model", "invalid_request_error")
-            assert error["message"] == "The workers of 'stub' have no draft store."
+            assert (error["param"], error["code"]) == ("model", "unsupported_parameter")
+            assert "the workers of 'stub' have no draft store" in error["message"]
     assert pool.tasks == []

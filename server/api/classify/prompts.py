@@ -59,7 +59,8 @@ class PromptRoom:
 def check_model(info: ModelInfo) -> None:
     """Raise BadRequest if the model's worker scores no continuations."""
     if "continuations" not in info.capabilities:
-        raise unsupported("the model gives no log-probabilities of words behind a prompt", "model")
+        why = "the model gives no log-probabilities of words behind a prompt"
+        raise unsupported(why, "model", "continuations")
 
 
 def tokenize(task: ScoringTask, served: ServedModelLike, limits: LimitSettings) -> TaskTokens:

@@ -68,7 +68,7 @@ class CompletionLowering:
         check_model(request, info)
         for name in ("suffix", "infill"):
             if getattr(request, name) and info.diffusion is None:
-                raise unsupported("the model has no fill-in-the-middle tokens", name)
+                raise unsupported("the model has no fill-in-the-middle tokens", name, "canvas")
         check_scores(request.num_echo_logprobs, info, param="logprobs")
 
     def prompts(

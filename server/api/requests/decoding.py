@@ -15,6 +15,7 @@ from plait.server.api.requests.constraints import constraint_spec
 from plait.server.api.schemas.generation import GenerationRequest
 from plait.server.errors import BadRequest
 from plait.server.settings import LimitSettings
+from plait.server.wire.capabilities import who_has
 from plait.server.wire.messages import ModelInfo
 
 NO_FORM = "{} is for structured output: response_format or structured_outputs."
@@ -58,7 +59,8 @@ def decoding_spec(
         return spec
     except MethodError as error:
         param = client_field(client_fields(request), error.param)
-        raise BadRequest(str(error), param=param, code="unsupported_parameter") from None
+        message = f"{error} {who_has(error.lacking)}".rstrip()
+        raise BadRequest(message, param=param, code="unsupported_parameter") from None
 
 
 def _check_unused(request: GenerationRequest, spec: DecodingSpec) -> None:

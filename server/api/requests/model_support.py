@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from plait.server.api.schemas.generation import GenerationRequest
 from plait.server.errors import BadRequest
+from plait.server.wire.capabilities import who_has
 from plait.server.wire.messages import ModelInfo
 
 
@@ -20,11 +21,14 @@ def check_model(request: GenerationRequest, info: ModelInfo) -> None:
 def check_scores(num_logprobs: int | None, info: ModelInfo, *, param: str) -> None:
     """Raise BadRequest if logprobs of a prompt are asked for and the worker computes none."""
     if num_logprobs is not None and "prompt_logprobs" not in info.capabilities:
-        raise unsupported("the model gives no logprobs of a prompt", param)
+        raise unsupported("the model gives no logprobs of a prompt", param, "prompt_logprobs")
 
 
-def unsupported(why: str, param: str) -> BadRequest:
-    """Return the error for a field that this model has no use for."""
-    return BadRequest(
-        f"{param}: This is not supported: {why}", param=param, code="unsupported_parameter"
-    )
+def unsupported(why: str, param: str, lacking: str = "") -> BadRequest:
+    """Return the error for a field that this model has no use for.
+
+    lacking: the capability that its worker would need, if that is the reason.
+    """
+    who = who_has(lacking)
+    message = f"{param}: This is not supported: {why}{'. ' if who else ''}{who}"
+    return BadRequest(message, param=param, code="unsupported_parameter")

@@ -15,6 +15,7 @@ from plait.server.api.interfaces import ServedModelLike
 from plait.server.api.json_body import JsonRoute
 from plait.server.api.openapi import response_docs
 from plait.server.api.requests.job import cache_namespace, find_model, require_info
+from plait.server.api.requests.model_support import unsupported
 from plait.server.api.requests.sampling import check_ids, shared_vocab_size
 from plait.server.api.schemas.draft_store import (
     ClearRequest,
@@ -22,7 +23,7 @@ from plait.server.api.schemas.draft_store import (
     ImportRequest,
     SaveRequest,
 )
-from plait.server.errors import BadRequest, NotFound
+from plait.server.errors import BadRequest
 from plait.server.wire.messages import DraftStoreTask
 
 router = APIRouter(route_class=JsonRoute, tags=["drafts"])
@@ -98,11 +99,9 @@ async def _do(request: Request, served: ServedModelLike, task: DraftStoreTask) -
 def _served(request: Request, name: str | None) -> ServedModelLike:
     """Return a served model that has draft stores; raise ServerError for others."""
     served = find_model(pool_of(request), name)
-    info = require_info(served)
-    if info.diffusion is not None:
-        raise BadRequest("A diffusion model has no draft store.", param="model")
-    if "draft_store" not in info.capabilities:
-        raise NotFound(f"The workers of {served.name!r} have no draft store.", param="model")
+    if "draft_store" not in require_info(served).capabilities:
+        why = f"the workers of {served.name!r} have no draft store"
+        raise unsupported(why, "model", "draft_store")
     return served
 
 
