@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+import msgspec
+
 from plait.decoders.contract.decoder import TokenLogprobs
 from plait.server.prompt.detokenizer import Detokenizer
 from plait.server.prompt.tokenizer import Tokenizer
@@ -52,13 +54,21 @@ def completion_logprobs(
     }
 
 
-def ranked(
-    tokenizer: Tokenizer, entry: TokenLogprobs, count: int
-) -> dict[int, tuple[float, int | None, str]]:
-    """Return (logprob, rank, text) of a prompt's token and of its `count` alternatives."""
+def with_alternatives(
+    entries: Sequence[TokenLogprobs | None], count: int
+) -> list[TokenLogprobs | None]:
+    """Return the entries with `count` alternatives at most."""
+    return [each and msgspec.structs.replace(each, top=each.top[:count]) for each in entries]
+
+
+def ranked(tokenizer: Tokenizer, entry: TokenLogprobs) -> dict[int, tuple[float, int | None, str]]:
+    """Return (logprob, rank, text) of a prompt's token and of its alternatives.
+
+    The rank of a token that is not among the alternatives is None.
+    """
     found: dict[int, tuple[float, int | None, str]] = {}
     ranks = {token_id: rank for rank, (token_id, _) in enumerate(entry.top, 1)}
-    for token_id, logprob in ((entry.token_id, entry.logprob), *entry.top[:count]):
+    for token_id, logprob in ((entry.token_id, entry.logprob), *entry.top):
         text = chat_token(tokenizer, token_id)
         found[token_id] = finite(logprob), ranks.get(token_id), text
     return found

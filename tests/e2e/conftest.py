@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
-from tests.fixtures.real_server import RealServer, real_server
+from benchmarks.export_hf import export
+from plait.server.models.catalog import resolve
+from tests.fixtures.real_server import MODEL, RealServer, real_server
 from tests.fixtures.running_server import running, stub_app
 from tests.fixtures.vllm_worker import vllm_server
 
+EXACT = ("--weights", "fp32", "--kv-cache-bytes", "300MB", "--max-model-len", "1024")
+EXACT += ("--max-logprobs", "40")
 BASE_URL = os.environ.get("PLAIT_TEST_BASE_URL", "").rstrip("/")
 DIFFUSION = "tiny-diffusion"
 SERVERS = {"smollm2": "server", DIFFUSION: "diffusion_server", "vllm": "vllm"}  # their fixtures
@@ -43,6 +48,28 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
     """The default model on a vLLM worker."""
     options = ("--max-queue", "40", "--kv-cache-bytes", "100MB")
     with vllm_server(tmp_path_factory.mktemp("vllm"), *options) as running_server:
+        yield running_server
+
+
+@pytest.fixture(scope="session")
+def exact_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights that both exact servers read: in bf16, which the default model's file is not."""
+    folder = tmp_path_factory.mktemp("model")
+    export(resolve(MODEL), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exact_native(exact_folder: Path) -> Iterator[RealServer]:
+    """A native worker in fp32, where both kinds of worker give the same tokens."""
+    with real_server(str(exact_folder), "--served-name", MODEL, *EXACT) as running_server:
+        yield running_server
+
+
+@pytest.fixture(scope="session")
+def exact_vllm(exact_folder: Path) -> Iterator[RealServer]:
+    """A vLLM worker of the same model in fp32."""
+    with vllm_server(exact_folder, *EXACT, "--max-num-seqs", "16") as running_server:
         yield running_server
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.fixtures.real_server import MODEL, RealServer, real_server
-from tests.fixtures.vllm_worker import vllm_server
+from tests.fixtures.real_server import MODEL, RealServer
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1200)]
 WORDS = [
@@ -40,25 +37,6 @@ SCHEMA = {
     "additionalProperties": False,
 }
 FORMAT = {"type": "json_schema", "json_schema": {"name": "person", "schema": SCHEMA}}
-OPTIONS = ("--weights", "fp32", "--kv-cache-bytes", "300MB", "--max-model-len", "1024")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The weights that both servers read: in bf16, which the file of the default model is not."""
-    return tmp_path_factory.mktemp("model")
-
-
-@pytest.fixture(scope="module")
-def vllm(folder: Path) -> Iterator[RealServer]:
-    with vllm_server(folder, *OPTIONS, "--max-num-seqs", "16") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def native(vllm: RealServer, folder: Path) -> Iterator[RealServer]:
-    with real_server(str(folder), "--served-name", MODEL, *OPTIONS) as server:
-        yield server
 
 
 def bodies(count: int, seed: int) -> list[dict[str, Any]]:
@@ -112,21 +90,23 @@ async def answers(
         return list(await asyncio.gather(*(one(client, body) for body in requests)))
 
 
-async def test_tokens_are_those_of_a_native_worker(vllm: RealServer, native: RealServer) -> None:
+async def test_tokens_are_those_of_a_native_worker(
+    exact_vllm: RealServer, exact_native: RealServer
+) -> None:
     requests = bodies(60, seed=1)
-    want = await answers(native, requests, at_once=16)
-    assert await answers(vllm, requests, at_once=16) == want
-    drafted = vllm.metric("vllm:spec_decode_num_draft_tokens_total")
+    want = await answers(exact_native, requests, at_once=16)
+    assert await answers(exact_vllm, requests, at_once=16) == want
+    drafted = exact_vllm.metric("vllm:spec_decode_num_draft_tokens_total")
     assert drafted > 0, "nothing was drafted"
 
 
 async def test_a_seed_gives_the_same_text_alone_in_a_batch_and_after_a_restart(
-    vllm: RealServer,
+    exact_vllm: RealServer,
 ) -> None:
     requests = bodies(200, seed=2)
-    alone = await answers(vllm, requests, at_once=1)
-    assert await answers(vllm, requests, at_once=16) == alone
-    vllm.worker().kill()
-    vllm.wait_until(lambda: not vllm.is_ready())
-    vllm.wait_ready()
-    assert await answers(vllm, requests, at_once=16) == alone
+    alone = await answers(exact_vllm, requests, at_once=1)
+    assert await answers(exact_vllm, requests, at_once=16) == alone
+    exact_vllm.worker().kill()
+    exact_vllm.wait_until(lambda: not exact_vllm.is_ready())
+    exact_vllm.wait_ready()
+    assert await answers(exact_vllm, requests, at_once=16) == alone

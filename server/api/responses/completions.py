@@ -161,7 +161,8 @@ class CompletionResponseWriter:
         if self._request.logprobs is None:
             return _ChoiceText(text)
         ids, hidden = self._job.prompts[prompt].token_ids, self._job.prompts[prompt].num_hidden
-        logprobs = list(self._outputs.prompt_logprobs(prompt))
+        asked = self._job.requests[prompt].sampling.logprobs or 0
+        logprobs = list(self._outputs.prompt_logprobs(prompt, asked))
         offsets = [0] * hidden + text_offsets(self._job.tokenizer, ids[hidden:])
         return _ChoiceText(text, list(ids), logprobs, offsets)
 

@@ -26,7 +26,7 @@ from plait.server.api.responses.objects import (
 )
 from plait.server.errors import BadRequest, DeadlineExceeded, Internal, ServerError, Unavailable
 from plait.server.prompt.infill import InfillStream
-from plait.server.prompt.logprobs import ranked
+from plait.server.prompt.logprobs import ranked, with_alternatives
 from plait.server.prompt.stream import TextDelta, TextStream
 from plait.server.wire.messages import Delta, Started
 
@@ -128,9 +128,9 @@ class GenerationOutput:
             fields["finish_reason"] = ",".join(self._reasons)
         return fields
 
-    def prompt_logprobs(self, prompt: int) -> Sequence[TokenLogprobs | None]:
+    def prompt_logprobs(self, prompt: int, count: int) -> Sequence[TokenLogprobs | None]:
         """Return the logprobs of a prompt's tokens; known before any delta with text."""
-        return self._prompts[prompt].prompt_logprobs or ()
+        return with_alternatives(self._prompts[prompt].prompt_logprobs or (), count)
 
     def ranked_prompt(self, prompt: int, count: int | None) -> objects.PromptLogprobs | UnsetType:
         """Return the logprobs of a prompt's tokens in vLLM's shape; UNSET unless requested."""
@@ -140,8 +140,8 @@ class GenerationOutput:
         return [
             None
             if entry is None
-            else {i: objects.RankedLogprob(*v) for i, v in ranked(tokenizer, entry, count).items()}
-            for entry in self.prompt_logprobs(prompt)
+            else {i: objects.RankedLogprob(*v) for i, v in ranked(tokenizer, entry).items()}
+            for entry in self.prompt_logprobs(prompt, count)
         ]
 
     def decoding(self) -> dict[str, Any] | None:

@@ -31,6 +31,7 @@ OWN = {
     "scheduling_policy": "",
     "logits_processors": "",
     "logprobs_mode": "",
+    "max_logprobs": "--max-logprobs",
     "distributed_executor_backend": "",
     "tensor_parallel_size": "",  # its processes would be out of reach
     "pipeline_parallel_size": "",
@@ -68,6 +69,7 @@ def engine_args(settings: EngineSettings, files: ModelFiles, *, on_cpu: bool) ->
         "skip_tokenizer_init": True,  # the front end has one
         "async_scheduling": False,  # a step's tokens must be known before the next is planned
         "scheduling_policy": "priority",  # "fcfs" does not look at priorities
+        "max_logprobs": -1,  # the front end has a limit
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
