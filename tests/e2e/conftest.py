@@ -21,8 +21,10 @@ from tests.fixtures.real_server import MODEL, RealServer, real_server
 from tests.fixtures.running_server import running, stub_app
 from tests.fixtures.vllm_worker import vllm_server
 
-EXACT = ("--weights", "fp32", "--kv-cache-bytes", "300MB", "--max-model-len", "1024")
-EXACT += ("--max-logprobs", "40")
+EXACT = (
+    *("--weights", "fp32", "--kv-cache-bytes", "300MB"),
+    *("--max-model-len", "1024", "--max-logprobs", "40"),
+)
 BASE_URL = os.environ.get("PLAIT_TEST_BASE_URL", "").rstrip("/")
 DIFFUSION = "tiny-diffusion"
 SERVERS = {"smollm2": "server", DIFFUSION: "diffusion_server", "vllm": "vllm"}  # their fixtures

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from typing import Any
 
 import httpx
 import pytest
 
+from benchmarks import bf16_ties
 from tests.fixtures.real_server import MODEL, RealServer
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -110,3 +112,8 @@ async def test_a_seed_gives_the_same_text_alone_in_a_batch_and_after_a_restart(
     exact_vllm.wait_until(lambda: not exact_vllm.is_ready())
     exact_vllm.wait_ready()
     assert await answers(exact_vllm, requests, at_once=16) == alone
+
+
+def test_in_bf16_they_part_at_near_ties(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["bf16_ties", "--requests", "12"])
+    assert bf16_ties.main() == 0
