@@ -87,9 +87,15 @@ class Theirs:
         return [token for (token,) in output.sampled_token_ids.tolist()]
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Return scores whose softmax is the distribution that it draws from; not timed."""
+        """Return scores whose softmax is the distribution that it draws from; not timed.
+
+        Of tokens as likely as the last one that it keeps, it keeps some by their order; here all
+        are left, as plait has it.
+        """
         hot = logits.float() / self._temperature[:, None]
-        return torch.as_tensor(apply_top_k_top_p(hot, None, self._top_p))
+        kept = torch.as_tensor(apply_top_k_top_p(hot.clone(), None, self._top_p))
+        least = kept.masked_fill(kept == -torch.inf, torch.inf).amin(-1, keepdim=True)
+        return hot.masked_fill(hot < least, -torch.inf)
 
 
 def grammars(

@@ -11,9 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Sequences
-from copy import deepcopy
 from functools import partial
-from pathlib import Path
 
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import Outcome
@@ -27,34 +25,24 @@ from plait.server.engine.kv.manager import KVCacheManager
 from plait.server.engine.runner import Runner
 from plait.server.engine.scheduler import Scheduler
 from plait.server.engine.sequence import ScheduledSequence, Sequence
+from plait.server.engine.services import BaseEngine, Report
 from plait.server.engine.step.decoder_calls import accept, propose
 from plait.server.engine.step.forward_pass import ForwardPass, check_runner, run_forward_passes
 from plait.server.engine.step.reports import (
     count_rows,
-    is_past_deadline,
-    log_fault,
     make_deadline_delta,
     make_delta,
     make_started,
     release,
 )
 from plait.server.settings import EngineSettings
-from plait.server.telemetry.token_trace import TokenTrace
-from plait.server.wire.counters import EngineCounters
 from plait.server.wire.messages import (
     Delta,
-    DraftStoreReport,
-    DraftStoreTask,
-    Failed,
-    GenerateRequest,
-    Started,
     Stats,
 )
 
-Report = Started | Delta | Failed
 
-
-class Engine:
+class Engine(BaseEngine):
     """Runs requests on one model. One thread adds, aborts and steps."""
 
     def __init__(
@@ -76,32 +64,17 @@ class Engine:
             costs: learns what the engine's passes take; decoders may look at it, too.
             keeper: of the drafters' stores.
         """
+        super().__init__(admission, settings, costs or CostCurve(), keeper or StoreKeeper())
         self._runner = runner
-        self._costs = costs or CostCurve()
-        self._keeper = keeper or StoreKeeper()
         self._kv = kv
-        self._admission = admission
         self._scheduler = Scheduler(
             kv,
             max_seqs=settings.max_num_seqs,
             max_rows=settings.max_step_tokens,
             costs=self._costs,
         )
-        self._groups: dict[str, Group] = {}
         self._searching: dict[str, Group] = {}  # those whose searches decide something
         self._searches = SearchRunner(self._scheduler, self._release)
-        self._counters = EngineCounters()
-        self._token_trace = TokenTrace(Path(settings.token_trace)) if settings.token_trace else None
-        self._step_tokens: list[int] = []
-
-    @property
-    def has_work(self) -> bool:
-        """Whether step() would do something."""
-        return bool(self._groups) or self._admission.is_loading
-
-    def add(self, request: GenerateRequest) -> None:
-        """Queue a request; raise ServerError if this engine can never serve it."""
-        self._admission.add(request)
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         """Drop a request or one of its sequences, and free all it holds; unknown ids are fine."""
@@ -111,10 +84,6 @@ class Engine:
             return
         for sequence in group.close(index):
             self._remove(sequence)
-
-    def draft_store(self, task: DraftStoreTask) -> DraftStoreReport:
-        """Look into the drafters' stores, or change them."""
-        return self._keeper.handle(task)
 
     def close(self) -> None:
         """Save what is to outlive the engine; nothing is added or stepped afterwards."""
@@ -147,23 +116,12 @@ class Engine:
 
     def stats(self) -> Stats:
         """Return gauges, counters since the start, and the rows of each step since last asked."""
-        steps, self._step_tokens = self._step_tokens, []
-        counters = self._counters
-        counters.steps += len(steps)
+        counters, scheduler, pool = self._counters, self._scheduler, self._kv.pool
         counters.prefix_cache_queries = self._kv.num_queried_tokens
         counters.prefix_cache_hits = self._kv.num_hit_tokens
-        counters.num_preemptions = self._scheduler.num_preemptions
-        counters.draft_store = self._keeper.counters()
-        if self._token_trace is not None:
-            counters.token_trace_lost = self._token_trace.num_lost
-        return Stats(
-            num_running=self._scheduler.num_running,
-            num_waiting=self._scheduler.num_waiting + self._admission.num_loading,
-            kv_blocks_used=self._kv.pool.num_used,
-            kv_blocks_total=self._kv.pool.num_blocks,
-            counters=deepcopy(counters),
-            step_tokens=steps,
-        )
+        counters.num_preemptions = scheduler.num_preemptions
+        running, waiting = scheduler.num_running, scheduler.num_waiting
+        return self._stats(running, waiting, pool.num_used, pool.num_blocks)
 
     def check_integrity(self) -> None:
         """Raise AssertionError if blocks are lost, or held while nothing runs."""
@@ -184,8 +142,7 @@ class Engine:
 
     def _expire(self) -> list[Report]:
         """End the sequences whose request's deadline has passed."""
-        late = [group for group in self._groups.values() if is_past_deadline(group.request)]
-        return [report for group in late for report in self._end_late(group)]
+        return [report for group in self._late() for report in self._end_late(group)]
 
     def _end_late(self, group: Group) -> list[Report]:
         """End a request whose deadline has passed, with what its search has by now."""
@@ -202,10 +159,11 @@ class Engine:
         for sequence, cause in failures:
             if sequence.is_done:  # with another sequence of its request
                 continue
+            request_id = sequence.request.request_id
             if isinstance(cause, str):
-                reports += self._fail(sequence, cause, "ContextTooLong")
+                reports += self._fail(request_id, cause, "ContextTooLong")
             else:
-                reports += self._fail(sequence, FAILED, cause=cause)
+                reports += self._fail(request_id, cause=cause)
         return reports
 
     def _accept(self, made: ForwardPass) -> dict[int, Outcome]:
@@ -229,12 +187,13 @@ class Engine:
         """Make the outcome true, or end the request; return what the client gets to see."""
         if piece.sequence.is_done:  # its request failed earlier in this step
             return []
+        request_id = piece.sequence.request.request_id
         if outcome is not None and outcome.fault:
             error = "BadRequest" if outcome.is_client_error else "Internal"
-            return self._fail(piece.sequence, outcome.fault, error, cause=outcome.cause)
+            return self._fail(request_id, outcome.fault, error, cause=outcome.cause)
         reports = attempt(partial(self._apply_outcome, piece, outcome))
         if isinstance(reports, Exception):
-            return self._fail(piece.sequence, FAILED, cause=reports)
+            return self._fail(request_id, cause=reports)
         return reports
 
     def _apply_outcome(self, piece: ScheduledSequence, outcome: Outcome | None) -> list[Report]:
@@ -262,25 +221,10 @@ class Engine:
         """Let a search act; if it fails, its request does."""
         made = attempt(act)
         if isinstance(made, Exception):
-            return self._fail(next(iter(group.members.values())), *_fault_of(made), cause=made)
+            return self._fail(group.request.request_id, *_fault_of(made), cause=made)
         if not group.members:
             self._forget(group)
         return [*made]
-
-    def _fail(
-        self,
-        sequence: Sequence,
-        fault: str,
-        error: str = "Internal",
-        *,
-        cause: Exception | None = None,
-    ) -> list[Report]:
-        """End the whole request of a sequence that can't go on."""
-        request_id = sequence.request.request_id
-        if cause is not None:
-            log_fault(request_id, cause)
-        self.abort(request_id)
-        return [Failed(request_id, error, fault)]
 
     def _remove(self, sequence: Sequence) -> None:
         group = self._groups[sequence.request.request_id]

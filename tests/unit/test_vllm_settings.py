@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,15 @@ def test_the_interpreter_is_the_named_one() -> None:
         find_python("/none/python")
 
 
+@pytest.fixture
+def unknown() -> Iterator[None]:
+    """No interpreter has been looked for, before or after the test."""
+    find_python.cache_clear()
+    yield
+    find_python.cache_clear()
+
+
+@pytest.mark.usefixtures("unknown")
 def test_without_a_name_it_is_one_that_has_vllm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +85,8 @@ def test_without_a_name_it_is_one_that_has_vllm(
     beside.touch()
     assert find_python() == str(beside)
     monkeypatch.setattr(interpreter, "find_spec", lambda name: object())
+    assert find_python() == str(beside), "a worker that starts anew has another interpreter"
+    find_python.cache_clear()
     assert find_python() == sys.executable
 
 

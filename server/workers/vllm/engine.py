@@ -9,45 +9,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from copy import deepcopy
 from functools import partial
-from pathlib import Path
 
 from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import Outcome
-from plait.decoders.contract.isolation import FAILED, attempt
+from plait.decoders.contract.isolation import attempt
 from plait.server.engine.admission import Admission
 from plait.server.engine.draft_store.keeper import StoreKeeper
 from plait.server.engine.group.group import Group
 from plait.server.engine.sequence import Sequence
+from plait.server.engine.services import BaseEngine, Report
 from plait.server.engine.step.reports import (
     count_drafts,
-    is_past_deadline,
-    log_fault,
     make_deadline_delta,
     make_delta,
     make_started,
     release,
 )
 from plait.server.settings import EngineSettings
-from plait.server.telemetry.token_trace import TokenTrace
-from plait.server.wire.counters import EngineCounters
 from plait.server.wire.messages import (
-    Delta,
-    DraftStoreReport,
-    DraftStoreTask,
-    Failed,
-    GenerateRequest,
-    Started,
     Stats,
 )
 from plait.server.workers.vllm.protocol import CoreStep, EngineCoreLike
 from plait.server.workers.vllm.sampler import Decided, DecoderSampler
 
-Report = Started | Delta | Failed
 
-
-class VllmEngine:
+class VllmEngine(BaseEngine):
     """Runs requests on vLLM's engine. One thread adds, aborts and steps."""
 
     def __init__(
@@ -59,26 +46,11 @@ class VllmEngine:
         costs: CostCurve,
         keeper: StoreKeeper,
     ) -> None:
+        super().__init__(admission, settings, costs, keeper)
         self._core = core
         self._sampler = sampler
-        self._admission = admission
-        self._costs = costs
-        self._keeper = keeper
-        self._groups: dict[str, Group] = {}
         self._running: dict[str, Sequence] = {}  # by vLLM's ids; those that it queues as well
         self._keys: dict[int, str] = {}  # by id(sequence)
-        self._counters = EngineCounters()
-        self._token_trace = TokenTrace(Path(settings.token_trace)) if settings.token_trace else None
-        self._step_tokens: list[int] = []
-
-    @property
-    def has_work(self) -> bool:
-        """Whether step() would do something."""
-        return bool(self._groups) or self._admission.is_loading
-
-    def add(self, request: GenerateRequest) -> None:
-        """Queue a request; raise ServerError if this engine can never serve it."""
-        self._admission.add(request)
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         """Drop a request or one of its sequences, and free all it holds; unknown ids are fine."""
@@ -86,10 +58,6 @@ class VllmEngine:
         group = self._groups.get(request_id)
         if group is not None:
             self._remove(group.close(index))
-
-    def draft_store(self, task: DraftStoreTask) -> DraftStoreReport:
-        """Look into the drafters' stores, or change them."""
-        return self._keeper.handle(task)
 
     def close(self) -> None:
         """Save what is to outlive the engine; nothing is added or stepped afterwards."""
@@ -114,20 +82,10 @@ class VllmEngine:
 
     def stats(self) -> Stats:
         """Return gauges, counters since the start, and the rows of each step since last asked."""
-        steps, self._step_tokens = self._step_tokens, []
-        core, counters = self._core.stats(), self._counters
-        counters.steps += len(steps)
-        counters.num_preemptions = core.num_preemptions
-        counters.draft_store = self._keeper.counters()
-        if self._token_trace is not None:
-            counters.token_trace_lost = self._token_trace.num_lost
-        return Stats(
-            num_running=core.num_running,
-            num_waiting=core.num_waiting + self._admission.num_loading,
-            kv_blocks_used=core.kv_blocks_used,
-            kv_blocks_total=core.kv_blocks_total,
-            counters=deepcopy(counters),
-            step_tokens=steps,
+        core = self._core.stats()
+        self._counters.num_preemptions = core.num_preemptions
+        return self._stats(
+            core.num_running, core.num_waiting, core.kv_blocks_used, core.kv_blocks_total
         )
 
     def _admit(self) -> list[Report]:
@@ -138,7 +96,7 @@ class VllmEngine:
             self._groups[group.request.request_id] = group
             fault = attempt(partial(self._queue, group))
             if isinstance(fault, Exception):
-                reports.append(self._fail(group, cause=fault))
+                reports += self._fail(group.request.request_id, cause=fault)
         return reports
 
     def _queue(self, group: Group) -> None:
@@ -150,8 +108,7 @@ class VllmEngine:
 
     def _expire(self) -> list[Report]:
         """End the sequences whose request's deadline has passed."""
-        late = [group for group in self._groups.values() if is_past_deadline(group.request)]
-        members = [sequence for group in late for sequence in group.members.values()]
+        members = [sequence for group in self._late() for sequence in group.members.values()]
         self._remove(members)
         return [make_deadline_delta(sequence) for sequence in members]
 
@@ -176,9 +133,9 @@ class VllmEngine:
             return []
         outcome = decided.outcome
         if outcome.fault:
-            group = self._groups[sequence.request.request_id]
             error = "BadRequest" if outcome.is_client_error else "Internal"
-            return [self._fail(group, outcome.fault, error, cause=outcome.cause)]
+            request_id = sequence.request.request_id
+            return self._fail(request_id, outcome.fault, error, cause=outcome.cause)
         self._count(sequence, outcome)
         delta = make_delta(sequence, outcome)
         if outcome.finish is not None:
@@ -191,21 +148,6 @@ class VllmEngine:
         self._counters.generation_tokens += len(outcome.emit)
         if outcome.drafted:
             count_drafts(self._counters.speculation, outcome)
-
-    def _fail(
-        self,
-        group: Group,
-        fault: str = FAILED,
-        error: str = "Internal",
-        *,
-        cause: Exception | None = None,
-    ) -> Failed:
-        """End the whole request of a sequence that can't go on."""
-        request_id = group.request.request_id
-        if cause is not None:
-            log_fault(request_id, cause)
-        self.abort(request_id)
-        return Failed(request_id, error, fault)
 
     def _remove(self, sequences: Iterable[Sequence]) -> None:
         """Free what vLLM and the decoder hold of some sequences."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from plait.server.models.catalog import BadModel
 FOLDER = ".venv-vllm"  # as requirements/install.sh makes it, beside the server's own
 
 
+@cache
 def find_python(given: str = "") -> str:
-    """Return the interpreter that vLLM is installed for.
+    """Return the interpreter that vLLM is installed for; looked for once, whoever asks.
 
     given: the operator's; without one, this process's own if it has vLLM, or FOLDER's beside it.
 
