@@ -71,7 +71,8 @@ def exact_native(exact_folder: Path) -> Iterator[RealServer]:
 @pytest.fixture(scope="session")
 def exact_vllm(exact_folder: Path) -> Iterator[RealServer]:
     """A vLLM worker of the same model in fp32."""
-    with vllm_server(exact_folder, *EXACT, "--max-num-seqs", "16") as running_server:
+    finer = ("--max-num-seqs", "16", "--vllm-arg", "block-size=32")  # of the prefix cache
+    with vllm_server(exact_folder, *EXACT, *finer) as running_server:
         yield running_server
 
 

@@ -114,6 +114,57 @@ async def test_a_seed_gives_the_same_text_alone_in_a_batch_and_after_a_restart(
     assert await answers(exact_vllm, requests, at_once=16) == alone
 
 
+async def test_a_text_that_is_read_again_goes_on_alike(exact_vllm: RealServer) -> None:
+    """The noise is keyed by place, so a cut text with the same seed is the rest of the whole one.
+
+    What is read again comes from the prefix cache in part: a fork of a sequence would be no more.
+    """
+    rng = random.Random(4)
+    asked = [
+        {
+            "model": MODEL,
+            "prompt": " ".join(rng.choice(WORDS) for _ in range(40)),
+            "max_tokens": 40,
+            "seed": rng.getrandbits(32),
+            "temperature": rng.choice((0.0, 0.7, 1.2)),
+            "top_p": rng.choice((1.0, 0.9)),
+            "return_token_ids": True,
+            "ignore_eos": True,
+        }
+        for _ in range(40)
+    ]
+    whole = await completions(exact_vllm, asked)
+    hits = exact_vllm.metric("vllm:prefix_cache_hits_total")
+    cuts = [rng.randrange(1, len(each["token_ids"])) for each in whole]
+    again = [
+        {
+            **body,
+            "prompt": each["prompt_token_ids"] + each["token_ids"][:cut],
+            "max_tokens": 40 - cut,
+        }
+        for body, each, cut in zip(asked, whole, cuts, strict=True)
+    ]
+    have = [each["token_ids"] for each in await completions(exact_vllm, again)]
+    assert have == [each["token_ids"][cut:] for each, cut in zip(whole, cuts, strict=True)]
+    await asyncio.to_thread(exact_vllm.wait_until, exact_vllm.is_idle)
+    assert exact_vllm.metric("vllm:prefix_cache_hits_total") - hits >= 32 * len(asked)
+
+
+async def completions(server: RealServer, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the choices of completions that run eight at a time."""
+    limit = asyncio.Semaphore(8)
+
+    async def one(client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
+        async with limit:
+            response = await client.post("/v1/completions", json=body)
+        assert response.status_code == httpx.codes.OK, response.text
+        choice: dict[str, Any] = response.json()["choices"][0]
+        return choice
+
+    async with httpx.AsyncClient(base_url=server.url, timeout=600) as client:
+        return list(await asyncio.gather(*(one(client, body) for body in bodies)))
+
+
 def test_in_bf16_they_part_at_near_ties(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["bf16_ties", "--requests", "12"])
     assert bf16_ties.main() == 0
