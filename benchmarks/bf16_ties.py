@@ -1,6 +1,9 @@
 """Native and vLLM workers in bf16: where their tokens part, it is a near tie.
 
-    python -m benchmarks.bf16_ties [--requests 50] [--weights bf16] [--peers FOLDER]
+    python -m benchmarks.bf16_ties [--requests 50] [--weights bf16] [--pair native vllm]
+
+--pair vllm vllm-off compares a kind with itself without drafts: whether the number of rows that a
+pass has matters to it.
 
 The same seeded requests (greedy, with a temperature, with top_p, under a JSON schema) go to both
 kinds of worker, eight at a time, and tokens are compared one by one. Both draw the best of log-
@@ -11,7 +14,7 @@ than what the workers' log-probabilities differ by, which must be small as well.
 in one pass rounds otherwise than token by token, so a gap that is small anyway will do. top_p may
 leave a token out in one of them; then its mass must be near the bound. Prints a table; exit code 1
 for a difference that is no near tie. With --weights fp32 there should be none at all.
-`make vllm` installs the vLLM that is needed; --peers: the folder of its .venv-vllm.
+`make vllm` installs the vLLM that is needed.
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ import httpx
 import torch
 
 from benchmarks.export_hf import export
-from benchmarks.machine import ROOT, this_machine
+from benchmarks.machine import this_machine
 from benchmarks.markdown import table
 from benchmarks.prompts import AS_PERSON, person, question, story
 from benchmarks.servers import Command, Running, running
@@ -40,9 +43,11 @@ from plait.kernels.noise import key
 from plait.kernels.noise.reference import gumbel
 from plait.server.models.catalog import resolve
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
+from plait.server.workers.vllm.interpreter import find_python
 
 MODEL = "smollm2-135m-instruct"
-KINDS = ("native", "vllm")
+OFF = "-off"  # without drafts
+CONTENDERS = ("native", "vllm", f"native{OFF}", f"vllm{OFF}")
 AT_ONCE = 8
 TIE = 0.1  # nats; a gap that needs no explanation
 APART = 0.5  # nats that the workers' log-probabilities may differ by at a difference
@@ -85,12 +90,12 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first difference of one request, as both workers see it; `readings` as in KINDS."""
+    """The first difference of one request, as both workers see it."""
 
     asked: Asked
     position: int
     tokens: tuple[int, int]
-    noise: tuple[float, float]  # of the tokens of the native and of the vLLM worker
+    noise: tuple[float, float]  # of the two tokens
     readings: tuple[Reading, Reading]
 
     @property
@@ -98,14 +103,14 @@ class Difference:
         """By how many nats each worker's scores prefer its own token to the other's."""
         heat = self.asked.temperature
         noise = heat * (self.noise[0] - self.noise[1])
-        native, vllm = (each.logprobs[0] - each.logprobs[1] for each in self.readings)
-        return native + noise, vllm - noise
+        one, other = (each.logprobs[0] - each.logprobs[1] for each in self.readings)
+        return one + noise, other - noise
 
     @property
     def apart(self) -> float:
         """By how many nats the workers' log-probabilities of the two tokens differ."""
-        native, vllm = (each.logprobs[0] - each.logprobs[1] for each in self.readings)
-        return abs(native + vllm)
+        one, other = (each.logprobs[0] - each.logprobs[1] for each in self.readings)
+        return abs(one + other)
 
     @property
     def cut(self) -> int | None:
@@ -130,7 +135,7 @@ class Difference:
         written = [
             repr(tokenizer.token_name(token).decode(errors="replace")) for token in self.tokens
         ]
-        why = "near tie" if self.cut is None else f"near top_p in {KINDS[self.cut]}"
+        why = "near tie" if self.cut is None else "near top_p"
         return [
             *(self.asked.name, self.asked.mix, *written),
             *(str(self.position), *(f"{gap:+.3f}" for gap in self.gaps), f"{self.apart:.3f}"),
@@ -226,14 +231,27 @@ def noise_of(asked: Asked, position: int, tokens: Sequence[int], size: int) -> t
     return float(row[tokens[0]]), float(row[tokens[1]])
 
 
+def without_drafts(requests: Sequence[Asked]) -> list[Asked]:
+    """Return the same requests with drafters off."""
+    off = {"decoding": {"drafter": "off"}}
+    return [replace(each, body={**each.body, **off}) for each in requests]
+
+
 async def compare(
-    clients: Sequence[httpx.AsyncClient], requests: Sequence[Asked], size: int
+    clients: Mapping[str, httpx.AsyncClient], requests: Sequence[Asked], size: int
 ) -> tuple[list[Difference], list[float]]:
-    """Return the first difference of each request, and how far logprobs of equal tokens differ."""
-    native, vllm = [await answers(client, requests) for client in clients]
+    """Return the first difference of each request, and how far logprobs of equal tokens differ.
+
+    clients: of the two contenders.
+    """
+    first, second = [
+        await answers(client, without_drafts(requests) if name.endswith(OFF) else requests)
+        for name, client in clients.items()
+    ]
+    one_client, other_client = clients.values()
     found: list[Difference] = []
     apart: list[float] = []
-    for asked, one, other in zip(requests, native, vllm, strict=True):
+    for asked, one, other in zip(requests, first, second, strict=True):
         at = first_difference(one.output, other.output)
         pairs = zip(one.logprobs[:at], other.logprobs[:at], strict=False)
         apart += [abs(a - b) for a, b in pairs]
@@ -243,35 +261,41 @@ async def compare(
             raise RuntimeError(f"{asked.name}: one answer is the other's beginning")
         text, tokens = [*one.prompt, *one.output[:at]], (one.output[at], other.output[at])
         readings = (
-            await read(clients[0], text, tokens, asked),
-            await read(clients[1], text, tokens[::-1], asked),
+            await read(one_client, text, tokens, asked),
+            await read(other_client, text, tokens[::-1], asked),
         )
         noise = noise_of(asked, len(text), tokens, size)
         found.append(Difference(asked, at, tokens, noise, readings))
     return found, apart
 
 
-def commands(folder: Path, python: Path, weights: str, size: int) -> list[Command]:
-    """Return how the two servers are started, as in KINDS."""
+def command(kind: str, folder: Path, weights: str, size: int) -> Command:
+    """Return how a kind of worker is started."""
     plait = str(Path(sys.executable).with_name("plait"))
-    common = [
-        *(plait, "serve", str(folder), "--served-name", MODEL, "--port", "{port}"),
-        *("--weights", weights, "--max-model-len", "1024", "--kv-cache-bytes", "300MB"),
-        *("--max-logprobs", str(size), "--no-access-log"),
-    ]
-    vllm = ["--worker", "vllm", "--vllm-python", str(python)]
-    return [Command(common, ready="/ready"), Command([*common, *vllm], ready="/ready")]
+    vllm = ["--worker", "vllm", "--vllm-python", find_python()] if kind == "vllm" else []
+    return Command(
+        [
+            *(plait, "serve", str(folder), "--served-name", MODEL, "--port", "{port}"),
+            *("--weights", weights, "--max-model-len", "1024", "--kv-cache-bytes", "300MB"),
+            *("--max-logprobs", str(size), "--no-access-log", *vllm),
+        ],
+        ready="/ready",
+    )
 
 
-async def _run(servers: Sequence[Running], args: argparse.Namespace, size: int) -> bool:
+async def _run(servers: Mapping[str, Running], args: argparse.Namespace, size: int) -> bool:
     tokenizer = load_tokenizer(resolve(MODEL))
     requests = requests_of(args.requests, args.seed)
-    clients = [httpx.AsyncClient(base_url=each.base_url, timeout=600) for each in servers]
-    found, apart = await compare(clients, requests, size)
-    for client in clients:
-        await client.aclose()
-    head = ["Request", "Kind", "native", "vllm", "Token", "Gap, native", "vllm", "Apart", ""]
-    print(table(head, [each.row(tokenizer) for each in found], texts=4))
+    async with AsyncExitStack() as stack:
+        clients = {
+            name: await stack.enter_async_context(
+                httpx.AsyncClient(base_url=servers[name.removesuffix(OFF)].base_url, timeout=600)
+            )
+            for name in args.pair
+        }
+        found, apart = await compare(clients, requests, size)
+    head = ["Request", "Kind", *args.pair, "Token", *(f"Gap, {name}" for name in args.pair)]
+    print(table([*head, "Apart", ""], [each.row(tokenizer) for each in found], texts=4))
     bad = [each for each in found if not each.is_near_tie()]
     print(
         f"\n{len(requests)} requests in {args.weights}, {len(apart)} equal tokens before the first "
@@ -283,23 +307,24 @@ async def _run(servers: Sequence[Running], args: argparse.Namespace, size: int) 
 
 
 def main() -> int:
-    """Start both servers, compare, print; 1 if a difference is no near tie."""
+    """Start the servers, compare, print; 1 if a difference is no near tie."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--requests", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", default="bf16", choices=("bf16", "fp32"))
-    parser.add_argument("--peers", type=Path, default=ROOT, help="the folder of .venv-vllm")
+    parser.add_argument("--pair", nargs=2, default=["native", "vllm"], choices=CONTENDERS)
     args = parser.parse_args()
     size = len(load_tokenizer(resolve(MODEL)).token_bytes)
     with ExitStack() as stack:
         files = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="plait-ties-")))
         export(resolve(MODEL), files / "hf")
-        python = args.peers.absolute() / ".venv-vllm" / "bin" / "python"
-        made = commands(files / "hf", python, args.weights, size)
-        servers = [
-            stack.enter_context(running(command, files / f"{kind}.log"))
-            for kind, command in zip(KINDS, made, strict=True)
-        ]
+        kinds = dict.fromkeys(name.removesuffix(OFF) for name in args.pair)
+        servers = {
+            kind: stack.enter_context(
+                running(command(kind, files / "hf", args.weights, size), files / f"{kind}.log")
+            )
+            for kind in kinds
+        }
         return int(not asyncio.run(_run(servers, args, size)))
 
 
