@@ -22,7 +22,7 @@ from plait.server.api.schemas.chat import ChatRequest
 from plait.server.api.schemas.completions import CompletionRequest
 from plait.server.models.gguf import ARCHITECTURES
 from plait.server.models.hf.families import FAMILIES
-from plait.server.options import ServeOptions
+from plait.server.options.serve import ServeOptions
 from plait.server.parser import format_size
 from plait.server.prompt.gguf_tokenizer import PRE_TOKENIZERS
 from plait.server.wire.capabilities import CAPABILITIES, KINDS, WorkerKind

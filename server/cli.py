@@ -18,7 +18,7 @@ from pydantic_settings import (
 )
 
 from plait.server.calibration.ada_dec import AdaDecCalibration
-from plait.server.options import ServeOptions
+from plait.server.options.serve import ServeOptions
 from plait.server.parser import make_source
 from plait.server.serve import run
 from plait.server.telemetry.streams import open_standard_streams

@@ -51,7 +51,7 @@ def _known_device(value: str) -> str:
     return value
 
 
-def _split_pairs(value: object) -> object:
+def split_pairs(value: object) -> object:
     """Return the pairs of a text like "objects=open,key_order=any"; YAML brings a mapping."""
     if not isinstance(value, str):
         return value
@@ -86,7 +86,7 @@ BytesOrZero = Annotated[ByteSize, Field(ge=0, le=2**50)]
 Port = Annotated[int, BeforeValidator(_not_a_link)]
 Device = Annotated[str, AfterValidator(_known_device)]
 Style = Annotated[
-    dict[str, str], NoDecode, BeforeValidator(_split_pairs), AfterValidator(_known_style)
+    dict[str, str], NoDecode, BeforeValidator(split_pairs), AfterValidator(_known_style)
 ]
 Services = Annotated[Texts, AfterValidator(_known_services)]
 

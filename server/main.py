@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from plait.server.pool import early
+from plait.server.pool.local import early
 from plait.server.workers.lean_imports import import_structlog, importing
 
 EXIT_INTERRUPTED = 130  # as shells write SIGINT

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, CliSettingsSource
 
-from plait.server.options import ServeOptions
+from plait.server.options.serve import ServeOptions
 
 SERVE = "serve."  # prefix of the options of `plait serve`
 METAVARS = {"ByteSize": "SIZE", "list[str]": "LIST", "Path": "PATH", "str": "TEXT"}

@@ -84,10 +84,25 @@ class CompileSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RaySettings:
+    """The Ray cluster whose machines the workers run on."""
+
+    ray_address: str = ""  # empty: the one that this machine is part of, or one that is started
+    ray_host: str = ""  # this machine, seen from the others; empty: as Ray knows it
+    ray_ports: str = ""  # LOW-HIGH, that workers connect to; empty: any free ones
+    ray_weights: Literal["shared", "object-store"] = "shared"
+
+
+@dataclass(frozen=True, slots=True)
 class PoolSettings:
     """The workers and their requests."""
 
-    replicas: int = 1
+    pool: Literal["local", "ray"] = "local"  # where workers run
+    ray: RaySettings = field(default_factory=RaySettings)
+    replicas: int = 1  # per model, at least
+    max_replicas: int = 0  # at most, while requests queue; 0: as replicas
+    scale_up_requests: int = 32  # per worker; above, one more is started
+    scale_down_s: float = 120.0  # that fewer workers would have been enough, before one ends
     max_queue: int = 256  # requests waiting or running, per worker
     default_deadline_s: float | None = None
     ready_timeout_s: float = 600.0
@@ -106,6 +121,12 @@ class EngineSettings:
     worker: str = "native"  # what runs the model: see server/workers
     vllm_python: str = ""  # interpreter that vLLM is installed for; empty: see pool/vllm.py
     vllm_arg: tuple[str, ...] = ()  # NAME=VALUE: vLLM's own engine arguments
+    # What a worker takes of a machine of a Ray cluster.
+    ray_cpus: float = 1.0
+    ray_gpus: float = 0.0
+    ray_memory_bytes: int = 0
+    ray_resources: Mapping[str, float] = field(default_factory=dict)
+    ray_labels: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     weights: WeightMode = "auto"
     threads: int = 0  # 0: as many as the machine has cores

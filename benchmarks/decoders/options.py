@@ -10,7 +10,7 @@ from pydantic_settings import CliPositionalArg
 
 from benchmarks.command_line import Command, command_config
 from plait.server.config_sources import Count, Texts, settings_from, split_commas
-from plait.server.options import EngineOptions
+from plait.server.options.serve import EngineOptions
 from plait.server.settings import EngineSettings
 
 Part = Literal["serving", "json"]

@@ -27,6 +27,8 @@ from plait.server.wire.messages import (
 
 # After a worker has ended, its last reports may still be on their way through the socket.
 LAST_REPORTS_S = 0.1
+# Its connection may be lost a moment before it is known how it has ended, which says more.
+ENDING_S = 1.0
 
 
 class ConnectedWorker:
@@ -52,20 +54,20 @@ class ConnectedWorker:
         self._channel: PoolChannel | None = None
         self._handle: LaunchedWorker | None = None
         self._ended: asyncio.Task[str] | None = None
+        self._lost: asyncio.Task[None] | None = None
 
     async def start(self, on_progress: Callable[[str], None]) -> ModelInfo:
         """Start the worker; return when its model is loaded."""
         try:
-            await self._launch()
-        except (OSError, zmq.ZMQError) as error:
-            raise WorkerGone("load", f"the worker could not be started: {error}") from error
-        try:
             async with asyncio.timeout(self._load_timeout_s):
+                await self._launch(on_progress)
                 while isinstance(report := await self._next(), Loading):
                     on_progress(report.stage)
         except TimeoutError:
             message = f"loading took longer than {self._load_timeout_s:g} s"
             raise WorkerGone("load", message) from None
+        except (OSError, zmq.ZMQError) as error:
+            raise WorkerGone("load", f"the worker could not be started: {error}") from error
         if isinstance(report, ModelInfo):
             self._is_loaded = True
             return report
@@ -73,10 +75,14 @@ class ConnectedWorker:
             raise WorkerGone(BAD_MODEL if failed.error == "BadModel" else "load", failed.message)
         raise WorkerGone("load", "the worker did not introduce itself")
 
-    async def _launch(self) -> None:
-        self._channel = PoolChannel(self._context, self._launcher.new_address())
-        config = msgspec.structs.replace(self._config, address=str(self._channel.address))
-        self._handle = await self._launcher.start(config)
+    async def _launch(self, on_progress: Callable[[str], None]) -> None:
+        self._channel = PoolChannel(self._context, await self._launcher.new_address())
+        address, keys = self._channel.address, self._channel.address.keys
+        config = msgspec.structs.replace(
+            self._config, address=str(address), server_key=keys.public if keys else ""
+        )
+        self._lost = asyncio.create_task(self._channel.wait_lost())
+        self._handle = await self._launcher.start(config, on_progress)
         self._ended = asyncio.create_task(self._handle.wait())
 
     def send(self, command: Command) -> None:
@@ -92,17 +98,25 @@ class ConnectedWorker:
         return report
 
     async def _next(self) -> Report:
-        assert self._channel is not None and self._ended is not None, "start() comes first"
+        assert self._channel and self._ended and self._lost, "start() comes first"
         received = asyncio.ensure_future(self._channel.receive())
+        over = {self._ended, self._lost}
         try:
-            await asyncio.wait({received, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({received, *over}, return_when=asyncio.FIRST_COMPLETED)
             if not received.done():
                 await asyncio.wait({received}, timeout=LAST_REPORTS_S)
             if not received.done():
-                raise WorkerGone("exit", self._ended.result())
+                await asyncio.wait({self._ended}, timeout=ENDING_S)
+                raise self._gone(self._ended)
             return received.result()
         finally:
             received.cancel()
+
+    @staticmethod
+    def _gone(ended: asyncio.Task[str]) -> WorkerGone:
+        if ended.done():
+            return WorkerGone("exit", ended.result())
+        return WorkerGone("connection", "the connection to the worker is lost")
 
     def cpu_seconds(self) -> float | None:
         """Return the CPU time that the worker has used so far; None where that is not known."""
@@ -124,5 +138,7 @@ class ConnectedWorker:
                 await self._ended
             finally:
                 await self._handle.close()
+        if self._lost is not None:
+            self._lost.cancel()
         if self._channel is not None:
             self._channel.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from plait.server.pool.worker import WorkerConfig
@@ -34,15 +35,23 @@ class LaunchedWorker(Protocol):
 class Launcher(Protocol):
     """Starts workers of one kind; the pool keeps one for each kind that it serves."""
 
-    def new_address(self) -> Address:
+    async def new_address(self) -> Address:
         """Return an address that the pool can bind and that the next worker can reach.
 
         A fresh one each time: a socket serves one worker and never a second.
+
+        Raises:
+            OSError: there is none; the message is fit for the operator.
         """
 
-    async def start(self, config: WorkerConfig) -> LaunchedWorker:
+    async def start(self, config: WorkerConfig, tell: Callable[[str], None]) -> LaunchedWorker:
         """Start a worker, which connects to config.address; do not wait until it has loaded.
 
+        Args:
+            tell: is called with what the worker waits for before it can load, in words.
         Raises:
             OSError: it could not be started; the message is fit for the operator.
         """
+
+    async def close(self) -> None:
+        """Free what all workers had in common, after the last has ended."""

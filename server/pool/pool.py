@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
@@ -19,12 +18,12 @@ from plait.server.models.catalog import BadModel, ModelFiles, resolve
 from plait.server.models.inspect import open_model
 from plait.server.pool.compile_service.compiler import CompileService, CompileStats
 from plait.server.pool.connected_worker import ConnectedWorker
+from plait.server.pool.fleet import Fleet
 from plait.server.pool.in_flight import InFlightRequest
 from plait.server.pool.launcher import Launcher
-from plait.server.pool.process import ProcessLauncher, native_command, vllm_command
+from plait.server.pool.launchers import make_launchers
 from plait.server.pool.replica import Replica
 from plait.server.pool.replica_group import Readiness, ReplicaGroup, ServedModel
-from plait.server.pool.supervisor import supervise
 from plait.server.pool.worker import Worker, WorkerConfig
 from plait.server.run_folder import RunFolder, open_run_folder
 from plait.server.settings import EngineSettings, Settings
@@ -75,12 +74,8 @@ def _make_compiler(settings: Settings) -> ConstraintCompiler:
 class PoolDependencies:
     """What a pool is built from; tests replace parts of it."""
 
-    # By worker kind; each is called with a folder for sockets that only this user can enter.
-    launchers: Mapping[str, Callable[[Path], Launcher]] = field(
-        default_factory=lambda: {
-            "native": partial(ProcessLauncher, native_command),
-            "vllm": partial(ProcessLauncher, vllm_command),
-        }
+    launchers: Callable[[Settings, Path, zmq.asyncio.Context], Mapping[str, Launcher]] = (
+        make_launchers
     )
     resolve: Callable[[str], ModelFiles] = resolve
     open_model: Callable[[ModelFiles, EngineSettings], Tokenizer] = open_model
@@ -101,9 +96,9 @@ class Pool:
         self._compiler = self._dependencies.make_compiler(settings)
         self._created = int(time.time())
         self._is_draining = False
-        self._launchers: dict[str, Launcher] = {}
+        self._launchers: Mapping[str, Launcher] = {}
         self._idle = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []  # one supervisor per replica, in their order
+        self._fleets: list[Fleet] = []
         self._starting_compiler: asyncio.Task[None] | None = None
         self._folder: RunFolder | None = None
         self._context: zmq.asyncio.Context | None = None
@@ -117,15 +112,15 @@ class Pool:
             BadModel: there is no such model, it can't be served, or two have one name.
             OSError: no folder for the workers' sockets can be made.
         """
-        engines = _named_engines(self._settings.engines, self._dependencies)
+        engines = _named_engines(self._settings.engines, self._dependencies.resolve)
         # A bad model is found here at once, not by a worker after seconds.
         opening = (asyncio.to_thread(self._dependencies.open_model, *each) for each in engines)
         tokenizers = await asyncio.gather(*opening)
         self._folder = open_run_folder()
         self._context = zmq.asyncio.Context()
-        self._launchers = {
-            kind: make(self._folder.path) for kind, make in self._dependencies.launchers.items()
-        }
+        self._launchers = self._dependencies.launchers(
+            self._settings, self._folder.path, self._context
+        )
         for files, engine in engines:
             self._groups[files.name] = self._start_group(files, engine)
         registry = self._telemetry.metrics.registry
@@ -147,10 +142,18 @@ class Pool:
             Unavailable: the compiler could not be started.
         """
         assert self._starting_compiler is not None, "start() comes first"
-        workers = zip(self._tasks, self._replicas(), strict=True)
         await asyncio.gather(
-            asyncio.shield(self._starting_compiler), *(_loaded(*each) for each in workers)
+            asyncio.shield(self._starting_compiler), *(each.wait_loaded() for each in self._fleets)
         )
+
+    async def replace_workers(self) -> None:
+        """Replace the workers of all models, one after the other, without losing a request.
+
+        Raises:
+            WorkerGone: one that was to replace another could not load.
+        """
+        for fleet in self._fleets:
+            await fleet.replace_workers()
 
     async def drain(self, limit_s: float) -> None:
         """Refuse new requests, wait for those in flight, and fail the rest after limit_s."""
@@ -167,11 +170,13 @@ class Pool:
     async def close(self) -> None:
         """Stop the workers, gracefully first, and free all that was held for them."""
         self._is_draining = True
-        tasks = [*self._tasks, *filter(None, [self._starting_compiler])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._starting_compiler is not None:
+            self._starting_compiler.cancel()
+            await asyncio.gather(self._starting_compiler, return_exceptions=True)
+        await asyncio.gather(*(fleet.close() for fleet in self._fleets))
         await self._compiler.close()
+        for launcher in set(self._launchers.values()):
+            await launcher.close()
         if self._context is not None:
             self._context.destroy(linger=0)
         if self._folder is not None:
@@ -198,7 +203,7 @@ class Pool:
 
     def alive(self) -> bool:
         """Return whether every replica is supervised; its worker may be restarting."""
-        return not any(task.done() for task in self._tasks)
+        return all(fleet.is_supervised for fleet in self._fleets)
 
     async def compile(self, model: str, spec: ConstraintSpec, tenant: str) -> CompiledConstraint:
         """Compile a constraint for a model's tokenizer; tenants take turns.
@@ -234,7 +239,7 @@ class Pool:
             NotFound, Overloaded, Unavailable: before the first event.
             Unavailable: the worker died. DeadlineExceeded: the request's deadline has passed.
         """
-        request = self._with_deadline(request)
+        request = _with_deadline(request, self._settings.pool.default_deadline_s)
         replica, in_flight = self._admit(model, request)
         timer = self._watch_deadline(replica, in_flight)
         try:
@@ -267,20 +272,24 @@ class Pool:
                 replica.abort(in_flight, index)
 
     def _start_group(self, files: ModelFiles, engine: EngineSettings) -> ReplicaGroup:
+        if engine.worker not in self._launchers:
+            raise BadModel(
+                f"{files.name}: worker {engine.worker!r} would need a launcher and a worker of "
+                f"that kind; there is: {', '.join(self._launchers)}"
+            )
         metrics = self._telemetry.metrics
-        indices = range(self._settings.pool.replicas)
-        replicas = [Replica(files.name, i, metrics.engine(files.name, str(i))) for i in indices]
-        for replica in replicas:
-            make_worker = self._worker_factory(_with_own_store(engine, replica.index))
-            supervising = supervise(replica, make_worker, self._settings.pool)
-            self._tasks.append(asyncio.create_task(supervising))
-        return ReplicaGroup(files, replicas, self._settings.pool.max_queue)
+        fleet = Fleet(
+            lambda index: Replica(files.name, index, metrics.engine(files.name, str(index))),
+            lambda index: self._make_worker(_with_own_store(engine, index)),
+            self._settings.pool,
+        )
+        self._fleets.append(fleet)
+        return ReplicaGroup(files, fleet.replicas, self._settings.pool.max_queue)
 
-    def _worker_factory(self, engine: EngineSettings) -> Callable[[], Worker]:
-        """Return what makes a replica's first worker, and each that replaces a lost one."""
+    def _make_worker(self, engine: EngineSettings) -> Worker:
+        """Return a replica's first worker, or one that replaces it."""
         assert self._context is not None, "start() comes first"
-        return partial(
-            ConnectedWorker,
+        return ConnectedWorker(
             self._launchers[engine.worker],
             WorkerConfig(engine=engine, telemetry=self._settings.telemetry),
             self._context,
@@ -309,12 +318,6 @@ class Pool:
         self._idle.clear()
         return replica, replica.open(request)
 
-    def _with_deadline(self, request: GenerateRequest) -> GenerateRequest:
-        seconds = self._settings.pool.default_deadline_s
-        if request.deadline is not None or seconds is None:
-            return request
-        return msgspec.structs.replace(request, deadline=time.monotonic() + seconds)
-
     def _watch_deadline(
         self, replica: Replica, in_flight: InFlightRequest
     ) -> asyncio.TimerHandle | None:
@@ -331,22 +334,23 @@ class Pool:
 
 
 def _named_engines(
-    engines: Sequence[EngineSettings], dependencies: PoolDependencies
+    engines: Sequence[EngineSettings], resolve_model: Callable[[str], ModelFiles]
 ) -> list[tuple[ModelFiles, EngineSettings]]:
     """Return the files and settings of each model, with the name that it is served by."""
     named: dict[str, tuple[ModelFiles, EngineSettings]] = {}
     for engine in engines:
-        files = dependencies.resolve(engine.model)
+        files = resolve_model(engine.model)
         name = engine.served_name or files.name
         if name in named:
             raise BadModel(f"two models would be served as {name!r}: give one another name")
-        if engine.worker not in dependencies.launchers:
-            raise BadModel(
-                f"{name}: worker {engine.worker!r} would need a launcher and a worker of "
-                f"that kind; there is: {', '.join(dependencies.launchers)}"
-            )
         named[name] = replace(files, name=name), replace(engine, served_name=name)
     return list(named.values())
+
+
+def _with_deadline(request: GenerateRequest, seconds: float | None) -> GenerateRequest:
+    if request.deadline is not None or seconds is None:
+        return request
+    return msgspec.structs.replace(request, deadline=time.monotonic() + seconds)
 
 
 def _with_own_store(engine: EngineSettings, index: int) -> EngineSettings:
@@ -355,17 +359,6 @@ def _with_own_store(engine: EngineSettings, index: int) -> EngineSettings:
         return engine
     file = f"{quote(engine.served_name, safe='')}.{index}.drafts"
     return replace(engine, draft_store=str(Path(engine.draft_store) / file))
-
-
-async def _loaded(supervising: asyncio.Task[None], replica: Replica) -> None:
-    """Wait until a replica has loaded once; raise the error that its supervisor ended with."""
-    loaded = asyncio.create_task(replica.loaded.wait())
-    try:
-        await asyncio.wait({supervising, loaded}, return_when=asyncio.FIRST_COMPLETED)
-        if supervising.done():
-            supervising.result()
-    finally:
-        loaded.cancel()
 
 
 def _generation(model: str, in_flight: InFlightRequest) -> GenerationSpan:

@@ -42,7 +42,9 @@ class Replica:
         self.loaded = asyncio.Event()  # set when the first worker has loaded, never cleared
         self.num_reports = 0
         self.down_reason = "loading"
+        self.is_retiring = False  # its worker ends after its last request
         self._worker: Worker | None = None
+        self._up, self._idle = asyncio.Event(), asyncio.Event()
         self._stats: Stats | None = None
         self._past_counters = EngineCounters()  # of the workers before this one
         self._finished: deque[float] = deque(maxlen=RATE_WINDOW)
@@ -52,6 +54,23 @@ class Replica:
         """Whether a loaded worker is attached."""
         return self._worker is not None
 
+    @property
+    def takes_requests(self) -> bool:
+        """Whether new requests may go to its worker."""
+        return self.is_up and not self.is_retiring
+
+    async def wait_idle(self) -> None:
+        """Return when no request is in flight."""
+        while self.requests:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def wait_up(self) -> None:
+        """Return when a loaded worker is attached."""
+        while not self.is_up:
+            self._up.clear()
+            await self._up.wait()
+
     def set_loading_stage(self, stage: str) -> None:
         """Remember how far a worker is with loading."""
         self.down_reason = f"loading, {stage}"
@@ -59,6 +78,7 @@ class Replica:
     def attach(self, worker: Worker, info: ModelInfo) -> None:
         """Take a worker that has loaded; from now on it gets requests."""
         self._worker = worker
+        self._up.set()
         self.info = info
         self.loaded.set()
 
@@ -92,6 +112,8 @@ class Replica:
     def close(self, in_flight: InFlightRequest) -> None:
         """Forget a request; it is aborted if it still runs."""
         del self.requests[in_flight.request.request_id]
+        if not self.requests:
+            self._idle.set()
         if not in_flight.is_over:
             self.abort(in_flight, None)
         elif in_flight.failure is None:

@@ -65,7 +65,7 @@ class ReplicaGroup:
             Unavailable: no worker is up.
             Overloaded: each of those that are up has max_queue requests.
         """
-        up = [replica for replica in self.replicas if replica.is_up]
+        up = [replica for replica in self.replicas if replica.takes_requests]
         if not up:
             raise Unavailable(
                 f"The model {self.files.name!r} has no worker right now: {self._why_down()}.",
@@ -108,12 +108,12 @@ class ReplicaGroup:
         loads = {replica.index: len(replica.requests) for replica in replicas}
         index = choose_replica(loads, self.prefixes.longest(prefixes))
         self.prefixes.remember(prefixes, index)
-        return self.replicas[index]
+        return next(replica for replica in replicas if replica.index == index)
 
     def readiness(self) -> Readiness:
         """Return whether a worker has room; a missing replica shows in the reason only."""
         name = self.files.name
-        up = [replica for replica in self.replicas if replica.is_up]
+        up = [replica for replica in self.replicas if replica.takes_requests]
         if not up:
             return Readiness(False, f"{name}: {self._why_down()}")
         if all(len(replica.requests) >= self.max_queue for replica in up):
@@ -123,4 +123,5 @@ class ReplicaGroup:
         return Readiness(True)
 
     def _why_down(self) -> str:
-        return next(replica.down_reason for replica in self.replicas if not replica.is_up)
+        down = (replica for replica in self.replicas if not replica.takes_requests)
+        return next(replica.down_reason if not replica.is_up else "retiring" for replica in down)

@@ -8,9 +8,11 @@ from typing import Protocol
 import msgspec
 
 from plait.server.settings import EngineSettings, TelemetrySettings
+from plait.server.wire.curve import Credentials
 from plait.server.wire.messages import Batch, Command, DraftStoreReport, ModelInfo, Stats
 
 BAD_MODEL = "bad_model"  # the reason when the operator has to change something
+EXIT_UNREACHABLE = 69  # a worker's exit code: it can't reach the pool, or no longer
 
 
 class WorkerGone(Exception):
@@ -27,6 +29,8 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     engine: EngineSettings
     telemetry: TelemetrySettings
     address: str = ""  # of the pool's socket for this worker: see wire/address.py
+    server_key: str = ""  # public, of that socket; empty: it is on this machine
+    credentials: Credentials | None = None  # with such a key; made where the worker is
 
 
 class Worker(Protocol):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
+
+from plait.server.wire.curve import KeyPair
 
 Transport = Literal["ipc", "tcp"]
 
@@ -14,12 +16,13 @@ class Address:
     """A ZeroMQ endpoint, written transport://target.
 
     ipc: target is the path of a socket on this machine; the folder's permissions protect it.
-    tcp: target is host:port, or host:* for a free port until it is bound. Nothing protects it:
-        a launcher that leaves the machine has to add authentication (CURVE) first.
+    tcp: target is host:port; until it is bound, also host:* for any free port or host:LOW-HIGH for
+        one of these. The pool's end has keys (curve.py), which str() leaves out.
     """
 
     transport: Transport
     target: str
+    keys: KeyPair | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.transport}://{self.target}"

@@ -6,10 +6,8 @@ runs until it gets Shutdown or its input closes. It handles token ids, neither t
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import os
-import signal
 import sys
 import threading
 import time
@@ -22,11 +20,11 @@ from structlog.contextvars import bind_contextvars
 
 from plait.server.errors import ServerError
 from plait.server.models.catalog import BadModel
-from plait.server.pool.worker import WorkerConfig
+from plait.server.pool.worker import EXIT_UNREACHABLE, WorkerConfig
 from plait.server.settings import EngineSettings
 from plait.server.telemetry.logs import configure_logging
 from plait.server.wire.address import parse_address
-from plait.server.wire.channel import WorkerChannel
+from plait.server.wire.channel import ConnectionLost, WorkerChannel
 from plait.server.wire.messages import (
     Abort,
     Batch,
@@ -42,11 +40,11 @@ from plait.server.wire.messages import (
     Started,
     Stats,
 )
+from plait.server.workers.parent import die_with_parent
 
 HEARTBEAT_S = 1.0
 EXIT_BAD_MODEL = 2
 EXIT_STEP_FAILED = 70
-PR_SET_PDEATHSIG = 1
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -93,6 +91,9 @@ def run(engine: EngineLike, info: ModelInfo, end: WorkerChannel) -> int:
         while loop.run_once():
             pass
         engine.close()
+    except ConnectionLost:
+        engine.close()
+        raise
     except Exception:
         log.exception("the engine failed", model=info.model)
         message = "The engine failed while it ran this request."
@@ -154,22 +155,29 @@ def main(make_engine: EngineFactory) -> int:
     """Read the configuration from standard input, load, serve; return the exit code."""
     faulthandler.enable()
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerConfig)
-    _die_with_parent()
+    _end_with_parent()
     configure_logging(config.telemetry)
     bind_contextvars(worker=config.engine.served_name)
-    with WorkerChannel(parse_address(config.address)) as end:
-        try:
-            engine, info = make_engine(config.engine, lambda stage: end.send(Loading(stage)))
-        except BadModel as error:
-            end.send(Batch([Failed(request_id="", error="BadModel", message=str(error))]))
-            return EXIT_BAD_MODEL
-        return run(engine, info, end)
+    try:
+        with WorkerChannel(parse_address(config.address), config.credentials) as end:
+            return _load_and_run(config.engine, make_engine, end)
+    except ConnectionLost as error:
+        log.error("the worker ends", reason=str(error))
+        return EXIT_UNREACHABLE
 
 
-def _die_with_parent() -> None:
-    """End this process when the pool's process ends, for whatever reason, even if we hang."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def _load_and_run(settings: EngineSettings, make_engine: EngineFactory, end: WorkerChannel) -> int:
+    try:
+        engine, info = make_engine(settings, lambda stage: end.send(Loading(stage)))
+    except BadModel as error:
+        end.send(Batch([Failed(request_id="", error="BadModel", message=str(error))]))
+        return EXIT_BAD_MODEL
+    return run(engine, info, end)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it ends, for whatever reason, even if we hang."""
+    die_with_parent()
     threading.Thread(target=_exit_on_eof, name="parent-watch", daemon=True).start()
 
 

@@ -19,7 +19,7 @@ from plait import server
 from plait.decoders.constrained.spec import JsonStyle
 from plait.server import cli
 from plait.server import main as entry
-from plait.server.options import ServeOptions
+from plait.server.options.serve import ServeOptions
 from plait.server.parser import format_size
 from plait.server.serve import bind, seconds_since_start
 from plait.server.settings import ApiSettings, EngineSettings, Settings
@@ -77,6 +77,38 @@ def leaves(layer: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+# Values of options that are not one more than the default.
+STRANGE: dict[str, Any] = {
+    "host": "::1",
+    "worker": "vllm",
+    "vllm_python": "/opt/vllm/bin/python",
+    "vllm_arg": ("block-size=32", "enforce-eager"),
+    "weights": "fp32",
+    "generation_config": "off",
+    "pool": "ray",
+    "ray_address": "10.0.0.1:6379",
+    "ray_host": "10.0.0.2",
+    "ray_ports": "9510-9529",
+    "ray_weights": "object-store",
+    "ray_resources": {"slot": 1.0},
+    "ray_labels": {"zone": "b"},
+    "device": "cuda",
+    "kernels": "avx2",
+    "log_format": "json",
+    "log_level": "error",
+    "otlp_endpoint": "http://x",
+    "served_name": "s",
+    "token_trace": "t.jsonl",
+    "draft_model": "d",
+    "draft_weights": "fp32",
+    "draft_store": "folder",
+    "drafter": "prediction, n-gram",
+    "default_deadline_s": 3.0,
+    "compile_json_style": JsonStyle(objects="open", numbers="any"),
+    "scorer_url": ("prm=http://127.0.0.1:9/score", "rm=https://example.org/"),
+}
+
+
 def test_without_options_the_settings_are_the_documented_ones(served: list[Settings]) -> None:
     assert serve(served) == Settings()
 
@@ -96,28 +128,6 @@ def test_every_setting_has_an_option_with_its_default_and_a_help() -> None:
 
 def test_every_option_reaches_its_setting(served: list[Settings]) -> None:
     plain = leaves(Settings()) | leaves(EngineSettings())
-    strange: dict[str, Any] = {
-        "host": "::1",
-        "worker": "vllm",
-        "vllm_python": "/opt/vllm/bin/python",
-        "vllm_arg": ("block-size=32", "enforce-eager"),
-        "weights": "fp32",
-        "generation_config": "off",
-        "device": "cuda",
-        "kernels": "avx2",
-        "log_format": "json",
-        "log_level": "error",
-        "otlp_endpoint": "http://x",
-        "served_name": "s",
-        "token_trace": "t.jsonl",
-        "draft_model": "d",
-        "draft_weights": "fp32",
-        "draft_store": "folder",
-        "drafter": "prediction, n-gram",
-        "default_deadline_s": 3.0,
-        "compile_json_style": JsonStyle(objects="open", numbers="any"),
-        "scorer_url": ("prm=http://127.0.0.1:9/score", "rm=https://example.org/"),
-    }
     want: dict[str, Any] = {}
     arguments: list[str] = []
     for name, default in plain.items():
@@ -128,10 +138,12 @@ def test_every_option_reaches_its_setting(served: list[Settings]) -> None:
             want[name] = not default
             arguments.append(flag if want[name] else f"--no-{name.replace('_', '-')}")
         else:
-            want[name] = strange[name] if name in strange else default + 1
+            want[name] = STRANGE[name] if name in STRANGE else default + 1
             given = want[name]
             if isinstance(given, JsonStyle):
                 given = tuple(f"{k}={v}" for k, v in asdict(given).items() if v is not None)
+            if isinstance(given, dict):
+                given = tuple(f"{k}={v}" for k, v in given.items())
             arguments += [flag, ",".join(given) if isinstance(given, tuple) else str(given)]
     settings = serve(served, "m", *arguments, "--cors-origins", "a,b")
     have = leaves(settings) | leaves(settings.engines[0])
@@ -277,7 +289,7 @@ def test_help_is_in_groups(help_text: str) -> None:
     wanted = {"--port": "The HTTP server:", "--kv-cache-bytes": "The engine of each model:"}
     wanted |= {"--max-n": "What one request may ask for:", "--config": "options:"}
     assert {name: found.get(name) for name in wanted} == wanted
-    assert len({*found.values()}) == 7
+    assert len({*found.values()}) == 9
     hidden = {"--models", "--engines"}  # an argument; a list that only the file has
     options = {f"--{name.replace('_', '-')}" for name in ServeOptions.model_fields}
     assert options - {*found} == hidden

@@ -9,7 +9,7 @@ import pytest
 from plait.decoders.constrained.spec import JsonStyle
 from plait.server import cli
 from plait.server.config_sources import load_schemas, read_yaml, refuse_unknown_variables
-from plait.server.options import ServeOptions
+from plait.server.options.serve import ServeOptions
 
 
 @pytest.fixture(autouse=True)

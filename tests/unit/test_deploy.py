@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from benchmarks.rolling_restart import DEPLOYMENT, Times
 from plait.server import cli
 from plait.server.api.routes.operations import router
-from plait.server.options import ServeOptions
+from plait.server.options.serve import ServeOptions
 from plait.server.settings import Settings
 from plait.server.telemetry.engine_collector import (
     EngineCollector,

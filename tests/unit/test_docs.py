@@ -58,7 +58,7 @@ QUOTED = {
     "traces are off: the extra is missing": "server/telemetry/tracing.py",
     "standard output can't be written": "server/telemetry/streams.py",
     "draft store not saved": "server/engine/draft_store/keeper.py",
-    "as the system does when memory runs out": "server/pool/process.py",
+    "as the system does when memory runs out": "server/pool/local/process.py",
     "is more than the memory there is": "server/engine/build.py",
     "has no worker right now": "server/pool/replica_group.py",
     "Give a valid API key: Authorization: Bearer.": "server/api/auth.py",

@@ -22,8 +22,8 @@ from plait.server.errors import (
     Unavailable,
 )
 from plait.server.models.catalog import BadModel
+from plait.server.pool.local.process import describe_exit
 from plait.server.pool.pool import Pool
-from plait.server.pool.process import describe_exit
 from plait.server.pool.worker import WorkerGone
 from plait.server.settings import PoolSettings
 from plait.server.wire.messages import Delta, Started

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from plait.server.pool import early
-from plait.server.pool.process import ProcessLauncher
+from plait.server.pool.local import early
+from plait.server.pool.local.process import ProcessLauncher
 from plait.server.pool.worker import WorkerConfig
 from plait.server.settings import EngineSettings, TelemetrySettings
 
@@ -47,8 +47,8 @@ async def test_the_first_worker_is_the_one_that_was_started_early(
     early.start(command)
     (started,) = early._started
     launcher = ProcessLauncher(lambda engine: command, tmp_path)
-    first = await launcher.start(config(tmp_path / "first"))
-    second = await launcher.start(config(tmp_path / "second"))
+    first = await launcher.start(config(tmp_path / "first"), print)
+    second = await launcher.start(config(tmp_path / "second"), print)
     assert first.pid == started.pid != second.pid
     for worker, name in ((first, "first"), (second, "second")):
         assert await worker.wait() == "the worker ended with code 7"
@@ -63,7 +63,7 @@ async def test_a_worker_with_threads_of_its_own_is_another_one(
     early.start(command)
     (started,) = early._started
     worker = await ProcessLauncher(lambda engine: command, tmp_path).start(
-        config(tmp_path / "file", threads=1)
+        config(tmp_path / "file", threads=1), print
     )
     assert worker.pid != started.pid
     assert started.returncode is not None, "the early one was left behind"
@@ -74,7 +74,7 @@ async def test_one_that_has_ended_is_not_taken(command: tuple[str, ...], tmp_pat
     early.start((sys.executable, "-c", ""))
     early._started[0].wait()
     worker = await ProcessLauncher(lambda engine: command, tmp_path).start(
-        config(tmp_path / "file")
+        config(tmp_path / "file"), print
     )
     assert await worker.wait() == "the worker ended with code 7"
     await worker.close()
@@ -83,7 +83,7 @@ async def test_one_that_has_ended_is_not_taken(command: tuple[str, ...], tmp_pat
 async def test_input_is_closed_though_nobody_waits_for_the_end(tmp_path: Path) -> None:
     command = (sys.executable, "-c", "import time; time.sleep(600)")
     worker = await ProcessLauncher(lambda engine: command, tmp_path).start(
-        config(tmp_path / "file")
+        config(tmp_path / "file"), print
     )
     closing = asyncio.create_task(worker.close())
     await asyncio.sleep(0)
@@ -99,7 +99,7 @@ async def test_input_is_closed_though_nobody_waits_for_the_end(tmp_path: Path) -
 async def test_an_early_worker_can_be_killed(command: tuple[str, ...], tmp_path: Path) -> None:
     early.start((sys.executable, "-c", "import time; time.sleep(600)"))
     worker = await ProcessLauncher(lambda engine: command, tmp_path).start(
-        config(tmp_path / "file")
+        config(tmp_path / "file"), print
     )
     assert worker.is_alive
     worker.kill()

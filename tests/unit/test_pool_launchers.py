@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -21,7 +22,7 @@ ENGINES = (EngineSettings("m", worker="thread"),)
 
 async def test_a_pool_serves_workers_of_another_kind_over_tcp() -> None:
     launcher = ThreadLauncher()
-    parts = replace(PARTS, launchers={"thread": lambda folder: launcher})
+    parts = replace(PARTS, launchers=lambda *_: {"thread": launcher})
     async with running_pool(engines=ENGINES, parts=parts) as running:
         events = await collect(running.pool, request(7, prompt=[7, 8, 9]))
         assert tokens_of(events) == [7, 8, 9]
@@ -34,7 +35,7 @@ async def test_a_pool_serves_workers_of_another_kind_over_tcp() -> None:
 
 async def test_a_lost_worker_of_another_kind_is_launched_again() -> None:
     launcher = ThreadLauncher()
-    parts = replace(PARTS, launchers={"thread": lambda folder: launcher})
+    parts = replace(PARTS, launchers=lambda *_: {"thread": launcher})
     async with running_pool(engines=ENGINES, parts=parts) as running:
         launcher.started[0].kill()
         async with asyncio.timeout(20):
@@ -48,7 +49,7 @@ async def test_a_lost_worker_of_another_kind_is_launched_again() -> None:
 async def test_a_request_arrives_with_instants_of_the_workers_clock() -> None:
     """On one machine both clocks are the same, so nothing may have moved by more than a moment."""
     launcher = ThreadLauncher()
-    parts = replace(PARTS, launchers={"thread": lambda folder: launcher})
+    parts = replace(PARTS, launchers=lambda *_: {"thread": launcher})
     asked = request(3, arrived=time.monotonic() - 2.0, deadline=time.monotonic() + 50.0)
     async with running_pool(engines=ENGINES, parts=parts) as running:
         await collect(running.pool, asked)
@@ -66,10 +67,10 @@ async def test_a_kind_without_a_launcher_is_refused_by_name() -> None:
 
 async def test_a_launcher_that_fails_says_why() -> None:
     class NoRoom(ThreadLauncher):
-        async def start(self, config: WorkerConfig) -> ThreadWorker:
+        async def start(self, config: WorkerConfig, tell: Callable[[str], None]) -> ThreadWorker:
             raise OSError("no room on any node")
 
-    parts = replace(PARTS, launchers={"thread": lambda folder: NoRoom()})
+    parts = replace(PARTS, launchers=lambda *_: {"thread": NoRoom()})
     with pytest.raises(WorkerGone, match="could not be started: no room on any node"):
         async with running_pool(engines=ENGINES, parts=parts):
             pass

@@ -12,7 +12,7 @@ import pytest
 
 from plait.server.models.catalog import BadModel, ModelFiles
 from plait.server.models.inspect import check_engine
-from plait.server.pool import process
+from plait.server.pool.local import process
 from plait.server.settings import EngineSettings
 from plait.server.workers.vllm import interpreter
 from plait.server.workers.vllm.environment import DEFAULTS, PRELOADED, REQUIRED, preloaded

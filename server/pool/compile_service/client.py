@@ -25,7 +25,7 @@ from plait.server.pool.compile_service.messages import (
     StartJob,
     frame,
 )
-from plait.server.pool.early import child_environment
+from plait.server.pool.local.early import child_environment
 
 COMMAND = (sys.executable, "-P", "-m", "plait.server.pool.compile_service.fork_server")
 START_LIMIT_S = 600.0  # of wall clock; loading takes half a second of CPU time

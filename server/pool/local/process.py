@@ -7,15 +7,15 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 import msgspec
 
-from plait.server.pool import early
-from plait.server.pool.worker import WorkerConfig
+from plait.server.pool.local import early
+from plait.server.pool.worker import EXIT_UNREACHABLE, WorkerConfig
 from plait.server.settings import EngineSettings
 from plait.server.wire.address import Address
 from plait.server.workers.vllm.interpreter import find_python
@@ -33,6 +33,9 @@ def vllm_command(engine: EngineSettings) -> Sequence[str]:
     return (find_python(engine.vllm_python), "-P", "-m", "plait.server.workers.vllm")
 
 
+COMMANDS: Mapping[str, Command] = {"native": native_command, "vllm": vllm_command}
+
+
 class ProcessLauncher:
     """Starts a command; its settings are a line of JSON on its standard input.
 
@@ -46,11 +49,11 @@ class ProcessLauncher:
         self._folder = folder
         self._serial = count()
 
-    def new_address(self) -> Address:
+    async def new_address(self) -> Address:
         """Return a path in the folder that was never used before."""
         return Address("ipc", str(self._folder / f"{next(self._serial)}.sock"))
 
-    async def start(self, config: WorkerConfig) -> WorkerProcess:
+    async def start(self, config: WorkerConfig, tell: Callable[[str], None]) -> WorkerProcess:
         """Start the process, or take the one that was started early; return at once.
 
         Raises:
@@ -63,6 +66,9 @@ class ProcessLauncher:
             process.stdin.write(msgspec.json.encode(config) + b"\n")
             process.stdin.flush()
         return WorkerProcess(process)
+
+    async def close(self) -> None:
+        """Nothing is shared."""
 
 
 class WorkerProcess:
@@ -125,6 +131,8 @@ class WorkerProcess:
 
 def describe_exit(returncode: int) -> str:
     """Say in words how a process ended."""
+    if returncode == EXIT_UNREACHABLE:
+        return "the worker can't reach this server, or no longer"
     if returncode >= 0:
         return f"the worker ended with code {returncode}"
     killed = f"the worker was killed by signal {-returncode} ({signal.strsignal(-returncode)})"

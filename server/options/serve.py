@@ -41,6 +41,7 @@ from plait.server.config_sources import (
     settings_from,
     split_commas,
 )
+from plait.server.options.pool import PlacementOptions, PoolOptions
 from plait.server.settings import (
     ApiSettings,
     CompileSettings,
@@ -48,13 +49,14 @@ from plait.server.settings import (
     Kernels,
     LimitSettings,
     PoolSettings,
+    RaySettings,
     Settings,
     TelemetrySettings,
     WeightMode,
 )
 
 _API, _LIMITS, _COMPILE = ApiSettings(), LimitSettings(), CompileSettings()
-_POOL, _ENGINE, _TELEMETRY = PoolSettings(), EngineSettings(), TelemetrySettings()
+_ENGINE, _TELEMETRY = EngineSettings(), TelemetrySettings()
 
 
 def _known_drafters(value: str) -> str:
@@ -173,32 +175,7 @@ class CompileOptions(BaseModel):
     )
 
 
-class PoolOptions(BaseModel):
-    """The worker processes."""
-
-    replicas: int = Field(_POOL.replicas, ge=1, le=1024, description="Workers per model.")
-    max_queue: Count = Field(
-        _POOL.max_queue, description="Requests waiting or running per worker; more get a 429."
-    )
-    default_deadline_s: Seconds | None = Field(
-        _POOL.default_deadline_s, description="Deadline of requests that bring none."
-    )
-    ready_timeout_s: Seconds = Field(
-        _POOL.ready_timeout_s, description="A model that loads longer is given up."
-    )
-    heartbeat_timeout_s: Seconds = Field(
-        _POOL.heartbeat_timeout_s,
-        description="A worker silent for so long is killed, if it had so much CPU or uses none.",
-    )
-    restart_backoff_s: Seconds = Field(
-        _POOL.restart_backoff_s, description="Pause before a lost worker's first restart; doubles."
-    )
-    restart_backoff_max_s: Seconds = Field(
-        _POOL.restart_backoff_max_s, description="The longest such pause."
-    )
-
-
-class EngineOptions(BaseModel):
+class EngineOptions(PlacementOptions):
     """The engine of each model."""
 
     worker: Literal["native", "vllm"] = Field(
@@ -370,7 +347,10 @@ class ServeOptions(  # one column of help, in this order from the last base to t
         keys = {"api_keys": self._keys(), "cors_origins": tuple(self.cors_origins)}
         return Settings(
             api=settings_from(ApiSettings, {**values, **keys, "limits": limits}),
-            pool=settings_from(PoolSettings, {**values, "compile": compiling}),
+            pool=settings_from(
+                PoolSettings,
+                {**values, "compile": compiling, "ray": settings_from(RaySettings, values)},
+            ),
             engines=self._engines(values),
             telemetry=settings_from(TelemetrySettings, values),
         )
