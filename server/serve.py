@@ -49,18 +49,24 @@ class Backend:
 
 
 class Signals:
-    """SIGTERM and SIGINT: the first one drains the server, a second one stops it at once."""
+    """What the process is told by signals.
+
+    SIGTERM and SIGINT: the first one drains the server, a second one stops it at once. SIGUSR2: it
+    replaces its workers, one after the other.
+    """
 
     def __init__(self, drain_s: float) -> None:
         self._drain_s = drain_s
         self.stop = asyncio.Event()
         self.stop_now = asyncio.Event()
+        self.replace = asyncio.Event()
 
     def listen(self) -> None:
         """Handle the signals on the running event loop."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._receive)
+        loop.add_signal_handler(signal.SIGUSR2, self.replace.set)
 
     def _receive(self) -> None:
         if not self.stop.is_set():
@@ -147,6 +153,7 @@ async def _run_http_server(
     server = HttpServer(backend.telemetry.tracing.wrap(app), settings.api)
     serving = asyncio.create_task(server.run_on(listener))
     loading = asyncio.create_task(_announce_ready(backend.pool, listener))
+    replacing = asyncio.create_task(_replace_workers(backend.pool, signals))
     try:
         stopping = asyncio.create_task(signals.stop.wait())
         await _first_of(stopping, serving, loading)
@@ -155,8 +162,22 @@ async def _run_http_server(
         await _first_of(draining, asyncio.create_task(signals.stop_now.wait()))
     finally:
         loading.cancel()
+        replacing.cancel()
         server.stop(at_once=signals.stop_now.is_set())
         await serving
+
+
+async def _replace_workers(pool: Pool, signals: Signals) -> None:
+    """Replace the pool's workers whenever a signal asks for it; until cancelled."""
+    while True:
+        await signals.replace.wait()
+        signals.replace.clear()
+        await pool.wait_ready()
+        try:
+            await pool.replace_workers()
+            log.info("all workers replaced")
+        except WorkerGone as gone:
+            log.error("the workers are not all replaced", reason=str(gone))
 
 
 async def _first_of(*tasks: asyncio.Task[Any]) -> None:

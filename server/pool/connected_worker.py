@@ -28,7 +28,7 @@ from plait.server.wire.messages import (
 # After a worker has ended, its last reports may still be on their way through the socket.
 LAST_REPORTS_S = 0.1
 # Its connection may be lost a moment before it is known how it has ended, which says more.
-ENDING_S = 1.0
+ENDING_S = 0.3
 
 
 class ConnectedWorker:
@@ -58,13 +58,20 @@ class ConnectedWorker:
 
     async def start(self, on_progress: Callable[[str], None]) -> ModelInfo:
         """Start the worker; return when its model is loaded."""
+        stage = "being started"
+
+        def tell(reached: str) -> None:
+            nonlocal stage
+            stage = reached
+            on_progress(reached)
+
         try:
             async with asyncio.timeout(self._load_timeout_s):
-                await self._launch(on_progress)
+                await self._launch(tell)
                 while isinstance(report := await self._next(), Loading):
-                    on_progress(report.stage)
+                    tell(report.stage)
         except TimeoutError:
-            message = f"loading took longer than {self._load_timeout_s:g} s"
+            message = f"loading took longer than {self._load_timeout_s:g} s; last: {stage}"
             raise WorkerGone("load", message) from None
         except (OSError, zmq.ZMQError) as error:
             raise WorkerGone("load", f"the worker could not be started: {error}") from error
@@ -75,14 +82,14 @@ class ConnectedWorker:
             raise WorkerGone(BAD_MODEL if failed.error == "BadModel" else "load", failed.message)
         raise WorkerGone("load", "the worker did not introduce itself")
 
-    async def _launch(self, on_progress: Callable[[str], None]) -> None:
+    async def _launch(self, tell: Callable[[str], None]) -> None:
         self._channel = PoolChannel(self._context, await self._launcher.new_address())
         address, keys = self._channel.address, self._channel.address.keys
         config = msgspec.structs.replace(
             self._config, address=str(address), server_key=keys.public if keys else ""
         )
         self._lost = asyncio.create_task(self._channel.wait_lost())
-        self._handle = await self._launcher.start(config, on_progress)
+        self._handle = await self._launcher.start(config, tell)
         self._ended = asyncio.create_task(self._handle.wait())
 
     def send(self, command: Command) -> None:

@@ -60,10 +60,12 @@ class Fleet:
     async def replace_workers(self) -> None:
         """End each worker after its last request, and start another in its place.
 
-        A worker that is the only one ends when its successor has loaded; of several, one at a time.
+        Of several, one at a time ends before its successor starts, so that no more room is needed;
+        while one does not load, no other ends. A worker that is the only one ends when its
+        successor has loaded.
 
         Raises:
-            WorkerGone: a successor could not load; the workers that are left go on.
+            WorkerGone: the successor of an only worker could not load; that worker goes on.
         """
         async with self._changing:
             for replica in list(self.replicas):

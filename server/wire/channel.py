@@ -54,7 +54,7 @@ class PoolChannel:
         """Listen.
 
         Raises:
-            zmq.ZMQError: the address can't be bound.
+            zmq.ZMQError, OSError: the address can't be bound.
         """
         self._socket = context.socket(zmq.PAIR)
         self._socket.set(zmq.LINGER, 0)
@@ -127,7 +127,11 @@ class WorkerChannel:
             self._poller.register(self._monitor, zmq.POLLIN)
         self._socket.connect(str(address))
         if self._monitor is not None:
-            self._wait_connected(self._monitor, address)
+            try:
+                self._wait_connected(self._monitor, address)
+            except ConnectionLost:
+                self.close()
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -138,6 +142,10 @@ class WorkerChannel:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Send what is left, for LINGER_MS at most, and close the socket."""
         if self._monitor is not None:
             self._socket.disable_monitor()
             self._monitor.close(linger=0)
@@ -202,10 +210,13 @@ def _ping(socket: zmq.Socket[Any]) -> None:
 def _bind(socket: zmq.Socket[Any], address: Address) -> None:
     host, _, ports = address.target.rpartition(":")
     low, separator, high = ports.partition("-")
-    if address.transport == "tcp" and separator:
-        socket.bind_to_random_port(f"tcp://{host}", int(low), int(high) + 1)
-    else:
+    if address.transport != "tcp" or not separator:
         socket.bind(str(address))
+        return
+    try:
+        socket.bind_to_random_port(f"tcp://{host}", int(low), int(high) + 1)
+    except zmq.ZMQBindError:
+        raise OSError(f"each of the ports {ports} of {host} is taken") from None
 
 
 def _event(monitor: zmq.Socket[bytes]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import threading
@@ -50,6 +51,8 @@ class RayCluster:
             import ray  # noqa: PLC0415, an extra, and half a second
         except ImportError as error:
             raise OSError("Ray is not installed: `pip install plait[ray]`") from error
+        # It warns that it can't handle signals in a thread, which is what the thread is for.
+        logging.getLogger("ray").setLevel(logging.ERROR)
         try:
             ray.init(
                 address=self._settings.ray_address or None,

@@ -8,14 +8,15 @@ worker wants, and nothing of Ray's is between it and its requests.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
 from plait.server.models.catalog import BadModel
-from plait.server.pool.local.process import COMMANDS, ProcessLauncher
+from plait.server.pool.local.process import COMMANDS, Command, ProcessLauncher
 from plait.server.pool.ray.weights import Manifest, WeightsFolder
 from plait.server.pool.worker import WorkerConfig
 from plait.server.wire.curve import Credentials, new_key_pair
@@ -38,7 +39,7 @@ class Introduction(msgspec.Struct, frozen=True):
 class WorkerHost:
     """An actor for one worker. Its public methods are called from afar, by way of Ray."""
 
-    commands = COMMANDS  # by kind of worker
+    commands: ClassVar[Mapping[str, Command]] = COMMANDS  # by kind of worker
 
     def __init__(self) -> None:
         # Ray leaves a busy actor alone when its node's raylet is gone: it would go on for ever.
