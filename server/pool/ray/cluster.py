@@ -15,6 +15,7 @@ from plait.server.settings import EngineSettings, RaySettings, TelemetrySettings
 NAMESPACE = "plait"
 # Calls of a host that may run at once: its one long call, and those beside it.
 CALLS_AT_ONCE = 4
+REACH_S = 10.0  # for a first answer
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -40,6 +41,7 @@ class RayCluster:
             OSError: that is impossible; the message is fit for the operator.
         """
         if self._connecting is None:
+            await _check_reachable(self._settings.ray_address)
             # In a thread: it takes seconds, and only a main thread's call would take the signals.
             self._connecting = asyncio.create_task(asyncio.to_thread(self._connect))
         await asyncio.shield(self._connecting)
@@ -108,6 +110,19 @@ class RayCluster:
         import ray  # noqa: PLC0415
 
         await asyncio.to_thread(ray.shutdown)
+
+
+async def _check_reachable(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT; Ray would try again and again."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # auto, or none
+    try:
+        async with asyncio.timeout(REACH_S):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except (OSError, TimeoutError) as error:
+        raise OSError(f"can't connect to Ray at {address}: {error or 'no answer'}") from error
+    writer.close()
 
 
 def describe_failure(error: Exception) -> str:
