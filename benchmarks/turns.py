@@ -10,9 +10,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from benchmarks.rows import Sample
-
+Measured = TypeVar("Measured")
 SMALLER_IS_BETTER = frozenset({"s", "ms", "MiB"})
 
 
@@ -49,13 +49,13 @@ def paired_ratios(ours: Sequence[float], theirs: Sequence[float], unit: str) -> 
 
 
 async def in_turns(
-    count: int, reps: int, measure: Callable[[int, int], Awaitable[Sample]], *, warm_ups: int = 1
-) -> list[list[Sample]]:
+    count: int, reps: int, measure: Callable[[int, int], Awaitable[Measured]], *, warm_ups: int = 1
+) -> list[list[Measured]]:
     """Return what `measure(server, repetition)` gives for each of `count` servers, in turns.
 
     warm_ups: repetitions before the first, numbered below 0, that do not count.
     """
-    found: list[list[Sample]] = [[] for _ in range(count)]
+    found: list[list[Measured]] = [[] for _ in range(count)]
     for rep in range(-warm_ups, reps):
         for i in turn_order(count, rep):
             sample = await measure(i, rep)

@@ -21,6 +21,7 @@ import psutil
 import pytest
 import zmq.asyncio
 
+from benchmarks.ray_nodes import SLOT, RayNodes, ray_nodes, workers_of
 from plait.server.errors import Unavailable
 from plait.server.pool.launcher import Launcher
 from plait.server.pool.ray.cluster import RayCluster
@@ -30,7 +31,6 @@ from plait.server.pool.worker import WorkerGone
 from plait.server.settings import EngineSettings, PoolSettings, RaySettings, Settings
 from tests.fixtures import scripted_worker as script
 from tests.fixtures.pools import PARTS, SCRIPT, Running, collect, request, running_pool, tokens_of
-from tests.fixtures.ray_nodes import SLOT, RayNodes, ray_nodes, workers_of
 from tests.fixtures.real_server import MODEL, real_server
 from tests.fixtures.scripted_host import ScriptedHost
 

@@ -41,13 +41,16 @@ class RayCluster:
             OSError: that is impossible; the message is fit for the operator.
         """
         if self._connecting is None:
-            await _check_reachable(self._settings.ray_address)
-            # In a thread: it takes seconds, and only a main thread's call would take the signals.
-            self._connecting = asyncio.create_task(asyncio.to_thread(self._connect))
+            self._connecting = asyncio.create_task(self._connect())
         await asyncio.shield(self._connecting)
+
+    async def _connect(self) -> None:
+        await _check_reachable(self._settings.ray_address)
+        # In a thread: it takes seconds, and only a main thread's call would take the signals.
+        await asyncio.to_thread(self._start_ray)
         _take_signals_back()
 
-    def _connect(self) -> None:
+    def _start_ray(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when it is imported
         try:
             import ray  # noqa: PLC0415, an extra, and half a second
