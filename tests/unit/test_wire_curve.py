@@ -143,6 +143,23 @@ async def test_the_pool_learns_that_a_worker_is_gone(
     end.close()
 
 
+async def test_a_worker_may_be_silent_at_first(
+    ring: tuple[zmq.asyncio.Context, KeyRing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pings before the first message are no messages."""
+    monkeypatch.setattr(module, "PING_MS", 10)
+    context, keys = ring
+    (end, server_key), own = listen(context), new_key_pair()
+    keys.admit(server_key, own.public)
+    receiving = asyncio.ensure_future(end.receive())
+    with await connect(end, server_key, own) as worker:
+        await asyncio.wait({receiving}, timeout=0.3)
+        assert not receiving.done()
+        worker.send(STATS)
+        assert await receiving == STATS
+    end.close()
+
+
 @pytest.mark.parametrize("way", ["receive", "send"])
 async def test_a_worker_learns_that_the_pool_is_gone(
     ring: tuple[zmq.asyncio.Context, KeyRing], way: str
