@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,6 +28,7 @@ from plait.server.pool.launcher import Launcher
 from plait.server.pool.ray.cluster import RayCluster
 from plait.server.pool.ray.host import Introduction, WorkerHost
 from plait.server.pool.ray.launcher import RayLauncher
+from plait.server.pool.ray.weights import WeightsFolder, list_models
 from plait.server.pool.worker import WorkerGone
 from plait.server.settings import EngineSettings, PoolSettings, RaySettings, Settings
 from tests.fixtures import scripted_worker as script
@@ -41,7 +43,9 @@ pytestmark = [
     # Of Ray's own code and its processes.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning"),
 ]
-FOUND_S = 5.0  # within which a client learns that its worker is lost
+# A client learns within it that its worker is lost, whatever else the machine does; without the
+# connection's own watch, that would take a heartbeat's 30 s. benchmarks/ray_pool.py measures it.
+FOUND_S = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,7 @@ async def ray_pool(
     host: type[WorkerHost] = ScriptedHost,
     slots: float = 1.0,
     ready_s: float = 60.0,
+    model: str = "m",
 ) -> AsyncIterator[Running]:
     """Start a pool of scripted workers that take slots."""
 
@@ -76,12 +81,12 @@ async def ray_pool(
 
     settings = PoolSettings(
         pool="ray",
-        ray=RaySettings(ray_address=nodes.address),
+        ray=RaySettings(ray_address=nodes.address, ray_weights="object-store"),
         replicas=replicas,
         restart_backoff_s=0.01,
         ready_timeout_s=ready_s,
     )
-    engine = EngineSettings("m", ray_cpus=0, ray_resources={SLOT: slots})
+    engine = EngineSettings(model, "m", ray_cpus=0, ray_resources={SLOT: slots})
     parts = replace(PARTS, launchers=launchers)
     async with running_pool(pool=settings, engines=(engine,), parts=parts) as running:
         yield running
@@ -91,6 +96,14 @@ async def until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
     async with asyncio.timeout(limit_s):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process runs; one that has ended may not have been taken note of yet."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def all_up(running: Running, number: int) -> bool:
@@ -124,7 +137,7 @@ async def test_workers_are_spread_and_end_with_the_pool(nodes: RayNodes) -> None
         answers = (collect(running.pool, request(script.PID)) for _ in range(16))
         have = {tokens_of(events)[0] for events in await asyncio.gather(*answers)}
         assert have == {pid for pids in found for pid in pids}
-    await until(lambda: not any(psutil.pid_exists(pid) for pids in found for pid in pids))
+    await until(lambda: not any(is_running(pid) for pids in found for pid in pids))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "silent"])
@@ -141,7 +154,7 @@ async def test_a_lost_worker_fails_its_streams_at_once_and_is_replaced(
         assert done, "no stream has failed"
         assert all(task.result() - began < FOUND_S for task in done)
         await until(lambda: all_up(running, 2))
-        assert not psutil.pid_exists(victim)
+        await until(lambda: not is_running(victim))
         assert tokens_of(await collect(running.pool, request(script.COUNT, 3))) == [0, 1, 2]
         for task in others:
             task.cancel()
@@ -156,12 +169,14 @@ async def test_a_lost_node_fails_its_streams_and_its_workers_go_elsewhere(nodes:
         tasks = await endless(running, 9)
         began = time.monotonic()
         nodes.kill(spare)
-        failed, others = await asyncio.wait(tasks, timeout=FOUND_S)
+        failed, others = await asyncio.wait(
+            tasks, timeout=FOUND_S, return_when=asyncio.FIRST_COMPLETED
+        )
         assert failed, "no stream has failed"
         assert all(task.result() - began < FOUND_S for task in failed)
         await until(lambda: all_up(running, 3))
         assert sum(len(pids) for pids in at(nodes)) == 3
-        assert not any(psutil.pid_exists(pid) for pid in lost), "a worker went on without its node"
+        assert not any(is_running(pid) for pid in lost), "a worker went on without its node"
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
@@ -177,6 +192,19 @@ async def test_a_node_with_another_version_is_refused(nodes: RayNodes) -> None:
     with pytest.raises(WorkerGone, match=r"has plait 0\.0\.1, and this server is"):
         async with ray_pool(nodes, host=OldHost):
             pass
+
+
+async def test_a_model_that_is_only_here_is_copied(nodes: RayNodes, tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"weights")
+    (manifest,) = list_models(EngineSettings(str(file)))
+    copy = WeightsFolder(manifest).path
+    try:
+        async with ray_pool(nodes, model=str(file)) as running:
+            assert tokens_of(await collect(running.pool, request(script.COUNT, 2))) == [0, 1]
+            assert (copy / "m.gguf").read_bytes() == b"weights"
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
 
 
 async def test_no_request_is_lost_while_workers_are_replaced(nodes: RayNodes) -> None:
