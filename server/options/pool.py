@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, Field
@@ -124,3 +125,20 @@ class PlacementOptions(BaseModel):
     ray_labels: Labels = Field(
         {}, description="NAME=VALUE: labels that its machine has, as Ray's label selectors."
     )
+
+
+def check_pool(options: PoolOptions, given: Iterable[str]) -> None:
+    """Refuse options of the pool that contradict each other, or that nothing would read.
+
+    Args:
+        given: the options that somebody has set.
+    Raises:
+        ValueError: naming the option and what to change.
+    """
+    if 0 < options.max_replicas < options.replicas:
+        raise ValueError(f"max_replicas: {options.max_replicas} is below replicas")
+    for name in sorted(given):
+        if name.startswith("ray_") and options.pool != "ray":
+            raise ValueError(f"{name}: only with --pool ray")
+        if name.startswith("scale_") and not options.max_replicas:
+            raise ValueError(f"{name}: only with --max-replicas")

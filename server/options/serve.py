@@ -41,7 +41,7 @@ from plait.server.config_sources import (
     settings_from,
     split_commas,
 )
-from plait.server.options.pool import PlacementOptions, PoolOptions
+from plait.server.options.pool import PlacementOptions, PoolOptions, check_pool
 from plait.server.settings import (
     ApiSettings,
     CompileSettings,
@@ -338,6 +338,8 @@ class ServeOptions(  # one column of help, in this order from the last base to t
         Raises:
             ValueError: they contradict each other; OSError: the key file can't be read.
         """
+        of_models = (entry.model_fields_set for entry in self.engines)
+        check_pool(self, self.model_fields_set.union(*of_models))
         values = {name: getattr(self, name) for name in type(self).model_fields}
         compile_values = {name.removeprefix("compile_"): value for name, value in values.items()}
         compile_values["json_style"] = JsonStyle(**self.compile_json_style)  # type: ignore[arg-type]

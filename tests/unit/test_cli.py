@@ -89,6 +89,7 @@ STRANGE: dict[str, Any] = {
     "ray_address": "10.0.0.1:6379",
     "ray_host": "10.0.0.2",
     "ray_ports": "9510-9529",
+    "max_replicas": 7,
     "ray_weights": "object-store",
     "ray_resources": {"slot": 1.0},
     "ray_labels": {"zone": "b"},
@@ -150,6 +151,36 @@ def test_every_option_reaches_its_setting(served: list[Settings]) -> None:
     assert {name: have[name] for name in want} == want
     assert settings.api.cors_origins == ("a", "b")
     assert settings.engines[0].model == "m"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["--ray-cpus", "2"], "ray_cpus: only with --pool ray"),
+        (["--pool", "local", "--ray-weights", "shared"], "ray_weights: only with --pool ray"),
+        (["--scale-down-s", "5"], "scale_down_s: only with --max-replicas"),
+        (["--replicas", "3", "--max-replicas", "2"], "max_replicas: 2 is below replicas"),
+        (["--pool", "ray", "--ray-ports", "9520-9510"], "ray_ports: '9520-9510' is no range"),
+        (["--pool", "ray", "--ray-resources", "slot=0"], "ray_resources: slot=0: write NAME="),
+    ],
+)
+def test_options_of_the_pool_that_make_no_sense(
+    arguments: list[str], fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve", *arguments])
+    assert ended.value.code == cli.EXIT_USAGE
+    assert fault in capsys.readouterr().err
+
+
+def test_models_want_machines_of_their_own(served: list[Settings], tmp_path: Path) -> None:
+    file = tmp_path / "plait.yaml"
+    file.write_text("pool: ray\nray_gpus: 1\nengines:\n- {model: a, ray_labels: {zone: b}}\n")
+    (engine,) = serve(served, "--config", str(file)).engines
+    assert (engine.ray_gpus, engine.ray_labels) == (1.0, {"zone": "b"})
+    file.write_text("engines:\n- {model: a, ray_labels: {zone: b}}\n")
+    with pytest.raises(SystemExit):
+        cli.main(["serve", "--config", str(file)])
 
 
 def test_the_command_line_beats_the_environment_beats_the_file(

@@ -56,7 +56,7 @@ def undeclared_imports(root: Path) -> list[str]:
     """Return third-party imports that no dependency or extra used at run time declares."""
     project = _project(root)["project"]
     extras = project.get("optional-dependencies", {})
-    optional = [text for name in ("otel", "bench") for text in extras.get(name, [])]
+    optional = [text for name in ("otel", "ray", "bench") for text in extras.get(name, [])]
     declared = {_name(text) for text in [*project["dependencies"], *optional]}
     declared |= {name.split("-")[0] for name in declared if name.startswith("opentelemetry")}
     known = sys.stdlib_module_names | {"plait"} | ELSEWHERE
