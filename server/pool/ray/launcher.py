@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import msgspec
@@ -49,7 +51,7 @@ class RayLauncher:
         manifests = []
         if self._settings.ray_weights == "object-store":
             manifests = await asyncio.to_thread(list_models, config.engine)
-        return RayWorker(self._cluster, self._keys, Job(config, manifests, tell))
+        return RayWorker(self._cluster, self._keys, _Job(config, manifests, tell))
 
     async def close(self) -> None:
         """Disconnect from the cluster."""
@@ -58,7 +60,8 @@ class RayLauncher:
         await self._cluster.close()
 
 
-class Job(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class _Job:
     """What a host is to do."""
 
     config: WorkerConfig
@@ -69,7 +72,7 @@ class Job(msgspec.Struct, frozen=True):
 class RayWorker:
     """A worker on some machine (a `LaunchedWorker`)."""
 
-    def __init__(self, cluster: RayCluster, keys: KeyRing, job: Job) -> None:
+    def __init__(self, cluster: RayCluster, keys: KeyRing, job: _Job) -> None:
         """Ask for a place, and have the worker started there."""
         self._cluster = cluster
         self._keys = keys
@@ -139,9 +142,12 @@ class RayWorker:
                 await self._host.add_weights.remote(manifest.model, name, chunk, is_last)
 
     async def _watch_cpu_time(self) -> None:
-        while True:
-            self._cpu_seconds = await self._host.cpu_seconds.remote()
-            await asyncio.sleep(CPU_TIME_S)
+        from ray.exceptions import RayError  # noqa: PLC0415, an extra
+
+        with suppress(RayError):  # whoever awaits its end hears of it
+            while True:
+                self._cpu_seconds = await self._host.cpu_seconds.remote()
+                await asyncio.sleep(CPU_TIME_S)
 
 
 def describe_place(engine: EngineSettings) -> str:
