@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from docs.tables import value_comments
 
 from benchmarks.rolling_restart import DEPLOYMENT, Times
 from deploy.check.inputs import CHART, GOLDENS
@@ -222,3 +223,18 @@ def test_chart_and_base_have_the_same_objects_and_options() -> None:
 def test_pods_of_the_chart_are_replaced_as_the_benchmark_does_it() -> None:
     (deployment,) = [each for each in _golden("default") if each["kind"] == "Deployment"]
     assert Times.of(deployment) == Times.read(DEPLOYMENT)
+
+
+def _leaves(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}"
+
+
+def test_every_value_has_a_comment() -> None:
+    comments = value_comments((CHART / "values.yaml").read_text().splitlines())
+    parts = [leaf.split(".") for leaf in _leaves(VALUES)]
+    above = [{".".join(names[: end + 1]) for end in range(len(names))} for names in parts]
+    assert [max(names) for names in above if not names & comments.keys()] == []

@@ -2,7 +2,7 @@
 {{- define "plait.model" -}}
 {{- $model := .Values.model -}}
 {{- if eq $model.source "builtin" -}}
-{{ $model.path }}
+{{ $model.path | default "smollm2-135m-instruct" }}
 {{- else -}}
 {{ list "/models" $model.path | compact | join "/" }}
 {{- end }}

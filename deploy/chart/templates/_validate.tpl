@@ -13,9 +13,6 @@
 {{- if and (not .Values.image.digest) (eq .Values.image.tag "latest") }}
 {{- fail "image.tag: latest is another image tomorrow; name a version or set image.digest" }}
 {{- end }}
-{{- if and (eq $model.source "builtin") (not $model.path) }}
-{{- fail "model.path: name the built-in model" }}
-{{- end }}
 {{- if and (eq $model.source "builtin") (eq .Values.worker "vllm") }}
 {{- fail "model.source: vLLM serves no built-in model; mount a Hugging Face folder (pvc, image or fetch)" }}
 {{- end }}
