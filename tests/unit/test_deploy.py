@@ -285,3 +285,10 @@ def test_every_alert_has_a_test() -> None:
         if case["exp_alerts"]
     }
     assert fired == {rule["alert"] for rule in _alerts()}
+
+
+def test_metrics_that_the_page_names_are_exported() -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    named = set(re.findall(r"`((?:vllm:|plait_(?!engine_))\w+)`", page))
+    assert len(named) >= 5
+    assert named <= _exported().keys()
