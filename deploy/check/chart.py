@@ -14,6 +14,9 @@ DASHBOARD = ROOT / "deploy" / "grafana" / "plait.json"
 KUBERNETES = "1.37.0"
 
 Manifest = dict[str, Any]
+_SIZES = {"cpu": "2", "memory": "2Gi"}
+GROUP = {"name": "a", "replicas": 1, "gpus": 0, "resources": {"requests": _SIZES, "limits": _SIZES}}
+SMALL = {"requests": _SIZES, "limits": _SIZES | {"cpu": "500m"}}
 # What contradicts itself, and the value that the refusal has to name.
 REFUSED: dict[str, dict[str, Any]] = {
     "replcas": {"replcas": 2},
@@ -36,6 +39,17 @@ REFUSED: dict[str, dict[str, Any]] = {
     "model.image.reference": {"model": {"source": "image", "image": {"reference": "a/model"}}},
     "model.pvc.claimName": {"model": {"source": "pvc"}},
     "model.fetch.image": {"model": {"source": "fetch"}},
+    "model.pvc": {"model": {"pvc": {"claimName": "models"}}},
+    "gpu.runtimeClassName": {"gpu": {"runtimeClassName": "nvidia"}},
+    "drain_s": {"options": {"drain_s": None}},
+    "limits.cpu": {
+        "workload": "RayCluster",
+        "ray": {"tokenSecret": "token", "workerGroups": [GROUP | {"resources": SMALL}]},
+    },
+    "have a GPU": {
+        "workload": "RayCluster",
+        "ray": {"tokenSecret": "token", "workerGroups": [GROUP, GROUP | {"name": "b", "gpus": 1}]},
+    },
     "networkPolicy.egress": {"model": {"source": "fetch", "fetch": {"image": "a/b:1"}}},
     "model.source": {"worker": "vllm"},
     "workload": {"workload": "StatefulSet"},

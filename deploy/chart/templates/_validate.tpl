@@ -16,6 +16,12 @@
 {{- if and (eq $model.source "builtin") (eq .Values.worker "vllm") }}
 {{- fail "model.source: vLLM serves no built-in model; mount a Hugging Face folder (pvc, image or fetch)" }}
 {{- end }}
+{{- $given := dict "pvc" $model.pvc.claimName "image" $model.image.reference "fetch" $model.fetch.image }}
+{{- range $source, $value := $given }}
+{{- if and $value (ne $source $model.source) }}
+{{- fail (printf "model.source: it is %s, so nothing reads model.%s" $model.source $source) }}
+{{- end }}
+{{- end }}
 {{- if and (eq $model.source "pvc") (not $model.pvc.claimName) }}
 {{- fail "model.pvc.claimName: name the claim that holds the model" }}
 {{- end }}
@@ -50,12 +56,17 @@
 {{- end }}
 {{- if eq .Values.workload "RayCluster" }}
 {{- include "plait.validateRay" . }}
+{{- else if and .Values.gpu.runtimeClassName (not .Values.gpu.count) }}
+{{- fail "gpu.runtimeClassName: is for pods with a GPU; set gpu.count" }}
 {{- end }}
 {{- end }}
 
 {{- define "plait.validateRay" -}}
 {{- if .Values.gpu.count }}
 {{- fail "gpu.count: with a RayCluster, GPUs belong to ray.workerGroups" }}
+{{- end }}
+{{- if .Values.topologySpreadConstraints }}
+{{- fail "topologySpreadConstraints: not for a RayCluster; set nodeSelector of its groups" }}
 {{- end }}
 {{- if .Values.inferencePool.enabled }}
 {{- fail "inferencePool: a RayCluster has one front end, so there is nothing to pick" }}
@@ -71,7 +82,7 @@
 {{- end }}
 {{- $names = append $names .name }}
 {{- if ne (int .gpus) (int $first.gpus) }}
-{{- fail "ray.workerGroups: all groups have a GPU or none has, since a model runs on one kind of device" }}
+{{- fail "ray.workerGroups: all have a GPU or none has, since a model runs on one kind of device" }}
 {{- end }}
 {{- if not (regexMatch "^[1-9][0-9]*$" (toString .resources.limits.cpu)) }}
 {{- fail (printf "ray.workerGroups, %s: limits.cpu must be a whole number, that of a worker's threads" .name) }}
