@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import helm_python as helm
@@ -76,11 +77,16 @@ def value_sets() -> dict[str, dict[str, Any]]:
     }
 
 
+@cache
+def _chart() -> helm.Chart:
+    return helm.Chart.load(str(CHART))
+
+
 def render(values: dict[str, Any]) -> list[Manifest]:
     """Return the manifests of a release `plait` in the namespace `llm`."""
-    with helm.Chart.load(str(CHART)) as chart:
-        chart.validate_schema(values)
-        texts = chart.render(values, name="plait", namespace="llm")
+    chart = _chart()
+    chart.validate_schema(values)
+    texts = chart.render(values, name="plait", namespace="llm")
     found = (each for name, text in texts.items() if name.endswith(".yaml") for each in _load(text))
     return sorted(found, key=lambda each: (each["kind"], each["metadata"]["name"]))
 
