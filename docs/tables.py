@@ -336,12 +336,14 @@ def chart_values() -> str:
     path = ROOT / "deploy" / "chart" / "values.yaml"
     values = yaml.safe_load(path.read_text())
     rows = []
-    for name, comment in value_comments(path.read_text().splitlines()).items():
+    comments = value_comments(path.read_text().splitlines())
+    for name, comment in comments.items():
         default: Any = values
         for part in name.split("."):
             default = default[part]
-        shown = json.dumps(default) if default not in ("", [], {}, None) else "none"
-        rows.append([f"`{name}`", f"`{shown}`" if shown != "none" else shown, comment])
+        has_parts = any(other.startswith(f"{name}.") for other in comments)
+        shown = f"`{json.dumps(default)}`" if default not in ("", [], {}, None) else "none"
+        rows.append([f"`{name}`", "as below" if has_parts else shown, comment])
     return _table(["Value", "Default", "Meaning"], rows)
 
 
