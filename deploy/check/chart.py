@@ -61,6 +61,10 @@ REFUSED: dict[str, dict[str, Any]] = {
         "monitoring": {"scrape": "PodMonitor"},
     },
     "inferencePool.endpointPicker.name": {"inferencePool": {"enabled": True}},
+    "options.replicas": {
+        "inferencePool": {"enabled": True, "endpointPicker": {"name": "picker"}},
+        "options": {"replicas": 2},
+    },
     "httpRoute.parentRefs": {"httpRoute": {"enabled": True}},
     "ray.tokenSecret": {"workload": "RayCluster"},
     "extraEnv, PLAIT_DRAIN_S": {"extraEnv": [{"name": "PLAIT_DRAIN_S", "value": "90"}]},

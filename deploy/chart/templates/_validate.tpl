@@ -145,6 +145,9 @@
 {{- if not .Values.inferencePool.endpointPicker.name }}
 {{- fail "inferencePool.endpointPicker.name: name the picker's Service" }}
 {{- end }}
+{{- if gt (int (.Values.options.replicas | default 1)) 1 }}
+{{- fail "options.replicas: an endpoint picker reads one sample of each metric of a pod; set replicas, for more pods" }}
+{{- end }}
 {{- if .Values.options.protect_metrics }}
 {{- fail "options.protect_metrics: the endpoint picker sends no key when it reads /metrics" }}
 {{- end }}
