@@ -2,7 +2,7 @@
 {{- define "plait.name" -}}
 {{- $name := .Release.Name -}}
 {{- if not (contains "plait" $name) }}{{ $name = printf "%s-plait" $name }}{{ end -}}
-{{- .Values.fullnameOverride | default $name | trunc 40 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | default $name | trunc 50 | trimSuffix "-" -}}
 {{- end }}
 
 {{/* Labels that selectors go by: they never change within a release. */}}
