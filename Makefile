@@ -2,7 +2,7 @@
 PORT ?= 8000
 PEERS ?=
 BUILT_FROM := pyproject.toml $(wildcard setup.py requirements/* kernels/*/*.cpp kernels/*/*.h)
-.PHONY: serve test test-vllm vllm quick dev check bench docs lock
+.PHONY: serve test test-vllm vllm quick dev check check-deploy bench docs lock
 
 serve: .venv/.runtime
 	.venv/bin/plait serve --port $(PORT)
@@ -31,9 +31,13 @@ dev: .venv/.dev
 
 check: .venv/.dev
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
-	.venv/bin/mypy && .venv/bin/mypy tests benchmarks docs
+	.venv/bin/mypy && .venv/bin/mypy tests benchmarks docs deploy
 	.venv/bin/cog --check -P -I docs docs/*.md README.md && .venv/bin/hadolint Dockerfile
 	.venv/bin/python -P .ci/wheel.py
+
+# Manifests by the tools of others, which it installs (docs/deploy.md). DEPLOY=--write: goldens anew.
+check-deploy: .venv-deploy/.done .venv-checkov/.done
+	.venv-deploy/bin/python -m deploy.check $(DEPLOY)
 
 bench: .venv/.dev
 	.venv/bin/python -m benchmarks.peers $(PEERS)
@@ -53,6 +57,14 @@ UNFIT := --no-emit-package torchvision --no-emit-package torchaudio --no-emit-pa
 
 .venv-vllm/.vllm: requirements/vllm.txt requirements/install.sh
 	sh requirements/install.sh vllm
+
+.venv-deploy/.done: deploy/check/requirements.txt
+	python3 -m venv .venv-deploy
+	.venv-deploy/bin/pip install --quiet --no-deps -r $< && touch $@
+
+.venv-checkov/.done: deploy/check/requirements-checkov.txt
+	python3 -m venv .venv-checkov
+	.venv-checkov/bin/pip install --quiet -r $< && touch $@
 
 .venv/.%: $(BUILT_FROM)
 	sh requirements/install.sh $*

@@ -2,11 +2,12 @@
 
     python -m benchmarks.rolling_restart --rounds 3
 
-The times are those of deploy/kubernetes/deployment.yaml. A new server gets requests once its probe
-has passed, then the old one is deleted: proxies go on sending to it for `--lag-s`, preStop waits,
-SIGTERM arrives, and SIGKILL if it has not ended within the grace period. All the while requests
-come at a steady rate, half of them over new connections, to any server that is thought ready; some
-are so long that the end of their server cuts into them. Exit code 1 when one is lost.
+The times are those of deploy/kubernetes/deployment.yaml, which the chart has, too. A new server
+gets requests once its probe has passed, then the old one is deleted: proxies go on sending to it
+for `--lag-s`, preStop waits, SIGTERM arrives, and SIGKILL if it has not ended within the grace
+period. All the while requests come at a steady rate, half of them over new connections, to any
+server that is thought ready; some are so long that the end of their server cuts into them. Exit
+code 1 when one is lost.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -63,8 +65,13 @@ class Times:
 
     @classmethod
     def read(cls, path: Path) -> Times:
-        """Read a Deployment with one container."""
-        pod = yaml.safe_load(path.read_text())["spec"]["template"]["spec"]
+        """Read the file of a Deployment with one container."""
+        return cls.of(yaml.safe_load(path.read_text()))
+
+    @classmethod
+    def of(cls, deployment: dict[str, Any]) -> Times:
+        """Return the times of a Deployment with one container."""
+        pod = deployment["spec"]["template"]["spec"]
         (container,) = pod["containers"]
         probe = container["readinessProbe"]
         pre_stop = container["lifecycle"]["preStop"]["sleep"]["seconds"]

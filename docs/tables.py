@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import yaml
 from openai.types import completion_create_params as openai_text
 from openai.types.chat import completion_create_params as openai_chat
 from pydantic import BaseModel, ByteSize
@@ -320,6 +322,38 @@ def worker_kinds() -> str:
     ]
     head = ("Capability", "What needs it", *(kind.title for kind in KINDS.values()))
     return _table(head, rows)
+
+
+def chart_values() -> str:
+    """Return the values of the Helm chart with their defaults and comments."""
+    path = ROOT / "deploy" / "chart" / "values.yaml"
+    values = yaml.safe_load(path.read_text())
+    rows = []
+    comments = value_comments(path.read_text().splitlines())
+    for name, comment in comments.items():
+        default: Any = values
+        for part in name.split("."):
+            default = default[part]
+        has_parts = any(other.startswith(f"{name}.") for other in comments)
+        shown = f"`{json.dumps(default)}`" if default not in ("", [], {}, None) else "none"
+        rows.append([f"`{name}`", "as below" if has_parts else shown, comment])
+    return _table(["Value", "Default", "Meaning"], rows)
+
+
+def value_comments(lines: Iterable[str]) -> dict[str, str]:
+    """Return the comments above the keys of a YAML file by their dotted paths; block style only."""
+    found, comment, path = {}, [""], [""]
+    for line in lines:
+        text = line.strip()
+        if text.startswith("#"):
+            comment.append(text.removeprefix("#").strip())
+            continue
+        if key := re.match(r"( *)(\w+):", line):
+            path = [*path[: len(key[1]) // 2], key[2]]
+            if "".join(comment):
+                found[".".join(path)] = " ".join(comment).strip()
+        comment = []
+    return found
 
 
 def _has(capability: str, kind: WorkerKind) -> str:

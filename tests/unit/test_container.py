@@ -10,6 +10,7 @@ import pytest
 
 from plait.server import cli
 from plait.server.settings import Settings
+from plait.server.workers.vllm.interpreter import FOLDER
 from tests.fixtures.source_tree import ROOT
 
 
@@ -73,3 +74,35 @@ def test_the_health_check_knows_no_address_of_its_own() -> None:
 def test_it_runs_as_nobody_in_particular() -> None:
     assert of("USER") == "10001"
     assert environment()["HOME"] == "/tmp"
+
+
+def stages() -> dict[str, list[tuple[str, str]]]:
+    """Return the instructions of each stage, those of the stage below it first."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    own: list[tuple[str, str]] = []
+    for word, rest in instructions():
+        if word == "FROM":
+            below, _, name = rest.split()
+            own = found[name] = list(found.get(below, ()))
+        own.append((word, rest))
+    return found
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda", "vllm", "vllm-cuda"])
+def test_every_target_runs_plait_as_nobody_in_particular(target: str) -> None:
+    built = stages()[target]
+    assert [rest for word, rest in built if word == "USER"][-1] == "10001"
+    assert any(rest.endswith(" /opt/plait /opt/plait") for word, rest in built if word == "COPY")
+
+
+@pytest.mark.parametrize("target", ["vllm", "vllm-cuda"])
+def test_vllm_is_where_its_workers_look_for_it(target: str) -> None:
+    beside = f"/opt/{FOLDER}"  # find_python: beside plait's own environment
+    copied = [rest for word, rest in stages()[target] if word == "COPY"]
+    assert f"--from=build-{target} {beside} {beside}" in copied
+    built = " ".join(rest for word, rest in stages()[f"build-{target}"] if word == "RUN")
+    assert f"python -m venv {beside}" in built
+    python = re.search(r"python:(\d+\.\d+)", (ROOT / "Dockerfile").read_text())
+    assert python
+    path = f">{beside}/lib/python{python[1]}/site-packages/plait.pth"
+    assert path in built

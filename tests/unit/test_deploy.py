@@ -37,7 +37,7 @@ TARGET = {"job", "instance"}  # labels that Prometheus adds
 Manifest = dict[str, Any]
 
 
-def _manifests() -> list[Manifest]:
+def manifests_of_the_base() -> list[Manifest]:
     resources = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["resources"]
     return [
         each for name in resources for each in yaml.safe_load_all((KUBERNETES / name).read_text())
@@ -45,7 +45,7 @@ def _manifests() -> list[Manifest]:
 
 
 def _spec(kind: str) -> Manifest:
-    (spec,) = [each["spec"] for each in _manifests() if each["kind"] == kind]
+    (spec,) = [each["spec"] for each in manifests_of_the_base() if each["kind"] == kind]
     return spec  # type: ignore[no-any-return]
 
 
@@ -285,3 +285,10 @@ def test_every_alert_has_a_test() -> None:
         if case["exp_alerts"]
     }
     assert fired == {rule["alert"] for rule in _alerts()}
+
+
+def test_metrics_that_the_page_names_are_exported() -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    named = set(re.findall(r"`((?:vllm:|plait_(?!engine_))\w+)`", page))
+    assert len(named) >= 5
+    assert named <= _exported().keys()
