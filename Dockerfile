@@ -29,6 +29,13 @@ RUN pip install torch==2.13.0
 COPY . .
 RUN pip install --no-deps --no-build-isolation .
 
+# For the nodes of a Ray cluster and the server that uses it; default: what Ray's head needs.
+FROM build-cpu AS build-ray
+RUN pip install "ray[default]==2.60.0"
+
+FROM build-cuda AS build-ray-cuda
+RUN pip install "ray[default]==2.60.0"
+
 # vLLM has an environment of its own, where its workers look for it (docs/workers.md). It finds
 # plait through a path that holds nothing else, since both pin other versions of libraries.
 FROM build-cpu AS build-vllm
@@ -72,6 +79,20 @@ CMD ["serve"]
 
 FROM base AS cuda
 COPY --from=build-cuda /opt/plait /opt/plait
+
+# KubeRay's probes call wget.
+FROM base AS base-ray
+USER 0
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends wget=1.21.3-1+deb12u1 \
+    && rm -rf /var/lib/apt/lists/*
+USER 10001
+
+FROM base-ray AS ray
+COPY --from=build-ray /opt/plait /opt/plait
+
+FROM base-ray AS ray-cuda
+COPY --from=build-ray-cuda /opt/plait /opt/plait
 
 FROM base AS vllm-cuda
 COPY --from=build-vllm-cuda /opt/plait /opt/plait

@@ -67,6 +67,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     },
     "httpRoute.parentRefs": {"httpRoute": {"enabled": True}},
     "ray.tokenSecret": {"workload": "RayCluster"},
+    "options.ray_weights": {"options": {"ray_weights": "object-store"}},
     "extraEnv, PLAIT_DRAIN_S": {"extraEnv": [{"name": "PLAIT_DRAIN_S", "value": "90"}]},
     "extraArgs, --drain-s": {"extraArgs": ["--drain-s=90"]},
     "count": {"gpu": {"count": 2}},

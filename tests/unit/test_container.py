@@ -88,7 +88,7 @@ def stages() -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-@pytest.mark.parametrize("target", ["cpu", "cuda", "vllm", "vllm-cuda"])
+@pytest.mark.parametrize("target", ["cpu", "cuda", "ray", "ray-cuda", "vllm", "vllm-cuda"])
 def test_every_target_runs_plait_as_nobody_in_particular(target: str) -> None:
     built = stages()[target]
     assert [rest for word, rest in built if word == "USER"][-1] == "10001"

@@ -29,7 +29,7 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 OWN = {
     "models", "model", "served_name", "worker", "device", "draft_store", "api_key",
     "config", "engines", "host", "port", "api_key_file", "threads",
-    "pool", "ray_address", "ray_host",
+    "pool", "ray_address", "ray_host", "ray_cpus", "ray_gpus",
 }  # fmt: skip
 
 

@@ -56,8 +56,15 @@
 {{- end }}
 {{- if eq .Values.workload "RayCluster" }}
 {{- include "plait.validateRay" . }}
-{{- else if and .Values.gpu.runtimeClassName (not .Values.gpu.count) }}
+{{- else }}
+{{- range $name, $_ := .Values.options }}
+{{- if hasPrefix "ray_" $name }}
+{{- fail (printf "options.%s: only with workload RayCluster" $name) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.gpu.runtimeClassName (not .Values.gpu.count) }}
 {{- fail "gpu.runtimeClassName: is for pods with a GPU; set gpu.count" }}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -145,7 +152,7 @@
 {{- if not .Values.inferencePool.endpointPicker.name }}
 {{- fail "inferencePool.endpointPicker.name: name the picker's Service" }}
 {{- end }}
-{{- if gt (int (.Values.options.replicas | default 1)) 1 }}
+{{- if or (gt (int (.Values.options.replicas | default 1)) 1) .Values.options.max_replicas }}
 {{- fail "options.replicas: an endpoint picker reads one sample of each metric of a pod; set replicas, for more pods" }}
 {{- end }}
 {{- if .Values.options.protect_metrics }}
