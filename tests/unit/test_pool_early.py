@@ -114,6 +114,8 @@ async def test_an_early_worker_can_be_killed(command: tuple[str, ...], tmp_path:
         (["serve", "model", "--port=1"], {}, True),
         (["serve", "--help"], {}, False),
         (["serve", "model", "--threads=2"], {}, False),
+        (["serve", "--pool", "ray"], {}, False),
+        (["serve"], {"PLAIT_POOL": "ray"}, False),
         (["serve", "model"], {"PLAIT_THREADS": "2"}, False),
         (["serve", "--config", "file"], {}, False),
         (["version"], {}, False),

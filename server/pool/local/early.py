@@ -16,8 +16,8 @@ from contextlib import suppress
 # -P: nothing is imported from the folder that the server was started in.
 NATIVE_WORKER_COMMAND = (sys.executable, "-P", "-m", "plait.server.workers.native")
 # What says that no worker will be needed, or one with another environment.
-_OTHERWISE = ("-h", "--help", "--threads", "--config", "--worker")
-_VARIABLES = frozenset({"PLAIT_THREADS", "PLAIT_CONFIG", "PLAIT_WORKER"})
+_OTHERWISE = ("-h", "--help", "--threads", "--config", "--worker", "--pool")
+_VARIABLES = frozenset({"PLAIT_THREADS", "PLAIT_CONFIG", "PLAIT_WORKER", "PLAIT_POOL"})
 
 _started: list[subprocess.Popen[bytes]] = []  # one or none
 
