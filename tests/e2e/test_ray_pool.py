@@ -35,6 +35,7 @@ from tests.fixtures import scripted_worker as script
 from tests.fixtures.pools import PARTS, SCRIPT, Running, collect, request, running_pool, tokens_of
 from tests.fixtures.real_server import MODEL, real_server
 from tests.fixtures.scripted_host import ScriptedHost
+from tests.fixtures.vllm_worker import vllm_server
 
 pytestmark = [
     pytest.mark.ray,
@@ -228,10 +229,28 @@ async def test_a_cluster_that_is_not_there_is_named() -> None:
             pass
 
 
-def test_a_real_model_is_served_and_stops(nodes: RayNodes) -> None:
-    options = ("--pool", "ray", "--ray-address", nodes.address, "--ray-cpus", "0")
+def placed(nodes: RayNodes) -> tuple[str, ...]:
+    """Return the options of a server whose worker takes a slot of these nodes."""
+    place = ("--ray-cpus", "0", "--ray-resources", f"{SLOT}=1")
+    return ("--pool", "ray", "--ray-address", nodes.address, *place, "--threads", "1")
+
+
+def complete(url: str) -> int:
+    """Return how many tokens a short completion has."""
     asked = {"model": MODEL, "prompt": "The capital of France is", "max_tokens": 8, "seed": 7}
-    with real_server(*options, "--threads", "1") as server:
-        answer = httpx.post(f"{server.url}/v1/completions", json=asked, timeout=60)
-        assert answer.status_code == httpx.codes.OK
-        assert answer.json()["usage"]["completion_tokens"] == 8
+    answer = httpx.post(f"{url}/v1/completions", json=asked, timeout=60)
+    assert answer.status_code == httpx.codes.OK
+    return int(answer.json()["usage"]["completion_tokens"])
+
+
+def test_a_real_model_is_served_and_stops(nodes: RayNodes) -> None:
+    with real_server(*placed(nodes)) as server:
+        assert complete(server.url) == 8
+
+
+@pytest.mark.vllm
+def test_a_vllm_worker_runs_on_a_node(nodes: RayNodes, tmp_path: Path) -> None:
+    with vllm_server(tmp_path, *placed(nodes)) as server:
+        assert complete(server.url) == 8
+        found = [workers_of(node, "plait.server.workers.vllm") for node in nodes.nodes]
+        assert sorted(len(pids) for pids in found) == [0, 1]
