@@ -9,6 +9,7 @@ import asyncio
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -70,7 +71,7 @@ async def ray_pool(
     host: type[WorkerHost] = ScriptedHost,
     slots: float = 1.0,
     ready_s: float = 60.0,
-    model: str = "m",
+    engine: EngineSettings | None = None,
 ) -> AsyncIterator[Running]:
     """Start a pool of scripted workers that take slots."""
 
@@ -87,7 +88,7 @@ async def ray_pool(
         restart_backoff_s=0.01,
         ready_timeout_s=ready_s,
     )
-    engine = EngineSettings(model, "m", ray_cpus=0, ray_resources={SLOT: slots})
+    engine = replace(engine or EngineSettings("m"), ray_cpus=0, ray_resources={SLOT: slots})
     parts = replace(PARTS, launchers=launchers)
     async with running_pool(pool=settings, engines=(engine,), parts=parts) as running:
         yield running
@@ -183,6 +184,14 @@ async def test_a_lost_node_fails_its_streams_and_its_workers_go_elsewhere(nodes:
         await asyncio.gather(*others, return_exceptions=True)
 
 
+async def test_workers_go_where_the_labels_are(nodes: RayNodes) -> None:
+    labelled = nodes.add(slots=2, labels={"zone": "b"})
+    async with ray_pool(nodes, engine=EngineSettings("m", ray_labels={"zone": "b"})):
+        assert len(workers_of(labelled, SCRIPT)) == 2
+        assert at(nodes) == [[], []]
+    nodes.cluster.remove_node(labelled)
+
+
 async def test_without_room_the_operator_learns_what_is_waited_for(nodes: RayNodes) -> None:
     with pytest.raises(WorkerGone, match=r"longer than 2 s; last: waiting for .* 99 slot"):
         async with ray_pool(nodes, slots=99, ready_s=2.0):
@@ -201,7 +210,7 @@ async def test_a_model_that_is_only_here_is_copied(nodes: RayNodes, tmp_path: Pa
     (manifest,) = list_models(EngineSettings(str(file)))
     copy = WeightsFolder(manifest).path
     try:
-        async with ray_pool(nodes, model=str(file)) as running:
+        async with ray_pool(nodes, engine=EngineSettings(str(file), "m")) as running:
             assert tokens_of(await collect(running.pool, request(script.COUNT, 2))) == [0, 1]
             assert (copy / "m.gguf").read_bytes() == b"weights"
     finally:
@@ -222,10 +231,21 @@ async def test_no_request_is_lost_while_workers_are_replaced(nodes: RayNodes) ->
         assert not old & new
 
 
+GONE = RayNodes(type("Gone", (), {"address": "127.0.0.1:9"}), [])
+
+
 async def test_a_cluster_that_is_not_there_is_named() -> None:
-    gone = RayNodes(type("Gone", (), {"address": "127.0.0.1:9"}), [])
-    with pytest.raises(WorkerGone, match="can't connect to Ray"):
-        async with ray_pool(gone):
+    with pytest.raises(WorkerGone, match=r"can't connect to Ray at 127\.0\.0\.1:9"):
+        async with ray_pool(GONE):
+            pass
+
+
+async def test_without_ray_it_says_what_to_install(
+    nodes: RayNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(WorkerGone, match=r"Ray is not installed: `pip install plait\[ray\]`"):
+        async with ray_pool(nodes):
             pass
 
 

@@ -106,13 +106,14 @@ class RayCluster:
 
     async def close(self) -> None:
         """Disconnect; a cluster that was started here ends."""
-        if self._connecting is None:
+        connecting, self._connecting = self._connecting, None
+        if connecting is None:
             return
-        await asyncio.gather(self._connecting, return_exceptions=True)
-        self._connecting = None
-        import ray  # noqa: PLC0415
+        await asyncio.wait({connecting})
+        if connecting.exception() is None:
+            import ray  # noqa: PLC0415
 
-        await asyncio.to_thread(ray.shutdown)
+            await asyncio.to_thread(ray.shutdown)
 
 
 async def _check_reachable(address: str) -> None:
