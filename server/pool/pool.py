@@ -97,7 +97,6 @@ class Pool:
         self._created = int(time.time())
         self._is_draining = False
         self._launchers: Mapping[str, Launcher] = {}
-        self._idle = asyncio.Event()
         self._fleets: list[Fleet] = []
         self._starting_compiler: asyncio.Task[None] | None = None
         self._folder: RunFolder | None = None
@@ -158,10 +157,9 @@ class Pool:
     async def drain(self, limit_s: float) -> None:
         """Refuse new requests, wait for those in flight, and fail the rest after limit_s."""
         self._is_draining = True
-        self._note_idle()
         try:
             async with asyncio.timeout(limit_s):
-                await self._idle.wait()
+                await asyncio.gather(*(replica.wait_idle() for replica in self._replicas()))
         except TimeoutError:
             for replica in self._replicas():
                 for in_flight in list(replica.requests.values()):
@@ -250,7 +248,6 @@ class Pool:
             if timer is not None:
                 timer.cancel()
             replica.close(in_flight)
-            self._note_idle()
             self._telemetry.tracing.generation(_generation(model, in_flight))
 
     async def draft_store(self, model: str, task: DraftStoreTask) -> Sequence[DraftStoreReport]:
@@ -315,7 +312,6 @@ class Pool:
         except ServerError as error:
             self._telemetry.metrics.rejected.labels(error.code).inc()
             raise
-        self._idle.clear()
         return replica, replica.open(request)
 
     def _watch_deadline(
@@ -327,10 +323,6 @@ class Pool:
         error = DeadlineExceeded("The request's deadline has passed.")
         loop = asyncio.get_running_loop()
         return loop.call_later(max(left_s, 0.0), replica.fail_request, in_flight, error)
-
-    def _note_idle(self) -> None:
-        if not any(replica.requests for replica in self._replicas()):
-            self._idle.set()
 
 
 def _named_engines(

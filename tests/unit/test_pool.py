@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -28,16 +28,9 @@ from plait.server.pool.worker import WorkerGone
 from plait.server.settings import PoolSettings
 from plait.server.wire.messages import Delta, Started
 from tests.fixtures import scripted_worker as script
-from tests.fixtures.pools import Running, collect, request, running_pool, tokens_of
+from tests.fixtures.pools import Running, collect, request, running_pool, tokens_of, until
 
 Events = AsyncGenerator[Started | Delta, None]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that other processes bring about."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def worker_pid(pool: Pool, model: str = "m") -> int:

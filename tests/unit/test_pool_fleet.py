@@ -19,7 +19,7 @@ from plait.server.settings import PoolSettings
 from plait.server.telemetry.telemetry import Telemetry
 from plait.server.wire.messages import Batch, Command, DraftStoreReport, ModelInfo, Stats
 from tests.fixtures import scripted_worker as script
-from tests.fixtures.pools import collect, request, running_pool, tokens_of
+from tests.fixtures.pools import collect, request, running_pool, tokens_of, until
 
 
 @dataclass
@@ -92,12 +92,6 @@ async def running_fleet(**settings: float) -> AsyncIterator[tuple[Fleet, Site]]:
     finally:
         await fleet.close()
     assert site.running == [], "a worker is left behind"
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def open_requests(replica: Replica, number: int) -> list[InFlightRequest]:

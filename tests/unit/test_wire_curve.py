@@ -20,7 +20,7 @@ from plait.server.wire import channel as module
 from plait.server.wire.address import Address
 from plait.server.wire.channel import ConnectionLost, PoolChannel, WorkerChannel
 from plait.server.wire.counters import EngineCounters
-from plait.server.wire.curve import Credentials, KeyPair, KeyRing, new_key_pair
+from plait.server.wire.curve import Credentials, KeyRing, new_key_pair
 from plait.server.wire.messages import Shutdown, Stats
 
 STATS = Stats(1, 2, 3, 4, EngineCounters())
@@ -60,15 +60,21 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-async def connect(end: PoolChannel, server_key: str, own: KeyPair) -> WorkerChannel:
-    return await asyncio.to_thread(WorkerChannel, end.address, Credentials(server_key, own))
-
-
-async def test_the_admitted_worker_is_let_in(ring: tuple[zmq.asyncio.Context, KeyRing]) -> None:
+def listen_for_one(ring: tuple[zmq.asyncio.Context, KeyRing]) -> tuple[PoolChannel, Credentials]:
+    """Return a listening end, and the credentials of the one worker that it takes."""
     context, keys = ring
     (end, server_key), own = listen(context), new_key_pair()
     keys.admit(server_key, own.public)
-    with await connect(end, server_key, own) as worker:
+    return end, Credentials(server_key, own)
+
+
+async def connect(end: PoolChannel, shown: Credentials) -> WorkerChannel:
+    return await asyncio.to_thread(WorkerChannel, end.address, shown)
+
+
+async def test_the_admitted_worker_is_let_in(ring: tuple[zmq.asyncio.Context, KeyRing]) -> None:
+    end, shown = listen_for_one(ring)
+    with await connect(end, shown) as worker:
         worker.send(STATS)
         assert await end.receive() == STATS
         end.send(Shutdown())
@@ -87,7 +93,7 @@ async def test_nobody_else_is(ring: tuple[zmq.asyncio.Context, KeyRing], wrong: 
         keys.forget(server_key)
     shown = {"another worker": new_key_pair(), "a worker of another socket": others}
     with pytest.raises(ConnectionLost, match="does not take this worker's keys"):
-        await connect(end, server_key, shown.get(wrong, own))
+        await connect(end, Credentials(server_key, shown.get(wrong, own)))
     end.close()
     other.close()
 
@@ -96,11 +102,9 @@ async def test_a_worker_trusts_no_other_server(
     ring: tuple[zmq.asyncio.Context, KeyRing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 1.0)
-    context, keys = ring
-    (end, server_key), own = listen(context), new_key_pair()
-    keys.admit(server_key, own.public)
+    end, shown = listen_for_one(ring)
     with pytest.raises(ConnectionLost):
-        await connect(end, new_key_pair().public, own)
+        await connect(end, Credentials(new_key_pair().public, shown.own))
     end.close()
 
 
@@ -127,10 +131,7 @@ async def test_the_pool_learns_that_a_worker_is_gone(
     ring: tuple[zmq.asyncio.Context, KeyRing], number: signal.Signals
 ) -> None:
     """A stopped process falls silent as a machine does that is cut off: nothing closes its end."""
-    context, keys = ring
-    (end, server_key), own = listen(context), new_key_pair()
-    keys.admit(server_key, own.public)
-    shown = Credentials(server_key, own)
+    end, shown = listen_for_one(ring)
     arguments = [sys.executable, "-P", "-c", WORKER, str(end.address), encode(shown).decode()]
     with subprocess.Popen(arguments) as process:
         try:
@@ -148,11 +149,9 @@ async def test_a_worker_may_be_silent_at_first(
 ) -> None:
     """Pings before the first message are no messages."""
     monkeypatch.setattr(module, "PING_MS", 10)
-    context, keys = ring
-    (end, server_key), own = listen(context), new_key_pair()
-    keys.admit(server_key, own.public)
+    end, shown = listen_for_one(ring)
     receiving = asyncio.ensure_future(end.receive())
-    with await connect(end, server_key, own) as worker:
+    with await connect(end, shown) as worker:
         await asyncio.wait({receiving}, timeout=0.3)
         assert not receiving.done()
         worker.send(STATS)
@@ -164,10 +163,8 @@ async def test_a_worker_may_be_silent_at_first(
 async def test_a_worker_learns_that_the_pool_is_gone(
     ring: tuple[zmq.asyncio.Context, KeyRing], way: str
 ) -> None:
-    context, keys = ring
-    (end, server_key), own = listen(context), new_key_pair()
-    keys.admit(server_key, own.public)
-    with await connect(end, server_key, own) as worker:
+    end, shown = listen_for_one(ring)
+    with await connect(end, shown) as worker:
         worker.send(STATS)
         await end.receive()
         end.close()

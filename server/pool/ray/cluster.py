@@ -104,6 +104,13 @@ class RayCluster:
         if ray.is_initialized():
             ray.kill(host, no_restart=True)
 
+    @property
+    def failure(self) -> type[Exception]:
+        """What an awaited call of a host raises when the host, or its machine, is gone."""
+        from ray.exceptions import RayError  # noqa: PLC0415
+
+        return RayError
+
     async def close(self) -> None:
         """Disconnect; a cluster that was started here ends."""
         connecting, self._connecting = self._connecting, None

@@ -107,11 +107,9 @@ class RayWorker:
 
     async def _live(self) -> str:
         """Run the worker from beginning to end; return how it ended."""
-        from ray.exceptions import RayError  # noqa: PLC0415, an extra
-
         try:
             return await self._run()
-        except RayError as error:
+        except self._cluster.failure as error:
             return f"Ray has ended the worker: {describe_failure(error)}"
         except OSError as error:
             return f"the worker could not be started: {error}"
@@ -142,9 +140,7 @@ class RayWorker:
                 await self._host.add_weights.remote(manifest.model, name, chunk, is_last)
 
     async def _watch_cpu_time(self) -> None:
-        from ray.exceptions import RayError  # noqa: PLC0415, an extra
-
-        with suppress(RayError):  # whoever awaits its end hears of it
+        with suppress(self._cluster.failure):  # whoever awaits its end hears of it
             while True:
                 self._cpu_seconds = await self._host.cpu_seconds.remote()
                 await asyncio.sleep(CPU_TIME_S)
