@@ -39,6 +39,7 @@ class Contender:
 CONTENDERS: Mapping[str, Contender] = {
     "plait": Contender("plait", "plait", "plait", NO_DRAFTS),
     "vllm": Contender("vLLM", "vllm", "vllm-ngram"),
+    "vllm-plain": Contender("vLLM without drafts", "vllm", "vllm"),  # in rows with drafts as well
     "llama-q4_1": Contender("llama-server Q4_1", "llama-q4_1", "llama-ngram"),
     "llama-q4_0": Contender("llama-server Q4_0", "llama-q4_0"),
     "plait-vllm": Contender("plait, vLLM worker", "plait-vllm", "plait-vllm", NO_DRAFTS),

@@ -11,7 +11,17 @@ import httpx
 import pytest
 
 from benchmarks import contest
-from benchmarks.contest import CONTENDERS, ROWS, Contest, Plan, RowKind, fields_of, pairing, run
+from benchmarks.contest import (
+    CONTENDERS,
+    ROWS,
+    USUAL,
+    Contest,
+    Plan,
+    RowKind,
+    fields_of,
+    pairing,
+    run,
+)
 from benchmarks.machine import Machine
 from benchmarks.report import Cell, Facts, Results, Usage, load, save, table
 from benchmarks.roofline import Bandwidth, share
@@ -22,9 +32,8 @@ MACHINE = Machine("A CPU", 2, 8.0, "avx2", 0.0, "3.11", "2.13", "abc1234")
 
 
 def _results(**fields: Any) -> Results:
-    contenders = {
-        label: {"title": one.title, "server": one.plain} for label, one in CONTENDERS.items()
-    }
+    usual = {label: CONTENDERS[label] for label in USUAL}
+    contenders = {label: {"title": one.title, "server": one.plain} for label, one in usual.items()}
     titles = {key: kind.title for key, kind in ROWS.items()}
     return Results("2026-01-02T03:04:05", "bench", MACHINE, contenders, titles, **fields)
 
@@ -35,7 +44,8 @@ def test_each_row_has_a_server_that_exists_and_drafts_where_it_says_so() -> None
         assert {*servers.values()} <= {*SERVERS}
         fields = fields_of("plait", row, 0)
         assert (fields.get("decoding") == {"drafter": "off"}) is not kind.is_drafted
-    assert pairing(["vllm", "llama-q4_0"], "single-drafts") == {"vllm": "vllm-ngram"}
+    chosen = ["vllm", "vllm-plain", "llama-q4_0"]
+    assert pairing(chosen, "single-drafts") == {"vllm": "vllm-ngram", "vllm-plain": "vllm"}
     assert fields_of("vllm", "single", 0) == fields_of("vllm", "single-drafts", 0) == {}
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 import msgspec
+import structlog
 import zmq.asyncio
 
 from plait.server.pool.ray.cluster import RayCluster, describe_failure
@@ -25,6 +26,10 @@ from plait.server.wire.address import Address
 from plait.server.wire.curve import KeyRing, new_key_pair
 
 CPU_TIME_S = 1.0  # between two looks at how much a worker has used
+# Ray counts on a dead machine for some seconds, and may place a worker there.
+PLACES = 3
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 class RayLauncher:
@@ -79,6 +84,7 @@ class RayWorker:
         self._job = job
         self._host = cluster.place(job.config.engine)
         self._cpu_seconds: float | None = None
+        self._is_killed = False
         self._life = asyncio.create_task(self._live())
 
     @property
@@ -96,6 +102,7 @@ class RayWorker:
 
     def kill(self) -> None:
         """End it at once."""
+        self._is_killed = True
         self._cluster.kill(self._host)
 
     async def close(self) -> None:
@@ -116,8 +123,7 @@ class RayWorker:
 
     async def _run(self) -> str:
         config, tell = self._job.config, self._job.tell
-        tell(f"waiting for a machine with {describe_place(config.engine)}")
-        told = msgspec.json.decode(await self._host.introduce.remote(), type=Introduction)
+        told = await self._find_host()
         if told.version != (own := version("plait")):
             return f"{told.node} has plait {told.version}, and this server is {own}"
         for manifest in self._job.manifests:
@@ -130,6 +136,20 @@ class RayWorker:
             return str(await running)
         finally:
             watching.cancel()
+
+    async def _find_host(self) -> Introduction:
+        """Return what the host says of itself; have another one placed if it is lost before."""
+        engine, tell = self._job.config.engine, self._job.tell
+        for place in range(1, PLACES + 1):
+            tell(f"waiting for a machine with {describe_place(engine)}")
+            try:
+                return msgspec.json.decode(await self._host.introduce.remote(), type=Introduction)
+            except self._cluster.failure as error:
+                if self._is_killed or place == PLACES:
+                    raise
+                log.warning("worker placed anew", reason=describe_failure(error))
+            self._host = self._cluster.place(engine)
+        raise AssertionError("it returns or raises")
 
     async def _copy_weights(self, manifest: Manifest, node: str) -> None:
         for name in await self._host.missing_weights.remote(msgspec.json.encode(manifest)):
