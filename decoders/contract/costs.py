@@ -1,7 +1,8 @@
 """What a forward pass costs by its number of rows: measured at start, kept current.
 
-Only ratios matter to whoever asks, so the curve is kept as a shape and a scale apart: when the
-whole machine turns slower, that moves the scale at once, and the shape learns slowly from the rest.
+Only ratios matter to whoever asks, so the curve is kept as a shape and a scale apart. The scale
+follows every pass: when the whole machine turns slower, it moves at once. The shape learns from two
+passes in a row of different sizes, which are equally slow on a machine that is slower for a while.
 What is learnt of one size holds for all larger ones as well, whose own passes may be rare: or they
 would seem to cost nothing more.
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
 SCALE_RATE = 0.1  # how fast the scale follows what is observed
-SHAPE_RATE = 0.02  # and the shape
+SHAPE_RATE = 0.05  # and the shape; two passes that differ by 10 % by chance move it by 0.5 %
 OUTLIER = 1.5  # an observation counts as at most so many times what was expected
 STALE = 32  # observations after which the table is made anew
 
@@ -38,6 +39,7 @@ class CostCurve:
             shape = np.interp(sizes, rows, seconds) * beyond
         self._shape: list[float] = shape.tolist()
         self._scale = 1.0
+        self._last = 1, 0.0  # rows of the pass before, and its seconds over what the shape says
         self._table = np.zeros(0)
         self._age = 0
         self.version = 0  # of the shape that is told: a change of scale is none
@@ -49,13 +51,22 @@ class CostCurve:
         ratio = seconds / self._unscaled_at(rows)
         ratio = min(max(ratio, self._scale / OUTLIER), self._scale * OUTLIER)
         self._scale += SCALE_RATE * (ratio - self._scale)
-        at = _nearest_size(rows)
-        factor = (ratio / self._scale) ** SHAPE_RATE
-        self._shape[at:] = [seconds * factor for seconds in self._shape[at:]]
+        self._compare(rows, ratio)
         self._age += 1
         if self._age == STALE:
             self._age, self._table = 0, np.zeros(0)
             self.version += 1
+
+    def _compare(self, rows: int, ratio: float) -> None:
+        """Learn from a pass and the one before it how much slower the larger of the two is."""
+        (rows_before, before), self._last = self._last, (rows, ratio)
+        at, at_before = _nearest_size(rows), _nearest_size(rows_before)
+        if at == at_before or not before:
+            return
+        slower = ratio / before if at > at_before else before / ratio
+        factor = min(max(slower, 1 / OUTLIER), OUTLIER) ** SHAPE_RATE
+        at = max(at, at_before)
+        self._shape[at:] = [seconds * factor for seconds in self._shape[at:]]
 
     def seconds(self, limit: int) -> NDArray[np.float64]:
         """Return [limit + 1]: the seconds of a pass of 0..limit rows; index 0 is 0."""

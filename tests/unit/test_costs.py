@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from math import inf
 
 import numpy as np
@@ -63,6 +64,24 @@ def test_the_shape_follows_what_is_observed() -> None:
     table = curve.seconds(64)
     assert table[64] / table[1] == pytest.approx(64.0, rel=0.2)
     assert table[8] / table[1] == pytest.approx(8.0, rel=0.2)
+
+
+def test_the_shape_is_learnt_while_the_machine_changes_its_pace() -> None:
+    """Long runs of single rows between batches of several sizes, as answers end and others begin.
+
+    Profiled as if 16 rows cost what 8 do, by a disturbed pass.
+    """
+    truth = {1: 20.0, 8: 26.0, 16: 35.0, 24: 42.0}
+    curve = CostCurve({1: 20.0, 8: 30.0, 16: 30.0, 32: 44.0})
+    rng = random.Random(1)
+    for phase in range(30):
+        pace = rng.uniform(0.7, 1.4)
+        for _ in range(100):
+            rows = rng.choice((8, 16, 24)) if phase % 2 else 1
+            curve.observe(rows, truth[rows] * pace * rng.uniform(0.9, 1.1))
+    table = curve.seconds(64)
+    for rows, seconds in truth.items():
+        assert table[rows] / table[1] == pytest.approx(seconds / truth[1], rel=0.1)
 
 
 def test_rows_beyond_what_is_observed_do_not_become_free() -> None:
