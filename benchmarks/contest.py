@@ -1,7 +1,8 @@
 """The servers that are compared, row by row, in turns within each repetition.
 
-All run at once; one is measured while the others wait. A repetition goes through all rows, so that
-the repetitions of a row lie far apart, and a machine that is slow for a while slows none of them.
+All run at once; while one is measured the others are stopped, for some that wait keep a core busy.
+A repetition goes through all rows, so that the repetitions of a row lie far apart, and a machine
+that is slow for a while slows none of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import httpx
 from benchmarks import rows
 from benchmarks.client import ServerFault
 from benchmarks.machine import cpu_seconds as machine_cpu_seconds
-from benchmarks.processes import cpu_seconds
+from benchmarks.processes import cpu_seconds, paused
 from benchmarks.report import OWN, Cell, Results
 from benchmarks.rows import Bench, RedGate, Sample
 from benchmarks.turns import turn_order
@@ -173,7 +174,8 @@ async def _metered(contest: Contest, server: str, measuring: Awaitable[Sample], 
     before = {name: cpu_seconds(pid) for name, pid in contest.pids.items()}
     own, (busy, total) = time.process_time(), machine_cpu_seconds()
     began = asyncio.get_running_loop().time()
-    sample = await measuring
+    with paused(pid for name, pid in contest.pids.items() if name != server):
+        sample = await measuring
     seconds = asyncio.get_running_loop().time() - began
     now_busy, now_total = machine_cpu_seconds()
     used = {name: cpu_seconds(pid) - before[name] for name, pid in contest.pids.items()}

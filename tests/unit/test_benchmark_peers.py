@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from benchmarks import contest
@@ -23,10 +24,12 @@ from benchmarks.contest import (
     run,
 )
 from benchmarks.machine import Machine
+from benchmarks.processes import paused
 from benchmarks.report import Cell, Facts, Results, Usage, load, save, table
 from benchmarks.roofline import Bandwidth, share
 from benchmarks.rows import Bench, RedGate, Sample
 from benchmarks.servers import SERVERS
+from tests.fixtures.pools import until
 
 MACHINE = Machine("A CPU", 2, 8.0, "avx2", 0.0, "3.11", "2.13", "abc1234")
 
@@ -54,6 +57,23 @@ def test_what_was_learned_in_a_repetition_is_of_no_use_in_the_next() -> None:
     assert len({*salts}) == 3
 
 
+@contextmanager
+def _process() -> Iterator[psutil.Popen]:
+    """Run a process that waits."""
+    with psutil.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+
+async def test_a_paused_process_stands_still_and_goes_on_whatever_happens_meanwhile() -> None:
+    with _process() as one, _process() as other:
+        with pytest.raises(RedGate), paused([one.pid]):
+            await until(lambda: one.status() == psutil.STATUS_STOPPED)
+            assert other.status() != psutil.STATUS_STOPPED
+            raise RedGate
+        await until(lambda: one.status() == psutil.STATUS_SLEEPING)
+
+
 Measure = Callable[[Bench], Awaitable[Sample]]
 
 
@@ -63,10 +83,11 @@ async def _contest(
     """Run a contest of one row between two servers that answer nothing."""
     monkeypatch.setattr(contest, "ROWS", {"row": RowKind("a row", measure)})
     results, said = _results(), list[str]()
-    async with httpx.AsyncClient(base_url="http://peer") as client:
+    async with httpx.AsyncClient(base_url="http://peer") as client, AsyncExitStack() as stack:
         benches = {name: Bench(client, name) for name in ("plait", "vllm")}
         results.servers = {name: Facts() for name in benches}
-        pids = dict.fromkeys(benches, os.getpid())
+        waiting = [stack.enter_context(_process()) for _ in benches]
+        pids = {name: process.pid for name, process in zip(benches, waiting, strict=True)}
         saved: list[int] = []
         it = Contest(benches, pids, results, said.append, lambda found: saved.append(found.reps))
         await run(it, plan, begun)
