@@ -121,6 +121,9 @@ class EngineSettings:
     worker: str = "native"  # what runs the model: see server/workers
     vllm_python: str = ""  # interpreter that vLLM is installed for; empty: see pool/vllm.py
     vllm_arg: tuple[str, ...] = ()  # NAME=VALUE: vLLM's own engine arguments
+    # Devices of a vLLM worker: of each layer's parts, and of the layers one after the other.
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
     # What a worker takes of a machine of a Ray cluster.
     ray_cpus: float = 1.0
     ray_gpus: float = 0.0

@@ -21,7 +21,7 @@ from plait.server.models.spec import ModelSpec
 from plait.server.prompt.chat_template import compile_template
 from plait.server.prompt.tokenizer import Tokenizer, load_tokenizer
 from plait.server.settings import EngineSettings
-from plait.server.workers.vllm.settings import check_settings
+from plait.server.workers.vllm.settings import DEFAULT, check_settings
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -47,8 +47,8 @@ def check_engine(files: ModelFiles, engine: EngineSettings) -> None:
     if engine.worker == "vllm":
         check_settings(files, engine)
         return
-    for option in ("vllm_python", "vllm_arg"):
-        if getattr(engine, option):
+    for option in ("vllm_python", "vllm_arg", "tensor_parallel_size", "pipeline_parallel_size"):
+        if getattr(engine, option) != getattr(DEFAULT, option):
             raise BadModel(f"{option} is an option of vLLM workers: give --worker vllm, too")
     check_device(engine.device)
     _check_memory(engine)

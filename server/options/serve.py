@@ -188,6 +188,14 @@ class EngineOptions(PlacementOptions):
     vllm_arg: Texts = Field(
         [], description="NAME=VALUE: an argument of vLLM's engine (block-size=32), or a flag."
     )
+    tensor_parallel_size: Count = Field(
+        _ENGINE.tensor_parallel_size,
+        description="Devices that a vLLM worker divides each layer among.",
+    )
+    pipeline_parallel_size: Count = Field(
+        _ENGINE.pipeline_parallel_size,
+        description="Groups of devices that a vLLM worker divides the layers among.",
+    )
     device: Device = Field(_ENGINE.device, description="cpu, cuda, cuda:1, ...")
     weights: WeightMode = Field(_ENGINE.weights, description="How the weights are held.")
     threads: int = Field(_ENGINE.threads, ge=0, le=1024, description="Per worker; 0: one a core.")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from msgspec.structs import replace
+from torch import Tensor
 
 from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
 from plait.decoders.contract.costs import CostCurve
@@ -22,7 +25,7 @@ from plait.server.engine.sequence import Sequence as Sequence_
 from plait.server.settings import EngineSettings
 from plait.server.wire.messages import Delta, Failed, GenerateRequest, Started
 from plait.server.workers.vllm.engine import VllmEngine
-from plait.server.workers.vllm.sampler import DecoderSampler
+from plait.server.workers.vllm.sampler import DecoderSampler, FollowerSampler
 from tests.fixtures.drafting import speculating
 from tests.fixtures.engines import Answer, Texts, no_constraints, note, request, texts
 from tests.fixtures.fake_vllm import FakeCore
@@ -39,14 +42,17 @@ DISTURBANCES: dict[str, dict[str, Any]] = {
 }
 
 
-def vllm_engine(core: FakeCore, *, drafts: bool = True) -> VllmEngine:
+def vllm_engine(
+    core: FakeCore, *, drafts: bool = True, share: Callable[[object], None] | None = None
+) -> VllmEngine:
     context = DrafterContext(VOCAB)
     speculator = Speculator(context, context.costs) if drafts else None
     decoder = AutoregressiveDecoder(VOCAB, speculator=speculator)
     admission = Admission(
         EngineCapacity(4096, VOCAB, "table"), lambda request: decoder, no_constraints
     )
-    sampler = DecoderSampler(decoder, core.runner, lambda tokens: tokens, 4 if drafts else 0)
+    room = 4 if drafts else 0
+    sampler = DecoderSampler(decoder, core.runner, lambda tokens: tokens, room, share)
     keeper = StoreKeeper(context.stores)
     return VllmEngine(core, sampler, admission, EngineSettings(), CostCurve(), keeper)
 
@@ -93,6 +99,47 @@ def test_tokens_are_those_of_the_native_engine(
     assert (counters.speculation.accepted_tokens.get("n-gram", 0) > 0) == has_drafts
     assert (core.num_padded > 0) == has_drafts, "no step was filled up with drafts that are none"
     assert counters.generation_tokens == sum(len(each.tokens) for each in answers.values())
+
+
+class BothSamplers:
+    """The samplers of two devices: the second one has to say what the first one does."""
+
+    def __init__(self, leader: Any, follower: Any) -> None:
+        self._leader = leader
+        self._follower = follower
+
+    def __call__(self, logits: Tensor, sampling_metadata: object) -> Tensor:
+        tokens = self._leader.sampler(logits, sampling_metadata)
+        assert torch.equal(self._follower.sampler(logits, sampling_metadata), tokens)
+        return torch.as_tensor(tokens)
+
+    def verify(self, *told: Any) -> Tensor:
+        tokens = self._leader.rejection_sampler(*told)
+        assert torch.equal(self._follower.rejection_sampler(*told), tokens)
+        return torch.as_tensor(tokens)
+
+    def propose(self, sampled: Sequence[Sequence[int]]) -> list[list[int]]:
+        drafts: list[list[int]] = self._leader.sampler.propose(sampled)
+        assert self._follower.sampler.propose(sampled) == drafts
+        return drafts
+
+
+@pytest.mark.parametrize("disturbance", ["a batch", "drafts", "preemption"])
+def test_another_device_is_told_the_same_tokens_and_drafts(
+    disturbance: str, requests: list[GenerateRequest], want: Texts
+) -> None:
+    settings = DISTURBANCES[disturbance]
+    core = FakeCore(VOCAB, **settings)
+    shared: deque[Any] = deque()
+    engine = vllm_engine(core, drafts=settings.get("num_drafts", 4) > 0, share=shared.append)
+    leader = SimpleNamespace(**vars(core.runner))
+    other = SimpleNamespace(sampler=FakeCore(VOCAB).runner.sampler)
+    FollowerSampler(other, shared.popleft, lambda tokens: tokens)
+    both = BothSamplers(leader, other)
+    core.runner.sampler, core.runner.rejection_sampler = both, both.verify
+    answers = run(engine, requests)
+    assert {name: (each.tokens, each.finish) for name, each in answers.items()} == want
+    assert not shared, "something was shared that nobody has waited for"
 
 
 def test_what_a_request_is_told_of_its_prompt() -> None:

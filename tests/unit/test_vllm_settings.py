@@ -45,12 +45,34 @@ def test_options_of_the_native_engine_are_refused_by_name(option: str, value: An
         check_engine(FOLDER, replace(ENGINE, **{option: value}))
 
 
+def test_a_ray_worker_asks_for_as_many_gpus_as_it_has_ranks() -> None:
+    divided = replace(ENGINE, tensor_parallel_size=2, pipeline_parallel_size=2, drafter="off")
+    for gpus in (0.0, 4.0):  # none: on CPUs
+        check_engine(FOLDER, replace(divided, ray_gpus=gpus))
+    with pytest.raises(BadModel, match="ray_gpus 3: 4 ranks need a GPU each"):
+        check_engine(FOLDER, replace(divided, ray_gpus=3.0))
+
+
+def test_layers_on_several_devices_draft_nothing() -> None:
+    check_engine(FOLDER, replace(ENGINE, pipeline_parallel_size=2, drafter="off"))
+    with pytest.raises(BadModel, match="give --drafter off"):
+        check_engine(FOLDER, replace(ENGINE, pipeline_parallel_size=2))
+
+
 def test_gguf_files_are_refused() -> None:
     with pytest.raises(BadModel, match="not GGUF"):
         check_engine(replace(FOLDER, kind="gguf"), ENGINE)
 
 
-@pytest.mark.parametrize("option", [{"vllm_python": "/x"}, {"vllm_arg": ("a=1",)}])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"vllm_python": "/x"},
+        {"vllm_arg": ("a=1",)},
+        {"tensor_parallel_size": 2},
+        {"pipeline_parallel_size": 2},
+    ],
+)
 def test_a_native_worker_refuses_the_options_of_vllm(option: dict[str, Any]) -> None:
     with pytest.raises(BadModel, match=f"{next(iter(option))} is an option of vLLM workers"):
         check_engine(FOLDER, EngineSettings("/models/m", **option))

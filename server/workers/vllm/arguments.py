@@ -12,6 +12,7 @@ from plait.server.engine.services import DEFAULT_CACHE_BYTES
 from plait.server.models.catalog import BadModel, ModelFiles
 from plait.server.settings import EngineSettings
 from plait.server.workers.vllm.proposer import DecoderProposer
+from plait.server.workers.vllm.ranks import RankExecutor
 
 DTYPES = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16"}
 MAX_DRAFT_TOKENS = 8  # vLLM keeps room for so many in the cache of each sequence, at any time
@@ -33,9 +34,9 @@ OWN = {
     "logprobs_mode": "",
     "max_logprobs": "--max-logprobs",
     "distributed_executor_backend": "",
-    "tensor_parallel_size": "",  # its processes would be out of reach
-    "pipeline_parallel_size": "",
-    "data_parallel_size": "",
+    "tensor_parallel_size": "--tensor-parallel-size",
+    "pipeline_parallel_size": "--pipeline-parallel-size",
+    "data_parallel_size": "--replicas",
 }
 
 
@@ -55,6 +56,7 @@ def engine_args(settings: EngineSettings, files: ModelFiles, *, on_cpu: bool) ->
     given = parse(settings.vllm_arg)
     speculates = settings.drafter != "off"
     room = settings.max_num_seqs * (1 + MAX_DRAFT_TOKENS) if speculates else 0
+    ranks = settings.tensor_parallel_size * settings.pipeline_parallel_size
     cache_bytes = settings.kv_cache_bytes or (DEFAULT_CACHE_BYTES if on_cpu else None)
     own: dict[str, Any] = {
         "model": str(files.path),
@@ -63,9 +65,12 @@ def engine_args(settings: EngineSettings, files: ModelFiles, *, on_cpu: bool) ->
         "max_model_len": settings.max_model_len or -1,  # -1: the most that the cache holds
         "max_num_seqs": settings.max_num_seqs,
         "max_num_batched_tokens": max(settings.max_step_tokens, room),
-        "kv_cache_memory_bytes": cache_bytes,
+        "kv_cache_memory_bytes": cache_bytes and cache_bytes // ranks,
         "enable_prefix_caching": settings.prefix_caching,
         "speculative_config": _drafting() if speculates else None,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "pipeline_parallel_size": settings.pipeline_parallel_size,
+        "distributed_executor_backend": RankExecutor if ranks > 1 else None,
         "skip_tokenizer_init": True,  # the front end has one
         "async_scheduling": False,  # a step's tokens must be known before the next is planned
         "scheduling_policy": "priority",  # "fcfs" does not look at priorities

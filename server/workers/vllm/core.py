@@ -1,18 +1,24 @@
-"""vLLM's engine, in this process: one of its requests for each sequence."""
+"""vLLM's engine, in this process: one of its requests for each sequence; what its passes cost."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
 from vllm import SamplingParams, TokensPrompt
+from vllm.distributed.parallel_state import get_pp_group
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.request import RequestStatus
 
+from plait.decoders.contract.costs import CostCurve
 from plait.decoders.contract.decoder import TokenLogprobs
 from plait.server.engine.sequence import Sequence
 from plait.server.workers.vllm.protocol import CoreStats, CoreStep
+
+SIZES = (1, 2, 4, 8, 16, 32)  # rows
+ROUNDS = 8  # the fastest counts
 
 
 class VllmCore:
@@ -104,6 +110,30 @@ class VllmCore:
         if request.status != RequestStatus.RUNNING:
             return None
         return request.prefill_stats.num_cached_tokens if request.prefill_stats else 0
+
+
+def measure_costs(executor: Any) -> CostCurve:
+    """Return what passes of some rows take, by vLLM's own dummy passes, without attention.
+
+    executor: vLLM's. All its workers take part, and the slowest counts.
+    """
+    found: list[dict[int, float]] = executor.collective_rpc(time_passes)
+    return CostCurve({rows: max(each[rows] for each in found) for rows in SIZES})
+
+
+def time_passes(worker: Any) -> dict[int, float]:
+    """Return by the number of rows how many seconds a worker's pass takes."""
+    runner = worker.worker.model_runner
+    found: dict[int, float] = {}
+    for _ in range(ROUNDS):
+        for rows in SIZES:
+            begun = time.perf_counter()
+            hidden, _ = runner._dummy_run(rows)
+            if get_pp_group().is_last_rank:
+                runner.model.compute_logits(hidden[:rows])
+            seconds = time.perf_counter() - begun
+            found[rows] = min(found.get(rows, seconds), seconds)
+    return found
 
 
 def _prompt_logprobs(output: Any) -> list[TokenLogprobs | None]:

@@ -92,6 +92,7 @@ class DecoderSampler:
         runner: RunnerLike,
         make_output: Callable[[Tensor], Any],
         max_draft_tokens: int = 0,
+        share: Callable[[object], None] | None = None,
     ) -> None:
         """Take the places in the runner.
 
@@ -100,12 +101,14 @@ class DecoderSampler:
             runner: vLLM's.
             make_output: returns vLLM's SamplerOutput for token ids [requests, width].
             max_draft_tokens: that vLLM has room for, for each request and step; 0: no drafts.
+            share: takes what is decided, for a `FollowerSampler`; None: there is none.
         """
         self.states: dict[str, AutoregressiveState] = {}  # by vLLM's ids; those that still run
         self.decoder = decoder
         self._runner = runner
         self._make_output = make_output
         self._max_draft_tokens = max_draft_tokens
+        self._share = share
         self._decided: list[Decided] = []
         self._num_rows = 0
         # vLLM scores prompts with its sampler's help.
@@ -142,13 +145,14 @@ class DecoderSampler:
         going = (i for i, tokens in enumerate(sampled) if tokens and ids[i] in self.states)
         live = [i for i in going if ids[i] not in ended]
         drafts: list[list[int]] = [[] for _ in sampled]
-        if not live:
-            return drafts
-        states = [self.states[ids[i]] for i in live]
-        budget = DraftBudget(drafts=self._max_draft_tokens * len(live), fed=len(live))
-        for i, made in zip(live, self.decoder.propose(states, budget), strict=True):
-            if made.parents is None:  # vLLM feeds chains
-                drafts[i] = list(made.token_ids[: self._max_draft_tokens])
+        if live:
+            states = [self.states[ids[i]] for i in live]
+            budget = DraftBudget(drafts=self._max_draft_tokens * len(live), fed=len(live))
+            for i, made in zip(live, self.decoder.propose(states, budget), strict=True):
+                if made.parents is None:  # vLLM feeds chains
+                    drafts[i] = list(made.token_ids[: self._max_draft_tokens])
+        if self._share is not None:
+            self._share(drafts)
         return drafts
 
     def _decide(self, logits: Tensor, fed: Sequence[Sequence[int]], *, width: int) -> Any:
@@ -183,7 +187,53 @@ class DecoderSampler:
                 # vLLM must be told of a token even where there is none, as behind a stop token.
                 found = list(outcome.emit) or [outcome.stop_token or 0]
                 tokens[i, : len(found)] = torch.tensor(found, dtype=torch.int32)
+        if self._share is not None:
+            self._share(tokens.numpy())
         return self._make_output(tokens.to(logits.device))
+
+
+class FollowerSampler:
+    """Stands where vLLM has its samplers and its drafter in the process of another device.
+
+    That device has computed the same logits; the `DecoderSampler` tells it what follows.
+    """
+
+    logprobs_mode: ClassVar[str] = DecoderSampler.logprobs_mode
+
+    def __init__(
+        self,
+        runner: RunnerLike,
+        receive: Callable[[], Any],
+        make_output: Callable[[Tensor], Any],
+    ) -> None:
+        """Take the places in the runner.
+
+        Args:
+            runner: vLLM's, in this process.
+            receive: waits for what the other sampler has shared, and returns it.
+            make_output: as in DecoderSampler.
+        """
+        self._receive = receive
+        self._make_output = make_output
+        self.compute_logprobs = runner.sampler.compute_logprobs
+        self.gather_logprobs = runner.sampler.gather_logprobs
+        runner.sampler = self
+        runner.rejection_sampler = self.verify
+
+    def __call__(self, logits: Tensor, sampling_metadata: object, **_: object) -> Any:
+        """Return the tokens of a step without drafts."""
+        return self._make_output(torch.from_numpy(self._receive()).to(logits.device))
+
+    def verify(
+        self, drafts: DraftsLike, draft_probs: object, logits: Tensor, sampling_metadata: object
+    ) -> Any:
+        """Return the tokens of a step with drafts."""
+        return self(logits, sampling_metadata)
+
+    def propose(self, sampled: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Return the drafts for the next step."""
+        drafts: list[list[int]] = self._receive()
+        return drafts
 
 
 def _is_last(outcome: Outcome) -> bool:
