@@ -47,7 +47,7 @@ REFUSED: dict[str, dict[str, Any]] = {
         "workload": "RayCluster",
         "ray": {"tokenSecret": "token", "workerGroups": [GROUP | {"resources": SMALL}]},
     },
-    "have a GPU": {
+    "as many GPUs": {
         "workload": "RayCluster",
         "ray": {"tokenSecret": "token", "workerGroups": [GROUP, GROUP | {"name": "b", "gpus": 1}]},
     },
@@ -70,7 +70,14 @@ REFUSED: dict[str, dict[str, Any]] = {
     "options.ray_weights": {"options": {"ray_weights": "object-store"}},
     "extraEnv, PLAIT_DRAIN_S": {"extraEnv": [{"name": "PLAIT_DRAIN_S", "value": "90"}]},
     "extraArgs, --drain-s": {"extraArgs": ["--drain-s=90"]},
-    "count": {"gpu": {"count": 2}},
+    "count": {"gpu": {"count": 17}},
+    "gpu.count": {"gpu": {"count": 2}},
+    "options.tensor_parallel_size": {
+        "worker": "vllm",
+        "model": {"source": "pvc", "pvc": {"claimName": "models"}},
+        "gpu": {"count": 4},
+        "options": {"tensor_parallel_size": 2},
+    },
 }
 
 

@@ -63,7 +63,7 @@ def test_values_are_what_the_schema_wants() -> None:
         ({"image": {"digest": "sha256:12"}}, "sha256:12"),
         ({"resources": {"limits": {"cpu": "2"}}}, "memory"),
         ({"resources": {"limits": {"cpu": "2", "memory": "3 GB"}}}, "3 GB"),
-        ({"gpu": {"count": 2}}, "2"),
+        ({"gpu": {"count": 17}}, "17"),
         ({"autoscaling": {"metric": "vllm:num_requests_waiting"}}, "vllm:num_requests_waiting"),
         ({"autoscaling": {"minReplicas": 0}}, "0"),
         ({"disruptionBudget": {"maxUnavailable": "120%"}}, "120%"),

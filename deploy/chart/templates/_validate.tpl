@@ -54,6 +54,14 @@
 {{- if and .Values.apiKeys.existingSecret .Values.apiKeys.values }}
 {{- fail "apiKeys: give existingSecret or values, not both" }}
 {{- end }}
+{{- $gpus := include "plait.gpus" . | int }}
+{{- if and (gt $gpus 1) (eq .Values.worker "native") }}
+{{- fail (printf "gpu.count, ray.workerGroups: a native worker uses one GPU, not %d; set worker: vllm" $gpus) }}
+{{- end }}
+{{- $ranks := mul (.Values.options.tensor_parallel_size | default 1) (.Values.options.pipeline_parallel_size | default 1) }}
+{{- if and (gt $ranks 1) (gt $gpus 0) (ne (int $ranks) $gpus) }}
+{{- fail (printf "options.tensor_parallel_size, pipeline_parallel_size: %d GPUs are used of %d" $ranks $gpus) }}
+{{- end }}
 {{- if eq .Values.workload "RayCluster" }}
 {{- include "plait.validateRay" . }}
 {{- else }}
@@ -89,7 +97,7 @@
 {{- end }}
 {{- $names = append $names .name }}
 {{- if ne (int .gpus) (int $first.gpus) }}
-{{- fail "ray.workerGroups: all have a GPU or none has, since a model runs on one kind of device" }}
+{{- fail "ray.workerGroups: all have as many GPUs, since all workers take as many" }}
 {{- end }}
 {{- if not (regexMatch "^[1-9][0-9]*$" (toString .resources.limits.cpu)) }}
 {{- fail (printf "ray.workerGroups, %s: limits.cpu must be a whole number: the CPUs that a worker takes" .name) }}

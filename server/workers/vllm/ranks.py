@@ -124,8 +124,9 @@ class RankExecutor(UniProcExecutor):  # type: ignore[misc]  # vLLM is not there
 
     def shutdown(self) -> None:
         """End all ranks."""
+        self._others.end()
+        super().shutdown()  # meanwhile: ranks may wait for each other once more
         self._others.close()
-        super().shutdown()
 
 
 class Others:
@@ -157,10 +158,13 @@ class Others:
         """Return what each has answered, by rank."""
         return [pipe.recv() for pipe in self._pipes.values()]
 
-    def close(self) -> None:
-        """End them."""
+    def end(self) -> None:
+        """Ask them to end."""
         self._is_closing.set()
         self.tell(None)
+
+    def close(self) -> None:
+        """Wait until they have ended; kill those that have not in time."""
         for process in self._processes.values():
             process.join(CLOSING_S)
             process.kill()
