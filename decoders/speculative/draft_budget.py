@@ -36,26 +36,44 @@ MIN_GAIN = 0.02  # below this gain, a draft is not worth the risk of a wrong est
 
 @dataclass(slots=True)
 class SequenceAcceptance:
-    """Accepted draft tokens of one sequence, and how many were expected, by drafter."""
+    """Verified draft tokens of one sequence, and how many were right and were to be, by drafter."""
 
+    verified: dict[str, float] = field(default_factory=dict)
     accepted: dict[str, float] = field(default_factory=dict)
-    expected: dict[str, float] = field(default_factory=dict)
+    expected: dict[str, float] = field(default_factory=dict)  # to be accepted, as elsewhere
 
-    def ratio(self, source: str) -> float:
-        """Return accepted / expected tokens: how much better a drafter is here than elsewhere."""
-        return (self.accepted.get(source, 0.0) + SEQUENCE_PRIOR) / (
-            self.expected.get(source, 0.0) + SEQUENCE_PRIOR
-        )
+    def here(self, source: str, elsewhere: float) -> float:
+        """Return the probability of an acceptance, from that over all sequences.
+
+        What there are more of than expected, acceptances or rejections, makes the other rarer in
+        proportion. So a few lucky tokens make nothing certain: drafts would become far too long,
+        since the errors of their tokens multiply.
+        """
+        verified, accepted = self.verified.get(source, 0.0), self.accepted.get(source, 0.0)
+        expected = self.expected.get(source, 0.0)
+        if accepted < expected:
+            return elsewhere * (accepted + SEQUENCE_PRIOR) / (expected + SEQUENCE_PRIOR)
+        rarer = (verified - accepted + SEQUENCE_PRIOR) / (verified - expected + SEQUENCE_PRIOR)
+        return 1.0 - (1.0 - elsewhere) * rarer
+
+    def count(self, source: str, elsewhere: float, *, is_accepted: bool) -> None:
+        """Take note of a verified token."""
+        for counts, amount in (
+            (self.verified, 1.0),
+            (self.accepted, float(is_accepted)),
+            (self.expected, elsewhere),
+        ):
+            counts[source] = counts.get(source, 0.0) + amount
 
     def decay(self) -> None:
         """Let one step pass."""
-        for counts in (self.accepted, self.expected):
+        for counts in (self.verified, self.accepted, self.expected):
             for source in counts:
                 counts[source] *= SEQUENCE_DECAY
 
     def copy(self) -> SequenceAcceptance:
         """Return an independent copy."""
-        return SequenceAcceptance(self.accepted.copy(), self.expected.copy())
+        return SequenceAcceptance(self.verified.copy(), self.accepted.copy(), self.expected.copy())
 
 
 class AcceptanceEstimates:
@@ -69,10 +87,8 @@ class AcceptanceEstimates:
         self, source: str, stated_prob: float, sequence: SequenceAcceptance
     ) -> float:
         """Return the probability that a draft token is accepted, given that its parent was."""
-        key = source, _bucket(stated_prob)
-        accepted, verified = self._accepted.get(key, 0.0), self._verified.get(key, 0.0)
-        mean = (accepted + PRIOR * stated_prob) / (verified + PRIOR)
-        return min(max(mean * sequence.ratio(source), MIN_PROB), MAX_PROB)
+        mean = self._mean(source, stated_prob)
+        return min(max(sequence.here(source, mean), MIN_PROB), MAX_PROB)
 
     def learn(
         self,
@@ -100,14 +116,18 @@ class AcceptanceEstimates:
     def _count(
         self, tree: DraftTree, node: int, is_accepted: bool, sequence: SequenceAcceptance
     ) -> None:
-        source = tree.sources[node]
-        key = source, _bucket(tree.stated_probs[node])
+        source, stated_prob = tree.sources[node], tree.stated_probs[node]
+        sequence.count(source, self._mean(source, stated_prob), is_accepted=is_accepted)
+        key = source, _bucket(stated_prob)
         keep = min(1.0, MAX_COUNT / (self._verified.get(key, 0.0) + 1))
         self._accepted[key] = self._accepted.get(key, 0.0) * keep + is_accepted
         self._verified[key] = self._verified.get(key, 0.0) * keep + 1
-        expected = tree.acceptance_probs[node] / max(sequence.ratio(source), MIN_PROB)
-        sequence.accepted[source] = sequence.accepted.get(source, 0.0) + is_accepted
-        sequence.expected[source] = sequence.expected.get(source, 0.0) + min(expected, 1.0)
+
+    def _mean(self, source: str, stated_prob: float) -> float:
+        """Return how often a drafter's tokens of about this stated probability are accepted."""
+        key = source, _bucket(stated_prob)
+        accepted, verified = self._accepted.get(key, 0.0), self._verified.get(key, 0.0)
+        return (accepted + PRIOR * stated_prob) / (verified + PRIOR)
 
 
 def can_pay(num_drafting: int, budget: DraftBudget, costs: CostCurve, others: int = 0) -> bool:

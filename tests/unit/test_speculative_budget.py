@@ -228,6 +228,19 @@ def test_a_sequence_learns_for_itself() -> None:
     assert learner.estimates.acceptance_prob("s", 0.5, elsewhere) > 0.4
 
 
+def test_luck_of_a_short_sequence_makes_nothing_certain() -> None:
+    """What is said of tokens that are right nine times in ten, in sequences that are all alike."""
+    learner, found = Learner(0.9), list[float]()
+    learner.step(0.9, 300)
+    for _ in range(200):
+        learner.record = SequenceAcceptance()
+        for _ in range(12):
+            learner.step(0.9)
+            found.append(learner.acceptance_prob)
+    assert max(found) < 0.96
+    assert sum(found) / len(found) == pytest.approx(0.9, abs=0.03)
+
+
 def test_only_rows_that_were_reached_teach() -> None:
     tree, record, estimates = random_chain(3, 0.5), SequenceAcceptance(), AcceptanceEstimates()
     estimates.learn(tree, [0, 1], record, VOCAB)  # the first came true, the second did not
