@@ -12,7 +12,9 @@ from plait.server.wire.curve import Credentials
 from plait.server.wire.messages import Batch, Command, DraftStoreReport, ModelInfo, Stats
 
 BAD_MODEL = "bad_model"  # the reason when the operator has to change something
-EXIT_UNREACHABLE = 69  # a worker's exit code: it can't reach the pool, or no longer
+# Exit codes of workers.
+EXIT_UNREACHABLE = 69  # it can't reach the pool, or no longer
+EXIT_RANK_LOST = 71  # the process of one of its devices has ended
 
 
 class WorkerGone(Exception):

@@ -24,7 +24,7 @@ from plait.server.errors import (
 from plait.server.models.catalog import BadModel
 from plait.server.pool.local.process import describe_exit
 from plait.server.pool.pool import Pool
-from plait.server.pool.worker import WorkerGone
+from plait.server.pool.worker import EXIT_RANK_LOST, WorkerGone
 from plait.server.settings import PoolSettings
 from plait.server.wire.messages import Delta, Started
 from tests.fixtures import scripted_worker as script
@@ -316,6 +316,7 @@ LABELS = {"model_name": "m", "engine": "0"}
     ("code", "want"),
     [
         (3, "the worker ended with code 3"),
+        (EXIT_RANK_LOST, "the process of one of the worker's devices has ended: the log says why"),
         (-11, "the worker was killed by signal 11 (Segmentation fault)"),
         (-9, "the worker was killed by signal 9 (Killed), as the system does when memory runs out"),
     ],

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from plait.server.pool.local import early
-from plait.server.pool.worker import EXIT_UNREACHABLE, WorkerConfig
+from plait.server.pool.worker import EXIT_RANK_LOST, EXIT_UNREACHABLE, WorkerConfig
 from plait.server.settings import EngineSettings
 from plait.server.wire.address import Address
 from plait.server.workers.vllm.interpreter import find_python
@@ -33,6 +33,10 @@ def vllm_command(engine: EngineSettings) -> Sequence[str]:
     return (find_python(engine.vllm_python), "-P", "-m", "plait.server.workers.vllm")
 
 
+EXITS = {
+    EXIT_UNREACHABLE: "the worker can't reach this server, or no longer",
+    EXIT_RANK_LOST: "the process of one of the worker's devices has ended: the log says why",
+}
 COMMANDS: Mapping[str, Command] = {"native": native_command, "vllm": vllm_command}
 
 
@@ -131,10 +135,8 @@ class WorkerProcess:
 
 def describe_exit(returncode: int) -> str:
     """Say in words how a process ended."""
-    if returncode == EXIT_UNREACHABLE:
-        return "the worker can't reach this server, or no longer"
     if returncode >= 0:
-        return f"the worker ended with code {returncode}"
+        return EXITS.get(returncode, f"the worker ended with code {returncode}")
     killed = f"the worker was killed by signal {-returncode} ({signal.strsignal(-returncode)})"
     if returncode == -signal.SIGKILL:
         killed += ", as the system does when memory runs out"

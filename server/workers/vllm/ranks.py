@@ -33,10 +33,10 @@ from vllm.v1.outputs import SamplerOutput
 from vllm.v1.serial_utils import run_method
 from vllm.v1.worker.worker_base import WorkerWrapperBase
 
+from plait.server.pool.worker import EXIT_RANK_LOST
 from plait.server.workers.parent import die_with_parent
 from plait.server.workers.vllm.sampler import FollowerSampler
 
-EXIT_RANK_LOST = 71
 CLOSING_S = 5.0  # that the others have to end by themselves
 FOLLOW = "follow"  # a call of ours, beside those of vLLM's workers
 
