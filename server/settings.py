@@ -153,6 +153,11 @@ class EngineSettings:
     scorer_timeout_s: float = 30.0
     token_trace: str = ""  # file for the token ids of every text; empty: none
 
+    @property
+    def num_ranks(self) -> int:
+        """Devices that a vLLM worker divides its model among."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
 
 @dataclass(frozen=True, slots=True)
 class TelemetrySettings:

@@ -139,17 +139,19 @@ class RayWorker:
 
     async def _find_host(self) -> Introduction:
         """Return what the host says of itself; have another one placed if it is lost before."""
-        engine, tell = self._job.config.engine, self._job.tell
-        for place in range(1, PLACES + 1):
-            tell(f"waiting for a machine with {describe_place(engine)}")
+        for _ in range(PLACES - 1):
             try:
-                return msgspec.json.decode(await self._host.introduce.remote(), type=Introduction)
+                return await self._introduce()
             except self._cluster.failure as error:
-                if self._is_killed or place == PLACES:
+                if self._is_killed:
                     raise
                 log.warning("worker placed anew", reason=describe_failure(error))
-            self._host = self._cluster.place(engine)
-        raise AssertionError("it returns or raises")
+            self._host = self._cluster.place(self._job.config.engine)
+        return await self._introduce()
+
+    async def _introduce(self) -> Introduction:
+        self._job.tell(f"waiting for a machine with {describe_place(self._job.config.engine)}")
+        return msgspec.json.decode(await self._host.introduce.remote(), type=Introduction)
 
     async def _copy_weights(self, manifest: Manifest, node: str) -> None:
         for name in await self._host.missing_weights.remote(msgspec.json.encode(manifest)):

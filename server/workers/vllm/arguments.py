@@ -56,7 +56,6 @@ def engine_args(settings: EngineSettings, files: ModelFiles, *, on_cpu: bool) ->
     given = parse(settings.vllm_arg)
     speculates = settings.drafter != "off"
     room = settings.max_num_seqs * (1 + MAX_DRAFT_TOKENS) if speculates else 0
-    ranks = settings.tensor_parallel_size * settings.pipeline_parallel_size
     cache_bytes = settings.kv_cache_bytes or (DEFAULT_CACHE_BYTES if on_cpu else None)
     own: dict[str, Any] = {
         "model": str(files.path),
@@ -65,12 +64,12 @@ def engine_args(settings: EngineSettings, files: ModelFiles, *, on_cpu: bool) ->
         "max_model_len": settings.max_model_len or -1,  # -1: the most that the cache holds
         "max_num_seqs": settings.max_num_seqs,
         "max_num_batched_tokens": max(settings.max_step_tokens, room),
-        "kv_cache_memory_bytes": cache_bytes and cache_bytes // ranks,
+        "kv_cache_memory_bytes": cache_bytes and cache_bytes // settings.num_ranks,
         "enable_prefix_caching": settings.prefix_caching,
         "speculative_config": _drafting() if speculates else None,
         "tensor_parallel_size": settings.tensor_parallel_size,
         "pipeline_parallel_size": settings.pipeline_parallel_size,
-        "distributed_executor_backend": RankExecutor if ranks > 1 else None,
+        "distributed_executor_backend": RankExecutor if settings.num_ranks > 1 else None,
         "skip_tokenizer_init": True,  # the front end has one
         "async_scheduling": False,  # a step's tokens must be known before the next is planned
         "scheduling_policy": "priority",  # "fcfs" does not look at priorities

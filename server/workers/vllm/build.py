@@ -131,7 +131,7 @@ def _choose_decoder(
 def _start(settings: EngineSettings, files: ModelFiles) -> LLMEngine:
     on_cpu = current_platform.is_cpu()
     arguments = engine_args(settings, files, on_cpu=on_cpu)
-    wanted = arguments.tensor_parallel_size * arguments.pipeline_parallel_size
+    wanted = settings.num_ranks
     if not on_cpu and (devices := current_platform.device_count()) < wanted:
         raise BadModel(f"{wanted} devices are asked for, and this machine has {devices}")
     try:

@@ -81,10 +81,27 @@ class Decided:
     outcome: Outcome
 
 
-class DecoderSampler:
-    """Decides each step's tokens and drafts; stands where vLLM has its samplers and its drafter."""
+class StandIn:
+    """Takes the places of vLLM's samplers in its model runner."""
 
     logprobs_mode: ClassVar[str] = "raw_logprobs"  # of prompts; the rest is the decoder's
+
+    def __init__(self, runner: RunnerLike) -> None:
+        # vLLM scores prompts with its sampler's help.
+        self.compute_logprobs = runner.sampler.compute_logprobs
+        self.gather_logprobs = runner.sampler.gather_logprobs
+        runner.sampler = self
+        runner.rejection_sampler = self.verify
+
+    def verify(
+        self, drafts: DraftsLike, draft_probs: object, logits: Tensor, sampling_metadata: object
+    ) -> Any:
+        """Return vLLM's output of a step with drafts."""
+        raise NotImplementedError
+
+
+class DecoderSampler(StandIn):
+    """Decides each step's tokens and drafts; stands where vLLM has its samplers and its drafter."""
 
     def __init__(
         self,
@@ -111,11 +128,7 @@ class DecoderSampler:
         self._share = share
         self._decided: list[Decided] = []
         self._num_rows = 0
-        # vLLM scores prompts with its sampler's help.
-        self.compute_logprobs = runner.sampler.compute_logprobs
-        self.gather_logprobs = runner.sampler.gather_logprobs
-        runner.sampler = self
-        runner.rejection_sampler = self.verify
+        super().__init__(runner)
 
     def take(self) -> tuple[list[Decided], int]:
         """Return what was decided since the last call, and how many rows were looked at."""
@@ -192,13 +205,11 @@ class DecoderSampler:
         return self._make_output(tokens.to(logits.device))
 
 
-class FollowerSampler:
+class FollowerSampler(StandIn):
     """Stands where vLLM has its samplers and its drafter in the process of another device.
 
     That device has computed the same logits; the `DecoderSampler` tells it what follows.
     """
-
-    logprobs_mode: ClassVar[str] = DecoderSampler.logprobs_mode
 
     def __init__(
         self,
@@ -215,10 +226,7 @@ class FollowerSampler:
         """
         self._receive = receive
         self._make_output = make_output
-        self.compute_logprobs = runner.sampler.compute_logprobs
-        self.gather_logprobs = runner.sampler.gather_logprobs
-        runner.sampler = self
-        runner.rejection_sampler = self.verify
+        super().__init__(runner)
 
     def __call__(self, logits: Tensor, sampling_metadata: object, **_: object) -> Any:
         """Return the tokens of a step without drafts."""

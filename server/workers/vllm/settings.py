@@ -31,9 +31,8 @@ def check_settings(files: ModelFiles, engine: EngineSettings) -> None:
             f"weights {engine.weights}: a vLLM worker takes them as they are in the folder, or "
             "in bf16 or fp32"
         )
-    ranks = engine.tensor_parallel_size * engine.pipeline_parallel_size
-    if 0 < engine.ray_gpus < ranks:
-        raise BadModel(f"ray_gpus {engine.ray_gpus:g}: {ranks} ranks need a GPU each")
+    if 0 < engine.ray_gpus < engine.num_ranks:
+        raise BadModel(f"ray_gpus {engine.ray_gpus:g}: {engine.num_ranks} ranks need a GPU each")
     if engine.pipeline_parallel_size > 1 and engine.drafter != "off":
         raise BadModel("pipeline_parallel_size: vLLM can't draft then; give --drafter off, too")
     for field in fields(EngineSettings):
