@@ -61,8 +61,10 @@ def test_what_was_learned_in_a_repetition_is_of_no_use_in_the_next() -> None:
 def _process() -> Iterator[psutil.Popen]:
     """Run a process that waits."""
     with psutil.Popen(["sleep", "600"]) as process:
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 async def test_a_paused_process_stands_still_and_goes_on_whatever_happens_meanwhile() -> None:
